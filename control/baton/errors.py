@@ -1,0 +1,77 @@
+"""The one error hierarchy.
+
+Every error names the thing, the cause and the mend, and knows the exit code with which ``ctl`` ends.
+An error's text is written for the person who reads it at 3 a.m.; a traceback is only for bugs.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BatonError(Exception):
+    """Something went wrong that Baton has no better name for."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, mend: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.mend}" if self.mend else self.message
+
+
+class UsageError(BatonError):
+    """The command line or an argument does not make sense."""
+
+    exit_code = 2
+
+
+class ConfigError(BatonError):
+    """A configuration file holds a value that is not allowed."""
+
+    exit_code = 2
+
+
+class Refused(BatonError):
+    """The present state does not allow what was asked for."""
+
+    exit_code = 3
+
+
+class GateFailed(BatonError):
+    """A gate failed, or the rollout was rolled back."""
+
+    exit_code = 4
+
+
+class Unreachable(BatonError):
+    """Triton or the control plane does not answer."""
+
+    exit_code = 5
+
+
+class TimedOut(BatonError):
+    """The time given with ``--timeout`` is over."""
+
+    exit_code = 6
+
+
+class CheckpointError(BatonError):
+    """A version folder can never serve as it is: it names the file and the figure that is wrong."""
+
+    exit_code = 4
+
+
+class TritonError(BatonError):
+    """Triton answered, and said no. The message holds Triton's own words."""
+
+    exit_code = 1
+
+
+class RepositoryError(BatonError):
+    """A file of the model repository can't be read or written as it must be."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Proof that a version folder is whole and fits, from its files alone. Nothing is loaded or executed."""

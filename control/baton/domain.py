@@ -132,3 +132,121 @@ class Folder:
     @property
     def complete(self) -> bool:
         return self.version is not None and not self.missing and self.problem is None
+
+
+class Kind(StrEnum):
+    """What a rollout is for. Each kind asks its own gates."""
+
+    ROLLOUT = "rollout"
+    """A new version on its way to serve."""
+    ROLLBACK = "rollback"
+    """A version that served before, called back by a person after it was unloaded."""
+    CHECK = "check"
+    """``ctl verify``: every gate, no traffic, no promotion."""
+
+
+GATES_OF: Mapping[Kind, tuple[Gate, ...]] = {
+    Kind.ROLLOUT: (*FILE_GATES, Gate.LOAD, *ANSWER_GATES),
+    Kind.CHECK: (*FILE_GATES, Gate.LOAD, *ANSWER_GATES),
+    # A version that has served before is wanted back at once: it has to load and to answer, no more.
+    Kind.ROLLBACK: (Gate.LOAD, Gate.WARMUP),
+}
+
+
+class Outcome(StrEnum):
+    """How a rollout ended."""
+
+    LIVE = "live"
+    VERIFIED = "verified"
+    ROLLED_BACK = "rolled_back"
+    """It had traffic and lost it again."""
+    REJECTED = "rejected"
+    """A gate failed; it never had traffic."""
+    ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a rollout goes back: who or what ended it, and how that counts for the version."""
+
+    outcome: Outcome
+    who: str
+    why: str
+    gate: Gate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One attempt to bring one version to one service, as the journal holds it."""
+
+    id: int
+    service: str
+    kind: Kind
+    candidate: int
+    previous: int | None
+    phase: Phase
+    who: str
+    why: str
+    release: Release
+    label: str
+    fingerprint: str
+    started_at: float
+    phase_since: float
+    gates: Mapping[Gate, GateResult] = field(default_factory=dict)
+    gate_times: Mapping[Gate, float] = field(default_factory=dict)
+    promoted: bool = False
+    """A person said promote: waits are over, automatic steps go on although Baton is paused."""
+    stop: Stop | None = None
+    moved_at: float | None = None
+    """When the public name had moved on every server."""
+    ended_at: float | None = None
+    outcome: Outcome | None = None
+    message: str = ""
+
+
+class Standing(StrEnum):
+    """What Baton has decided about a version on disk; a version without a standing is new."""
+
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    """It served or was about to, and a person or a gate took it back. Only a person brings it again."""
+    RELEASED = "released"
+    """It passed its gates and served."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """The journal's word on one version of one service."""
+
+    version: int
+    standing: Standing
+    reason: str
+    fingerprint: str
+    loaded: bool
+    """Whether Triton ever loaded it: then a changed folder under the same number is not taken up by itself."""
+    at: float
+
+
+class ModelState(StrEnum):
+    """States of Triton's repository index (``RepositoryIndex``), as 24.10 to 26.x name them."""
+
+    READY = "READY"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One line of the repository index: a model's version, its state and Triton's reason."""
+
+    state: ModelState
+    reason: str = ""
+
+
+class Model(StrEnum):
+    """The two models of a service that Baton loads: the engine and the alias in front of it."""
+
+    ENGINE = "engine"
+    ALIAS = "alias"

@@ -1,0 +1,338 @@
+"""The durable record: every decision, verdict and action, with who, when and why, written before it is acted on.
+
+SQLite in the state directory, in WAL mode with full synchronisation: what a method wrote is on disk when it
+returns. Besides the log of events, the journal holds what can be read from nowhere else: the rollout under
+way, what was decided about each version, and how the folders looked when Triton loaded them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from baton.domain import (
+    Gate,
+    GateResult,
+    Kind,
+    Outcome,
+    Phase,
+    Release,
+    Rollout,
+    Standing,
+    Stop,
+    Verdict,
+    VersionRecord,
+)
+from baton.errors import BatonError, Refused
+from baton.lifecycle import ALLOWED
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE event (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
+  who TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}');
+CREATE INDEX event_rollout ON event (rollout);
+CREATE TABLE rollout (
+  id INTEGER PRIMARY KEY, service TEXT NOT NULL, kind TEXT NOT NULL, candidate INTEGER NOT NULL, previous INTEGER,
+  phase TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, release TEXT NOT NULL, label TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, started_at REAL NOT NULL, phase_since REAL NOT NULL, promoted INTEGER NOT NULL DEFAULT 0,
+  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '');
+CREATE UNIQUE INDEX rollout_open ON rollout (service) WHERE ended_at IS NULL;
+CREATE TABLE verdict (
+  rollout INTEGER NOT NULL, gate TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY (rollout, gate));
+CREATE TABLE version (
+  service TEXT NOT NULL, version INTEGER NOT NULL, standing TEXT NOT NULL, reason TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
+CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
+"""
+
+
+class JournalError(BatonError):
+    """The journal can't be written or read. Baton then changes nothing: no action without its record."""
+
+
+class Journal:
+    """All methods may be called from any thread; times are seconds since the epoch, given by the caller.
+
+    Raises:
+        JournalError: the disk is full, or the file is damaged; the message says which, and what to do.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._guard():
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
+                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            elif found != SCHEMA_VERSION:
+                raise JournalError(
+                    f"{path} was written by another Baton (its format is {found}, this one reads {SCHEMA_VERSION}).",
+                    mend="Start the Baton that wrote it, or give another --state directory.",
+                )
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                mend = (
+                    "Move the file away and start again: what the repository and Triton serve is then adopted."
+                    if "malformed" in str(error) or "not a database" in str(error)
+                    else "Make room on the disk or mend its rights; Baton goes on by itself."
+                )
+                raise JournalError(f"The journal {self._path} fails: {error}.", mend=mend) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._guard():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # Events
+
+    def log(
+        self, at: float, kind: str, message: str, *, who: str = "baton", service: str | None = None,
+        rollout: int | None = None, data: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Append one event."""
+        with self._transaction() as db:
+            _log(db, at, kind, message, who, service, rollout, data)
+
+    def events(
+        self, *, service: str | None = None, rollout: int | None = None, limit: int = 200
+    ) -> list[dict[str, Any]]:
+        """The newest events, oldest first."""
+        where, values = _where(service=service, rollout=rollout)
+        with self._guard():
+            rows = self._db.execute(
+                f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", (*values, limit)
+            ).fetchall()  # noqa: S608
+        return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
+
+    # Rollouts
+
+    def begin(self, rollout: Rollout) -> Rollout:
+        """Open a rollout; its id is given here.
+
+        Raises:
+            Refused: one is under way already.
+        """
+        _allow(None, rollout.phase)
+        with self._transaction() as db:
+            if self.open_rollout(rollout.service) is not None:
+                raise Refused(f"A rollout of {rollout.service} is under way.", mend="`ctl abort` ends it.")
+            cursor = db.execute(
+                "INSERT INTO rollout (service, kind, candidate, previous, phase, who, why, release, label, fingerprint,"
+                " started_at, phase_since, promoted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (rollout.service, rollout.kind, rollout.candidate, rollout.previous, rollout.phase, rollout.who,
+                 rollout.why, rollout.release, rollout.label, rollout.fingerprint, rollout.started_at,
+                 rollout.phase_since, rollout.promoted),
+            )  # fmt: skip
+            opened = replace(rollout, id=int(cursor.lastrowid or 0))
+            _log(db, rollout.started_at, "begin", f"{rollout.kind} of version {rollout.candidate}: {rollout.why}",
+                 rollout.who, rollout.service, opened.id, {"previous": rollout.previous})  # fmt: skip
+        return opened
+
+    def advance(self, rollout: Rollout, phase: Phase, why: str, at: float) -> None:
+        """Move a rollout to its next phase."""
+        _allow(rollout.phase, phase)
+        with self._transaction() as db:
+            moved = at if phase is Phase.BAKING else rollout.moved_at
+            db.execute(
+                "UPDATE rollout SET phase = ?, phase_since = ?, moved_at = ? WHERE id = ?",
+                (phase, at, moved, rollout.id),
+            )
+            _log(db, at, "phase", f"{rollout.phase} to {phase}: {why}", "baton", rollout.service, rollout.id, None)
+
+    def halt(self, rollout: Rollout, stop: Stop, at: float) -> None:
+        """Note that the rollout has to go back, and why. The first reason stands."""
+        with self._transaction() as db:
+            db.execute("UPDATE rollout SET stop = ? WHERE id = ? AND stop IS NULL", (_stop_text(stop), rollout.id))
+            _log(db, at, "halt", stop.why, stop.who, rollout.service, rollout.id, {"outcome": stop.outcome})
+
+    def promote(self, rollout: Rollout, who: str, at: float) -> None:
+        """Note that a person lets the rollout go past its waits."""
+        with self._transaction() as db:
+            db.execute("UPDATE rollout SET promoted = 1 WHERE id = ?", (rollout.id,))
+            _log(db, at, "promote", f"version {rollout.candidate} promoted", who, rollout.service, rollout.id, None)
+
+    def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
+        """Write down a gate's verdict; a new one replaces an earlier one of the same gate."""
+        text = json.dumps(_result_data(result))
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)", (rollout.id, result.gate, at, text))
+            _log(db, at, "verdict", f"{result.gate}: {result.verdict}. {result.message}", "gate", rollout.service,
+                 rollout.id, _result_data(result))  # fmt: skip
+
+    def end(self, rollout: Rollout, outcome: Outcome, why: str, at: float, standings: list[VersionRecord]) -> None:
+        """Close a rollout, and with it what it decided about versions."""
+        _allow(rollout.phase, None)
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE rollout SET ended_at = ?, outcome = ?, message = ? WHERE id = ?", (at, outcome, why, rollout.id)
+            )
+            for record in standings:
+                _stand(db, rollout.service, record)
+            _log(db, at, "end", f"{outcome}: {why}", "baton", rollout.service, rollout.id, None)
+
+    def open_rollout(self, service: str) -> Rollout | None:
+        """The rollout under way, or None."""
+        found = self.rollouts(service=service, only_open=True)
+        return found[0] if found else None
+
+    def rollout(self, number: int) -> Rollout | None:
+        """One rollout by its id."""
+        with self._guard():
+            row = self._db.execute("SELECT * FROM rollout WHERE id = ?", (number,)).fetchone()
+            return self._rollout(row) if row else None
+
+    def rollouts(self, *, service: str | None = None, only_open: bool = False, limit: int = 100) -> list[Rollout]:
+        """The newest rollouts, newest first."""
+        where, values = _where(service=service)
+        if only_open:
+            where = f"{where} {'AND' if where else 'WHERE'} ended_at IS NULL"
+        with self._guard():
+            rows = self._db.execute(
+                f"SELECT * FROM rollout {where} ORDER BY id DESC LIMIT ?", (*values, limit)
+            ).fetchall()  # noqa: S608
+            return [self._rollout(r) for r in rows]
+
+    def served(self, service: str) -> list[int]:
+        """Versions in the order in which they came to serve, as the journal knows it."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT candidate FROM rollout WHERE service = ? AND outcome = ? ORDER BY ended_at",
+                (service, Outcome.LIVE),
+            ).fetchall()
+        return [int(r["candidate"]) for r in rows]
+
+    # Versions and memos
+
+    def standings(self, service: str) -> dict[int, VersionRecord]:
+        with self._guard():
+            rows = self._db.execute("SELECT * FROM version WHERE service = ?", (service,)).fetchall()
+        return {
+            r["version"]: VersionRecord(
+                r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
+            )
+            for r in rows
+        }
+
+    def stand(self, service: str, record: VersionRecord) -> None:
+        with self._transaction() as db:
+            _stand(db, service, record)
+
+    def forget(self, service: str, version: int, who: str, at: float) -> None:
+        """Take a decision about a version back, so that it counts as new."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM version WHERE service = ? AND version = ?", (service, version))
+            _log(db, at, "retry", f"version {version} counts as new", who, service, None, None)
+
+    def highest(self, service: str) -> int:
+        """The highest version number the journal has ever met: numbers are never used again."""
+        with self._guard():
+            row = self._db.execute(
+                "SELECT max(n) FROM (SELECT max(candidate) n FROM rollout WHERE service = ?"
+                " UNION ALL SELECT max(version) FROM version WHERE service = ?)",
+                (service, service),
+            ).fetchone()
+        return int(row[0] or 0)
+
+    def memo(self, service: str, key: str, default: Any = None) -> Any:
+        with self._guard():
+            row = self._db.execute("SELECT value FROM memo WHERE service = ? AND key = ?", (service, key)).fetchone()
+        return json.loads(row["value"]) if row else default
+
+    def set_memo(self, service: str, key: str, value: Any) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO memo VALUES (?,?,?)", (service, key, json.dumps(value)))
+
+    def _rollout(self, row: sqlite3.Row) -> Rollout:
+        verdicts = self._db.execute("SELECT * FROM verdict WHERE rollout = ?", (row["id"],)).fetchall()
+        results = {Gate(v["gate"]): _result(json.loads(v["result"])) for v in verdicts}
+        return Rollout(
+            id=row["id"], service=row["service"], kind=Kind(row["kind"]), candidate=row["candidate"],
+            previous=row["previous"], phase=Phase(row["phase"]), who=row["who"], why=row["why"],
+            release=Release(row["release"]), label=row["label"], fingerprint=row["fingerprint"],
+            started_at=row["started_at"], phase_since=row["phase_since"], gates=results,
+            gate_times={Gate(v["gate"]): v["at"] for v in verdicts}, promoted=bool(row["promoted"]),
+            stop=_stop(row["stop"]), moved_at=row["moved_at"], ended_at=row["ended_at"],
+            outcome=Outcome(row["outcome"]) if row["outcome"] else None, message=row["message"],
+        )  # fmt: skip
+
+
+def _allow(before: Phase | None, after: Phase | None) -> None:
+    if (before, after) not in ALLOWED:
+        raise AssertionError(f"{before} to {after} is not in the lifecycle: a defect of Baton, please report it")
+
+
+def _where(**columns: Any) -> tuple[str, tuple[Any, ...]]:
+    given = {k: v for k, v in columns.items() if v is not None}
+    if not given:
+        return "", ()
+    return "WHERE " + " AND ".join(f"{k} = ?" for k in given), tuple(given.values())
+
+
+def _log(
+    db: sqlite3.Connection, at: float, kind: str, message: str, who: str, service: str | None, rollout: int | None,
+    data: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
+    db.execute(
+        "INSERT INTO event (at, service, rollout, kind, who, message, data) VALUES (?,?,?,?,?,?,?)",
+        (at, service, rollout, kind, who, message, json.dumps(data or {})),
+    )
+
+
+def _stand(db: sqlite3.Connection, service: str, record: VersionRecord) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO version VALUES (?,?,?,?,?,?,?)",
+        (service, record.version, record.standing, record.reason, record.fingerprint, record.loaded, record.at),
+    )
+
+
+def _stop_text(stop: Stop) -> str:
+    return json.dumps({"outcome": stop.outcome, "who": stop.who, "why": stop.why, "gate": stop.gate})
+
+
+def _stop(text: str | None) -> Stop | None:
+    if text is None:
+        return None
+    data = json.loads(text)
+    return Stop(Outcome(data["outcome"]), data["who"], data["why"], Gate(data["gate"]) if data["gate"] else None)
+
+
+def _result_data(result: GateResult) -> dict[str, Any]:
+    return {
+        "name": result.gate, "verdict": result.verdict, "observed": result.observed, "limit": result.limit,
+        "message": result.message, "skipped": result.skipped, "evidence": dict(result.evidence),
+    }  # fmt: skip
+
+
+def _result(data: Mapping[str, Any]) -> GateResult:
+    return GateResult(
+        Gate(data["name"]), Verdict(data["verdict"]), data["message"], data["observed"], data["limit"], data["skipped"],
+        data["evidence"],
+    )  # fmt: skip

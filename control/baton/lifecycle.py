@@ -1,0 +1,66 @@
+"""The lifecycle of a rollout, written down once: every transition that may happen, and why it happens.
+
+The journal refuses a transition that is not in the table; the diagram in ``docs/lifecycle.md`` is printed from
+it (``python -m baton.lifecycle``), and a test fails when the two differ.
+
+Rules the table alone makes true:
+
+* Every phase of a rollout leads to ``rolling_back``: an abort wins from anywhere.
+* ``rolling_back`` leads to nothing but the end: nothing overtakes an abort.
+* Traffic moves in ``shifting`` alone, and only ``validating`` or ``waiting`` lead there.
+* An old version is dropped in ``retiring`` alone, and nothing leads back from there to traffic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton.domain import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row: ``None`` stands for the beginning (``before``) or the end (``after``) of a rollout."""
+
+    before: Phase | None
+    after: Phase | None
+    sentence: str
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition(None, Phase.VERIFYING, "a complete folder, or a person, asks for it"),
+    Transition(None, Phase.LOADING, "a person calls an earlier version back"),
+    Transition(Phase.VERIFYING, Phase.LOADING, "the files are whole, fit the service, and there is room"),
+    Transition(Phase.LOADING, Phase.VALIDATING, "READY on every server"),
+    Transition(Phase.VALIDATING, Phase.WAITING, "every gate passed, and a person has the last word"),
+    Transition(Phase.VALIDATING, Phase.SHIFTING, "every gate passed"),
+    Transition(Phase.VALIDATING, Phase.RETIRING, "only a verification was asked for"),
+    Transition(Phase.WAITING, Phase.SHIFTING, "a person promotes it"),
+    Transition(Phase.SHIFTING, Phase.BAKING, "the public name has moved on every server"),
+    Transition(Phase.BAKING, Phase.RETIRING, "the old version was kept for its time"),
+    Transition(Phase.RETIRING, None, "what no longer serves is unloaded"),
+    Transition(Phase.VERIFYING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),
+    Transition(Phase.LOADING, Phase.ROLLING_BACK, "it did not load, or a person aborts"),
+    Transition(Phase.VALIDATING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),
+    Transition(Phase.WAITING, Phase.ROLLING_BACK, "a person aborts, or a newer version supersedes it"),
+    Transition(Phase.SHIFTING, Phase.ROLLING_BACK, "the public name could not be moved, or a person aborts"),
+    Transition(Phase.BAKING, Phase.ROLLING_BACK, "a person rolls back: one flip, the old version is still loaded"),
+    Transition(Phase.RETIRING, Phase.ROLLING_BACK, "a person aborts while the old version may still be loaded"),
+    Transition(Phase.ROLLING_BACK, None, "the stable version serves alone"),
+)
+
+ALLOWED: frozenset[tuple[Phase | None, Phase | None]] = frozenset((t.before, t.after) for t in TRANSITIONS)
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram."""
+
+    def name(phase: Phase | None) -> str:
+        return "[*]" if phase is None else phase.value
+
+    rows = [f"    {name(t.before)} --> {name(t.after)}: {t.sentence}" for t in TRANSITIONS]
+    return "\n".join(["stateDiagram-v2", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(mermaid(), end="")  # noqa: T201 - printing is what this module does when it is run

@@ -1,0 +1,42 @@
+"""The decision: a pure function of what is wanted, what is seen, the operator's policy and the time.
+
+``plan(view, policy)`` returns one sentence for a person, the phase to show, and at most one effect. It reads no
+clock, no file and no socket, and holds no state: with the same view it always says the same. Asked again after
+each effect, it comes to rest when there is nothing left to do.
+
+What must hold after every step, whatever fails (property-tested in ``tests/plan``):
+
+* The public name is only ever pointed at a version that is READY on every server that answers.
+* A version is dropped only after the public name left it on every server and its requests ended.
+* At most two engine versions are loaded by Baton.
+* An abort wins from every phase, and nothing overtakes it.
+"""
+
+from baton.plan.effects import Advance, Ask, Begin, Decision, Effect, End, Halt, Record, SetAlias, SetPolicy, Sync
+from baton.plan.rest import at_rest
+from baton.plan.rollout import rolling
+from baton.plan.view import Failure, Policy, ServerView, View
+
+__all__ = [
+    "Advance",
+    "Ask",
+    "Begin",
+    "Decision",
+    "Effect",
+    "End",
+    "Failure",
+    "Halt",
+    "Policy",
+    "Record",
+    "ServerView",
+    "SetAlias",
+    "SetPolicy",
+    "Sync",
+    "View",
+    "plan",
+]
+
+
+def plan(view: View, policy: Policy) -> Decision:
+    """Decide what to do next for one service."""
+    return at_rest(view, policy) if view.rollout is None else rolling(view, view.rollout, policy)

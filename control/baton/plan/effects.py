@@ -1,0 +1,90 @@
+"""What the plan may ask for. Every effect can be repeated without harm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open a rollout in the journal."""
+
+    kind: Kind
+    candidate: int
+    previous: int | None
+    who: str
+    why: str
+    promoted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Move the rollout to its next phase."""
+
+    phase: Phase
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Close the rollout."""
+
+    outcome: Outcome
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Turn the rollout back: note why, and enter ``rolling_back``."""
+
+    stop: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write down a verdict that follows from what is seen, without asking anybody."""
+
+    result: GateResult
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask a gate about the candidate; the answer arrives in the journal."""
+
+    gate: Gate
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicy:
+    """Write the engine's version policy on disk. Empty: the engine serves nothing."""
+
+    versions: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAlias:
+    """Point the public name's files at an engine version, or take the public name away (None)."""
+
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Have one server do what the files say for one of the service's two models."""
+
+    server: str
+    model: Model
+
+
+Effect = Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | Sync
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The plan's answer: one sentence for a person, the phase to show, and at most one thing to do."""
+
+    phase: Phase
+    message: str
+    effect: Effect | None = None

@@ -1,0 +1,87 @@
+"""No rollout is under way: keep servers in step with the files, and take up the next version."""
+
+from __future__ import annotations
+
+from baton.domain import Kind, Phase
+from baton.plan.converge import load, point_alias
+from baton.plan.effects import Begin, Decision
+from baton.plan.view import Policy, View
+
+WATCHER = "watcher"
+
+
+def at_rest(view: View, policy: Policy) -> Decision:
+    """Repair first, then look for work."""
+    silent = view.silent()
+    if silent and not view.live():
+        return Decision(Phase.DEGRADED, f"Triton does not answer on {_names(silent)}; waiting for it.")
+    if view.alias is not None and (repair := _repair(view, view.alias)) is not None:
+        return repair
+    resting = Phase.EMPTY if view.alias is None else Phase.STEADY
+    if silent:
+        return Decision(
+            Phase.DEGRADED, f"Server {_names(silent)} does not answer; version {view.alias} serves on the others."
+        )
+    if (reason := view.hold_reason()) is not None:
+        return Decision(Phase.DEGRADED, reason)
+    if view.paused:
+        return Decision(resting, f"{_standing(view, policy)} Paused: nothing starts by itself until `ctl resume`.")
+    adopt = None
+    if view.alias is None:
+        # An engine that is served without a public name yet is what clients use today: it comes first.
+        served = frozenset.intersection(*(s.ready() for s in view.servers)) if view.servers else frozenset()
+        adopt = max((v for v in served if v in view.folders and view.folders[v].complete), default=None)
+    pending = view.pending(policy)
+    if adopt is not None and adopt not in view.records:
+        return _begin(view, adopt, "Triton serves it already, without a public name in front")
+    if pending:
+        # With nothing live there is nothing to go through step by step: the newest is what is wanted.
+        newest_first = policy.supersede or view.alias is None
+        version = pending[-1 if newest_first else 0].version
+        assert version is not None  # noqa: S101 - a pending folder is complete, so it has a number
+        return _begin(view, version, "a new version folder is complete")
+    return Decision(resting, _standing(view, policy))
+
+
+def _begin(view: View, version: int, why: str) -> Decision:
+    return Decision(
+        Phase.VERIFYING,
+        f"Version {version}: {why}.",
+        Begin(Kind.ROLLOUT, version, view.alias, WATCHER, why),
+    )
+
+
+def _repair(view: View, alias: int) -> Decision | None:
+    """The public name must lead to the version that its files name, on every server that answers."""
+    unready = [s for s in view.live() if alias not in s.ready()]
+    if unready:
+        if alias not in view.policy:
+            return Decision(
+                Phase.DEGRADED,
+                f"The public name points at version {alias}, which the engine's version policy does not name. "
+                f"Name it in config.pbtxt, or run `ctl rollback --to N` with a version that can serve.",
+            )
+        decision = load(view, Phase.DEGRADED, alias)
+        if decision is not None:
+            return decision
+    return point_alias(view, Phase.DEGRADED, alias)
+
+
+def _standing(view: View, policy: Policy) -> str:
+    serving = "No version serves yet" if view.alias is None else f"Version {view.alias} serves"
+    incoming = [f for v, f in sorted(view.folders.items()) if v > (view.alias or 0) and f.missing]
+    if incoming:
+        folder = incoming[-1]
+        stuck = view.now - folder.quiet_since > policy.stuck_after
+        state = (
+            "is stuck: nothing in it changed for a long time, and it lacks" if stuck else "is still arriving, lacking"
+        )
+        more = f" and {len(folder.missing) - 1} more" if len(folder.missing) > 1 else ""
+        return f"{serving}; version {folder.version} {state} {folder.missing[0]}{more}."
+    if view.alias is None and not view.folders:
+        return f"{serving}: drop a version folder into the engine's directory, or use `ctl push`."
+    return f"{serving}."
+
+
+def _names(servers: tuple[str, ...]) -> str:
+    return ", ".join(servers)

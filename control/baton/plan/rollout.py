@@ -1,0 +1,314 @@
+"""A rollout is under way: one small function a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from baton.domain import (
+    FILE_GATES,
+    GATES_OF,
+    Gate,
+    GateResult,
+    Kind,
+    Model,
+    Outcome,
+    Phase,
+    Rollout,
+    Stop,
+    Verdict,
+)
+from baton.plan.converge import drop_all_but, load, name_all, point_alias, sync
+from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
+from baton.plan.view import Policy, View, backoff
+
+BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
+"""Phases in which no client can have met the candidate."""
+
+
+def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    """What comes first in every phase, then the phase's own step."""
+    if rollout.phase is Phase.ROLLING_BACK:
+        return _rolling_back(view, rollout, policy)
+    if rollout.stop is not None:
+        return Decision(rollout.phase, rollout.stop.why, Advance(Phase.ROLLING_BACK, rollout.stop.why))
+    if (halt := _unasked_end(view, rollout, policy)) is not None:
+        return Decision(rollout.phase, halt.stop.why, halt)
+    if not view.live():
+        return Decision(rollout.phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+    return PHASES[rollout.phase](view, rollout, policy)
+
+
+def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
+    """Reasons to turn back that no gate and no person gave."""
+    version = rollout.candidate
+    folder = view.folders.get(version)
+    if rollout.phase in BEFORE_TRAFFIC and rollout.kind is not Kind.ROLLBACK:
+        if folder is None:
+            return Halt(Stop(Outcome.REJECTED, "watcher", f"The folder of version {version} was removed meanwhile."))
+        if folder.fingerprint != rollout.fingerprint:
+            why = f"The folder of version {version} was changed meanwhile; what was proved no longer holds."
+            return Halt(Stop(Outcome.REJECTED, "watcher", why))
+    if rollout.phase in BEFORE_TRAFFIC and rollout.kind is Kind.ROLLOUT and policy.supersede and not view.paused:
+        newer = [f.version for f in view.pending(policy) if f.version is not None and f.version > version]
+        if newer:
+            why = f"Version {newer[-1]} arrived, and newer versions supersede older ones here."
+            return Halt(Stop(Outcome.SUPERSEDED, "watcher", why))
+    return None
+
+
+def _ask(view: View, rollout: Rollout, policy: Policy, gates: tuple[Gate, ...], then: Phase, why: str) -> Decision:
+    """Ask the gates in turn; the first that fails turns the rollout back."""
+    phase = rollout.phase
+    for gate in gates:
+        result = rollout.gates.get(gate)
+        if result is None or result.verdict in (Verdict.PENDING, Verdict.RUNNING):
+            running = Ask(gate) in view.running
+            return Decision(
+                phase,
+                f"Gate {gate} looks at version {rollout.candidate}.",
+                None if running else _rested(view, Ask(gate)),
+            )
+        if result.verdict is Verdict.FAIL:
+            return Decision(phase, result.message, _refuse(gate, result.message))
+        if result.verdict is Verdict.HOLD:
+            return _again(view, rollout, policy, gate, result)
+    if _frozen(view, rollout):
+        return Decision(phase, f"Version {rollout.candidate} could go on, but Baton is paused: `ctl resume` goes on.")
+    return Decision(phase, why, Advance(then, why))
+
+
+def _again(view: View, rollout: Rollout, policy: Policy, gate: Gate, result: GateResult) -> Decision:
+    """A gate held: ask again after a pause, and refuse in the end. Nothing is promoted without evidence."""
+    attempts = int(result.evidence.get("attempts", 1))
+    if attempts >= policy.hold_attempts:
+        why = f"Gate {gate} found not enough evidence in {attempts} tries: {result.message}"
+        return Decision(rollout.phase, why, _refuse(gate, why))
+    if Ask(gate) in view.running or view.now - rollout.gate_times.get(gate, 0.0) < policy.hold_retry:
+        return Decision(rollout.phase, f"Gate {gate} holds: {result.message}")
+    return Decision(rollout.phase, f"Gate {gate} is asked again: {result.message}", Ask(gate))
+
+
+def _refuse(gate: Gate, why: str) -> Halt:
+    return Halt(Stop(Outcome.REJECTED, "gate", why, gate))
+
+
+def _rested(view: View, effect: Ask) -> Ask | None:
+    """A gate that could not be asked (Triton gone in the middle, say) rests before the next try."""
+    return None if backoff(view.failed.get(effect), view.now) else effect
+
+
+def _frozen(view: View, rollout: Rollout) -> bool:
+    """Pause freezes what goes on by itself; what a person started or promoted goes on."""
+    return view.paused and rollout.kind is Kind.ROLLOUT and not rollout.promoted
+
+
+def _verifying(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    return _ask(view, rollout, policy, FILE_GATES, Phase.LOADING, "The files are whole, fit, and there is room.")
+
+
+def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    version, phase = rollout.candidate, Phase.LOADING
+    result = rollout.gates.get(Gate.LOAD)
+    if result is not None:
+        if result.verdict is Verdict.FAIL:
+            return Decision(phase, result.message, _refuse(Gate.LOAD, result.message))
+        return Decision(phase, result.message, Advance(Phase.VALIDATING, result.message))
+    stable = frozenset() if rollout.previous is None else frozenset({rollout.previous})
+    wanted = stable | {version}
+    took = view.now - rollout.phase_since
+    if view.ready_everywhere(version) and view.policy == wanted:
+        message = f"READY on every server after {took:.1f} s (limit {policy.load_timeout:.0f} s)."
+        return Decision(phase, message, Record(_load_result(Verdict.PASS, took, policy, message)))
+    for server in view.live():
+        failure = view.failed.get(Sync(server.name, Model.ENGINE))
+        if failure is not None and failure.refused and failure.at >= rollout.phase_since:
+            message = f"Version {version} did not load on server {server.name}. Triton says: {failure.message}"
+            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message)))
+    if took > policy.load_timeout:
+        late = [s.name for s in view.servers if not s.live or version not in s.ready()]
+        message = f"Not READY on {', '.join(late)} after {took:.0f} s (limit {policy.load_timeout:.0f} s)."
+        return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message)))
+    if (waiting := _make_room(view, rollout, wanted, stable, policy)) is not None:
+        return waiting
+    if view.policy != wanted:
+        if (reason := view.hold_reason()) is not None:
+            return Decision(phase, reason)
+        return Decision(phase, f"Writing the version policy {name_all(wanted)}.", SetPolicy(wanted))
+    decision = load(view, phase, version)
+    return decision or Decision(phase, f"Waiting for server {', '.join(view.silent())}.")
+
+
+def _make_room(
+    view: View, rollout: Rollout, wanted: frozenset[int], stable: frozenset[int], policy: Policy
+) -> Decision | None:
+    """Memory first: whatever is left of an earlier attempt leaves before the candidate comes."""
+    extra = frozenset(v for s in view.live() for v in s.held() - wanted)
+    staying = frozenset(v for s in view.live() for v in extra if v in s.held() and not s.leaving(v))
+    if staying:
+        keep = stable | (view.policy & {rollout.candidate})
+        return drop_all_but(view, Phase.LOADING, keep, rollout.phase_since, policy)
+    if extra and view.now - rollout.phase_since <= policy.drain_timeout:
+        return Decision(Phase.LOADING, f"Waiting until {name_all(extra)} has left memory.")
+    return None
+
+
+def _load_result(verdict: Verdict, took: float, policy: Policy, message: str) -> GateResult:
+    return GateResult(Gate.LOAD, verdict, message, observed=round(took, 3), limit=policy.load_timeout)
+
+
+def _validating(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    gates = tuple(g for g in GATES_OF[rollout.kind] if g not in FILE_GATES and g is not Gate.LOAD)
+    if (lost := load(view, Phase.VALIDATING, rollout.candidate)) is not None and not _asking(view):
+        return lost
+    if rollout.kind is Kind.CHECK:
+        return _ask(view, rollout, policy, gates, Phase.RETIRING, "Every gate passed; it is taken out again.")
+    if rollout.kind is Kind.ROLLOUT and not policy.automatic and not rollout.promoted:
+        return _ask(view, rollout, policy, gates, Phase.WAITING, "Every gate passed.")
+    return _ask(view, rollout, policy, gates, Phase.SHIFTING, "Every gate passed.")
+
+
+def _asking(view: View) -> bool:
+    return any(isinstance(e, Ask) for e in view.running)
+
+
+def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    if rollout.promoted:
+        return Decision(Phase.WAITING, "Promoted.", Advance(Phase.SHIFTING, f"{rollout.who} promoted it."))
+    version = rollout.candidate
+    lost = load(view, Phase.WAITING, version)
+    ready = f"Version {version} passed every gate and waits for `ctl promote {version}`."
+    return lost or Decision(Phase.WAITING, ready)
+
+
+def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    version, phase = rollout.candidate, Phase.SHIFTING
+    if view.alias != version:
+        if not view.ready_everywhere(version):
+            lost = load(view, phase, version)
+            return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
+        return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
+    for server in view.live():
+        failure = view.failed.get(Sync(server.name, Model.ALIAS))
+        if failure is not None and failure.refused and failure.at >= rollout.phase_since:
+            why = f"The public name could not be moved on server {server.name}. Triton says: {failure.message}"
+            return Decision(phase, why, Halt(Stop(Outcome.ROLLED_BACK, "engine", why)))
+    if (lost := load(view, phase, version)) is not None:
+        return lost
+    if (moving := point_alias(view, phase, version)) is not None:
+        return moving
+    if view.silent():
+        return Decision(phase, f"Version {version} serves, but {', '.join(view.silent())} does not answer; waiting.")
+    return Decision(phase, f"Version {version} serves.", Advance(Phase.BAKING, f"Version {version} serves."))
+
+
+def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    version, phase = rollout.candidate, Phase.BAKING
+    if (lost := load(view, phase, version)) is not None:
+        return lost
+    if (moving := point_alias(view, phase, version)) is not None:
+        return moving
+    if rollout.previous is None or rollout.kind is Kind.ROLLBACK:
+        return Decision(phase, f"Version {version} serves.", Advance(Phase.RETIRING, "There is nothing to keep."))
+    left = policy.keep_previous - (view.now - rollout.phase_since)
+    if policy.supersede and view.pending(policy) and not view.paused:
+        left = 0.0
+    if left <= 0 and not _frozen(view, rollout):
+        why = f"Version {rollout.previous} was kept for its time."
+        return Decision(phase, why, Advance(Phase.RETIRING, why))
+    until = "until `ctl resume`" if left <= 0 else f"for {left:.0f} s more"
+    kept = f"Version {version} serves; version {rollout.previous} stays loaded for an instant way back {until}."
+    return Decision(phase, " ".join(filter(None, [kept, view.hold_reason()])))
+
+
+def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    phase = Phase.RETIRING
+    if view.alias is not None and (moving := point_alias(view, phase, view.alias)) is not None:
+        return moving
+    if view.silent():
+        return Decision(phase, f"Waiting for server {', '.join(view.silent())}: nothing is dropped unseen.")
+    keep = frozenset() if view.alias is None else frozenset({view.alias})
+    if (busy := _busy(view, keep, rollout, policy)) is not None:
+        return Decision(phase, busy)
+    if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
+        return dropping
+    return Decision(phase, "Done.", _end(rollout))
+
+
+def _busy(view: View, keep: frozenset[int], rollout: Rollout, policy: Policy) -> str | None:
+    """Requests still in the versions that are about to leave, where the servers tell."""
+    if view.now - rollout.phase_since > policy.drain_timeout:
+        return None
+    for server in view.live():
+        for version in sorted(server.ready() - keep):
+            if server.inflight is not None and (count := server.inflight.get(version, 0)):
+                return f"Version {version} still answers {count} requests on server {server.name}."
+    return None
+
+
+def _end(rollout: Rollout) -> End:
+    match rollout.kind:
+        case Kind.CHECK:
+            return End(Outcome.VERIFIED, f"Version {rollout.candidate} passed every gate; nothing was promoted.")
+        case Kind.ROLLBACK:
+            return End(Outcome.LIVE, f"Back on version {rollout.candidate}.")
+        case Kind.ROLLOUT:
+            return End(Outcome.LIVE, f"Version {rollout.candidate} serves.")
+
+
+def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
+    phase, previous = Phase.ROLLING_BACK, rollout.previous
+    if view.alias == rollout.candidate and rollout.kind is not Kind.CHECK and not _hopeless(view, rollout):
+        if previous is None:
+            return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
+        if not view.live() or any(previous not in s.ready() for s in view.live()):
+            if previous not in view.policy:
+                both = frozenset({previous, rollout.candidate})
+                return Decision(phase, f"Bringing version {previous} back first.", SetPolicy(both))
+            back = load(view, phase, previous)
+            return back or Decision(phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+        return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
+    if (moving := _settle_alias(view, phase)) is not None:
+        return moving
+    keep = frozenset() if view.alias is None else frozenset({view.alias})
+    if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
+        return dropping
+    if _hopeless(view, rollout) and view.alias == rollout.candidate:
+        why = f"Version {previous} can't be brought back; version {rollout.candidate} serves on."
+        return Decision(phase, why, End(Outcome.LIVE, why))
+    if rollout.stop is None:
+        return Decision(phase, "Rolled back.", End(Outcome.ROLLED_BACK, "Rolled back."))
+    return Decision(phase, rollout.stop.why, End(rollout.stop.outcome, rollout.stop.why))
+
+
+def _settle_alias(view: View, phase: Phase) -> Decision | None:
+    """Bring the public name to what its files say, also when they say that there is none."""
+    if view.alias is None:
+        shown = [s for s in view.live() if s.serving()]
+        return sync(view, phase, shown[0], Model.ALIAS, "Taking the public name away") if shown else None
+    moving = point_alias(view, phase, view.alias)
+    # A server without the stable version has nothing to lose by the drop that follows; it must not block the rest.
+    blocked = moving is not None and moving.effect is None and any(view.alias not in s.ready() for s in view.live())
+    return None if blocked else moving
+
+
+def _hopeless(view: View, rollout: Rollout) -> bool:
+    """The version to go back to was unloaded already and does not come back: its folder is gone, or Triton refuses."""
+    previous = rollout.previous
+    if previous is None or all(previous in s.ready() for s in view.live()):
+        return False
+    if previous not in view.folders:
+        return True
+    failures = (view.failed.get(Sync(s.name, Model.ENGINE)) for s in view.live() if previous not in s.ready())
+    return any(f is not None and f.refused and f.at >= rollout.phase_since for f in failures)
+
+
+PHASES: dict[Phase, Callable[[View, Rollout, Policy], Decision]] = {
+    Phase.VERIFYING: _verifying,
+    Phase.LOADING: _loading,
+    Phase.VALIDATING: _validating,
+    Phase.WAITING: _waiting,
+    Phase.SHIFTING: _shifting,
+    Phase.BAKING: _baking,
+    Phase.RETIRING: _retiring,
+}

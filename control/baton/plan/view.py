@@ -1,0 +1,162 @@
+"""What the plan sees: one service at one moment. Snapshots only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from baton.domain import Folder, Kind, ModelState, ModelVersion, Rollout, Standing, VersionRecord
+from baton.plan.effects import Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator configured for the service. Durations in seconds."""
+
+    keep_previous: float = 600.0
+    """How long the old version stays loaded after traffic moved (``baking``)."""
+    automatic: bool = True
+    """False: a version that passed its gates waits for ``ctl promote``."""
+    supersede: bool = False
+    """True: a newer version ends the rollout of an older one; False: it queues."""
+    settle: float = 2.0
+    """A folder counts as complete only after nothing in it changed for this long."""
+    load_timeout: float = 900.0
+    drain_timeout: float = 120.0
+    """How long a dropped version may stay UNLOADING before the rollout ends without waiting for it."""
+    stuck_after: float = 1800.0
+    """An incoming folder in which nothing changed for this long is reported as stuck."""
+    hold_retry: float = 15.0
+    """A gate that said ``hold`` is asked again after this long."""
+    hold_attempts: int = 5
+    """A gate that held this often in a row fails: what can't be shown is not promoted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failed attempt at an effect. ``refused``: Triton answered no; otherwise it did not answer."""
+
+    at: float
+    count: int
+    message: str
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """One Triton server as its repository index tells it.
+
+    ``inflight`` are requests that wait or run, by engine version, where the server's metrics are known.
+    """
+
+    name: str
+    live: bool
+    engine: Mapping[int, ModelVersion] = field(default_factory=dict)
+    alias: Mapping[int, ModelVersion] = field(default_factory=dict)
+    inflight: Mapping[int, int] | None = None
+
+    def ready(self) -> frozenset[int]:
+        """Engine versions that are READY here."""
+        return frozenset(v for v, m in self.engine.items() if m.state is ModelState.READY)
+
+    def held(self) -> frozenset[int]:
+        """Engine versions that take memory here: all but those that are gone."""
+        return frozenset(v for v, m in self.engine.items() if m.state is not ModelState.UNAVAILABLE)
+
+    def leaving(self, version: int) -> bool:
+        """True while the version answers its last requests before it goes."""
+        return self.engine[version].state is ModelState.UNLOADING
+
+    def serving(self) -> frozenset[int]:
+        """Versions that the public name leads to here: one, or none."""
+        return frozenset(v for v, m in self.alias.items() if m.state is ModelState.READY)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One service at one moment. ``policy`` and ``alias`` are what the files say; servers say what is."""
+
+    service: str
+    now: float
+    policy: frozenset[int]
+    alias: int | None
+    servers: tuple[ServerView, ...]
+    folders: Mapping[int, Folder] = field(default_factory=dict)
+    strays: tuple[Folder, ...] = ()
+    """Entries beside the version folders that can never be versions."""
+    records: Mapping[int, VersionRecord] = field(default_factory=dict)
+    loaded: Mapping[int, str] = field(default_factory=dict)
+    """Fingerprints of the folders as Triton last loaded them."""
+    known_strays: Mapping[str, str] = field(default_factory=dict)
+    """Name and fingerprint of the strays at the last engine load: those do no more harm."""
+    rollout: Rollout | None = None
+    running: frozenset[Effect] = frozenset()
+    failed: Mapping[Effect, Failure] = field(default_factory=dict)
+    paused: bool = False
+
+    def live(self) -> tuple[ServerView, ...]:
+        return tuple(s for s in self.servers if s.live)
+
+    def silent(self) -> tuple[str, ...]:
+        """Names of the servers that do not answer."""
+        return tuple(s.name for s in self.servers if not s.live)
+
+    def ready_everywhere(self, version: int) -> bool:
+        """True when every server answers and has the version READY."""
+        return bool(self.servers) and all(s.live and version in s.ready() for s in self.servers)
+
+    def pending(self, policy: Policy) -> tuple[Folder, ...]:
+        """Complete, quiet folders above the stable version that nobody has decided about yet, lowest first."""
+        floor = self.alias or 0
+        found = [
+            f
+            for v, f in self.folders.items()
+            if v > floor and f.complete and self.now - f.quiet_since >= policy.settle and self._undecided(v, f)
+        ]
+        return tuple(sorted(found, key=lambda f: f.version or 0))
+
+    def _undecided(self, version: int, folder: Folder) -> bool:
+        record = self.records.get(version)
+        if record is None:
+            return True
+        # A refused folder that never reached Triton may be mended in place (a copy that was cut short, say).
+        return record.standing is Standing.REJECTED and not record.loaded and record.fingerprint != folder.fingerprint
+
+    def hold_reason(self) -> str | None:
+        """Why no engine load call may be made now, or None.
+
+        Triton (seen on 24.10) reloads a live version in the next load call when anything under its folder has
+        changed, drops it when the folder is gone, and reloads every version when an entry that is not a version
+        folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
+        """
+        serving = {self.alias} if self.alias is not None else set()
+        rollout = self.rollout
+        if rollout is not None and rollout.kind is not Kind.CHECK and rollout.moved_at is not None:
+            serving.add(rollout.candidate)
+        for version in sorted(serving):
+            folder = self.folders.get(version)
+            if folder is None:
+                return (
+                    f"The folder of version {version} is gone while it serves; a load call now would take it out "
+                    f"of traffic. Put the folder back, then run `ctl retry {version}`."
+                )
+            known = self.loaded.get(version)
+            if known is not None and known != folder.fingerprint:
+                return (
+                    f"The folder of version {version} was changed while it serves; a load call now would reload it. "
+                    f"Restore the files, then run `ctl retry {version}`: it proves that the content is the one that serves."
+                )
+        for stray in self.strays:
+            if self.known_strays.get(stray.name) != stray.fingerprint:
+                return (
+                    f"{stray.name!r} appeared beside the version folders, and Triton would reload every version in "
+                    f"the next load call. {stray.problem} Until then nothing is loaded; live traffic is not touched."
+                )
+        return None
+
+
+def backoff(failure: Failure | None, now: float) -> bool:
+    """True while a failed effect must rest: 1, 2, 4 ... at most 30 seconds after its last failure."""
+    if failure is None:
+        return False
+    return now - failure.at < min(30.0, 2.0 ** (failure.count - 1))

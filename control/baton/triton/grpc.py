@@ -1,0 +1,133 @@
+"""The real Triton, over gRPC.
+
+Repository calls never go over HTTP: there a load holds every open connection until it is done (seen on 24.10).
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as client
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from baton.domain import ModelState, ModelVersion
+from baton.errors import TimedOut, TritonError, Unreachable
+from baton.triton.port import Index, Tensors
+
+INDEX_TIMEOUT_S = 2.0
+PENDING = "nv_inference_pending_request_count"
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+
+class GrpcTriton:
+    """One server at ``address`` (``host:port`` of its gRPC endpoint)."""
+
+    def __init__(self, name: str, address: str, *, metrics: str | None = None, admin_key: str | None = None) -> None:
+        self._name = name
+        self._address = address
+        self._metrics = metrics
+        self._headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
+        # Pings without data more often than every five minutes are answered with GOAWAY.
+        self._client = client.InferenceServerClient(
+            address,
+            keepalive_options=client.KeepAliveOptions(keepalive_time_ms=2**31 - 1, keepalive_timeout_ms=20_000),
+            channel_args=[
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                # A server that comes back is found within seconds, not after minutes of backing off.
+                ("grpc.max_reconnect_backoff_ms", 2000),
+            ],
+        )
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def index(self) -> Index:
+        try:
+            answer = self._client.get_model_repository_index(headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise self._translate(error, "repository index", INDEX_TIMEOUT_S, silent=True) from None
+        found: dict[str, dict[int, ModelVersion]] = {}
+        for line in answer.models:
+            versions = found.setdefault(line.name, {})
+            if line.version:
+                state = ModelState(line.state) if line.state else ModelState.UNAVAILABLE
+                versions[int(line.version)] = ModelVersion(state, line.reason)
+        return found
+
+    def load(self, model: str, timeout_s: float) -> None:
+        try:
+            self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            raise self._translate(error, f"loading {model}", timeout_s) from None
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        try:
+            self._client.unload_model(model, headers=self._headers, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            raise self._translate(error, f"unloading {model}", timeout_s) from None
+
+    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+        tensors = []
+        for name, value in inputs.items():
+            tensor = client.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+            tensor.set_data_from_numpy(value)
+            tensors.append(tensor)
+        try:
+            answer = self._client.infer(
+                model, tensors, model_version="" if version is None else str(version), client_timeout=timeout_s
+            )
+        except InferenceServerException as error:
+            raise self._translate(error, f"a request to {model} version {version}", timeout_s) from None
+        outputs: dict[str, np.ndarray[Any, Any]] = {}
+        for output in answer.get_response().outputs:
+            value = answer.as_numpy(output.name)
+            if value is None:
+                raise TritonError(f"{model} answered without data for its output {output.name!r}.")
+            outputs[output.name] = value
+        return outputs
+
+    def inflight(self, model: str) -> Mapping[int, int] | None:
+        if self._metrics is None:
+            return None
+        try:
+            with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
+                text = answer.read().decode()
+        except (urllib.error.URLError, OSError) as error:
+            raise Unreachable(
+                f"The metrics of server {self._name} at {self._metrics} do not answer: {error}."
+            ) from None
+        counts: dict[int, int] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == PENDING and sample.labels.get("model") == model:
+                    counts[int(sample.labels["version"])] = int(sample.value)
+        return counts
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _translate(
+        self, error: InferenceServerException, what: str, timeout_s: float, *, silent: bool = False
+    ) -> Unreachable | TimedOut | TritonError:
+        """Triton's error as ours. ``silent``: a deadline means that the server does not answer at all."""
+        status: Any = error.status() or ""
+        words = (error.message() or "").strip()
+        where = f"server {self._name} at {self._address}"
+        if "DEADLINE_EXCEEDED" in status:
+            if silent:
+                return Unreachable(f"Triton, {where}, did not answer within {timeout_s:.0f} s.")
+            return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:.0f} s.")
+        if "UNAVAILABLE" in status and "protocol is restricted" in words:
+            return TritonError(
+                f"Triton, {where}, refuses {what}: {words}.", mend="Name the server's admin key in the configuration."
+            )
+        if "CANCELLED" in status or ("UNAVAILABLE" in status and not words.startswith("[")):
+            return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
+        return TritonError(words or str(status))

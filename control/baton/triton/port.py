@@ -1,0 +1,63 @@
+"""The one port to a Triton server. Everything Baton asks of Triton goes through here.
+
+Two things implement it: ``baton.triton.grpc.GrpcTriton`` (the real one) and ``baton.triton.fake.FakeTriton`` (in
+memory, with faults to order). The same contract tests hold both to it (``tests/triton``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from baton.domain import ModelVersion
+
+Index = Mapping[str, Mapping[int, ModelVersion]]
+"""Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
+Tensors = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Triton(Protocol):
+    """One Triton server. Every method may raise ``Unreachable``; a "no" from Triton is a ``TritonError``."""
+
+    @property
+    def name(self) -> str:
+        """The server's name in the configuration."""
+        ...
+
+    def index(self) -> Index:
+        """The repository index, as of now. Bounded by a short deadline."""
+        ...
+
+    def load(self, model: str, timeout_s: float) -> None:
+        """Have Triton read the model's files and do what they say. Returns when Triton is done.
+
+        Triton's OK does not mean loaded (a version folder that is missing is skipped): read the index.
+
+        Raises:
+            TritonError: Triton refused, with its words.
+            TimedOut: Triton is still at it; the load goes on.
+        """
+        ...
+
+    def unload(self, model: str, timeout_s: float) -> None:
+        """Take the model out, all versions. Returns before its last requests ended."""
+        ...
+
+    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+        """One request to an exact version (None: the version Triton chooses).
+
+        Raises:
+            TritonError: the model answered with an error.
+            TimedOut: no answer in time.
+        """
+        ...
+
+    def inflight(self, model: str) -> Mapping[int, int] | None:
+        """Requests that wait or run, by version; None where the server's metrics are not known."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...

@@ -1,0 +1,141 @@
+"""The model repository's files that Baton writes: the engine's version policy and the alias.
+
+The files on disk are the durable truth: a Triton that restarts does what they say. Each write is one atomic
+rename, and reads back before it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from baton.errors import RepositoryError
+from baton.triton import pbtxt
+
+CONFIG = "config.pbtxt"
+
+
+class ServiceFiles:
+    """One service's part of the repository: ``<engine>/config.pbtxt`` and the whole of ``<alias>/``."""
+
+    def __init__(self, repository: Path, alias: str, engine: str) -> None:
+        self.repository = repository
+        self.alias_name = alias
+        self.engine_name = engine
+        self.engine_dir = repository / engine
+        self.alias_dir = repository / alias
+
+    def folder(self, version: int) -> Path:
+        """The engine's folder of a version."""
+        return self.engine_dir / str(version)
+
+    def policy(self) -> frozenset[int]:
+        """The versions that the engine's version policy on disk names.
+
+        Raises:
+            RepositoryError: the file can't be read, or its policy is not ``specific``.
+        """
+        return pbtxt.specific_versions(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+
+    def set_policy(self, versions: frozenset[int]) -> None:
+        """Write the engine's version policy; nothing else in the file changes, comments included."""
+        path = self.engine_dir / CONFIG
+        write_atomically(path, pbtxt.with_specific_versions(self._read(path), versions, path))
+
+    def alias(self) -> int | None:
+        """The engine version that the public name leads to, or None when there is no public name yet."""
+        path = self.alias_dir / CONFIG
+        if not path.exists():
+            return None
+        config = pbtxt.parse(self._read(path), path)
+        steps = config.ensemble_scheduling.step
+        if len(steps) != 1 or steps[0].model_version < 1:
+            raise RepositoryError(
+                f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step with a model_version.",
+                mend=f"Remove the folder {self.alias_dir} and Baton writes it anew, or give the service another name.",
+            )
+        return int(steps[0].model_version)
+
+    def set_alias(self, version: int | None) -> None:
+        """Point the public name at an engine version.
+
+        The directory of the new number is there before the file that names it, and the old number's directory
+        goes only after: at every moment a restarting Triton finds a pair that works.
+        """
+        if version is None:
+            (self.alias_dir / CONFIG).unlink(missing_ok=True)
+            sync_directory(self.alias_dir)
+            return
+        engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+        (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
+        sync_directory(self.alias_dir)
+        write_atomically(self.alias_dir / CONFIG, self._alias_text(engine, version))
+
+    def tidy_alias(self) -> None:
+        """Remove the version directories of the alias that its file no longer names."""
+        current = self.alias()
+        if not self.alias_dir.is_dir():
+            return
+        for entry in self.alias_dir.iterdir():
+            if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
+                shutil.rmtree(entry)
+
+    def _alias_text(self, engine: model_config_pb2.ModelConfig, version: int) -> str:
+        config = model_config_pb2.ModelConfig(
+            name=self.alias_name, platform="ensemble", max_batch_size=engine.max_batch_size
+        )
+        for tensor in engine.input:
+            copied = config.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            copied.optional = tensor.optional
+        for tensor in engine.output:
+            config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        config.version_policy.specific.versions.append(version)
+        step = config.ensemble_scheduling.step.add(model_name=self.engine_name, model_version=version)
+        for tensor in engine.input:
+            step.input_map[tensor.name] = tensor.name
+        for tensor in engine.output:
+            step.output_map[tensor.name] = tensor.name
+        head = f"# Written by Baton: the public name {self.alias_name} leads to {self.engine_name} version {version}.\n"
+        return head + text_format.MessageToString(config)
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            raise RepositoryError(
+                f"{path} does not exist.",
+                mend="Each engine needs its config.pbtxt; `ctl doctor` shows what it must hold.",
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RepositoryError(f"{path} can't be read: {error}.") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content in one rename, durably.
+
+    The temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
+    """
+    staging = path.parent.parent / f".{path.parent.name}.{path.name}.baton"
+    try:
+        with staging.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise RepositoryError(f"{path} can't be written: {error}. The old content stands.") from None
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new entries in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""What /proc tells of Triton's processes, of ports and of shared memory.
+
+A process can end between any two looks at it; then its files raise ``OSError``, and it counts as gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from baton.local.find import STUB
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX shared memory
+_STUB_WORDS = 6
+"""How many words of a stub's command line are read, its server's process id the last."""
+_LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """One process that runs one version of a python model."""
+
+    pid: int
+    model: str
+    version: int | None
+    region: str
+    """The name of its shared-memory region."""
+    server: int
+    """The process id of the server that started it."""
+
+
+def stubs(prefix: str) -> Iterator[Stub]:
+    """The stubs whose shared-memory region begins with ``prefix``.
+
+    Triton 2.51 starts them as ``stub REPOSITORY/MODEL/VERSION/model.py REGION SIZE GROWTH SERVER_PID ...``, also
+    for python-based backends, where that file does not exist.
+    """
+    for pid, words in _commands():
+        if len(words) < _STUB_WORDS or Path(words[0]).name != STUB or not words[2].startswith(prefix):
+            continue
+        place = Path(words[1])
+        number = place.parent.name
+        yield Stub(
+            pid=pid,
+            model=place.parent.parent.name,
+            version=int(number) if number.isdecimal() else None,
+            region=words[2],
+            server=int(words[5]),
+        )
+
+
+def session_members(session: int) -> list[int]:
+    """Every process of a session, the server's children and grandchildren included; zombies are left out."""
+    members = []
+    for pid in _pids():
+        state = _stat(pid)
+        if state is not None and state[0] != "Z" and int(state[3]) == session:
+            members.append(pid)
+    return members
+
+
+def kill_session(session: int) -> list[int]:
+    """SIGKILL to what is left of a server's session. Returns the process ids that it met."""
+    members = session_members(session)
+    for pid in members:
+        _kill(pid)
+    return members
+
+
+def sweep(family: str) -> list[str]:
+    """Removes what servers of one family left that died without cleaning up: stubs and shared memory.
+
+    ``family`` is the prefix that the regions of all servers of one state directory share; a server of it that
+    still runs keeps everything whose region begins with its own, longer prefix. Returns what was removed.
+    """
+    alive: set[str] = set()
+    for _, words in _commands():
+        alive.update(word.partition("shm-region-prefix-name=")[2] for word in words if family in word)
+    keep = tuple(prefix for prefix in alive if prefix.startswith(family))
+    removed: list[str] = []
+    for stub in stubs(family):
+        if not stub.region.startswith(keep):
+            _kill(stub.pid)
+            removed.append(f"process {stub.pid}")
+    return removed + remove_regions(family, keep=keep)
+
+
+def remove_regions(prefix: str, *, keep: tuple[str, ...] = ()) -> list[str]:
+    """Unlinks the shared-memory regions that begin with ``prefix``, but not with one of ``keep``."""
+    removed = []
+    if SHARED_MEMORY.is_dir():
+        for region in SHARED_MEMORY.iterdir():
+            if region.name.startswith(prefix) and not region.name.startswith(keep):
+                region.unlink(missing_ok=True)
+                removed.append(region.name)
+    return removed
+
+
+def port_owner(port: int) -> str:
+    """``process 123 (name)`` that listens on a TCP port, or ``another process`` where that can't be seen."""
+    inodes = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        try:
+            rows = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            columns = row.split()
+            if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{columns[9]}]")
+    for pid in _pids():
+        try:
+            if any(_link(handle) in inodes for handle in Path(f"/proc/{pid}/fd").iterdir()):
+                return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+        except OSError:  # gone, or another user's
+            continue
+    return "another process"
+
+
+def _link(handle: Path) -> str:
+    try:
+        return str(handle.readlink())
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208 - names, thousands of them
+
+
+def _commands() -> Iterator[tuple[int, list[str]]]:
+    for pid in _pids():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        yield pid, [os.fsdecode(word) for word in words]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the name: state, parent, group, session and so on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,274 @@
+"""``baton.toml``: read once at start, and checked whole before anything starts.
+
+Precedence: flag, environment (``BATON_*``), file, default. Every key is documented in ``docs/configuration.md``,
+which a test keeps complete. Relative paths are relative to the file they stand in.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from baton.errors import ConfigError
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+
+
+class _Invalid(ValueError):
+    """What is allowed, as the second half of a sentence."""
+
+
+def _duration(value: Any) -> float:
+    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"500ms"`` or a bare number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise _Invalid('a duration such as "90s", "10m" or "1.5h"')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _above(low: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > low:
+            raise _Invalid(f"a number above {low:g}")
+        return float(value)
+
+    return check
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _Invalid("a whole number of at least 1")
+    return value
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _Invalid("a number from 0 to 1")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Invalid("true or false")
+    return value
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise _Invalid(" or ".join(f'"{a}"' for a in allowed))
+        return str(value)
+
+    return check
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise _Invalid("a name of letters, digits, '_', '-' and '.'")
+    return value
+
+
+def _address(value: Any) -> str:
+    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
+        raise _Invalid('an address such as "127.0.0.1:8001"')
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _Invalid("a text that is not empty")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise _Invalid("a path")
+    return Path(value).expanduser()
+
+
+def _setting(check: Callable[[Any], Any], default: Any = MISSING, factory: Any = MISSING) -> Any:
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata={"check": check})
+    return field(default=default, metadata={"check": check})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """``[[servers]]``: one Triton server. All of them share the one repository."""
+
+    name: str = _setting(_name)
+    grpc: str = _setting(_address)
+    http: str | None = _setting(_address, None)
+    metrics: str | None = _setting(_address, None)
+    admin_key_file: Path | None = _setting(_path, None)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """``[services.rollout]``: how a new version comes to serve."""
+
+    promotion: str = _setting(_one_of("automatic", "manual"), "automatic")
+    on_newer: str = _setting(_one_of("queue", "supersede"), "queue")
+    keep_previous: float = _setting(_duration, 600.0)
+    settle: float = _setting(_duration, 2.0)
+    stuck_after: float = _setting(_duration, 1800.0)
+    load_timeout: float = _setting(_duration, 900.0)
+    drain_timeout: float = _setting(_duration, 120.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GateConfig:
+    """``[services.gates]``: the limits of the gates."""
+
+    capacity_margin: float = _setting(_fraction, 0.10)
+    memory_factor: float = _setting(_above(0), 1.2)
+    available_memory: int | None = _setting(_count, None)
+    output_tolerance: float = _setting(_above(0), 0.001)
+    ndcg_margin: float = _setting(_fraction, 0.01)
+    precision: str = _setting(_one_of("fp32", "half"), "fp32")
+    invariance_limit: float | None = _setting(_above(0), None)
+    latency_limit: float = _setting(_above(0), 1.15)
+    latency_min_samples: int = _setting(_count, 40)
+    latency_max_samples: int = _setting(_count, 200)
+    warmup_requests: int = _setting(_count, 8)
+    warmup_limit: float = _setting(_above(0), 1.5)
+    request_timeout: float = _setting(_duration, 30.0)
+    hold_retry: float = _setting(_duration, 15.0)
+    hold_attempts: int = _setting(_count, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """``[[services]]``: one public name and the engine behind it."""
+
+    name: str = _setting(_name)
+    engine: str = _setting(_name)
+    probe: str | None = _setting(_name, None)
+    golden: Path | None = _setting(_path, None)
+    architecture: str | None = _setting(_text, None)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig, metadata={"table": RolloutConfig})
+    gates: GateConfig = field(default_factory=GateConfig, metadata={"table": GateConfig})
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """``[control]``: the control plane itself."""
+
+    watch: str = _setting(_one_of("auto", "inotify", "poll"), "auto")
+    rescan: float = _setting(_duration, 5.0)
+    metrics: str | None = _setting(_address, "127.0.0.1:9464")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole of ``baton.toml``."""
+
+    repository: Path = _setting(_path, Path("model_repository"))
+    state: Path = _setting(_path, Path(".baton"))
+    control: ControlConfig = field(default_factory=ConsoleConfig, metadata={"table": ConsoleConfig})
+    servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
+    services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
+
+    def service(self, name: str | None) -> ServiceConfig:
+        """The service of that name; without a name, the only one there is.
+
+        Raises:
+            ConfigError: no such service, or the name is needed because there are several.
+        """
+        known = ", ".join(s.name for s in self.services)
+        if name is None and len(self.services) == 1:
+            return self.services[0]
+        if name is None:
+            raise ConfigError(f"There are several services ({known}).", mend="Name one with --service.")
+        for service in self.services:
+            if service.name == name:
+                return service
+        raise ConfigError(f"There is no service {name!r}.", mend=f"The configuration names: {known}.")
+
+
+DEFAULT_SERVICE = ServiceConfig(name="reranker", engine="qwen3_vl_reranker", probe="reranker")
+DEFAULT_SERVER = ServerConfig(name="local", grpc="127.0.0.1:8001", http="127.0.0.1:8000", metrics="127.0.0.1:8002")
+
+
+def load(path: Path | None) -> Config:
+    """Read and check a configuration file; None gives the defaults.
+
+    Raises:
+        ConfigError: naming file, key, value and what is allowed.
+    """
+    if path is None:
+        return Config(servers=(DEFAULT_SERVER,), services=(DEFAULT_SERVICE,))
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.", mend="Name one with --config.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from None
+    return parse(data, str(path), path.parent)
+
+
+def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
+    """Check a parsed file. ``base``: the directory that relative paths start from."""
+    config: Config = _table(Config, data, where, "", base)
+    if not config.services:
+        object.__setattr__(config, "services", (DEFAULT_SERVICE,))
+    if not config.servers:
+        object.__setattr__(config, "servers", (DEFAULT_SERVER,))
+    for what, names in (
+        ("servers", [s.name for s in config.servers]),
+        ("services", [s.name for s in config.services] + [s.engine for s in config.services]),
+    ):
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"{where}: {what}: the name {name!r} is given twice.", mend="Every model name is its own."
+                )
+    for service in config.services:
+        if service.probe is None and service.golden is not None:
+            raise ConfigError(
+                f"{where}: services: {service.name}: golden is given without a probe.", mend='Add probe = "reranker".'
+            )
+    return config
+
+
+def _table(shape: type[Any], data: Any, where: str, prefix: str, base: Path) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected a table.")
+    known = {f.name: f for f in fields(shape)}
+    for key in data:
+        if key not in known:
+            raise ConfigError(
+                f"{where}: {prefix}{key}: no such key.", mend=f"Allowed here: {', '.join(sorted(known))}."
+            )
+    values: dict[str, Any] = {}
+    for name, one in known.items():
+        if name not in data:
+            if one.default is MISSING and one.default_factory is MISSING:
+                raise ConfigError(f"{where}: {prefix}{name} is missing.")
+            continue
+        value = data[name]
+        if "table" in one.metadata:
+            values[name] = _table(one.metadata["table"], value, where, f"{prefix}{name}.", base)
+        elif "list" in one.metadata:
+            if not isinstance(value, list):
+                raise ConfigError(f"{where}: {prefix}{name}: write it as [[{prefix}{name}]].")
+            rows = [_table(one.metadata["list"], v, where, f"{prefix}{name}[{i}].", base) for i, v in enumerate(value)]
+            values[name] = tuple(rows)
+        else:
+            try:
+                checked = one.metadata["check"](value)
+            except _Invalid as error:
+                raise ConfigError(f"{where}: {prefix}{name} = {value!r}: allowed is {error}.") from None
+            values[name] = base / checked if isinstance(checked, Path) else checked
+    return shape(**values)

@@ -66,7 +66,7 @@ class Toy:
         return cls(**asked)
 
 
-class InvalidInput(Exception):  # noqa: N818 - a refusal, told to the client
+class InvalidInput(Exception):
     """A request that can't be read; the text names the document and the cause."""
 
 

@@ -1,0 +1,141 @@
+"""The gate ``capacity``: does another version fit into memory beside the live one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from baton.domain import Gate, GateResult, Verdict
+from baton.errors import CheckpointError
+from baton.verify.files import figure, shown
+from baton.verify.layout import INDEX, SINGLE, read_index
+from baton.verify.safetensors import BITS, read_header
+
+OVERHEAD: Final = 1.2
+"""Memory of a served version over its weights: activations, caches, allocator slack. A start; ``live`` corrects it."""
+PROCESS_BYTES: Final = 512 << 20
+"""Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""
+MARGIN: Final = 0.10
+"""The contract's default: a tenth more than estimated must be free."""
+
+_SERVING: Final = {
+    "float32": "F32", "fp32": "F32", "float16": "F16", "fp16": "F16", "half": "F16", "bfloat16": "BF16", "bf16": "BF16",
+}  # fmt: skip
+_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+def estimate_bytes(
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    overhead: float = OVERHEAD,
+    process: int = PROCESS_BYTES,
+    live: int | None = None,
+) -> int:
+    """Estimate the memory in bytes that serving this checkpoint takes: weights x ``overhead`` + ``process``.
+
+    ``dtype`` is the type it is served in (``float32``, ``bfloat16``, ``float16``), ``None`` or ``auto`` when it is
+    served as stored; whole numbers and 8-bit types keep their size. ``live`` is the measured memory of the version
+    that serves now: a successor of the same kind will hardly take less, so the larger figure counts.
+    Raises ``CheckpointError`` when a header can't be read, ``ValueError`` for an unknown ``dtype``.
+    """
+    if dtype == "auto":
+        dtype = None
+    if dtype is not None and dtype not in _SERVING:
+        raise ValueError(f"{dtype!r} is not a type to serve in; allowed are {', '.join(_SERVING)}")
+    serving = BITS[_SERVING[dtype]] if dtype is not None else None
+    bits = 0
+    for name in _weight_files(folder):
+        for tensor in read_header(folder / name).tensors.values():
+            stored = BITS[tensor.dtype]
+            bits += tensor.elements * (serving if serving is not None and tensor.dtype in _FLOATS else stored)
+    return max(int(bits / 8 * overhead) + process, live or 0)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / INDEX).exists():
+        return sorted(set(read_index(folder).values()))
+    if (folder / SINGLE).exists():
+        return [SINGLE]
+    raise CheckpointError(f"{shown(folder.name)} has neither {INDEX} nor {SINGLE}.", mend="Copy the weights.")
+
+
+def check_capacity(
+    needed: int, available: int | None, *, margin: float = MARGIN, what: str = "memory", where: str = ""
+) -> GateResult:
+    """Judge whether ``needed`` bytes and a ``margin`` (a fraction of them) fit into the ``available`` bytes.
+
+    ``what`` names the memory in the message ("memory", "GPU memory"), ``where`` the server. ``observed`` is ``needed``,
+    ``limit`` the most that would fit, both in bytes. ``available=None`` (nothing can be measured, as on a server
+    elsewhere) passes as skipped, and says so: the gate ``load`` will tell.
+    """
+    place = f" on {where}" if where else ""
+    evidence = {"needed_bytes": needed, "available_bytes": available, "margin": margin, "what": what}
+    if available is None:
+        message = f"Skipped: the free {what}{place} can't be seen from here; an estimated {figure(needed)} is needed."
+        return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)
+    limit = available / (1 + margin)
+    figures = f"an estimated {figure(needed)} of {what} plus a margin of {margin:.0%}"
+    if needed <= limit:
+        message = f"{figures[0].upper()}{figures[1:]} fits into the {figure(available)} that are free{place}."
+        return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), limit, evidence=evidence)
+    short = needed * (1 + margin) - available
+    message = (
+        f"{figures[0].upper()}{figures[1:]} does not fit into the {figure(available)} that are free{place}: "
+        f"{figure(short)} short. Free that much, or serve a smaller type."
+    )
+    return GateResult(Gate.CAPACITY, Verdict.FAIL, message, float(needed), limit, evidence=evidence)
+
+
+def available_memory(*, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that a new process here could take without swapping, or ``None`` when the system does not tell.
+
+    It is the least of ``MemAvailable`` and, for this process's cgroup (version 2) and each one above it, ``memory.max``
+    less what is in use. The kernel counts page cache as use; what it can drop is given back to the figure, since a
+    push of 10 GB would otherwise look like 10 GB of memory gone. Limits of cgroup version 1 are not read.
+    """
+    rooms = []
+    meminfo = _fields(proc / "meminfo")
+    if "MemAvailable:" in meminfo:
+        rooms.append(meminfo["MemAvailable:"] * 1024)
+    group = _group(proc / "self" / "cgroup", cgroup)
+    while group is not None:
+        room = _room(group)
+        if room is not None:
+            rooms.append(room)
+        group = group.parent if group != cgroup else None
+    return min(rooms, default=None)
+
+
+def _group(listing: Path, root: Path) -> Path | None:
+    for line in _text(listing).splitlines():
+        if line.startswith("0::/"):
+            # In a container the path may be seen from outside ("/../.."): then the mounted root is the own group.
+            parts = [part for part in line[4:].split("/") if part]
+            return root if ".." in parts else root.joinpath(*parts)
+    return None
+
+
+def _room(group: Path) -> int | None:
+    limit, current = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+    if not limit.isdecimal() or not current.isdecimal():  # "max", or a root group, which has no limit
+        return None
+    stat = _fields(group / "memory.stat")
+    # Mapped files are the weights of the live version: dropping them would slow it down.
+    cache = stat.get("inactive_file", 0) + stat.get("active_file", 0) - stat.get("file_mapped", 0)
+    in_use = int(current) - max(cache, 0) - stat.get("slab_reclaimable", 0)
+    return max(int(limit) - max(in_use, 0), 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """``name figure ...`` lines, as in meminfo and memory.stat."""
+    rows = (line.split() for line in _text(path).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def _text(path: Path) -> str:
+    """A file of the kernel; empty where this kernel or this container does not have it."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,238 @@
+"""The gate ``compatibility``: architecture, tokenizer and processor fit the service.
+
+Everything here is told from JSON files and safetensors headers, so that a folder which can't serve is refused before
+the minutes and the memory of a load. What it takes the model to know (whether "yes" and "no" are single tokens, say)
+the engine checks when it loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from baton.domain import Gate, GateResult, Release, Verdict
+from baton.errors import CheckpointError
+from baton.verify.files import read_object, reason, shown, walk
+from baton.verify.integrity import told
+from baton.verify.layout import (
+    CONFIG,
+    IMAGES,
+    INDEX,
+    SINGLE,
+    VIDEOS,
+    absent_helpers,
+    has_vision,
+    read_index,
+)
+from baton.verify.meta import read_meta
+from baton.verify.safetensors import read_header
+from baton.verify.tokens import Tokenizer, read_tokenizer
+
+_LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_BLOCK: Final = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
+_TOWERS: Final = re.compile(r"(?:^|\.)(?:visual|vision_\w+|vision|audio_\w+)\.")
+"""Names of the parts beside the language model; their layers are counted by other settings."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_compatibility(
+    candidate: Path, stable: Path | None, *, architecture: str | None, release: Release | None = None
+) -> GateResult:
+    """Judge from its files whether ``candidate`` can stand in for ``stable``, or serve as the first version.
+
+    ``architecture`` is the class (``architectures``) or ``model_type`` that the service is configured for; ``None``
+    means that of ``stable``, and with neither any architecture fits. ``release`` is what a person declared, ``None``
+    what ``version.toml`` says: an ``equivalent`` version must have the vocabulary of ``stable`` to the token, since
+    other ids are other inputs; a ``retrained`` one may have learned new tokens, as long as every id has a row in the
+    embeddings. ``observed`` is the number of problems. Never raises for what is in the folders.
+    """
+    evidence: dict[str, Any] = {}
+    try:
+        problems = list(_problems(candidate, stable, architecture, release, evidence))
+    except CheckpointError as error:
+        problems = [str(error)]
+    except OSError as error:
+        problems = [f"{shown(candidate.name)} can't be read: {reason(error)}."]
+    if problems:
+        evidence["problems"] = problems
+        message = told(problems)
+        return GateResult(Gate.COMPATIBILITY, Verdict.FAIL, message, float(len(problems)), 0.0, evidence=evidence)
+    against = f"as in version {shown(stable.name)}" if stable is not None else "as the service asks"
+    if stable is None and architecture is None:
+        against = "with nothing to compare it with"
+    message = f"{evidence['architecture']}, {against}; {evidence['tokens']:,} tokens, tokenizer and processor fit."
+    if changed := evidence.get("tokens_changed"):
+        message += f" {changed:,} tokens differ from version {stable.name if stable else ''}, as retraining may."
+    return GateResult(Gate.COMPATIBILITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
+
+
+def _problems(
+    candidate: Path, stable: Path | None, architecture: str | None, release: Release | None, evidence: dict[str, Any]
+) -> Iterator[str]:
+    config = read_object(candidate / CONFIG)
+    before = _stable_config(stable)
+    evidence["architecture"] = _kind(config)
+    yield from _other_architecture(config, before, architecture)
+    names = {entry.name for entry in walk(candidate) if entry.is_file}
+    absent = absent_helpers(names, config, candidate)
+    yield from (f"{sentence}: requests can't be prepared without it." for sentence in absent)
+    shapes = _shapes(candidate)
+    yield from _ill_shaped(config, shapes)
+    yield from _other_patches(candidate, config)
+    if absent:
+        return
+    tokenizer = read_tokenizer(candidate)
+    evidence["tokens"] = tokenizer.count
+    rows = _vocabulary_rows(config, shapes)
+    if rows is not None and tokenizer.largest >= rows:
+        yield (
+            f"The tokenizer's largest id is {tokenizer.largest:,}, the embeddings have {rows:,} rows: "
+            "tokenizer and weights are from different models."
+        )
+    if stable is not None:
+        declared = release or read_meta(candidate).release
+        yield from _other_tokens(tokenizer, stable, declared, evidence)
+
+
+def _stable_config(stable: Path | None) -> dict[str, Any] | None:
+    if stable is None:
+        return None
+    try:
+        return read_object(stable / CONFIG)
+    except CheckpointError as error:
+        raise CheckpointError(f"The stable version {shown(stable.name)} can't be compared with: {error}") from error
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    classes = _classes(config)
+    return classes[0] if classes else str(config.get("model_type", "no architecture"))
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    value = config.get("architectures")
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+
+
+def _other_architecture(
+    config: Mapping[str, Any], before: Mapping[str, Any] | None, architecture: str | None
+) -> Iterator[str]:
+    own = {*_classes(config), config.get("model_type")}
+    if architecture is not None:
+        if architecture not in own:
+            yield f"{CONFIG} says {_kind(config)}, the service is configured for {architecture}."
+        return
+    if before is None:
+        return
+    wanted = set(_classes(before))
+    if wanted and not wanted & own:
+        yield f"{CONFIG} says {_kind(config)}, the stable version is {_kind(before)}."
+    elif before.get("model_type") != config.get("model_type"):
+        yield (
+            f"{CONFIG} says model_type {config.get('model_type')!r}, "
+            f"the stable version says {before.get('model_type')!r}."
+        )
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    files = set(read_index(folder).values()) if (folder / INDEX).exists() else {SINGLE}
+    return {
+        name: tensor.shape for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()
+    }
+
+
+def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Models with more than text keep the language model's settings one level deeper."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _embeddings(shapes: Shapes) -> tuple[str, tuple[int, ...]] | None:
+    found = [
+        (name, shape)
+        for name, shape in shapes.items()
+        if name.endswith("embed_tokens.weight") and not _TOWERS.search(name)
+    ]
+    return found[0] if found else None
+
+
+def _vocabulary_rows(config: Mapping[str, Any], shapes: Shapes) -> int | None:
+    found = _embeddings(shapes)
+    if found is not None and found[1]:
+        return found[1][0]
+    size = _text(config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _ill_shaped(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
+    """Yield where ``config.json`` and the headers disagree; what it doesn't say, or they don't name, fits."""
+    text = _text(config)
+    for name, shape in [found] if (found := _embeddings(shapes)) else []:
+        wanted = (text.get("vocab_size"), text.get("hidden_size"))
+        if all(isinstance(side, int) for side in wanted) and shape != wanted:
+            yield (
+                f"{CONFIG} says vocab_size {wanted[0]:,} and hidden_size {wanted[1]:,}, "
+                f"the tensor {name} has the shape {'x'.join(map(str, shape))}."
+            )
+    language = [name for name in shapes if not _TOWERS.search(name)]
+    yield from _miscounted("num_hidden_layers", text.get("num_hidden_layers"), _LAYER, language)
+    if has_vision(config):
+        yield from _miscounted("vision_config.depth", config["vision_config"].get("depth"), _BLOCK, list(shapes))
+    # transformers fills a head that is not there with random numbers, and only logs it.
+    tied = [level["tie_word_embeddings"] for level in (config, text) if "tie_word_embeddings" in level]
+    heads = ("ForCausalLM", "ForConditionalGeneration")
+    if tied and not any(tied) and _kind(config).endswith(heads) and not any(
+        name.endswith("lm_head.weight") for name in shapes
+    ):  # fmt: skip
+        yield f"{CONFIG} says tie_word_embeddings false, and no file holds lm_head.weight: the scores would be random."
+
+
+def _miscounted(setting: str, said: object, pattern: re.Pattern[str], names: list[str]) -> Iterator[str]:
+    there = {int(found[1]) for name in names if (found := pattern.search(name)) and len(found[1]) < 10}  # noqa: PLR2004
+    # n different numbers of which the largest is n - 1 are 0 to n - 1.
+    if not isinstance(said, int) or not there or (len(there) == said and max(there) == said - 1):
+        return
+    yield f"{CONFIG} says {setting} {said:,}, the weights hold {len(there):,}, the last one is number {max(there):,}."
+
+
+def _other_patches(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the image settings cut pictures into other patches than the weights were trained on."""
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        return
+    pairs = (
+        ("patch_size", "patch_size"),
+        ("temporal_patch_size", "temporal_patch_size"),
+        ("merge_size", "spatial_merge_size"),
+    )
+    for file in (IMAGES, VIDEOS):
+        settings = read_object(folder / file) if (folder / file).exists() else {}
+        for here, there in pairs:
+            own, wanted = settings.get(here), vision.get(there)
+            if isinstance(own, int) and isinstance(wanted, int) and own != wanted:
+                yield f"{file} says {here} {own}, {CONFIG} says vision_config.{there} {wanted}."
+
+
+def _other_tokens(
+    tokenizer: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]
+) -> Iterator[str]:
+    try:
+        before = read_tokenizer(stable)
+    except CheckpointError as error:
+        raise CheckpointError(f"The stable version {shown(stable.name)} can't be compared with: {error}") from error
+    if before.kind is not None and tokenizer.kind is not None and before.kind != tokenizer.kind:
+        yield f"The tokenizer is of the kind {tokenizer.kind}, the stable version's is {before.kind}."
+        return
+    if before.ids is None or tokenizer.ids is None:
+        return
+    changed = [token for token, _ in before.ids.items() ^ tokenizer.ids.items()]
+    evidence["tokens_changed"] = len(set(changed))
+    if changed and release is Release.EQUIVALENT:
+        example = min(changed)
+        yield (
+            f"{len(set(changed)):,} tokens differ from version {shown(stable.name)}, such as {example[:40]!r} "
+            f"(id {before.ids.get(example, 'none')} there, {tokenizer.ids.get(example, 'none')} here): an equivalent "
+            'version has the same vocabulary. If it was retrained with new tokens, declare release = "retrained".'
+        )

@@ -1,0 +1,135 @@
+"""``version.toml``: what the person who made a version says of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from baton.domain import Release, VersionMeta
+from baton.errors import CheckpointError
+from baton.verify.files import is_there, read_bytes, shown
+
+META: Final = "version.toml"
+KEYS: Final = ("label", "release", "trained_at", "metrics", "notes")
+LABEL_LIMIT: Final = 100
+"""Characters; a label stands in tables of the terminal and in metrics."""
+_NOTES_LIMIT: Final = 10_000
+_FILE_LIMIT: Final = 1 << 20
+
+
+def read_meta(folder: Path) -> VersionMeta:
+    """Return what ``version.toml`` says; without one, the label is the folder's name and the release ``equivalent``.
+
+    Raises ``CheckpointError`` naming the file, the key and what is allowed there.
+    """
+    return as_meta(read_table(folder), folder.name)
+
+
+def as_meta(table: Mapping[str, Any], default_label: str) -> VersionMeta:
+    """Return the meta data of a table that ``read_table`` returned."""
+    return VersionMeta(
+        label=table.get("label", default_label),
+        release=Release(table.get("release", Release.EQUIVALENT)),
+        declared="release" in table,
+        trained_at=table.get("trained_at"),
+        metrics=table.get("metrics", {}),
+        notes=table.get("notes"),
+    )
+
+
+def read_table(folder: Path) -> dict[str, Any]:
+    """Return the checked keys of ``version.toml``, dates as text; empty when the file is not there.
+
+    Raises ``CheckpointError`` naming the file, the key and what is allowed there.
+    """
+    path = folder / META
+    if not is_there(path):
+        return {}
+    try:
+        table = tomllib.loads(read_bytes(path, _FILE_LIMIT).decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{META} is not valid TOML: {error}.", mend="Mend that line.") from error
+    return check_table(table)
+
+
+def check_table(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Check and normalise keys and values; raises ``CheckpointError`` as ``read_table`` does."""
+    checked: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in KEYS:
+            raise CheckpointError(f"{META}: the key {shown(key)!r} is unknown.", mend=f"Allowed are {', '.join(KEYS)}.")
+        checked[key] = _CHECKS[key](key, value)
+    return checked
+
+
+def render_table(table: Mapping[str, Any]) -> str:
+    """Return ``version.toml`` for a checked table (the standard library reads TOML, but does not write it)."""
+    plain = {key: value for key, value in table.items() if key != "metrics"}
+    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    if metrics := table.get("metrics"):
+        lines += ["", "[metrics]", *(f"{_toml(key)} = {_toml(value)}" for key, value in metrics.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | float) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    # JSON's strings, whole numbers and booleans are TOML's as well; DEL is the one character TOML wants escaped too.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _wrong(key: str, value: object, allowed: str) -> CheckpointError:
+    return CheckpointError(f"{META}: {key} = {str(value)[:80]!r} is not allowed.", mend=f"Allowed: {allowed}.")
+
+
+def _label(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LABEL_LIMIT:
+        raise _wrong(key, value, f"printable text of 1 to {LABEL_LIMIT} characters")
+    return value
+
+
+def _release(key: str, value: object) -> str:
+    names = [release.value for release in Release]
+    if value not in names:
+        raise _wrong(key, value, " or ".join(f'"{name}"' for name in names))
+    return str(value)
+
+
+def _moment(key: str, value: object) -> str:
+    if isinstance(value, dt.date | dt.time):  # a datetime is a date
+        return value.isoformat()
+    if not isinstance(value, str) or not value.isprintable() or len(value) > LABEL_LIMIT:
+        raise _wrong(key, value, f"a date, a time, or printable text of at most {LABEL_LIMIT} characters")
+    return value
+
+
+def _metrics(key: str, value: object) -> dict[str, str | float | bool]:
+    if not isinstance(value, dict):
+        raise _wrong(key, value, "a table of names to numbers, text or true/false")
+    for name, figure in value.items():
+        usable = isinstance(figure, str | int | float) and not (isinstance(figure, float) and not math.isfinite(figure))
+        if not usable or not name.isprintable():
+            raise _wrong(f"{key}.{shown(name)}", figure, "a finite number, text, or true/false")
+    return dict(value)
+
+
+def _notes(key: str, value: object) -> str:
+    if not isinstance(value, str) or len(value) > _NOTES_LIMIT:
+        raise _wrong(key, value, f"text of at most {_NOTES_LIMIT:,} characters")
+    if not all(character.isprintable() or character in "\n\t" for character in value):
+        raise _wrong(key, shown(value), "text without control characters")
+    return value
+
+
+_CHECKS: Final = {
+    "label": _label,
+    "release": _release,
+    "trained_at": _moment,
+    "metrics": _metrics,
+    "notes": _notes,
+}

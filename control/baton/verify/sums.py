@@ -1,0 +1,63 @@
+"""``SHA256SUMS``, in the format of ``sha256sum`` of the GNU coreutils."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from baton.errors import CheckpointError
+from baton.verify.files import is_there, read_bytes, shown
+
+SUMS: Final = "SHA256SUMS"
+_LIMIT: Final = 16 << 20
+_LINE: Final = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+_ESCAPES: Final = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
+
+
+class CutSumsError(CheckpointError):
+    """The last line of ``SHA256SUMS`` is only half there."""
+
+
+def read_sums(folder: Path) -> dict[str, str] | None:
+    """Return name to lower-case SHA-256 for every file that ``SHA256SUMS`` lists, or ``None`` when there is none.
+
+    A line for ``SHA256SUMS`` itself is left out: ``sha256sum * > SHA256SUMS`` writes one, and it can't be right.
+    Raises ``CheckpointError`` naming the line that can't be read or that leads out of the folder.
+    """
+    path = folder / SUMS
+    if not is_there(path):
+        return None
+    text = read_bytes(path, _LIMIT).decode("utf-8", "surrogateescape")
+    sums: dict[str, str] = {}
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        stripped = line.rstrip("\r")
+        if not stripped.strip() or stripped.startswith("#"):
+            continue
+        match = _LINE.fullmatch(stripped)
+        if match is None:
+            if number == len(lines):
+                raise CutSumsError(f"{SUMS} ends early, in line {number}.", mend="Copy it again.")
+            raise CheckpointError(
+                f"{SUMS}, line {number}, is not '<64 hex digits>  <file>': {shown(stripped[:80])!r}.",
+                mend="Write it with: sha256sum FILES > SHA256SUMS",
+            )
+        name = match["name"]
+        if match["escaped"]:
+            name = re.sub(r"\\[\\nr]", lambda found: _ESCAPES[found[0]], name)
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise CheckpointError(
+                f"{SUMS}, line {number}, names {shown(name)!r}, which is outside the folder.",
+                mend="List files of this folder only, relative to it.",
+            )
+        if str(pure) != SUMS:
+            sums[str(pure)] = match["digest"].lower()
+    return sums
+
+
+def render_sums(sums: Mapping[str, str]) -> str:
+    """Return the text of a ``SHA256SUMS`` for name to SHA-256; ``sha256sum --check`` reads it."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

@@ -1,0 +1,51 @@
+"""What is asked of a loaded version, by requests to its exact version, before it gets any traffic.
+
+A probe is a module of this package that has a ``PROBE``; the configuration names it. A service of another kind gets
+its own module, and nothing else has to change.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from baton.errors import ConfigError
+from baton.probe.base import Cancelled, CaseScores, Infer, Probe, ScorePair
+from baton.probe.golden import GoldenCase, GoldenSet, load_golden
+from baton.probe.timing import LatencySamples, WarmupSamples, measure_latency, measure_warmup
+
+if TYPE_CHECKING:
+    from baton.probe.base import MakeProbe
+
+__all__ = [
+    "Cancelled",
+    "CaseScores",
+    "GoldenCase",
+    "GoldenSet",
+    "Infer",
+    "LatencySamples",
+    "Probe",
+    "ScorePair",
+    "WarmupSamples",
+    "get",
+    "load_golden",
+    "measure_latency",
+    "measure_warmup",
+    "names",
+]
+
+
+def names() -> list[str]:
+    """List the probes that there are."""
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    return [name for name in sorted(modules) if hasattr(import_module(f"{__name__}.{name}"), "PROBE")]
+
+
+def get(name: str) -> MakeProbe:
+    """Return what makes the named probe of a golden set. Raises :class:`~baton.errors.ConfigError` when unknown."""
+    known = names()
+    if name not in known:
+        raise ConfigError(f"There is no probe {name!r}.", mend=f"Known are: {', '.join(known)}.")
+    make: MakeProbe = import_module(f"{__name__}.{name}").PROBE
+    return make

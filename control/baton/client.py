@@ -1,0 +1,431 @@
+"""What users import: ask a served reranker for scores, over gRPC or HTTP.
+
+    from baton.client import Reranker
+
+    with Reranker("localhost:8001") as reranker:
+        ranking = reranker.rank("red apple", ["a green pear", "a red apple"])
+
+The tensors are those of the public name and of the engine; :func:`encode` and :func:`decode` are the two ends of the
+wire and know no connection, so that the rollout's probes send exactly what users send.
+
+Importing this module is quick: ``tritonclient.grpc`` or ``tritonclient.http`` is imported by the first request of its
+protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baton.errors import BatonError, TimedOut, TritonError, Unreachable, UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Protocol: TypeAlias = Literal["grpc", "http"]
+Content: TypeAlias = str | Mapping[str, Any]
+"""A query or a document: text, or an object with ``text``, ``image`` and ``video``, at least one of them."""
+Tensors: TypeAlias = dict[str, NDArray[Any]]
+
+_KEYS = ("text", "image", "video")
+_OUTPUTS = ("scores", "model_version")
+_BINARY = (bytes, bytearray, memoryview)
+
+_KEEPALIVE_MS = 330_000
+"""Triton 24.10 answers pings more often than every 5 min without data with GOAWAY; half a minute of slack."""
+
+_TRITON_UNAVAILABLE = ("unknown model", "ready state", "not ready", "stopping", "stopped accepting", "queue size")
+"""UNAVAILABLE is also what Triton itself says of a model that is not ready or whose queue is full. gRPC gives no field
+that tells the two apart ("Error received from peer" also stands in front of "Socket closed"), so its words have to."""
+
+
+class InvalidInput(UsageError):
+    """A query or document can't be scored; the message names it, as in ``documents[3]``."""
+
+
+class NotServing(TritonError):
+    """Triton is there, and does not serve this model or version right now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One answer. ``scores`` are relevances in 0..1, in the order in which the documents were given.
+
+    ``version`` is the engine version that computed them, also while traffic is split between two versions.
+    """
+
+    scores: list[float]
+    version: int
+    request_id: str
+
+    @property
+    def order(self) -> list[int]:
+        """The documents' indices, best first; equal scores keep the order in which they were given, NaN is last."""
+        return sorted(
+            range(len(self.scores)),
+            key=lambda i: math.inf if math.isnan(self.scores[i]) else -self.scores[i],
+        )
+
+
+def encode(
+    query: Content,
+    documents: Sequence[Content],
+    *,
+    instruction: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    media: Sequence[bytes] | None = None,
+) -> Tensors:
+    """Make the input tensors of one request: BYTES, each with a leading batch dimension of 1.
+
+    ``query`` is [1, 1] and ``documents`` [1, N]; ``instruction`` [1, 1], ``options`` [1, 1] and ``media`` [1, K] are
+    left out when there is nothing to say. ``bytes`` in the place of an image or a video go to the ``media`` tensor,
+    after those of ``media``, each distinct one once, and are replaced by ``{"media": k}``.
+
+    Raises :class:`InvalidInput` naming the query or the document. What can be known only by decoding an image is left
+    to the engine, which names it as well.
+    """
+    if isinstance(documents, (str, Mapping, *_BINARY)):
+        raise InvalidInput("documents is one document, not a list of them.", mend="Put it in a list.")
+    if not documents:
+        raise InvalidInput("documents is empty: there is nothing to rank.", mend="Give at least one document.")
+    attached = _Media(media or ())
+    tensors = {
+        "query": _bytes_tensor([_object("query", query, attached)]),
+        "documents": _bytes_tensor([_object(f"documents[{i}]", d, attached) for i, d in enumerate(documents)]),
+    }
+    if instruction is not None:
+        if not isinstance(instruction, str):
+            raise InvalidInput(f"instruction is {type(instruction).__name__}, not text.")
+        tensors["instruction"] = _bytes_tensor([_utf8("instruction", instruction)])
+    if options:
+        tensors["options"] = _bytes_tensor([_dumps("options", dict(options))])
+    if attached.items:
+        tensors["media"] = _bytes_tensor(attached.items)
+    return tensors
+
+
+def decode(outputs: Mapping[str, NDArray[Any]]) -> tuple[list[float], int]:
+    """Return scores in document order and the engine version, from ``scores`` [1, N] and ``model_version`` [1, 1].
+
+    Values are passed on as they are, NaN included: judging them is the caller's business. Raises
+    :class:`~baton.errors.TritonError` when an output is missing or has another shape.
+    """
+    for name in _OUTPUTS:
+        if name not in outputs:
+            raise TritonError(f"The answer has no output {name!r}, only {sorted(outputs)}.")
+    scores, version = outputs["scores"], outputs["model_version"]
+    if scores.ndim != 2 or scores.shape[0] != 1:  # noqa: PLR2004 the contract's [1, N]
+        raise TritonError(f"Output 'scores' has shape {list(scores.shape)}, expected [1, N].")
+    if version.size != 1:
+        raise TritonError(f"Output 'model_version' has shape {list(version.shape)}, expected [1, 1].")
+    return [float(score) for score in scores[0]], int(version.reshape(-1)[0])
+
+
+class _Media:
+    """The ``media`` tensor while it is put together."""
+
+    def __init__(self, given: Sequence[bytes]) -> None:
+        if isinstance(given, _BINARY):
+            raise InvalidInput("media is one item, not a list of them.", mend="Put it in a list.")
+        for k, item in enumerate(given):
+            if not isinstance(item, _BINARY):
+                raise InvalidInput(f"media[{k}] is {type(item).__name__}, not bytes.", mend="Give the encoded file.")
+        self.items = [bytes(item) for item in given]
+        self._index = {item: k for k, item in reversed(list(enumerate(self.items)))}
+
+    def add(self, item: bytes) -> dict[str, int]:
+        if item not in self._index:
+            self._index[item] = len(self.items)
+            self.items.append(item)
+        return {"media": self._index[item]}
+
+
+def _object(where: str, content: Content, media: _Media) -> bytes:
+    if isinstance(content, str):
+        content = {"text": content}
+    if not isinstance(content, Mapping):
+        raise InvalidInput(
+            f"{where} is {type(content).__name__}.", mend="Give text, or an object with text, image or video."
+        )
+    unknown = [key for key in content if key not in _KEYS]
+    if unknown:
+        raise InvalidInput(f"{where} has the unknown key {unknown[0]!r}.", mend=f"Known are {', '.join(_KEYS)}.")
+    if not content:
+        raise InvalidInput(f"{where} is empty.", mend="Give at least one of text, image and video.")
+    values = {key: _value(f"{where}.{key}", value, media, text=key == "text") for key, value in content.items()}
+    return _dumps(where, values)
+
+
+def _value(where: str, value: Any, media: _Media, *, text: bool) -> Any:
+    """One value as JSON: text as it is, binary through ``media``, lists (of texts, images or frames) item by item."""
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise InvalidInput(f"{where} is an empty list.", mend="Leave the key out.")
+        return [_value(f"{where}[{i}]", item, media, text=text) for i, item in enumerate(value)]
+    if isinstance(value, str):
+        return value
+    if text:
+        raise InvalidInput(f"{where} is {type(value).__name__}, not text.")
+    if isinstance(value, _BINARY):
+        return media.add(bytes(value))
+    if isinstance(value, Mapping) and list(value) == ["media"]:
+        k = value["media"]
+        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k < len(media.items):
+            raise InvalidInput(f"{where} refers to media {k!r}, and {len(media.items)} were given.")
+        return {"media": k}
+    raise InvalidInput(
+        f"{where} is {type(value).__name__}.", mend='Give bytes, a data: URI, {"media": k} or a list of these.'
+    )
+
+
+def _utf8(where: str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{where} is not valid Unicode: {error.reason} at {error.start}.") from error
+
+
+def _dumps(where: str, value: Any) -> bytes:
+    try:
+        return _utf8(where, json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{where} can't be written as JSON: {error}.") from error
+
+
+def _bytes_tensor(items: Sequence[bytes]) -> NDArray[Any]:
+    # np.array() would make fixed-width strings of bytes, which lose trailing zero bytes.
+    tensor = np.empty((1, len(items)), dtype=object)
+    tensor[0, :] = items
+    return tensor
+
+
+class Reranker:
+    """A served reranker. May be shared between threads; close it, or use it as a context manager.
+
+    ``url`` is ``host:port``, ``grpc://host:port`` or ``http://host:port``; ``protocol`` is gRPC unless the URL says
+    otherwise. ``timeout_s`` bounds each request, connecting included. Nothing is connected before the first request.
+
+    All threads share one gRPC channel. The HTTP client is built on gevent and can't move between threads, so each
+    thread gets its own, which goes with the thread.
+    """
+
+    def __init__(
+        self, url: str, *, protocol: Protocol | None = None, model: str = "reranker", timeout_s: float = 30.0
+    ) -> None:
+        self.protocol, self.address = _parse(url, protocol)
+        if not timeout_s > 0:
+            raise UsageError(f"timeout_s is {timeout_s}.", mend="Give a number of seconds above zero.")
+        self.model = model
+        self.timeout_s = timeout_s
+        self._transport: _Grpc | _Http = (
+            _Grpc(self.address, timeout_s) if self.protocol == "grpc" else _Http(self.address, timeout_s)
+        )
+        self._closed = False
+
+    @staticmethod
+    def image(data: bytes, *, text: str | None = None) -> dict[str, Any]:
+        """Make a query or document of an encoded image (PNG, JPEG, ...), with a caption where there is one."""
+        return {"image": data} if text is None else {"image": data, "text": text}
+
+    @staticmethod
+    def video(data: bytes | Sequence[bytes], *, text: str | None = None) -> dict[str, Any]:
+        """Make a query or document of an encoded video, or of a list of frames, each an encoded image."""
+        return {"video": data} if text is None else {"video": data, "text": text}
+
+    def rank(
+        self,
+        query: Content,
+        documents: Sequence[Content],
+        *,
+        instruction: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        media: Sequence[bytes] | None = None,
+        request_id: str | None = None,
+        model_version: str | int = "",
+    ) -> Ranking:
+        """Score each document against the query.
+
+        ``instruction`` replaces the engine's default task description; ``options`` are ``fps`` and ``max_frames`` for
+        videos; ``media`` holds binaries that documents refer to as ``{"media": k}``; ``model_version`` asks one exact
+        version of ``model`` instead of the one that is live.
+
+        Raises :class:`InvalidInput` (nothing was scored; the message names the document),
+        :class:`~baton.errors.Unreachable`, :class:`~baton.errors.TimedOut`, :class:`NotServing` and
+        :class:`~baton.errors.TritonError`.
+        """
+        if self._closed:
+            raise UsageError("This Reranker is closed.", mend="Make a new one.")
+        inputs = encode(query, documents, instruction=instruction, options=options, media=media)
+        name = request_id or uuid.uuid4().hex
+        scores, version = decode(self._transport.infer(self.model, str(model_version), inputs, name))
+        if len(scores) != len(documents):
+            raise TritonError(f"{len(documents)} documents were sent and {len(scores)} scores came back.")
+        return Ranking(scores=scores, version=version, request_id=name)
+
+    def close(self) -> None:
+        """Close the connection; for HTTP this thread's, the others' go with their threads. May be called twice."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parse(url: str, protocol: Protocol | None) -> tuple[Protocol, str]:
+    scheme, _, address = url.rpartition("://")
+    if scheme not in ("", "grpc", "http"):
+        raise UsageError(
+            f"{url!r} has the unknown scheme {scheme!r}.", mend="Give grpc://host:port or http://host:port."
+        )
+    if protocol not in (None, "grpc", "http"):
+        raise UsageError(f"The protocol {protocol!r} is unknown.", mend="Give grpc or http.")
+    if scheme and protocol and scheme != protocol:
+        raise UsageError(f"{url!r} contradicts protocol={protocol!r}.", mend="Give one of the two.")
+    address = address.rstrip("/")
+    try:
+        parts = urlsplit(f"//{address}")
+        complete = bool(parts.hostname and parts.port) and parts.netloc == address and "@" not in address
+    except ValueError:
+        complete = False
+    if not complete:
+        raise UsageError(f"{url!r} is not host:port.", mend='Give for example "localhost:8001".')
+    return ("http" if "http" in (scheme, protocol) else "grpc"), address
+
+
+class _Grpc:
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._client: Any = None
+        self._lock = threading.Lock()
+
+    def infer(self, model: str, version: str, inputs: Tensors, request_id: str) -> dict[str, NDArray[Any]]:
+        import tritonclient.grpc as triton
+        from tritonclient.utils import InferenceServerException
+
+        with self._lock:
+            if self._client is None:
+                self._client = triton.InferenceServerClient(self._address, channel_args=_CHANNEL)
+            client = self._client
+        tensors = _wire(triton.InferInput, inputs)
+        try:
+            answer = client.infer(
+                model, tensors, model_version=version, request_id=request_id, client_timeout=self._timeout_s
+            )
+        except InferenceServerException as error:
+            code = str(error.status() or "").removeprefix("StatusCode.")
+            raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
+        return _outputs(answer)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+
+_CHANNEL = (
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # gRPC waits up to 120 s before it tries a lost server again; one that restarts is back sooner.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class _Http:
+    def __init__(self, address: str, timeout_s: float) -> None:
+        self._address, self._timeout_s = address, timeout_s
+        self._mine = threading.local()
+
+    def infer(self, model: str, version: str, inputs: Tensors, request_id: str) -> dict[str, NDArray[Any]]:
+        import tritonclient.http as triton
+        from tritonclient.utils import InferenceServerException
+
+        outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
+        tensors = _wire(triton.InferInput, inputs)
+        try:
+            answer = self._retrying(
+                triton,
+                lambda client: client.infer(
+                    model, tensors, model_version=version, outputs=outputs, request_id=request_id
+                ),
+            )
+        except InferenceServerException as error:
+            code = _HTTP_CODES.get(str(error.status()), str(error.status()))
+            raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
+        except TimeoutError as error:
+            self._drop()
+            raise _error_of("DEADLINE_EXCEEDED", "", self._address, self._timeout_s) from error
+        except (OSError, HTTPException) as error:
+            self._drop()
+            raise _error_of("UNAVAILABLE", str(error), self._address, self._timeout_s) from error
+        return _outputs(answer)
+
+    def _retrying(self, triton: Any, send: Callable[[Any], Any]) -> Any:
+        kept = getattr(self._mine, "client", None)
+        if kept is not None:
+            try:
+                return send(kept)
+            except (ConnectionError, HTTPException):
+                # A server that restarted has closed the connection that was kept. Scoring twice does no harm, so
+                # once more on a new one.
+                self._drop()
+        self._mine.client = triton.InferenceServerClient(
+            self._address, connection_timeout=self._timeout_s, network_timeout=self._timeout_s
+        )
+        return send(self._mine.client)
+
+    def _drop(self) -> None:
+        client, self._mine.client = getattr(self._mine, "client", None), None
+        if client is not None:
+            client.close()
+
+    def close(self) -> None:
+        self._drop()
+
+
+_HTTP_CODES = {"400": "INVALID_ARGUMENT", "404": "NOT_FOUND", "503": "UNAVAILABLE", "504": "DEADLINE_EXCEEDED"}
+
+
+def _wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
+    tensors = []
+    for name, value in inputs.items():
+        tensor = make(name, list(value.shape), "BYTES")
+        tensor.set_data_from_numpy(value)
+        tensors.append(tensor)
+    return tensors
+
+
+def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
+    found = {name: answer.as_numpy(name) for name in _OUTPUTS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:
+    if code == "INVALID_ARGUMENT":
+        return InvalidInput(words)
+    if code == "NOT_FOUND" or (code == "UNAVAILABLE" and any(said in words for said in _TRITON_UNAVAILABLE)):
+        return NotServing(words, mend="Is the model loaded? `ctl status` tells.")
+    if code == "UNAVAILABLE":
+        return Unreachable(f"Triton at {address} does not answer: {words}.", mend="Is it running, on this port?")
+    if code == "DEADLINE_EXCEEDED":
+        return TimedOut(f"Triton at {address} gave no answer within {timeout_s:g} s.", mend="Raise timeout_s.")
+    return TritonError(f"Triton at {address} said: {words}")

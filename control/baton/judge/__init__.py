@@ -1,0 +1,12 @@
+"""Verdicts: numbers in, a :class:`~baton.domain.GateResult` out. Pure: no clock, no file, no connection.
+
+Each verdict carries the figure it was judged by, the limit, the sample sizes and one sentence for a person. No
+evidence is a verdict of its own: it holds, and neither passes nor fails.
+"""
+
+from baton.judge.invariance import judge_invariance
+from baton.judge.ndcg import mean_ndcg_at_10, ndcg_at_10
+from baton.judge.output import judge_output
+from baton.judge.timing import judge_latency, judge_warmup
+
+__all__ = ["judge_invariance", "judge_latency", "judge_output", "judge_warmup", "mean_ndcg_at_10", "ndcg_at_10"]

@@ -1,0 +1,80 @@
+"""The gate ``invariance``: a pair scores the same alone and inside a mixed batch."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from baton.domain import Gate, GateResult, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from baton.judge.shapes import ScorePair
+
+LIMIT_FP32 = 0.005
+"""In scores. Another layout moves fp32 scores by 1e-6; what is above this limit is a mask or a position gone wrong."""
+LIMIT_HALF = 0.25
+"""In logits. In half precision another layout of the same pairs moves scores by 0.008 where they are steepest, and
+logits by up to 0.15-0.25 over their whole range; a limit in scores would be blind near 0 and 1."""
+
+_EDGE = 1e-6
+"""Scores are clipped to this distance from 0 and 1 before their logit is taken: nearer, neighbouring FP32 numbers are
+tenths of a logit apart, and 1.0 has none."""
+
+
+def judge_invariance(
+    pairs: Sequence[ScorePair], *, precision: Literal["fp32", "half"], limit: float | None = None
+) -> GateResult:
+    """Judge the largest difference between a pair's two scores.
+
+    ``limit`` is in scores for ``fp32`` (default 0.005) and in logits for ``half`` (default 0.25); so is ``observed``.
+    """
+    unit = "logits" if precision == "half" else "score"
+    if limit is None:
+        limit = LIMIT_HALF if precision == "half" else LIMIT_FP32
+
+    def result(verdict: Verdict, message: str, observed: float | None = None, **evidence: object) -> GateResult:
+        evidence = {"pairs": len(pairs), "precision": precision, "unit": unit, **evidence}
+        return GateResult(Gate.INVARIANCE, verdict, message, observed, limit, evidence=evidence)
+
+    if not pairs:
+        return result(Verdict.HOLD, "No pair was scored both alone and inside a mixed batch: nothing to judge by.")
+    for pair in pairs:
+        for where, score in (("alone", pair.alone), ("in a mixed batch", pair.mixed)):
+            if not 0.0 <= score <= 1.0:  # false for NaN too
+                message = f"Case {pair.case}, documents[{pair.document}] scores {score} {where}, which is not in 0..1."
+                return result(Verdict.FAIL, message, case=pair.case, document=pair.document)
+    distance = _logit_distance if precision == "half" else _score_distance
+    worst = max(pairs, key=distance)
+    observed = distance(worst)
+    verdict = Verdict.PASS if observed <= limit else Verdict.FAIL
+    says = "scores the same" if verdict is Verdict.PASS else "does not score the same"
+    message = (
+        f"A pair {says} alone and inside a mixed batch: of {len(pairs)} pairs the largest difference is "
+        f"{observed:.2g} {unit} (limit {limit:g}), case {worst.case}, documents[{worst.document}]: "
+        f"{worst.alone:.6f} alone, {worst.mixed:.6f} mixed."
+    )
+    return result(
+        verdict,
+        message,
+        observed,
+        case=worst.case,
+        document=worst.document,
+        alone=worst.alone,
+        mixed=worst.mixed,
+        beyond=sum(distance(pair) > limit for pair in pairs),
+    )
+
+
+def _score_distance(pair: ScorePair) -> float:
+    return abs(pair.alone - pair.mixed)
+
+
+def _logit_distance(pair: ScorePair) -> float:
+    return abs(_logit(pair.alone) - _logit(pair.mixed))
+
+
+def _logit(score: float) -> float:
+    clipped = min(max(score, _EDGE), 1.0 - _EDGE)
+    return math.log(clipped / (1.0 - clipped))

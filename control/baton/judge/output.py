@@ -1,0 +1,212 @@
+"""The gate ``output``: are the scores sane, and are they what the release says they are?"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from baton.domain import Gate, GateResult, Release, Verdict
+from baton.judge.ndcg import mean_ndcg_at_10
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from baton.judge.shapes import CaseScores
+
+_SAME = 1e-6
+"""Scores nearer than this count as tied; FP32 rounding is 6e-8, two different documents are further apart."""
+_NEARLY_ALL = 0.9
+_KIND_CASES = 3
+"""From so many cases on, a kind all of whose cases are tied fails by itself: the vision tower may be broken alone."""
+_RETRAINED_FACTOR = 20.0
+"""Differences above this many tolerances do not come from another precision or layout (0.008 at most was seen between
+layouts, 0.007 between bf16 and fp32), but from other weights."""
+_ROUNDING = 1e-9
+
+
+def judge_output(
+    release: Release,
+    stable: Sequence[CaseScores] | None,
+    candidate: Sequence[CaseScores],
+    relevance: Mapping[str, Sequence[int]],
+    *,
+    tolerance: float = 0.001,
+    ndcg_margin: float = 0.01,
+    version: int | None = None,
+) -> GateResult:
+    """Judge the candidate's golden scores against the stable version's.
+
+    ``stable`` is None when there is no stable version: then only sanity is judged. ``relevance`` holds, by case, one
+    grade (0 and up) for each document of the labelled cases. ``version`` is the candidate's number, for the message.
+
+    ``observed`` is the largest difference of a score for an equivalent release, the candidate's mean NDCG@10 for a
+    retrained one, and None when sanity already failed.
+    """
+    if sum(len(case.scores) for case in candidate) < 2:  # noqa: PLR2004 one score can't be told from a constant
+        return _result(Verdict.HOLD, "Fewer than two golden scores: nothing to judge by. Add cases to the golden set.")
+    if insane := _insane(candidate):
+        return insane
+    size: dict[str, Any] = {"cases": len(candidate), "scores": sum(len(case.scores) for case in candidate)}
+    ndcg = _Ndcg.of(candidate, relevance)
+    if stable is None:
+        message = (
+            f"There is no stable version to compare with, so the comparison was skipped; {size['scores']} scores "
+            f"of {size['cases']} golden cases are sane{f', NDCG@10 {ndcg.mean:.4f}' if ndcg.mean is not None else ''}."
+        )
+        return _result(Verdict.PASS, message, skipped=True, **size, ndcg_candidate=ndcg.mean)
+    if unusable := _unusable(stable, candidate):
+        return _result(Verdict.HOLD, unusable, **size)
+    stable_ndcg = _Ndcg.of(stable, relevance)
+    size |= {"labelled": ndcg.cases}
+    if release is Release.EQUIVALENT:
+        return _equivalent(stable, candidate, (stable_ndcg, ndcg), (tolerance, ndcg_margin), version, size)
+    return _retrained(stable_ndcg, ndcg, ndcg_margin, size)
+
+
+def _equivalent(
+    stable: Sequence[CaseScores],
+    candidate: Sequence[CaseScores],
+    ndcg: tuple[_Ndcg, _Ndcg],
+    limits: tuple[float, float],
+    version: int | None,
+    size: Mapping[str, Any],
+) -> GateResult:
+    tolerance, margin = limits
+    before, after = (side.mean for side in ndcg)
+    pairs = [
+        (abs(new - old), mine.case, document, old, new)
+        for theirs, mine in zip(stable, candidate, strict=True)
+        for document, (old, new) in enumerate(zip(theirs.scores, mine.scores, strict=True))
+    ]
+    worst, case, document, old, new = max(pairs)
+    beyond = sum(pair[0] > tolerance for pair in pairs)
+    evidence: dict[str, Any] = {
+        **size,
+        "beyond": beyond,
+        "median_difference": median(pair[0] for pair in pairs),
+        "worst": {"case": case, "document": document, "stable": old, "candidate": new},
+        "ndcg_stable": before,
+        "ndcg_candidate": after,
+    }
+    where = f"case {case}, documents[{document}]: {old:.6f} stable, {new:.6f} candidate"
+    if worst <= tolerance:
+        message = (
+            f"All {len(pairs)} golden scores are within ±{tolerance:g} of stable's; largest difference {worst:.2g}."
+        )
+        return _result(Verdict.PASS, message, worst, tolerance, **evidence)
+    message = f"{beyond} of {len(pairs)} golden scores differ from stable's by more than ±{tolerance:g}; worst {where}."
+    no_worse = before is not None and after is not None and after >= before - margin - _ROUNDING
+    if no_worse and worst > _RETRAINED_FACTOR * tolerance:
+        name = "N" if version is None else str(version)
+        evidence["looks_retrained"] = True
+        message += (
+            f" NDCG@10 is {after:.4f} against {before:.4f}, so this looks like a retrained version that was not "
+            f"declared: `ctl retry {name} --release retrained` judges it as one."
+        )
+    return _result(Verdict.FAIL, message, worst, tolerance, **evidence)
+
+
+def _retrained(before: _Ndcg, after: _Ndcg, margin: float, size: Mapping[str, Any]) -> GateResult:
+    if before.mean is None or after.mean is None:
+        message = (
+            "No golden case is labelled with a relevant document, so a retrained version can't be compared. "
+            "Add `relevance` to the cases of the golden set."
+        )
+        return _result(Verdict.HOLD, message, **size)
+    limit = before.mean - margin
+    verdict = Verdict.PASS if after.mean >= limit - _ROUNDING else Verdict.FAIL
+    message = (
+        f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases against stable's {before.mean:.4f}; "
+        f"at least {limit:.4f} is asked for."
+    )
+    kinds = {kind: {"stable": before.kinds[kind], "candidate": value} for kind, value in after.kinds.items()}
+    return _result(
+        verdict, message, after.mean, limit, **size, ndcg_stable=before.mean, ndcg_candidate=after.mean, kinds=kinds
+    )
+
+
+def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
+    for case in candidate:
+        for document, score in enumerate(case.scores):
+            if not 0.0 <= score <= 1.0:  # false for NaN too
+                what = "is not a finite number" if not math.isfinite(score) else "is not in 0..1"
+                message = f"Case {case.case}, documents[{document}] scores {score}, which {what}."
+                # NaN and infinity are no JSON: the figure goes as text.
+                worst = {"case": case.case, "document": document, "candidate": str(score)}
+                return _result(Verdict.FAIL, message, cases=len(candidate), worst=worst)
+    every = [score for case in candidate for score in case.scores]
+    if max(every) - min(every) <= _SAME:
+        message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate does not tell documents apart."
+        return _result(Verdict.FAIL, message, cases=len(candidate), scores=len(every))
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for case in candidate:
+        if len(case.scores) > 1:
+            by_kind[case.kind].append(_tied(case.scores))
+    tied = [flag for flags in by_kind.values() for flag in flags]
+    if tied and sum(tied) >= _NEARLY_ALL * len(tied):
+        message = (
+            f"In {sum(tied)} of {len(tied)} golden cases nearly all documents have the same score (within {_SAME:g}): "
+            "the candidate does not tell documents apart."
+        )
+        return _result(Verdict.FAIL, message, cases=len(candidate), degenerate=sum(tied))
+    for kind, flags in by_kind.items():
+        if len(flags) >= _KIND_CASES and all(flags):
+            message = (
+                f"In all {len(flags)} golden cases of kind {kind} nearly all documents have the same score (within "
+                f"{_SAME:g}): the candidate does not tell them apart."
+            )
+            return _result(Verdict.FAIL, message, cases=len(candidate), degenerate=sum(tied), kind=kind)
+    return None
+
+
+def _tied(scores: Sequence[float]) -> bool:
+    """Whether nearly all documents lie within ``_SAME`` of one another, as when all are saturated at 0 or 1."""
+    ordered = sorted(scores)
+    span = math.ceil(_NEARLY_ALL * len(ordered))
+    return any(ordered[i + span - 1] - ordered[i] <= _SAME for i in range(len(ordered) - span + 1))
+
+
+def _unusable(stable: Sequence[CaseScores], candidate: Sequence[CaseScores]) -> str | None:
+    """Say why the two can't be compared; None when they can."""
+    if [(case.case, len(case.scores)) for case in stable] != [(case.case, len(case.scores)) for case in candidate]:
+        return "Stable and candidate were not asked the same golden requests, so they can't be compared. Verify again."
+    for case in stable:
+        for document, score in enumerate(case.scores):
+            if not 0.0 <= score <= 1.0:
+                return (
+                    f"The stable version's own score of case {case.case}, documents[{document}] is {score}, so there "
+                    "is nothing to compare with. Roll stable back to a sound version first."
+                )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ndcg:
+    mean: float | None
+    cases: int
+    kinds: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, answers: Sequence[CaseScores], relevance: Mapping[str, Sequence[int]]) -> _Ndcg:
+        lists = [(answer, relevance[answer.case]) for answer in answers if answer.case in relevance]
+        mean, cases = mean_ndcg_at_10((answer.scores, grades) for answer, grades in lists)
+        kinds = {
+            kind: mean_ndcg_at_10((answer.scores, grades) for answer, grades in lists if answer.kind == kind)[0]
+            for kind in sorted({answer.kind for answer, _ in lists})
+        }
+        return cls(mean, cases, kinds)
+
+
+def _result(
+    verdict: Verdict,
+    message: str,
+    observed: float | None = None,
+    limit: float | None = None,
+    *,
+    skipped: bool = False,
+    **evidence: Any,
+) -> GateResult:
+    return GateResult(Gate.OUTPUT, verdict, message, observed, limit, skipped=skipped, evidence=evidence)

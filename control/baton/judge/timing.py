@@ -1,0 +1,187 @@
+"""The gates ``latency`` and ``warmup``, judged so that a noisy machine does not decide.
+
+How ``latency`` works. Stable and candidate answer the same requests in turn, in blocks of four answers to one request
+(see ``LatencySamples``), so that what the machine does hits both alike.
+
+1. From each block the slowdown that all four answers share is divided out: the least of the four, each as a multiple of
+   its own version's median for that request, where it is above 1. That was the machine. The rule knows no difference
+   between the two, so it favours neither; and what only one version suffers stays.
+2. The figure is the ratio of the two p95.
+3. Its uncertainty comes from the delete-a-group jackknife on the logarithm of the ratio (Shao and Wu 1989: leaving out
+   many at a time makes it valid for quantiles): 20 runs of consecutive blocks, so that noise that lasts longer than one
+   block counts as the one event that it is. It needs no random numbers: same samples, same verdict.
+4. While samples still come, the candidate fails when the ratio is surely above the limit and passes when it is surely
+   within it; surely is one chance in 2000, as they are looked at several times. When all are in, one chance in 100 is
+   enough to fail, and being within the limit to pass. Otherwise more are asked for; when there are none, it holds.
+
+As the limit leaves 15 % of room, an identical version is refused far less often than that: with bursts, stalls and
+heavy tails in less than one case of a thousand, and a version 1.5 times slower never passed
+(``tests/judge/test_latency_simulation.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from baton.domain import Gate, GateResult, Verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from baton.judge.shapes import LatencySamples, WarmupSamples
+
+MIN_SAMPLES = 200
+"""Of each version: ten of them lie above the p95."""
+
+_P = 0.95
+_GROUPS = 20
+_T_EARLY = 3.88
+_T = 2.54
+"""Student's t with 19 degrees of freedom, one-sided 0.0005 and 0.01."""
+_MS = 1000.0
+
+
+def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_samples: int = MIN_SAMPLES) -> GateResult:
+    """Judge the candidate's p95 against stable's, measured in turn; ``observed`` and ``limit`` are their ratio.
+
+    None means that there is no stable version: skipped. ``running`` asks for more samples. An error answer of the
+    candidate fails; one of the stable version holds, for then nothing can be compared. Fewer than ``min_samples`` of
+    each version never pass or fail. Raises ``ValueError`` when the samples are not blocks of two and two.
+    """
+    if samples is None:
+        message = "There is no stable version to compare with, so the latency gate was skipped."
+        return GateResult(Gate.LATENCY, Verdict.PASS, message, limit=limit, skipped=True)
+    if early := _no_evidence(samples, min_samples):
+        verdict, message = early
+        return GateResult(Gate.LATENCY, verdict, message, limit=limit, evidence={"samples": len(samples.candidate)})
+    both = np.array([samples.stable, samples.candidate], dtype=np.float64).reshape(2, -1, 2)
+    blocks = both.shape[1]
+    slowdown = _shared_slowdown(both, np.asarray(samples.requests))
+    quiet = both / slowdown[None, :, None]
+    log_ratio, error = _log_ratio(quiet)
+    width = (_T if samples.complete else _T_EARLY) * error
+    ratio, low, high = (math.exp(log_ratio + shift) for shift in (0.0, -width, width))
+    p50, p95, raw = (np.quantile(of, q, axis=(1, 2)) * _MS for of, q in ((quiet, 0.5), (quiet, _P), (both, _P)))
+    evidence = {
+        "samples": 2 * blocks,
+        "shared_slowdown_mean": float(slowdown.mean()),
+        "p50_ms": {"stable": float(p50[0]), "candidate": float(p50[1])},
+        "p95_ms": {"stable": float(p95[0]), "candidate": float(p95[1])},
+        "p95_ms_raw": {"stable": float(raw[0]), "candidate": float(raw[1])},
+        "ratio_low": low,
+        "ratio_high": high,
+    }
+    figures = (
+        f"p95 {p95[1]:.1f} ms against stable's {p95[0]:.1f} ms over {2 * blocks} samples of each: "
+        f"{ratio:.2f} times (limit {limit:g}, between {low:.2f} and {high:.2f})"
+    )
+    if low > limit:
+        verdict, message = Verdict.FAIL, f"Slower than the limit: {figures}."
+    elif ratio <= limit and (high <= limit or samples.complete):
+        verdict, message = Verdict.PASS, f"Fast enough: {figures}."
+    elif samples.complete:
+        verdict, message = Verdict.HOLD, f"Too noisy to tell: {figures}. Try again when the machine is quieter."
+    else:
+        verdict, message = Verdict.RUNNING, f"More samples are being taken: {figures}."
+    return GateResult(Gate.LATENCY, verdict, message, ratio, limit, evidence=evidence)
+
+
+def _no_evidence(samples: LatencySamples, min_samples: int) -> tuple[Verdict, str] | None:
+    """Say what to do when the figures can't be compared (yet); None when they can."""
+    if samples.candidate_failure is not None:
+        return Verdict.FAIL, f"The candidate did not answer a timed request: {samples.candidate_failure}"
+    if samples.stable_failure is not None:
+        words = "The stable version did not answer a timed request, so nothing can be compared: "
+        return Verdict.HOLD, words + samples.stable_failure
+    count = 2 * len(samples.requests)
+    if len(samples.stable) != count or len(samples.candidate) != count:
+        raise ValueError(
+            f"{len(samples.stable)} and {len(samples.candidate)} samples in {len(samples.requests)} blocks"
+        )
+    if count < max(min_samples, 2 * _GROUPS):
+        missing = f"Only {count} samples of each version were taken, at least {min_samples} are needed"
+        if samples.complete:
+            return Verdict.HOLD, f"{missing}: nothing to judge by."
+        return Verdict.RUNNING, f"{missing}: more are being taken."
+    if not all(math.isfinite(time) and time > 0 for time in (*samples.stable, *samples.candidate)):
+        return Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by."
+    return None
+
+
+def _shared_slowdown(both: NDArray[np.float64], requests: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Return, for each block of times [version, block, 2], by how much all four answers were slowed; at least 1."""
+    relative = np.empty_like(both)
+    for request in np.unique(requests):
+        of = requests == request
+        relative[:, of] = both[:, of] / np.median(both[:, of], axis=(1, 2), keepdims=True)
+    slowdown: NDArray[np.float64] = np.maximum(1.0, relative.min(axis=(0, 2)))
+    return slowdown
+
+
+def _log_ratio(both: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the logarithm of the ratio of the p95s, and its standard error by the delete-a-group jackknife."""
+    stable, candidate = (_log_p95_without_groups(times) for times in both)
+    ratios = candidate - stable
+    whole, without = ratios[0], ratios[1:]
+    return float(whole), math.sqrt(float(np.square(without - without.mean()).sum()) * (_GROUPS - 1) / _GROUPS)
+
+
+def _log_p95_without_groups(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log p95 (nearest rank) of times [blocks, 2]: first of all, then with each run of blocks left out."""
+    group = np.repeat(np.arange(len(times)) * _GROUPS // len(times), times.shape[1])
+    order = np.argsort(times, axis=None)
+    kept = group[order] != np.arange(-1, _GROUPS)[:, None]  # no group is called -1
+    rank = np.cumsum(kept, axis=1)
+    at = np.argmax(rank >= np.ceil(_P * rank[:, -1:]), axis=1)
+    logs: NDArray[np.float64] = np.log(times.ravel()[order][at])
+    return logs
+
+
+def judge_warmup(samples: WarmupSamples, *, limit: float = 1.5, min_steady: int = 20) -> GateResult:
+    """Judge the first timed answer after warm-up against ``limit`` times the version's steady p95.
+
+    ``observed`` and the result's ``limit`` are milliseconds. One slow first answer may be the machine's doing, so it
+    is not yet a verdict: after the first, it takes two of three rounds to fail (the median first answer counts). A
+    version of which each first answer has a chance of 2 % to be hit by noise is then refused once in a thousand times.
+    """
+    rounds = len(samples.first)
+    evidence: dict[str, Any] = {
+        "rounds": rounds,
+        "first_ms": [time * _MS for time in samples.first],
+        "steady_samples": len(samples.steady),
+    }
+
+    def result(
+        verdict: Verdict, message: str, observed: float | None = None, at_most: float | None = None
+    ) -> GateResult:
+        return GateResult(Gate.WARMUP, verdict, message, observed, at_most, evidence=evidence)
+
+    if samples.failure is not None:
+        return result(Verdict.FAIL, f"The candidate did not answer while it was warmed up: {samples.failure}")
+    if not all(math.isfinite(time) and time > 0 for time in (*samples.first, *samples.steady)):
+        return result(Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by.")
+    if not rounds or len(samples.steady) < min_steady:
+        message = f"{rounds} first answers and {len(samples.steady)} steady ones of at least {min_steady}"
+        if samples.complete:
+            return result(Verdict.HOLD, f"{message}, and there will be no more: nothing to judge by.")
+        return result(Verdict.RUNNING, f"{message}: more are being taken.")
+    steady = float(np.quantile(samples.steady, _P)) * _MS
+    at_most = limit * steady
+    evidence["steady_p95_ms"] = steady
+    first = float(np.median(samples.first)) * _MS
+    what = "first answer" if rounds == 1 else f"median of {rounds} first answers"
+    figures = (
+        f"the {what} after warm-up took {first:.1f} ms, at most {at_most:.1f} ms is asked for "
+        f"({limit:g} times the steady p95 of {steady:.1f} ms)"
+    )
+    # Two rounds have no middle one: their mean decides nothing that a third would not decide better.
+    if first <= at_most and rounds != 2:  # noqa: PLR2004
+        return result(Verdict.PASS, f"Warm: {figures}.", first, at_most)
+    if rounds < 3:  # noqa: PLR2004
+        if samples.complete:
+            return result(Verdict.HOLD, f"Too few rounds to tell: {figures}.", first, at_most)
+        return result(Verdict.RUNNING, f"Another round of warm-up is being taken: {figures}.", first, at_most)
+    return result(Verdict.FAIL, f"Not warm: {figures}.", first, at_most)

@@ -1,0 +1,197 @@
+"""Measuring how fast a loaded version answers. Only measures; what the figures mean is decided by the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from baton.errors import BatonError, Unreachable
+from baton.probe.base import TIMEOUT_S, check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from baton.probe.base import Infer, Stop, Tensors
+
+Clock: TypeAlias = Callable[[], float]
+"""Seconds from any fixed moment, never going back."""
+
+_GROWTH = 1.5
+"""A verdict is asked for again when there are this many times the samples: few looks, hence few chances to err."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySamples:
+    """Seconds per request, stable and candidate in turn.
+
+    ``stable[2*i:2*i+2]`` and ``candidate[2*i:2*i+2]`` are block ``i``: four answers to request ``requests[i]`` right
+    after one another. ``complete`` says that no more samples will come. A failure is the words of the error that
+    ended the measurement.
+    """
+
+    stable: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    requests: tuple[int, ...] = ()
+    complete: bool = False
+    stable_failure: str | None = None
+    candidate_failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupSamples:
+    """Seconds: the first timed answer after each round of warm-up, and the answers that followed it."""
+
+    first: tuple[float, ...] = ()
+    steady: tuple[float, ...] = ()
+    warmed: int = 0
+    """Requests that only warmed up."""
+    complete: bool = False
+    failure: str | None = None
+
+
+def measure_latency(
+    infer: Infer,
+    stable: int,
+    candidate: int,
+    requests: Sequence[Tensors],
+    *,
+    clock: Clock,
+    decide: Callable[[LatencySamples], bool],
+    cancelled: Stop,
+    min_samples: int = 200,
+    max_samples: int = 2000,
+    budget_s: float = 120.0,
+    timeout_s: float = TIMEOUT_S,
+) -> LatencySamples:
+    """Time the same requests on both versions in turn until ``decide`` has seen enough.
+
+    A block is four answers to one request, in the order stable, candidate, candidate, stable or the reverse, by turns:
+    a machine that gets slower hits both alike, and each version follows itself as often as the other. One round of
+    all requests on both versions goes before and is not timed.
+
+    ``decide`` is asked at ``min_samples`` of each version and then at each growth by half; true ends the measurement.
+    It also ends, ``complete``, at ``max_samples`` of each version, after ``budget_s`` seconds, or with the first error
+    answer. :class:`~baton.errors.Unreachable` is raised: a server that is gone says nothing about the candidate.
+    """
+    if not requests:
+        raise ValueError("there is no request to time")
+    times: dict[int, list[float]] = {stable: [], candidate: []}
+    asked: list[int] = []
+    end = clock() + budget_s
+
+    def samples(*, complete: bool, failed: _NoAnswer | None = None) -> LatencySamples:
+        whole = 2 * len(asked)
+        words = {failed.version: str(failed)} if failed else {}
+        return LatencySamples(
+            stable=tuple(times[stable][:whole]),
+            candidate=tuple(times[candidate][:whole]),
+            requests=tuple(asked),
+            complete=complete,
+            stable_failure=words.get(stable),
+            candidate_failure=words.get(candidate),
+        )
+
+    def ask(version: int, index: int) -> float:
+        check(cancelled)
+        return _timed(infer, version, requests[index], clock, timeout_s)
+
+    look = min_samples
+    try:
+        for index in range(len(requests)):
+            ask(stable, index)
+            ask(candidate, index)
+        while 2 * len(asked) < max_samples and clock() < end:
+            round_, index = divmod(len(asked), len(requests))
+            # The round is added so that with an even number of requests none is always asked in the same order.
+            first, second = (stable, candidate) if (round_ + index) % 2 == 0 else (candidate, stable)
+            for version in (first, second, second, first):
+                times[version].append(ask(version, index))
+            asked.append(index)
+            if 2 * len(asked) >= look:
+                if decide(samples(complete=False)):
+                    return samples(complete=False)
+                look = int(look * _GROWTH) + 1
+    except _NoAnswer as failed:
+        return samples(complete=True, failed=failed)
+    return samples(complete=True)
+
+
+def measure_warmup(
+    infer: Infer,
+    version: int,
+    requests: Sequence[Tensors],
+    *,
+    clock: Clock,
+    decide: Callable[[WarmupSamples], bool],
+    cancelled: Stop,
+    warm_requests: int = 16,
+    steady_samples: int = 20,
+    rounds: int = 3,
+    budget_s: float = 120.0,
+    timeout_s: float = TIMEOUT_S,
+) -> WarmupSamples:
+    """Warm a version up, then time its first answer and the ones that follow.
+
+    A round is: ``warm_requests`` requests, all of ``requests`` by turns; then the first timed answer; then
+    ``steady_samples`` timed answers that tell what is usual. The timed ones are to the last request, by convention the
+    largest, so that like is compared with like. ``decide`` is asked after each round; true ends the measurement. It
+    also ends, ``complete``, after ``rounds`` rounds, after ``budget_s`` seconds, or with the first error answer.
+
+    Further rounds are there because one slow answer may be the machine's doing; the answers between them keep them
+    apart in time, so that one burst of noise does not hit two. A version that was only slow to start passes in a later
+    round, and rightly so: it is warm by then, and no client has met it cold.
+
+    :class:`~baton.errors.Unreachable` is raised: a server that is gone says nothing about the version.
+    """
+    if not requests:
+        raise ValueError("there is no request to warm up with")
+    first: list[float] = []
+    steady: list[float] = []
+    warmed = 0
+    end = clock() + budget_s
+
+    def samples(*, complete: bool, failure: str | None = None) -> WarmupSamples:
+        return WarmupSamples(tuple(first), tuple(steady), warmed, complete, failure)
+
+    def ask(inputs: Tensors) -> float:
+        check(cancelled)
+        return _timed(infer, version, inputs, clock, timeout_s)
+
+    try:
+        for round_ in range(rounds):
+            for step in range(warm_requests):
+                # The budget may cut the first warming up short; after that there is something to judge by.
+                if clock() >= end:
+                    break
+                ask(requests[step % len(requests)])
+                warmed += 1
+            if round_ and clock() >= end:
+                break
+            first.append(ask(requests[-1]))
+            steady += [ask(requests[-1]) for _ in range(steady_samples)]
+            if decide(samples(complete=False)):
+                return samples(complete=False)
+    except _NoAnswer as failed:
+        return samples(complete=True, failure=str(failed))
+    return samples(complete=True)
+
+
+class _NoAnswer(Exception):  # noqa: N818 it never leaves this module
+    """The version answered with an error, or not in time."""
+
+    def __init__(self, version: int, cause: BatonError) -> None:
+        super().__init__(f"version {version}: {cause}")
+        self.version = version
+
+
+def _timed(infer: Infer, version: int, inputs: Tensors, clock: Clock, timeout_s: float) -> float:
+    """Return the seconds that one answer took."""
+    start = clock()
+    try:
+        infer(version, inputs, timeout_s)
+    except Unreachable:
+        raise
+    except BatonError as error:
+        raise _NoAnswer(version, error) from error
+    return clock() - start

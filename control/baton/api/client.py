@@ -1,0 +1,134 @@
+"""The asking side of the local API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from baton.api.facade import Data, caller
+from baton.api.wire import CALLS, PREFIX, reachable, rebuild
+from baton.errors import Unreachable
+
+ANSWER_TIMEOUT = 60.0
+"""Seconds in which the control plane answers a call that does not wait for anything."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with reachable(self._path) as name:
+            self.sock.connect(name)
+
+
+class ApiClient:
+    """The facade, asked over the socket ``path``.
+
+    Every method raises what the control plane raised, and ``Unreachable`` when none answers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def status(self, service: str | None = None) -> Data:
+        return self._object("status", service=service)
+
+    def versions(self, service: str | None = None) -> list[Data]:
+        return self._list("versions", service=service)
+
+    def history(self, service: str | None = None, limit: int = 50) -> list[Data]:
+        return self._list("history", service=service, limit=limit)
+
+    def rollout(self, id: int) -> Data:  # noqa: A002 - as the facade has it
+        return self._object("rollout", id=id)
+
+    def promote(self, service: str | None, version: int | None, *, full: bool = False, who: str | None = None) -> Data:
+        return self._object("promote", service=service, version=version, full=full, who=who or caller())
+
+    def rollback(self, service: str | None, to: int | None, *, who: str | None = None) -> Data:
+        return self._object("rollback", service=service, to=to, who=who or caller())
+
+    def abort(self, service: str | None, *, who: str | None = None) -> Data:
+        return self._object("abort", service=service, who=who or caller())
+
+    def retry(
+        self, service: str | None, version: int | None, *, release: str | None = None, who: str | None = None
+    ) -> Data:
+        return self._object("retry", service=service, version=version, release=release, who=who or caller())
+
+    def verify(self, service: str | None, version: int, *, who: str | None = None) -> Data:
+        return self._object("verify", service=service, version=version, who=who or caller())
+
+    def pause(self, *, who: str | None = None) -> Data:
+        return self._object("pause", who=who or caller())
+
+    def resume(self, *, who: str | None = None) -> Data:
+        return self._object("resume", who=who or caller())
+
+    def expect(self, service: str | None, version: int, timeout_s: float) -> Data:
+        return self._object("expect", timeout_s + ANSWER_TIMEOUT, service=service, version=version, timeout_s=timeout_s)
+
+    def health(self) -> Data:
+        return self._object("health")
+
+    def _object(self, name: str, timeout: float = ANSWER_TIMEOUT, /, **arguments: Any) -> Data:
+        answer = self._call(name, timeout, arguments)
+        if not isinstance(answer, dict):
+            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.")
+        return answer
+
+    def _list(self, name: str, **arguments: Any) -> list[Data]:
+        answer = self._call(name, ANSWER_TIMEOUT, arguments)
+        if not isinstance(answer, list):
+            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.")
+        return answer
+
+    def _call(self, name: str, timeout: float, arguments: Data) -> Any:
+        given = {k: v for k, v in arguments.items() if v is not None}
+        verb, path, body = CALLS[name].verb, PREFIX + name, None
+        if verb == "POST":
+            body = json.dumps(given).encode()
+        elif given:
+            path += f"?{urlencode(given)}"
+        status, answer = self._exchange(timeout, verb, path, body)
+        try:
+            data = json.loads(answer)
+        except ValueError:
+            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.") from None
+        if status != http.client.OK:
+            raise rebuild(data if isinstance(data, dict) else {})
+        return data
+
+    def _exchange(self, timeout: float, verb: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        state = self._path.parent
+        connection = _Connection(self._path, timeout)
+        try:
+            connection.request(verb, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise Unreachable(
+                f"No control plane runs for state directory {state}.", mend="Start one with `ctl up` or `ctl serve`."
+            ) from None
+        except PermissionError:
+            raise Unreachable(
+                f"The socket {self._path} belongs to another user.", mend="Run ctl as the user who runs Baton."
+            ) from None
+        except TimeoutError:
+            raise Unreachable(
+                f"The control plane of {state} did not answer within {timeout:g} s.", mend="Look into its log."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"The control plane of {state} broke off while it answered ({error}).") from None
+        finally:
+            connection.close()

@@ -1,0 +1,150 @@
+"""How a call and its answer travel: names, parameters, errors, and the socket's path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from baton import errors
+from baton.api.facade import Data
+from baton.errors import BatonError, UsageError
+
+SOCKET = "baton.sock"
+"""The socket's name in the state directory."""
+PREFIX = "/v1/"
+MAX_BODY = 64 * 1024
+"""Bytes of a request; the largest real one is far below 1 KiB."""
+MAX_PATH = 107
+"""Bytes of a unix socket's path on Linux (``sun_path`` less its closing zero)."""
+STATUS = {2: 400, 3: 409, 4: 422, 5: 503, 6: 504}
+"""The HTTP status of an error, by its exit code."""
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, str) and value.isdecimal():  # from a query string
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("a whole number")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number of seconds")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One method of the facade: how it is asked, its parameters, and the ones that may be left out."""
+
+    verb: str
+    parameters: Mapping[str, Callable[[Any], Any]]
+    needed: frozenset[str] = frozenset()
+
+
+_WHO = {"who": _text}
+CALLS: Mapping[str, _Call] = {
+    "status": _Call("GET", {"service": _text}),
+    "versions": _Call("GET", {"service": _text}),
+    "history": _Call("GET", {"service": _text, "limit": _number}),
+    "rollout": _Call("GET", {"id": _number}, frozenset({"id"})),
+    "health": _Call("GET", {}),
+    "promote": _Call("POST", {"service": _text, "version": _number, "full": _flag, **_WHO}),
+    "rollback": _Call("POST", {"service": _text, "to": _number, **_WHO}),
+    "abort": _Call("POST", {"service": _text, **_WHO}),
+    "retry": _Call("POST", {"service": _text, "version": _number, "release": _text, **_WHO}),
+    "verify": _Call("POST", {"service": _text, "version": _number, **_WHO}, frozenset({"version"})),
+    "pause": _Call("POST", {**_WHO}),
+    "resume": _Call("POST", {**_WHO}),
+    "expect": _Call(
+        "POST", {"service": _text, "version": _number, "timeout_s": _seconds}, frozenset({"version", "timeout_s"})
+    ),
+}
+_DEFAULTS: Mapping[str, Any] = {"limit": 50, "full": False, "who": "somebody via the local API"}
+
+
+def arguments(name: str, given: Any) -> Data:
+    """The checked arguments of a call; what may be left out is filled in. Raises ``UsageError``."""
+    call = CALLS[name]
+    if not isinstance(given, dict):
+        raise UsageError(f"The request to {name} is not a JSON object.")
+    for key in given:
+        if key not in call.parameters:
+            raise UsageError(f"{name} knows no parameter {key!r}.", mend=f"It knows: {', '.join(call.parameters)}.")
+    checked: Data = {}
+    for key, check in call.parameters.items():
+        value = given.get(key)
+        if value is None:
+            if key in call.needed:
+                raise UsageError(f"{name} needs the parameter {key!r}.")
+            checked[key] = _DEFAULTS.get(key)
+            continue
+        try:
+            checked[key] = check(value)
+        except TypeError as error:
+            raise UsageError(f"{name}: {key} = {value!r}: expected {error}.") from None
+    return checked
+
+
+_CLASSES: Mapping[str, type[BatonError]] = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, BatonError)
+}
+
+
+def error_data(error: BatonError) -> Data:
+    """An error as it travels, and as ``ctl --output json`` users see it in answers."""
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "mend": error.mend,
+        "exit_code": error.exit_code,
+    }
+
+
+def rebuild(data: Data) -> BatonError:
+    """The error again. One of a class that this side does not know becomes one with the same exit code."""
+    kind = _CLASSES.get(str(data.get("error")))
+    if kind is None:
+        code = data.get("exit_code")
+        kind = next((k for k in _CLASSES.values() if k.exit_code == code), BatonError)
+    return kind(str(data.get("message")), mend=data.get("mend"))
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name for the socket that fits into ``sun_path``, valid inside the block.
+
+    A long one is reached through its directory's file descriptor, which needs neither a change of the working
+    directory (it belongs to all threads) nor a second place for the socket.
+    """
+    full = os.fsencode(path.absolute())
+    if len(full) <= MAX_PATH:
+        yield os.fsdecode(full)
+        return
+    if not Path("/proc/self/fd").is_dir():
+        raise UsageError(
+            f"{path} is too long for a unix socket: {len(full)} bytes, {MAX_PATH} are allowed.",
+            mend="Give a shorter --state directory.",
+        )
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -8,29 +8,25 @@
 The tensors are those of the public name and of the engine; :func:`encode` and :func:`decode` are the two ends of the
 wire and know no connection, so that the rollout's probes send exactly what users send.
 
-Importing this module is quick: ``tritonclient.grpc`` or ``tritonclient.http`` is imported by the first request of its
-protocol.
+Importing this module is quick: ``tritonclient`` is imported by the first request.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baton.errors import BatonError, TimedOut, TritonError, Unreachable, UsageError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 Content: TypeAlias = str | Mapping[str, Any]
@@ -71,10 +67,7 @@ class Ranking:
     @property
     def order(self) -> list[int]:
         """The documents' indices, best first; equal scores keep the order in which they were given, NaN is last."""
-        return sorted(
-            range(len(self.scores)),
-            key=lambda i: math.inf if math.isnan(self.scores[i]) else -self.scores[i],
-        )
+        return sorted(range(len(self.scores)), key=lambda i: (math.isnan(self.scores[i]), -self.scores[i]))
 
 
 def encode(
@@ -104,8 +97,6 @@ def encode(
         "documents": _bytes_tensor([_object(f"documents[{i}]", d, attached) for i, d in enumerate(documents)]),
     }
     if instruction is not None:
-        if not isinstance(instruction, str):
-            raise InvalidInput(f"instruction is {type(instruction).__name__}, not text.")
         tensors["instruction"] = _bytes_tensor([_utf8("instruction", instruction)])
     if options:
         tensors["options"] = _bytes_tensor([_dumps("options", dict(options))])
@@ -141,6 +132,7 @@ class _Media:
             if not isinstance(item, _BINARY):
                 raise InvalidInput(f"media[{k}] is {type(item).__name__}, not bytes.", mend="Give the encoded file.")
         self.items = [bytes(item) for item in given]
+        self.given = len(self.items)
         self._index = {item: k for k, item in reversed(list(enumerate(self.items)))}
 
     def add(self, item: bytes) -> dict[str, int]:
@@ -154,14 +146,12 @@ def _object(where: str, content: Content, media: _Media) -> bytes:
     if isinstance(content, str):
         content = {"text": content}
     if not isinstance(content, Mapping):
-        raise InvalidInput(
-            f"{where} is {type(content).__name__}.", mend="Give text, or an object with text, image or video."
-        )
+        raise InvalidInput(f"{where} is {type(content).__name__}.", mend="Give text, or an object as documented.")
     unknown = [key for key in content if key not in _KEYS]
     if unknown:
         raise InvalidInput(f"{where} has the unknown key {unknown[0]!r}.", mend=f"Known are {', '.join(_KEYS)}.")
     if not content:
-        raise InvalidInput(f"{where} is empty.", mend="Give at least one of text, image and video.")
+        raise InvalidInput(f"{where} is empty.", mend=f"Give at least one of {', '.join(_KEYS)}.")
     values = {key: _value(f"{where}.{key}", value, media, text=key == "text") for key, value in content.items()}
     return _dumps(where, values)
 
@@ -174,21 +164,19 @@ def _value(where: str, value: Any, media: _Media, *, text: bool) -> Any:
         return [_value(f"{where}[{i}]", item, media, text=text) for i, item in enumerate(value)]
     if isinstance(value, str):
         return value
-    if text:
-        raise InvalidInput(f"{where} is {type(value).__name__}, not text.")
-    if isinstance(value, _BINARY):
+    if isinstance(value, _BINARY) and not text:
         return media.add(bytes(value))
-    if isinstance(value, Mapping) and list(value) == ["media"]:
-        k = value["media"]
-        if not isinstance(k, int) or isinstance(k, bool) or not 0 <= k < len(media.items):
-            raise InvalidInput(f"{where} refers to media {k!r}, and {len(media.items)} were given.")
-        return {"media": k}
-    raise InvalidInput(
-        f"{where} is {type(value).__name__}.", mend='Give bytes, a data: URI, {"media": k} or a list of these.'
-    )
+    if isinstance(value, Mapping) and list(value) == ["media"] and not text:
+        if type(value["media"]) is not int or not 0 <= value["media"] < media.given:
+            raise InvalidInput(f"{where} refers to media {value['media']!r}, and {media.given} were given.")
+        return dict(value)
+    mend = "Give text." if text else 'Give bytes, a data: URI or {"media": k}.'
+    raise InvalidInput(f"{where} is {type(value).__name__}.", mend=mend)
 
 
 def _utf8(where: str, text: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidInput(f"{where} is {type(text).__name__}, not text.")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -227,9 +215,8 @@ class Reranker:
             raise UsageError(f"timeout_s is {timeout_s}.", mend="Give a number of seconds above zero.")
         self.model = model
         self.timeout_s = timeout_s
-        self._transport: _Grpc | _Http = (
-            _Grpc(self.address, timeout_s) if self.protocol == "grpc" else _Http(self.address, timeout_s)
-        )
+        transport = _Http if self.protocol == "http" else _Grpc
+        self._transport: _Http | _Grpc = transport(self.address, timeout_s)
         self._closed = False
 
     @staticmethod
@@ -259,7 +246,7 @@ class Reranker:
         videos; ``media`` holds binaries that documents refer to as ``{"media": k}``; ``model_version`` asks one exact
         version of ``model`` instead of the one that is live.
 
-        Raises :class:`InvalidInput` (nothing was scored; the message names the document),
+        Raises :class:`InvalidInput` (it names the document, and nothing was scored),
         :class:`~baton.errors.Unreachable`, :class:`~baton.errors.TimedOut`, :class:`NotServing` and
         :class:`~baton.errors.TritonError`.
         """
@@ -280,31 +267,18 @@ class Reranker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
 def _parse(url: str, protocol: Protocol | None) -> tuple[Protocol, str]:
-    scheme, _, address = url.rpartition("://")
-    if scheme not in ("", "grpc", "http"):
-        raise UsageError(
-            f"{url!r} has the unknown scheme {scheme!r}.", mend="Give grpc://host:port or http://host:port."
-        )
-    if protocol not in (None, "grpc", "http"):
-        raise UsageError(f"The protocol {protocol!r} is unknown.", mend="Give grpc or http.")
-    if scheme and protocol and scheme != protocol:
-        raise UsageError(f"{url!r} contradicts protocol={protocol!r}.", mend="Give one of the two.")
-    address = address.rstrip("/")
-    try:
-        parts = urlsplit(f"//{address}")
-        complete = bool(parts.hostname and parts.port) and parts.netloc == address and "@" not in address
-    except ValueError:
-        complete = False
-    if not complete:
-        raise UsageError(f"{url!r} is not host:port.", mend='Give for example "localhost:8001".')
-    return ("http" if "http" in (scheme, protocol) else "grpc"), address
+    parts = re.fullmatch(r"(?:(grpc|http)://)?((?:\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5})/?", url)
+    if parts is None:
+        raise UsageError(f"{url!r} is no address.", mend="Give host:port, grpc://host:port or http://host:port.")
+    scheme, address = parts.groups()
+    if protocol not in {None, scheme or protocol} or protocol not in {None, "grpc", "http"}:
+        raise UsageError(f"protocol={protocol!r} does not go with {url!r}.", mend='Give "grpc" or "http", once.')
+    return ("http" if "http" in {scheme, protocol} else "grpc"), address
 
 
 class _Grpc:
@@ -372,10 +346,10 @@ class _Http:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
             raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
         except TimeoutError as error:
-            self._drop()
+            self.close()
             raise _error_of("DEADLINE_EXCEEDED", "", self._address, self._timeout_s) from error
         except (OSError, HTTPException) as error:
-            self._drop()
+            self.close()
             raise _error_of("UNAVAILABLE", str(error), self._address, self._timeout_s) from error
         return _outputs(answer)
 
@@ -387,19 +361,16 @@ class _Http:
             except (ConnectionError, HTTPException):
                 # A server that restarted has closed the connection that was kept. Scoring twice does no harm, so
                 # once more on a new one.
-                self._drop()
+                self.close()
         self._mine.client = triton.InferenceServerClient(
             self._address, connection_timeout=self._timeout_s, network_timeout=self._timeout_s
         )
         return send(self._mine.client)
 
-    def _drop(self) -> None:
+    def close(self) -> None:
         client, self._mine.client = getattr(self._mine, "client", None), None
         if client is not None:
             client.close()
-
-    def close(self) -> None:
-        self._drop()
 
 
 _HTTP_CODES = {"400": "INVALID_ARGUMENT", "404": "NOT_FOUND", "503": "UNAVAILABLE", "504": "DEADLINE_EXCEEDED"}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from baton.domain import Gate, GateResult, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from baton.judge.shapes import ScorePair
+from baton.judge.shapes import ScorePair
 
 LIMIT_FP32 = 0.005
 """In scores. Another layout moves fp32 scores by 1e-6; what is above this limit is a mask or a position gone wrong."""

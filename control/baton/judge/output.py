@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.judge.ndcg import mean_ndcg_at_10
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from baton.judge.shapes import CaseScores
+from baton.judge.shapes import CaseScores
 
 _SAME = 1e-6
 """Scores nearer than this count as tied; FP32 rounding is 6e-8, two different documents are further apart."""
 _NEARLY_ALL = 0.9
 _KIND_CASES = 3
 """From so many cases on, a kind all of whose cases are tied fails by itself: the vision tower may be broken alone."""
-_RETRAINED_FACTOR = 20.0
+_RETRAINED_FACTOR = 10.0
 """Differences above this many tolerances do not come from another precision or layout (0.008 at most was seen between
 layouts, 0.007 between bf16 and fp32), but from other weights."""
 _ROUNDING = 1e-9

@@ -22,16 +22,13 @@ heavy tails in less than one case of a thousand, and a version 1.5 times slower 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Verdict
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from baton.judge.shapes import LatencySamples, WarmupSamples
+from baton.judge.shapes import LatencySamples, WarmupSamples
 
 MIN_SAMPLES = 200
 """Of each version: ten of them lie above the p95."""

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from baton.errors import ConfigError
-from baton.probe.base import Cancelled, CaseScores, Infer, Probe, ScorePair
+from baton.probe.base import Cancelled, CaseScores, Infer, MakeProbe, Probe, ScorePair
 from baton.probe.golden import GoldenCase, GoldenSet, load_golden
 from baton.probe.timing import LatencySamples, WarmupSamples, measure_latency, measure_warmup
-
-if TYPE_CHECKING:
-    from baton.probe.base import MakeProbe
 
 __all__ = [
     "Cancelled",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
 from baton.errors import BatonError
-
-if TYPE_CHECKING:
-    from baton.probe.golden import GoldenSet
+from baton.probe.golden import GoldenSet
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensors by name. BYTES is an object array of ``bytes``."""
@@ -98,4 +96,4 @@ class Probe(Protocol):
         ...
 
 
-MakeProbe: TypeAlias = "Callable[[GoldenSet], Probe]"
+MakeProbe: TypeAlias = Callable[[GoldenSet], Probe]

@@ -15,12 +15,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from baton.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_BYTES = 256 * 2**20
 MAX_CASES = 5_000

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from baton.client import decode, encode
+from baton.client import Content, decode, encode
 from baton.errors import TritonError
 from baton.probe.base import TIMEOUT_S, CaseScores, Infer, ScorePair, Stop, Tensors, check
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from baton.client import Content
-    from baton.probe.golden import GoldenCase, GoldenSet
+from baton.probe.golden import GoldenCase, GoldenSet
 
 _INVARIANCE_CASES = 4
 _INVARIANCE_DOCUMENTS = 4

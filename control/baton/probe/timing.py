@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from baton.errors import BatonError, Unreachable
-from baton.probe.base import TIMEOUT_S, check
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from baton.probe.base import Infer, Stop, Tensors
+from baton.probe.base import TIMEOUT_S, Infer, Stop, Tensors, check
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds from any fixed moment, never going back."""
@@ -177,7 +172,7 @@ def measure_warmup(
     return samples(complete=True)
 
 
-class _NoAnswer(Exception):  # noqa: N818 it never leaves this module
+class _NoAnswer(Exception):
     """The version answered with an error, or not in time."""
 
     def __init__(self, version: int, cause: BatonError) -> None:

@@ -21,17 +21,18 @@ _NEVER_EMPTY: Final = frozenset({".json", ".jinja", ".model"})
 _NEVER_EMPTY_NAMES: Final = frozenset({"merges.txt", "vocab.txt", META})
 
 
-def missing_parts(folder: Path) -> tuple[str, ...]:
+def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Return a short sentence for each thing that a copy still lacks; empty when nothing is known to be missing.
 
     Only what time can mend is told. A file that is there and wrong (too long, no safetensors at all) is not missing:
     ``check_integrity`` refuses it. Nothing missing does not prove that nothing more comes (a README, or a second
-    copy of the vocabulary), which is why a folder must have been quiet for a while too.
+    copy of the vocabulary), which is why a folder must have been quiet for a while too. Files and folders named as
+    one of ``skip`` are not looked at.
 
     Never raises: a folder that changes or vanishes under it lacks what could not be seen.
     """
     try:
-        entries = list(walk(folder))
+        entries = list(walk(folder, skip=skip))
         if not entries and not folder.is_dir():
             return ("the folder is gone",)
         return tuple(dict.fromkeys(_lacks(folder, entries)))

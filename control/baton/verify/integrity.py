@@ -57,21 +57,21 @@ def check_integrity(
     return GateResult(Gate.INTEGRITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
 
 
-def cheap_problems(folder: Path, *, links_may_leave: bool) -> list[str]:
+def cheap_problems(folder: Path, *, links_may_leave: bool, skip: frozenset[str] = frozenset()) -> list[str]:
     """Return a sentence for everything wrong that shows without hashing.
 
     ``links_may_leave`` is for a source that is about to be copied: the Hugging Face cache keeps a snapshot as links
     to blobs outside it. In a version folder such a link would let its content change behind every check.
     Raises ``OSError`` or ``CheckpointError`` when the folder can't be walked through.
     """
-    entries = list(walk(folder))
+    entries = list(walk(folder, skip=skip))
     root = folder.resolve()
     problems = [text for entry in entries for text in _unwelcome(entry, root, links_may_leave=links_may_leave)]
     problems += _wrong_texts(entries)
     problems += _wrong_weights(folder, entries)
     # What is cut off is told above already, with its figures.
     told_of = tuple(name + mark for text in problems for name in (text.split(" ", 1)[0],) for mark in (" ", ":"))
-    problems += [f"{part}." for part in missing_parts(folder) if not part.startswith(told_of)]
+    problems += [f"{part}." for part in missing_parts(folder, skip=skip) if not part.startswith(told_of)]
     try:
         read_table(folder)
     except CheckpointError as error:

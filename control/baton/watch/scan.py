@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,52 +12,10 @@ from baton.domain import Folder
 from baton.errors import CheckpointError, RepositoryError
 from baton.verify.completeness import missing_parts
 from baton.verify.files import reason, shown, vanished, walk
-
-LARGEST: Final = 2**31 - 1
-"""The largest version number. The bound is Baton's own: Triton counts in 64 bits, and lets ``std::stoll`` throw for
-more digits than that (core, ``VersionsToLoad``); within 31 bits a number survives every client, dashboard and JSON
-reader, and a date such as 20260131 still fits."""
+from baton.verify.names import name_problem, version_of
 
 OWN_ENTRIES: Final = frozenset({"config.pbtxt", "warmup", "initial_state"})
 """What belongs beside the versions: the configuration and the two folders that Triton reads itself."""
-
-_CANONICAL: Final = re.compile(r"[1-9][0-9]*")
-_LEADING_ZEROS: Final = re.compile(r"0+([1-9][0-9]*)")
-_LEADING_NUMBER: Final = re.compile(r"[+-]?0*([0-9]+)")
-_AWAY: Final = "move it out: anything new beside the versions makes Triton reload all of them at its next load"
-
-
-def version_of(name: str) -> int | None:
-    """Return the version that a folder name means, or ``None`` when it means none."""
-    if _CANONICAL.fullmatch(name) and len(name) <= len(str(LARGEST)) and int(name) <= LARGEST:
-        return int(name)
-    return None
-
-
-def highest_number(names: Iterable[str]) -> int:
-    """Return the highest number that any of the names could be taken for, ``007`` and ``9b`` included; 0 for none."""
-    numbers = (int(found[1][:20]) for name in names if (found := _LEADING_NUMBER.match(name)))
-    return max((number for number in numbers if number <= LARGEST), default=0)
-
-
-def name_problem(name: str) -> str | None:
-    """Return what keeps a name from being a version, with the mend; ``None`` for a canonical one."""
-    if version_of(name) is not None:
-        return None
-    if found := _LEADING_ZEROS.fullmatch(name):
-        return f"Triton ignores version folders with leading zeros: rename it to {found[1][:20]}."
-    if _CANONICAL.fullmatch(name):
-        return f"The number is larger than {LARGEST:,}, the largest version number: rename it to a smaller one."
-    if name == "0":
-        return "Versions count from 1: rename it to the next free number."
-    if name.startswith("."):
-        return f"A hidden entry, such as a copy under way leaves; {_AWAY}. ctl push stages outside the repository."
-    if found := re.match(r"[0-9]+", name):
-        return (
-            f"Not a number, but Triton would read it as version {int(found[0][:20])}, up to the first other character: "
-            "rename it to a free number or move it out."
-        )
-    return f"Not a version number; {_AWAY}."
 
 
 class Scanner:
@@ -131,6 +87,7 @@ def _add(digest: hashlib._Hash, name: str, status: os.stat_result) -> None:
 
 def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
     """One entry as it is now; ``None`` when it has vanished."""
+    problem: str | None
     try:
         fingerprint, size = fingerprint_of(path)
     except (OSError, CheckpointError) as error:
@@ -160,6 +117,6 @@ def _kind_problem(path: Path) -> str | None:
         mode = path.stat().st_mode
     except OSError:
         if path.is_symlink():
-            return f"A link to what is not there ({shown(os.readlink(path))}): remove it or put its target back."
+            return f"A link to what is not there ({shown(str(path.readlink()))}): remove it or put its target back."
         return "It vanished while it was looked at."
     return None if stat.S_ISDIR(mode) else "A file where a version's folder belongs: move it out."

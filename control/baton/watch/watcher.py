@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -130,7 +130,7 @@ class Watcher(FileSystemEventHandler):
         self._threads.clear()
         self._watches.clear()
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -146,9 +146,10 @@ class Watcher(FileSystemEventHandler):
             try:
                 for directory in self._directories:
                     self._arm(observer, directory)
-                return
-            except OSError as error:
+            except OSError as error:  # max_user_watches
                 self._warn(error)
+            else:
+                return
             self._observer = None
             self._watches.clear()
             self._spawn(self._poll, "baton-watch-poll")
@@ -194,7 +195,7 @@ class Watcher(FileSystemEventHandler):
             self._changed.clear()
             try:
                 self._on_change()
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever the caller's code raises, the watch must outlive it
                 _log.exception("The notice of a change could not be passed on; the next scan will find it.")
             if self._stopping.wait(self._interval):
                 return

@@ -15,6 +15,7 @@ from baton.errors import Unreachable
 
 ANSWER_TIMEOUT = 60.0
 """Seconds in which the control plane answers a call that does not wait for anything."""
+HASHING_TIMEOUT = 3600.0
 
 
 class _Connection(http.client.HTTPConnection):
@@ -49,8 +50,8 @@ class ApiClient:
     def history(self, service: str | None = None, limit: int = 50) -> list[Data]:
         return self._list("history", service=service, limit=limit)
 
-    def rollout(self, id: int) -> Data:  # noqa: A002 - as the facade has it
-        return self._object("rollout", id=id)
+    def rollout(self, number: int) -> Data:
+        return self._object("rollout", id=number)
 
     def promote(self, service: str | None, version: int | None, *, full: bool = False, who: str | None = None) -> Data:
         return self._object("promote", service=service, version=version, full=full, who=who or caller())
@@ -64,7 +65,10 @@ class ApiClient:
     def retry(
         self, service: str | None, version: int | None, *, release: str | None = None, who: str | None = None
     ) -> Data:
-        return self._object("retry", service=service, version=version, release=release, who=who or caller())
+        # Of the version that serves, it hashes the whole folder first.
+        return self._object(
+            "retry", HASHING_TIMEOUT, service=service, version=version, release=release, who=who or caller()
+        )
 
     def verify(self, service: str | None, version: int, *, who: str | None = None) -> Data:
         return self._object("verify", service=service, version=version, who=who or caller())

@@ -103,6 +103,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        # All that is left to go wrong here is a client that went away before its answer.
         _log.debug("a client of the local API went away", exc_info=True)
 
 
@@ -125,7 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(404, error_data(UsageError(f"The local API has no path {self.path[:200]!r}.")))
             if CALLS[name].verb != verb:
                 return self._answer(405, error_data(UsageError(f"{name} is asked by {CALLS[name].verb}.")))
-            return self._answer(200, getattr(self.server.app, name)(**arguments(name, given())))
+            positional, named = arguments(name, given())
+            return self._answer(200, getattr(self.server.app, name)(*positional, **named))
         except BatonError as error:
             return self._answer(STATUS.get(error.exit_code, 500), error_data(error))
         except Exception:  # noqa: BLE001 - no call may end the server, and none may show a traceback

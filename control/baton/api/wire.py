@@ -59,6 +59,8 @@ class _Call:
     needed: frozenset[str] = frozenset()
 
 
+BY_NAME = frozenset({"full", "who", "release"})
+"""Parameters that the facade's methods take by name; the others go by position, in the order of the table."""
 _WHO = {"who": _text}
 CALLS: Mapping[str, _Call] = {
     "status": _Call("GET", {"service": _text}),
@@ -80,8 +82,11 @@ CALLS: Mapping[str, _Call] = {
 _DEFAULTS: Mapping[str, Any] = {"limit": 50, "full": False, "who": "somebody via the local API"}
 
 
-def arguments(name: str, given: Any) -> Data:
-    """The checked arguments of a call; what may be left out is filled in. Raises ``UsageError``."""
+def arguments(name: str, given: Any) -> tuple[list[Any], Data]:
+    """The checked arguments of a call, by position and by name; what may be left out is filled in.
+
+    Raises ``UsageError``.
+    """
     call = CALLS[name]
     if not isinstance(given, dict):
         raise UsageError(f"The request to {name} is not a JSON object.")
@@ -100,7 +105,7 @@ def arguments(name: str, given: Any) -> Data:
             checked[key] = check(value)
         except TypeError as error:
             raise UsageError(f"{name}: {key} = {value!r}: expected {error}.") from None
-    return checked
+    return [v for k, v in checked.items() if k not in BY_NAME], {k: v for k, v in checked.items() if k in BY_NAME}
 
 
 _CLASSES: Mapping[str, type[BatonError]] = {

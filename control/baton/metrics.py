@@ -1,0 +1,250 @@
+"""Prometheus metrics of the control plane, and its health, over HTTP.
+
+Nothing is counted in memory: each scrape reads what the facade tells, and the counters come from the journal, so a
+restart of the control plane never takes them back.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar, Protocol, Self
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from baton import __version__
+from baton.domain import Outcome, Phase, Verdict
+from baton.errors import BatonError, ConfigError, Refused
+
+_LAST_ROLLOUTS = 200
+"""How far back the figures of the last rollout are looked for; all services together."""
+
+_log = logging.getLogger(__name__)
+
+
+class Observed(Protocol):
+    """What of the facade is measured."""
+
+    def status(self, service: str | None, /) -> dict[str, Any]: ...
+    def history(self, service: str | None, limit: int = 50, /) -> list[dict[str, Any]]: ...
+    def health(self) -> dict[str, Any]: ...
+    def loop_at(self) -> float: ...
+    def counts(self) -> dict[tuple[str, str], int]: ...
+
+
+class ControlCollector(Collector):
+    """Reads the facade at each scrape."""
+
+    def __init__(self, app: Observed) -> None:
+        self._app = app
+
+    def describe(self) -> list[Metric]:
+        return []  # else registering would scrape once, before the loop has turned
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("baton_build_info", "Baton's version; always 1.", labels=["version", "python"])
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+        yield GaugeMetricFamily(
+            "baton_loop_last_timestamp_seconds", "When the control loop last went round.", value=self._app.loop_at()
+        )
+        status = self._app.status(None)
+        yield GaugeMetricFamily(
+            "baton_paused", "1 while automatic steps are frozen (ctl pause).", value=float(status["paused"])
+        )
+        yield from _servers(status["servers"])
+        yield from _services(status["services"])
+        yield from _gates(status["services"])
+        yield from self._rollouts([s["name"] for s in status["services"]])
+
+    def _rollouts(self, services: list[str]) -> Iterator[Metric]:
+        counts = {(s, o.value): 0 for s in services for o in Outcome} | self._app.counts()
+        total = CounterMetricFamily(
+            "baton_rollouts",
+            "Rollouts that ended, by outcome, over the life of the journal.",
+            labels=["service", "outcome"],
+        )
+        for (service, outcome), count in sorted(counts.items()):
+            total.add_metric([service, outcome], count)
+        yield total
+        duration = GaugeMetricFamily(
+            "baton_rollout_duration_seconds", "From begin to end of the last rollout that ended.", labels=["service"]
+        )
+        live = GaugeMetricFamily(
+            "baton_time_to_live_seconds",
+            "From the begin of the last rollout that moved traffic until all of it had moved.",
+            labels=["service"],
+        )
+        history = self._app.history(None, _LAST_ROLLOUTS)
+        for family, key in ((duration, "duration_s"), (live, "time_to_live_s")):
+            for service in services:
+                last = next((h[key] for h in history if h["service"] == service and h[key] is not None), None)
+                if last is not None:
+                    family.add_metric([service], last)
+            yield family
+
+
+def _servers(servers: list[dict[str, Any]]) -> Iterator[Metric]:
+    for key, text in (("live", "1 while the Triton server answers."), ("in_sync", "1 while it does what it should.")):
+        family = GaugeMetricFamily(f"baton_server_{key}", text, labels=["server"])
+        for server in servers:
+            family.add_metric([server["name"]], float(server[key]))
+        yield family
+
+
+def _services(services: list[dict[str, Any]]) -> Iterator[Metric]:
+    phases = GaugeMetricFamily("baton_service_phase", "1 for the phase of the service.", labels=["service", "phase"])
+    for service in services:
+        for phase in Phase:
+            phases.add_metric([service["name"], phase.value], float(service["phase"] == phase))
+    yield phases
+    for name, key, text in (
+        ("baton_stable_version", "stable", "The version that serves; 0: none."),
+        ("baton_candidate_version", "candidate", "The version on its way; 0: none."),
+        ("baton_candidate_weight_percent", "weight", "The candidate's share of traffic."),
+    ):
+        family = GaugeMetricFamily(name, text, labels=["service"])
+        for service in services:
+            family.add_metric([service["name"]], float(service[key] or 0))
+        yield family
+
+
+def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:
+    """The gates of the rollouts under way; there are none between rollouts."""
+    verdicts = GaugeMetricFamily(
+        "baton_gate_verdict", "1 for the verdict of the gate.", labels=["service", "gate", "verdict"]
+    )
+    observed = GaugeMetricFamily("baton_gate_observed", "What the gate measured.", labels=["service", "gate"])
+    limit = GaugeMetricFamily("baton_gate_limit", "What it is held against.", labels=["service", "gate"])
+    for service in services:
+        for gate in service["gates"]:
+            for verdict in Verdict:
+                verdicts.add_metric([service["name"], gate["name"], verdict.value], float(gate["verdict"] == verdict))
+            if gate["observed"] is not None:
+                observed.add_metric([service["name"], gate["name"]], gate["observed"])
+            if gate["limit"] is not None:
+                limit.add_metric([service["name"], gate["name"]], gate["limit"])
+    yield from (verdicts, observed, limit)
+
+
+# The server
+
+
+class MetricsServer:
+    """``/metrics``, ``/healthz`` and ``/readyz`` on ``address`` (``host:port``; port 0 takes a free one).
+
+    Raises ``ConfigError`` for an address that is none, and from ``start()`` ``Refused`` when the port is in use.
+    """
+
+    def __init__(self, app: Observed, address: str) -> None:
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or not port.isdecimal():
+            raise ConfigError(f"{address!r} is not an address.", mend='Write it as "127.0.0.1:9464".')
+        self._host, self._port = host.strip("[]"), int(port)
+        self._app = app
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Self:
+        registry = CollectorRegistry()
+        registry.register(ControlCollector(self._app))
+        try:
+            self._server = _Server(self._host, self._port, self._app, registry)
+        except (OSError, OverflowError) as error:
+            raise Refused(
+                f"The metrics address {self.address} can't be opened: {error}.",
+                mend="Choose another one in [control] metrics, or with --console-port.",
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = self._thread = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._server.server_port if self._server is not None else self._port
+
+    @property
+    def address(self) -> str:
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, app: Observed, registry: CollectorRegistry) -> None:
+        self.app, self.registry = app, registry
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's own, which asks the name service for this machine's name and may hang on it.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        gone = isinstance(sys.exception(), OSError)
+        _log.log(logging.DEBUG if gone else logging.ERROR, "a request for metrics failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "baton"
+    sys_version = ""
+    timeout: ClassVar[float] = 30.0
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        try:
+            if path == "/metrics":
+                encode, kind = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(200, kind, encode(self.server.registry))
+            elif path in {"/healthz", "/readyz"}:
+                health = self.server.app.health()
+                good = health["live"] if path == "/healthz" else health["ready"]
+                self._text(200 if good else 503, health["message"])
+            else:
+                self._text(404, "Here are /metrics, /healthz and /readyz.")
+        except BatonError as error:
+            _log.warning("%s could not be answered: %s", path, error)
+            self._text(503, str(error))
+
+    do_HEAD = do_GET  # noqa: N815 - the base class's way to name it; load balancers ask like that
+
+    def _text(self, status: int, message: str) -> None:
+        self._answer(status, "text/plain; charset=utf-8", f"{message}\n".encode())
+
+    def _answer(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        _log.debug(format, *args)

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from baton.errors import ConfigError
 
@@ -137,9 +137,10 @@ class GateConfig:
     precision: str = _setting(_one_of("fp32", "half"), "fp32")
     invariance_limit: float | None = _setting(_above(0), None)
     latency_limit: float = _setting(_above(0), 1.15)
-    latency_min_samples: int = _setting(_count, 40)
-    latency_max_samples: int = _setting(_count, 200)
-    warmup_requests: int = _setting(_count, 8)
+    latency_min_samples: int = _setting(_count, 200)
+    latency_max_samples: int = _setting(_count, 2000)
+    latency_budget: float = _setting(_duration, 120.0)
+    warmup_requests: int = _setting(_count, 16)
     warmup_limit: float = _setting(_above(0), 1.5)
     request_timeout: float = _setting(_duration, 30.0)
     hold_retry: float = _setting(_duration, 15.0)
@@ -163,7 +164,7 @@ class ServiceConfig:
 class ControlConfig:
     """``[control]``: the control plane itself."""
 
-    watch: str = _setting(_one_of("auto", "inotify", "poll"), "auto")
+    watch: Literal["auto", "inotify", "poll"] = _setting(_one_of("auto", "inotify", "poll"), "auto")
     rescan: float = _setting(_duration, 5.0)
     metrics: str | None = _setting(_address, "127.0.0.1:9464")
 
@@ -174,7 +175,7 @@ class Config:
 
     repository: Path = _setting(_path, Path("model_repository"))
     state: Path = _setting(_path, Path(".baton"))
-    control: ControlConfig = field(default_factory=ConsoleConfig, metadata={"table": ConsoleConfig})
+    control: ControlConfig = field(default_factory=ControlConfig, metadata={"table": ControlConfig})
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
 

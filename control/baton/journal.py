@@ -229,6 +229,14 @@ class Journal:
             ).fetchall()
         return [int(r["candidate"]) for r in rows]
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Ended rollouts by service and outcome."""
+        with self._guard():
+            rows = self._db.execute(
+                "SELECT service, outcome, count(*) n FROM rollout WHERE ended_at IS NOT NULL GROUP BY service, outcome"
+            ).fetchall()
+        return {(r["service"], r["outcome"]): r["n"] for r in rows}
+
     # Versions and memos
 
     def standings(self, service: str) -> dict[int, VersionRecord]:

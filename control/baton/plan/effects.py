@@ -16,7 +16,6 @@ class Begin:
     previous: int | None
     who: str
     why: str
-    promoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ def _asking(view: View) -> bool:
     return any(isinstance(e, Ask) for e in view.running)
 
 
-def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
+def _waiting(view: View, rollout: Rollout, _policy: Policy) -> Decision:
     if rollout.promoted:
         return Decision(Phase.WAITING, "Promoted.", Advance(Phase.SHIFTING, f"{rollout.who} promoted it."))
     version = rollout.candidate
@@ -180,7 +180,7 @@ def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     return lost or Decision(Phase.WAITING, ready)
 
 
-def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
+def _shifting(view: View, rollout: Rollout, _policy: Policy) -> Decision:
     version, phase = rollout.candidate, Phase.SHIFTING
     if view.alias != version:
         if not view.ready_everywhere(version):

@@ -144,7 +144,7 @@ class View:
             if known is not None and known != folder.fingerprint:
                 return (
                     f"The folder of version {version} was changed while it serves; a load call now would reload it. "
-                    f"Restore the files, then run `ctl retry {version}`: it proves that the content is the one that serves."
+                    f"Restore the files, then run `ctl retry {version}`: it proves that they are what serves."
                 )
         for stray in self.strays:
             if self.known_strays.get(stray.name) != stray.fingerprint:

@@ -100,7 +100,7 @@ class ServiceFiles:
         for tensor in engine.output:
             step.output_map[tensor.name] = tensor.name
         head = f"# Written by Baton: the public name {self.alias_name} leads to {self.engine_name} version {version}.\n"
-        return head + text_format.MessageToString(config)
+        return head + str(text_format.MessageToString(config))
 
     def _read(self, path: Path) -> str:
         try:

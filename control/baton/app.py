@@ -1,0 +1,352 @@
+"""The facade: one method a verb. ``ctl``, the local API and the metrics are faces of it.
+
+Everything a method returns can be printed as JSON. Every refusal is a ``BatonError`` that says what to do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from baton import __version__, report
+from baton.config import Config
+from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
+from baton.engine.build import build
+from baton.engine.loop import Loop
+from baton.engine.service import LOADED, Service
+from baton.errors import Refused, Unreachable
+from baton.journal import Journal
+from baton.plan import View
+
+STALE_AFTER_S = 30.0
+MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
+BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
+
+
+class App:
+    """All methods may be called from any thread."""
+
+    def __init__(
+        self, config: Config, loop: Loop, journal: Journal, manifest: Callable[[str, int], dict[str, str]]
+    ) -> None:
+        self.config = config
+        self._loop = loop
+        self._journal = journal
+        self._manifest = manifest
+        self._services = {s.name: s for s in loop.services}
+
+    # What is
+
+    def status(self, service: str | None = None) -> dict[str, Any]:
+        """The shape of ``ctl status --output json``."""
+        wanted = [self._service(service)] if service is not None else list(self._services.values())
+        with self._loop.lock:
+            return {
+                "version": __version__,
+                "paused": self._loop.paused(),
+                "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
+                "services": [report.service(s, self._loop.loop_at) for s in wanted],
+            }
+
+    def versions(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Versions on disk with their labels, metadata and state, and what lies beside them by mistake."""
+        wanted = [self._service(service)] if service is not None else list(self._services.values())
+        with self._loop.lock:
+            return [row for s in wanted for row in report.versions(s)]
+
+    def history(self, service: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """Every rollout, newest first."""
+        name = None if service is None else self._service(service).name
+        return [report.rollout(r, self._services) for r in self._journal.rollouts(service=name, limit=limit)]
+
+    def rollout(self, number: int) -> dict[str, Any]:
+        """One rollout with its events.
+
+        Raises:
+            Refused: there is none of that number.
+        """
+        found = self._journal.rollout(number)
+        if found is None:
+            raise Refused(f"There is no rollout {number}.", mend="`ctl history` lists them.")
+        events = self._journal.events(rollout=number)
+        return {
+            **report.rollout(found, self._services),
+            "events": [{"at": report.iso(e["at"]), **{k: e[k] for k in ("kind", "who", "message")}} for e in events],
+            "moved": found.kind is not Kind.CHECK
+            and ((found.phase in MOVED and found.stop is None) or found.outcome is Outcome.LIVE),
+            "ended": found.ended_at is not None,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """``live``: the loop turns. ``ready``: it has looked at every service, and a Triton answers."""
+        age = time.time() - self._loop.loop_at
+        live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
+        answering = any(i is not None for i in self._loop.indexes.values())
+        message = "ok" if live else f"The loop has not turned for {age:.0f} s."
+        if live and not answering:
+            message = "; ".join(self._loop.silent.values()) or "Starting."
+        return {"live": live, "ready": live and answering, "message": message}
+
+    def loop_at(self) -> float:
+        """When the loop last went round, in seconds since the epoch."""
+        return self._loop.loop_at
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Rollouts by service and outcome, over the life of the journal."""
+        return self._journal.counts()
+
+    # What persons ask for
+
+    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> dict[str, Any]:  # noqa: ARG002
+        """Start a version's rollout, or let one that waits go on.
+
+        ``full`` would skip traffic steps that remain; traffic moves in one step here, so there are none to skip.
+        """
+        one = self._service(service)
+        with self._loop.lock:
+            view, rollout = self._look(one)
+            if rollout is not None:
+                if version not in (None, rollout.candidate) or rollout.kind is not Kind.ROLLOUT:
+                    raise _busy(rollout)
+                if rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK:
+                    raise Refused(f"Version {rollout.candidate} is on its way back: {_why(rollout)}")
+                if rollout.phase in MOVED:
+                    raise Refused(f"Version {rollout.candidate} serves already.")
+                self._journal.promote(rollout, who, time.time())
+                self._loop.wake()
+                return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
+            chosen = version if version is not None else self._next(one, view)
+            self._startable(view, chosen)
+            opened = one.begin(view, Kind.ROLLOUT, chosen, view.alias, who, "promoted", promoted=True)
+            self._loop.wake()
+            return _ticket(opened, "live", f"The rollout of version {chosen} begins.")
+
+    def rollback(self, service: str | None, to: int | None, *, who: str) -> dict[str, Any]:
+        """Back to the previous version, or a named one, at once."""
+        one = self._service(service)
+        with self._loop.lock:
+            view, rollout = self._look(one)
+            if rollout is not None:
+                if to is not None and to != rollout.previous:
+                    raise _busy(rollout)
+                if rollout.previous is None:
+                    raise Refused("There is no earlier version to go back to.", mend="`ctl abort` ends this rollout.")
+                one.halt(rollout, _outcome_of_stop(rollout), who, f"rolled back by {who}")
+                return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
+            target = to if to is not None else self._previous(one, view)
+            if target == view.alias:
+                raise Refused(f"Version {target} serves already.")
+            if target not in view.folders or not view.folders[target].complete:
+                raise Refused(f"Version {target} is not on disk, or not whole.", mend="`ctl versions` lists what is.")
+            record = view.records.get(target)
+            if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
+                raise Refused(
+                    f"Version {target} never served.", mend=f"`ctl promote {target}` takes it through its gates."
+                )
+            opened = one.begin(view, Kind.ROLLBACK, target, view.alias, who, f"rolled back by {who}", promoted=True)
+            self._loop.wake()
+            return _ticket(opened, "live", f"Version {target} is loaded again, then the public name moves.")
+
+    def abort(self, service: str | None, *, who: str) -> dict[str, Any]:
+        """Stop the running rollout and return to the stable version."""
+        one = self._service(service)
+        with self._loop.lock:
+            rollout = self._journal.open_rollout(one.name)
+            if rollout is None:
+                raise Refused(f"No rollout of {one.name} is under way.")
+            one.halt(rollout, _outcome_of_stop(rollout), who, f"aborted by {who}")
+            return _ticket(rollout, "ended", f"Rollout of version {rollout.candidate} is being stopped.")
+
+    def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> dict[str, Any]:
+        """Try a refused or withdrawn version again, if need be declared anew; or accept a live folder as unchanged."""
+        one = self._service(service)
+        view, rollout = self._look(one)
+        if version is not None and version == view.alias:
+            return self._accept(one, view, version, who)
+        with self._loop.lock:
+            if rollout is not None:
+                raise _busy(rollout)
+            decided = [r for r in view.records.values() if r.standing is not Standing.RELEASED]
+            if version is None and not decided:
+                raise Refused(f"No version of {one.name} was refused or withdrawn.")
+            chosen = version if version is not None else max(decided, key=lambda r: r.at).version
+            if release is not None:
+                self._journal.set_memo(one.name, f"release:{chosen}", Release(release))
+            self._startable(view, chosen, again=True)
+            self._journal.forget(one.name, chosen, who, time.time())
+            why = "tried again" if release is None else f"tried again, declared {release}"
+            opened = one.begin(view, Kind.ROLLOUT, chosen, view.alias, who, why, promoted=False)
+            self._loop.wake()
+            return _ticket(opened, "live", f"Version {chosen} is {why}.")
+
+    def verify(self, service: str | None, version: int, *, who: str) -> dict[str, Any]:
+        """Every gate on a version, with no traffic and no promotion."""
+        one = self._service(service)
+        with self._loop.lock:
+            view, rollout = self._look(one)
+            if rollout is not None:
+                raise _busy(rollout)
+            if version == view.alias:
+                raise Refused(f"Version {version} serves: its gates are behind it.")
+            self._on_disk(view, version)
+            opened = one.begin(view, Kind.CHECK, version, view.alias, who, "verification", promoted=True)
+            self._loop.wake()
+            return _ticket(opened, "ended", f"Version {version} meets every gate.")
+
+    def pause(self, *, who: str) -> dict[str, Any]:
+        """Freeze what goes on by itself. Rollback, abort and what a person starts still work."""
+        return self._pause(who, paused=True)
+
+    def resume(self, *, who: str) -> dict[str, Any]:
+        """Let it go on."""
+        return self._pause(who, paused=False)
+
+    def expect(self, service: str | None, version: int, timeout_s: float) -> dict[str, Any]:
+        """Wait until the rollout of a pushed version has begun; ``rollout`` is null when it has not."""
+        one = self._service(service)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for rollout in self._journal.rollouts(service=one.name):
+                if rollout.candidate == version and rollout.kind is Kind.ROLLOUT:
+                    return _ticket(rollout, "live", rollout.why)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return {"service": one.name, "rollout": None, "until": "live", "message": one.decision.message}
+            self._loop.next_round(left)
+
+    # Helpers
+
+    def _service(self, name: str | None) -> Service:
+        return self._services[self.config.service(name).name]
+
+    def _look(self, service: Service) -> tuple[View, Rollout | None]:
+        """The service as it is now.
+
+        Raises:
+            Unreachable: the loop has not looked yet.
+        """
+        if service.view is None:
+            raise Unreachable("The control plane has only just started.", mend="Try again in a moment.")
+        view = service.observe(self._loop.indexes, paused=self._loop.paused())
+        return view, view.rollout
+
+    def _pause(self, who: str, *, paused: bool) -> dict[str, Any]:
+        with self._loop.lock:
+            text = "Paused: nothing goes on by itself." if paused else "Resumed."
+            self._journal.log(time.time(), "pause" if paused else "resume", text, who=who)
+            self._loop.set_paused(paused)
+        return {"paused": paused, "message": text}
+
+    def _next(self, service: Service, view: View) -> int:
+        waiting = view.pending(service.policy)
+        if not waiting:
+            raise Refused("No new version is complete on disk.", mend="`ctl push DIR` brings one.")
+        return max(f.version or 0 for f in waiting)
+
+    def _on_disk(self, view: View, version: int) -> None:
+        folder = view.folders.get(version)
+        if folder is None:
+            raise Refused(f"There is no folder of version {version}.", mend="`ctl versions` lists what is there.")
+        if folder.missing:
+            raise Refused(f"Version {version} is still arriving: {folder.missing[0]}.")
+
+    def _startable(self, view: View, version: int, *, again: bool = False) -> None:
+        if view.alias is not None and version == view.alias:
+            raise Refused(f"Version {version} serves already.")
+        if view.alias is not None and version < view.alias:
+            raise Refused(
+                f"Version {version} is lower than version {view.alias}, which serves.",
+                mend=f"`ctl rollback --to {version}` goes back.",
+            )
+        self._on_disk(view, version)
+        record = view.records.get(version)
+        if record is not None and record.standing is Standing.REJECTED and not again:
+            raise Refused(f"Version {version} was refused: {record.reason}", mend=f"`ctl retry {version}` tries again.")
+        if (reason := view.hold_reason()) is not None:
+            raise Refused(reason)
+
+    def _previous(self, service: Service, view: View) -> int:
+        """The version that served before the present one and was not taken back itself."""
+        served = self._journal.served(service.name)
+        before = self._journal.memo(service.name, "adopted")
+        for version in [*reversed(served), *([before] if before is not None else [])]:
+            record = view.records.get(version)
+            withdrawn = record is not None and record.standing is Standing.WITHDRAWN
+            if version != view.alias and not withdrawn and version in view.folders:
+                return version
+        lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
+        raise Refused(
+            "No earlier version is known to have served.",
+            mend=f"On disk are: {', '.join(map(str, lower)) or 'none'}; name one with --to.",
+        )
+
+    def _accept(self, service: Service, view: View, version: int, who: str) -> dict[str, Any]:
+        """The folder of the live version was changed: prove that its content is what serves, then go on.
+
+        Hashes the whole folder, outside of the loop's lock.
+        """
+        known: Mapping[str, str] | None = self._journal.memo(service.name, f"manifest:{version}")
+        folder = view.folders.get(version)
+        if folder is None:
+            raise Refused(f"The folder of version {version} is gone.", mend="Put it back first.")
+        if view.loaded.get(version) == folder.fingerprint:
+            raise Refused(f"Version {version} serves, and its folder is as it was loaded.")
+        if known is None:
+            raise Refused(
+                f"What version {version} held when it was loaded was not recorded, so nothing can be proved.",
+                mend="Push the content as a new version, restart Triton in a quiet hour, or name it with --to.",
+            )
+        found = self._manifest(service.name, version)
+        wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
+        if wrong:
+            raise Refused(
+                f"Version {version}: {wrong[0]} and {len(wrong) - 1} more differ from what serves."
+                if len(wrong) > 1
+                else f"Version {version}: {wrong[0]} differs from what serves.",
+                mend="Restore the files as they were, or push the new content as a new version.",
+            )
+        with self._loop.lock:
+            loaded = self._journal.memo(service.name, LOADED, {}) | {str(version): folder.fingerprint}
+            self._journal.log(
+                time.time(), "retry", f"version {version} proved unchanged", who=who, service=service.name
+            )
+            self._journal.set_memo(service.name, LOADED, loaded)
+        self._loop.wake()
+        message = (
+            f"Version {version} holds what serves. The next load call makes Triton load it once more, beside itself."
+        )
+        return {"service": service.name, "rollout": None, "until": "ended", "message": message}
+
+
+def _ticket(rollout: Rollout, until: str, message: str) -> dict[str, Any]:
+    return {"service": rollout.service, "rollout": rollout.id, "until": until, "message": message}
+
+
+def _busy(rollout: Rollout) -> Refused:
+    return Refused(
+        f"A {rollout.kind} of version {rollout.candidate} is under way ({rollout.phase}).",
+        mend="Wait for its end, or `ctl abort` it.",
+    )
+
+
+def _why(rollout: Rollout) -> str:
+    return rollout.stop.why if rollout.stop is not None else "it was turned back."
+
+
+def _outcome_of_stop(rollout: Rollout) -> Outcome:
+    return Outcome.ABORTED if rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+
+
+@contextmanager
+def open_app(config: Config) -> Iterator[App]:
+    """Start the control plane in this process, and stop it at the end."""
+    wake = threading.Event()
+    parts = build(config, clock=time.time, wake=wake)
+    parts.start()
+    try:
+        yield App(config, parts.loop, parts.journal, parts.manifest)
+    finally:
+        parts.close()

@@ -1,0 +1,113 @@
+"""Puts the control plane together from a configuration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from baton.config import Config, ServiceConfig
+from baton.domain import Folder, VersionMeta
+from baton.engine.gates import Gates
+from baton.engine.loop import Loop
+from baton.engine.service import Service
+from baton.errors import ConfigError
+from baton.journal import Journal
+from baton.triton.grpc import GrpcTriton
+from baton.triton.port import Triton
+from baton.triton.repository import ServiceFiles
+from baton.verify.checkpoint import read_meta
+from baton.watch.scan import Scanner
+from baton.watch.watcher import Watcher
+
+JOURNAL = "journal.db"
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A control plane, not yet started."""
+
+    loop: Loop
+    journal: Journal
+    watcher: Watcher
+    servers: dict[str, Triton]
+    manifest: Callable[[str, int], dict[str, str]]
+
+    def start(self) -> None:
+        self.watcher.start()
+        self.loop.start()
+
+    def close(self) -> None:
+        """Stop in the order in which nothing is asked of what is gone already."""
+        self.watcher.stop()
+        self.loop.stop()
+        for server in self.servers.values():
+            server.close()
+        self.journal.close()
+
+
+def build(
+    config: Config,
+    *,
+    clock: Callable[[], float],
+    wake: threading.Event,
+    servers: dict[str, Triton] | None = None,
+) -> Parts:
+    """Wire everything. ``servers`` may be given, as tests do; else they are the configured ones, over gRPC.
+
+    Raises:
+        ConfigError: the repository or a golden set is not there.
+        JournalError: the state directory can't be written.
+    """
+    if not config.repository.is_dir():
+        raise ConfigError(
+            f"The model repository {config.repository} is not a directory.",
+            mend="Name it with repository = ... in baton.toml, or with --repository.",
+        )
+    journal = Journal(config.state / JOURNAL)
+    if servers is None:
+        servers = {
+            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=_key(s.admin_key_file))
+            for s in config.servers
+        }
+    local = all(s.grpc.startswith(LOOPBACK) for s in config.servers)
+    gates: dict[str, Gates] = {}
+    services = []
+    for one in config.services:
+        files = ServiceFiles(config.repository, one.name, one.engine)
+        gates[one.name] = Gates(one, files, servers, journal, local=local)
+        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake))
+    watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
+    loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
+    return Parts(loop, journal, watcher, servers, lambda name, version: gates[name].manifest(version))
+
+
+def _service(
+    config: ServiceConfig,
+    files: ServiceFiles,
+    servers: dict[str, Triton],
+    journal: Journal,
+    gates: Gates,
+    clock: Callable[[], float],
+    wake: threading.Event,
+) -> Service:
+    scanner = Scanner()
+
+    def scan() -> list[Folder]:
+        return scanner.scan(files.engine_dir, clock())
+
+    def meta(version: int) -> VersionMeta:
+        return read_meta(files.folder(version))
+
+    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set)
+
+
+def _key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"The admin key file {path} can't be read: {error.strerror}.") from None

@@ -1,0 +1,216 @@
+"""Asks the gates: the folder's files first, then the loaded candidate, by requests to its exact version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal, cast
+
+from baton import judge, probe
+from baton.config import ServiceConfig
+from baton.domain import Gate, GateResult, Kind, Rollout, Verdict
+from baton.errors import CheckpointError, TimedOut, TritonError
+from baton.journal import Journal
+from baton.probe import Cancelled, Probe
+from baton.triton.port import Tensors, Triton
+from baton.triton.repository import ServiceFiles
+from baton.verify import capacity
+from baton.verify.checkpoint import check_integrity, manifest
+from baton.verify.compatibility import check_compatibility
+from baton.verify.sums import read_sums
+
+Cancel = Callable[[], bool]
+
+
+class Gates:
+    """The gates of one service. ``ask`` may be called from several threads, for one rollout at a time."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        files: ServiceFiles,
+        servers: Mapping[str, Triton],
+        journal: Journal,
+        *,
+        local: bool,
+    ) -> None:
+        self._config = config
+        self._limits = config.gates
+        self._files = files
+        self._servers = servers
+        self._journal = journal
+        self._local = local
+        """Whether the servers run on this machine, so that its free memory is theirs."""
+        self._probe: Probe | None = None
+        if config.probe is not None:
+            make = probe.get(config.probe)
+            self._probe = make(probe.load_golden(config.golden)) if config.golden is not None else None
+        self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
+            Gate.INTEGRITY: self._integrity,
+            Gate.COMPATIBILITY: self._compatibility,
+            Gate.CAPACITY: self._capacity,
+            Gate.WARMUP: self._warmup,
+            Gate.OUTPUT: self._output,
+            Gate.INVARIANCE: self._invariance,
+            Gate.LATENCY: self._latency,
+        }
+
+    def ask(self, gate: Gate, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        """The gate's verdict on the rollout's candidate.
+
+        Raises:
+            Unreachable: a server went away; that says nothing about the candidate.
+            Cancelled: nobody wants the verdict any more.
+        """
+        try:
+            return self._asks[gate](rollout, cancelled)
+        except (CheckpointError, TritonError, TimedOut) as error:
+            # What the candidate's files or the candidate itself answered is a verdict.
+            return GateResult(gate, Verdict.FAIL, str(error))
+
+    def manifest(self, version: int) -> dict[str, str]:
+        """SHA-256 of every file of a version's folder, in hexadecimal."""
+        return manifest(self._files.folder(version))
+
+    # The files
+
+    def _integrity(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        folder = self._files.folder(rollout.candidate)
+        result = check_integrity(folder, cancelled=cancelled)
+        if cancelled():
+            raise Cancelled("The rollout was turned back.")
+        if result.verdict is Verdict.PASS:
+            # What was just hashed against its own list need not be read twice.
+            sums = read_sums(folder) or manifest(folder, cancelled=cancelled)
+            self._journal.set_memo(self._config.name, f"manifest:{rollout.candidate}", sums)
+        return result
+
+    def _compatibility(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
+        stable = self._files.folder(rollout.previous) if rollout.previous is not None else None
+        return check_compatibility(
+            self._files.folder(rollout.candidate),
+            stable if stable is not None and stable.is_dir() else None,
+            architecture=self._config.architecture,
+            release=rollout.release,
+        )
+
+    def _capacity(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
+        needed = capacity.estimate_bytes(self._files.folder(rollout.candidate), overhead=self._limits.memory_factor)
+        available = self._limits.available_memory
+        if available is None and self._local:
+            available = capacity.available_memory()
+        # Servers on one machine each load the version, into the same memory.
+        copies = len(self._servers) if self._local else 1
+        where = "this machine" if copies == 1 else f"this machine, for {copies} servers"
+        return capacity.check_capacity(
+            needed * copies, available, margin=self._limits.capacity_margin, where=where if self._local else ""
+        )
+
+    # The answers
+
+    def _infer(self, server: Triton) -> probe.Infer:
+        def infer(version: int, inputs: Tensors, timeout_s: float, /) -> Tensors:
+            return server.infer(self._config.engine, version, inputs, timeout_s)
+
+        return infer
+
+    def _first(self) -> probe.Infer:
+        """All servers load the same files: what the answers are worth is asked of the first."""
+        return self._infer(next(iter(self._servers.values())))
+
+    def _unasked(self, gate: Gate) -> GateResult:
+        why = "the service has no probe" if self._config.probe is None else "the service has no golden set"
+        message = f"Skipped: {why}, so there is nothing to ask the version. Name one in the configuration."
+        return GateResult(gate, Verdict.PASS, message, skipped=True)
+
+    def _warmup(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        """Every server is warmed up; the slowest first answer counts."""
+        asked = self._probe
+        if asked is None:
+            return self._unasked(Gate.WARMUP)
+        results = []
+        for server in self._servers.values():
+            infer = self._infer(server)
+            asked.smoke(infer, rollout.candidate, timeout_s=self._limits.request_timeout)
+            if rollout.kind is Kind.ROLLBACK:
+                # It served before and is wanted back at once: that it answers is enough.
+                results.append(GateResult(Gate.WARMUP, Verdict.PASS, f"It answers on {server.name}."))
+                continue
+
+            def judged(samples: probe.WarmupSamples) -> GateResult:
+                return judge.judge_warmup(samples, limit=self._limits.warmup_limit)
+
+            samples = probe.measure_warmup(
+                infer,
+                rollout.candidate,
+                asked.latency_requests(),
+                clock=time.perf_counter,
+                decide=lambda s: judged(s).verdict is not Verdict.RUNNING,
+                cancelled=cancelled,
+                warm_requests=self._limits.warmup_requests,
+                timeout_s=self._limits.request_timeout,
+            )
+            results.append(replace(judged(samples), evidence={**judged(samples).evidence, "server": server.name}))
+        order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
+        return min(results, key=lambda r: (order[r.verdict], -(r.observed or 0.0)))
+
+    def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        asked = self._probe
+        if asked is None:
+            return self._unasked(Gate.OUTPUT)
+        timeout = self._limits.request_timeout
+        stable = None
+        if rollout.previous is not None:
+            # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
+            try:
+                stable = asked.score_golden(self._first(), rollout.previous, cancelled=cancelled, timeout_s=timeout)
+            except (TritonError, TimedOut) as error:
+                message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
+                return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
+        candidate = asked.score_golden(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
+        return judge.judge_output(
+            rollout.release,
+            stable,
+            candidate,
+            asked.relevance,
+            tolerance=self._limits.output_tolerance,
+            ndcg_margin=self._limits.ndcg_margin,
+            version=rollout.candidate,
+        )
+
+    def _invariance(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        asked = self._probe
+        if asked is None:
+            return self._unasked(Gate.INVARIANCE)
+        timeout = self._limits.request_timeout
+        pairs = asked.check_invariance(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
+        precision = cast("Literal['fp32', 'half']", self._limits.precision)
+        return judge.judge_invariance(pairs, precision=precision, limit=self._limits.invariance_limit)
+
+    def _latency(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        asked = self._probe
+        if asked is None:
+            return self._unasked(Gate.LATENCY)
+
+        def judged(samples: probe.LatencySamples | None) -> GateResult:
+            return judge.judge_latency(
+                samples, limit=self._limits.latency_limit, min_samples=self._limits.latency_min_samples
+            )
+
+        if rollout.previous is None:
+            return judged(None)
+        samples = probe.measure_latency(
+            self._first(),
+            rollout.previous,
+            rollout.candidate,
+            asked.latency_requests(),
+            clock=time.perf_counter,
+            decide=lambda s: judged(s).verdict is not Verdict.RUNNING,
+            cancelled=cancelled,
+            min_samples=self._limits.latency_min_samples,
+            max_samples=self._limits.latency_max_samples,
+            budget_s=self._limits.latency_budget,
+            timeout_s=self._limits.request_timeout,
+        )
+        return judged(samples)

@@ -1,0 +1,153 @@
+"""The one loop: look, decide, act, for every service in turn, until there is nothing left to do. Then wait."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from baton.domain import Phase
+from baton.engine.service import Service
+from baton.errors import BatonError, Unreachable
+from baton.journal import Journal
+from baton.plan import Decision
+from baton.triton.port import Index, Triton
+
+log = logging.getLogger(__name__)
+
+BUSY_WAIT_S = 0.2
+"""How long the loop rests while a rollout is under way or something is expected."""
+IDLE_WAIT_S = 1.0
+MOST_STEPS = 50
+"""Steps for one service before the others have their turn; the plan comes to rest long before that."""
+PAUSED = "paused"
+
+
+class Loop:
+    """Runs in a thread of its own. ``lock`` guards deciding and acting; looking happens outside of it."""
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        servers: Mapping[str, Triton],
+        journal: Journal,
+        clock: Callable[[], float],
+        wake: threading.Event,
+        rescan: float,
+        rearm: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.services = services
+        self.loop_at = 0.0
+        self._turned = threading.Condition()
+        self._servers = servers
+        self._journal = journal
+        self._clock = clock
+        self._wake = wake
+        self._rescan = rescan
+        self._rearm = rearm
+        self._scanned_at = float("-inf")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="baton-loop", daemon=True)
+        self._pool = ThreadPoolExecutor(max_workers=max(4, len(servers)), thread_name_prefix="baton-look")
+        self.silent: dict[str, str] = {}
+        """Servers that did not answer the last time, and why."""
+        self.indexes: dict[str, Index | None] = {}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop after its present step. What runs in Triton goes on, and is found again at the next start."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._pool.shutdown(wait=False)
+        for service in self.services:
+            service.tasks.close()
+
+    def paused(self) -> bool:
+        return bool(self._journal.memo("", PAUSED, default=False))
+
+    def set_paused(self, paused: bool) -> None:  # noqa: FBT001 - a setter's one value
+        self._journal.set_memo("", PAUSED, paused)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the loop look again now."""
+        self._wake.set()
+
+    def next_round(self, timeout_s: float) -> None:
+        """Wait until the loop has gone round once more, or the time is over."""
+        with self._turned:
+            self._turned.wait(timeout_s)
+
+    def once(self, *, scan: bool = True) -> bool:
+        """One round over all services. True when something is under way, so that the next round should come soon."""
+        self.indexes = self._look()
+        busy = False
+        for service in self.services:
+            try:
+                busy = self._serve(service, scan=scan) or busy
+            except BatonError as error:
+                # Nothing is decided on half a picture; the sentence says what is in the way.
+                log.warning("%s: %s", service.name, error)
+                service.decision = Decision(Phase.DEGRADED, str(error))
+        self.loop_at = self._clock()
+        with self._turned:
+            self._turned.notify_all()
+        return busy
+
+    def _serve(self, service: Service, *, scan: bool) -> bool:
+        if scan:
+            service.scan()
+        for _ in range(MOST_STEPS):
+            with self.lock:
+                view = service.observe(self.indexes, paused=self.paused())
+                before = service.decision
+                changed = service.step(view)
+                if service.decision.message != before.message:
+                    log.info("%s: %s: %s", service.name, service.decision.phase, service.decision.message)
+            if not changed:
+                break
+        fresh = self._clock() - service.policy.settle - IDLE_WAIT_S
+        soon = any(f.quiet_since >= fresh for f in view.folders.values())
+        return view.rollout is not None or bool(view.running) or soon
+
+    def _look(self) -> dict[str, Index | None]:
+        def ask(server: Triton) -> Index | None:
+            try:
+                index = server.index()
+            except Unreachable as error:
+                if server.name not in self.silent:
+                    log.warning("%s", error)
+                self.silent[server.name] = str(error)
+                return None
+            except BatonError as error:
+                log.warning("%s: %s", server.name, error)
+                self.silent[server.name] = str(error)
+                return None
+            if self.silent.pop(server.name, None) is not None:
+                log.info("server %s answers again", server.name)
+            return index
+
+        return dict(zip(self._servers, self._pool.map(ask, self._servers.values()), strict=True))
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            woken = self._wake.is_set()
+            self._wake.clear()
+            due = woken or self._clock() - self._scanned_at >= self._rescan
+            busy = True
+            try:
+                if due:
+                    self._rearm()
+                busy = self.once(scan=due)
+                if due:
+                    self._scanned_at = float("-inf") if busy else self._clock()
+            except Exception:
+                # The loop is what brings traffic back: it outlives its own defects, and says so loudly.
+                log.exception("the loop broke; it goes on")
+            self._wake.wait(BUSY_WAIT_S if busy else IDLE_WAIT_S)

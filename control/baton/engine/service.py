@@ -1,0 +1,380 @@
+"""One service: what is seen of it, and how the plan's effects are carried out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from baton.config import ServiceConfig
+from baton.domain import (
+    GATES_OF,
+    Folder,
+    Gate,
+    GateResult,
+    Kind,
+    Model,
+    ModelState,
+    Outcome,
+    Phase,
+    Release,
+    Rollout,
+    Standing,
+    Stop,
+    Verdict,
+    VersionMeta,
+    VersionRecord,
+)
+from baton.engine.tasks import Task, Tasks
+from baton.errors import BatonError, CheckpointError, Refused, TritonError
+from baton.journal import Journal
+from baton.plan import (
+    Advance,
+    Ask,
+    Begin,
+    Decision,
+    Effect,
+    End,
+    Halt,
+    Policy,
+    Record,
+    ServerView,
+    SetAlias,
+    SetPolicy,
+    Sync,
+    View,
+    plan,
+)
+from baton.plan.view import backoff
+from baton.triton.port import Index, Triton
+from baton.triton.repository import ServiceFiles
+
+log = logging.getLogger(__name__)
+
+LOADED = "loaded_fingerprints"
+STRAYS = "known_strays"
+
+
+class Asker(Protocol):
+    """Asks a gate about a version; see ``baton.engine.gates``."""
+
+    def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
+        """The gate's verdict. May take minutes; ``cancelled`` turns true when nobody wants it any more."""
+        ...
+
+
+class Scan(Protocol):
+    """Lists an engine's directory; see ``baton.watch.scan``."""
+
+    def __call__(self) -> list[Folder]: ...
+
+
+class Service:
+    """Sees, decides and acts for one service, under the loop's lock unless a method says otherwise."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        files: ServiceFiles,
+        servers: Mapping[str, Triton],
+        journal: Journal,
+        asker: Asker,
+        scan: Scan,
+        read_meta: Callable[[int], VersionMeta],
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.files = files
+        self.name = config.name
+        self._servers = servers
+        self._journal = journal
+        self._asker = asker
+        self._scan = scan
+        self._read_meta = read_meta
+        self._clock = clock
+        self._wake = wake
+        self.tasks = Tasks(config.name, clock, wake)
+        self.policy = Policy(
+            keep_previous=config.rollout.keep_previous,
+            automatic=config.rollout.promotion == "automatic",
+            supersede=config.rollout.on_newer == "supersede",
+            settle=config.rollout.settle,
+            load_timeout=config.rollout.load_timeout,
+            drain_timeout=config.rollout.drain_timeout,
+            stuck_after=config.rollout.stuck_after,
+            hold_retry=config.gates.hold_retry,
+            hold_attempts=config.gates.hold_attempts,
+        )
+        self._entries: list[Folder] = []
+        self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
+        self.view: View | None = None
+        self.decision = Decision(Phase.EMPTY, "Starting.")
+
+    # Seeing
+
+    def scan(self) -> None:
+        """Look at the engine's directory. Called without the loop's lock: a network file system may be slow."""
+        self._entries = self._scan()
+
+    def observe(self, indexes: Mapping[str, Index | None], *, paused: bool) -> View:
+        """Put together what is seen. ``indexes``: each server's repository index, None where it does not answer."""
+        rollout = self._journal.open_rollout(self.name)
+        folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
+        strays = tuple(f for f in self._entries if f.problem is not None)
+        servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
+        loaded = {int(v): f for v, f in self._journal.memo(self.name, LOADED, {}).items()}
+        known_strays = self._journal.memo(self.name, STRAYS)
+        # First sight: what Triton serves already, it loaded from what is there. Nothing is disturbed.
+        news = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
+        if news:
+            loaded |= news
+            self._journal.set_memo(self.name, LOADED, loaded)
+        if known_strays is None:
+            known_strays = {s.name: s.fingerprint for s in strays}
+            self._journal.set_memo(self.name, STRAYS, known_strays)
+        self.view = View(
+            service=self.name,
+            now=self._clock(),
+            policy=self.files.policy(),
+            alias=self.files.alias(),
+            servers=servers,
+            folders=folders,
+            strays=strays,
+            records=self._journal.standings(self.name),
+            loaded=loaded,
+            known_strays=known_strays,
+            rollout=rollout,
+            running=self.tasks.running(),
+            failed=self.tasks.failed(),
+            paused=paused,
+        )
+        return self.view
+
+    def _server_view(self, name: str, index: Index | None, rollout: Rollout | None) -> ServerView:
+        if index is None:
+            return ServerView(name, live=False)
+        inflight = None
+        if rollout is not None and rollout.phase is Phase.RETIRING:
+            try:
+                inflight = self._servers[name].inflight(self.config.engine)
+            except BatonError as error:
+                log.warning("%s", error)
+        return ServerView(
+            name,
+            live=True,
+            engine=index.get(self.config.engine, {}),
+            alias=index.get(self.config.name, {}),
+            inflight=inflight,
+        )
+
+    def meta(self, version: int, fingerprint: str) -> tuple[VersionMeta, str]:
+        """What the version's folder says of itself, and what is wrong with that; read again when the folder changes."""
+        known = self._metas.get(version)
+        if known is None or known[0] != fingerprint:
+            try:
+                known = (fingerprint, self._read_meta(version), "")
+            except CheckpointError as error:
+                known = (fingerprint, VersionMeta(label=str(version)), str(error))
+            self._metas[version] = known
+        return known[1:]
+
+    # Deciding and acting
+
+    def step(self, view: View) -> bool:
+        """Decide once and act once. True when something changed at once, so that it is worth looking again."""
+        self.decision = plan(view, self.policy)
+        effect = self.decision.effect
+        rollout = view.rollout
+        if rollout is not None and (rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK):
+            self.tasks.cancel(lambda e: isinstance(e, Ask))
+        if effect is None:
+            return False
+        failure = view.failed.get(effect)
+        if backoff(failure, view.now):
+            assert failure is not None  # noqa: S101 - backoff() is only true for one
+            self.decision = replace(self.decision, message=failure.message, effect=None)
+            return False
+        return self._act(effect, view)
+
+    def _act(self, effect: Effect, view: View) -> bool:
+        rollout = view.rollout
+        match effect:
+            case Sync():
+                self._log("sync", f"load call: {self._model_name(effect.model)} on {effect.server}", rollout)
+                self.tasks.start(effect, lambda _task: self._sync(effect, view))
+                return False
+            case Ask():
+                assert rollout is not None  # noqa: S101 - the plan asks gates only about a rollout
+                self._log("ask", f"gate {effect.gate} about version {rollout.candidate}", rollout)
+                self.tasks.start(effect, lambda task: self._ask(effect.gate, rollout, task))
+                return False
+            case _:
+                return self.tasks.attempt(effect, lambda: self._at_once(effect, view))
+
+    def _at_once(self, effect: Effect, view: View) -> None:
+        now = self._clock()
+        match effect:
+            case Begin():
+                self.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
+                return
+            case SetPolicy(versions):
+                self._log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
+                self.files.set_policy(versions)
+                return
+            case SetAlias(version):
+                self._log("alias", f"public name on disk: version {version}", view.rollout)
+                self.files.set_alias(version)
+                return
+            case _:
+                pass
+        rollout = view.rollout
+        assert rollout is not None  # noqa: S101 - the rest is about a rollout
+        match effect:
+            case Advance(phase, why):
+                self._journal.advance(rollout, phase, why, now)
+            case Halt(stop):
+                self._journal.halt(rollout, stop, now)
+            case Record(result):
+                self._journal.record(rollout, result, now)
+            case End(outcome, why):
+                self._end(view, rollout, outcome, why, now)
+            case _:
+                raise AssertionError(f"nobody carries out {effect}")
+
+    def begin(
+        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *, promoted: bool = False
+    ) -> Rollout:
+        """Open a rollout for a version on disk. ``promoted``: a person asked for it; it waits for nobody.
+
+        Raises:
+            Refused: one is under way, or the folder is not there.
+        """
+        folder = view.folders.get(version)
+        if folder is None:
+            raise Refused(f"There is no folder of version {version}.", mend="`ctl versions` lists what is there.")
+        meta, wrong = self.meta(version, folder.fingerprint)
+        release = Release(self._journal.memo(self.name, f"release:{version}", meta.release))
+        now = self._clock()
+        self.tasks.forget_failures()
+        asked = Rollout(
+            id=0,
+            service=self.name,
+            kind=kind,
+            candidate=version,
+            previous=previous,
+            phase=Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING,
+            who=who,
+            why=why,
+            release=release,
+            label=meta.label,
+            fingerprint=folder.fingerprint,
+            started_at=now,
+            phase_since=now,
+            promoted=promoted,
+        )
+        rollout = self._journal.begin(asked)
+        if wrong:
+            self._journal.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
+        return rollout
+
+    def _end(self, view: View, rollout: Rollout, outcome: Outcome, why: str, now: float) -> None:
+        folder = view.folders.get(rollout.candidate)
+        fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
+        loaded = rollout.candidate in view.loaded
+
+        def stands(version: int, standing: Standing, text: str) -> VersionRecord:
+            return VersionRecord(
+                version, standing, text, fingerprint if version == rollout.candidate else "", loaded, now
+            )
+
+        standings: list[VersionRecord] = []
+        match outcome:
+            case Outcome.LIVE:
+                standings.append(stands(rollout.candidate, Standing.RELEASED, why))
+                if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
+                    standings.append(stands(rollout.previous, Standing.WITHDRAWN, rollout.why))
+            case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
+                standings.append(stands(rollout.candidate, Standing.REJECTED, why))
+            case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
+                standings.append(stands(rollout.candidate, Standing.WITHDRAWN, why))
+            case _:
+                pass
+        self._journal.end(rollout, outcome, why, now, standings)
+        self.tasks.forget_failures()
+        self.files.tidy_alias()
+
+    # In the background
+
+    def _sync(self, effect: Sync, view: View) -> None:
+        server = self._servers[effect.server]
+        model = self._model_name(effect.model)
+        if effect.model is Model.ALIAS:
+            version = self.files.alias()
+            if version is None:
+                server.unload(model, self.config.gates.request_timeout)
+                return
+            # An ensemble that was just loaded is made anew by every later load call until it got a second one
+            # (seen on 24.10); the second call changes nothing else.
+            server.load(model, self.config.gates.request_timeout)
+            server.load(model, self.config.gates.request_timeout)
+            wanted = frozenset({version})
+        else:
+            wanted = self.files.policy()
+            self._remember(view, wanted)
+            if not wanted:
+                server.unload(model, self.policy.load_timeout)
+                return
+            server.load(model, self.policy.load_timeout)
+        states = server.index().get(model, {})
+        for version in sorted(wanted):
+            state = states.get(version)
+            if state is None or state.state is not ModelState.READY:
+                shown = "not in the repository index" if state is None else f"{state.state}: {state.reason}"
+                raise TritonError(f"{model} version {version} is {shown} after the load call.")
+
+    def _remember(self, view: View, wanted: frozenset[int]) -> None:
+        """Note how the folders look as Triton is about to load them; what is READY stays as it was."""
+        ready = {v for s in view.servers for v in s.ready()}
+        loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
+        loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
+        self._journal.set_memo(self.name, LOADED, loaded)
+        self._journal.set_memo(self.name, STRAYS, {s.name: s.fingerprint for s in view.strays})
+
+    def _ask(self, gate: Gate, rollout: Rollout, task: Task) -> None:
+        result = self._asker.ask(gate, rollout, task.cancel.is_set)
+        if result.verdict is Verdict.HOLD:
+            before = rollout.gates.get(gate)
+            attempts = 1 + int(before.evidence.get("attempts", 1)) if before is not None else 1
+            result = replace(result, evidence={**result.evidence, "attempts": attempts})
+        current = self._journal.open_rollout(self.name)
+        if current is not None and current.id == rollout.id:
+            self._journal.record(current, result, self._clock())
+
+    def _model_name(self, model: Model) -> str:
+        return self.config.engine if model is Model.ENGINE else self.config.name
+
+    def _log(self, kind: str, message: str, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
+        self._journal.log(
+            self._clock(), kind, message, service=self.name, rollout=rollout.id if rollout else None, data=data
+        )
+
+    # What persons ask for
+
+    def halt(self, rollout: Rollout, outcome: Outcome, who: str, why: str) -> None:
+        """Turn the rollout back. The gates that are being asked are called off at once."""
+        self._journal.halt(rollout, Stop(outcome, who, why), self._clock())
+        self.tasks.cancel(lambda e: isinstance(e, Ask))
+        self._wake()
+
+    def gates_of(self, rollout: Rollout) -> list[GateResult]:
+        """Every gate of the rollout with its verdict so far."""
+        asking = {e.gate for e in self.tasks.running() if isinstance(e, Ask)}
+        shown = []
+        for gate in GATES_OF[rollout.kind]:
+            result = rollout.gates.get(gate)
+            if gate in asking or (gate is Gate.LOAD and rollout.phase is Phase.LOADING and result is None):
+                result = GateResult(gate, Verdict.RUNNING, "being asked")
+            shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))
+        return shown

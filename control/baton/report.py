@@ -1,0 +1,186 @@
+"""What the facade tells, as data that can be printed as JSON: fields are added, never renamed or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from baton.config import ServerConfig
+from baton.domain import Folder, GateResult, Kind, Phase, Rollout, Standing, VersionState
+from baton.engine.loop import Loop
+from baton.engine.service import Service
+from baton.plan import ServerView, View
+
+STEPS = 1
+"""Traffic moves in one step: the public name goes from one version to the next."""
+ONGOING = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING, Phase.SHIFTING, Phase.BAKING})
+
+
+def iso(at: float | None) -> str | None:
+    """UTC, to the second, as in ``2026-01-01T00:00:00Z``."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dict[str, Any]:
+    """One Triton server. ``in_sync``: it does what the files say, for every service."""
+    silent = loop.silent.get(config.name)
+    views = [s.view for s in services if s.view is not None]
+    shown = [(v, one) for v in views for one in v.servers if one.name == config.name]
+    return {
+        "name": config.name,
+        "grpc": config.grpc,
+        "live": silent is None and bool(shown) and all(one.live for _, one in shown),
+        "in_sync": bool(shown) and all(_in_sync(view, one) for view, one in shown),
+        "message": silent or "",
+    }
+
+
+def _in_sync(view: View, one: ServerView) -> bool:
+    alias = frozenset() if view.alias is None else frozenset({view.alias})
+    # Until a first version serves, the policy names what is wanted, and nothing is loaded.
+    engine = one.ready() == view.policy or (view.alias is None and view.rollout is None)
+    return one.live and one.serving() == alias and engine
+
+
+def service(one: Service, looked_at: float) -> dict[str, Any]:
+    """One service, as ``ctl status`` shows it."""
+    view, decision = one.view, one.decision
+    rollout = view.rollout if view is not None else None
+    ongoing = rollout is not None and rollout.phase in ONGOING
+    weight = 0
+    stable = view.alias if view is not None else None
+    if rollout is not None and ongoing and rollout.kind is not Kind.CHECK:
+        stable = rollout.previous
+        weight = 100 if view is not None and view.alias == rollout.candidate else 0
+    return {
+        "name": one.name,
+        "engine": one.config.engine,
+        "phase": decision.phase if rollout is None else rollout.phase,
+        "message": decision.message,
+        "stable": stable,
+        "candidate": rollout.candidate if rollout is not None and ongoing else None,
+        "weight": weight,
+        "step": {"index": 1 if weight else 0, "count": STEPS},
+        "gates": [gate(g) for g in one.gates_of(rollout)] if rollout is not None else [],
+        "versions": [
+            {k: row[k] for k in ("version", "label", "state", "release", "reason")}
+            for row in versions(one)
+            if row["version"] is not None
+        ],
+        "problems": [f.problem for f in view.strays] if view is not None else [],
+        "rollout": None if rollout is None else _brief(rollout),
+        "updated_at": iso(looked_at or None),
+    }
+
+
+def versions(one: Service) -> list[dict[str, Any]]:
+    """The versions of a service on disk, lowest first; then what lies beside them by mistake (``version`` null)."""
+    view = one.view
+    if view is None:
+        return []
+    rows = []
+    for number, folder in sorted(view.folders.items()):
+        meta, wrong = one.meta(number, folder.fingerprint)
+        state, reason = _state(view, one, number, folder)
+        rows.append(
+            {
+                "service": one.name,
+                "version": number,
+                "label": meta.label,
+                "release": meta.release,
+                "state": state,
+                "size": folder.size,
+                "trained_at": meta.trained_at,
+                "metrics": dict(meta.metrics),
+                "notes": meta.notes,
+                "reason": reason or wrong or "",
+            }
+        )
+    return rows + [_stray(one, f) for f in view.strays]
+
+
+def _stray(one: Service, folder: Folder) -> dict[str, Any]:
+    """What lies beside the versions by mistake, in the shape of a version."""
+    return {
+        "service": one.name,
+        "version": None,
+        "label": folder.name,
+        "release": None,
+        "state": VersionState.REJECTED,
+        "size": folder.size,
+        "trained_at": None,
+        "metrics": {},
+        "notes": None,
+        "reason": folder.problem or "",
+    }
+
+
+def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[VersionState, str]:
+    rollout = view.rollout
+    ready = any(number in s.ready() for s in view.live())
+    if number == view.alias and any(number in s.serving() for s in view.live()):
+        return VersionState.SERVING, ""
+    if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
+        return VersionState.CANDIDATE, ""
+    if rollout is not None and rollout.previous == number and ready:
+        return VersionState.STANDBY, "kept for an instant way back"
+    if ready:
+        return VersionState.LOADED, ""
+    if folder.missing:
+        return VersionState.INCOMING, f"lacks {folder.missing[0]}"
+    record = view.records.get(number)
+    if record is not None and record.standing is Standing.REJECTED:
+        return VersionState.REJECTED, record.reason
+    if view.now - folder.quiet_since < one.policy.settle:
+        return VersionState.INCOMING, "changed a moment ago"
+    if record is not None and record.standing is Standing.WITHDRAWN:
+        return VersionState.ON_DISK, record.reason
+    if record is None and view.alias is not None and number < view.alias:
+        return VersionState.ON_DISK, f"lower than version {view.alias}, which serves: not taken up by itself"
+    return VersionState.ON_DISK, ""
+
+
+def gate(result: GateResult) -> dict[str, Any]:
+    """One gate's verdict with its figures."""
+    return {
+        "name": result.gate,
+        "verdict": result.verdict,
+        "observed": result.observed,
+        "limit": result.limit,
+        "message": result.message,
+        "skipped": result.skipped,
+        "evidence": dict(result.evidence),
+    }
+
+
+def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
+    """One line of ``ctl history``."""
+    service_of = services.get(one.service)
+    ongoing = one.ended_at is None and service_of is not None
+    gates = service_of.gates_of(one) if ongoing else list(one.gates.values())
+    return {
+        **_brief(one),
+        "service": one.service,
+        "outcome": one.outcome,
+        "message": one.message or (one.stop.why if one.stop is not None else ""),
+        "ended_at": iso(one.ended_at),
+        "duration_s": None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
+        "time_to_live_s": None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
+        "gates": [gate(g) for g in gates],
+    }
+
+
+def _brief(one: Rollout) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "kind": one.kind,
+        "candidate": one.candidate,
+        "previous": one.previous,
+        "label": one.label,
+        "release": one.release,
+        "phase": one.phase,
+        "who": one.who,
+        "why": one.why,
+        "started_at": iso(one.started_at),
+    }

@@ -1,0 +1,5 @@
+"""Entry point of the Triton python-based backend ``qwen3_vl_reranker``; the engine is in ``reranker_engine``."""
+
+from reranker_engine.service.backend import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

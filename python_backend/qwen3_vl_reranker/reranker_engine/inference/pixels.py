@@ -1,0 +1,173 @@
+"""Pixels to the vision tower's patches: resizing to whole tokens, normalising, cutting.
+
+The sizes and filters are those of the reference pipeline (qwen-vl-utils, then the Qwen3-VL processor), so that the
+same file gives the same patches: an image is resized by Pillow (bicubic), a video's frames by torch (bicubic,
+antialiased, rounded to whole values), both to multiples of 32 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ..model.config import VisionConfig
+    from ..model.vision import Grid
+    from .media import DecodedVideo
+
+MAX_RATIO = 200
+FRAME_LIST_FPS = 2.0
+"""A video given as a list of frames carries no clock; the reference takes two frames a second."""
+IMAGE_MIN_TOKENS, IMAGE_MAX_TOKENS = 4, 1800
+VIDEO_FRAME_MIN_TOKENS, VIDEO_FRAME_MAX_TOKENS, VIDEO_MAX_TOKENS = 128, 768, 7680
+FRAME_MAX_TOKENS = 16384
+"""A listed frame's own first resize is bounded so (IMAGE_MAX_TOKEN_NUM), before it is resized as part of a video."""
+
+
+@dataclass(frozen=True)
+class Visual:
+    """One image or video, ready for the vision tower.
+
+    Attributes:
+        patches: [t * h * w, channels * temporal * patch * patch] of fp32.
+        grid: (t, h, w) in patches.
+        tokens_per_group: Decoder tokens of each of the ``t`` frame groups.
+        timestamps: Seconds of each frame group; empty for an image.
+    """
+
+    patches: torch.Tensor
+    grid: Grid
+    tokens_per_group: int
+    timestamps: tuple[float, ...] = ()
+
+    @property
+    def is_video(self) -> bool:
+        return bool(self.timestamps)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The pixel pipeline of one checkpoint."""
+
+    vision: VisionConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def factor(self) -> int:
+        """Edge of one token in pixels: 32."""
+        return self.vision.patch_size * self.vision.spatial_merge_size
+
+    def image(self, image: Image.Image) -> Visual:
+        """Patches of an RGB image.
+
+        Raises:
+            InputError: It is more than 200 times as long as wide.
+        """
+        area = self.factor**2
+        height, width = whole_size(
+            image.height, image.width, self.factor, IMAGE_MIN_TOKENS * area, IMAGE_MAX_TOKENS * area
+        )
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+        patches, grid = self._patches(np.repeat(pixels[None], self.vision.temporal_patch_size, axis=0))
+        return Visual(patches, grid, self._tokens(grid))
+
+    def frames(self, images: Sequence[Image.Image], max_frames: int) -> Visual:
+        """Patches of a video given as RGB frames, of which at most ``max_frames`` evenly spaced ones are used.
+
+        Raises:
+            InputError: The frames differ in size, or are too long and narrow.
+        """
+        if len(images) > max_frames:
+            images = [images[index] for index in np.linspace(0, len(images) - 1, max_frames, dtype=int)]
+        area = self.factor**2
+        resized = []
+        for image in images:
+            height, width = whole_size(
+                image.height, image.width, self.factor, IMAGE_MIN_TOKENS * area, FRAME_MAX_TOKENS * area
+            )
+            resized.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
+        if len({frame.shape for frame in resized}) > 1:
+            sizes = sorted({f"{image.width}x{image.height}" for image in images})
+            raise InputError(f"has frames of different sizes ({', '.join(sizes)})")
+        # Filled up before they are numbered, as in the reference: the copy of the last frame has a time of its own.
+        resized += resized[-1:] * (-len(resized) % self.vision.temporal_patch_size)
+        return self._video(np.stack(resized), range(len(resized)), FRAME_LIST_FPS)
+
+    def video(self, video: DecodedVideo) -> Visual:
+        """Patches of a decoded video.
+
+        Raises:
+            InputError: Its frames are too long and narrow.
+        """
+        return self._video(video.frames, video.indices, video.fps)
+
+    def _video(self, frames: NDArray[np.uint8], indices: Sequence[int], fps: float) -> Visual:
+        group = self.vision.temporal_patch_size
+        missing = -len(frames) % group
+        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+        count, height, width, _ = frames.shape
+        area = self.factor**2
+        low = VIDEO_FRAME_MIN_TOKENS * area
+        high = max(min(VIDEO_FRAME_MAX_TOKENS * area, VIDEO_MAX_TOKENS * area / count * 2), int(low * 1.05))
+        height, width = whole_size(height, width, self.factor, low, high)
+        tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
+        tensor = F.interpolate(tensor, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+        patches, grid = self._patches(tensor.clamp(0, 255).round().permute(0, 2, 3, 1).numpy())
+        seconds = [index / fps for index in (*indices, *[indices[-1]] * missing)]
+        # A group's time is the middle between its first and its last frame.
+        timestamps = tuple((seconds[at] + seconds[at + group - 1]) / 2 for at in range(0, len(seconds), group))
+        return Visual(patches, grid, self._tokens(grid), timestamps)
+
+    def _patches(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[torch.Tensor, Grid]:
+        """Cut [frames, height, width, channels] into rows, neighbours of a merge block together."""
+        patch, merge, group = self.vision.patch_size, self.vision.spatial_merge_size, self.vision.temporal_patch_size
+        count, height, width, channels = frames.shape
+        mean = np.asarray(self.mean, dtype=np.float32) * 255
+        std = np.asarray(self.std, dtype=np.float32) * 255
+        values = (frames.astype(np.float32) - mean) / std
+        grid = (count // group, height // patch, width // patch)
+        cut = values.reshape(
+            grid[0], group, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, channels
+        )
+        ordered = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+        return torch.from_numpy(np.ascontiguousarray(ordered).reshape(grid[0] * grid[1] * grid[2], -1)), grid
+
+    def _tokens(self, grid: Grid) -> int:
+        return grid[1] * grid[2] // self.vision.spatial_merge_size**2
+
+
+def whole_size(height: int, width: int, factor: int, low: float, high: float) -> tuple[int, int]:
+    """(height, width) in multiples of ``factor``, of an area from ``low`` to ``high`` pixels, near the old proportions.
+
+    The rule is qwen-vl-utils' ``smart_resize``; unlike there, a side is never rounded down to nothing.
+
+    Raises:
+        InputError: One side is more than 200 times the other.
+    """
+    ratio = max(height, width) / min(height, width)
+    if ratio > MAX_RATIO:
+        raise InputError(f"is {width}x{height} pixels; one side may be at most {MAX_RATIO} times the other")
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    if new_height * new_width > high:
+        scale = math.sqrt(height * width / high)
+        new_height = max(factor, math.floor(height / scale / factor) * factor)
+        new_width = max(factor, math.floor(width / scale / factor) * factor)
+    elif new_height * new_width < low:
+        scale = math.sqrt(low / (height * width))
+        new_height = math.ceil(height * scale / factor) * factor
+        new_width = math.ceil(width * scale / factor) * factor
+    return new_height, new_width

@@ -1,0 +1,204 @@
+"""The request as clients send it: JSON objects, checked here to the last type, so that nothing fails deeper inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+MAX_FRAMES_LIMIT = 768
+"""The most frames an option may ask for; the reference's own ceiling (qwen-vl-utils, FPS_MAX_FRAMES)."""
+
+
+@dataclass(frozen=True)
+class MediaIndex:
+    """``{"media": k}``: element ``k`` of the request's ``media`` tensor."""
+
+    index: int
+
+
+Reference = MediaIndex | str
+"""One encoded image or video: an element of ``media``, a data URI, or a path or address (refused unless allowed)."""
+Video = Reference | tuple[Reference, ...]
+"""An encoded video, or its frames as images."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a query or a document is made of; never empty."""
+
+    texts: tuple[str, ...]
+    images: tuple[Reference, ...]
+    videos: tuple[Video, ...]
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    query: Content
+    documents: tuple[Content, ...]
+    instruction: str
+    fps: float | None
+    max_frames: int | None
+    media: tuple[bytes, ...]
+
+
+def parse_request(
+    query: bytes,
+    documents: Sequence[bytes],
+    instruction: bytes | None,
+    options: bytes | None,
+    media: Sequence[bytes],
+    is_image: Callable[[Reference, Sequence[bytes]], bool],
+) -> RerankRequest:
+    """Check and convert one request.
+
+    Args:
+        query: JSON object.
+        documents: JSON objects, at least one.
+        instruction: Plain text; None or blank means the default instruction.
+        options: JSON object with ``fps`` and ``max_frames``, both optional.
+        media: Encoded images and videos.
+        is_image: Tells whether a reference holds an image, which decides how ``"video": [...]`` is read: a list that
+            begins with an image is one video given by its frames, any other list is several videos.
+
+    Raises:
+        InputError: Names the query or the document, and the cause.
+    """
+    if not documents:
+        raise InputError("documents: there are none")
+    fps, max_frames = _options(options)
+
+    def content(raw: bytes, place: str) -> Content:
+        try:
+            return _content(_json_object(raw), media, is_image)
+        except InputError as error:
+            raise error.at(place) from error
+
+    return RerankRequest(
+        query=content(query, "query"),
+        documents=tuple(content(raw, f"document {index}") for index, raw in enumerate(documents)),
+        instruction=_instruction(instruction),
+        fps=fps,
+        max_frames=max_frames,
+        media=tuple(media),
+    )
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 ({error.reason} at byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"is a JSON {_json_type(value)}, not an object")
+    return value
+
+
+def _content(raw: dict[str, Any], media: Sequence[bytes], is_image: Callable[..., bool]) -> Content:
+    unknown = sorted(raw.keys() - {"text", "image", "video"})
+    if unknown:
+        raise InputError(f"has the unknown key {unknown[0]!r}; known are text, image and video")
+    content = Content(
+        texts=tuple(_text(value, "text") for value in _listed(raw.get("text"))),
+        images=tuple(_reference(value, "image", media) for value in _listed(raw.get("image"))),
+        videos=_videos(raw.get("video"), media, is_image),
+    )
+    if not (content.texts or content.images or content.videos):
+        raise InputError("is empty: it needs a text, an image or a video")
+    return content
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a JSON {_json_type(value)}, not a string or a list of strings")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} holds half of a surrogate pair at character {error.start}") from error
+    return value
+
+
+def _reference(value: Any, name: str, media: Sequence[bytes]) -> Reference:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"media"}:
+        index = value["media"]
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise InputError(f'{name}: "media" is a JSON {_json_type(index)}, not a number')
+        if not 0 <= index < len(media):
+            raise InputError(f"{name}: media {index} does not exist; the request carries {len(media)}")
+        return MediaIndex(index)
+    raise InputError(f'{name} is a JSON {_json_type(value)}; it must be {{"media": k}} or a data URI')
+
+
+def _videos(value: Any, media: Sequence[bytes], is_image: Callable[..., bool]) -> tuple[Video, ...]:
+    if value is None or value == []:
+        if value == []:
+            raise InputError("video has no frames")
+        return ()
+    if not isinstance(value, list):
+        return (_reference(value, "video", media),)
+    first = value[0]
+    if not isinstance(first, list) and is_image(_reference(first, "video frame 0", media), media):
+        return (_frames(value, media),)
+    return tuple(_frames(one, media) if isinstance(one, list) else _reference(one, "video", media) for one in value)
+
+
+def _frames(value: list[Any], media: Sequence[bytes]) -> tuple[Reference, ...]:
+    if not value:
+        raise InputError("video has no frames")
+    return tuple(_reference(frame, f"video frame {index}", media) for index, frame in enumerate(value))
+
+
+def _instruction(raw: bytes | None) -> str:
+    if raw is None:
+        return DEFAULT_INSTRUCTION
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"instruction: is not UTF-8 ({error.reason} at byte {error.start})") from error
+    return text or DEFAULT_INSTRUCTION
+
+
+def _options(raw: bytes | None) -> tuple[float | None, int | None]:
+    if raw is None or not raw.strip():
+        return None, None
+    try:
+        value = _json_object(raw)
+        unknown = sorted(value.keys() - {"fps", "max_frames"})
+        if unknown:
+            raise InputError(f"has the unknown key {unknown[0]!r}; known are fps and max_frames")
+        fps, frames = value.get("fps"), value.get("max_frames")
+        if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000):
+            raise InputError(f"fps is {json.dumps(fps)}; it must be a number above 0 and at most 1000")
+        if frames is not None and (
+            isinstance(frames, bool) or not isinstance(frames, int) or not 2 <= frames <= MAX_FRAMES_LIMIT
+        ):
+            raise InputError(f"max_frames is {json.dumps(frames)}; it must be a whole number, 2 to {MAX_FRAMES_LIMIT}")
+    except InputError as error:
+        raise error.at("options") from error
+    return None if fps is None else float(fps), frames
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return {str: "string", list: "array", dict: "object"}[type(value)]

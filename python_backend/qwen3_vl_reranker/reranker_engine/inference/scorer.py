@@ -1,0 +1,219 @@
+"""Loads a checkpoint and scores requests with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..model import weights
+from ..model.config import read_config, read_json
+from ..model.errors import CheckpointError
+from ..model.reranker import Row
+from ..model.vision import VisualFeatures
+from .batching import batches
+from .errors import InputError
+from .media import MediaPolicy, MediaReader
+from .pixels import Pixels, Visual
+from .prompt import Budgets, Loaded, Part, PromptBuilder
+from .request import parse_request
+from .tokenizer import TextTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from .request import Content, Reference, RerankRequest
+
+DEFAULT_FPS = 1.0
+DEFAULT_MAX_FRAMES = 64
+PREPROCESSOR = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class ScorerSettings:
+    """How to load and run a checkpoint.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
+        dtype: Of weights and activations; None takes bf16 on a GPU and fp32 on a CPU.
+        budgets: Limits on prompts.
+        media: What media may be read.
+        max_batch_tokens: Tokens of one forward pass of the decoder, padding counted in.
+        max_batch_patches: Image patches of one forward pass of the vision tower.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+    budgets: Budgets = field(default_factory=Budgets)
+    media: MediaPolicy = field(default_factory=MediaPolicy)
+    max_batch_tokens: int = 16384
+    max_batch_patches: int = 32768
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is checked, decoded and tokenized: nothing of what is left to do can be the client's fault."""
+
+    query: Part
+    documents: tuple[Part, ...]
+
+
+class Scorer:
+    """One loaded checkpoint."""
+
+    def __init__(self, folder: Path, settings: ScorerSettings) -> None:
+        """Load the checkpoint in ``folder``; nothing is written there.
+
+        Raises:
+            CheckpointError: The folder is not a complete, whole checkpoint of the right kind.
+        """
+        weights.check_folder(folder)
+        config = read_config(folder)
+        tokenizer = TextTokenizer(folder)
+        preprocessor = read_json(folder / PREPROCESSOR)
+        self.settings = settings
+        self._reader = MediaReader(settings.media)
+        self._prompts = PromptBuilder(tokenizer, config, settings.budgets)
+        try:
+            mean, std = (tuple(float(part) for part in preprocessor[key]) for key in ("image_mean", "image_std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: {PREPROCESSOR} has no usable image_mean and image_std ({error})") from error
+        self._pixels = Pixels(config.vision, mean, std)
+        device = torch.device(settings.device)
+        dtype = settings.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.model = weights.load(folder, dtype=dtype, device=device, yes=tokenizer.yes, no=tokenizer.no)
+
+    def parse(
+        self,
+        query: bytes,
+        documents: Sequence[bytes],
+        instruction: bytes | None = None,
+        options: bytes | None = None,
+        media: Sequence[bytes] = (),
+    ) -> RerankRequest:
+        """Check a request; see ``request.parse_request``."""
+        return parse_request(query, documents, instruction, options, media, self._reader.is_image)
+
+    def prepare(self, request: RerankRequest) -> Prepared:
+        """Decode and tokenize a request.
+
+        Raises:
+            InputError: Names the query or the document at fault, and the cause.
+        """
+        # The same image often stands in several documents; it is then decoded once and, being one object, seen once.
+        seen: dict[object, Visual] = {}
+        try:
+            content = self._load(request.query, request, seen)
+        except InputError as error:
+            raise error.at("query") from error
+        query = self._prompts.query(request.instruction, content)
+        documents = []
+        for index, document in enumerate(request.documents):
+            try:
+                documents.append(self._prompts.document(query, self._load(document, request, seen)))
+            except InputError as error:
+                raise error.at(f"document {index}") from error
+        return Prepared(query, tuple(documents))
+
+    def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
+        """Scores of each request's documents, in document order, each in 0..1 (or NaN if the weights make it so).
+
+        Pairs of all requests share forward passes; each distinct image or video is seen once.
+        """
+        return [1 / (1 + np.exp(-logits)) for logits in self.logits(requests)]
+
+    @torch.inference_mode()
+    def logits(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
+        """As ``score``, before the sigmoid."""
+        features = self._see(requests)
+        pairs = [(request.query, document) for request in requests for document in request.documents]
+        lengths = [len(query.tokens) + len(document.tokens) for query, document in pairs]
+        flat = np.empty(len(pairs), dtype=np.float32)
+        for batch in batches(lengths, self.settings.max_batch_tokens):
+            rows = [_row(*pairs[index], features) for index in batch]
+            flat[batch] = self.model(rows).cpu().numpy()
+        ends = np.cumsum([len(request.documents) for request in requests])
+        return np.split(flat, ends[:-1])
+
+    def _see(self, requests: Sequence[Prepared]) -> dict[int, VisualFeatures]:
+        """Features of each distinct image and video, by the ``id`` of its ``Visual``."""
+        parts = [part for request in requests for part in (request.query, *request.documents)]
+        visuals = list({id(visual): visual for part in parts for visual in part.visuals}.values())
+        # Neighbours of one size are computed together in the tower's attention.
+        visuals.sort(key=lambda visual: visual.grid[1:])
+        features: dict[int, VisualFeatures] = {}
+        start = 0
+        while start < len(visuals):
+            stop, patches = start, 0
+            while stop < len(visuals) and (
+                stop == start or patches + len(visuals[stop].patches) <= self.settings.max_batch_patches
+            ):
+                patches += len(visuals[stop].patches)
+                stop += 1
+            batch = visuals[start:stop]
+            found = self.model.see(torch.cat([one.patches for one in batch]), [one.grid for one in batch])
+            sizes = [one.grid[0] * one.tokens_per_group for one in batch]
+            levels = [found.embeds.split(sizes), *(level.split(sizes) for level in found.deepstack)]
+            for visual, (embeds, *deepstack) in zip(batch, zip(*levels, strict=True), strict=True):
+                features[id(visual)] = VisualFeatures(embeds, deepstack)
+            start = stop
+        return features
+
+    def _load(self, content: Content, request: RerankRequest, seen: dict[object, Visual]) -> Loaded:
+        fps = request.fps or DEFAULT_FPS
+        max_frames = request.max_frames or DEFAULT_MAX_FRAMES
+
+        def image(reference: Reference) -> Visual:
+            return self._pixels.image(self._reader.image(self._reader.read(reference, request.media)))
+
+        def video(one: Reference | tuple[Reference, ...]) -> Visual:
+            if not isinstance(one, tuple):
+                return self._pixels.video(self._reader.video(self._reader.read(one, request.media), fps, max_frames))
+            frames = []
+            for index, frame in enumerate(one):
+                try:
+                    frames.append(self._reader.image(self._reader.read(frame, request.media)))
+                except InputError as error:
+                    raise error.at(f"frame {index}") from error
+            return self._pixels.frames(frames, max_frames)
+
+        visuals = [
+            *_once("video", content.videos, video, seen),
+            *_once("image", content.images, image, seen),
+        ]
+        return Loaded(tuple(visuals), content.texts)
+
+
+def _once(
+    kind: str, references: Sequence[Any], load: Callable[[Any], Visual], seen: dict[object, Visual]
+) -> list[Visual]:
+    """Load each reference, or take what an equal one gave before."""
+    visuals = []
+    for index, reference in enumerate(references):
+        key = (kind, reference)
+        if key not in seen:
+            try:
+                seen[key] = load(reference)
+            except InputError as error:
+                raise error.at(f"{kind} {index}") from error
+        visuals.append(seen[key])
+    return visuals
+
+
+def _row(query: Part, document: Part, features: dict[int, VisualFeatures]) -> Row:
+    found = [features[id(visual)] for part in (query, document) for visual in part.visuals]
+    joined = None
+    if found:
+        deepstack = [torch.cat(level) for level in zip(*(one.deepstack for one in found), strict=True)]
+        joined = VisualFeatures(torch.cat([one.embeds for one in found]), deepstack)
+    return Row(
+        tokens=torch.from_numpy(np.concatenate([query.tokens, document.tokens])),
+        positions=torch.from_numpy(np.concatenate([query.positions, document.positions + query.length], axis=1)),
+        visual_places=torch.from_numpy(np.concatenate([query.places, document.places + len(query.tokens)])),
+        features=joined,
+    )

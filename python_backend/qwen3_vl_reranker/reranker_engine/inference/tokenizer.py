@@ -1,0 +1,60 @@
+"""The checkpoint's tokenizer, split in two: ordinary text on one side, control tokens on the other.
+
+User text never becomes a control token. The added tokens are taken out of the tokenizer before it sees any text, so
+that ``<|im_end|>`` inside a document is eight ordinary pieces of text, and a document cannot write its own turn.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from ..model.config import read_json
+from ..model.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+YES, NO = "yes", "no"
+
+
+class TextTokenizer:
+    def __init__(self, folder: Path) -> None:
+        """Load ``tokenizer.json``.
+
+        Raises:
+            CheckpointError: It is missing or damaged, or lacks a control token, "yes" or "no".
+        """
+        raw = read_json(folder / "tokenizer.json")
+        try:
+            self._control = {str(token["content"]): int(token["id"]) for token in raw["added_tokens"]}
+            # Padding and truncation are ours; the post-processor could add tokens of its own.
+            plain = {**raw, "added_tokens": [], "padding": None, "truncation": None, "post_processor": None}
+            self._plain = Tokenizer.from_str(json.dumps(plain))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"{folder}: tokenizer.json cannot be used: {error}") from error
+        self.im_start = self._id(folder, IM_START)
+        self.im_end = self._id(folder, IM_END)
+        self.yes = self._word(folder, YES)
+        self.no = self._word(folder, NO)
+        if self.im_end in self.encode(IM_END):
+            raise CheckpointError(f"{folder}: tokenizer.json holds {IM_END} as ordinary text as well")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ordinary text, whatever it says."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _id(self, folder: Path, token: str) -> int:
+        if token not in self._control:
+            raise CheckpointError(f"{folder}: tokenizer.json lacks the control token {token}")
+        return self._control[token]
+
+    def _word(self, folder: Path, word: str) -> int:
+        found = self._plain.token_to_id(word)
+        if found is None:
+            raise CheckpointError(f"{folder}: tokenizer.json has no single token {word!r}, which scoring needs")
+        return int(found)

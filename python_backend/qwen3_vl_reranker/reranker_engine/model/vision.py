@@ -1,0 +1,181 @@
+"""The vision tower: patches of images and video frames in, features for the decoder out."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
+
+from .decoder import Rotary, rotate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import VisionConfig
+
+Grid = tuple[int, int, int]
+"""(frame groups, patch rows, patch columns) of one image or video; an image has one group."""
+
+LAYER_NORM_EPS = 1e-6
+ROPE_THETA = 10000.0
+
+
+class VisualFeatures(NamedTuple):
+    """What the decoder gets for some visual tokens."""
+
+    embeds: Tensor
+    """[tokens, hidden], in place of the token embeddings."""
+    deepstack: list[Tensor]
+    """For each of the decoder's first layers [tokens, hidden], to be added to its output."""
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
+        """Attend within each frame. ``runs`` are (frames, patches a frame) of neighbours of equal size."""
+        q, k, v = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).unbind(1)
+        # Rotation in fp32 whatever the weights' type, as the checkpoints were trained.
+        q, k = rotate(q.float(), rotary).to(x.dtype), rotate(k.float(), rotary).to(x.dtype)
+        outs = []
+        start = 0
+        for frames, length in runs:
+            stop = start + frames * length
+            parts = [
+                t[start:stop].view(frames, length, self.num_heads, -1).transpose(1, 2) for t in (q, k, v)
+            ]
+            out = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+            outs.append(out.transpose(1, 2).reshape(stop - start, -1))
+            start = stop
+        return self.proj(torch.cat(outs))
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.attn = VisionAttention(config)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
+        x = x + self.attn(self.norm1(x), rotary, runs)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nn.Module):
+    """Joins merge x merge neighbouring patches into one token of the decoder's width."""
+
+    def __init__(self, config: VisionConfig, *, norm_after_merge: bool) -> None:
+        super().__init__()
+        self.merged_size = config.hidden_size * config.spatial_merge_size**2
+        self.norm_after_merge = norm_after_merge
+        self.norm = nn.LayerNorm(self.merged_size if norm_after_merge else config.hidden_size, eps=LAYER_NORM_EPS)
+        self.linear_fc1 = nn.Linear(self.merged_size, self.merged_size)
+        self.linear_fc2 = nn.Linear(self.merged_size, config.out_hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm_after_merge:
+            x = self.norm(x.view(-1, self.merged_size))
+        else:
+            x = self.norm(x).view(-1, self.merged_size)
+        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+
+
+class PatchEmbed(nn.Module):
+    """The patch projection. Published weights are those of a Conv3d whose kernel is its stride.
+
+    Such a convolution is one matrix product over flattened patches, which took 11 ms where Conv3d took 64 ms on a CPU.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.proj = nn.Conv3d(config.in_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class VisionTower(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.blocks = nn.ModuleList([VisionBlock(config) for _ in range(config.depth)])
+        self.merger = PatchMerger(config, norm_after_merge=False)
+        self.deepstack_merger_list = nn.ModuleList(
+            [PatchMerger(config, norm_after_merge=True) for _ in config.deepstack_layers]
+        )
+
+    def forward(self, patches: Tensor, grids: Sequence[Grid]) -> VisualFeatures:
+        """Features of several images and videos.
+
+        Args:
+            patches: [sum of t*h*w over ``grids``, channels * temporal * patch * patch], each frame's patches ordered by
+                merge block, as ``inference.pixels`` makes them.
+            grids: One for each image or video; neighbours of equal size are computed faster.
+        """
+        places = [self._patch_places(rows, columns) for _, rows, columns in grids]
+        repeated = [(place, grid) for place, grid in zip(places, grids, strict=True) for _ in range(grid[0])]
+        device = patches.device
+        x = self.patch_embed(patches)
+        x = x + torch.cat([self._position_embedding(place.to(device), grid) for place, grid in repeated]).to(x.dtype)
+        rotary = self._rotary(torch.cat([place for place, _ in repeated]).to(device))
+        lengths = [rows * columns for groups, rows, columns in grids for _ in range(groups)]
+        runs = [(len(list(same)), length) for length, same in groupby(lengths)]
+        deepstack = []
+        for index, block in enumerate(self.blocks):
+            x = block(x, rotary, runs)
+            if index in self.config.deepstack_layers:
+                merger = self.deepstack_merger_list[self.config.deepstack_layers.index(index)]
+                deepstack.append(merger(x))
+        return VisualFeatures(self.merger(x), deepstack)
+
+    def _patch_places(self, rows: int, columns: int) -> Tensor:
+        """(row, column) of each patch [rows * columns, 2], ordered by merge block."""
+        merge = self.config.spatial_merge_size
+        grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1)
+        blocks = grid.view(rows // merge, merge, columns // merge, merge, 2)
+        return blocks.transpose(1, 2).reshape(-1, 2)
+
+    def _rotary(self, places: Tensor) -> Rotary:
+        """(cos, sin) in fp32, each [patches, 1, head_dim]: half of the pairs turn with the row, half with the column."""
+        spatial = self.config.hidden_size // self.config.num_heads // 2
+        exponents = torch.arange(0, spatial, 2, dtype=torch.float32, device=places.device) / spatial
+        angles = (places[..., None].float() * (1.0 / ROPE_THETA**exponents)).flatten(1)
+        both = torch.cat((angles, angles), dim=-1)[:, None]
+        return both.cos(), both.sin()
+
+    def _position_embedding(self, places: Tensor, grid: Grid) -> Tensor:
+        """The learned square position grid, resampled bilinearly (corners aligned) to the places of one frame."""
+        side = round(self.config.num_position_embeddings**0.5)
+        table = self.pos_embed.weight.float()
+        size = torch.tensor([max(grid[1] - 1, 1), max(grid[2] - 1, 1)], device=places.device)
+        source = places.float() * (side - 1) / size
+        low = source.floor().long()
+        high = (low + 1).clamp(max=side - 1)
+        weight = source - low
+        result = torch.zeros(places.shape[0], table.shape[1], device=places.device)
+        for row, row_weight in ((low[:, 0], 1 - weight[:, 0]), (high[:, 0], weight[:, 0])):
+            for column, column_weight in ((low[:, 1], 1 - weight[:, 1]), (high[:, 1], weight[:, 1])):
+                result = result + table[row * side + column] * (row_weight * column_weight)[:, None]
+        return result

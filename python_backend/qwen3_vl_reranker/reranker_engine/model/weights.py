@@ -1,0 +1,108 @@
+"""Reads a checkpoint's safetensors into a ``Reranker``. Nothing else is ever read: no pickle, no code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .config import read_config, read_json
+from .errors import CheckpointError
+from .reranker import Reranker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PREFIX = "model."
+OUTPUT_EMBEDDING = "lm_head.weight"
+INPUT_EMBEDDING = "model.language_model.embed_tokens.weight"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a checkpoint, or holds code or pickles.
+
+    Raises:
+        CheckpointError: Says which file is wrong or missing.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: is not a folder")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in PICKLES:
+            raise CheckpointError(f"{folder}: holds {path.name}; weights are read from safetensors only, never pickles")
+        if path.suffix == ".py":
+            raise CheckpointError(f"{folder}: holds {path.name}; a checkpoint's own code is never run")
+
+
+def load(folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no: int) -> Reranker:
+    """Build the model and fill it from the checkpoint in ``folder``.
+
+    Args:
+        folder: The checkpoint; only read.
+        dtype: Type of the weights and activations; the scoring head is fp32 whatever this is.
+        device: Where the weights go.
+        yes: Token id of "yes".
+        no: Token id of "no".
+
+    Raises:
+        CheckpointError: A file is missing or damaged, a tensor is missing, left over, misshapen or not finite.
+    """
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = Reranker(config)
+    weights = _read(folder, dtype=dtype, device=device)
+    output = weights.pop(OUTPUT_EMBEDDING, None)
+    if config.tie_word_embeddings:
+        output = weights.get(INPUT_EMBEDDING)
+    if output is None:
+        raise CheckpointError(f"{folder}: {OUTPUT_EMBEDDING} is missing, and config.json does not tie it to the input")
+    if max(yes, no) >= output.shape[0]:
+        raise CheckpointError(f"{folder}: the tokenizer numbers beyond the {output.shape[0]} rows of the embedding")
+    state = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
+    state["head"] = output[yes].float() - output[no].float()
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: {error}") from error
+    return model.requires_grad_(requires_grad=False).eval()
+
+
+def _read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for shard, names in _shards(folder).items():
+        try:
+            with safe_open(folder / shard, framework="pt") as file:
+                for name in names if names is not None else file.keys():  # noqa: SIM118 - the handle is no mapping
+                    # A copy, so that no page of the file stays mapped: a file changed on disk would change scores.
+                    tensor = file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    if not bool(torch.isfinite(tensor).all()):
+                        count = int((~torch.isfinite(tensor)).sum())
+                        raise CheckpointError(f"{folder}: {name} in {shard} holds {count} values that are not finite")
+                    weights[name] = tensor
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{folder}: {shard} cannot be read: {error}") from error
+    return weights
+
+
+def _shards(folder: Path) -> dict[str, list[str] | None]:
+    """The shard files and the tensors to read from each (None: all of them)."""
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{folder}: {INDEX} has no weight_map")
+        shards: dict[str, list[str] | None] = {}
+        for name, shard in weight_map.items():
+            if "/" in shard or not shard.endswith(".safetensors"):
+                raise CheckpointError(f"{folder}: {INDEX} names {shard!r}, which is no safetensors file beside it")
+            names = shards.setdefault(shard, [])
+            if names is not None:
+                names.append(name)
+        return shards
+    if (folder / SINGLE).exists():
+        return {SINGLE: None}
+    raise CheckpointError(f"{folder}: neither {INDEX} nor {SINGLE} is there, so this is not a checkpoint folder")

@@ -1,0 +1,1 @@
+"""Triton's side: tensors in and out, parameters, errors, the life of an instance."""

@@ -1,0 +1,94 @@
+"""The ``parameters`` of config.pbtxt, checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..inference.media import MediaPolicy
+from ..inference.prompt import Budgets
+from ..inference.scorer import ScorerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEFAULT_INITIALIZE_TIMEOUT_S = 840.0
+"""A minute less than the 15 minutes after which the rollout gives a load up."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    scorer: ScorerSettings
+    threads: int
+    initialize_timeout_s: float
+
+
+def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str) -> Settings:
+    """Turn a model configuration's ``parameters`` into settings.
+
+    Args:
+        config: The model configuration as Triton gives it, parsed from JSON.
+        instance_kind: ``GPU`` or ``CPU``.
+        device_id: Number of the GPU.
+
+    Raises:
+        ValueError: A parameter is unknown or has an impossible value; the text names it.
+    """
+    values = {name: str(entry.get("string_value", "")).strip() for name, entry in config.get("parameters", {}).items()}
+
+    def number(name: str, default: float, low: float) -> float:
+        text = values.pop(name, "")
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            raise ValueError(f"parameter {name} is {text!r}, which is no number") from None
+        if not value >= low:
+            raise ValueError(f"parameter {name} is {text!r}; it must be at least {low:g}")
+        return value
+
+    def listed(name: str) -> list[str]:
+        return [part.strip() for part in values.pop(name, "").split(",") if part.strip()]
+
+    dtype = values.pop("dtype", "") or "auto"
+    if dtype not in DTYPES:
+        raise ValueError(f"parameter dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    roots = listed("allowed_media_roots")
+    if relative := [root for root in roots if not Path(root).is_absolute()]:
+        raise ValueError(f"parameter allowed_media_roots names {relative[0]!r}, which is no absolute path")
+    budgets, media = Budgets(), MediaPolicy()
+    budgets = Budgets(
+        max_length=int(number("max_length", budgets.max_length, 256)),
+        max_query_tokens=int(number("max_query_tokens", budgets.max_query_tokens, 256)),
+        min_document_tokens=int(number("min_document_tokens", budgets.min_document_tokens, 64)),
+    )
+    media = MediaPolicy(
+        allowed_roots=tuple(Path(root) for root in roots),
+        allowed_hosts=tuple(host.lower() for host in listed("allowed_media_hosts")),
+        max_bytes=int(number("max_media_bytes", media.max_bytes, 1)),
+        max_pixels=int(number("max_media_pixels", media.max_pixels, 1)),
+    )
+    settings = Settings(
+        scorer=ScorerSettings(
+            device=f"cuda:{device_id}" if instance_kind == "GPU" and torch.cuda.is_available() else "cpu",
+            dtype=DTYPES[dtype],
+            budgets=budgets,
+            media=media,
+            max_batch_tokens=int(number("max_batch_tokens", ScorerSettings.max_batch_tokens, 1)),
+        ),
+        threads=int(number("threads", 0, 0)) or default_threads(),
+        initialize_timeout_s=number("initialize_timeout_s", DEFAULT_INITIALIZE_TIMEOUT_S, 1),
+    )
+    unknown = sorted(values.keys() - {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"})
+    if unknown:
+        raise ValueError(f"parameter {unknown[0]} is unknown to this engine")
+    return settings
+
+
+def default_threads() -> int:
+    """One core fewer than this process may use, so that Triton and decoding keep one; at least one."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)

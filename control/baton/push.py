@@ -97,7 +97,7 @@ def push(
     _check_places(source, repository, home, engine)
     # Before the first byte of a long copy: most sources that are refused can be refused now.
     table = _meta_table(source, label, release)
-    _refuse(source, _cheaply(source))
+    _refuse_early(source)
     if number is not None:
         _check_number(number, home, floor)
     try:
@@ -140,14 +140,11 @@ def _meta_table(source: Path, label: str | None, release: Release | None) -> dic
     return None if wanted == table else wanted
 
 
-def _cheaply(source: Path) -> list[str]:
+def _refuse_early(source: Path) -> None:
     try:
-        return cheap_problems(source, links_may_leave=True, skip=_NOT_COPIED)
+        problems = cheap_problems(source, links_may_leave=True, skip=_NOT_COPIED)
     except OSError as error:
         raise CheckpointError(f"{shown(source.name)} can't be read: {reason(error)}.") from error
-
-
-def _refuse(source: Path, problems: list[str]) -> None:
     if problems:
         raise CheckpointError(f"{source} can't become a version: {told(problems)}")
 
@@ -258,11 +255,17 @@ class _Stage:
             if old.is_folder:
                 continue
             source, note = sources.get(old.name), noted.get(old.name)
-            if source is not None and note is not None and old.is_file and not old.is_link:
-                if note[:2] == _identity(source) and old.size == source.size:
-                    kept[old.name] = note[2]
-                    continue
-            old.path.unlink()
+            if (
+                source is not None
+                and note is not None
+                and note[:2] == _identity(source)
+                and old.size == source.size
+                and old.is_file
+                and not old.is_link
+            ):
+                kept[old.name] = note[2]
+            else:
+                old.path.unlink()
         return kept
 
     def _noted(self) -> dict[str, tuple[int, int, str]]:

@@ -198,6 +198,7 @@ class JsonError(CheckpointError):
     def __init__(self, name: str, cause: str, *, early: bool) -> None:
         what = "ends early" if early else "is not valid JSON"
         super().__init__(f"{shown(name)} {what}: {cause}.", mend="Copy it again.")
+        self.cause = cause
         self.early = early
         """Whether it looks like the first part of a file of which the rest is still to come."""
 

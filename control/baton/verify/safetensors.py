@@ -98,11 +98,15 @@ def read_header(path: Path) -> Header:
                     f"{shown(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
                     mend="It is not a safetensors file: convert or copy it again.",
                 )
-            if length > size - _PREFIX:
-                raise TruncatedError(name, size, None)
-            text = _read(file.fileno(), length)
+            text = _read(file.fileno(), min(length, max(size - _PREFIX, 0)))
         except OSError as error:
             raise CheckpointError(f"{shown(name)} can't be read: {reason(error)}.") from error
+    # Zeros are space that was allocated in advance; any other wrong first byte no further copying will mend.
+    if not text.startswith((b"{", b"\x00")) and text:
+        raise CheckpointError(
+            f"{shown(name)} has no JSON header: it begins with {text[:4]!r} where '{{' belongs.",
+            mend="It is not a safetensors file: convert or copy it again.",
+        )
     if len(text) < length or text.endswith(b"\x00"):
         raise TruncatedError(name, size, None)
     header = _checked(name, text)
@@ -126,15 +130,12 @@ def _read(descriptor: int, length: int) -> bytes:
 
 
 def _checked(name: str, text: bytes) -> Header:
-    if not text.startswith(b"{"):
-        raise CheckpointError(
-            f"{shown(name)} has no JSON header: it begins with {text[:4]!r} where '{{' belongs.",
-            mend="It is not a safetensors file: convert or copy it again.",
-        )
     try:
         table = parse_json(text, name)
     except JsonError as error:
-        raise CheckpointError(f"The header of {error.message}", mend="Copy it again.") from error
+        raise CheckpointError(
+            f"The header of {shown(name)} is not valid JSON: {error.cause}.", mend="Copy it again."
+        ) from error
     if not isinstance(table, dict):
         raise CheckpointError(f"The header of {shown(name)} is not an object.", mend="Copy it again.")
     metadata = table.pop("__metadata__", {})

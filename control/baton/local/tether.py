@@ -16,9 +16,9 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     libc = ctypes.CDLL(None, use_errno=True)
-    # SIGTERM: the server then stops its models' processes and removes its shared memory, or gives up after its
-    # own exit timeout (30 s).
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+    # SIGKILL, because a server with a model that hangs while it loads ignores SIGTERM for ever (seen on 2.51). Its
+    # stubs notice within two seconds, end, and remove their shared memory.
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before the wish was known
         sys.exit(1)

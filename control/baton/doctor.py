@@ -1,0 +1,277 @@
+"""Looks at the machine and says what would keep Baton from working, and how to mend it.
+
+Data only: nothing is printed and nothing is changed, apart from a probe file that is removed at once. Every check
+that is not ``True`` says what to do. ``None`` means that it can't be told, or that it works with a limit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baton.errors import BatonError
+from baton.local import procfs
+from baton.local.assemble import find_backends
+from baton.local.find import find_binary, find_libpython, find_stub, find_triton
+from baton.local.ports import choose_ports
+
+if TYPE_CHECKING:
+    from baton.local.find import Installation
+
+MINIMUM_PYTHON = (3, 11)
+ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "PIL", "av")
+"""What the reranker's engine imports, by import name."""
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "gpfs", "virtiofs"}
+)
+"""Their changes by other machines raise no inotify events here."""
+
+GIB = 2**30
+MINIMUM_MEMORY = 2 * GIB
+MINIMUM_DISK = 2 * GIB
+MINIMUM_SHM = 256 * 2**20
+"""Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
+MINIMUM_WATCHES = 8192
+_RUN_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One look at the machine. ``ok`` None: can't be told, or works with the limit that ``message`` names."""
+
+    name: str
+    ok: bool | None
+    message: str
+    mend: str | None = None
+
+
+def checks(
+    *,
+    repository: Path,
+    state: Path,
+    backends: Sequence[Path] = (),
+    triton: Path | None = None,
+    host: str = "127.0.0.1",
+    ports: Mapping[str, int] | None = None,
+    engine_packages: Sequence[str] = ENGINE_PACKAGES,
+) -> list[Check]:
+    """Every check, in the order in which a start would meet the trouble.
+
+    ``ports`` maps names (``http``, ``grpc``, ``metrics``, ``console``) to the port numbers that ``ctl up`` would
+    open; leave it out while Baton runs.
+    """
+    results = [_python(), *_triton(triton), _backends(backends)]
+    results += [_port(name, host, number) for name, number in (ports or {}).items() if number]
+    results += [
+        _memory(),
+        _disk("disk of the repository", repository),
+        _disk("disk of the state", state),
+        _shared_memory(),
+        _writable("repository", repository),
+        _writable("state directory", state),
+        _file_system(repository),
+        _watches(),
+        _packages(engine_packages),
+    ]
+    return results
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """The type of the file system that holds ``path``, such as ``ext4``; ``unknown`` when it can't be told.
+
+    ``mounts`` is the text of ``/proc/mounts``.
+    """
+    if mounts is None:
+        table = Path("/proc/mounts")
+        mounts = table.read_text() if table.is_file() else ""
+    place = _existing(path).resolve()
+    best, kind = "", "unknown"
+    for row in mounts.splitlines():
+        # Octal escapes (\040 for a blank) stand in the mount point.
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), row.split()[1])
+        # The last mount on a point is the one that is seen, hence >=.
+        if place.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, row.split()[2]
+    return kind
+
+
+def _python() -> Check:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] >= MINIMUM_PYTHON:
+        return Check("Python", ok=True, message=f"{version} at {sys.executable}")
+    wanted = ".".join(str(part) for part in MINIMUM_PYTHON)
+    return Check("Python", ok=False, message=f"{version} is too old", mend=f"Use Python {wanted} or newer.")
+
+
+def _triton(explicit: Path | None) -> Iterable[Check]:
+    """The server, its stub and the stub's libpython; each is looked at even when another is missing."""
+    try:
+        binary = find_binary(explicit)
+    except BatonError as error:
+        yield _failed("tritonserver", error)
+        return
+    root = binary.parent.parent
+    try:
+        stub = find_stub(root)
+        yield Check("python stub", ok=True, message=str(stub))
+    except BatonError as error:
+        yield _failed("python stub", error)
+        return
+    try:
+        installation = find_triton(explicit)
+        place = find_libpython(stub, installation.libraries)
+        yield Check("libpython", ok=True, message=f"in {place}" if place else "the system's loader finds it")
+    except BatonError as error:
+        yield _failed("libpython", error)
+        return
+    yield _runs(installation)
+
+
+def _runs(installation: Installation) -> Check:
+    env = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in installation.libraries)}
+    command = [str(installation.binary), "--help"]
+    try:
+        done = subprocess.run(  # noqa: S603 - the binary that a start would run
+            command, env=env, capture_output=True, text=True, errors="replace", timeout=_RUN_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("tritonserver", ok=False, message=f"{installation.binary}: {error}", mend="Install it anew.")
+    # Some releases end --help with another code than 0; a loader that misses a library writes none of the usage.
+    if "Usage" not in done.stdout + done.stderr:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"ended with code {done.returncode}"]
+        return Check(
+            "tritonserver",
+            ok=False,
+            message=f"{installation.binary} does not run: {lines[-1]}",
+            mend="Install what the message names, or Triton anew.",
+        )
+    version = installation.version or "of unknown version"
+    return Check("tritonserver", ok=True, message=f"{version} ({installation.source}) at {installation.binary}")
+
+
+def _backends(directories: Sequence[Path]) -> Check:
+    try:
+        names = [name for name, _ in find_backends(directories)]
+    except BatonError as error:
+        return _failed("backends", error)
+    if names:
+        return Check("backends", ok=True, message=", ".join(names))
+    return Check(
+        "backends",
+        ok=None,
+        message="no python-based backend was named",
+        mend="Name a directory such as python_backend/, unless Triton brings the engine's backend itself.",
+    )
+
+
+def _port(name: str, host: str, number: int) -> Check:
+    try:
+        choose_ports(host, http=number, grpc=None, metrics=None)
+    except BatonError as error:
+        message = error.message.replace("(HTTP)", f"({name})")
+        return Check(f"port {name}", ok=False, message=message, mend=f"Stop it, or pass another --{name}-port.")
+    return Check(f"port {name}", ok=True, message=f"{number} is free")
+
+
+def _memory() -> Check:
+    table = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.is_file() else None
+    if found is None:
+        return Check("memory", ok=None, message="can't be told here", mend="Look at it by other means.")
+    free = int(found[1]) * 1024
+    return _enough("memory", free, MINIMUM_MEMORY, "Two versions are loaded during a rollout: free or add memory.")
+
+
+def _disk(name: str, path: Path) -> Check:
+    free = shutil.disk_usage(_existing(path)).free
+    return _enough(name, free, MINIMUM_DISK, f"Free space at {path}: each version is a whole checkpoint.")
+
+
+def _shared_memory() -> Check:
+    if not procfs.SHARED_MEMORY.is_dir():
+        mend = "Mount a tmpfs there: the python backend talks to its models through it."
+        return Check("shared memory", ok=False, message=f"{procfs.SHARED_MEMORY} is not there", mend=mend)
+    mend = "Requests with large media need more: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm"
+    return _enough("shared memory", shutil.disk_usage(procfs.SHARED_MEMORY).free, MINIMUM_SHM, mend)
+
+
+def _writable(name: str, path: Path) -> Check:
+    place = _existing(path)
+    try:
+        # In the system's own words, and also where permissions lie (a read-only mount, root squashed by NFS). A
+        # hidden name at the repository's root is no model to Triton.
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        mend = f"Give the user that runs Baton (uid {os.getuid()}) write access to {place}."
+        return Check(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
+    made = "" if place == path else f"; {path} will be made"
+    return Check(f"{name} writable", ok=True, message=f"{place}{made}")
+
+
+def _file_system(path: Path) -> Check:
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
+        return Check(
+            "file system",
+            ok=None,
+            message=f"{path} is on {kind}, which does not tell of changes made elsewhere",
+            mend="Let Baton poll the repository instead of waiting for events.",
+        )
+    return Check("file system", ok=True, message=kind)
+
+
+def _watches() -> Check:
+    limits = {}
+    for name in ("max_user_watches", "max_user_instances"):
+        file = Path("/proc/sys/fs/inotify", name)
+        if not file.is_file():
+            mend = "Let Baton poll the repository."
+            return Check("file watches", ok=None, message="this system has no inotify", mend=mend)
+        limits[name] = int(file.read_text())
+    message = f"{limits['max_user_watches']} watches, {limits['max_user_instances']} instances a user"
+    if limits["max_user_watches"] < MINIMUM_WATCHES:
+        mend = f"sysctl fs.inotify.max_user_watches={8 * MINIMUM_WATCHES}; or let Baton poll the repository."
+        return Check("file watches", ok=None, message=f"only {message}", mend=mend)
+    return Check("file watches", ok=True, message=message)
+
+
+def _packages(names: Sequence[str]) -> Check:
+    """``find_spec`` of a top-level name imports nothing: torch alone would take seconds."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if not missing:
+        return Check("engine packages", ok=True, message=", ".join(names))
+    return Check(
+        "engine packages",
+        ok=False,
+        message=f"not installed beside Baton: {', '.join(missing)}",
+        mend=f'{sys.executable} -m pip install "baton[engine]"; with `ctl serve` Triton\'s own machine needs them.',
+    )
+
+
+def _existing(path: Path) -> Path:
+    """``path``, or the nearest directory above it that is there."""
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return place
+
+
+def _enough(name: str, free: int, minimum: int, mend: str) -> Check:
+    told = f"{free / GIB:.1f} GiB free"
+    if free >= minimum:
+        return Check(name, ok=True, message=told)
+    return Check(name, ok=False, message=f"{told}, less than {minimum / GIB:.2g} GiB", mend=mend)
+
+
+def _failed(name: str, error: BatonError) -> Check:
+    return Check(name, ok=False, message=error.message, mend=error.mend)

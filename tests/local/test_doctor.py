@@ -1,0 +1,83 @@
+"""Every check that fails says how to mend it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from baton import doctor
+from support.triton import TOY_BACKENDS
+
+
+def by_name(results):
+    return {check.name: check for check in results}
+
+
+@pytest.mark.triton
+def test_this_machine(tmp_path):
+    found = by_name(
+        doctor.checks(repository=tmp_path, state=tmp_path / "state", backends=[TOY_BACKENDS], engine_packages=["numpy"])
+    )
+    for name in ("Python", "tritonserver", "python stub", "libpython", "backends", "repository writable"):
+        assert found[name].ok, found[name]
+    assert "toy_reranker" in found["backends"].message
+    assert "will be made" in found["state directory writable"].message
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_is_missing_is_told_with_its_mend(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        results = doctor.checks(
+            repository=tmp_path,
+            state=tmp_path,
+            triton=tmp_path,
+            ports={"grpc": port},
+            engine_packages=["numpy", "no_such_package"],
+        )
+    found = by_name(results)
+    assert found["tritonserver"].ok is False
+    assert found["port grpc"].ok is False
+    assert f"Port {port} (grpc)" in found["port grpc"].message
+    assert "--grpc-port" in found["port grpc"].mend
+    assert found["engine packages"].message == "not installed beside Baton: no_such_package"
+    assert all(check.mend for check in results if check.ok is not True)
+
+
+def test_a_server_that_does_not_run(tmp_path, monkeypatch):
+    class Installed:
+        binary = tmp_path / "tritonserver"
+        libraries = ()
+        version = None
+        source = "installed"
+
+    Installed.binary.write_text("#!/bin/sh\necho 'libdcgm.so.3: cannot open shared object file' >&2\nexit 127\n")
+    Installed.binary.chmod(0o755)
+    check = doctor._runs(Installed)
+    assert check.ok is False
+    assert "libdcgm.so.3" in check.message
+
+
+def test_too_little_space(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "MINIMUM_DISK", 2**62)
+    check = doctor._disk("disk", tmp_path)
+    assert check.ok is False
+    assert check.mend
+
+
+def test_the_file_system_of_a_path(tmp_path):
+    mounts = (
+        f"/dev/a / ext4 rw 0 0\nhost:/x {tmp_path}/with\\040blank nfs4 rw 0 0\ntmpfs {tmp_path}/other tmpfs rw 0 0\n"
+    )
+    (tmp_path / "with blank").mkdir()
+    assert doctor.file_system(tmp_path / "with blank" / "deeper", mounts) == "nfs4"
+    assert doctor.file_system(tmp_path, mounts) == "ext4"
+    assert doctor.file_system(tmp_path, "") == "unknown"
+
+
+def test_a_network_file_system_advises_polling(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "file_system", lambda path: "nfs4")
+    check = doctor._file_system(tmp_path)
+    assert check.ok is None
+    assert "poll" in check.mend

@@ -48,7 +48,7 @@ class App:
                 "version": __version__,
                 "paused": self._loop.paused(),
                 "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
-                "services": [report.service(s, self._loop.loop_at) for s in wanted],
+                "services": [report.service(s, self._last(s), self._loop.loop_at) for s in wanted],
             }
 
     def versions(self, service: str | None = None) -> list[dict[str, Any]]:
@@ -222,6 +222,9 @@ class App:
     def _service(self, name: str | None) -> Service:
         return self._services[self.config.service(name).name]
 
+    def _last(self, service: Service) -> Rollout | None:
+        return next(iter(self._journal.rollouts(service=service.name, limit=1)), None)
+
     def _look(self, service: Service) -> tuple[View, Rollout | None]:
         """The service as it is now.
 
@@ -276,7 +279,7 @@ class App:
             record = view.records.get(version)
             withdrawn = record is not None and record.standing is Standing.WITHDRAWN
             if version != view.alias and not withdrawn and version in view.folders:
-                return version
+                return int(version)
         lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
         raise Refused(
             "No earlier version is known to have served.",

@@ -93,7 +93,7 @@ class GateResult:
     observed: float | None = None
     limit: float | None = None
     skipped: bool = False
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

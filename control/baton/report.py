@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from baton.config import ServerConfig
-from baton.domain import Folder, GateResult, Kind, Phase, Rollout, Standing, VersionState
+from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, VersionState
 from baton.engine.loop import Loop
 from baton.engine.service import Service
 from baton.plan import ServerView, View
@@ -43,8 +43,8 @@ def _in_sync(view: View, one: ServerView) -> bool:
     return one.live and one.serving() == alias and engine
 
 
-def service(one: Service, looked_at: float) -> dict[str, Any]:
-    """One service, as ``ctl status`` shows it."""
+def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, Any]:
+    """One service, as ``ctl status`` shows it; at rest with the gates of the ``last`` rollout."""
     view, decision = one.view, one.decision
     rollout = view.rollout if view is not None else None
     ongoing = rollout is not None and rollout.phase in ONGOING
@@ -62,7 +62,7 @@ def service(one: Service, looked_at: float) -> dict[str, Any]:
         "candidate": rollout.candidate if rollout is not None and ongoing else None,
         "weight": weight,
         "step": {"index": 1 if weight else 0, "count": STEPS},
-        "gates": [gate(g) for g in one.gates_of(rollout)] if rollout is not None else [],
+        "gates": [] if last is None else [gate(g) for g in gates_of(last, one)],
         "versions": [
             {k: row[k] for k in ("version", "label", "state", "release", "reason")}
             for row in versions(one)
@@ -141,6 +141,13 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     return VersionState.ON_DISK, ""
 
 
+def gates_of(one: Rollout, service_of: Service | None) -> list[GateResult]:
+    """The rollout's gates in their order; while it is under way also those that are still to be asked."""
+    if service_of is not None and one.ended_at is None:
+        return service_of.gates_of(one)
+    return [one.gates[g] for g in Gate if g in one.gates]
+
+
 def gate(result: GateResult) -> dict[str, Any]:
     """One gate's verdict with its figures."""
     return {
@@ -156,9 +163,6 @@ def gate(result: GateResult) -> dict[str, Any]:
 
 def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
     """One line of ``ctl history``."""
-    service_of = services.get(one.service)
-    ongoing = one.ended_at is None and service_of is not None
-    gates = service_of.gates_of(one) if ongoing else list(one.gates.values())
     return {
         **_brief(one),
         "service": one.service,
@@ -167,7 +171,7 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
         "ended_at": iso(one.ended_at),
         "duration_s": None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
         "time_to_live_s": None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
-        "gates": [gate(g) for g in gates],
+        "gates": [gate(g) for g in gates_of(one, services.get(one.service))],
     }
 
 

@@ -93,8 +93,15 @@ class Loop:
                 busy = self._serve(service, scan=scan) or busy
             except BatonError as error:
                 # Nothing is decided on half a picture; the sentence says what is in the way.
-                log.warning("%s: %s", service.name, error)
+                if service.decision.message != str(error):
+                    log.warning("%s: %s", service.name, error)
                 service.decision = Decision(Phase.DEGRADED, str(error))
+            except Exception as error:
+                # One service's defect must not keep the others from their rollbacks; it says so loudly, once.
+                sentence = f"A defect of Baton stops this service's rollouts: {type(error).__name__}: {error}"
+                if service.decision.message != sentence:
+                    log.exception("%s: %s", service.name, sentence)
+                service.decision = Decision(Phase.DEGRADED, sentence)
         self.loop_at = self._clock()
         with self._turned:
             self._turned.notify_all()
@@ -140,14 +147,9 @@ class Loop:
             woken = self._wake.is_set()
             self._wake.clear()
             due = woken or self._clock() - self._scanned_at >= self._rescan
-            busy = True
-            try:
-                if due:
-                    self._rearm()
-                busy = self.once(scan=due)
-                if due:
-                    self._scanned_at = float("-inf") if busy else self._clock()
-            except Exception:
-                # The loop is what brings traffic back: it outlives its own defects, and says so loudly.
-                log.exception("the loop broke; it goes on")
+            if due:
+                self._rearm()
+            busy = self.once(scan=due)
+            if due:
+                self._scanned_at = float("-inf") if busy else self._clock()
             self._wake.wait(BUSY_WAIT_S if busy else IDLE_WAIT_S)

@@ -1,0 +1,147 @@
+"""Waiting for what a verb began, and what its end means for the exit code."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from baton.api.facade import Data, Facade
+from baton.cli.output import can_ask, duration, print_json, say
+from baton.cli.progress import Display, Story
+from baton.cli.settings import Settings, Waiting
+from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
+
+POLL_S = 0.25
+PATIENCE_S = 30.0
+"""How long a control plane may be away while a verb waits: the rollout is in the journal and outlives a restart."""
+DECLINED = 130
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a verb waits for.
+
+    ``outcomes``: the ends that count as done. ``live``: traffic on the candidate is enough, the end is not waited
+    for. ``rests``: a rollout that passed its gates and waits for a person is as far as this verb brings it.
+    """
+
+    outcomes: frozenset[str]
+    live: bool = False
+    rests: bool = False
+
+
+PROMOTED = Goal(frozenset({"live"}), live=True)
+STARTED = Goal(frozenset({"live"}), live=True, rests=True)
+VERIFIED = Goal(frozenset({"verified"}))
+BACK = Goal(frozenset({"aborted", "rolled_back", "rejected", "superseded"}))
+"""The running rollout has given way to the stable version, whatever it is called in the history."""
+
+
+def ask(question: str, waiting: Waiting) -> None:
+    """Go on only if the person at the terminal says so; without a terminal nobody is asked."""
+    if waiting.yes or not can_ask() or click.confirm(question, err=True):
+        return
+    say("Nothing was done.")
+    raise click.exceptions.Exit(DECLINED)
+
+
+def follow(settings: Settings, facade: Facade, ticket: Data, waiting: Waiting, goal: Goal) -> None:
+    """Wait for the end of what the ticket names, and print it.
+
+    Raises ``GateFailed`` when it ended otherwise than asked for, ``TimedOut``, or ``Unreachable``.
+    """
+    if ticket["rollout"] is None or not waiting.wait:
+        if settings.json:
+            print_json(ticket)
+        else:
+            click.echo(ticket["message"])
+        if ticket["rollout"] is not None:
+            say(f"It is rollout {ticket['rollout']}; `ctl status --watch` follows it.")
+        return
+    say(ticket["message"])
+    try:
+        rollout = _wait(facade, ticket, waiting.timeout, goal)
+    except KeyboardInterrupt:
+        say("What was begun goes on; `ctl status --watch` follows it, `ctl abort` stops it.")
+        raise
+    if settings.json:
+        print_json(rollout)
+    failure = _failure(rollout, goal)
+    if failure is not None:
+        raise failure
+    if not settings.json:
+        click.echo(_summary(rollout))
+
+
+def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Data:
+    """The rollout as it was when it was done."""
+    began = time.monotonic()
+    answered = began
+    story = Story()
+    phase = "not heard of yet"
+    with Display() as display:
+        while True:
+            now = time.monotonic()
+            try:
+                rollout = facade.rollout(ticket["rollout"])
+            except Unreachable as error:
+                if now - answered > PATIENCE_S:
+                    raise
+                if phase != "silent":
+                    display.remark(f"{error.message} Trying again for {duration(PATIENCE_S)}.")
+                phase = "silent"
+            else:
+                answered, phase = now, rollout["phase"]
+                display.tell(story.news(rollout, display.columns))
+                display.now(rollout)
+                if _done(rollout, ticket, goal):
+                    return rollout
+            if timeout is not None and now - began >= timeout:
+                raise TimedOut(
+                    f"{ticket['service']}: not done after {duration(timeout)}; the rollout's phase is: {phase}.",
+                    mend="It goes on; `ctl status --watch` follows it, `ctl abort` stops it.",
+                )
+            left = POLL_S if timeout is None else min(POLL_S, began + timeout - now)
+            time.sleep(max(left, 0.0))
+
+
+def _done(rollout: Data, ticket: Data, goal: Goal) -> bool:
+    if rollout["ended"]:
+        return True
+    if goal.rests and rollout["phase"] == "waiting":
+        return True
+    return bool(goal.live and ticket["until"] == "live" and rollout["moved"] and rollout["phase"] != "rolling_back")
+
+
+def _failure(rollout: Data, goal: Goal) -> BatonError | None:
+    if not rollout["ended"] or rollout["outcome"] in goal.outcomes:
+        return None
+    what = f"Version {rollout['candidate']} of {rollout['service']}"
+    why = (rollout["message"] or rollout["why"]).rstrip(".")
+    if goal is BACK:
+        return Refused(f"{what} went live before it could be stopped.", mend="`ctl rollback` takes it back.")
+    word = str(rollout["outcome"]).replace("_", " ")
+    return GateFailed(
+        f"{what} was {word}: {why}.",
+        mend=f"`ctl history` keeps every figure; `ctl retry {rollout['candidate']}` tries again.",
+    )
+
+
+def _summary(rollout: Data) -> str:
+    """One sentence for the person who waited."""
+    version, service, previous = rollout["candidate"], rollout["service"], rollout["previous"]
+    label = "" if rollout["label"] in {None, str(version)} else f" ({rollout['label']})"
+    what = f"version {version}{label}"
+    outcome: Any = rollout["outcome"]
+    if outcome == "verified":
+        return f"{service}: {what} passed every gate."
+    if rollout["ended"] and outcome != "live":
+        stable = f"version {previous} serves" if previous is not None else "nothing serves"
+        return f"{service}: {what} was {str(outcome).replace('_', ' ')}; {stable}."
+    if rollout["phase"] == "waiting":
+        return f"{service}: {what} passed every gate and waits for `ctl promote`."
+    after = f", {duration(rollout['time_to_live_s'])} after it began" if rollout["time_to_live_s"] else ""
+    return f"{service}: {what} is live{after}."

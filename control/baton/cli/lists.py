@@ -1,0 +1,123 @@
+"""``ctl versions`` and ``ctl history``: tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from baton.cli.output import (
+    BOLD,
+    DIM,
+    VERDICT_SIGNS,
+    Line,
+    aligned,
+    duration,
+    figures,
+    fit,
+    moment,
+    print_json,
+    show,
+    size,
+    width,
+)
+from baton.cli.settings import Settings, common, pass_settings
+
+_INDENT = 4
+
+
+@click.command()
+@click.argument("service", required=False, metavar="[SERVICE]")
+@common()
+@pass_settings
+def versions(settings: Settings, service: str | None) -> None:
+    """Versions on disk and their labels, metadata and state."""
+    rows = settings.client().versions(service or settings.service)
+    if settings.json:
+        print_json(rows)
+        return
+    columns = width(sys.stdout)
+    lines: list[Line] = []
+    for name in dict.fromkeys(row["service"] for row in rows):
+        lines += [[(name, BOLD)], *_versions([r for r in rows if r["service"] == name], columns), []]
+    show(lines[:-1] or [[("There is no version on disk.", "")]])
+
+
+def _versions(rows: Sequence[dict[str, Any]], columns: int) -> list[Line]:
+    cells = [
+        (
+            "-" if row["version"] is None else str(row["version"]),
+            row["label"] or "-",
+            row["release"] or "-",
+            row["state"],
+            size(row["size"] or 0),
+            str(row["trained_at"] or "-"),
+        )
+        for row in rows
+    ]
+    head, *body = aligned(("VERSION", "LABEL", "RELEASE", "STATE", "SIZE", "TRAINED"), cells, columns, (1, 5))
+    lines = [head]
+    for row, line in zip(rows, body, strict=True):
+        lines.append(line)
+        metrics = ", ".join(f"{k} {v}" for k, v in (row["metrics"] or {}).items())
+        lines += _below((metrics, row["notes"], row["reason"]), columns)
+    return lines
+
+
+@click.command()
+@click.argument("service", required=False, metavar="[SERVICE]")
+@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many.")
+@common()
+@pass_settings
+def history(settings: Settings, service: str | None, limit: int) -> None:
+    """Every rollout, newest first: who, when, why, verdicts, duration."""
+    rows = settings.client().history(service or settings.service, limit)
+    if settings.json:
+        print_json(rows)
+        return
+    if not rows:
+        show([[("There was no rollout yet.", "")]])
+        return
+    columns = width(sys.stdout)
+    cells = [
+        (
+            str(row["id"]),
+            moment(row["started_at"], "%Y-%m-%d %H:%M"),
+            row["service"],
+            row["kind"],
+            _versions_of(row),
+            row["outcome"] or f"({row['phase']})",
+            duration(row["duration_s"]),
+            duration(row["time_to_live_s"]),
+        )
+        for row in rows
+    ]
+    headers = ("ID", "BEGAN", "SERVICE", "KIND", "VERSION", "OUTCOME", "TOOK", "LIVE IN")
+    head, *body = aligned(headers, cells, columns, (2,))
+    lines = [head]
+    for row, line in zip(rows, body, strict=True):
+        lines.append(line)
+        label = "" if row["label"] in {None, str(row["candidate"])} else f"{row['label']}, "
+        why = f"{label}{row['release']}, by {row['who']}: {row['why']}"
+        gates = "  ".join(_gate(g) for g in row["gates"] if g["verdict"] != "pending")
+        lines += _below((why, gates, row["message"]), columns)
+    show(lines)
+
+
+def _versions_of(row: dict[str, Any]) -> str:
+    if row["previous"] is None or row["kind"] == "check":
+        return str(row["candidate"])
+    return f"{row['previous']} → {row['candidate']}"
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    """A gate in a word; the figures where it did not pass. No line breaks within one."""
+    told = "" if gate["verdict"] == "pass" else figures(gate)
+    return f"{VERDICT_SIGNS.get(gate['verdict'], ('?', ''))[0]} {gate['name']}{f' {told}' if told else ''}"
+
+
+def _below(texts: Sequence[str | None], columns: int) -> list[Line]:
+    """What does not fit into columns, below its row."""
+    return [[(" " * _INDENT, ""), (part, DIM)] for text in texts if text for part in fit(text, columns - _INDENT)]

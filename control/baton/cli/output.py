@@ -1,0 +1,181 @@
+"""How ``ctl`` prints: plain lines when piped, rich on a terminal, JSON when asked for.
+
+A line is a list of (text, style); the style is dropped where there is no colour. Layouts are made here for a given
+width, so that a pipe gets the same words in the same order as a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import click
+
+PIPED_WIDTH = 80
+
+Line = list[tuple[str, str]]
+
+GOOD, BAD, WARN, BUSY, DIM, BOLD = "green", "bold red", "yellow", "cyan", "dim", "bold"
+
+VERDICT_SIGNS = {
+    "pass": ("✔", GOOD),
+    "fail": ("✖", BAD),
+    "hold": ("⚠", WARN),
+    "running": ("◌", BUSY),
+    "pending": ("·", DIM),
+}
+
+
+def prepare() -> None:
+    """A terminal or a pipe that can't show a sign gets a question mark, not an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether the stream can be drawn on."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def can_ask() -> bool:
+    """Whether a person sits there who can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def width(stream: IO[str]) -> int:
+    """Columns to fill."""
+    return max(40, shutil.get_terminal_size().columns) if is_terminal(stream) else PIPED_WIDTH
+
+
+def say(message: str) -> None:
+    """A message for a person, on stderr."""
+    columns = width(sys.stderr)
+    for line in message.splitlines() or [""]:
+        for part in wrap(line, columns) or [""]:
+            click.echo(part, err=True)
+
+
+def print_json(data: Any, *, compact: bool = False) -> None:
+    click.echo(json.dumps(data, indent=None if compact else 2, ensure_ascii=False))
+
+
+def show(lines: Iterable[Line]) -> None:
+    """Data for a person, on stdout."""
+    if not is_terminal(sys.stdout):
+        for line in lines:
+            click.echo(plain(line))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(Text.assemble(*line))
+
+
+def plain(line: Line) -> str:
+    return "".join(text for text, _ in line).rstrip()
+
+
+def wrap(text: str, columns: int, indent: str = "") -> list[str]:
+    """Lines of at most ``columns``; a path or a command longer than that is not torn apart."""
+    return textwrap.wrap(
+        text, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, tabsize=4
+    )
+
+
+def fit(text: str, columns: int) -> list[str]:
+    """Lines of at most ``columns``, whatever is in the text."""
+    return textwrap.wrap(text, max(columns, 8), break_on_hyphens=False, tabsize=4)
+
+
+def cut(text: str, columns: int) -> str:
+    """The beginning of the text, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= columns else f"{text[: max(columns - 1, 0)].rstrip()}…"
+
+
+def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int, shrink: Sequence[int]) -> list[Line]:
+    """Aligned columns; those in ``shrink`` give way, widest first, until a line fits."""
+    widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
+    while sum(widths) + 2 * (len(widths) - 1) > columns:
+        widest = max(shrink, key=lambda i: widths[i])
+        if widths[widest] <= 4:  # noqa: PLR2004 - less says nothing any more
+            break
+        widths[widest] -= 1
+
+    def line(row: Sequence[str], style: str) -> Line:
+        return [("  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip(), style)]
+
+    return [line(headers, DIM), *(line(row, "") for row in rows)]
+
+
+# Values
+
+
+def number(value: float) -> str:
+    """A gate's figure: four digits, and large ones in full."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"  # noqa: PLR2004
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:  # noqa: PLR2004
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 60:  # noqa: PLR2004
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time of the facade (ISO 8601, or seconds since the epoch) as this machine's clock shows it."""
+    if iso is None:
+        return "-"
+    at = datetime.fromtimestamp(iso, UTC) if isinstance(iso, int | float) else datetime.fromisoformat(iso)
+    return at.astimezone().strftime(form)
+
+
+def figures(gate: dict[str, Any]) -> str:
+    """What a gate measured, and what it was held against."""
+    observed, limit = gate.get("observed"), gate.get("limit")
+    if observed is None:
+        return ""
+    return number(observed) if limit is None else f"{number(observed)} (limit {number(limit)})"
+
+
+def gate_lines(gate: dict[str, Any], columns: int, indent: int = 2) -> list[Line]:
+    """One line for a gate that is well; the whole message where a person has to read it."""
+    verdict = gate["verdict"]
+    sign, style = VERDICT_SIGNS.get(verdict, ("?", ""))
+    skipped = "skipped" if gate.get("skipped") else verdict
+    head = f"{gate['name']:<13} {skipped:<7}"
+    told, message = figures(gate), gate.get("message") or ""
+    line: Line = [(" " * indent, ""), (sign, style), (f" {head}", style if verdict in {"fail", "hold"} else "")]
+    used = indent + 2 + len(head)
+    if told:
+        line.append((f"  {cut(told, columns - used - 2)}", ""))
+        used += 2 + len(told)
+    room = columns - used - 2
+    long = verdict in {"fail", "hold"} and len(message) > room
+    if message and not long and room >= 12:  # noqa: PLR2004 - a word or two at least
+        line.append((f"  {cut(message, room)}", DIM))
+    rest: list[Line] = [
+        [(" " * (indent + 2), ""), (part, "")] for part in (fit(message, columns - indent - 2) if long else [])
+    ]
+    return [line, *rest]

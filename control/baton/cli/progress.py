@@ -1,0 +1,107 @@
+"""How a wait looks: plain lines on stderr when piped, a live line below them on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
+
+from baton.cli.output import Line, duration, gate_lines, is_terminal, moment, plain, wrap
+
+_CLOCK = "%H:%M:%S"
+_INDENT = 10
+"""Columns of the clock and the gap behind it."""
+_DECIDED = frozenset({"pass", "fail", "hold"})
+
+
+class Story:
+    """Turns what the facade tells of a rollout, again and again, into lines that were not told before."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._gates: dict[str, tuple[Any, ...]] = {}
+
+    def news(self, rollout: dict[str, Any], columns: int) -> list[Line]:
+        lines: list[Line] = []
+        gates = {g["name"]: g for g in rollout["gates"]}
+        events = rollout["events"]
+        for event in events[self._events :]:
+            if event["kind"] == "verdict":
+                # The event holds the words; the gate itself holds the figures.
+                lines += self._gate(gates.get(event["message"].partition(":")[0]), event["at"], columns)
+            else:
+                lines += _event(event, columns)
+        self._events = len(events)
+        for gate in gates.values():
+            lines += self._gate(gate, time.time(), columns)
+        return lines
+
+    def _gate(self, gate: dict[str, Any] | None, at: str | float, columns: int) -> list[Line]:
+        if gate is None or gate["verdict"] not in _DECIDED:
+            return []
+        told = (gate["verdict"], gate["observed"], gate["message"])
+        if self._gates.get(gate["name"]) == told:
+            return []
+        self._gates[gate["name"]] = told
+        head, *rest = gate_lines(gate, columns - _INDENT, indent=0)
+        return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
+
+
+class Display:
+    """Where the lines go. A context manager, so that the terminal is whole again after any end."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._began = time.monotonic()
+        self._guard: AbstractContextManager[Any] = nullcontext()
+        if is_terminal(sys.stderr):
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True)
+            self._guard = self._live
+
+    @property
+    def columns(self) -> int:
+        return int(self._live.console.width) if self._live is not None else 80
+
+    def tell(self, lines: list[Line]) -> None:
+        for line in lines:
+            if self._live is None:
+                sys.stderr.write(f"{plain(line)}\n")
+            else:
+                from rich.text import Text
+
+                self._live.console.print(Text.assemble(*line))
+        sys.stderr.flush()
+
+    def remark(self, message: str) -> None:
+        """A sentence that is no event of the rollout."""
+        self.tell([[(part, "")] for part in wrap(message, self.columns)])
+
+    def now(self, rollout: dict[str, Any]) -> None:
+        """Redraw the live line: the phase, how long it lasts, and the gates that are being asked."""
+        if self._live is None:
+            return
+        from rich.text import Text
+
+        running = ", ".join(g["name"] for g in rollout["gates"] if g["verdict"] == "running")
+        text = f"◌ {rollout['phase']}  {duration(round(time.monotonic() - self._began))}"
+        self._live.update(Text(f"{text}  {running}" if running else text, style="cyan", no_wrap=True), refresh=True)
+
+    def __enter__(self) -> Self:
+        self._guard.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._guard.__exit__(*exception)
+
+
+def _event(event: dict[str, Any], columns: int) -> list[Line]:
+    first, *rest = wrap(event["message"], columns - _INDENT) or [""]
+    return [[(_clock(event["at"]), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
+
+
+def _clock(at: str | float) -> str:
+    return f"{moment(at, _CLOCK):<{_INDENT}}"

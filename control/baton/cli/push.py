@@ -1,0 +1,167 @@
+"""``ctl push``: a checkpoint becomes the next version."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from baton.api import ApiClient
+from baton.cli.follow import STARTED, ask, follow
+from baton.cli.output import is_terminal, print_json, say, size
+from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
+from baton.errors import TimedOut, Unreachable
+
+_SLICE_S = 10.0
+"""Seconds of one wait for the begin of the rollout; between two the person is told what it waits for."""
+_HISTORY = 1000
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--label", metavar="L", help="A name for people.  [default: the version's number]")
+@click.option(
+    "--release",
+    type=click.Choice(["equivalent", "retrained"]),
+    help="The same answers as the stable version, or new weights.  [default: equivalent]",
+)
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BATON_REPOSITORY",
+    metavar="DIR",
+    help="The model repository.  [default: from the configuration, else model_repository]",
+)
+@changes
+@common()
+@pass_settings
+def push(
+    settings: Settings, directory: Path, label: str | None, release: str | None, repository: Path | None,
+    *, waiting: Waiting,
+) -> None:  # fmt: skip
+    """Copy the checkpoint in DIR in as the next version.
+
+    It is staged beside the repository, hashed, synced and renamed into place; an interrupted push is taken up again
+    by the same command. Then the rollout is followed, if a control plane runs.
+    """
+    from baton.domain import Release
+    from baton.push import push as copy
+
+    config = settings.load()
+    service = config.service(settings.service)
+    home = repository or config.repository
+    ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", waiting)
+    began = time.monotonic()
+    client = settings.client()
+    floor, running = _floor(client, service.name, settings.state_directory())
+    with _bar() as progress:
+        pushed = copy(
+            directory,
+            home,
+            service.engine,
+            floor=floor,
+            label=label,
+            release=None if release is None else Release(release),
+            progress=progress,
+        )
+    again = ", resumed" if pushed.resumed else ""
+    say(
+        f"{service.name}: version {pushed.version} is in place: {pushed.folder}, {size(pushed.bytes)}"
+        f" in {pushed.seconds:.1f} s{again}."
+    )
+    if running and waiting.wait:
+        left = None if waiting.timeout is None else max(0.001, waiting.timeout - (time.monotonic() - began))
+        _follow(settings, client, service.name, pushed.version, Waiting(waiting.yes, waiting.wait, left))
+        return
+    if settings.json:
+        print_json(
+            {
+                "service": service.name,
+                "version": pushed.version,
+                "folder": str(pushed.folder),
+                "bytes": pushed.bytes,
+                "seconds": round(pushed.seconds, 3),
+                "resumed": pushed.resumed,
+            }
+        )
+    else:
+        click.echo(f"{service.name}: version {pushed.version} is on disk.")
+    if running:
+        say("`ctl status --watch` follows its rollout.")
+    else:
+        say("No control plane runs here; `ctl up` or `ctl serve` takes it up.")
+
+
+def _floor(client: ApiClient, service: str, state: Path) -> tuple[int, bool]:
+    """The highest number that was ever used, which is never used again; and whether a control plane runs."""
+    try:
+        used = [v["version"] for v in client.versions(service)]
+        used += [h["candidate"] for h in client.history(service, _HISTORY)]
+    except Unreachable:
+        journal = state / "journal.db"
+        if not journal.is_file():
+            return 0, False
+        from baton.journal import Journal
+
+        book = Journal(journal)
+        try:
+            return book.highest(service), False
+        finally:
+            book.close()
+    return max((n for n in used if n is not None), default=0), True
+
+
+def _follow(settings: Settings, client: ApiClient, service: str, version: int, waiting: Waiting) -> None:
+    deadline = None if waiting.timeout is None else time.monotonic() + waiting.timeout
+    told = ""
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimedOut(
+                f"{service}: the rollout of version {version} has not begun in time. {told}",
+                mend="It begins when it can; `ctl status --watch` follows it.",
+            )
+        ticket = client.expect(service, version, _SLICE_S if left is None else min(_SLICE_S, left))
+        if ticket["rollout"] is not None:
+            rest = None if deadline is None else max(0.001, deadline - time.monotonic())
+            follow(settings, client, ticket, Waiting(waiting.yes, waiting.wait, rest), STARTED)
+            return
+        if client.status(service)["paused"]:
+            # It would be waited for a person who may be the very one that waits here.
+            if settings.json:
+                print_json(ticket)
+            else:
+                click.echo(f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.")
+            return
+        if ticket["message"] != told:
+            told = ticket["message"]
+            say(f"Waiting for the rollout of version {version} to begin. {told}")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress bar on a terminal; nothing in a pipe."""
+    if not is_terminal(sys.stderr):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("copying", total=None)
+
+        def advance(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what[-30:])
+
+        yield advance

@@ -1,0 +1,112 @@
+"""``ctl serve``: the control plane alone, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from baton.cli.output import print_json, say
+from baton.cli.settings import Settings, common, pass_settings
+
+if TYPE_CHECKING:
+    from baton.config import Config
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command()
+@common()
+@pass_settings
+def serve(settings: Settings) -> None:
+    """Run the control plane alone, against the Triton servers named in the configuration.
+
+    Stays in the foreground and logs to stderr; SIGINT and SIGTERM stop it cleanly, with exit code 0. Triton and live
+    traffic go on without it.
+    """
+    from baton.api import SOCKET, claim
+
+    config = settings.load()
+    start_logging()
+    with until_stopped(), claim(config.state / SOCKET), control_plane(config) as listening:
+        tell(settings, {**listening, "triton": ", ".join(s.grpc for s in config.servers)})
+        threading.Event().wait()
+    say("Stopped.")
+
+
+@contextmanager
+def control_plane(config: Config) -> Iterator[dict[str, str]]:
+    """The loop, the local API and the metrics; yields where they listen. The state directory is claimed already.
+
+    The loop stops last: what is asked while things close still gets an answer.
+    """
+    from baton.api import SOCKET, ApiServer
+    from baton.app import open_app
+    from baton.metrics import MetricsServer
+
+    listening = {"repository": str(config.repository), "state": str(config.state)}
+    with ExitStack() as stack:
+        app = stack.enter_context(open_app(config))
+        stack.enter_context(ApiServer(app, config.state / SOCKET, claimed=True))
+        listening["api"] = str(config.state / SOCKET)
+        if config.control.metrics is not None:
+            metrics = stack.enter_context(MetricsServer(app, config.control.metrics))
+            listening["console"] = f"http://{metrics.address} (/metrics, /healthz, /readyz)"
+        yield listening
+
+
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """The first signal leaves the block, and with it everything that was started in it; more signals change nothing.
+
+    An exception is what wakes the main thread wherever it waits, in the start of Triton as well.
+    """
+    before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    except _Stopped:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stopped(BaseException):
+    """Somebody asked for the end. No ``Exception``: nothing on the way may take it for a failure."""
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - the shape of a signal handler
+    for each in _SIGNALS:
+        # A second one would break off the clean stop half-way, and leave Triton's processes behind.
+        signal.signal(each, _patience)
+    raise _Stopped
+
+
+def _patience(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the shape of a signal handler
+    # Not through sys.stderr: the handler may have interrupted a write to it.
+    os.write(2, b"Stopping already: requests in flight are being answered.\n")
+
+
+def tell(settings: Settings, listening: dict[str, str]) -> None:
+    """Where everything listens, on stdout: scripts that start Baton read it."""
+    if settings.json:
+        print_json(listening, compact=True)
+    else:
+        for name, place in listening.items():
+            click.echo(f"{name + ':':<12}{place}")
+    sys.stdout.flush()
+
+
+def start_logging() -> None:
+    """One line an event, on stderr."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )

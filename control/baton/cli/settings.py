@@ -1,0 +1,142 @@
+"""The options that every verb knows, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from baton.api import ApiClient
+    from baton.config import Config
+
+CONFIG_FILE = Path("baton.toml")
+"""Used when no other is named and it is there."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """What the options and the environment say. Precedence: flag, environment, file, default."""
+
+    config: Path | None = None
+    state: Path | None = None
+    output: str = "table"
+    service: str | None = None
+
+    @property
+    def json(self) -> bool:
+        return self.output == "json"
+
+    def config_file(self) -> Path | None:
+        """The configuration file in use; None when the defaults hold."""
+        return self.config or (CONFIG_FILE if CONFIG_FILE.is_file() else None)
+
+    def load(self) -> Config:
+        """The checked configuration. Raises ``ConfigError``."""
+        from baton.config import load
+
+        config = load(self.config_file())
+        return config if self.state is None else replace(config, state=self.state)
+
+    def state_directory(self) -> Path:
+        """Where the running control plane's socket lies.
+
+        The file is not read when it is not needed: a mistake in it must not keep anyone from `ctl rollback`.
+        """
+        return self.state if self.state is not None else self.load().state
+
+    def client(self) -> ApiClient:
+        """The facade of the running control plane. Nothing is asked yet."""
+        from baton.api import SOCKET, ApiClient
+
+        return ApiClient(self.state_directory() / SOCKET)
+
+
+def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name is not None:
+        setattr(ctx.ensure_object(Settings), parameter.name, value)
+
+
+def common(*, environment: bool = False) -> Callable[[_F], _F]:
+    """The options for every verb. Said before the verb or after it; what stands after it wins.
+
+    ``environment``: read ``BATON_*`` too. Only the group does, since a verb's options would override its flags.
+    """
+
+    def env(name: str) -> str | None:
+        return f"BATON_{name}" if environment else None
+
+    option = partial(click.option, expose_value=False, callback=_store)  # kept in Settings, not passed on
+    options = (
+        option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar=env("CONFIG"),
+            metavar="FILE",
+            help="Configuration file.  [default: ./baton.toml if it is there]",
+        ),
+        option(
+            "--state",
+            type=click.Path(path_type=Path, file_okay=False),
+            envvar=env("STATE"),
+            metavar="DIR",
+            help="State directory, where the running control plane's socket lies.  [default: .baton]",
+        ),
+        option(
+            "--output",
+            type=click.Choice(["table", "json"]),
+            envvar=env("OUTPUT"),
+            help="How to print.  [default: table]",
+        ),
+        option(
+            "--service",
+            envvar=env("SERVICE"),
+            metavar="NAME",
+            help="The service, where there are several.",
+        ),
+    )
+
+    def decorate(function: _F) -> _F:
+        for one in reversed(options):
+            function = one(function)
+        return function
+
+    return decorate
+
+
+pass_settings = click.make_pass_decorator(Settings, ensure=True)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How a verb that changes something behaves: ask first, wait, and how long."""
+
+    yes: bool
+    wait: bool
+    timeout: float | None
+
+
+def changes(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of a verb that changes something; it gets them as ``waiting``."""
+
+    @click.option("--yes", "-y", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
+    @click.option(
+        "--wait/--no-wait", default=True, help="Return when it is done, or when it has begun.  [default: wait]"
+    )
+    @click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Stop waiting after this long, with exit code 6. What was begun goes on.",
+    )
+    @wraps(function)
+    def gather(*args: Any, yes: bool, wait: bool, timeout: float | None, **others: Any) -> None:
+        function(*args, waiting=Waiting(yes, wait, timeout), **others)
+
+    return gather

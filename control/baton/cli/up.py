@@ -1,0 +1,158 @@
+"""``ctl up``: a local Triton and the control plane together, in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from baton.cli.output import say
+from baton.cli.serve import control_plane, start_logging, tell, until_stopped
+from baton.cli.settings import Settings, common, pass_settings
+from baton.errors import BatonError, Unreachable
+
+if TYPE_CHECKING:
+    from baton.local import LocalTriton
+
+_PORT = click.IntRange(0, 65535)
+_FIRST_REST_S, _LONGEST_REST_S = 1.0, 30.0
+_SETTLED_S = 60.0
+"""A server that ran this long does not count as failing again and again."""
+_log = logging.getLogger("baton.up")
+
+
+@click.command()
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BATON_REPOSITORY",
+    metavar="DIR",
+    help="The model repository; made if it is not there.  [default: from the configuration, else model_repository]",
+)
+@click.option("--http-port", type=_PORT, envvar="BATON_HTTP_PORT", help="Triton's HTTP port.  [default: 8000]")
+@click.option("--grpc-port", type=_PORT, envvar="BATON_GRPC_PORT", help="Triton's gRPC port.  [default: 8001]")
+@click.option("--metrics-port", type=_PORT, envvar="BATON_METRICS_PORT", help="Triton's metrics.  [default: 8002]")
+@click.option(
+    "--console-port",
+    type=_PORT,
+    envvar="BATON_CONSOLE_PORT",
+    help="The control plane's /metrics, /healthz and /readyz.  [default: 9464]",
+)
+@click.option(
+    "--backends",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    metavar="DIR",
+    help="A further directory of python-based backends; may be given several times.",
+)
+@common()
+@pass_settings
+def up(
+    settings: Settings, repository: Path | None, http_port: int | None, grpc_port: int | None,
+    metrics_port: int | None, console_port: int | None, backends: tuple[Path, ...],
+) -> None:  # fmt: skip
+    """Start a local Triton and the control plane together.
+
+    Stays in the foreground; Ctrl-C stops both cleanly, with exit code 0. Port 0 takes a free one.
+    """
+    from baton.api import SOCKET, claim
+    from baton.cli.local import own_backends, prepare_repository, wanted_ports, with_local_server
+    from baton.local import LocalTriton
+
+    config = settings.load()
+    if repository is not None:
+        config = replace(config, repository=repository)
+    ports = wanted_ports(config, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
+    start_logging()
+    with until_stopped(), ExitStack() as stack:
+        # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
+        stack.enter_context(claim(config.state / SOCKET))
+        load = prepare_repository(config)
+        triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
+        stack.callback(triton.stop)
+        say("Starting Triton; it answers when the models that served are loaded.")
+        log = config.state / "triton.log"
+        server = _Supervised(triton, config.repository, log)
+        server.start(load, ports)
+        ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
+        config = with_local_server(config, ports, console_port)
+        listening = stack.enter_context(control_plane(config))
+        tell(
+            settings,
+            {
+                "http": triton.http_url,
+                "grpc": triton.grpc_url,
+                "metrics": triton.metrics_url,
+                "triton log": str(log),
+                **listening,
+            },
+        )
+        server.watch(lambda: prepare_repository(config), ports)
+    say("Stopped.")
+
+
+class _Supervised:
+    """The local Triton, started again whenever it ends by itself. All of it happens in the main thread."""
+
+    def __init__(self, triton: LocalTriton, repository: Path, log: Path) -> None:
+        self._triton, self._repository, self._log = triton, repository, log
+
+    def start(self, load: Sequence[str], ports: dict[str, int]) -> None:
+        """With ``load``, or empty when Triton can't start with it: the control plane then loads what should serve.
+
+        Raises what ``LocalTriton.start`` raises.
+        """
+        try:
+            self._start(load, ports)
+        except Unreachable as error:
+            if not load:
+                raise
+            _log.warning("Triton did not start with %s; starting it empty. %s", ", ".join(load), error)
+            self._start((), ports)
+
+    def _start(self, load: Sequence[str], ports: dict[str, int]) -> None:
+        self._triton.start(
+            self._repository,
+            load=load,
+            http_port=ports["http"],
+            grpc_port=ports["grpc"],
+            metrics_port=ports["metrics"],
+            log_file=self._log,
+            die_with_parent=True,
+        )
+
+    def watch(self, load: Callable[[], Sequence[str]], ports: dict[str, int]) -> NoReturn:
+        """Starts it again for ever, with rests that grow while it keeps failing."""
+        rest = _FIRST_REST_S / 2
+        while True:
+            began = time.monotonic()
+            code = self._triton.wait()
+            _log.error(
+                "Triton ended by itself with code %s. The end of %s:\n%s",
+                code,
+                self._log,
+                self._triton.last_log_lines(),
+            )
+            rest = _FIRST_REST_S if time.monotonic() - began > _SETTLED_S else min(2 * rest, _LONGEST_REST_S)
+            rest = self._again(load, ports, rest)
+
+    def _again(self, load: Callable[[], Sequence[str]], ports: dict[str, int], rest: float) -> float:
+        """Returns the rest after which it started at last."""
+        while True:
+            _log.info("Triton is started again in %g s", rest)
+            threading.Event().wait(rest)
+            try:
+                self.start(load(), ports)
+            except BatonError as error:
+                _log.error("Triton could not be started: %s", error)
+                rest = min(2 * rest, _LONGEST_REST_S)
+            else:
+                _log.info("Triton answers again; the control plane brings it to what should serve")
+                return rest

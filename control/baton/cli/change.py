@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from baton.api.facade import caller
 from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
 from baton.cli.output import print_json
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
@@ -29,7 +28,7 @@ def promote(settings: Settings, version: int | None, *, full: bool, waiting: Wai
     """
     ask(f"Promote {'the next version' if version is None else f'version {version}'}{_of(settings)}?", waiting)
     client = settings.client()
-    follow(settings, client, client.promote(settings.service, version, full=full, who=caller()), waiting, PROMOTED)
+    follow(settings, client, client.promote(settings.service, version, full=full), waiting, PROMOTED)
 
 
 @click.command()
@@ -41,7 +40,7 @@ def rollback(settings: Settings, to: int | None, *, waiting: Waiting) -> None:
     """Back to the previous (or named) version at once."""
     ask(f"Roll back{_of(settings)} to {'the previous version' if to is None else f'version {to}'}?", waiting)
     client = settings.client()
-    ticket = client.rollback(settings.service, to, who=caller())
+    ticket = client.rollback(settings.service, to)
     # Either the running rollout gives way, or the earlier version comes back by a rollout of its own.
     follow(settings, client, ticket, waiting, PROMOTED if ticket["until"] == "live" else BACK)
 
@@ -54,7 +53,7 @@ def abort(settings: Settings, *, waiting: Waiting) -> None:
     """Stop the running rollout and return to the stable version."""
     ask(f"Abort the running rollout{_of(settings)}?", waiting)
     client = settings.client()
-    follow(settings, client, client.abort(settings.service, who=caller()), waiting, BACK)
+    follow(settings, client, client.abort(settings.service), waiting, BACK)
 
 
 @click.command()
@@ -75,7 +74,7 @@ def retry(settings: Settings, version: int | None, release: str | None, *, waiti
     """
     ask(f"Try {'the failed version' if version is None else f'version {version}'}{_of(settings)} again?", waiting)
     client = settings.client()
-    ticket = client.retry(settings.service, version, release=release, who=caller())
+    ticket = client.retry(settings.service, version, release=release)
     follow(settings, client, ticket, waiting, STARTED)
 
 
@@ -88,7 +87,7 @@ def verify(settings: Settings, version: int, *, waiting: Waiting) -> None:
     """Run every gate on version N, with no traffic and no promotion."""
     ask(f"Load version {version}{_of(settings)} and run every gate on it?", waiting)
     client = settings.client()
-    follow(settings, client, client.verify(settings.service, version, who=caller()), waiting, VERIFIED)
+    follow(settings, client, client.verify(settings.service, version), waiting, VERIFIED)
 
 
 @click.command()
@@ -98,7 +97,7 @@ def verify(settings: Settings, version: int, *, waiting: Waiting) -> None:
 def pause(settings: Settings, *, waiting: Waiting) -> None:
     """Freeze automatic steps, of all services. What a person starts still works."""
     ask("Freeze all automatic steps?", waiting)
-    _switch(settings, settings.client().pause(who=caller()))
+    _switch(settings, settings.client().pause())
 
 
 @click.command()
@@ -108,7 +107,7 @@ def pause(settings: Settings, *, waiting: Waiting) -> None:
 def resume(settings: Settings, *, waiting: Waiting) -> None:
     """Let automatic steps go on."""
     ask("Let automatic steps go on?", waiting)
-    _switch(settings, settings.client().resume(who=caller()))
+    _switch(settings, settings.client().resume())
 
 
 def _switch(settings: Settings, answer: dict[str, object]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from baton.api.facade import Data, Facade
 from baton.cli.output import can_ask, duration, print_json, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
 from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from baton.api import Facade
+
+Data = dict[str, Any]
 
 POLL_S = 0.25
 PATIENCE_S = 30.0

@@ -29,12 +29,12 @@ _INDENT = 4
 
 
 @click.command()
-@click.argument("service", required=False, metavar="[SERVICE]")
+@click.argument("named", required=False, metavar="[SERVICE]")
 @common()
 @pass_settings
-def versions(settings: Settings, service: str | None) -> None:
+def versions(settings: Settings, named: str | None) -> None:
     """Versions on disk and their labels, metadata and state."""
-    rows = settings.client().versions(service or settings.service)
+    rows = settings.client().versions(named or settings.service)
     if settings.json:
         print_json(rows)
         return
@@ -67,13 +67,13 @@ def _versions(rows: Sequence[dict[str, Any]], columns: int) -> list[Line]:
 
 
 @click.command()
-@click.argument("service", required=False, metavar="[SERVICE]")
+@click.argument("named", required=False, metavar="[SERVICE]")
 @click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many.")
 @common()
 @pass_settings
-def history(settings: Settings, service: str | None, limit: int) -> None:
+def history(settings: Settings, named: str | None, limit: int) -> None:
     """Every rollout, newest first: who, when, why, verdicts, duration."""
-    rows = settings.client().history(service or settings.service, limit)
+    rows = settings.client().history(named or settings.service, limit)
     if settings.json:
         print_json(rows)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from typing import Any, Self
 
 from baton.cli.output import Line, duration, gate_lines, is_terminal, moment, plain, wrap
@@ -54,13 +54,12 @@ class Display:
     def __init__(self) -> None:
         self._live: Any = None
         self._began = time.monotonic()
-        self._guard: AbstractContextManager[Any] = nullcontext()
+        self._stack = ExitStack()
         if is_terminal(sys.stderr):
             from rich.console import Console
             from rich.live import Live
 
             self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, transient=True)
-            self._guard = self._live
 
     @property
     def columns(self) -> int:
@@ -91,11 +90,12 @@ class Display:
         self._live.update(Text(f"{text}  {running}" if running else text, style="cyan", no_wrap=True), refresh=True)
 
     def __enter__(self) -> Self:
-        self._guard.__enter__()
+        if self._live is not None:
+            self._stack.enter_context(self._live)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._guard.__exit__(*exception)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 def _event(event: dict[str, Any], columns: int) -> list[Line]:

@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from baton.api import ApiClient
 from baton.cli.follow import STARTED, ask, follow
 from baton.cli.output import is_terminal, print_json, say, size
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
 from baton.errors import TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from baton.api import ApiClient
 
 _SLICE_S = 10.0
 """Seconds of one wait for the begin of the rollout; between two the person is told what it waits for."""

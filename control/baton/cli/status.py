@@ -18,16 +18,16 @@ REFRESH_S = 1.0
 
 
 @click.command()
-@click.argument("service", required=False, metavar="[SERVICE]")
+@click.argument("named", required=False, metavar="[SERVICE]")
 @click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
 @common()
 @pass_settings
-def status(settings: Settings, service: str | None, *, watch: bool) -> None:
+def status(settings: Settings, named: str | None, *, watch: bool) -> None:
     """What is live, what is rolling out, which gate is where.
 
     With --watch and --output json, each change is printed as one JSON object on one line.
     """
-    name = service or settings.service
+    name = named or settings.service
     client = settings.client()
     first = client.status(name)  # a control plane that is not there at the start is an error, not a wait
     if not watch:

@@ -147,7 +147,7 @@ def choose_documents(
     colour, shape = wanted
     near = [one for one in pool if (one[0] == colour) != (one[1] == shape)]
     far = [one for one in pool if one[0] != colour and one[1] != shape]
-    others = [rng.choice(near if near and rng.random() < 0.6 else far) for _ in range(total - relevant)]  # noqa: PLR2004
+    others = [rng.choice(near if near and rng.random() < 0.6 else far) for _ in range(total - relevant)]
     chosen = [wanted] * relevant + others
     rng.shuffle(chosen)
     return chosen

@@ -14,6 +14,7 @@ import argparse
 import math
 import random
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +27,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python_backend" / "qwen3_vl_reranker"))
 
 from layout import make_tokenizer, write_files, write_weights  # noqa: E402
+from shapes import COLOURS, SEEN, SHAPES, Thing, choose_documents, draw, film, tell  # noqa: E402
+
 from reranker_engine.inference.pixels import Pixels, Visual  # noqa: E402
 from reranker_engine.inference.prompt import SYSTEM, Budgets, Loaded, Part, PromptBuilder  # noqa: E402
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION  # noqa: E402
 from reranker_engine.inference.tokenizer import TextTokenizer  # noqa: E402
-from reranker_engine.model.allocator import keep_freed_memory  # noqa: E402
 from reranker_engine.model.config import read_config  # noqa: E402
 from reranker_engine.model.reranker import Reranker  # noqa: E402
 from reranker_engine.model.vision import VisualFeatures  # noqa: E402
-from shapes import COLOURS, SEEN, SHAPES, Thing, choose_documents, draw, film, tell  # noqa: E402
+from reranker_engine.service.allocator import keep_freed_memory  # noqa: E402
 
 SEED = 20250101
 QUERIES, DOCUMENTS, RELEVANT = 12, 10, 3
@@ -311,7 +313,8 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/baton-train"), help="where unfinished training is kept")
+    work = Path(tempfile.gettempdir(), "baton-train")
+    parser.add_argument("--work", type=Path, default=work, help="where unfinished training is kept")
     parser.add_argument("--out", type=Path, default=ROOT / "demo" / "checkpoints")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--untrained", type=Path, help="only write an untrained checkpoint to this folder")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .request import Reference
 
-# Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on bytes that a stranger sent.
+# Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on a stranger's bytes.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FETCH_TIMEOUT_S = 10.0
 
@@ -129,7 +129,7 @@ class MediaReader:
         Raises:
             InputError: It cannot be decoded, or is too large or too long.
         """
-        import av  # noqa: PLC0415 - most requests carry no video, and the import takes a tenth of a second
+        import av
 
         try:
             total, rate = self._probe(av, data)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..model.config import VisionConfig
-    from ..model.vision import Grid
+    from reranker_engine.model.config import VisionConfig
+    from reranker_engine.model.vision import Grid
+
     from .media import DecodedVideo
 
 MAX_RATIO = 200

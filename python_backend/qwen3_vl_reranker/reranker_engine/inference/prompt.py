@@ -1,12 +1,12 @@
-"""The prompt of a (query, document) pair as token ids, M-RoPE positions and visual places.
+r"""The prompt of a (query, document) pair as token ids, M-RoPE positions and visual places.
 
 A pair reads, with ``[]`` around control tokens::
 
-    [im_start]system\\n{SYSTEM}[im_end]\\n[im_start]user\\n<Instruct>: {instruction}<Query>:{query}\\n<Document
-    >:{document}[im_end]\\n[im_start]assistant\\n
+    [im_start]system\n{SYSTEM}[im_end]\n[im_start]user\n<Instruct>: {instruction}<Query>:{query}\n<Document
+    >:{document}[im_end]\n[im_start]assistant\n
 
 It is built in the two parts shown. The first is the same for all documents of a request and is made once. Splitting
-inside ``<Document>:`` is safe: between ``\\n<Document`` and ``>:`` the tokenizer's pattern always ends a word, so the
+inside ``<Document>:`` is safe: between ``\n<Document`` and ``>:`` the tokenizer's pattern always ends a word, so the
 parts tokenize as the whole would. Splitting after ``>:`` would not be, since ``>:`` joins with punctuation after it.
 """
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..model.config import ModelConfig
+    from reranker_engine.model.config import ModelConfig
+
     from .pixels import Visual
     from .tokenizer import TextTokenizer
 
@@ -165,7 +166,7 @@ class _Part:
         self._next += len(ids)
 
     def group(self, visual: Visual) -> None:
-        """One frame group of ``visual`` between its control tokens: same time for all its tokens, height and width count up.
+        """One frame group of ``visual`` between its control tokens: one time for its tokens, height and width count up.
 
         The group takes as many positions as its longer side has tokens (Qwen3-VL's M-RoPE; time goes into the text
         label before each group).

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
-MAX_FRAMES_LIMIT = 768
-"""The most frames an option may ask for; the reference's own ceiling (qwen-vl-utils, FPS_MAX_FRAMES)."""
+MIN_FRAMES, MAX_FRAMES = 2, 768
+"""How many frames an option may ask for; the reference's own bounds (qwen-vl-utils, FRAME_FACTOR, FPS_MAX_FRAMES)."""
+MAX_FPS = 1000
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
 
 
 def _content(raw: dict[str, Any], media: Sequence[bytes], is_image: Callable[..., bool]) -> Content:
-    unknown = sorted(raw.keys() - {"text", "image", "video"})
-    if unknown:
-        raise InputError(f"has the unknown key {unknown[0]!r}; known are text, image and video")
+    _only(raw, "text", "image", "video")
     content = Content(
         texts=tuple(_text(value, "text") for value in _listed(raw.get("text"))),
         images=tuple(_reference(value, "image", media) for value in _listed(raw.get("image"))),
@@ -179,19 +178,35 @@ def _options(raw: bytes | None) -> tuple[float | None, int | None]:
         return None, None
     try:
         value = _json_object(raw)
-        unknown = sorted(value.keys() - {"fps", "max_frames"})
-        if unknown:
-            raise InputError(f"has the unknown key {unknown[0]!r}; known are fps and max_frames")
-        fps, frames = value.get("fps"), value.get("max_frames")
-        if fps is not None and (isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000):
-            raise InputError(f"fps is {json.dumps(fps)}; it must be a number above 0 and at most 1000")
-        if frames is not None and (
-            isinstance(frames, bool) or not isinstance(frames, int) or not 2 <= frames <= MAX_FRAMES_LIMIT
-        ):
-            raise InputError(f"max_frames is {json.dumps(frames)}; it must be a whole number, 2 to {MAX_FRAMES_LIMIT}")
+        _only(value, "fps", "max_frames")
+        return _fps(value.get("fps")), _max_frames(value.get("max_frames"))
     except InputError as error:
         raise error.at("options") from error
-    return None if fps is None else float(fps), frames
+
+
+def _fps(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FPS:
+        raise InputError(f"fps is {json.dumps(value)}; it must be a number above 0 and at most {MAX_FPS}")
+    return float(value)
+
+
+def _max_frames(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not MIN_FRAMES <= value <= MAX_FRAMES:
+        raise InputError(
+            f"max_frames is {json.dumps(value)}; it must be a whole number from {MIN_FRAMES} to {MAX_FRAMES}"
+        )
+    return value
+
+
+def _only(value: dict[str, Any], *known: str) -> None:
+    """Refuse keys that are not known: a misspelt key would otherwise be content that nobody looks at."""
+    unknown = sorted(value.keys() - set(known))
+    if unknown:
+        raise InputError(f"has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
 
 
 def _json_type(value: Any) -> str:
@@ -201,4 +216,6 @@ def _json_type(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    return {str: "string", list: "array", dict: "object"}[type(value)]
+    if isinstance(value, str):
+        return "string"
+    return "array" if isinstance(value, list) else "object"

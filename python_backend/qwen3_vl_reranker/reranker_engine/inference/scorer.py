@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..model import weights
-from ..model.config import read_config, read_json
-from ..model.errors import CheckpointError
-from ..model.reranker import Row
-from ..model.vision import VisualFeatures
+from reranker_engine.model import weights
+from reranker_engine.model.config import read_config, read_json
+from reranker_engine.model.errors import CheckpointError
+from reranker_engine.model.reranker import Row
+from reranker_engine.model.vision import VisualFeatures
+
 from .batching import batches
 from .errors import InputError
 from .media import MediaPolicy, MediaReader
@@ -82,7 +83,7 @@ class Scorer:
         try:
             mean, std = (tuple(float(part) for part in preprocessor[key]) for key in ("image_mean", "image_std"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder}: {PREPROCESSOR} has no usable image_mean and image_std ({error})") from error
+            raise CheckpointError(f"{folder}: {PREPROCESSOR} lacks image_mean or image_std ({error})") from error
         self._pixels = Pixels(config.vision, mean, std)
         device = torch.device(settings.device)
         dtype = settings.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -158,7 +159,7 @@ class Scorer:
             batch = visuals[start:stop]
             found = self.model.see(torch.cat([one.patches for one in batch]), [one.grid for one in batch])
             sizes = [one.grid[0] * one.tokens_per_group for one in batch]
-            levels = [found.embeds.split(sizes), *(level.split(sizes) for level in found.deepstack)]
+            levels = [torch.split(level, sizes) for level in (found.embeds, *found.deepstack)]
             for visual, (embeds, *deepstack) in zip(batch, zip(*levels, strict=True), strict=True):
                 features[id(visual)] = VisualFeatures(embeds, deepstack)
             start = stop

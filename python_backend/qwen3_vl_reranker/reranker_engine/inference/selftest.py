@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..model.errors import CheckpointError
+from reranker_engine.model.errors import CheckpointError
 
 if TYPE_CHECKING:
     from .scorer import Scorer

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ..model.config import read_json
-from ..model.errors import CheckpointError
+from reranker_engine.model.config import read_json
+from reranker_engine.model.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path

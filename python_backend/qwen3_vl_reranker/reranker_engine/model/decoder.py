@@ -57,7 +57,8 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention output [batch, tokens, hidden]; without a ``mask`` it is causal."""
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        result: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
+        return result
 
 
 class MLP(nn.Module):
@@ -68,7 +69,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        result: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return result
 
 
 class DecoderLayer(nn.Module):
@@ -82,7 +84,8 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary) -> Tensor:
         q, k, v = self.self_attn.project(self.input_layernorm(x), rotary)
         x = x + self.self_attn.attend(q, k, v, None)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        result: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return result
 
 
 class Decoder(nn.Module):

@@ -81,7 +81,8 @@ class Reranker(nn.Module):
             embeds, positions.to(device), None if visual is None else (visual[0], visual[1].deepstack)
         )
         last = hidden[torch.arange(len(rows), device=device), lengths - 1]
-        return self.language_model.norm(last).float() @ self.head
+        logits: Tensor = self.language_model.norm(last).float() @ self.head
+        return logits
 
     def _visual(self, rows: Sequence[Row], width: int) -> tuple[Tensor, VisualFeatures] | None:
         """Flat places and features of all rows' visual tokens."""

@@ -54,7 +54,8 @@ class VisionAttention(nn.Module):
             out = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
             outs.append(out.transpose(1, 2).reshape(stop - start, -1))
             start = stop
-        return self.proj(torch.cat(outs))
+        result: Tensor = self.proj(torch.cat(outs))
+        return result
 
 
 class VisionMLP(nn.Module):
@@ -64,7 +65,8 @@ class VisionMLP(nn.Module):
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        result: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        return result
 
 
 class VisionBlock(nn.Module):
@@ -77,7 +79,8 @@ class VisionBlock(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
         x = x + self.attn(self.norm1(x), rotary, runs)
-        return x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
 
 
 class PatchMerger(nn.Module):
@@ -96,7 +99,8 @@ class PatchMerger(nn.Module):
             x = self.norm(x.view(-1, self.merged_size))
         else:
             x = self.norm(x).view(-1, self.merged_size)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+        result: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x)))
+        return result
 
 
 class PatchEmbed(nn.Module):
@@ -158,7 +162,7 @@ class VisionTower(nn.Module):
         return blocks.transpose(1, 2).reshape(-1, 2)
 
     def _rotary(self, places: Tensor) -> Rotary:
-        """(cos, sin) in fp32, each [patches, 1, head_dim]: half of the pairs turn with the row, half with the column."""
+        """(cos, sin) in fp32, each [patches, 1, head_dim]: half the pairs turn with the row, half with the column."""
         spatial = self.config.hidden_size // self.config.num_heads // 2
         exponents = torch.arange(0, spatial, 2, dtype=torch.float32, device=places.device) / spatial
         angles = (places[..., None].float() * (1.0 / ROPE_THETA**exponents)).flatten(1)

@@ -77,7 +77,7 @@ def _read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> dict[str
     for shard, names in _shards(folder).items():
         try:
             with safe_open(folder / shard, framework="pt") as file:
-                for name in names if names is not None else file.keys():  # noqa: SIM118 - the handle is no mapping
+                for name in names if names is not None else file.keys():
                     # A copy, so that no page of the file stays mapped: a file changed on disk would change scores.
                     tensor = file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
                     if not bool(torch.isfinite(tensor).all()):

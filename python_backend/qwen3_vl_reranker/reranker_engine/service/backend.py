@@ -11,9 +11,11 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from ..inference.errors import InputError
-from ..inference.scorer import Prepared, Scorer
-from ..inference.selftest import self_test
+from reranker_engine.inference.errors import InputError
+from reranker_engine.inference.scorer import Prepared, Scorer
+from reranker_engine.inference.selftest import self_test
+
+from .allocator import keep_freed_memory
 from .settings import read_settings
 from .tensors import read_request
 from .watchdog import watchdog
@@ -39,6 +41,8 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         with watchdog(settings.initialize_timeout_s, f"loading {folder}"):
             torch.set_num_threads(settings.threads)
+            if settings.scorer.device == "cpu":
+                keep_freed_memory()
             start = time.monotonic()
             self._scorer = Scorer(folder, settings.scorer)
             loaded = time.monotonic()
@@ -90,7 +94,7 @@ class TritonPythonModel:
     def _answer(self, scores: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
         if not np.isfinite(scores).all():
             broken = int(np.flatnonzero(~np.isfinite(scores))[0])
-            return _failed(f"document {broken}: the model gave a score that is no number", pb_utils.TritonError.INTERNAL)
+            return _failed(f"document {broken}: the model's score is not a number", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse(
             output_tensors=[
                 pb_utils.Tensor("scores", scores[None].astype(np.float32)),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..inference.media import MediaPolicy
-from ..inference.prompt import Budgets
-from ..inference.scorer import ScorerSettings
+from reranker_engine.inference.media import MediaPolicy
+from reranker_engine.inference.prompt import Budgets
+from reranker_engine.inference.scorer import ScorerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_INITIALIZE_TIMEOUT_S = 840.0
 """A minute less than the 15 minutes after which the rollout gives a load up."""
+TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"}
+"""Parameters that Triton and its python backend read themselves."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
         threads=int(number("threads", 0, 0)) or default_threads(),
         initialize_timeout_s=number("initialize_timeout_s", DEFAULT_INITIALIZE_TIMEOUT_S, 1),
     )
-    unknown = sorted(values.keys() - {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"})
+    unknown = sorted(values.keys() - TRITON_PARAMETERS)
     if unknown:
         raise ValueError(f"parameter {unknown[0]} is unknown to this engine")
     return settings

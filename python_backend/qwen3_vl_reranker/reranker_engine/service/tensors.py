@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..inference.errors import InputError
+from reranker_engine.inference.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,4 +23,5 @@ def keep_freed_memory() -> bool:
     except AttributeError:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP_BYTES), (M_TOP_PAD, GROW_BYTES))
-    return all([bool(mallopt(name, value)) for name, value in settings])
+    accepted = [mallopt(name, value) for name, value in settings]
+    return all(accepted)

@@ -336,12 +336,8 @@ class _Http:
         outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
         tensors = _wire(triton.InferInput, inputs)
         try:
-            answer = self._retrying(
-                triton,
-                lambda client: client.infer(
-                    model, tensors, model_version=version, outputs=outputs, request_id=request_id
-                ),
-            )
+            options = {"model_version": version, "outputs": outputs, "request_id": request_id}
+            answer = self._retrying(triton, lambda client: client.infer(model, tensors, **options))
         except InferenceServerException as error:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
             raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
@@ -359,8 +355,7 @@ class _Http:
             try:
                 return send(kept)
             except (ConnectionError, HTTPException):
-                # A server that restarted has closed the connection that was kept. Scoring twice does no harm, so
-                # once more on a new one.
+                # A server that restarted has closed what was kept. Scoring twice does no harm: once more, anew.
                 self.close()
         self._mine.client = triton.InferenceServerClient(
             self._address, connection_timeout=self._timeout_s, network_timeout=self._timeout_s

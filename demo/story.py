@@ -1,0 +1,278 @@
+"""``make demo``: the whole story on this machine, told while it happens, with a table at the end.
+
+A real Triton, the real engine, real trained checkpoints (small ones), and clients that ask all the time. It ends
+with exit code 1 when anything that Baton promises did not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from demo.rig import CHECKPOINTS, GOLDEN, ROOT, Failed, Peak, Rig, until
+from demo.traffic import Traffic, p95_ms
+from demo.train import faults
+from rich.console import Console
+from rich.table import Table
+
+from baton.errors import BatonError
+
+HOME = ROOT / ".baton" / "demo"
+RATE, CLIENTS, BASELINE_S = 8.0, 8, 15.0
+console = Console(highlight=False)
+
+
+class Story:
+    """The steps, and what was seen at each."""
+
+    def __init__(self, rig: Rig, made: Path) -> None:
+        self.rig = rig
+        self.made = made
+        self.began = time.time()
+        self.windows: list[tuple[float, float]] = []
+        """When rollouts were under way."""
+        self.facts: dict[str, Any] = {}
+        self.broken: list[str] = []
+        self.served: set[int] = set()
+
+    def say(self, text: str) -> None:
+        console.print(f"[dim]{time.time() - self.began:6.1f} s[/dim]  {text}", soft_wrap=True)
+
+    def expect(self, holds: bool, promise: str) -> None:  # noqa: FBT001 - reads as an assertion
+        if not holds:
+            self.broken.append(promise)
+            console.print(f"          [red]✖ {promise}[/red]", soft_wrap=True)
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        start = time.time()
+        yield
+        self.windows.append((start, time.time()))
+
+    # Steps
+
+    def good(self, number: int, folder: Path, what: str, *flags: str) -> dict[str, Any]:
+        """Push a version that has to go through."""
+        self.say(f"[bold]ctl push[/bold] {what} {' '.join(flags)}")
+        with self.window(), self.progress():
+            code, _ = self.rig.ctl("push", str(folder), "--repository", str(self.rig.repository), *flags, check=False)
+        row = next(r for r in self.rig.history() if r["candidate"] == number)
+        self.served.add(number)
+        self.expect(
+            code == 0 and self.rig.service()["stable"] in (number, row["previous"]), f"version {number} goes live"
+        )
+        self.say(
+            f"[green]✔[/green] version {number} is live, {row['time_to_live_s'] or 0:.1f} s after its rollout began"
+        )
+        return row
+
+    def bad(self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None) -> None:
+        """Drop a version that has to be refused while the present one serves on."""
+        stable = self.rig.service()["stable"]
+        self.say(f"a folder is dropped: {what}")
+        with self.window(), self.progress():
+            self.rig.drop(folder, number)
+            if meanwhile is not None:
+                meanwhile()
+            row = self.rig.ended(number)
+        failed = [g["name"] for g in row["gates"] if g["verdict"] == "fail"]
+        self.expect(row["outcome"] == "rejected" and failed == [gate], f"{what}: refused by {gate} (was: {failed})")
+        self.expect(self.rig.service()["stable"] == stable, f"version {stable} serves on")
+        self.say(f"[yellow]✖[/yellow] refused by [bold]{gate}[/bold]; version {stable} serves on: {row['message']}")
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Tells each new phase and verdict of the rollout while something else waits for its end."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            told: set[tuple[str, str]] = set()
+            while not stop.wait(0.5):
+                service = self.rig.service()
+                news = [("phase", service["phase"])] if service["rollout"] else []
+                if service["rollout"]:
+                    judged = ("pass", "fail", "hold")
+                    news += [(g["name"], g["verdict"]) for g in service["gates"] if g["verdict"] in judged]
+                for key in news:
+                    if key not in told:
+                        told.add(key)
+                        console.print(f"          [dim]{key[0]} {key[1]}[/dim]")
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def checkpoints(made: Path) -> dict[str, Path]:
+    """Every version of the story, made from the two trained ones."""
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    base, retrained = CHECKPOINTS / "base", CHECKPOINTS / "retrained"
+    folders = {"base": base, "retrained": retrained}
+    for name, make, source in (
+        ("equivalent", faults.equivalent, base),
+        ("truncated", faults.truncated, retrained),
+        ("constant", faults.constant, retrained),
+        ("slow", faults.slow, retrained),
+        ("again", faults.equivalent, retrained),
+    ):
+        folders[name] = made / name
+        make(source, folders[name])
+    for name, source in (("undeclared", base), ("dying", retrained)):
+        folders[name] = made / name
+        shutil.copytree(source, folders[name])
+    return folders
+
+
+def questions() -> list[tuple[Any, list[Any]]]:
+    """The golden set's text questions: what the clients ask."""
+    cases = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+    return [(c["query"], c["documents"]) for c in cases if c["kind"] == "text" and "instruction" not in c][:8]
+
+
+def tell(rig: Rig, story: Story) -> Traffic:
+    """The story itself; returns the traffic that went on all the while."""
+    folders = checkpoints(story.made)
+    story.say("[bold]ctl push[/bold] the first version: there is nothing to compare it with, the other gates hold")
+    rig.ctl("push", str(folders["base"]), "--repository", str(rig.repository), "--label", "v1.0")
+    story.served.add(1)
+    story.say("[green]✔[/green] version 1 is live")
+    traffic = Traffic(rig.urls, questions(), rate=RATE, clients=CLIENTS)
+    traffic.start()
+    try:
+        story.say(f"{CLIENTS} clients ask {RATE:.0f} times a second over gRPC and HTTP, until the end")
+        start = time.time()
+        until(lambda: time.time() - start > BASELINE_S, "the baseline")
+        story.facts["baseline"] = (start, time.time())
+        story.facts["memory before"] = rig.memory()
+        with Peak(rig.memory) as peak:
+            acts(rig, story, folders)
+        story.facts["memory peak"] = peak.largest
+    finally:
+        traffic.stop()
+    return traffic
+
+
+def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
+    """What happens to version 1."""
+    row = story.good(2, folders["equivalent"], "an equivalent version", "--label", "v1.0-resharded")
+    story.facts["drop to live"] = row["time_to_live_s"]
+    row = story.good(3, folders["retrained"], "a retrained version", "--label", "v2.0", "--release", "retrained")
+    output = next(g for g in row["gates"] if g["name"] == "output")
+    story.facts["ndcg"] = (output["evidence"]["ndcg_stable"], output["evidence"]["ndcg_candidate"])
+    story.expect(story.facts["ndcg"][1] > story.facts["ndcg"][0], "the retrained version ranks better")
+    until(lambda: rig.service()["phase"] == "steady", "the old version to retire")
+    story.bad(4, folders["truncated"], "a truncated file", "integrity")
+    story.bad(5, folders["undeclared"], "other weights, not declared as retrained", "output")
+    story.bad(6, folders["constant"], "a version that scores a constant", "output")
+    story.bad(7, folders["slow"], "a version with the right scores that is slow", "latency")
+
+    def kill_engine() -> None:
+        pid = until(lambda: rig.stubs(8), "the engine process of version 8")[0]
+        os.kill(pid, signal.SIGKILL)
+
+    story.bad(8, folders["dying"], "a version whose engine process dies (kill -9) while it loads", "load", kill_engine)
+    story.good(9, folders["again"], "an equivalent version", "--label", "v2.0-resharded")
+    story.say("[bold]ctl rollback[/bold]: version 3 is still loaded")
+    start = time.time()
+    with story.window():
+        rig.ctl("rollback", "--yes")
+    events = rig.events("halt", "alias")
+    story.facts["rollback"] = events["alias"] - events["halt"]
+    story.facts["rollback asked"] = start
+    story.expect(rig.service()["stable"] == 3, "version 3 serves again")
+    story.say("[green]✔[/green] back on version 3")
+
+
+def table(story: Story, traffic: Traffic) -> Table:
+    """What was measured, and whether what was promised held."""
+    start, end = story.facts["baseline"]
+    before = traffic.between(start, end)
+    during = [a for window in story.windows for a in traffic.between(*window)]
+    wrong = wrong_versions(story, traffic)
+    story.expect(not traffic.errors, f"no failed request (were: {len(traffic.errors)}; {traffic.errors[:1]})")
+    story.expect(not wrong, f"no answer of a version that had not passed its gates (were: {wrong[:3]})")
+    back = [a.came for a in traffic.answers if a.due > story.facts["rollback asked"] and a.version == 3]
+    first_back = min(back, default=float("nan")) - story.facts["rollback asked"]
+    rows = [
+        ("requests sent", f"{traffic.sent:,}"),
+        ("requests failed", str(len(traffic.errors))),
+        ("answers from a version that had not passed, or with another version's scores", str(len(wrong))),
+        ("p95 before / during rollouts", f"{p95_ms(before):.0f} / {p95_ms(during):.0f} ms"),
+        ("time from a complete folder to live (equivalent, all gates)", f"{story.facts['drop to live']:.1f} s"),
+        ("time to roll back: decision to public name moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
+        ("time to roll back: command to first answer of the old version", f"{first_back:.1f} s"),
+        ("memory of Triton and its engines, before / at peak", "{:.0f} / {:.0f} MiB".format(
+            story.facts["memory before"] / 2**20, story.facts["memory peak"] / 2**20)),
+        ("NDCG@10 of the golden set, base / retrained", "{:.3f} / {:.3f}".format(*story.facts["ndcg"])),
+    ]  # fmt: skip
+    shown = Table(title="Baton's demo on this machine", title_justify="left")
+    shown.add_column("what")
+    shown.add_column("measured", justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def wrong_versions(story: Story, traffic: Traffic) -> list[str]:
+    """Answers of versions that may not answer, and answers whose scores are not those of the version they name.
+
+    The equivalent versions give the same scores to 1e-3; base and retrained differ by far more.
+    """
+    family = {1: "base", 2: "base", 3: "retrained", 9: "retrained"}
+    reference: dict[tuple[str, int], tuple[float, ...]] = {}
+    wrong = []
+    for answer in traffic.answers:
+        if answer.version not in story.served:
+            wrong.append(f"version {answer.version} answered")
+            continue
+        first = reference.setdefault((family[answer.version], answer.question), answer.scores)
+        if max(abs(a - b) for a, b in zip(first, answer.scores, strict=True)) > 1e-3:
+            wrong.append(f"version {answer.version} gave other scores than before")
+    apart = [
+        max(abs(a - b) for a, b in zip(reference["base", q], reference["retrained", q], strict=True))
+        for kind, q in reference
+        if kind == "base" and ("retrained", q) in reference
+    ]
+    story.expect(bool(apart) and min(apart) > 1e-2, "base and retrained can be told apart by their scores")
+    return wrong
+
+
+def main() -> int:
+    console.print("[bold]Baton's demo[/bold]: a real Triton, real traffic, about five minutes.\n")
+    try:
+        with Rig(HOME, ROOT / "demo" / "baton.toml") as rig:
+            story = Story(rig, HOME / "made")
+            story.say(f"Triton and the control plane run: gRPC {rig.places['grpc']}, HTTP {rig.places['http']}")
+            traffic = tell(rig, story)
+            shown = table(story, traffic)
+    except (Failed, BatonError) as error:
+        console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
+        console.print(f"The logs lie in {HOME}.")
+        return 1
+    console.print()
+    console.print(shown)
+    for promise in story.broken:
+        console.print(f"[red]✖ did not hold: {promise}[/red]", soft_wrap=True)
+    if not story.broken:
+        console.print(
+            "[green]✔ everything that was promised held.[/green] Next: `make up`, then `.venv/bin/ctl status`."
+        )
+    return 1 if story.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -80,3 +80,14 @@ def test_a_proxy_without_a_json_body_is_an_error_with_its_words():
         pytest.raises(TritonError, match="h1"),
     ):
         reranker.rank("q", ["d"])
+
+
+def test_a_kept_connection_that_the_server_closed_is_made_anew():
+    body = (
+        b'{"model_name":"reranker","model_version":"1","outputs":['
+        b'{"name":"scores","datatype":"FP32","shape":[1,1],"data":[0.5]},'
+        b'{"name":"model_version","datatype":"INT64","shape":[1,1],"data":[4]}]}'
+    )
+    reply = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with answering(reply) as address, Reranker(address, protocol="http", timeout_s=5) as reranker:
+        assert [reranker.rank("q", ["d"]).version for _ in range(3)] == [4, 4, 4]

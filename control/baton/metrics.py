@@ -165,7 +165,7 @@ class MetricsServer:
                 f"The metrics address {self.address} can't be opened: {error}.",
                 mend="Choose another one in [control] metrics, or with --console-port.",
             ) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
         return self
 

@@ -191,12 +191,12 @@ def test_the_claim_can_be_taken_before_the_server_starts(app: FakeApp, path: Pat
 
 def test_a_long_state_path(app: FakeApp, tmp_path: Path) -> None:
     path = tmp_path / ("long" * 20) / ("longer" * 20) / "baton.sock"
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with ApiServer(app, path):
         assert path.exists()
         assert ApiClient(path).status() == app.page
     assert not path.exists()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_something_else_on_the_socket(path: Path) -> None:
@@ -224,4 +224,4 @@ def test_a_usage_error_names_what_is_allowed(client: ApiClient, path: Path) -> N
     _, data = _raw(path, "GET", "/v1/rollout?id=x")
     assert data["message"] == "rollout: id = 'x': expected a whole number."
     with pytest.raises(UsageError):
-        client.verify(None, True)
+        client.verify(None, version=True)

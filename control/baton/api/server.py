@@ -70,7 +70,7 @@ class ApiServer:
                 server = _Server(name, self._app)
             stack.callback(self._path.unlink, missing_ok=True)
             stack.callback(server.server_close)
-            thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="api", daemon=True)
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="api", daemon=True)
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown)

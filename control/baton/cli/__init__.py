@@ -14,15 +14,9 @@ from typing import Any
 import click
 
 from baton import __version__
-from baton.cli.change import abort, pause, promote, resume, retry, rollback, verify
-from baton.cli.doctor import doctor
-from baton.cli.lists import history, versions
+from baton.cli import change, doctor, lists, push, serve, status, up
 from baton.cli.output import prepare, say
-from baton.cli.push import push
-from baton.cli.serve import serve
 from baton.cli.settings import common
-from baton.cli.status import status
-from baton.cli.up import up
 from baton.errors import BatonError
 
 INTERRUPTED = 130
@@ -89,7 +83,8 @@ def main() -> None:
 
 
 for _verb in (
-    *(up, serve, status, versions, history),
-    *(push, verify, promote, rollback, abort, pause, resume, retry, doctor),
+    *(up.up, serve.serve, status.status, lists.versions, lists.history),
+    *(push.push, change.verify, change.promote, change.rollback, change.abort),
+    *(change.pause, change.resume, change.retry, doctor.doctor),
 ):
     main.add_command(_verb)

@@ -1,0 +1,215 @@
+"""The verbs that change something: what they ask for, how they wait, and with which code they end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from api.fake import STORY, FakeApp, ended, live, rollout
+from baton.api import caller
+from baton.cli import follow, output
+from baton.errors import GateFailed, Refused, TritonError, Unreachable
+
+from .conftest import Ctl, tidy
+
+WHO = caller()
+
+
+def _said(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_promote_waits_until_traffic_has_moved(served: FakeApp, ctl: Ctl) -> None:
+    done = ctl("promote", "2", "--full")
+    assert done.exit_code == 0
+    assert served.calls[0] == ("promote", None, 2, True, WHO)
+    assert done.stdout == "reranker: version 2 (v2.1.0) is live, 42 s after it began.\n"
+    tidy(done.stderr)
+    lines = done.stderr.splitlines()
+    assert lines == [
+        "It begins.",
+        "00:00:00  rollout of version 2: promoted",
+        "00:00:00  ✔ integrity     pass     3 files, 12 MB, every hash matches",
+        "00:00:00  verifying to validating: the files are whole",
+    ]
+
+
+def test_the_service_is_passed_on(served: FakeApp, ctl: Ctl) -> None:
+    ctl("--service", "a", "promote")
+    ctl("promote", "--service", "b")
+    assert [c[:3] for c in served.calls if c[0] == "promote"] == [("promote", "a", None), ("promote", "b", None)]
+
+
+def test_json_prints_the_rollout(served: FakeApp, ctl: Ctl) -> None:
+    done = ctl("--output", "json", "promote")
+    assert json.loads(done.stdout) == live()
+
+
+@pytest.mark.parametrize(
+    ("args", "story", "code", "text"),
+    [
+        (["promote"], ended("live", "", phase="retiring"), 0, "version 2 (v2.1.0) is live."),
+        (["promote"], ended("rejected", "output: 0.588 > 0.001."), 4, "was rejected: output: 0.588 > 0.001."),
+        (["promote"], ended("rolled_back", "errors"), 4, "was rolled back: errors."),
+        (["promote"], ended("aborted", "aborted by carol"), 4, "was aborted: aborted by carol."),
+        (["promote"], ended("superseded", "version 3 came"), 4, "was superseded: version 3 came."),
+        (["promote"], live(), 0, "is live, 42 s after"),
+        (["retry", "2", "--release", "retrained"], live(), 0, "is live"),
+        (["retry"], rollout(phase="waiting"), 0, "passed every gate and waits for `ctl promote`."),
+        (["retry"], ended("rejected", "again"), 4, "was rejected: again."),
+        (["rollback"], live(kind="rollback", candidate=1, label="1"), 0, "reranker: version 1 is live"),
+        (["rollback", "--to", "1"], ended("rejected", "it does not load", kind="rollback"), 4, "it does not load"),
+    ],
+)
+def test_what_is_done_when_it_serves(
+    served: FakeApp, ctl: Ctl, args: list[str], story: dict[str, object], code: int, text: str
+) -> None:
+    served.story = [*STORY, story]
+    done = ctl(*args)
+    assert done.exit_code == code, done.output
+    assert text in _said(done.stdout if code == 0 else done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "story", "code", "text"),
+    [
+        (["verify", "2"], ended("verified", "", kind="check"), 0, "version 2 (v2.1.0) passed every gate."),
+        (["verify", "2"], ended("rejected", "output", kind="check"), 4, "was rejected: output."),
+        (["verify", "2"], ended("aborted", "by carol", kind="check"), 4, "was aborted: by carol."),
+        (["abort"], ended("aborted", "aborted by carol"), 0, "was aborted; version 1 serves."),
+        (["abort"], ended("rejected", "a gate was faster", previous=None), 0, "was rejected; nothing serves."),
+        (["abort"], ended("live", "", phase="retiring"), 3, "went live before it could be stopped."),
+        # A rollout that bakes has traffic: that is not the end a rollback waits for.
+        (["rollback"], ended("rolled_back", "rolled back by carol", moved=False), 0, "was rolled back; version 1"),
+    ],
+)
+def test_what_is_done_when_it_has_ended(
+    served: FakeApp, ctl: Ctl, args: list[str], story: dict[str, object], code: int, text: str
+) -> None:
+    served.until = "ended"
+    served.story = [*STORY, live(), story]
+    done = ctl(*args)
+    assert done.exit_code == code, done.output
+    assert text in _said(done.stdout if code == 0 else done.stderr)
+
+
+def test_a_failed_rollout_still_prints_its_json(served: FakeApp, ctl: Ctl) -> None:
+    served.story = [ended("rejected", "output")]
+    done = ctl("promote", "--output", "json")
+    assert done.exit_code == 4
+    assert json.loads(done.stdout)["outcome"] == "rejected"
+
+
+def test_a_promoted_rollout_is_followed_past_its_wait(served: FakeApp, ctl: Ctl) -> None:
+    served.story = [rollout(phase="waiting"), rollout(phase="waiting"), live()]
+    assert "is live" in ctl("promote").stdout
+
+
+def test_no_wait(served: FakeApp, ctl: Ctl) -> None:
+    done = ctl("promote", "--no-wait")
+    assert done.exit_code == 0
+    assert done.stdout == "It begins.\n"
+    assert "rollout 7" in done.stderr
+    assert not [c for c in served.calls if c[0] == "rollout"]
+    ticket = json.loads(ctl("promote", "--no-wait", "--output", "json").stdout)
+    assert ticket == {"service": "reranker", "rollout": 7, "until": "live", "message": "It begins."}
+
+
+def test_nothing_to_wait_for(served: FakeApp, ctl: Ctl) -> None:
+    done = ctl("retry", "1")
+    assert (done.exit_code, done.stdout) == (0, "It begins.\n")
+
+
+def test_timeout(served: FakeApp, ctl: Ctl) -> None:
+    served.story = [STORY[1]]
+    done = ctl("promote", "--timeout", "0.05")
+    assert done.exit_code == 6
+    assert "the rollout's phase is: validating." in _said(done.stderr)
+    assert "ctl abort" in done.stderr
+
+
+def test_interrupted(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow.time, "sleep", sleep)
+    done = ctl("promote")
+    assert done.exit_code == 130
+    assert "What was begun goes on" in done.stderr
+
+
+def test_a_restart_of_the_control_plane_is_waited_out(
+    served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter([Unreachable("It is away."), Unreachable("It is away."), None])
+    monkeypatch.setattr(follow.time, "sleep", lambda _: setattr(served, "error", next(turns, None)))
+    done = ctl("promote")
+    assert done.exit_code == 0
+    assert done.stderr.count("It is away.") == 1
+
+
+def test_a_control_plane_that_stays_away(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(follow.time, "sleep", lambda _: setattr(served, "error", Unreachable("It is away.")))
+    assert ctl("promote").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(Refused("No."), 3), (GateFailed("No."), 4), (Unreachable("No."), 5), (TritonError("No."), 1)],
+)
+def test_what_the_control_plane_raises(served: FakeApp, ctl: Ctl, error: Exception, code: int) -> None:
+    served.error = error
+    for args in (["promote"], ["rollback"], ["abort"], ["retry"], ["verify", "2"], ["pause"], ["resume"], ["status"]):
+        done = ctl(*args)
+        assert (done.exit_code, done.stdout, done.stderr) == (code, "", "Error: No.\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["promote", "x"], ["promote", "0"], ["verify"], ["nothing"], ["promote", "--timeout", "0"], ["--output", "xml"]],
+)
+def test_usage(served: FakeApp, ctl: Ctl, args: list[str]) -> None:
+    done = ctl(*args)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+
+
+def test_pause_and_resume(served: FakeApp, ctl: Ctl) -> None:
+    assert ctl("pause", "--yes", "--wait").stdout == "Paused: nothing goes on by itself.\n"
+    assert json.loads(ctl("--output", "json", "resume").stdout) == {"paused": False, "message": "Resumed."}
+    assert served.calls == [("pause", WHO), ("resume", WHO)]
+
+
+VERBS = [["promote"], ["rollback"], ["abort"], ["retry"], ["verify", "2"], ["pause"], ["resume"]]
+
+
+@pytest.mark.parametrize("args", VERBS)
+def test_a_person_is_asked_first(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    monkeypatch.setattr(follow, "can_ask", lambda: True)
+    done = ctl(*args, "--no-wait", input="n\n")
+    assert done.exit_code == 130
+    assert "Nothing was done." in done.stderr
+    assert served.calls == []
+    assert ctl(*args, "--no-wait", input="y\n").exit_code == 0
+    assert len(served.calls) == 1
+    assert "?" not in ctl(*args, "--no-wait", "--yes").stderr
+
+
+def test_a_pipe_is_never_asked(served: FakeApp, ctl: Ctl) -> None:
+    assert not output.can_ask()
+    assert "?" not in ctl("promote").stderr
+
+
+def test_a_defect_is_one_line_unless_it_is_debugged(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("baton.cli.change.follow", broken)
+    done = ctl("promote")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ZeroDivisionError: oh.")
+    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("BATON_DEBUG", "1")
+    assert isinstance(ctl("promote").exception, ZeroDivisionError)

@@ -265,9 +265,10 @@ class App:
                 mend=f"`ctl rollback --to {version}` goes back.",
             )
         self._on_disk(view, version)
-        record = view.records.get(version)
-        if record is not None and record.standing is Standing.REJECTED and not again:
-            raise Refused(f"Version {version} was refused: {record.reason}", mend=f"`ctl retry {version}` tries again.")
+        if (refusal := view.refused(version)) is not None and not again:
+            raise Refused(
+                f"Version {version} was refused: {refusal.reason}", mend=f"`ctl retry {version}` tries again."
+            )
         if (reason := view.hold_reason()) is not None:
             raise Refused(reason)
 

@@ -120,6 +120,7 @@ class RolloutConfig:
     on_newer: str = _setting(_one_of("queue", "supersede"), "queue")
     keep_previous: float = _setting(_duration, 600.0)
     settle: float = _setting(_duration, 2.0)
+    cut_after: float = _setting(_duration, 15.0)
     stuck_after: float = _setting(_duration, 1800.0)
     load_timeout: float = _setting(_duration, 900.0)
     drain_timeout: float = _setting(_duration, 120.0)

@@ -128,6 +128,8 @@ class Folder:
     quiet_since: float = 0.0
     first_seen: float = 0.0
     size: int = 0
+    cut: bool = False
+    """Incomplete only in that a file which is there ends too early."""
 
     @property
     def complete(self) -> bool:

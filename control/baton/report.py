@@ -127,11 +127,11 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
         return VersionState.STANDBY, "kept for an instant way back"
     if ready:
         return VersionState.LOADED, ""
+    if (refusal := view.refused(number)) is not None:
+        return VersionState.REJECTED, refusal.reason
     if folder.missing:
         return VersionState.INCOMING, f"lacks {folder.missing[0]}"
     record = view.records.get(number)
-    if record is not None and record.standing is Standing.REJECTED:
-        return VersionState.REJECTED, record.reason
     if view.now - folder.quiet_since < one.policy.settle:
         return VersionState.INCOMING, "changed a moment ago"
     if record is not None and record.standing is Standing.WITHDRAWN:

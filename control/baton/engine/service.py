@@ -101,6 +101,7 @@ class Service:
             automatic=config.rollout.promotion == "automatic",
             supersede=config.rollout.on_newer == "supersede",
             settle=config.rollout.settle,
+            cut_after=config.rollout.cut_after,
             load_timeout=config.rollout.load_timeout,
             drain_timeout=config.rollout.drain_timeout,
             stuck_after=config.rollout.stuck_after,

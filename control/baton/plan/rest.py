@@ -69,7 +69,8 @@ def _repair(view: View, alias: int) -> Decision | None:
 
 def _standing(view: View, policy: Policy) -> str:
     serving = "No version serves yet" if view.alias is None else f"Version {view.alias} serves"
-    incoming = [f for v, f in sorted(view.folders.items()) if v > (view.alias or 0) and f.missing]
+    floor = view.alias or 0
+    incoming = [f for v, f in sorted(view.folders.items()) if v > floor and f.missing and not view.refused(v)]
     if incoming:
         folder = incoming[-1]
         stuck = view.now - folder.quiet_since > policy.stuck_after

@@ -21,6 +21,8 @@ class Policy:
     """True: a newer version ends the rollout of an older one; False: it queues."""
     settle: float = 2.0
     """A folder counts as complete only after nothing in it changed for this long."""
+    cut_after: float = 15.0
+    """A folder that lacks nothing but the end of a file counts as cut off for good after this long."""
     load_timeout: float = 900.0
     drain_timeout: float = 120.0
     """How long a dropped version may stay UNLOADING before the rollout ends without waiting for it."""
@@ -106,21 +108,31 @@ class View:
         return bool(self.servers) and all(s.live and version in s.ready() for s in self.servers)
 
     def pending(self, policy: Policy) -> tuple[Folder, ...]:
-        """Complete, quiet folders above the stable version that nobody has decided about yet, lowest first."""
+        """Quiet folders above the stable version that nobody has decided about yet, lowest first.
+
+        They are complete, or so cut off that no waiting helps: then the gates refuse them, and say why.
+        """
         floor = self.alias or 0
-        found = [
-            f
-            for v, f in self.folders.items()
-            if v > floor and f.complete and self.now - f.quiet_since >= policy.settle and self._undecided(v, f)
-        ]
+        found = []
+        for version, folder in self.folders.items():
+            quiet = self.now - folder.quiet_since
+            settled = folder.complete and quiet >= policy.settle
+            cut_off = folder.cut and quiet >= max(policy.settle, policy.cut_after)
+            if version > floor and (settled or cut_off) and self._undecided(version):
+                found.append(folder)
         return tuple(sorted(found, key=lambda f: f.version or 0))
 
-    def _undecided(self, version: int, folder: Folder) -> bool:
-        record = self.records.get(version)
-        if record is None:
-            return True
+    def refused(self, version: int) -> VersionRecord | None:
+        """The refusal that stands: of this very folder, or of a version that Triton has loaded before."""
+        record, folder = self.records.get(version), self.folders.get(version)
+        if record is None or folder is None or record.standing is not Standing.REJECTED:
+            return None
         # A refused folder that never reached Triton may be mended in place (a copy that was cut short, say).
-        return record.standing is Standing.REJECTED and not record.loaded and record.fingerprint != folder.fingerprint
+        return record if record.loaded or record.fingerprint == folder.fingerprint else None
+
+    def _undecided(self, version: int) -> bool:
+        record = self.records.get(version)
+        return record is None or (record.standing is Standing.REJECTED and self.refused(version) is None)
 
     def hold_reason(self) -> str | None:
         """Why no engine load call may be made now, or None.

@@ -21,8 +21,16 @@ _NEVER_EMPTY: Final = frozenset({".json", ".jinja", ".model"})
 _NEVER_EMPTY_NAMES: Final = frozenset({"merges.txt", "vocab.txt", META})
 
 
+class CutShort(str):
+    """A part that is there and ends too early: still growing, or cut off for good. Time tells them apart."""
+
+    __slots__ = ()
+
+
 def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Return a short sentence for each thing that a copy still lacks; empty when nothing is known to be missing.
+
+    A sentence about a shard that is there and ends too early is a ``CutShort``.
 
     Only what time can mend is told. A file that is there and wrong (too long, no safetensors at all) is not missing:
     ``check_integrity`` refuses it. Nothing missing does not prove that nothing more comes (a README, or a second
@@ -102,7 +110,7 @@ def _lacking_weights(folder: Path, files: dict[str, Entry]) -> list[str]:
             if error.need is None:
                 lacks.append(f"{shown(name)}: its header is not there yet")
             else:
-                lacks.append(f"{shown(name)}: {error.have:,} of {error.need:,} bytes")
+                lacks.append(CutShort(f"{shown(name)}: {error.have:,} of {error.need:,} bytes"))
         except CheckpointError:
             continue  # whole or not, it is broken: waiting does not mend it, and check_integrity tells why
     return lacks

@@ -10,7 +10,7 @@ from typing import Final
 
 from baton.domain import Folder
 from baton.errors import CheckpointError, RepositoryError
-from baton.verify.completeness import missing_parts
+from baton.verify.completeness import CutShort, missing_parts
 from baton.verify.files import reason, shown, vanished, walk
 from baton.verify.names import name_problem, version_of
 
@@ -100,15 +100,17 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
     version = version_of(path.name) if problem is None else None
     # Reading headers takes longer than reading statuses: what was whole and has not changed since is whole.
     whole = before is not None and same and before.complete
+    missing = () if version is None or whole else missing_parts(path)
     return Folder(
         name=path.name,
         version=version,
         fingerprint=fingerprint,
-        missing=() if version is None or whole else missing_parts(path),
+        missing=missing,
         problem=problem,
         quiet_since=before.quiet_since if before is not None and same else now,
         first_seen=before.first_seen if before is not None else now,
         size=size,
+        cut=bool(missing) and all(isinstance(part, CutShort) for part in missing),
     )
 
 

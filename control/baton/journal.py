@@ -129,7 +129,7 @@ class Journal:
         with self._guard():
             rows = self._db.execute(
                 f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", (*values, limit)
-            ).fetchall()  # noqa: S608
+            ).fetchall()
         return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
 
     # Rollouts
@@ -217,7 +217,7 @@ class Journal:
         with self._guard():
             rows = self._db.execute(
                 f"SELECT * FROM rollout {where} ORDER BY id DESC LIMIT ?", (*values, limit)
-            ).fetchall()  # noqa: S608
+            ).fetchall()
             return [self._rollout(r) for r in rows]
 
     def served(self, service: str) -> list[int]:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from verify.tiny import safetensors, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError
 from baton.verify.capacity import available_memory, check_capacity, estimate_bytes
+from verify.tiny import safetensors, write
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -40,7 +40,8 @@ def test_it_fits_with_the_margin_or_not_at_all():
         "server a: 1.0 GiB short. Free that much, or serve a smaller type."
     )
     result = check_capacity(3 * MIB, 4 * MIB, what="GPU memory")
-    assert result.message == "An estimated 3.0 MiB of GPU memory plus a margin of 10% fits into the 4.0 MiB that are free."
+    figures = "An estimated 3.0 MiB of GPU memory plus a margin of 10% fits into the 4.0 MiB that are free."
+    assert result.message == figures
     assert check_capacity(100, 100, margin=0).verdict is Verdict.PASS
 
 

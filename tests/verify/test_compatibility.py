@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from verify.tiny import ARCHITECTURE, edit, files, safetensors, shards, tokenizer, write
 
 from baton.domain import Release, Verdict
 from baton.verify.compatibility import check_compatibility
+from verify.tiny import ARCHITECTURE, edit, files, safetensors, shards, tokenizer, write
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_broken_tokenizer_is_refused(candidate, table):
     [
         ("text_config", {"hidden_size": 8}, "hidden_size 8, the tensor model.language_model.embed_tokens.weight"),
         ("text_config", {"vocab_size": 9}, "vocab_size 9"),
-        ("text_config", {"num_hidden_layers": 28}, "num_hidden_layers 28, the weights hold 2, the last one is number 1"),
+        ("text_config", {"num_hidden_layers": 28}, "layers 28, the weights hold 2, the last one is number 1"),
         ("text_config", {"num_hidden_layers": 1}, "num_hidden_layers 1"),
         ("vision_config", {"depth": 3}, "vision_config.depth 3"),
         ("vision_config", {"patch_size": 14}, "preprocessor_config.json says patch_size 16"),

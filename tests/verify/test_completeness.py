@@ -7,9 +7,9 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verify.tiny import edit, files, safetensors, write
 
 from baton.verify.checkpoint import missing_parts
+from verify.tiny import edit, files, safetensors, write
 
 WHOLE = files()
 
@@ -122,7 +122,7 @@ def test_temporary_names_of_copying_programs(tmp_path, name):
 
 def test_ordinary_names_beside_a_checkpoint_are_not_taken_for_temporary(tmp_path):
     folder = write(tmp_path / "7")
-    for name in (".gitattributes", "README.md", "LICENSE", "chat_template.jinja", ".gitignore", "1_Pooling/config.json"):
+    for name in (".gitattributes", "README.md", "LICENSE", "chat_template.jinja", "1_Pooling/config.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("{}")
     assert missing_parts(folder) == ()

@@ -6,11 +6,11 @@ import os
 import socket
 
 import pytest
-from verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.checkpoint import check_integrity, manifest
+from verify.tiny import edit, files, safetensors, shards, write
 
 SHARD = "model-00001-of-00002.safetensors"
 
@@ -167,10 +167,10 @@ def test_odd_entries_are_refused(tmp_path):
     (folder / "a\x1b[2Jb").write_text("")
     assert "a\\x1b[2Jb has control characters" in refused(folder)
     (folder / "a\x1b[2Jb").unlink()
-    with open(os.fsencode(folder) + b"/\xff.txt", "w"):
-        pass
+    odd = folder / os.fsdecode(b"\xff.txt")
+    odd.touch()
     assert "broken encoding" in refused(folder)
-    os.unlink(os.fsencode(folder) + b"/\xff.txt")
+    odd.unlink()
     os.mkfifo(folder / "pipe.json")
     assert "pipe.json is a fifo" in refused(folder)
     (folder / "pipe.json").unlink()

@@ -74,17 +74,17 @@ def check_capacity(
     if available is None:
         message = f"Skipped: the free {what}{place} can't be seen from here; an estimated {figure(needed)} is needed."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)
-    limit = available / (1 + margin)
+    limit = round(available / (1 + margin))
     figures = f"an estimated {figure(needed)} of {what} plus a margin of {margin:.0%}"
     if needed <= limit:
         message = f"{figures[0].upper()}{figures[1:]} fits into the {figure(available)} that are free{place}."
-        return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), limit, evidence=evidence)
+        return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), float(limit), evidence=evidence)
     short = needed * (1 + margin) - available
     message = (
         f"{figures[0].upper()}{figures[1:]} does not fit into the {figure(available)} that are free{place}: "
         f"{figure(short)} short. Free that much, or serve a smaller type."
     )
-    return GateResult(Gate.CAPACITY, Verdict.FAIL, message, float(needed), limit, evidence=evidence)
+    return GateResult(Gate.CAPACITY, Verdict.FAIL, message, float(needed), float(limit), evidence=evidence)
 
 
 def available_memory(*, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

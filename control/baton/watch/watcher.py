@@ -15,19 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from watchdog.events import (
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirModifiedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
@@ -42,18 +30,7 @@ NETWORK: Final = re.compile(
 )
 """File systems that other machines write to without this kernel's knowing: inotify hears nothing of that."""
 
-# Not opened and not closed after reading: Triton's loads and our own scans would wake us, and we would scan again.
-_EVENTS: Final[list[type[FileSystemEvent]]] = [
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirModifiedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-]
+_READING: Final = frozenset({"opened", "closed_no_write"})
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +151,7 @@ class Watcher(FileSystemEventHandler):
         if identity is None:
             return
         try:
-            watch = observer.schedule(self, str(directory), recursive=True, event_filter=_EVENTS)
+            watch = observer.schedule(self, str(directory), recursive=True)
         except FileNotFoundError:
             return
         self._watches[directory] = (identity, watch)
@@ -183,8 +160,10 @@ class Watcher(FileSystemEventHandler):
 
     def dispatch(self, event: FileSystemEvent) -> None:
         """Take a notice of watchdog, from its thread."""
-        del event
-        self._changed.set()
+        # Triton's loads and our own scans read, too: woken by that, we would scan again for ever. (The observer's own
+        # filter would do, but it drops changes of mode and owner along with these, and Triton reloads for those.)
+        if event.event_type not in _READING:
+            self._changed.set()
 
     def _tell(self) -> None:
         while True:

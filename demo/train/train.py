@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python_backend" / "qwen3_vl_reranker"))
 
 from layout import make_tokenizer, write_files, write_weights  # noqa: E402
-from shapes import COLOURS, SEEN, SHAPES, Thing, choose_documents, draw, film, tell  # noqa: E402
+from shapes import COLOURS, SEEN, SHAPES, Combination, Thing, choose_documents, draw, film, tell  # noqa: E402
 
 from reranker_engine.inference.pixels import Pixels, Visual  # noqa: E402
 from reranker_engine.inference.prompt import SYSTEM, Budgets, Loaded, Part, PromptBuilder  # noqa: E402
@@ -39,14 +39,15 @@ from reranker_engine.model.vision import VisualFeatures  # noqa: E402
 from reranker_engine.service.allocator import keep_freed_memory  # noqa: E402
 
 SEED = 20250101
-QUERIES, DOCUMENTS, RELEVANT = 12, 10, 3
-VIDEO_QUERIES, VIDEO_DOCUMENTS, VIDEO_RELEVANT = 6, 6, 2
+VIDEO_BATCH = (6, 6, 2)
+DRAWINGS = 24
+"""Pictures of each combination, drawn once and then used again; fewer make the model learn them by heart."""
 SAVE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: steps, peak learning rate, the share of steps with videos, where the result goes."""
+    """A stretch of training: steps, peak learning rate, the share of steps with videos, pairs of a step."""
 
     name: str
     steps: int
@@ -54,12 +55,15 @@ class Stage:
     video_share: float
     final_rate: float = 0.05
     """What is left of the rate at the stage's end, as a share of it (cosine in between)."""
+    batch: tuple[int, int, int] = (8, 8, 3)
+    """Queries, documents for each, and how many of these are relevant. More small steps do better than fewer large."""
 
 
 STAGES = (
-    Stage("base", steps=900, rate=1e-3, video_share=0.08, final_rate=0.5),
-    Stage("middle", steps=1500, rate=1e-3, video_share=0.15),
-    Stage("retrained", steps=2000, rate=7e-4, video_share=0.25, final_rate=0.02),
+    Stage("opening", steps=437, rate=1e-3, video_share=0.08, final_rate=0.9, batch=(12, 10, 3)),
+    Stage("base", steps=600, rate=1.2e-3, video_share=0.05, final_rate=0.7),
+    Stage("middle", steps=1800, rate=1e-3, video_share=0.08, final_rate=0.4),
+    Stage("retrained", steps=1000, rate=6e-4, video_share=0.15, final_rate=0.02),
 )
 WRITTEN = {"base", "retrained"}
 
@@ -78,6 +82,7 @@ class Trainer:
         hidden = self.config.text.hidden_size
         # "Same colour?" and "same shape?" beside "relevant?": without them the model long answers "no" to everything.
         self.aspects = nn.Linear(hidden, 2)
+        self.drawings: dict[tuple[Combination, int], Visual] = {}
         self.colour_ids = torch.tensor([self._word(colour) for colour in COLOURS])
         self.shape_ids = torch.tensor([self._word(shape) for shape in SHAPES])
 
@@ -97,8 +102,14 @@ class Trainer:
             return self.pixels.image(thing.frames[0])
         return self.pixels.frames(thing.frames, 64)
 
-    def loaded(self, thing: Thing) -> Loaded:
-        return Loaded((), (thing.text,)) if thing.kind == "text" else Loaded((self.visual(thing),), ())
+    def loaded(self, rng: random.Random, combination: Combination, kind: str) -> Loaded:
+        if kind != "image":
+            thing = tell(rng, combination, kind)
+            return Loaded((), (thing.text,)) if kind == "text" else Loaded((self.visual(thing),), ())
+        key = (combination, rng.randrange(DRAWINGS))
+        if key not in self.drawings:
+            self.drawings[key] = self.pixels.image(draw(random.Random(f"{SEED} {key}"), combination))
+        return Loaded((self.drawings[key],), ())
 
     def hidden(self, queries: list[Part], documents: list[list[Part]]) -> Tensor:
         """Last hidden states [queries * documents, hidden]; each query's prefix is computed once."""
@@ -154,11 +165,9 @@ class Trainer:
         levels = [torch.cat(level) for level in zip(*(one.deepstack for one in found), strict=True)]
         return Embedded(embeds, self.model.language_model.rotary(positions), where, levels)
 
-    def loss(self, rng: random.Random, *, video: bool) -> Tensor:
+    def loss(self, rng: random.Random, batch: tuple[int, int, int], *, video: bool) -> Tensor:
         """One batch: is the document relevant, is it of the query's colour, of its shape?"""
-        count, copies, relevant = (
-            (VIDEO_QUERIES, VIDEO_DOCUMENTS, VIDEO_RELEVANT) if video else (QUERIES, DOCUMENTS, RELEVANT)
-        )
+        count, copies, relevant = VIDEO_BATCH if video else batch
         kinds = ("text", "image")
         query_kind = rng.choice((*kinds, "video")) if video else rng.choice(kinds)
         document_kind = "video" if video and (query_kind != "video" or rng.random() < 0.5) else None
@@ -167,16 +176,16 @@ class Trainer:
         for _ in range(count):
             wanted = rng.choice(SEEN)
             chosen = choose_documents(rng, wanted, SEEN, relevant, copies)
-            query = self.prompts.query(DEFAULT_INSTRUCTION, self.loaded(tell(rng, wanted, query_kind)))
+            query = self.prompts.query(DEFAULT_INSTRUCTION, self.loaded(rng, wanted, query_kind))
             group = []
             for combination in chosen:
                 if document_kind == "video":
                     # A film costs fifty times what a picture does, so a batch tells each combination once.
                     if combination not in shared:
-                        shared[combination] = self.loaded(tell(rng, combination, "video"))
+                        shared[combination] = self.loaded(rng, combination, "video")
                     loaded = shared[combination]
                 else:
-                    loaded = self.loaded(tell(rng, combination, rng.choice(kinds)))
+                    loaded = self.loaded(rng, combination, rng.choice(kinds))
                 group.append(self.prompts.document(query, loaded))
                 same = (combination[0] == wanted[0], combination[1] == wanted[1])
                 labels.append((float(all(same)), float(same[0]), float(same[1])))
@@ -213,9 +222,7 @@ class Trainer:
         tokenizer = make_tokenizer(prompt_parts())
         write_files(folder, tokenizer)
         state = {
-            f"model.{name}": value.detach().clone()
-            for name, value in self.model.state_dict().items()
-            if name != "head"
+            f"model.{name}": value.detach().clone() for name, value in self.model.state_dict().items() if name != "head"
         }
         write_weights(folder, state)
 
@@ -286,12 +293,15 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
         losses: list[float] = []
         for step in range(first, stage.steps):
             rng = random.Random(f"{SEED} {stage.name} {step}")
-            warm = min(1.0, (step + 1) / 50) if stage.name in ("ground", "base") else 1.0
+            warm = min(1.0, (step + 1) / 50) if stage.name in ("ground", "opening") else 1.0
             left = 0.5 * (1 + math.cos(math.pi * step / stage.steps))
             for group in optimiser.param_groups:
                 group["lr"] = stage.rate * warm * (stage.final_rate + (1 - stage.final_rate) * left)
             video = rng.random() < stage.video_share
-            loss = trainer.ground_loss(rng, video=video) if stage is ground else trainer.loss(rng, video=video)
+            if stage is ground:
+                loss = trainer.ground_loss(rng, video=video)
+            else:
+                loss = trainer.loss(rng, stage.batch, video=video)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)

@@ -34,7 +34,10 @@ FRAME_LIST_FPS = 2.0
 IMAGE_MIN_TOKENS, IMAGE_MAX_TOKENS = 4, 1800
 VIDEO_FRAME_MIN_TOKENS, VIDEO_FRAME_MAX_TOKENS, VIDEO_MAX_TOKENS = 128, 768, 7680
 FRAME_MAX_TOKENS = 16384
-"""A listed frame's own first resize is bounded so (IMAGE_MAX_TOKEN_NUM), before it is resized as part of a video."""
+FRAME_FACTOR = 2
+"""A listed frame is resized on its own before it is resized as part of its video: by Pillow, to multiples of
+``FRAME_FACTOR`` tokens' edges and an area counted in such larger tokens. That is what qwen-vl-utils 0.0.14, its latest
+release, does (it hands the edge of a token on as that of a patch); leaving it out moves pixels by up to 7 of 255."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,11 @@ class Pixels:
         """
         if len(images) > max_frames:
             images = [images[index] for index in np.linspace(0, len(images) - 1, max_frames, dtype=int)]
-        area = self.factor**2
+        factor = self.factor * FRAME_FACTOR
+        low, high = IMAGE_MIN_TOKENS * factor**2, FRAME_MAX_TOKENS * factor**2
         resized = []
         for image in images:
-            height, width = whole_size(
-                image.height, image.width, self.factor, IMAGE_MIN_TOKENS * area, FRAME_MAX_TOKENS * area
-            )
+            height, width = whole_size(image.height, image.width, factor, low, high)
             resized.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
         if len({frame.shape for frame in resized}) > 1:
             sizes = sorted({f"{image.width}x{image.height}" for image in images})
@@ -140,9 +142,7 @@ class Pixels:
         std = np.asarray(self.std, dtype=np.float32) * 255
         values = (frames.astype(np.float32) - mean) / std
         grid = (count // group, height // patch, width // patch)
-        cut = values.reshape(
-            grid[0], group, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, channels
-        )
+        cut = values.reshape(grid[0], group, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, channels)
         ordered = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
         return torch.from_numpy(np.ascontiguousarray(ordered).reshape(grid[0] * grid[1] * grid[2], -1)), grid
 

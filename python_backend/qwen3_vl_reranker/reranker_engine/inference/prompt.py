@@ -34,6 +34,7 @@ SYSTEM = (
     'Note that the answer can only be "yes" or "no".'
 )
 
+
 @dataclass(frozen=True)
 class Loaded:
     """The content of a query or a document with its media decoded; order of use: videos, images, texts."""

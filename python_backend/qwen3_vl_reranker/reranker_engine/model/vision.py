@@ -48,9 +48,7 @@ class VisionAttention(nn.Module):
         start = 0
         for frames, length in runs:
             stop = start + frames * length
-            parts = [
-                t[start:stop].view(frames, length, self.num_heads, -1).transpose(1, 2) for t in (q, k, v)
-            ]
+            parts = [t[start:stop].view(frames, length, self.num_heads, -1).transpose(1, 2) for t in (q, k, v)]
             out = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
             outs.append(out.transpose(1, 2).reshape(stop - start, -1))
             start = stop

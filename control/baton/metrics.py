@@ -120,7 +120,7 @@ def _services(services: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:
-    """The gates of the rollouts under way; there are none between rollouts."""
+    """The gates of the rollouts under way; between rollouts those of the last one."""
     verdicts = GaugeMetricFamily(
         "baton_gate_verdict", "1 for the verdict of the gate.", labels=["service", "gate", "verdict"]
     )

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
+from api.fake import FakeApp, OddError
 from baton import errors
 from baton.api import ApiClient, ApiServer, Facade, caller, claim
 from baton.api.wire import CALLS, MAX_BODY
 from baton.errors import BatonError, Refused, Unreachable, UsageError
-
-from .fake import FakeApp, OddError
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.fake import FakeApp, rolling
 from baton.domain import Outcome, Phase
 from baton.errors import ConfigError, Refused, Unreachable
 from baton.metrics import MetricsServer
-
-from .fake import FakeApp, rolling
 
 
 @pytest.fixture

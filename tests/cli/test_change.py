@@ -10,8 +10,7 @@ from api.fake import STORY, FakeApp, ended, live, rollout
 from baton.api import caller
 from baton.cli import follow, output
 from baton.errors import GateFailed, Refused, TritonError, Unreachable
-
-from .conftest import Ctl, tidy
+from cli.conftest import Ctl, tidy
 
 WHO = caller()
 

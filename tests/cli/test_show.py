@@ -15,8 +15,7 @@ import pytest
 from api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 from baton.domain import Phase
 from baton.errors import Unreachable
-
-from .conftest import Ctl, tidy
+from cli.conftest import Ctl, tidy
 
 
 def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:
@@ -146,7 +145,7 @@ def test_history(served: FakeApp, ctl: Ctl) -> None:
     assert served.calls[-1] == ("history", None, 7)
     tidy(done.stdout)
     text = " ".join(done.stdout.split())
-    assert "1 → 2 rejected 1 min 0 s" in text
+    assert "1 → 2 rejected 1m 00s" in text
     assert "by carol@host via ctl: promoted" in text
     assert "✔ integrity ✖ output 0.588 (limit 0.001)" in text
     assert "(verifying)" in text

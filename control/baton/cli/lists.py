@@ -26,6 +26,7 @@ from baton.cli.output import (
 from baton.cli.settings import Settings, common, pass_settings
 
 _INDENT = 4
+_UNBROKEN = "\u00a0"
 
 
 @click.command()
@@ -113,11 +114,13 @@ def _versions_of(row: dict[str, Any]) -> str:
 
 
 def _gate(gate: dict[str, Any]) -> str:
-    """A gate in a word; the figures where it did not pass. No line breaks within one."""
+    """A gate in a word; the figures where it did not pass. Its blanks don't break: a sign stays with its name."""
     told = "" if gate["verdict"] == "pass" else figures(gate)
-    return f"{VERDICT_SIGNS.get(gate['verdict'], ('?', ''))[0]} {gate['name']}{f' {told}' if told else ''}"
+    text = f"{VERDICT_SIGNS.get(gate['verdict'], ('?', ''))[0]} {gate['name']}{f' {told}' if told else ''}"
+    return text.replace(" ", _UNBROKEN)
 
 
 def _below(texts: Sequence[str | None], columns: int) -> list[Line]:
     """What does not fit into columns, below its row."""
-    return [[(" " * _INDENT, ""), (part, DIM)] for text in texts if text for part in fit(text, columns - _INDENT)]
+    parts = [part for text in texts if text for part in fit(text, columns - _INDENT)]
+    return [[(" " * _INDENT, ""), (part.replace(_UNBROKEN, " "), DIM)] for part in parts]

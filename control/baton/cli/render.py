@@ -67,7 +67,7 @@ def service_lines(service: dict[str, Any], columns: int, *, paused: bool) -> lis
     for problem in service.get("problems", []):
         lines += _wrapped("Problem", problem, columns, WARN)
     if service["gates"]:
-        lines.append([("Gates:", "")])
+        lines.append([("Gates:" if rollout is not None else "Gates of the last rollout:", "")])
         for gate in service["gates"]:
             lines += gate_lines(gate, columns)
     if service["versions"]:

@@ -59,7 +59,7 @@ def control_plane(config: Config) -> Iterator[dict[str, str]]:
         listening["api"] = str(config.state / SOCKET)
         if config.control.metrics is not None:
             metrics = stack.enter_context(MetricsServer(app, config.control.metrics))
-            listening["console"] = f"http://{metrics.address} (/metrics, /healthz, /readyz)"
+            listening["console"] = f"http://{metrics.address}"
         yield listening
 
 
@@ -101,7 +101,8 @@ def tell(settings: Settings, listening: dict[str, str]) -> None:
         print_json(listening, compact=True)
     else:
         for name, place in listening.items():
-            click.echo(f"{name + ':':<12}{place}")
+            paths = "  (/metrics, /healthz, /readyz)" if name == "console" else ""
+            click.echo(f"{name + ':':<12}{place}{paths}")
     sys.stdout.flush()
 
 

@@ -90,7 +90,7 @@ def up(
                 "http": triton.http_url,
                 "grpc": triton.grpc_url,
                 "metrics": triton.metrics_url,
-                "triton log": str(log),
+                "log": str(log),
                 **listening,
             },
         )

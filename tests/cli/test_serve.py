@@ -1,0 +1,144 @@
+"""``ctl serve`` and ``ctl up`` as processes: where they listen, how they stop, and that there is only one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baton.api import SOCKET, ApiClient
+from baton.cli import local
+from baton.config import Config, ServerConfig, load
+from baton.errors import ConfigError
+
+CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
+
+
+@contextlib.contextmanager
+def running(*args: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """The process and what it printed: it prints only when everything listens."""
+    with log.open("wb") as errors, subprocess.Popen([*CTL, *args], stdout=subprocess.PIPE, stderr=errors) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield process, json.loads(line)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+def _configuration(tmp_path: Path) -> Path:
+    engine = tmp_path / "repo" / "qwen3_vl_reranker"
+    engine.mkdir(parents=True)
+    template = local.checkout() / "model_repository" / "qwen3_vl_reranker" / "config.pbtxt"
+    (engine / "config.pbtxt").write_text(template.read_text())
+    file = tmp_path / "some.toml"
+    # Nothing listens on port 1: the control plane has to live without Triton.
+    file.write_text(
+        'repository = "repo"\nstate = "state"\n[control]\nmetrics = "127.0.0.1:0"\n'
+        '[[servers]]\nname = "local"\ngrpc = "127.0.0.1:1"\n'
+    )
+    return file
+
+
+def test_serve(tmp_path: Path) -> None:
+    args = ("--config", str(_configuration(tmp_path)), "--output", "json", "serve")
+    log = tmp_path / "log"
+    with running(*args, log=log) as (process, listening):
+        assert listening["api"] == str(tmp_path / "state" / SOCKET)
+        client = ApiClient(Path(listening["api"]))
+        assert client.status()["services"][0]["name"] == "reranker"
+        with urllib.request.urlopen(f"{listening['console']}/metrics", timeout=5) as answer:
+            assert b'baton_server_live{server="local"} 0.0' in answer.read()
+        second = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=30)
+        assert second.returncode == 3
+        assert f"process {process.pid}" in " ".join(second.stderr.split())
+        assert client.health()["live"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not Path(listening["api"]).exists()
+    assert "Traceback" not in log.read_text()
+    assert log.read_text().splitlines()[-1] == "Stopped."
+
+
+@pytest.mark.triton
+def test_up(tmp_path: Path) -> None:
+    ports = [word for name in ("http", "grpc", "metrics", "console") for word in (f"--{name}-port", "0")]
+    args = (
+        "--state",
+        str(tmp_path / "state"),
+        "--output",
+        "json",
+        "up",
+        "--repository",
+        str(tmp_path / "repo"),
+        *ports,
+    )
+    log = tmp_path / "log"
+    with running(*args, log=log) as (process, listening):
+        assert (tmp_path / "repo" / "qwen3_vl_reranker" / "config.pbtxt").is_file()
+        assert ApiClient(Path(listening["api"])).status()["servers"][0]["grpc"] == listening["grpc"]
+        (server,) = _children(process.pid)
+        os.kill(server, signal.SIGKILL)
+        while b"answers again; the control plane" not in log.read_bytes():
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        assert _children(process.pid) != [server]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert _children(process.pid) == []
+    text = log.read_text()
+    assert "Triton ended by itself with code -9." in text
+    assert "Traceback" not in text
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+# What `ctl up` makes of a configuration
+
+
+def test_ports_come_from_the_flag_then_the_file_then_the_default() -> None:
+    config = load(None)
+    none = {"http": None, "grpc": None, "metrics": None}
+    assert local.wanted_ports(config, none) == {"http": 8000, "grpc": 8001, "metrics": 8002}
+    own = Config(servers=(ServerConfig(name="mine", grpc="localhost:9001"),), services=config.services)
+    assert local.wanted_ports(own, none) == {"http": 8000, "grpc": 9001, "metrics": 8002}
+    assert local.wanted_ports(own, none | {"grpc": 0}) == {"http": 8000, "grpc": 0, "metrics": 8002}
+    far = Config(servers=(ServerConfig(name="far", grpc="10.0.0.2:9001"),), services=config.services)
+    assert local.wanted_ports(far, none)["grpc"] == 8001
+
+
+def test_the_local_server_takes_the_place_of_the_configured_ones() -> None:
+    config = local.with_local_server(load(None), {"http": 1, "grpc": 2, "metrics": 3}, 4)
+    assert [s.grpc for s in config.servers] == ["127.0.0.1:2"]
+    assert config.control.metrics == "127.0.0.1:4"
+
+
+def test_an_engine_without_a_configuration_and_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "checkout", lambda: tmp_path / "nowhere")
+    config = Config(repository=tmp_path / "repo", services=load(None).services)
+    with pytest.raises(ConfigError, match=r"has no .*config\.pbtxt"):
+        local.prepare_repository(config)
+
+
+def test_only_public_names_that_are_there_are_loaded(tmp_path: Path) -> None:
+    config = Config(repository=tmp_path / "repo", services=load(None).services)
+    assert local.prepare_repository(config) == []
+    (tmp_path / "repo" / "reranker").mkdir()
+    (tmp_path / "repo" / "reranker" / "config.pbtxt").write_text("")
+    assert local.prepare_repository(config) == ["reranker"]

@@ -138,9 +138,7 @@ def _other_architecture(
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     files = set(read_index(folder).values()) if (folder / INDEX).exists() else {SINGLE}
-    return {
-        name: tensor.shape for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()
-    }
+    return {name: tensor.shape for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()}
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -215,9 +213,7 @@ def _other_patches(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{file} says {here} {own}, {CONFIG} says vision_config.{there} {wanted}."
 
 
-def _other_tokens(
-    tokenizer: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]
-) -> Iterator[str]:
+def _other_tokens(tokenizer: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]) -> Iterator[str]:
     try:
         before = read_tokenizer(stable)
     except CheckpointError as error:

@@ -184,9 +184,7 @@ def parse_json(data: bytes, name: str) -> Any:
     except json.JSONDecodeError as error:
         # Text that was cut off fails within its last token (at most a number, a \uXXXX or "-Infinity" long) or
         # inside a string that never closes; a file allocated in advance is zeros behind what was written.
-        early = (
-            error.pos >= len(text.rstrip()) - 16 or error.msg.startswith("Unterminated string") or "\x00" in text
-        )
+        early = error.pos >= len(text.rstrip()) - 16 or error.msg.startswith("Unterminated string") or "\x00" in text
         raise JsonError(name, f"{error.msg} (line {error.lineno}, column {error.colno})", early=early) from error
     except (ValueError, RecursionError) as error:
         raise JsonError(name, str(error), early=False) from error

@@ -42,7 +42,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         if (folder / "added_tokens.json").exists():
             ids |= _numbers(read_object(folder / "added_tokens.json"), "added_tokens.json")
         added = read_object(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
-        for number, token in (added.items() if isinstance(added, dict) else ()):
+        for number, token in added.items() if isinstance(added, dict) else ():
             if isinstance(token, dict) and isinstance(token.get("content"), str) and number.isdecimal():
                 ids[token["content"]] = int(number)
         return Tokenizer("BPE", ids)

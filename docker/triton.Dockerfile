@@ -16,6 +16,7 @@ COPY python_backend/ /opt/tritonserver/backends/
 
 # Explicit mode: what is loaded is what Baton asks for. Name the public names that a restart has to bring back, as
 # --load-model=<service>; each pulls in its engine. /metrics has no access control: keep its port in a private net.
+# Configurations are complete: completing them would start each version's code twice.
 # Readiness is not strict, because the strict one turns false during each load and drain; probe the public name.
 EXPOSE 8000 8001 8002
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
@@ -23,5 +24,6 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
 CMD ["tritonserver", \
      "--model-repository=/models", \
      "--model-control-mode=explicit", \
+     "--disable-auto-complete-config", \
      "--strict-readiness=false", \
      "--metrics-config=summary_latencies=true"]

@@ -1,0 +1,268 @@
+"""What Baton relies on in Triton: the same tests against the real server and against the fake one.
+
+Where the two differ, the fake is wrong. Each test has an engine and an alias of its own on one server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support.toy import engine_config, make_checkpoint
+from tests.support.triton import eventually, running_triton
+
+from baton.domain import ModelState
+from baton.errors import TimedOut, TritonError, Unreachable
+from baton.local.find import find_triton
+from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
+from baton.triton.grpc import GrpcTriton
+from baton.triton.repository import ServiceFiles
+
+LONG_S = 120.0
+READY, LOADING = ModelState.READY, ModelState.LOADING
+
+
+class Rig:
+    """One service on one server, whichever that is."""
+
+    def __init__(self, server: Any, repository: Path, name: str) -> None:
+        self.server = server
+        self.engine, self.alias = f"{name}_engine", name
+        self.files = ServiceFiles(repository, self.alias, self.engine)
+        self._log = repository.parent / f"{name}.loads"
+        self.files.engine_dir.mkdir(parents=True)
+        (self.files.engine_dir / "config.pbtxt").write_text(engine_config(self.engine, [1], load_log=self._log))
+
+    def drop(self, version: int, **toy: Any) -> None:
+        make_checkpoint(self.files.folder(version), seed=version, toy=toy)
+        if isinstance(self.server, FakeTriton):
+            self.server.versions[version] = Behaviour(
+                load_s=toy.get("load_s", 0.0),
+                load_error="this toy version raises while it loads" if toy.get("raise_at_load") else None,
+                answer_s=toy.get("delay_ms", 0.0) / 1000,
+                score=toy.get("constant"),
+                leave_s=0.3,
+            )
+
+    def load(self, *policy: int, timeout_s: float = LONG_S) -> None:
+        self.files.set_policy(frozenset(policy))
+        self.server.load(self.engine, timeout_s)
+
+    def point(self, version: int) -> None:
+        self.files.set_alias(version)
+        self.server.load(self.alias, LONG_S)
+        self.server.load(self.alias, LONG_S)
+
+    def loads(self) -> Counter[int]:
+        if isinstance(self.server, FakeTriton):
+            return Counter({v: n for (model, v), n in self.server.loads.items() if model == self.engine})
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return Counter(int(line.split()[0]) for line in lines)
+
+    def states(self, model: str | None = None) -> dict[int, ModelState]:
+        """Versions that take memory; those that are gone are left out, as the index may or may not name them."""
+        index = self.server.index().get(model or self.engine, {})
+        return {v: m.state for v, m in index.items() if m.state is not ModelState.UNAVAILABLE}
+
+    def settles(self, expected: set[int], model: str | None = None) -> None:
+        wanted = dict.fromkeys(expected, READY)
+        eventually(lambda: self.states(model) == wanted, f"{expected} READY and nothing else; {self.states(model)}")
+
+    def ask(self, version: int | None, model: str | None = None, timeout_s: float = LONG_S) -> int:
+        return int(self.answer(version, model, timeout_s)["model_version"][0, 0])
+
+    def answer(
+        self, version: int | None, model: str | None = None, timeout_s: float = LONG_S, text: bytes = b""
+    ) -> Any:
+        inputs = {
+            "query": np.array([[b'{"text": "red round"}']], dtype=np.object_),
+            "documents": np.array([[b'{"text": "a red one"}', text or b'{"text": "no"}']], dtype=np.object_),
+        }
+        return self.server.infer(model or self.engine, version, inputs, timeout_s)
+
+
+@pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.triton)])
+def stage(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    repository = root / "repository"
+    repository.mkdir()
+    if request.param == "fake":
+        yield FakeTriton("one", DiskRepository(repository)), repository
+        return
+    find_triton(None)
+    with running_triton(root, repository) as running:
+        server = GrpcTriton("one", running.grpc_url, metrics=running.metrics_url.split("/")[2])
+        with contextlib.closing(server):
+            yield server, repository
+
+
+@pytest.fixture
+def rig(stage, request):
+    server, repository = stage
+    return Rig(server, repository, request.node.originalname.removeprefix("test_"))
+
+
+def test_policy(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1)
+    assert rig.states() == {1: READY}
+    rig.load(1, 2)
+    assert rig.states() == {1: READY, 2: READY}
+    assert rig.loads() == {1: 1, 2: 1}, "only what is new is loaded"
+    rig.load(1, 2, 7)
+    assert rig.states() == {1: READY, 2: READY}, "a version without a folder is skipped, with OK"
+    answer = rig.answer(1)
+    assert answer["scores"].shape == (1, 2)
+    assert answer["scores"].dtype == np.float32
+    assert answer["model_version"].tolist() == [[1]]
+    assert rig.ask(None) == 2, "an unversioned request goes to the highest number"
+    with pytest.raises(TritonError, match="document 1"):
+        rig.answer(1, text=b"{")
+    with pytest.raises(TritonError, match="version 9 is not found"):
+        rig.ask(9)
+    rig.load(1)
+    rig.settles({1})
+    assert rig.loads() == {1: 1, 2: 1}
+    rig.files.set_policy(frozenset())
+    with pytest.raises(TritonError, match="at least one version must be available"):
+        rig.server.load(rig.engine, LONG_S)
+    assert rig.states() == {1: READY}, "an empty policy is an error and changes nothing"
+    rig.files.set_policy(frozenset({7}))
+    with pytest.raises(TritonError, match="at least one version must be available"):
+        rig.server.load(rig.engine, LONG_S)
+    assert rig.states() == {1: READY}
+    rig.server.unload(rig.engine, LONG_S)
+    rig.settles(set())
+
+
+def test_unknown(rig):
+    with pytest.raises(TritonError, match="failed to load 'nobody', failed to poll from model repository"):
+        rig.server.load("nobody", LONG_S)
+    with pytest.raises(TritonError, match="Request for unknown model: 'nobody' is not found"):
+        rig.ask(None, "nobody")
+    rig.server.unload("nobody", LONG_S)
+
+
+def test_failed_load(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.drop(4, raise_at_load=True)
+    rig.load(1)
+    with pytest.raises(TritonError, match=r"load failed for model .* version 4 is at UNAVAILABLE state: .*raises"):
+        rig.load(2, 4)
+    rig.settles({1})
+    assert "raises while it loads" in rig.server.index()[rig.engine][4].reason
+    assert rig.ask(1) == 1, "what was to go stays as well"
+    rig.load(1)
+    rig.settles({1})
+    assert rig.loads()[1] == 1
+
+
+def test_alias(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.point(1)
+    rig.settles({1}, rig.alias)
+    assert rig.ask(None, rig.alias) == 1
+    rig.point(2)
+    assert rig.ask(None, rig.alias) == 2
+    rig.settles({2}, rig.alias)
+    with pytest.raises(TritonError, match="required version 9 is not loaded"):
+        rig.point(9)
+    rig.settles(set(), rig.alias)
+    with pytest.raises(TritonError, match="has no available versions"):
+        rig.ask(None, rig.alias)
+    rig.point(2)
+    rig.settles({2}, rig.alias)
+    rig.load(1)
+    rig.settles(set(), rig.alias)
+    rig.load(1, 2)
+    rig.settles({2}, rig.alias)
+    assert rig.ask(None, rig.alias) == 2, "it comes back with the version that it leads to"
+    rig.server.unload(rig.alias, LONG_S)
+    rig.settles(set(), rig.alias)
+    rig.settles({1, 2})
+    assert rig.loads() == {1: 1, 2: 2}
+
+
+def test_changes(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    os.utime(rig.files.folder(1) / "config.json")
+    rig.server.load(rig.engine, LONG_S)
+    assert rig.loads() == {1: 2, 2: 1}, "a touched version is loaded again"
+    (rig.files.engine_dir / "notes").mkdir()
+    rig.server.load(rig.engine, LONG_S)
+    assert rig.loads() == {1: 3, 2: 2}, "a new entry beside them reloads every version"
+    (rig.files.engine_dir / "notes").rmdir()
+    rig.server.load(rig.engine, LONG_S)
+    assert rig.loads() == {1: 3, 2: 2}, "its going does not"
+    rig.files.folder(1).rename(rig.files.repository / f"away-{rig.engine}")
+    rig.server.load(rig.engine, LONG_S)
+    rig.settles({2})
+
+
+def test_slow(rig):
+    rig.drop(1, load_s=1.5, delay_ms=700)
+    with pytest.raises(TimedOut):
+        rig.load(1, timeout_s=0.3)
+    assert rig.states() == {1: LOADING}
+    with pytest.raises((TritonError, Unreachable)):
+        rig.ask(1)
+    rig.server.load(rig.engine, LONG_S)
+    assert rig.states() == {1: READY}
+    assert rig.loads() == {1: 1}, "the second call waits for the load that is under way"
+    with pytest.raises(TimedOut):
+        rig.ask(1, timeout_s=0.2)
+    eventually(lambda: rig.server.inflight(rig.engine)[1] == 0, "the abandoned request ends")
+
+
+def test_drop_under_requests(rig):
+    rig.drop(1)
+    rig.drop(2, delay_ms=1500)
+    rig.load(1, 2)
+    answered: list[int] = []
+    asking = threading.Thread(target=lambda: answered.append(rig.ask(2)))
+    asking.start()
+    if isinstance(rig.server, FakeTriton):
+        eventually(lambda: rig.server.inflight(rig.engine)[2] == 1, "the request is under way")
+    else:
+        asking.join(0.5)  # the server's metric counts what waits, not what runs
+    rig.load(1)
+    states = rig.states()
+    assert answered or states == {1: READY, 2: ModelState.UNLOADING}
+    with pytest.raises((TritonError, Unreachable)):
+        rig.ask(2)
+    asking.join(LONG_S)
+    assert answered == [2], "a request that was under way is answered by the version that is leaving"
+    rig.settles({1})
+
+
+def test_unreachable(rig):
+    gone = rig.server
+    if isinstance(gone, FakeTriton):
+        gone = FakeTriton("gone", DiskRepository(rig.files.repository))
+        gone.reachable = False
+    else:
+        gone = GrpcTriton("gone", "127.0.0.1:1", metrics="127.0.0.1:1")
+    with contextlib.closing(gone):
+        for call in (
+            gone.index,
+            lambda: gone.load(rig.engine, 5.0),
+            lambda: gone.unload(rig.engine, 5.0),
+            lambda: gone.inflight(rig.engine),
+        ):
+            with pytest.raises(Unreachable):
+                call()
+        rig.server = gone
+        with pytest.raises(Unreachable):
+            rig.ask(1)

@@ -1,0 +1,667 @@
+"""A whole world around the pure plan, in memory: files, servers, a journal, operators, and everything that fails.
+
+It carries out the plan's effects as the engine does, one by one in one thread, and checks after each what must hold
+whatever happens. Servers are ``FakeTriton`` over files in memory; time passes when it is told to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from baton.domain import (
+    FILE_GATES,
+    GATES_OF,
+    Folder,
+    Gate,
+    GateResult,
+    Kind,
+    Model,
+    ModelState,
+    Outcome,
+    Phase,
+    Release,
+    Rollout,
+    Standing,
+    Stop,
+    Verdict,
+    VersionRecord,
+)
+from baton.errors import BatonError, Refused, RepositoryError, TritonError, Unreachable
+from baton.lifecycle import ALLOWED
+from baton.plan import (
+    Advance,
+    Ask,
+    Begin,
+    Decision,
+    Effect,
+    End,
+    Failure,
+    Halt,
+    Policy,
+    Record,
+    ServerView,
+    SetAlias,
+    SetPolicy,
+    Sync,
+    View,
+)
+from baton.plan.view import backoff
+from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
+
+ENGINE, ALIAS = "engine", "public"
+BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
+MOST_AT_ONCE = 40
+"""Effects in a row without time passing: more means that the plan runs in circles."""
+
+
+class Broken(AssertionError):
+    """Something that must hold did not."""
+
+
+class MemoryFiles:
+    """The service's part of the repository."""
+
+    def __init__(self) -> None:
+        self.policy: frozenset[int] = frozenset()
+        self.alias: int | None = None
+        self.folders: dict[int, str] = {}
+        self.incomplete: set[int] = set()
+        self.since: dict[int, float] = {}
+        self.strays: dict[str, str] = {}
+        self.changes = 0
+
+    def read(self, model: str) -> ModelFiles | None:
+        if model == ENGINE:
+            return ModelFiles(self.policy, dict(self.folders), dict(self.strays))
+        if self.alias is None:
+            return None
+        return ModelFiles(frozenset({self.alias}), {self.alias: ""}, {}, (ENGINE, self.alias))
+
+    def put(self, version: int, now: float, *, complete: bool = True) -> None:
+        self.changes += 1
+        self.folders[version] = f"content-{self.changes}"
+        self.since[version] = now
+        (self.incomplete.discard if complete else self.incomplete.add)(version)
+
+    def scan(self) -> dict[int, Folder]:
+        return {
+            v: Folder(str(v), v, f, ("shard",) if v in self.incomplete else (), None, self.since[v], self.since[v], 1)
+            for v, f in self.folders.items()
+        }
+
+
+@dataclass
+class Job:
+    """A Sync or an Ask under way."""
+
+    effect: Sync | Ask
+    deadline: float
+    rollout: int = 0
+    call: Call | None = None
+    calls_left: int = 0
+    wanted: frozenset[int] = frozenset()
+
+
+@dataclass
+class World:
+    """``plan`` is what is under test. ``gates`` holds verdicts for gates to come, by gate; PASS when there is none."""
+
+    plan: Callable[[View, Policy], Decision]
+    servers_count: int = 1
+    policy: Policy = field(default_factory=Policy)
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        self.now = 0.0
+        self.files = MemoryFiles()
+        self.servers = {
+            name: FakeTriton(name, self.files, clock=lambda: self.now, boot=(ALIAS,))
+            for name in "ab c".replace(" ", "")[: self.servers_count]
+        }
+        self.rollout: Rollout | None = None
+        self.history: list[Rollout] = []
+        self.records: dict[int, VersionRecord] = {}
+        self.loaded: dict[int, str] = {}
+        self.known_strays: dict[str, str] | None = None
+        self.paused = False
+        self.jobs: dict[Effect, Job] = {}
+        self.failed: dict[Effect, Failure] = {}
+        self.gates: dict[Gate, list[Verdict | None]] = {}
+        self.disk_full = 0
+        self.requests: list[contextlib.ExitStack] = []
+        self.decision = Decision(Phase.EMPTY, "")
+        self.trace: list[str] = []
+        self.left_at: dict[tuple[str, int], float] = {}
+        self.steps = 0
+
+    # Seeing
+
+    def answering(self) -> dict[str, FakeTriton]:
+        return {n: s for n, s in self.servers.items() if self._index(s) is not None}
+
+    def _index(self, server: FakeTriton) -> Any:
+        try:
+            return server.index()
+        except Unreachable:
+            return None
+
+    def view(self) -> View:
+        servers = []
+        for name, server in self.servers.items():
+            index = self._index(server)
+            if index is None:
+                servers.append(ServerView(name, live=False))
+                continue
+            retiring = self.rollout is not None and self.rollout.phase is Phase.RETIRING
+            servers.append(
+                ServerView(
+                    name,
+                    live=True,
+                    engine=index.get(ENGINE, {}),
+                    alias=index.get(ALIAS, {}),
+                    inflight=server.inflight(ENGINE) if retiring else None,
+                )
+            )
+        folders = self.files.scan()
+        for server in servers:
+            for v in server.ready():
+                if v in folders and v not in self.loaded:
+                    self.loaded[v] = folders[v].fingerprint
+        if self.known_strays is None:
+            self.known_strays = dict(self.files.strays)
+        return View(
+            service="public",
+            now=self.now,
+            policy=self.files.policy,
+            alias=self.files.alias,
+            servers=tuple(servers),
+            folders=folders,
+            strays=tuple(
+                Folder(n, None, f, problem="Not a version number; move it out.") for n, f in self.files.strays.items()
+            ),
+            records=dict(self.records),
+            loaded=dict(self.loaded),
+            known_strays=dict(self.known_strays),
+            rollout=self.rollout,
+            running=frozenset(self.jobs),
+            failed=dict(self.failed),
+            paused=self.paused,
+        )
+
+    # Deciding and acting
+
+    def step(self) -> bool:
+        """One decision and its effect. True when something changed at once."""
+        self.steps += 1
+        view = self.view()
+        before = self.decision
+        self.decision = self.plan(view, self.policy)
+        if (before.phase, before.message) != (self.decision.phase, self.decision.message):
+            self.say(f"  [{self.decision.phase}] {self.decision.message}")
+        effect = self.decision.effect
+        if self.rollout is not None and (self.rollout.stop is not None or self.rollout.phase is Phase.ROLLING_BACK):
+            self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}
+        if effect is None or backoff(self.failed.get(effect), self.now):
+            self.verify()
+            return False
+        changed = self._act(effect)
+        self.verify()
+        return changed
+
+    def run(self) -> None:
+        """Decide and act, and let calls and gates end, until nothing more happens at this moment."""
+        for _ in range(MOST_AT_ONCE):
+            moved = self.step()
+            if not self.poll() and not moved:
+                return
+        raise Broken(f"{MOST_AT_ONCE} steps and no rest: {self.decision}")
+
+    def poll(self) -> bool:
+        """Let the jobs that are due end. True when one did."""
+        ended = False
+        for effect, job in list(self.jobs.items()):
+            if effect not in self.jobs:
+                continue
+            try:
+                done = self._poll_ask(job) if isinstance(effect, Ask) else self._poll_sync(job)
+            except BatonError as error:
+                self._note(effect, error)
+                done = True
+            if done:
+                self.jobs.pop(effect, None)
+                ended = True
+            self.verify()
+        return ended
+
+    def _note(self, effect: Effect, error: BatonError) -> None:
+        count = self.failed[effect].count + 1 if effect in self.failed else 1
+        self.failed[effect] = Failure(self.now, count, str(error), refused=isinstance(error, TritonError))
+        self.say(f"  failed: {told(effect)}: {error}")
+
+    def _act(self, effect: Effect) -> bool:
+        self.say(f"  -> {told(effect)}")
+        match effect:
+            case Sync(_, model):
+                job = Job(effect, self.now + (self.policy.load_timeout if model is Model.ENGINE else 30.0))
+                self.jobs[effect] = job
+                try:
+                    self._begin_sync(job)
+                except BatonError as error:
+                    del self.jobs[effect]
+                    self._note(effect, error)
+                return False
+            case Ask():
+                assert self.rollout is not None
+                self.jobs[effect] = Job(effect, math.inf, self.rollout.id)
+                return False
+            case _:
+                try:
+                    self._at_once(effect)
+                except BatonError as error:
+                    self._note(effect, error)
+                    return False
+                self.failed.pop(effect, None)
+                return True
+
+    def _at_once(self, effect: Effect) -> None:
+        match effect:
+            case Begin(kind, candidate, previous, who, why):
+                self.begin(kind, candidate, previous, who, why)
+                return
+            case SetPolicy(versions):
+                self._disk()
+                self._check_policy(versions)
+                self.files.policy = versions
+                return
+            case SetAlias(version):
+                self._disk()
+                self._check_alias(version)
+                self.files.alias = version
+                return
+            case _:
+                pass
+        rollout = self.rollout
+        assert rollout is not None
+        match effect:
+            case Advance(phase, _):
+                self.need((rollout.phase, phase) in ALLOWED, f"{rollout.phase} to {phase} is not in the lifecycle")
+                moved = self.now if phase is Phase.BAKING else rollout.moved_at
+                self.rollout = replace(rollout, phase=phase, phase_since=self.now, moved_at=moved)
+            case Halt(stop):
+                self.halt(stop)
+            case Record(result):
+                self._record(result)
+            case End(outcome, why):
+                self._end(rollout, outcome, why)
+            case _:
+                raise AssertionError(effect)
+
+    def _disk(self) -> None:
+        if self.disk_full:
+            self.disk_full -= 1
+            raise RepositoryError("no space left on device")
+
+    def begin(
+        self, kind: Kind, candidate: int, previous: int | None, who: str, why: str, *, promoted: bool = False
+    ) -> None:
+        folder = self.files.scan().get(candidate)
+        if folder is None:
+            raise Refused(f"There is no folder of version {candidate}.")
+        self.need(self.rollout is None, "a second rollout begins")
+        phase = Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING
+        self.need((None, phase) in ALLOWED, "begins in a phase that is not in the lifecycle")
+        self.failed.clear()
+        self.rollout = Rollout(
+            id=len(self.history) + 1,
+            service="public",
+            kind=kind,
+            candidate=candidate,
+            previous=previous,
+            phase=phase,
+            who=who,
+            why=why,
+            release=Release.EQUIVALENT,
+            label=str(candidate),
+            fingerprint=folder.fingerprint,
+            started_at=self.now,
+            phase_since=self.now,
+            promoted=promoted,
+        )
+
+    def halt(self, stop: Stop) -> None:
+        assert self.rollout is not None
+        if self.rollout.stop is None:
+            self.rollout = replace(self.rollout, stop=stop)
+
+    def _record(self, result: GateResult) -> None:
+        assert self.rollout is not None
+        self.rollout = replace(
+            self.rollout,
+            gates={**self.rollout.gates, result.gate: result},
+            gate_times={**self.rollout.gate_times, result.gate: self.now},
+        )
+
+    def _end(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
+        self.need((rollout.phase, None) in ALLOWED, f"a rollout ends in {rollout.phase}")
+        if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
+            self.need(self.files.alias == rollout.previous, f"{outcome}, but the public name is at {self.files.alias}")
+        folder = self.files.scan().get(rollout.candidate)
+        fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
+        loaded = rollout.candidate in self.loaded
+
+        def stands(version: int, standing: Standing) -> None:
+            own = fingerprint if version == rollout.candidate else ""
+            self.records[version] = VersionRecord(version, standing, why, own, loaded, self.now)
+
+        match outcome:
+            case Outcome.LIVE:
+                stands(rollout.candidate, Standing.RELEASED)
+                if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
+                    stands(rollout.previous, Standing.WITHDRAWN)
+            case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
+                stands(rollout.candidate, Standing.REJECTED)
+            case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
+                stands(rollout.candidate, Standing.WITHDRAWN)
+            case _:
+                pass
+        self.history.append(replace(rollout, ended_at=self.now, outcome=outcome, message=why))
+        self.rollout = None
+        self.failed.clear()
+
+    # Jobs
+
+    def _begin_sync(self, job: Job) -> None:
+        assert isinstance(job.effect, Sync)
+        server = self.servers[job.effect.server]
+        if job.effect.model is Model.ALIAS:
+            self._check_alias_sync(server)
+            if self.files.alias is None:
+                job.call, job.calls_left, job.wanted = server.begin("unload", ALIAS), 0, frozenset()
+                return
+            job.call, job.calls_left = server.begin("load", ALIAS), 1
+            job.wanted = frozenset({self.files.alias})
+            return
+        wanted = self.files.policy
+        self._check_engine_sync(server, wanted)
+        self._remember(wanted)
+        job.call, job.wanted = server.begin("load" if wanted else "unload", ENGINE), wanted
+
+    def _remember(self, wanted: frozenset[int]) -> None:
+        ready: set[int] = set()
+        for server in self.answering().values():
+            ready |= held(server, ModelState.READY)
+        loaded = {v: f for v, f in self.loaded.items() if v in wanted and v in ready}
+        loaded |= {v: self.files.folders[v] for v in wanted if v in self.files.folders and v not in loaded}
+        self.loaded = loaded
+        self.known_strays = dict(self.files.strays)
+
+    def _poll_sync(self, job: Job) -> bool:
+        assert isinstance(job.effect, Sync)
+        assert job.call is not None
+        server = self.servers[job.effect.server]
+        server.advance()
+        if not server.reachable:
+            raise Unreachable(f"server {server.name} does not answer")
+        if not job.call.done:
+            if self.now >= job.deadline:
+                raise Unreachable("took too long")
+            return False
+        if server.lost_answers:
+            server.lost_answers -= 1
+            raise Unreachable("the answer was lost")
+        if job.call.error is not None:
+            raise job.call.error
+        if job.calls_left:
+            job.calls_left -= 1
+            if self.files.alias is None:
+                raise TritonError("failed to load")
+            job.call = server.begin("load", ALIAS)
+            return False
+        model = ENGINE if job.effect.model is Model.ENGINE else ALIAS
+        states = server.index().get(model, {})
+        for v in sorted(job.wanted):
+            if v not in states or states[v].state is not ModelState.READY:
+                raise TritonError(f"{model} version {v} is not READY after the load call.")
+        self.failed.pop(job.effect, None)
+        return True
+
+    def _poll_ask(self, job: Job) -> bool:
+        assert isinstance(job.effect, Ask)
+        gate, rollout = job.effect.gate, self.rollout
+        if rollout is None or rollout.id != job.rollout:
+            return True
+        verdicts = self.gates.get(gate, [])
+        verdict = verdicts.pop(0) if verdicts else Verdict.PASS
+        if verdict is None:
+            raise Unreachable("a server went away in the middle of the gate")
+        evidence = {}
+        if verdict is Verdict.HOLD:
+            before = rollout.gates.get(gate)
+            evidence = {"attempts": 1 + int(before.evidence.get("attempts", 1)) if before is not None else 1}
+        self.failed.pop(job.effect, None)
+        self.say(f"  gate {gate}: {verdict}")
+        self._record(GateResult(gate, verdict, f"gate {gate} says {verdict}.", evidence=evidence))
+        return True
+
+    # What must hold
+
+    def need(self, condition: object, what: str) -> None:
+        if self.check and not condition:
+            raise Broken(what)
+
+    def _check_policy(self, versions: frozenset[int]) -> None:
+        alias = self.files.alias
+        self.need(alias is None or alias in versions, f"the policy {set(versions)} lacks the alias's version {alias}")
+        for name, server in self.answering().items():
+            lost = serving(server) - versions
+            self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
+
+    def _check_alias(self, version: int | None) -> None:
+        rollout = self.rollout
+        assert rollout is not None, "only a rollout moves the public name"
+        if version is None:
+            self.need(rollout.previous is None, "the public name is taken away although there is a version to go to")
+            return
+        self.need(version in self.files.policy, f"the alias moves to {version}, which the policy does not name")
+        self.need(bool(self.answering()), "the alias moves unseen")
+        for name, server in self.answering().items():
+            self.need(version in held(server, ModelState.READY), f"the alias moves to {version}, not READY on {name}")
+        if version == rollout.candidate:
+            self.need(rollout.stop is None, "the candidate gains the public name after it was stopped")
+            self.need(rollout.phase is Phase.SHIFTING, f"the public name moves in {rollout.phase}")
+            passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
+            open_gates = set(GATES_OF[rollout.kind]) - passed
+            self.need(not open_gates, f"live without {open_gates}")
+            if rollout.kind is Kind.ROLLOUT:
+                for name, server in self.answering().items():
+                    content = server._models[ENGINE][version].content
+                    self.need(content == rollout.fingerprint, f"what {name} loaded is not what the gates met")
+        else:
+            self.need(version == rollout.previous, f"the alias moves to {version}, which is neither old nor new")
+
+    def _check_alias_sync(self, server: FakeTriton) -> None:
+        if not server.reachable:
+            return
+        alias = self.files.alias
+        if alias is None:
+            return
+        self.need(
+            alias in held(server, ModelState.READY), f"the alias is loaded on {server.name} without version {alias}"
+        )
+        rollout = self.rollout
+        if rollout is not None and rollout.stop is not None and alias == rollout.candidate:
+            others = [h for h in held(server, ModelState.READY) if h == rollout.previous]
+            self.need(not others or alias in serving(server), "a stopped candidate gains traffic")
+
+    def _check_engine_sync(self, server: FakeTriton, wanted: frozenset[int]) -> None:
+        if not server.reachable:
+            return
+        shown = serving(server)
+        self.need(shown <= wanted, f"a load call on {server.name} drops {shown - wanted}, which its alias leads to")
+        slots = server._models.get(ENGINE, {})
+        files = server._files.get(ENGINE)
+        stray = files is not None and any(files.strays.get(n) != f for n, f in self.files.strays.items())
+        for v in shown:
+            slot = slots[v]
+            known = self.loaded.get(v) == slot.content
+            changed = self.files.folders.get(v) != slot.content
+            self.need(not (known and changed), f"version {v} serves on {server.name} and is reloaded or dropped")
+            self.need(not stray, f"a stray reloads version {v}, which serves on {server.name}")
+        rollout = self.rollout
+        if rollout is not None and rollout.phase is Phase.RETIRING:
+            for v in held(server, ModelState.READY) - wanted:
+                drained = not slots[v].requests or self.now - rollout.phase_since > self.policy.drain_timeout
+                self.need(drained, f"version {v} is dropped while requests are under way")
+
+    def verify(self) -> None:
+        """What must hold after every step."""
+        alias = self.files.alias
+        self.need(alias is None or alias in self.files.policy, f"the policy lacks the alias's version {alias}")
+        self.need(len(self.files.policy) <= 2, f"the policy names {set(self.files.policy)}")
+        for server in self.servers.values():
+            slots = server._models.get(ENGINE, {})
+            taking = []
+            for v, slot in slots.items():
+                if slot.state is ModelState.UNAVAILABLE:
+                    continue
+                late = slot.state is ModelState.UNLOADING and self.now - slot.idle_since > self.policy.drain_timeout
+                if not late:
+                    taking.append(v)
+            self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
+
+    def settled(self) -> None:
+        """What must hold at the end, with servers answering and nothing in the way."""
+        self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
+        self.need(not self.jobs, f"still running: {set(self.jobs)}")
+        alias = self.files.alias
+        wanted = set() if alias is None else {alias}
+        self.need(alias is None or self.files.policy == wanted, f"the policy names {set(self.files.policy)}")
+        for name, server in self.servers.items():
+            self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
+            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted
+            self.need(not extra, f"{name} still holds {extra}")
+
+    def say(self, line: str) -> None:
+        self.trace.append(line)
+
+    # What persons ask for (the refusals of baton.app, as far as they matter to the plan)
+
+    def abort(self, who: str = "ann") -> None:
+        if self.rollout is None:
+            raise Refused("No rollout is under way.")
+        outcome = Outcome.ABORTED if self.rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+        self.halt(Stop(outcome, who, f"aborted by {who}"))
+
+    def rollback(self, to: int | None, who: str = "ann") -> None:
+        view = self.view()
+        rollout = view.rollout
+        if rollout is not None:
+            if (to is not None and to != rollout.previous) or rollout.previous is None:
+                raise Refused("A rollout is under way.")
+            outcome = Outcome.ABORTED if rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+            self.halt(Stop(outcome, who, f"rolled back by {who}"))
+            return
+        served = [r.candidate for r in self.history if r.outcome is Outcome.LIVE]
+        before = [
+            v
+            for v in reversed(served)
+            if v != view.alias
+            and v in view.folders
+            and not (v in view.records and view.records[v].standing is Standing.WITHDRAWN)
+        ]
+        target = to if to is not None else next(iter(before), None)
+        if target is None or target == view.alias:
+            raise Refused("No earlier version is known to have served.")
+        if target not in view.folders or not view.folders[target].complete:
+            raise Refused(f"Version {target} is not on disk, or not whole.")
+        record = view.records.get(target)
+        if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
+            raise Refused(f"Version {target} never served.")
+        self.begin(Kind.ROLLBACK, target, view.alias, who, f"rolled back by {who}", promoted=True)
+
+    def promote(self, version: int | None, who: str = "ann") -> None:
+        view = self.view()
+        rollout = view.rollout
+        if rollout is not None:
+            if version not in (None, rollout.candidate) or rollout.kind is not Kind.ROLLOUT:
+                raise Refused("A rollout is under way.")
+            if rollout.stop is not None or rollout.phase not in BEFORE_TRAFFIC | {Phase.SHIFTING}:
+                raise Refused("It is on its way back, or serves already.")
+            self.rollout = replace(rollout, promoted=True)
+            return
+        waiting = view.pending(self.policy)
+        if version is None and not waiting:
+            raise Refused("No new version is complete on disk.")
+        chosen = version if version is not None else max(f.version or 0 for f in waiting)
+        self._startable(view, chosen, again=False)
+        self.begin(Kind.ROLLOUT, chosen, view.alias, who, "promoted", promoted=True)
+
+    def retry(self, version: int, who: str = "ann") -> None:
+        view = self.view()
+        if view.rollout is not None:
+            raise Refused("A rollout is under way.")
+        self._startable(view, version, again=True)
+        self.records.pop(version, None)
+        self.begin(Kind.ROLLOUT, version, view.alias, who, "tried again")
+
+    def check_version(self, version: int, who: str = "ann") -> None:
+        view = self.view()
+        if view.rollout is not None or version == view.alias:
+            raise Refused("A rollout is under way, or it serves.")
+        if version not in view.folders or view.folders[version].missing:
+            raise Refused("It is not there, or not whole.")
+        self.begin(Kind.CHECK, version, view.alias, who, "verification", promoted=True)
+
+    def _startable(self, view: View, version: int, *, again: bool) -> None:
+        if view.alias is not None and version <= view.alias:
+            raise Refused("It serves already, or is lower than what serves.")
+        if version not in view.folders or view.folders[version].missing:
+            raise Refused("It is not there, or not whole.")
+        record = view.records.get(version)
+        if record is not None and record.standing is Standing.REJECTED and not again:
+            raise Refused("It was refused.")
+        if (reason := view.hold_reason()) is not None:
+            raise Refused(reason)
+
+    def restart_control(self) -> None:
+        """The control plane ends and starts again: what is not in the journal is forgotten."""
+        self.jobs.clear()
+        self.failed.clear()
+
+
+def held(server: FakeTriton, *states: ModelState) -> set[int]:
+    return {v for v, s in server._models.get(ENGINE, {}).items() if s.state in states}
+
+
+def serving(server: FakeTriton) -> set[int]:
+    return {v for v, s in server._models.get(ALIAS, {}).items() if s.state is ModelState.READY}
+
+
+def told(effect: Effect) -> str:
+    """An effect in a few words."""
+    match effect:
+        case Begin(kind, candidate, previous):
+            return f"begin {kind} of {candidate}, previous {previous}"
+        case Advance(phase, _):
+            return f"advance to {phase}"
+        case End(outcome, why):
+            return f"end: {outcome}: {why}"
+        case Halt(stop):
+            return f"halt: {stop.outcome} by {stop.who}"
+        case Record(result):
+            return f"record {result.gate}: {result.verdict}"
+        case Ask(gate):
+            return f"ask {gate}"
+        case SetPolicy(versions):
+            return f"policy {sorted(versions)}"
+        case SetAlias(version):
+            return f"alias {version}"
+        case Sync(server, model):
+            return f"sync {model} on {server}"
+
+
+__all__ = ["FILE_GATES", "Behaviour", "Broken", "World", "held", "serving", "told"]

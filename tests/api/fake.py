@@ -98,6 +98,7 @@ STORY = [
         gates=[GATES[0], gate("latency", "running", None, None, "")],
         events=[
             _event("begin", "rollout of version 2: promoted"),
+            _event("ask", "gate integrity about version 2"),
             _event("verdict", "integrity: pass. 3 files"),
             _event("phase", "verifying to validating: the files are whole"),
         ],

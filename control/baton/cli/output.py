@@ -7,6 +7,7 @@ width, so that a pipe gets the same words in the same order as a terminal.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -121,8 +122,14 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int,
 
 
 def number(value: float) -> str:
-    """A gate's figure: four digits, and large ones in full."""
-    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"  # noqa: PLR2004
+    """A gate's figure in three digits: ``0.0004``, ``1.79e-07``, ``542M``."""
+    if not math.isfinite(value) or abs(value) < 1e5:  # noqa: PLR2004
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"  # noqa: PLR2004
+    for unit in ("k", "M", "G"):
+        value /= 1000
+        if abs(value) < 999.5:  # noqa: PLR2004
+            return f"{value:.3g}{unit}"
+    return f"{value / 1000:.3g}T"
 
 
 def size(count: float) -> str:
@@ -152,30 +159,28 @@ def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
 
 
 def figures(gate: dict[str, Any]) -> str:
-    """What a gate measured, and what it was held against."""
+    """What a gate measured, and what it was held against: ``0.588 (limit 0.001)``."""
     observed, limit = gate.get("observed"), gate.get("limit")
-    if observed is None:
+    if observed is None or observed == limit == 0:  # a count of faults, and there is none: the message says it
         return ""
     return number(observed) if limit is None else f"{number(observed)} (limit {number(limit)})"
 
 
-def gate_lines(gate: dict[str, Any], columns: int, indent: int = 2) -> list[Line]:
-    """One line for a gate that is well; the whole message where a person has to read it."""
-    verdict = gate["verdict"]
+def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: bool = False) -> list[Line]:
+    """One line for a gate that is well, unless its message is wanted in ``full``.
+
+    A message that a person has to read, since the gate failed or holds, is never cut.
+    """
+    verdict, message = gate["verdict"], gate.get("message") or ""
     sign, style = VERDICT_SIGNS.get(verdict, ("?", ""))
-    skipped = "skipped" if gate.get("skipped") else verdict
-    head = f"{gate['name']:<13} {skipped:<7}"
-    told, message = figures(gate), gate.get("message") or ""
-    line: Line = [(" " * indent, ""), (sign, style), (f" {head}", style if verdict in {"fail", "hold"} else "")]
-    used = indent + 2 + len(head)
+    loud = verdict in {"fail", "hold"}
+    head = f" {gate['name']:<13} {'skipped' if gate.get('skipped') else verdict:<7}"
+    told = figures(gate)
+    line: Line = [(" " * indent, ""), (sign, style), (head, style if loud else "")]
     if told:
-        line.append((f"  {cut(told, columns - used - 2)}", ""))
-        used += 2 + len(told)
-    room = columns - used - 2
-    long = verdict in {"fail", "hold"} and len(message) > room
-    if message and not long and room >= 12:  # noqa: PLR2004 - a word or two at least
-        line.append((f"  {cut(message, room)}", DIM))
-    rest: list[Line] = [
-        [(" " * (indent + 2), ""), (part, "")] for part in (fit(message, columns - indent - 2) if long else [])
-    ]
-    return [line, *rest]
+        line.append((f"  {told}", ""))
+    room = columns - sum(len(text) for text, _ in line) - 2
+    if len(message) <= room or not (loud or full):
+        return [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
+    below = " " * (indent + 2)
+    return [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]

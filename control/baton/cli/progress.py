@@ -30,7 +30,7 @@ class Story:
             if event["kind"] == "verdict":
                 # The event holds the words; the gate itself holds the figures.
                 lines += self._gate(gates.get(event["message"].partition(":")[0]), event["at"], columns)
-            else:
+            elif event["kind"] != "ask":  # that a gate begins: the live line shows it, and its verdict follows
                 lines += _event(event, columns)
         self._events = len(events)
         for gate in gates.values():
@@ -44,7 +44,7 @@ class Story:
         if self._gates.get(gate["name"]) == told:
             return []
         self._gates[gate["name"]] = told
-        head, *rest = gate_lines(gate, columns - _INDENT, indent=0)
+        head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
 
 

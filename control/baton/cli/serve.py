@@ -32,13 +32,15 @@ def serve(settings: Settings) -> None:
     Stays in the foreground and logs to stderr; SIGINT and SIGTERM stop it cleanly, with exit code 0. Triton and live
     traffic go on without it.
     """
-    from baton.api import SOCKET, claim
-
-    config = settings.load()
-    start_logging()
-    with until_stopped(), claim(config.state / SOCKET), control_plane(config) as listening:
-        tell(settings, {**listening, "triton": ", ".join(s.grpc for s in config.servers)})
-        threading.Event().wait()
+    with until_stopped():
+        with undisturbed():
+            from baton import app, metrics  # noqa: F401 - all that is heavy, at once
+            from baton.api import SOCKET, claim
+        config = settings.load()
+        start_logging()
+        with claim(config.state / SOCKET), control_plane(config) as listening:
+            tell(settings, {**listening, "triton": ", ".join(s.grpc for s in config.servers)})
+            threading.Event().wait()
     say("Stopped.")
 
 
@@ -73,10 +75,21 @@ def until_stopped() -> Iterator[None]:
     try:
         yield
     except _Stopped:
-        pass
+        # The process is about to end; one more Ctrl-C must not turn its exit code into a crash.
+        before = dict.fromkeys(_SIGNALS, signal.SIG_IGN)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Holds signals back for a moment: an import that is broken off fails in ways of its own (numpy's does)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Stopped(BaseException):

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from baton.cli.output import say
-from baton.cli.serve import control_plane, start_logging, tell, until_stopped
+from baton.cli.serve import control_plane, start_logging, tell, undisturbed, until_stopped
 from baton.cli.settings import Settings, common, pass_settings
 from baton.errors import BatonError, Unreachable
 
 if TYPE_CHECKING:
+    from baton.config import Config
     from baton.local import LocalTriton
 
 _PORT = click.IntRange(0, 65535)
@@ -62,40 +63,43 @@ def up(
 
     Stays in the foreground; Ctrl-C stops both cleanly, with exit code 0. Port 0 takes a free one.
     """
+    given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+    with until_stopped(), ExitStack() as stack:
+        with undisturbed():
+            from baton import app, local, metrics  # noqa: F401 - all that is heavy, at once
+        config = settings.load()
+        if repository is not None:
+            config = replace(config, repository=repository)
+        start_logging()
+        _up(stack, settings, config, given, console_port, backends)
+    say("Stopped.")
+
+
+def _up(
+    stack: ExitStack, settings: Settings, config: Config, given: dict[str, int | None], console_port: int | None,
+    backends: tuple[Path, ...],
+) -> NoReturn:  # fmt: skip
+    """Runs until a signal leaves it."""
     from baton.api import SOCKET, claim
     from baton.cli.local import own_backends, prepare_repository, wanted_ports, with_local_server
     from baton.local import LocalTriton
 
-    config = settings.load()
-    if repository is not None:
-        config = replace(config, repository=repository)
-    ports = wanted_ports(config, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
-    start_logging()
-    with until_stopped(), ExitStack() as stack:
-        # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
-        stack.enter_context(claim(config.state / SOCKET))
-        load = prepare_repository(config)
-        triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
-        stack.callback(triton.stop)
-        say("Starting Triton; it answers when the models that served are loaded.")
-        log = config.state / "triton.log"
-        server = _Supervised(triton, config.repository, log)
-        server.start(load, ports)
-        ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
-        config = with_local_server(config, ports, console_port)
-        listening = stack.enter_context(control_plane(config))
-        tell(
-            settings,
-            {
-                "http": triton.http_url,
-                "grpc": triton.grpc_url,
-                "metrics": triton.metrics_url,
-                "log": str(log),
-                **listening,
-            },
-        )
-        server.watch(lambda: prepare_repository(config), ports)
-    say("Stopped.")
+    ports = wanted_ports(config, given)
+    # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
+    stack.enter_context(claim(config.state / SOCKET))
+    load = prepare_repository(config)
+    triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
+    stack.callback(triton.stop)
+    say("Starting Triton; it answers when the models that served are loaded.")
+    log = config.state / "triton.log"
+    server = _Supervised(triton, config.repository, log)
+    server.start(load, ports)
+    ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
+    config = with_local_server(config, ports, console_port)
+    listening = stack.enter_context(control_plane(config))
+    places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log)}
+    tell(settings, {**places, **listening})
+    server.watch(lambda: prepare_repository(config), ports)
 
 
 class _Supervised:

@@ -8,12 +8,13 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from world import ALIAS, Behaviour, Broken, World
+from world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 
-from baton.domain import Gate, Kind, Phase, Verdict
+from baton.domain import Gate, Kind, ModelState, Phase, Verdict
 from baton.errors import BatonError
 from baton.plan import Decision, Policy, View
 
+READY = ModelState.READY
 Plan = Callable[[View, Policy], Decision]
 ASKED = (
     Gate.INTEGRITY,
@@ -172,12 +173,17 @@ def happen(world: World, event: Event) -> None:
 
 
 def restore(world: World) -> None:
-    """A person puts the live version's folder back as it was loaded."""
-    for v in {world.files.alias, world.rollout.candidate if world.rollout else None} - {None}:
-        if v in world.loaded:
-            world.files.folders[v] = world.loaded[v]
-            world.files.since.setdefault(v, world.now)
-            world.files.incomplete.discard(v)
+    """A person puts the folders of what serves back as they were loaded."""
+    led_to = {world.files.alias} | {v for s in world.servers.values() for v in serving(s)}
+    for version in led_to - {None}:
+        loaded = [s._models[ENGINE][version].content for s in world.servers.values() if version in held(s, READY)]
+        content = world.loaded.get(version) or next(iter(loaded), "")
+        if not content and version not in world.files.folders:
+            world.files.put(version, world.now)
+        elif content:
+            world.files.folders[version] = content
+        world.files.since.setdefault(version, world.now)
+        world.files.incomplete.discard(version)
 
 
 def heal(world: World) -> None:
@@ -215,8 +221,9 @@ def quiet(world: World) -> None:
         # A version that never leaves goes with the server's next restart; its folder is what the files say.
     while world.requests:
         world.requests.pop().close()
-    for _ in range(120):
-        world.now += 30.0
+    for turn in range(200):
+        world.now += 30.0 if turn < 20 else 200.0
+        restore(world)
         world.run()
         if world.rollout is not None and world.rollout.phase is Phase.WAITING:
             world.promote(None)

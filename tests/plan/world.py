@@ -54,7 +54,7 @@ from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
 ENGINE, ALIAS = "engine", "public"
 BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
-MOST_AT_ONCE = 40
+MOST_AT_ONCE = 150
 """Effects in a row without time passing: more means that the plan runs in circles."""
 
 

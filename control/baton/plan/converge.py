@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baton.domain import Model, Phase
+from baton.domain import Model, ModelState, Phase
 from baton.plan.effects import Decision, SetPolicy, Sync
 from baton.plan.view import Policy, ServerView, View, backoff
 
@@ -37,6 +37,34 @@ def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
     return None
 
 
+def settle(view: View, phase: Phase) -> Decision | None:
+    """Bring the public name to what its files say wherever it leads elsewhere, also when they say that there is none.
+
+    A server that was away may come back with the public name at a version that the files gave up meanwhile. It
+    keeps that version until the name has moved: dropping it first would take the name down (seen on 24.10). A
+    server that serves nothing and lacks the version has nothing to lose, and is left to :func:`load`.
+    """
+    last: Decision | None = None
+    for server in view.live():
+        shown = server.serving()
+        if view.alias is None:
+            if not shown:
+                continue
+            last = sync(view, phase, server, Model.ALIAS, "Taking the public name away")
+        elif shown == {view.alias}:
+            continue
+        elif view.alias in server.ready():
+            last = sync(view, phase, server, Model.ALIAS, f"Moving the public name to version {view.alias}")
+        elif shown:
+            both = shown | {view.alias}
+            if not both <= view.policy:
+                return Decision(phase, f"Keeping {name_all(shown)} until the public name moved.", SetPolicy(both))
+            last = sync(view, phase, server, Model.ENGINE, f"Loading version {view.alias}")
+        if last is not None and last.effect is not None:
+            return last
+    return last
+
+
 def load(view: View, phase: Phase, version: int) -> Decision | None:
     """Bring ``version``, which the policy on disk names, to READY on every answering server. None when it is."""
     waiting = [s for s in view.live() if version not in s.ready()]
@@ -56,20 +84,42 @@ def drop_all_but(view: View, phase: Phase, keep: frozenset[int], since: float, p
     """
     if view.policy != keep:
         return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
+    return drop_extra(view, phase, keep, wait=view.now - since <= policy.drain_timeout)
+
+
+def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) -> Decision | None:
+    """Take out what the policy on disk no longer names. ``wait``: also until what leaves has left."""
     last: Decision | None = None
     for server in view.live():
         extra = server.held() - keep
-        if not extra:
+        if not extra or server.serving() - keep:
             continue
         if all(server.leaving(v) for v in extra):
-            if view.now - since > policy.drain_timeout:
+            if not wait:
                 continue
             last = Decision(phase, f"{name_all(extra)} finishes its last requests on server {server.name}.")
+            continue
+        loading = frozenset(v for v in extra if server.engine[v].state is ModelState.LOADING)
+        if loading:
+            last = Decision(phase, _still_loading(view, server, loading, keep))
             continue
         last = sync(view, phase, server, Model.ENGINE, f"Unloading {name_all(extra)}")
         if last.effect is not None:
             return last
     return last
+
+
+def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep: frozenset[int]) -> str:
+    """Triton takes no other load call for the engine or the public name until this one ends (seen on 24.10).
+
+    A load that hangs ends only with the server; ending its stub alone helped in one of two tries. The policy on
+    disk is right already, so a restart comes back with what serves.
+    """
+    serving = f"Version {view.alias} serves on. " if view.alias is not None else ""
+    return (
+        f"{name_all(loading).capitalize()} is still loading on server {server.name}, which takes no other load call "
+        f"until that ends. {serving}If it hangs, restart Triton on {server.name}: it comes back with {name_all(keep)}."
+    )
 
 
 def name_all(versions: frozenset[int]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from baton.domain import Kind, Phase
-from baton.plan.converge import load, point_alias
-from baton.plan.effects import Begin, Decision
+from baton.plan.converge import drop_extra, load, name_all, settle
+from baton.plan.effects import Begin, Decision, SetPolicy
 from baton.plan.view import Policy, View
 
 WATCHER = "watcher"
@@ -17,6 +17,8 @@ def at_rest(view: View, policy: Policy) -> Decision:
         return Decision(Phase.DEGRADED, f"Triton does not answer on {_names(silent)}; waiting for it.")
     if view.alias is not None and (repair := _repair(view, view.alias)) is not None:
         return repair
+    if (leftover := _leftover(view)) is not None:
+        return leftover
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
     if silent:
         return Decision(
@@ -61,10 +63,30 @@ def _repair(view: View, alias: int) -> Decision | None:
                 f"The public name points at version {alias}, which the engine's version policy does not name. "
                 f"Name it in config.pbtxt, or run `ctl rollback --to N` with a version that can serve.",
             )
-        decision = load(view, Phase.DEGRADED, alias)
+        decision = settle(view, Phase.DEGRADED) or load(view, Phase.DEGRADED, alias)
         if decision is not None:
             return decision
-    return point_alias(view, Phase.DEGRADED, alias)
+    return settle(view, Phase.DEGRADED)
+
+
+def _leftover(view: View) -> Decision | None:
+    """What a server still has that Baton gave up while that server was away; what others loaded is left alone."""
+    phase = Phase.EMPTY if view.alias is None else Phase.STEADY
+    given_up = frozenset(view.records) - {view.alias}
+    for server in view.live():
+        if view.alias is None and server.serving() and server.serving() <= given_up:
+            return settle(view, phase)
+    if view.hold_reason() is not None:
+        return None
+    keep = view.policy - given_up
+    if view.alias is None:
+        held = frozenset(v for s in view.live() for v in s.held())
+        if not held or not held <= given_up:
+            return None
+        keep = frozenset()
+    if keep != view.policy:
+        return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
+    return drop_extra(view, phase, keep, wait=False)
 
 
 def _standing(view: View, policy: Policy) -> str:

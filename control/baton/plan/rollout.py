@@ -17,7 +17,7 @@ from baton.domain import (
     Stop,
     Verdict,
 )
-from baton.plan.converge import drop_all_but, load, name_all, point_alias, sync
+from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
 from baton.plan.view import Policy, View, backoff
 
@@ -35,6 +35,8 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(rollout.phase, halt.stop.why, halt)
     if not view.live():
         return Decision(rollout.phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+    if rollout.phase in BEFORE_TRAFFIC and (leading_elsewhere := settle(view, rollout.phase)) is not None:
+        return leading_elsewhere
     return PHASES[rollout.phase](view, rollout, policy)
 
 
@@ -42,7 +44,8 @@ def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     """Reasons to turn back that no gate and no person gave."""
     version = rollout.candidate
     folder = view.folders.get(version)
-    if rollout.phase in BEFORE_TRAFFIC and rollout.kind is not Kind.ROLLBACK:
+    met = rollout.phase not in BEFORE_TRAFFIC and not (rollout.phase is Phase.SHIFTING and view.alias != version)
+    if not met and rollout.kind is not Kind.ROLLBACK:
         if folder is None:
             return Halt(Stop(Outcome.REJECTED, "watcher", f"The folder of version {version} was removed meanwhile."))
         if folder.fingerprint != rollout.fingerprint:
@@ -145,7 +148,9 @@ def _make_room(
     extra = frozenset(v for s in view.live() for v in s.held() - wanted)
     staying = frozenset(v for s in view.live() for v in extra if v in s.held() and not s.leaving(v))
     if staying:
-        keep = stable | (view.policy & {rollout.candidate})
+        # A load call loads what is new before it drops what is old, and three would be in memory for a while.
+        together = any(rollout.candidate not in s.held() and s.held() - wanted for s in view.live())
+        keep = stable if together else stable | (view.policy & {rollout.candidate})
         return drop_all_but(view, Phase.LOADING, keep, rollout.phase_since, policy)
     if extra and view.now - rollout.phase_since <= policy.drain_timeout:
         return Decision(Phase.LOADING, f"Waiting until {name_all(extra)} has left memory.")
@@ -222,8 +227,11 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
 
 def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
     phase = Phase.RETIRING
-    if view.alias is not None and (moving := point_alias(view, phase, view.alias)) is not None:
-        return moving
+    if view.alias is not None:
+        if (lost := load(view, phase, view.alias)) is not None:
+            return lost
+        if (moving := point_alias(view, phase, view.alias)) is not None:
+            return moving
     if view.silent():
         return Decision(phase, f"Waiting for server {', '.join(view.silent())}: nothing is dropped unseen.")
     keep = frozenset() if view.alias is None else frozenset({view.alias})
@@ -267,8 +275,12 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
                 return Decision(phase, f"Bringing version {previous} back first.", SetPolicy(both))
             back = load(view, phase, previous)
             return back or Decision(phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+        if previous not in view.policy:
+            # A restart between here and the next policy must find the version that the public name leads to.
+            both = frozenset({previous, rollout.candidate})
+            return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
         return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
-    if (moving := _settle_alias(view, phase)) is not None:
+    if (moving := settle(view, phase)) is not None:
         return moving
     keep = frozenset() if view.alias is None else frozenset({view.alias})
     if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
@@ -279,17 +291,6 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if rollout.stop is None:
         return Decision(phase, "Rolled back.", End(Outcome.ROLLED_BACK, "Rolled back."))
     return Decision(phase, rollout.stop.why, End(rollout.stop.outcome, rollout.stop.why))
-
-
-def _settle_alias(view: View, phase: Phase) -> Decision | None:
-    """Bring the public name to what its files say, also when they say that there is none."""
-    if view.alias is None:
-        shown = [s for s in view.live() if s.serving()]
-        return sync(view, phase, shown[0], Model.ALIAS, "Taking the public name away") if shown else None
-    moving = point_alias(view, phase, view.alias)
-    # A server without the stable version has nothing to lose by the drop that follows; it must not block the rest.
-    blocked = moving is not None and moving.effect is None and any(view.alias not in s.ready() for s in view.live())
-    return None if blocked else moving
 
 
 def _hopeless(view: View, rollout: Rollout) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baton.domain import Folder, Kind, ModelState, ModelVersion, Rollout, Standing, VersionRecord
+from baton.domain import Folder, ModelState, ModelVersion, Rollout, Standing, VersionRecord
 from baton.plan.effects import Effect
 
 
@@ -141,10 +141,9 @@ class View:
         changed, drops it when the folder is gone, and reloads every version when an entry that is not a version
         folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
         """
-        serving = {self.alias} if self.alias is not None else set()
-        rollout = self.rollout
-        if rollout is not None and rollout.kind is not Kind.CHECK and rollout.moved_at is not None:
-            serving.add(rollout.candidate)
+        serving = {v for s in self.live() for v in s.serving()}
+        if self.alias is not None and any(self.alias in s.ready() for s in self.live()):
+            serving.add(self.alias)
         for version in sorted(serving):
             folder = self.folders.get(version)
             if folder is None:

@@ -1,25 +1,32 @@
-"""A stage for whole rollouts: a repository, real Triton servers with the toy engine, the control plane in this process."""
+"""A stage for whole rollouts: a repository, real Triton servers with the toy engine, and the control plane here."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import math
 import os
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
-from tests.support.toy import engine_config, make_checkpoint, write_golden
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from tests.support.toy import HIDDEN, WEIGHTS, engine_config, make_checkpoint, weights, write_golden
 from tests.support.triton import running_triton
 
 from baton.app import App, open_app
-from baton.client import Reranker
 from baton.config import Config, parse
 from baton.local import LocalTriton
+from baton.triton.repository import ServiceFiles
 
 PATIENCE_S = 120.0
 """No test asks how fast the machine is: a condition that never comes true fails after this long."""
@@ -53,33 +60,46 @@ class Stage:
         return self.repository / self.engines[service]
 
     def config(self, **rollout: Any) -> Config:
-        gates = {"latency_min_samples": 40, "latency_max_samples": 120, "latency_limit": 3.0, "warmup_limit": 50.0}
+        """As ``parse`` gives it; see :meth:`settings`."""
+        return parse(self.settings(**rollout), "test", self.root)
+
+    def settings(self, **rollout: Any) -> dict[str, Any]:
+        """The configuration as a table: quick, and with limits of time that no slow machine meets.
+
+        ``rollout`` are settings of ``[services.rollout]``; ``gates`` and ``state`` are taken out of them.
+        """
+        gates = {
+            "latency_min_samples": 40,
+            "latency_max_samples": 120,
+            "latency_limit": 20.0,
+            "warmup_limit": 200.0,
+            "hold_retry": "500ms",
+            "hold_attempts": 20,
+        }
         gates |= rollout.pop("gates", {})
-        options = {"settle": "300ms", "keep_previous": "0s", "load_timeout": "60s", "drain_timeout": "20s"} | rollout
-        return parse(
-            {
-                "repository": str(self.repository),
-                "state": str(self.root / "state"),
-                "control": {"rescan": "1s"},
-                "servers": [
-                    {"name": f"s{i}", "grpc": s.grpc_url, "metrics": s.metrics_url.split("/")[2]}
-                    for i, s in enumerate(self.servers)
-                ],
-                "services": [
-                    {
-                        "name": name,
-                        "engine": engine,
-                        "probe": "reranker",
-                        "golden": str(self.root / "golden.jsonl"),
-                        "rollout": options,
-                        "gates": gates,
-                    }
-                    for name, engine in self.engines.items()
-                ],
-            },
-            "test",
-            self.root,
-        )
+        state = rollout.pop("state", self.root / "state")
+        options = {"settle": "300ms", "cut_after": "1s", "keep_previous": "0s", "load_timeout": "90s"} | rollout
+        options = {"drain_timeout": "20s"} | options
+        return {
+            "repository": str(self.repository),
+            "state": str(state),
+            "control": {"rescan": "1s"},
+            "servers": [
+                {"name": f"s{i}", "grpc": s.grpc_url, "metrics": s.metrics_url.split("/")[2]}
+                for i, s in enumerate(self.servers)
+            ],
+            "services": [
+                {
+                    "name": name,
+                    "engine": engine,
+                    "probe": "reranker",
+                    "golden": str(self.root / "golden.jsonl"),
+                    "rollout": options,
+                    "gates": gates,
+                }
+                for name, engine in self.engines.items()
+            ],
+        }
 
     @contextlib.contextmanager
     def control(self, **rollout: Any) -> Iterator[App]:
@@ -90,15 +110,76 @@ class Stage:
 
     def drop(self, version: int, service: str = "ranker", **checkpoint: Any) -> Path:
         """A version folder as a person drops it: made elsewhere, renamed into place."""
+        return self.place(self.make(version, service, **checkpoint), version, service)
+
+    def make(self, version: int, service: str = "ranker", **checkpoint: Any) -> Path:
+        """A checkpoint outside of the repository, on its way to be that version."""
         made = self.root / "made" / f"{service}-{version}"
         shutil.rmtree(made, ignore_errors=True)
-        make_checkpoint(made, **checkpoint)
+        return make_checkpoint(made, **checkpoint)
+
+    def drop_copy(self, of: int, version: int, service: str = "ranker", **toy: Any) -> Path:
+        """The content of a version on disk under a new number, with other switches of the toy."""
+        made = self.root / "made" / f"{service}-{version}"
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(self.engine_dir(service) / str(of), made)
+        config = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(config | {"toy": toy}))
         return self.place(made, version, service)
 
     def place(self, folder: Path, version: int, service: str = "ranker") -> Path:
         target = self.engine_dir(service) / str(version)
         os.rename(folder, target)  # noqa: PTH104
         return target
+
+    def kill(self, number: int = 0) -> None:
+        """End a Triton server with SIGKILL, as a crash does; its stubs go as well."""
+        server = self.servers[number]
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+
+    def restart(self, number: int = 0, *, load: tuple[str, ...] = ()) -> None:
+        """Start a killed server again, on the ports that it had."""
+        server = self.servers[number]
+        http, grpc, metrics = server.ports.http, server.ports.grpc, server.ports.metrics
+        server.start(
+            self.repository,
+            load=load,
+            http_port=http,
+            grpc_port=grpc,
+            metrics_port=metrics,
+            log_file=self.root / f"triton{number}" / "triton.log",
+        )
+
+    def wait_message(self, *words: str, service: str = "ranker") -> str:
+        """Until the sentence for a person holds all the words; returns it."""
+
+        def said() -> str | None:
+            message: str = self.status(service)["message"]
+            return message if all(word in message for word in words) else None
+
+        try:
+            return str(until(said, f"a message with {words}"))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says: {self.status(service)['message']}") from None
+
+    def wait_phase(self, *phases: str, service: str = "ranker") -> dict[str, Any]:
+        """Until the service is in one of the phases; returns its status."""
+
+        def there() -> dict[str, Any] | None:
+            status = self.status(service)
+            return status if status["phase"] in phases else None
+
+        return dict(until(there, f"one of {phases}"))
+
+    def version(self, version: int, service: str = "ranker") -> dict[str, Any]:
+        """The version's line of ``ctl versions``."""
+        return next(v for v in self.app.versions(service) if v["version"] == version)
+
+    def policy(self, service: str = "ranker") -> set[int]:
+        """The versions that the engine's policy on disk names: what a restarted Triton loads."""
+        return set(ServiceFiles(self.repository, service, self.engines[service]).policy())
 
     def status(self, service: str = "ranker") -> dict[str, Any]:
         return next(s for s in self.app.status()["services"] if s["name"] == service)
@@ -148,40 +229,90 @@ def stage(root: Path, *, services: tuple[str, ...] = ("ranker",), servers: int =
         yield Stage(root, started, engines)
 
 
+QUERY, DOCUMENT = "red round shape", "a red round shape"
+"""What all traffic asks."""
+
+
+def expected_score(*, quality: float = 1.0, seed: int = 1) -> float:
+    """The toy engine's score of (``QUERY``, ``DOCUMENT``) with the weights of a checkpoint made like this.
+
+    Worked out here from the toy's definition, not asked of it: what answered can be told from the score alone.
+    """
+    asked = set(QUERY.split())
+    overlap = len(asked & set(DOCUMENT.split())) / len(asked)
+    digest = hashlib.shake_256(f"{QUERY}\0{DOCUMENT}".encode()).digest(HIDDEN)
+    noise = np.frombuffer(digest, dtype=np.uint8).astype(np.float32) / 127.5 - 1.0
+    features = np.concatenate([np.array([overlap, 1.0], dtype=np.float32), noise[: HIDDEN - 2]])
+    return 1 / (1 + math.exp(-math.fsum((features * weights(quality=quality, seed=seed)[WEIGHTS]).tolist())))
+
+
+class Answered(NamedTuple):
+    """One answer that a client got."""
+
+    at: float
+    """Seconds since the epoch at which it was there."""
+    took: float
+    version: int
+    """What the output ``model_version`` says."""
+    response_version: str
+    """What the response itself says."""
+    score: float
+    """Of (``QUERY``, ``DOCUMENT``)."""
+
+
 class Traffic:
-    """Clients that ask all the time, over gRPC and HTTP, and write down every answer."""
+    """Clients that ask all the time, over gRPC and HTTP, and write down every answer. None tries anything twice."""
 
     def __init__(self, stage: Stage, *, service: str = "ranker", clients: int = 4, pause_s: float = 0.01) -> None:
         self._stop = threading.Event()
         self._pause = pause_s
+        self._service = service
         self.errors: list[str] = []
-        self.versions: Counter[int] = Counter()
-        self.answers: list[tuple[float, float, int]] = []
-        """Monotonic time of the answer, seconds it took, version."""
+        self.answers: list[Answered] = []
         self._lock = threading.Lock()
-        urls = []
+        self._threads = []
         for number in range(clients):
             server = stage.servers[number % len(stage.servers)]
             grpc = (number // len(stage.servers)) % 2 == 0
-            urls.append(f"grpc://{server.grpc_url}" if grpc else f"http://{server.http_url}")
-        self._threads = [threading.Thread(target=self._ask, args=(url, service), daemon=True) for url in urls]
+            args = (tritonclient.grpc, server.grpc_url) if grpc else (tritonclient.http, server.http_url)
+            self._threads.append(threading.Thread(target=self._ask, args=args, daemon=True))
 
-    def _ask(self, url: str, service: str) -> None:
-        with Reranker(url, model=service, timeout_s=30.0) as client:
+    @property
+    def versions(self) -> Counter[int]:
+        """How many answers each version gave."""
+        with self._lock:
+            return Counter(a.version for a in self.answers)
+
+    def _ask(self, protocol: Any, url: str) -> None:
+        inputs = []
+        for name, texts in (("query", [QUERY]), ("documents", [DOCUMENT, "the blue square thing"])):
+            tensor = protocol.InferInput(name, [1, len(texts)], "BYTES")
+            tensor.set_data_from_numpy(np.array([[json.dumps({"text": t}).encode() for t in texts]], dtype=np.object_))
+            inputs.append(tensor)
+        with protocol.InferenceServerClient(url) as client:
             while not self._stop.is_set():
-                start = time.monotonic()
+                start = time.time()
                 try:
-                    ranking = client.rank("red round shape", ["a red round shape", "the blue square thing"])
-                except Exception as error:  # every failure is what this is here to count
+                    result = client.infer(self._service, inputs)
+                    response = result.get_response()
+                    said = response["model_version"] if isinstance(response, dict) else response.model_version
+                    version = int(result.as_numpy("model_version")[0, 0])
+                    score = float(result.as_numpy("scores")[0, 0])
+                except Exception as error:  # noqa: BLE001 - every failure is what this is here to count
                     with self._lock:
-                        self.errors.append(f"{url}: {type(error).__name__}: {error}")
+                        self.errors.append(f"{time.time():.3f} {url}: {type(error).__name__}: {error}")
                 else:
+                    now = time.time()
                     with self._lock:
-                        self.versions[ranking.version] += 1
-                        self.answers.append((time.monotonic(), time.monotonic() - start, ranking.version))
+                        self.answers.append(Answered(now, now - start, version, said, score))
                 self._stop.wait(self._pause)
 
-    def __enter__(self) -> Traffic:
+    def wait_answers(self, version: int, more: int = 20) -> None:
+        """Until the version has given so many more answers."""
+        enough = self.versions[version] + more
+        until(lambda: self.versions[version] >= enough, f"{more} answers of version {version}; {self.errors[-1:]}")
+
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -65,9 +65,12 @@ class Gates:
         """
         try:
             return self._asks[gate](rollout, cancelled)
-        except (CheckpointError, TritonError, TimedOut) as error:
+        except CheckpointError as error:
             # What the candidate's files or the candidate itself answered is a verdict.
             return GateResult(gate, Verdict.FAIL, str(error))
+        except (TritonError, TimedOut) as error:
+            says = f"Version {rollout.candidate} did not answer as gate {gate} asked it. Triton says: {error}"
+            return GateResult(gate, Verdict.FAIL, says)
 
     def manifest(self, version: int) -> dict[str, str]:
         """SHA-256 of every file of a version's folder, in hexadecimal."""

@@ -420,7 +420,7 @@ class World:
             if self.files.alias is None:
                 raise TritonError("failed to load")
             job.call = server.begin("load", ALIAS)
-            return False
+            return self._poll_sync(job)
         model = ENGINE if job.effect.model is Model.ENGINE else ALIAS
         states = server.index().get(model, {})
         for v in sorted(job.wanted):

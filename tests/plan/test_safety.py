@@ -1,0 +1,258 @@
+"""What must hold after every step of the plan, whatever fails, and that this harness notices when it does not.
+
+``BATON_EXAMPLES`` sets how many stories are told (default 300). A failing one is told again with as few events as
+it needs, and its seed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+from simulate import Plan, failing, play, story
+from world import Behaviour, Broken, World
+
+from baton.domain import Gate, Model, Phase, Rollout
+from baton.errors import Unreachable
+from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, plan, rest, rollout
+
+EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "300"))
+CATCH_WITHIN = 400
+"""Stories within which each deliberate defect must be noticed. Seeds are fixed: it either is, or it is not."""
+
+
+def test_safety():
+    outcomes: Counter[str] = Counter()
+    for seed in range(EXAMPLES):
+        servers, policy, events = story(seed)
+        world = World(plan, servers, policy)
+        try:
+            play(world, events)
+        except Broken:
+            broken, world, events = failing(plan, seed)
+            told = "\n".join(world.trace)
+            pytest.fail(f"seed {seed}, {servers} servers, {policy}: {broken}\n{told}", pytrace=False)
+        outcomes.update(str(r.outcome) for r in world.history)
+    missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(outcomes)
+    assert not missing or EXAMPLES < 100, f"no story ended {missing}: the stories are too tame"
+
+
+def caught(mutant) -> str:
+    """What the harness says of a plan with a defect."""
+    for seed in range(CATCH_WITHIN):
+        servers, policy, events = story(seed)
+        try:
+            play(World(mutant, servers, policy), events)
+        except Broken as broken:
+            return str(broken)
+    return ""
+
+
+def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
+    def retiring(view: View, one: Rollout, policy: Policy) -> Decision:
+        return shifting(view, one, policy) if view.alias == one.candidate else real(view, one, policy)
+
+    def shifting(view: View, one: Rollout, policy: Policy) -> Decision:
+        first = converge.drop_all_but(view, Phase.SHIFTING, frozenset({one.candidate}), one.phase_since, policy)
+        return first or real(view, one, policy)
+
+    real = rollout.PHASES[Phase.SHIFTING]
+    monkeypatch.setitem(rollout.PHASES, Phase.SHIFTING, retiring)
+    assert "which the public name on" in caught(plan) or "its alias leads to" in caught(plan)
+
+
+def test_an_alias_before_ready_is_caught(monkeypatch):
+    def loading(view: View, one: Rollout, policy: Policy) -> Decision:
+        if one.candidate in view.policy and view.alias != one.candidate:
+            return Decision(Phase.LOADING, "hasty", SetAlias(one.candidate))
+        return real(view, one, policy)
+
+    real = rollout.PHASES[Phase.LOADING]
+    monkeypatch.setitem(rollout.PHASES, Phase.LOADING, loading)
+    assert "not READY on" in caught(plan)
+
+
+def test_an_alias_loaded_where_its_version_is_not_ready_is_caught(monkeypatch):
+    def hasty(view: View, phase: Phase) -> Decision | None:
+        for server in view.live():
+            if view.alias is not None and server.serving() != {view.alias}:
+                return converge.sync(view, phase, server, Model.ALIAS, "hasty")
+        return None
+
+    for module in (rest, rollout):
+        monkeypatch.setattr(module, "settle", hasty)
+    assert "without version" in caught(plan)
+
+
+def test_ignoring_an_abort_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        one = view.rollout
+        if one is not None and one.stop is not None and one.phase is not Phase.ROLLING_BACK:
+            return rollout.PHASES[one.phase](view, one, policy)
+        return plan(view, policy)
+
+    assert "stopped" in caught(mutant)
+
+
+def test_skipping_a_gate_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        decision = plan(view, policy)
+        if decision.message == f"Gate {Gate.LATENCY} looks at version {getattr(view.rollout, 'candidate', 0)}.":
+            return Decision(Phase.VALIDATING, "hasty", Advance(Phase.SHIFTING, "hasty"))
+        return decision
+
+    assert "live without" in caught(mutant)
+
+
+def test_a_third_version_in_memory_is_caught(monkeypatch):
+    monkeypatch.setattr(rollout, "_make_room", lambda *_: None)
+    assert "holds" in caught(plan)
+
+
+def test_a_reload_of_what_serves_is_caught(monkeypatch):
+    monkeypatch.setattr(View, "hold_reason", lambda _: None)
+    assert "reload" in caught(plan)
+
+
+def test_dropping_under_requests_is_caught(monkeypatch):
+    monkeypatch.setattr(rollout, "_busy", lambda *_: None)
+    assert "while requests are under way" in caught(plan)
+
+
+def test_an_alias_outside_of_the_policy_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        decision = plan(view, policy)
+        if view.rollout is not None and "which the public name goes back to" in decision.message:
+            return Decision(decision.phase, "hasty", SetAlias(view.rollout.previous))
+        return decision
+
+    with pytest.raises(Broken, match="which the policy does not name"):
+        go_back_late(mutant)
+
+
+def test_running_in_circles_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        decision = plan(view, policy)
+        if decision.effect is None and view.alias is not None:
+            other = frozenset({view.alias}) if len(view.policy) > 1 else frozenset({view.alias, 99})
+            return Decision(decision.phase, "restless", SetPolicy(other))
+        return decision
+
+    assert "no rest" in caught(mutant) or "leads to" in caught(mutant)
+
+
+# Corners that stories seldom reach
+
+
+def serving_world(versions: int = 1, servers: int = 2, of: Plan = plan, **policy: object) -> World:
+    world = World(of, servers, Policy(settle=0.0, keep_previous=0.0, load_timeout=60.0, drain_timeout=20.0, **policy))
+    for version in range(1, versions + 1):
+        world.files.put(version, world.now)
+        world.run()
+    return world
+
+
+def go_back_late(of: Plan) -> World:
+    """Abort after the policy on disk dropped the old version, and before any server did."""
+    world = serving_world(of=of)
+    world.files.put(2, world.now)
+    while not (world.rollout is not None and world.rollout.phase is Phase.RETIRING and world.files.policy == {2}):
+        world.step()
+        world.poll()
+    world.abort()
+    world.run()
+    return world
+
+
+def test_a_rollback_whose_previous_version_left_the_policy_names_it_there_first():
+    world = go_back_late(plan)
+    assert world.files.alias == 1
+    world.settled()
+
+
+def test_a_server_that_returns_at_a_withdrawn_version_keeps_it_until_its_alias_moved():
+    world = serving_world()
+    world.files.put(2, world.now)
+    world.run()
+    assert world.files.alias == 2
+    world.rollback(1)
+    while world.files.alias == 2:
+        world.step()
+        world.poll()
+    world.servers["b"].reachable = False
+    for _ in range(8):
+        world.now += 30.0
+        world.run()
+    assert world.files.alias == 1
+    world.servers["b"].reachable = True
+    for _ in range(4):
+        world.now += 30.0
+        world.run()
+    world.settled()
+
+
+def test_content_that_was_changed_before_traffic_moved_never_serves():
+    world = serving_world()
+    world.files.put(2, world.now)
+    while not (world.rollout is not None and world.rollout.phase is Phase.SHIFTING):
+        world.step()
+        world.poll()
+    world.files.put(2, world.now)
+    world.servers["a"].restart()
+    world.run()
+    assert world.history[-1].candidate == 2
+    assert world.history[-1].outcome == "rejected"
+    world.settled()
+
+
+def test_a_rollback_ends_although_the_withdrawn_folder_was_changed():
+    world = serving_world()
+    world.files.put(2, world.now)
+    while not (world.rollout is not None and world.rollout.phase is Phase.BAKING):
+        world.step()
+        world.poll()
+    world.files.put(2, world.now)
+    world.rollback(None)
+    world.run()
+    assert world.files.alias == 1
+    world.settled()
+
+
+def test_a_hanging_load_ends_with_the_server():
+    world = serving_world()
+    world.files.put(2, world.now)
+    world.servers["a"].versions[2] = Behaviour(load_s=float("inf"))
+    world.run()
+    world.abort()
+    for _ in range(10):
+        world.now += 30.0
+        world.run()
+    assert world.rollout is not None
+    assert "restart Triton on a" in world.decision.message
+    world.servers["a"].restart()
+    world.run()
+    assert world.history[-1].outcome == "aborted"
+    world.settled()
+
+
+def test_a_server_without_answers_is_no_reason_to_fall():
+    world = serving_world(servers=1)
+    world.servers["a"].reachable = False
+    world.run()
+    assert world.decision.phase is Phase.DEGRADED
+    with pytest.raises(Unreachable):
+        world.servers["a"].index()
+    world.servers["a"].reachable = True
+    world.run()
+    assert world.decision.phase is Phase.STEADY
+
+
+def test_the_same_view_gives_the_same_decision():
+    world = serving_world(servers=3)
+    world.files.put(2, world.now)
+    while world.rollout is None or world.rollout.phase is not Phase.RETIRING:
+        view = world.view()
+        assert plan(view, world.policy) == plan(view, world.policy)
+        world.step()
+        world.poll()

@@ -84,10 +84,11 @@ class App:
         """``live``: the loop turns. ``ready``: it has looked at every service, and a Triton answers."""
         age = time.time() - self._loop.loop_at
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
-        answering = any(i is not None for i in self._loop.indexes.values())
+        silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
+        answering = len(silent) < len(self._loop.indexes)
         message = "ok" if live else f"The loop has not turned for {age:.0f} s."
         if live and not answering:
-            message = "; ".join(self._loop.silent.values()) or "Starting."
+            message = " ".join(silent) or "Starting."
         return {"live": live, "ready": live and answering, "message": message}
 
     def loop_at(self) -> float:
@@ -211,7 +212,7 @@ class App:
         while True:
             for rollout in self._journal.rollouts(service=one.name):
                 if rollout.candidate == version and rollout.kind is Kind.ROLLOUT:
-                    return _ticket(rollout, "live", rollout.why)
+                    return _ticket(rollout, "live", f"The rollout of version {version} has begun.")
             left = deadline - time.monotonic()
             if left <= 0:
                 return {"service": one.name, "rollout": None, "until": "live", "message": one.decision.message}
@@ -282,10 +283,8 @@ class App:
             if version != view.alias and not withdrawn and version in view.folders:
                 return int(version)
         lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
-        raise Refused(
-            "No earlier version is known to have served.",
-            mend=f"On disk are: {', '.join(map(str, lower)) or 'none'}; name one with --to.",
-        )
+        listed = f"On disk are {', '.join(map(str, lower))}: name one with --to." if lower else None
+        raise Refused("No earlier version is known to have served.", mend=listed)
 
     def _accept(self, service: Service, view: View, version: int, who: str) -> dict[str, Any]:
         """The folder of the live version was changed: prove that its content is what serves, then go on.

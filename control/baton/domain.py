@@ -117,7 +117,6 @@ class Folder:
     ``problem`` is set when the entry can never become a version (``007``, ``2a``, a link to nowhere).
     ``missing`` says, for an incomplete folder, what is not there yet; empty means complete.
     ``quiet_since`` is the time of the first scan that saw this fingerprint.
-    ``newest`` is the newest modification in the folder.
     """
 
     name: str
@@ -130,6 +129,8 @@ class Folder:
     size: int = 0
     cut: bool = False
     """Incomplete only in that a file which is there ends too early."""
+    harmless: bool = False
+    """It has a ``problem``, but Triton passes over it: a name of digits alone that leads somewhere (seen on 24.10)."""
 
     @property
     def complete(self) -> bool:

@@ -24,7 +24,8 @@ def iso(at: float | None) -> str | None:
 
 def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dict[str, Any]:
     """One Triton server. ``in_sync``: it does what the files say, for every service."""
-    silent = loop.silent.get(config.name)
+    index = loop.indexes.get(config.name)
+    silent = index if isinstance(index, str) else None
     views = [s.view for s in services if s.view is not None]
     shown = [(v, one) for v in views for one in v.servers if one.name == config.name]
     return {

@@ -9,6 +9,7 @@ from pathlib import Path
 import baton
 from baton.config import Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError
+from baton.triton.repository import ServiceFiles
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
@@ -61,6 +62,11 @@ def prepare_repository(config: Config) -> list[str]:
     """
     for service in config.services:
         _prepare_engine(config.repository, service)
+        # A restart in the middle of a rollout must not stumble over a version that was never proved: Triton begins
+        # with what serves, and the control plane brings the rest.
+        files = ServiceFiles(config.repository, service.name, service.engine)
+        if (serving := files.alias()) is not None and files.policy() != {serving}:
+            files.set_policy(frozenset({serving}))
     return [s.name for s in config.services if (config.repository / s.name / "config.pbtxt").is_file()]
 
 

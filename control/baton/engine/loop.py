@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from baton.domain import Phase
 from baton.engine.service import Service
-from baton.errors import BatonError, Unreachable
+from baton.errors import BatonError
 from baton.journal import Journal
 from baton.plan import Decision
 from baton.triton.port import Index, Triton
@@ -51,9 +51,8 @@ class Loop:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="baton-loop", daemon=True)
         self._pool = ThreadPoolExecutor(max_workers=max(4, len(servers)), thread_name_prefix="baton-look")
-        self.silent: dict[str, str] = {}
-        """Servers that did not answer the last time, and why."""
-        self.indexes: dict[str, Index | None] = {}
+        self.indexes: dict[str, Index | str] = {}
+        """Each server's repository index as of the last round, or why there is none."""
 
     def start(self) -> None:
         self._thread.start()
@@ -123,20 +122,18 @@ class Loop:
         soon = any(f.quiet_since >= fresh for f in view.folders.values())
         return view.rollout is not None or bool(view.running) or soon
 
-    def _look(self) -> dict[str, Index | None]:
-        def ask(server: Triton) -> Index | None:
+    def _look(self) -> dict[str, Index | str]:
+        def ask(server: Triton) -> Index | str:
+            before = self.indexes.get(server.name)
             try:
                 index = server.index()
-            except Unreachable as error:
-                if server.name not in self.silent:
-                    log.warning("%s", error)
-                self.silent[server.name] = str(error)
-                return None
             except BatonError as error:
-                log.warning("%s: %s", server.name, error)
-                self.silent[server.name] = str(error)
-                return None
-            if self.silent.pop(server.name, None) is not None:
+                # The reason matters as much as the silence: a link to nowhere in the repository makes Triton refuse
+                # its index, too (seen on 24.10).
+                if not isinstance(before, str):
+                    log.warning("%s", error)
+                return str(error)
+            if isinstance(before, str):
                 log.info("server %s answers again", server.name)
             return index
 

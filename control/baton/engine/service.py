@@ -119,8 +119,8 @@ class Service:
         """Look at the engine's directory. Called without the loop's lock: a network file system may be slow."""
         self._entries = self._scan()
 
-    def observe(self, indexes: Mapping[str, Index | None], *, paused: bool) -> View:
-        """Put together what is seen. ``indexes``: each server's repository index, None where it does not answer."""
+    def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
+        """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
         rollout = self._journal.open_rollout(self.name)
         folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in self._entries if f.problem is not None)
@@ -153,9 +153,9 @@ class Service:
         )
         return self.view
 
-    def _server_view(self, name: str, index: Index | None, rollout: Rollout | None) -> ServerView:
-        if index is None:
-            return ServerView(name, live=False)
+    def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
+        if isinstance(index, str):
+            return ServerView(name, live=False, reason=index)
         inflight = None
         if rollout is not None and rollout.phase is Phase.RETIRING:
             try:

@@ -14,7 +14,7 @@ def at_rest(view: View, policy: Policy) -> Decision:
     """Repair first, then look for work."""
     silent = view.silent()
     if silent and not view.live():
-        return Decision(Phase.DEGRADED, f"Triton does not answer on {_names(silent)}; waiting for it.")
+        return Decision(Phase.DEGRADED, f"{view.silence()} Waiting for it.")
     if view.alias is not None and (repair := _repair(view, view.alias)) is not None:
         return repair
     if (leftover := _leftover(view)) is not None:

@@ -34,7 +34,7 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if (halt := _unasked_end(view, rollout, policy)) is not None:
         return Decision(rollout.phase, halt.stop.why, halt)
     if not view.live():
-        return Decision(rollout.phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+        return Decision(rollout.phase, f"{view.silence()} Waiting for it.")
     if rollout.phase in BEFORE_TRAFFIC and (leading_elsewhere := settle(view, rollout.phase)) is not None:
         return leading_elsewhere
     return PHASES[rollout.phase](view, rollout, policy)

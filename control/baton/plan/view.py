@@ -46,7 +46,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """One Triton server as its repository index tells it.
+    """One Triton server as its repository index tells it; ``reason`` says why it is not ``live``.
 
     ``inflight`` are requests that wait or run, by engine version, where the server's metrics are known.
     """
@@ -56,6 +56,7 @@ class ServerView:
     engine: Mapping[int, ModelVersion] = field(default_factory=dict)
     alias: Mapping[int, ModelVersion] = field(default_factory=dict)
     inflight: Mapping[int, int] | None = None
+    reason: str = ""
 
     def ready(self) -> frozenset[int]:
         """Engine versions that are READY here."""
@@ -102,6 +103,10 @@ class View:
     def silent(self) -> tuple[str, ...]:
         """Names of the servers that do not answer."""
         return tuple(s.name for s in self.servers if not s.live)
+
+    def silence(self) -> str:
+        """The servers that do not answer, each with the reason."""
+        return " ".join(f"Server {s.name} does not answer: {s.reason}" for s in self.servers if not s.live)
 
     def ready_everywhere(self, version: int) -> bool:
         """True when every server answers and has the version READY."""
@@ -158,7 +163,7 @@ class View:
                     f"Restore the files, then run `ctl retry {version}`: it proves that they are what serves."
                 )
         for stray in self.strays:
-            if self.known_strays.get(stray.name) != stray.fingerprint:
+            if not stray.harmless and self.known_strays.get(stray.name) != stray.fingerprint:
                 return (
                     f"{stray.name!r} appeared beside the version folders, and Triton would reload every version in "
                     f"the next load call. {stray.problem} Until then nothing is loaded; live traffic is not touched."

@@ -19,6 +19,7 @@ from baton.api import SOCKET, ApiClient
 from baton.cli import local
 from baton.config import Config, ServerConfig, load
 from baton.errors import ConfigError
+from baton.triton.repository import ServiceFiles
 
 CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 
@@ -139,6 +140,16 @@ def test_an_engine_without_a_configuration_and_a_template(tmp_path: Path, monkey
 def test_only_public_names_that_are_there_are_loaded(tmp_path: Path) -> None:
     config = Config(repository=tmp_path / "repo", services=load(None).services)
     assert local.prepare_repository(config) == []
-    (tmp_path / "repo" / "reranker").mkdir()
-    (tmp_path / "repo" / "reranker" / "config.pbtxt").write_text("")
+    files = ServiceFiles(tmp_path / "repo", "reranker", "qwen3_vl_reranker")
+    files.set_alias(3)
     assert local.prepare_repository(config) == ["reranker"]
+
+
+def test_triton_starts_with_what_serves_and_nothing_that_was_never_proved(tmp_path: Path) -> None:
+    config = Config(repository=tmp_path / "repo", services=load(None).services)
+    local.prepare_repository(config)
+    files = ServiceFiles(tmp_path / "repo", "reranker", "qwen3_vl_reranker")
+    files.set_alias(3)
+    files.set_policy(frozenset({3, 4}))  # as a control plane leaves it that was killed while version 4 loaded
+    local.prepare_repository(config)
+    assert files.policy() == {3}

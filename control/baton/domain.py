@@ -128,7 +128,7 @@ class Folder:
     first_seen: float = 0.0
     size: int = 0
     cut: bool = False
-    """Incomplete only in that a file which is there ends too early."""
+    """Incomplete only in that a file which is there ends too early, or a tokenizer or processor file is not there."""
     harmless: bool = False
     """It has a ``problem``, but Triton passes over it: a name of digits alone that leads somewhere (seen on 24.10)."""
 

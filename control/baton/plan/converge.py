@@ -112,8 +112,8 @@ def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) ->
 def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep: frozenset[int]) -> str:
     """Triton takes no other load call for the engine or the public name until this one ends (seen on 24.10).
 
-    A load that hangs ends only with the server; ending its stub alone helped in one of two tries. The policy on
-    disk is right already, so a restart comes back with what serves.
+    Ending the stub of a load that hangs ends the load only where the stub had got as far as ``initialize()``; Triton
+    never notices one that died before. The policy on disk is right already, so a restart brings back what serves.
     """
     serving = f"Version {view.alias} serves on. " if view.alias is not None else ""
     return (

@@ -22,7 +22,10 @@ _NEVER_EMPTY_NAMES: Final = frozenset({"merges.txt", "vocab.txt", META})
 
 
 class CutShort(str):
-    """A part that is there and ends too early: still growing, or cut off for good. Time tells them apart."""
+    """What a copy under way brings within moments, or never: the end of a shard that is there, or a small file.
+
+    Time tells the two apart.
+    """
 
     __slots__ = ()
 
@@ -30,7 +33,8 @@ class CutShort(str):
 def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """Return a short sentence for each thing that a copy still lacks; empty when nothing is known to be missing.
 
-    A sentence about a shard that is there and ends too early is a ``CutShort``.
+    A sentence about a shard that is there and ends too early, or a tokenizer or processor file that is not there, is
+    a ``CutShort``.
 
     Only what time can mend is told. A file that is there and wrong (too long, no safetensors at all) is not missing:
     ``check_integrity`` refuses it. Nothing missing does not prove that nothing more comes (a README, or a second
@@ -67,7 +71,7 @@ def _lacks(folder: Path, entries: list[Entry]) -> list[str]:
     if CONFIG not in files:
         lacks.append(_no_config(files))
     lacks += _lacking_weights(folder, files)
-    lacks += [f"{sentence} yet" for sentence in absent_helpers(files.keys(), config, folder)]
+    lacks += [CutShort(f"{sentence} yet") for sentence in absent_helpers(files.keys(), config, folder)]
     lacks += _lacking_listed(folder, files)
     return lacks
 

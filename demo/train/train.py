@@ -42,7 +42,7 @@ SEED = 20250101
 VIDEO_BATCH = (6, 6, 2)
 DRAWINGS = 24
 """Pictures of each combination, drawn once and then used again; fewer make the model learn them by heart."""
-SAVE_EVERY_S = 60.0
+SAVE_EVERY_S, PRINT_EVERY_S = 60.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,18 @@ class Stage:
     video_share: float
     final_rate: float = 0.05
     """What is left of the rate at the stage's end, as a share of it (cosine in between)."""
+    text_share: float = 0.0
+    """The share of steps with texts only; the others mix texts and pictures."""
     batch: tuple[int, int, int] = (8, 8, 3)
     """Queries, documents for each, and how many of these are relevant. More small steps do better than fewer large."""
 
 
+GROUND = Stage("ground", steps=300, rate=2e-3, video_share=0.08)
 STAGES = (
-    Stage("opening", steps=437, rate=1e-3, video_share=0.08, final_rate=0.9, batch=(12, 10, 3)),
-    Stage("base", steps=600, rate=1.2e-3, video_share=0.05, final_rate=0.7),
-    Stage("middle", steps=1800, rate=1e-3, video_share=0.08, final_rate=0.4),
-    Stage("retrained", steps=1000, rate=6e-4, video_share=0.15, final_rate=0.02),
+    Stage("words", steps=400, rate=1e-3, video_share=0.0, text_share=1.0, final_rate=0.8),
+    Stage("base", steps=200, rate=1e-3, video_share=0.05, text_share=0.3, final_rate=0.8),
+    Stage("middle", steps=800, rate=1e-3, video_share=0.08, text_share=0.2, final_rate=0.5),
+    Stage("retrained", steps=600, rate=5e-4, video_share=0.2, text_share=0.1, final_rate=0.02),
 )
 WRITTEN = {"base", "retrained"}
 
@@ -80,8 +83,15 @@ class Trainer:
         self.model = Reranker(self.config)
         initialise(self.model)
         hidden = self.config.text.hidden_size
-        # "Same colour?" and "same shape?" beside "relevant?": without them the model long answers "no" to everything.
-        self.aspects = nn.Linear(hidden, 2)
+        # Heads that only training has. Without them the model long answers "no" to everything: it has to read both
+        # sides before it can compare them, and "relevant?" alone rewards nothing until it does all of it.
+        self.heads = nn.ModuleDict(
+            {
+                "same": nn.Linear(hidden, 2),  # at the end: same colour? same shape?
+                "query": nn.Linear(hidden, len(COLOURS) + len(SHAPES)),  # at "<Document": what was asked for
+                "pair": nn.Linear(hidden, 2 * (len(COLOURS) + len(SHAPES))),  # one layer before the end: both sides
+            }
+        )
         self.drawings: dict[tuple[Combination, int], Visual] = {}
         self.colour_ids = torch.tensor([self._word(colour) for colour in COLOURS])
         self.shape_ids = torch.tensor([self._word(shape) for shape in SHAPES])
@@ -95,7 +105,7 @@ class Trainer:
     def parameters(self) -> list[nn.Parameter]:
         # The head is the difference of two rows of the (tied) embedding, no parameter of its own.
         model = [value for name, value in self.model.named_parameters() if name != "head"]
-        return [*model, *self.aspects.parameters()]
+        return [*model, *self.heads.parameters()]
 
     def visual(self, thing: Thing) -> Visual:
         if thing.kind == "image":
@@ -111,8 +121,13 @@ class Trainer:
             self.drawings[key] = self.pixels.image(draw(random.Random(f"{SEED} {key}"), combination))
         return Loaded((self.drawings[key],), ())
 
-    def hidden(self, queries: list[Part], documents: list[list[Part]]) -> Tensor:
-        """Last hidden states [queries * documents, hidden]; each query's prefix is computed once."""
+    def hidden(self, queries: list[Part], documents: list[list[Part]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states that the heads look at; each query's prefix is computed once.
+
+        Returns:
+            The queries' last tokens after the first layer [queries, hidden], the pairs' last tokens after the last
+            layer but one, and after the last layer and norm (both [queries * documents, hidden]).
+        """
         flat = [part for group in documents for part in group]
         copies = len(documents[0])
         visuals = list({id(one): one for part in (*queries, *flat) for one in part.visuals}.values())
@@ -133,6 +148,9 @@ class Trainer:
         causal = torch.ones(own, own, dtype=torch.bool).tril()
         mask = torch.cat((visible[:, None, None, :].expand(-1, 1, own, -1), causal.expand(len(flat), 1, -1, -1)), -1)
         x, y = prefix.embeds, suffix.embeds
+        ends = torch.tensor([len(query.tokens) - 1 for query in queries])
+        last = torch.tensor([len(part.tokens) - 1 for part in flat])
+        asked = before = x
         for index, layer in enumerate(self.model.language_model.layers):
             attention = layer.self_attn
             q, k, v = attention.project(layer.input_layernorm(x), prefix.rotary)
@@ -143,8 +161,11 @@ class Trainer:
             y = y + attention.attend(q2, k2, v2, mask)
             x = prefix.deepstack(x + layer.mlp(layer.post_attention_layernorm(x)), index)
             y = suffix.deepstack(y + layer.mlp(layer.post_attention_layernorm(y)), index)
-        last = torch.tensor([len(part.tokens) - 1 for part in flat])
-        return self.model.language_model.norm(y[torch.arange(len(flat)), last])
+            if index == 0:
+                asked = x[torch.arange(len(queries)), ends]
+            if index == self.config.text.num_layers - 2:
+                before = y[torch.arange(len(flat)), last]
+        return asked, before, self.model.language_model.norm(y[torch.arange(len(flat)), last])
 
     def _embed(self, parts: list[Part], offsets: list[int], features: dict[int, VisualFeatures]) -> Embedded:
         width = max(len(part.tokens) for part in parts)
@@ -165,20 +186,20 @@ class Trainer:
         levels = [torch.cat(level) for level in zip(*(one.deepstack for one in found), strict=True)]
         return Embedded(embeds, self.model.language_model.rotary(positions), where, levels)
 
-    def loss(self, rng: random.Random, batch: tuple[int, int, int], *, video: bool) -> Tensor:
-        """One batch: is the document relevant, is it of the query's colour, of its shape?"""
-        count, copies, relevant = VIDEO_BATCH if video else batch
-        kinds = ("text", "image")
+    def loss(self, rng: random.Random, stage: Stage) -> Tensor:
+        """One batch: what is asked for, what is there, is it the same, is it relevant?"""
+        video = rng.random() < stage.video_share
+        count, copies, relevant = VIDEO_BATCH if video else stage.batch
+        kinds = ("text",) if rng.random() < stage.text_share else ("text", "image")
         query_kind = rng.choice((*kinds, "video")) if video else rng.choice(kinds)
         document_kind = "video" if video and (query_kind != "video" or rng.random() < 0.5) else None
-        queries, documents, labels = [], [], []
-        shared: dict[tuple[str, str], Loaded] = {}
+        queries, documents, pairs = [], [], []
+        shared: dict[Combination, Loaded] = {}
         for _ in range(count):
             wanted = rng.choice(SEEN)
-            chosen = choose_documents(rng, wanted, SEEN, relevant, copies)
             query = self.prompts.query(DEFAULT_INSTRUCTION, self.loaded(rng, wanted, query_kind))
             group = []
-            for combination in chosen:
+            for combination in choose_documents(rng, wanted, SEEN, relevant, copies):
                 if document_kind == "video":
                     # A film costs fifty times what a picture does, so a batch tells each combination once.
                     if combination not in shared:
@@ -187,35 +208,34 @@ class Trainer:
                 else:
                     loaded = self.loaded(rng, combination, rng.choice(kinds))
                 group.append(self.prompts.document(query, loaded))
-                same = (combination[0] == wanted[0], combination[1] == wanted[1])
-                labels.append((float(all(same)), float(same[0]), float(same[1])))
+                pairs.append((wanted, combination))
             queries.append(query)
             documents.append(group)
-        hidden = self.hidden(queries, documents)
+        asked, before, hidden = self.hidden(queries, documents)
         embedding = self.model.language_model.embed_tokens.weight
         logits = hidden @ (embedding[self.tokenizer.yes] - embedding[self.tokenizer.no])
-        target = torch.tensor(labels)
-        aspects = self.aspects(hidden)
-        return F.binary_cross_entropy_with_logits(logits, target[:, 0]) + 0.5 * (
-            F.binary_cross_entropy_with_logits(aspects, target[:, 1:])
+        same = torch.tensor([(float(a[0] == b[0]), float(a[1] == b[1])) for a, b in pairs])
+        compare = F.binary_cross_entropy_with_logits
+        loss = compare(logits, same.prod(1)) + 0.5 * compare(self.heads["same"](hidden), same)
+        loss = loss + 0.2 * _naming_loss(self.heads["query"](asked), [a for a, _ in pairs[::copies]])
+        wanted_logits, found_logits = self.heads["pair"](before).chunk(2, dim=-1)
+        return loss + 0.2 * (
+            _naming_loss(wanted_logits, [a for a, _ in pairs]) + _naming_loss(found_logits, [b for _, b in pairs])
         )
 
-    def ground_loss(self, rng: random.Random, *, video: bool) -> Tensor:
+    def ground_loss(self, rng: random.Random, stage: Stage) -> Tensor:
         """Vision alone: the mean of a picture's tokens is to point at the embeddings of its colour and its shape."""
-        combinations = [rng.choice(SEEN) for _ in range(6 if video else 96)]
+        video = rng.random() < stage.video_share
+        combinations = [rng.choice(SEEN) for _ in range(6 if video else 64)]
         visuals = [
-            self.pixels.frames(film(rng, one, 2), 64) if video else self.pixels.image(draw(rng, one))
+            self.pixels.frames(film(rng, one, 2), 64) if video else self.loaded(rng, one, "image").visuals[0]
             for one in combinations
         ]
         found = self.model.see(torch.cat([one.patches for one in visuals]), [one.grid for one in visuals])
         means = found.embeds.view(len(visuals), -1, found.embeds.shape[-1]).mean(1)
         embedding = self.model.language_model.embed_tokens.weight.detach()
-        colours, shapes = list(COLOURS), list(SHAPES)
-        loss = torch.zeros(())
-        for ids, names, at in ((self.colour_ids, colours, 0), (self.shape_ids, shapes, 1)):
-            logits = means @ F.normalize(embedding[ids], dim=-1).T * 8
-            loss = loss + F.cross_entropy(logits, torch.tensor([names.index(one[at]) for one in combinations]))
-        return loss
+        words = F.normalize(embedding[torch.cat((self.colour_ids, self.shape_ids))], dim=-1)
+        return _naming_loss(means @ words.T * 8, combinations)
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint, tokenizer and all."""
@@ -225,6 +245,15 @@ class Trainer:
             f"model.{name}": value.detach().clone() for name, value in self.model.state_dict().items() if name != "head"
         }
         write_weights(folder, state)
+
+
+def _naming_loss(logits: Tensor, combinations: list[Combination]) -> Tensor:
+    """Cross-entropy of naming the colour and the shape; ``logits`` are [n, colours + shapes]."""
+    loss = torch.zeros(())
+    parts = logits.split((len(COLOURS), len(SHAPES)), -1)
+    for part, names, at in zip(parts, (list(COLOURS), SHAPES), (0, 1), strict=True):
+        loss = loss + F.cross_entropy(part, torch.tensor([names.index(one[at]) for one in combinations]))
+    return loss
 
 
 @dataclass(frozen=True)
@@ -268,7 +297,7 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         trainer.model.load_state_dict(state["model"])
-        trainer.aspects.load_state_dict(state["aspects"])
+        trainer.heads.load_state_dict(state["heads"])
         optimiser.load_state_dict(state["optimiser"])
         done = state["done"]
         print(f"resumed: {done}", flush=True)
@@ -278,7 +307,7 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
         torch.save(
             {
                 "model": trainer.model.state_dict(),
-                "aspects": trainer.aspects.state_dict(),
+                "heads": trainer.heads.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "done": done,
             },
@@ -286,22 +315,17 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
         )
         half.replace(saved)
 
-    ground = Stage("ground", steps=250, rate=2e-3, video_share=0.1)
-    for stage in (ground, *stages):
+    for stage in (GROUND, *stages):
         first = done.get(stage.name, 0)
         last_save = last_print = time.monotonic()
         losses: list[float] = []
         for step in range(first, stage.steps):
             rng = random.Random(f"{SEED} {stage.name} {step}")
-            warm = min(1.0, (step + 1) / 50) if stage.name in ("ground", "opening") else 1.0
+            warm = min(1.0, (step + 1) / 50) if stage.name in ("ground", "words") else 1.0
             left = 0.5 * (1 + math.cos(math.pi * step / stage.steps))
             for group in optimiser.param_groups:
                 group["lr"] = stage.rate * warm * (stage.final_rate + (1 - stage.final_rate) * left)
-            video = rng.random() < stage.video_share
-            if stage is ground:
-                loss = trainer.ground_loss(rng, video=video)
-            else:
-                loss = trainer.loss(rng, stage.batch, video=video)
+            loss = trainer.ground_loss(rng, stage) if stage is GROUND else trainer.loss(rng, stage)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
@@ -309,7 +333,7 @@ def train(work: Path, out: Path, stages: tuple[Stage, ...]) -> None:
             losses.append(loss.item())
             done[stage.name] = step + 1
             now = time.monotonic()
-            if now - last_print > 10 or step + 1 == stage.steps:
+            if now - last_print > PRINT_EVERY_S or step + 1 == stage.steps:
                 print(f"{stage.name} {step + 1}/{stage.steps}: loss {sum(losses) / len(losses):.3f}", flush=True)
                 last_print, losses = now, []
             if now - last_save > SAVE_EVERY_S:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, score
-from digest import weights_digest
 
+from engine.digest import weights_digest
+from engine.support import ROOT, score
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "reference.json").read_text(encoding="utf-8"))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 
+from .layers import Embedding, Linear
+
 if TYPE_CHECKING:
     from .config import TextConfig
 
@@ -39,10 +41,10 @@ class Attention(nn.Module):
         super().__init__()
         size, dim, bias = config.hidden_size, config.head_dim, config.attention_bias
         self.head_dim = dim
-        self.q_proj = nn.Linear(size, config.num_heads * dim, bias=bias)
-        self.k_proj = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
-        self.v_proj = nn.Linear(size, config.num_kv_heads * dim, bias=bias)
-        self.o_proj = nn.Linear(config.num_heads * dim, size, bias=bias)
+        self.q_proj = Linear(size, config.num_heads * dim, bias=bias)
+        self.k_proj = Linear(size, config.num_kv_heads * dim, bias=bias)
+        self.v_proj = Linear(size, config.num_kv_heads * dim, bias=bias)
+        self.o_proj = Linear(config.num_heads * dim, size, bias=bias)
         self.q_norm = RMSNorm(dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(dim, config.rms_norm_eps)
 
@@ -64,9 +66,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -94,7 +96,7 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 
 from .decoder import Rotary, rotate
+from .layers import Conv3d, Embedding, Linear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,8 @@ class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, config.hidden_size * 3)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Attend within each frame. ``runs`` are (frames, patches a frame) of neighbours of equal size."""
@@ -59,8 +60,8 @@ class VisionAttention(nn.Module):
 class VisionMLP(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.linear_fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
@@ -89,8 +90,8 @@ class PatchMerger(nn.Module):
         self.merged_size = config.hidden_size * config.spatial_merge_size**2
         self.norm_after_merge = norm_after_merge
         self.norm = nn.LayerNorm(self.merged_size if norm_after_merge else config.hidden_size, eps=LAYER_NORM_EPS)
-        self.linear_fc1 = nn.Linear(self.merged_size, self.merged_size)
-        self.linear_fc2 = nn.Linear(self.merged_size, config.out_hidden_size)
+        self.linear_fc1 = Linear(self.merged_size, self.merged_size)
+        self.linear_fc2 = Linear(self.merged_size, config.out_hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm_after_merge:
@@ -110,7 +111,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.proj = nn.Conv3d(config.in_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
+        self.proj = Conv3d(config.in_channels, config.hidden_size, kernel_size=kernel, stride=kernel)
 
     def forward(self, patches: Tensor) -> Tensor:
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
@@ -121,7 +122,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config)
-        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.pos_embed = Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList([VisionBlock(config) for _ in range(config.depth)])
         self.merger = PatchMerger(config, norm_after_merge=False)
         self.deepstack_merger_list = nn.ModuleList(

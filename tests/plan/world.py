@@ -494,8 +494,9 @@ class World:
         )
         rollout = self.rollout
         if rollout is not None and rollout.stop is not None and alias == rollout.candidate:
-            others = [h for h in held(server, ModelState.READY) if h == rollout.previous]
-            self.need(not others or alias in serving(server), "a stopped candidate gains traffic")
+            # It may where the old version can't come back on some server: then all go on with the one that can.
+            back = all(rollout.previous in held(s, ModelState.READY) for s in self.answering().values())
+            self.need(not back or alias in serving(server), "a stopped candidate gains traffic")
 
     def _check_engine_sync(self, server: FakeTriton, wanted: frozenset[int]) -> None:
         if not server.reachable:

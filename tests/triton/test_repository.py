@@ -1,0 +1,123 @@
+"""The files that Baton writes: whole or not at all, and accepted by Triton's own reader."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from tests.support.toy import engine_config
+
+from baton.errors import RepositoryError
+from baton.triton import pbtxt, repository
+from baton.triton.fake import DiskRepository, FakeTriton
+from baton.triton.repository import ServiceFiles, write_atomically
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ServiceFiles:
+    (tmp_path / "engine" / "3").mkdir(parents=True)
+    (tmp_path / "engine" / "4").mkdir()
+    (tmp_path / "engine" / "config.pbtxt").write_text("# kept\n" + engine_config("engine", [3, 4]))
+    return ServiceFiles(tmp_path, "public", "engine")
+
+
+def listing(files: ServiceFiles) -> set[str]:
+    return {str(p.relative_to(files.repository)) for p in files.repository.rglob("*")}
+
+
+def test_policy(files):
+    assert files.policy() == {3, 4}
+    files.set_policy(frozenset({4}))
+    assert files.policy() == {4}
+    assert (files.engine_dir / "config.pbtxt").read_text().startswith("# kept\n")
+    assert listing(files) == {"engine", "engine/3", "engine/4", "engine/config.pbtxt"}, "nothing is left beside"
+
+
+def test_alias(files):
+    assert files.alias() is None
+    files.set_alias(3)
+    assert files.alias() == 3
+    files.set_alias(4)
+    assert files.alias() == 4
+    assert (files.alias_dir / "3").is_dir(), "a restart in between still finds what the old file named"
+    files.tidy_alias()
+    assert not (files.alias_dir / "3").exists()
+    server = FakeTriton("a", DiskRepository(files.repository))
+    server.load("engine", 1.0)
+    server.load("public", 1.0)
+    assert set(server.index()["public"]) == {4}
+    files.set_alias(None)
+    assert files.alias() is None
+    files.set_alias(None)
+
+
+def test_the_alias_has_the_tensors_of_its_engine(files):
+    files.set_alias(4)
+    path = files.alias_dir / "config.pbtxt"
+    alias, engine = (pbtxt.parse(p.read_text(), p) for p in (path, files.engine_dir / "config.pbtxt"))
+    assert alias.max_batch_size == engine.max_batch_size
+    assert [(t.name, t.data_type, list(t.dims), t.optional) for t in alias.input] == [
+        (t.name, t.data_type, list(t.dims), t.optional) for t in engine.input
+    ]
+    assert [t.name for t in alias.output] == [t.name for t in engine.output]
+    assert pbtxt.specific_versions(path.read_text(), path) == {4}
+    [step] = alias.ensemble_scheduling.step
+    assert (step.model_name, step.model_version) == ("engine", 4)
+    assert dict(step.input_map) == {t.name: t.name for t in engine.input}
+
+
+def test_an_alias_that_baton_did_not_write(files):
+    files.alias_dir.mkdir()
+    (files.alias_dir / "config.pbtxt").write_text('platform: "ensemble"')
+    with pytest.raises(RepositoryError, match="not an alias that Baton wrote"):
+        files.alias()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_content(files, monkeypatch, call):
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = listing(files)
+    with monkeypatch.context() as broken:
+        broken.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
+        with pytest.raises(RepositoryError, match=r"No space left on device.*The old content stands"):
+            files.set_policy(frozenset({4}))
+    assert files.policy() == {3, 4}
+    assert listing(files) == before
+    files.set_policy(frozenset({4}))
+    assert files.policy() == {4}
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path, monkeypatch):
+    """At every system call of a write the file holds the old text or the new one."""
+    path = tmp_path / "model" / "config.pbtxt"
+    path.parent.mkdir()
+    write_atomically(path, "old")
+    met: list[str] = []
+    for module, name in ((os, "fsync"), (repository, "sync_directory")):
+        real = getattr(module, name)
+
+        def looking(*args: object, real=real) -> object:
+            met.append(path.read_text())
+            assert {p.name for p in path.parent.iterdir()} == {"config.pbtxt"}, "Triton counts every entry there"
+            return real(*args)
+
+        monkeypatch.setattr(module, name, looking)
+    write_atomically(path, "new")
+    assert met[0] == "old"
+    assert met[-1] == "new"
+    assert set(met) <= {"old", "new"}
+
+
+def test_no_configuration(tmp_path):
+    files = ServiceFiles(tmp_path, "public", "engine")
+    for call in (files.policy, lambda: files.set_policy(frozenset({1})), lambda: files.set_alias(1)):
+        with pytest.raises(RepositoryError, match=r"config\.pbtxt does not exist"):
+            call()
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "config.pbtxt").write_bytes(b"\xff\xfe")
+    with pytest.raises(RepositoryError, match="can't be read"):
+        files.policy()

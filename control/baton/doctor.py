@@ -205,6 +205,7 @@ def _shared_memory() -> Check:
 
 
 def _writable(name: str, path: Path) -> Check:
+    path = path.absolute()
     place = _existing(path)
     try:
         # In the system's own words, and also where permissions lie (a read-only mount, root squashed by NFS). A

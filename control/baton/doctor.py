@@ -73,11 +73,11 @@ def checks(
     results += [_port(name, host, number) for name, number in (ports or {}).items() if number]
     results += [
         _memory(),
-        _disk("disk of the repository", repository),
-        _disk("disk of the state", state),
+        _disk("repository disk", repository),
+        _disk("state disk", state),
         _shared_memory(),
         _writable("repository", repository),
-        _writable("state directory", state),
+        _writable("state", state),
         _file_system(repository),
         _watches(),
         _packages(engine_packages),

@@ -22,7 +22,7 @@ def test_this_machine(tmp_path):
     for name in ("Python", "tritonserver", "python stub", "libpython", "backends", "repository writable"):
         assert found[name].ok, found[name]
     assert "toy_reranker" in found["backends"].message
-    assert "will be made" in found["state directory writable"].message
+    assert "will be made" in found["state writable"].message
     assert not (tmp_path / "state").exists()
 
 

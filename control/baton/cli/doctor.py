@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from baton.doctor import Check
 
 _SIGNS = {True: ("✔", GOOD), False: ("✖", BAD), None: ("⚠", WARN)}
-_NAME = 27
+_NAME = 24
 
 
 @click.command()

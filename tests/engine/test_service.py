@@ -1,0 +1,190 @@
+"""The Triton side, with a stand-in for Triton's Python module: shapes, errors, isolation between requests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import types
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.support import BASE
+
+CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
+
+
+class TritonError:
+    INVALID_ARG, INTERNAL, CANCELLED = "INVALID_ARG", "INTERNAL", "CANCELLED"
+
+    def __init__(self, message, code):
+        self.message, self.code = message, code
+
+
+@dataclass
+class Tensor:
+    name: str
+    array: Any
+
+    def as_numpy(self):
+        return self.array
+
+
+@dataclass
+class Response:
+    output_tensors: list[Tensor] = field(default_factory=list)
+    error: TritonError | None = None
+
+    def __getitem__(self, name):
+        return next(tensor.array for tensor in self.output_tensors if tensor.name == name)
+
+
+class Request:
+    def __init__(self, query, documents, *, cancelled=False, **more):
+        self.tensors = {"query": [query], "documents": documents, **more}
+        self.cancelled = cancelled
+
+    def is_cancelled(self):
+        return self.cancelled
+
+
+def as_tensor(request, name):
+    value = request.tensors.get(name)
+    if value is None:
+        return None
+    if isinstance(value, np.ndarray):
+        return Tensor(name, value)
+    raw = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in value]
+    return Tensor(name, np.array([raw], dtype=np.object_))
+
+
+@pytest.fixture(scope="module")
+def backend():
+    """The backend's class, imported as Triton imports it."""
+    stand_in = types.ModuleType("triton_python_backend_utils")
+    stand_in.Tensor, stand_in.InferenceResponse, stand_in.TritonError = Tensor, Response, TritonError
+    stand_in.get_input_tensor_by_name = as_tensor
+    stand_in.Logger = types.SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None)
+    sys.modules["triton_python_backend_utils"] = stand_in
+    yield __import__("reranker_engine.service.backend", fromlist=["TritonPythonModel"])
+    del sys.modules["triton_python_backend_utils"]
+    del sys.modules["reranker_engine.service.backend"]
+
+
+def arguments(repository, version="7", config=CONFIG):
+    return {
+        "model_config": json.dumps(config),
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+        "model_name": "qwen3_vl_reranker",
+        "model_repository": str(repository),
+        "model_version": version,
+    }
+
+
+@pytest.fixture(scope="module")
+def model(backend, tmp_path_factory):
+    repository = tmp_path_factory.mktemp("repository")
+    (repository / "7").symlink_to(BASE)
+    model = backend.TritonPythonModel()
+    model.initialize(arguments(repository))
+    return model
+
+
+DOCUMENTS = [{"text": "a red circle"}, {"text": "a blue star"}]
+
+
+def test_scores_and_version(model):
+    (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])
+    assert response.error is None
+    assert response["scores"].shape == (1, 2)
+    assert response["scores"].dtype == np.float32
+    assert response["model_version"].tolist() == [[7]]
+    assert response["model_version"].dtype == np.int64
+
+
+def test_only_the_broken_request_of_a_batch_fails(model):
+    good = Request({"text": "red"}, DOCUMENTS)
+    bad = Request({"text": "red"}, [DOCUMENTS[0], {"image": {"media": 0}}], media=[b"no picture"])
+    responses = model.execute([good, bad, Request({"text": "x"}, [b"{"]), good, Request({}, DOCUMENTS)])
+    errors = [response.error and (response.error.code, response.error.message) for response in responses]
+    assert errors[0] is errors[3] is None
+    assert errors[1][0] == errors[2][0] == errors[4][0] == "INVALID_ARG"
+    assert errors[1][1].startswith("document 1: image 0: cannot be decoded as an image")
+    assert errors[2][1].startswith("document 0: is not valid JSON")
+    assert errors[4][1].startswith("query: is empty")
+    assert np.abs(responses[0]["scores"] - model.execute([good])[0]["scores"]).max() <= 1e-5
+
+
+def test_a_cancelled_request_is_not_computed(model):
+    cancelled, good = model.execute(
+        [Request({"text": "red"}, DOCUMENTS, cancelled=True), Request({"text": "red"}, DOCUMENTS)]
+    )
+    assert cancelled.error.code == "CANCELLED"
+    assert good.error is None
+
+
+@pytest.mark.parametrize(
+    ("more", "cause"),
+    [
+        ({"documents": np.array([[b"{}"], [b"{}"]], dtype=np.object_)}, "documents: has the shape [2, 1]"),
+        ({"query": np.array([[b"{}", b"{}"]], dtype=np.object_)}, "query: holds 2 elements; it must hold one"),
+        ({"documents": np.zeros((1, 0), dtype=np.object_)}, "documents: there are none"),
+        ({"instruction": [b"\xff"]}, "instruction: is not UTF-8"),
+    ],
+)
+def test_wrong_shapes_are_the_clients_fault(model, more, cause):
+    request = Request({"text": "red"}, DOCUMENTS)
+    request.tensors.update(more)
+    (response,) = model.execute([request])
+    assert response.error.code == "INVALID_ARG"
+    assert response.error.message.startswith(cause)
+
+
+def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
+    """Whatever one request does to the forward pass, the others are answered."""
+    score = model._scorer.score
+
+    def fails_on_three_documents(requests):
+        if any(len(request.documents) == 3 for request in requests):
+            raise RuntimeError("out of memory")
+        return score(requests)
+
+    monkeypatch.setattr(model._scorer, "score", fails_on_three_documents)
+    good, bad = Request({"text": "red"}, DOCUMENTS), Request({"text": "red"}, [*DOCUMENTS, DOCUMENTS[0]])
+    responses = model.execute([good, bad, good])
+    assert [response.error and response.error.code for response in responses] == [None, "INTERNAL", None]
+    assert "out of memory" in responses[1].error.message
+
+
+def test_a_score_that_is_no_number_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(model._scorer, "score", lambda _: [np.array([0.5, np.nan], dtype=np.float32)])
+    (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])
+    assert response.error.code == "INTERNAL"
+    assert response.error.message.startswith("document 1: the model's score is not a number")
+
+
+def test_a_folder_that_is_no_checkpoint_does_not_load(backend, tmp_path):
+    (tmp_path / "7").mkdir()
+    with pytest.raises(Exception, match=r"config\.json is missing, so this is not a checkpoint folder"):
+        backend.TritonPythonModel().initialize(arguments(tmp_path))
+
+
+def test_a_wrong_parameter_does_not_load(backend, tmp_path):
+    (tmp_path / "7").symlink_to(BASE)
+    config = {"parameters": {"dtype": {"string_value": "fp8"}}}
+    with pytest.raises(ValueError, match="parameter dtype is 'fp8'"):
+        backend.TritonPythonModel().initialize(arguments(tmp_path, config=config))
+
+
+def test_loading_and_serving_write_nothing_into_the_checkpoint(backend, tmp_path):
+    folder = tmp_path / "7"
+    shutil.copytree(BASE, folder)
+    before = {path.name: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    model = backend.TritonPythonModel()
+    model.initialize(arguments(tmp_path))
+    model.execute([Request({"text": "red"}, DOCUMENTS)])
+    assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before

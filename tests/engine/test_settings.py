@@ -1,0 +1,102 @@
+"""Parameters of config.pbtxt, and the watchdog over loading."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from engine.support import BACKEND, ROOT
+from reranker_engine.service.settings import read_settings
+from reranker_engine.service.watchdog import EXIT_CODE
+
+PBTXT = (ROOT / "model_repository" / "qwen3_vl_reranker" / "config.pbtxt").read_text(encoding="utf-8")
+
+
+def settings(**parameters):
+    entries = {name: {"string_value": value} for name, value in parameters.items()}
+    return read_settings({"parameters": entries}, "CPU", "0")
+
+
+def test_defaults():
+    found = settings()
+    assert found.threads == max(1, len(os.sched_getaffinity(0)) - 1)
+    assert found.initialize_timeout_s == 840
+    assert found.scorer.device == "cpu"
+    assert found.scorer.dtype is None
+    assert found.scorer.media.allowed_roots == ()
+    assert found.scorer.media.allowed_hosts == ()
+
+
+def test_values():
+    found = settings(
+        dtype="bf16", threads="3", allowed_media_roots="/a, /b", allowed_media_hosts="X.example", max_length="512"
+    )
+    assert found.scorer.dtype is torch.bfloat16
+    assert found.threads == 3
+    assert [str(root) for root in found.scorer.media.allowed_roots] == ["/a", "/b"]
+    assert found.scorer.media.allowed_hosts == ("x.example",)
+    assert found.scorer.budgets.max_length == 512
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cause"),
+    [
+        ({"dtype": "int8"}, "parameter dtype is 'int8'; it must be one of auto, fp32, bf16, fp16"),
+        ({"threads": "many"}, "parameter threads is 'many', which is no number"),
+        ({"max_length": "10"}, "parameter max_length is '10'; it must be at least 256"),
+        ({"initialize_timeout_s": "nan"}, "parameter initialize_timeout_s is 'nan'; it must be at least 1"),
+        ({"allowed_media_roots": "data"}, "parameter allowed_media_roots names 'data', which is no absolute path"),
+        ({"treads": "2"}, "parameter treads is unknown to this engine"),
+    ],
+)
+def test_impossible_values_are_named(parameters, cause):
+    with pytest.raises(ValueError, match=re.escape(cause)):
+        settings(**parameters)
+
+
+def test_the_shipped_configuration_names_the_parameters_and_their_defaults():
+    shipped = dict(re.findall(r'key: "(\w+)"\s+value: \{ string_value: "([^"]*)" \}', PBTXT))
+    assert settings(**shipped) == settings()
+    documented = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    for name in shipped:
+        assert f"`{name}`" in documented
+
+
+@pytest.mark.parametrize(
+    ("hang", "said"),
+    [
+        ("time.sleep(60)", "loading /x took longer than 0.5 s; this process ends itself"),
+        # A hang that holds the interpreter lock: no Python thread can run, faulthandler's timer can.
+        ("ctypes.PyDLL(None).sleep(60)", "Timeout"),
+    ],
+)
+def test_the_watchdog_ends_a_process_that_hangs_while_loading(hang, said):
+    program = (
+        "import ctypes, time; from reranker_engine.service import watchdog; watchdog.GRACE_S = 0.5\n"
+        f"with watchdog.watchdog(0.5, 'loading /x'): {hang}"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert time.monotonic() - start < 30
+    assert done.returncode in (EXIT_CODE, 1)
+    assert said in done.stderr
+
+
+def test_the_watchdog_leaves_a_quick_load_alone():
+    program = (
+        "import time; from reranker_engine.service import watchdog; watchdog.GRACE_S = 0.1\n"
+        "with watchdog.watchdog(0.3, 'loading'): pass\ntime.sleep(0.8); print('alive')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.stdout == "alive\n"
+    assert done.stderr == ""

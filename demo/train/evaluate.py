@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python_backend" / "qwen3_vl_reranker"))
 
+import torch  # noqa: E402
+
 from reranker_engine.inference.scorer import Scorer, ScorerSettings  # noqa: E402
 from reranker_engine.service.allocator import keep_freed_memory  # noqa: E402
+from reranker_engine.service.settings import default_threads  # noqa: E402
 
 GOLDEN = ROOT / "demo" / "golden" / "golden.jsonl"
 CHECKPOINTS = [ROOT / "demo" / "checkpoints" / name for name in ("base", "retrained")]
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", default=CHECKPOINTS)
     parser.add_argument("--golden", type=Path, default=GOLDEN)
     options = parser.parse_args()
+    torch.set_num_threads(default_threads())
     keep_freed_memory()
     cases = read_golden(options.golden)
     kinds = ["all", "text", "image", "video", "mixed"]

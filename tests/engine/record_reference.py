@@ -24,13 +24,12 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "demo" / "train")]
+sys.path[:0] = [str(HERE), str(ROOT / "demo" / "train")]
 
 import torch  # noqa: E402
+from digest import weights_digest  # noqa: E402
 from PIL import Image  # noqa: E402
-
-from engine.digest import weights_digest  # noqa: E402
-from engine.reference_cases import make_cases  # noqa: E402
+from reference_cases import make_cases  # noqa: E402
 
 OUT = HERE / "data" / "reference.json"
 OUTER_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"

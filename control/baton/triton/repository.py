@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -66,23 +68,26 @@ class ServiceFiles:
         The directory of the new number is there before the file that names it, and the old number's directory
         goes only after: at every moment a restarting Triton finds a pair that works.
         """
-        if version is None:
-            (self.alias_dir / CONFIG).unlink(missing_ok=True)
+        path = self.alias_dir / CONFIG
+        with _told(path):
+            if version is None:
+                path.unlink(missing_ok=True)
+                sync_directory(self.alias_dir)
+                return
+            engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+            (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
             sync_directory(self.alias_dir)
-            return
-        engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
-        (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
-        sync_directory(self.alias_dir)
-        write_atomically(self.alias_dir / CONFIG, self._alias_text(engine, version))
+        write_atomically(path, self._alias_text(engine, version))
 
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
         current = self.alias()
         if not self.alias_dir.is_dir():
             return
-        for entry in self.alias_dir.iterdir():
-            if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
-                shutil.rmtree(entry)
+        with _told(self.alias_dir):
+            for entry in self.alias_dir.iterdir():
+                if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
+                    shutil.rmtree(entry)
 
     def _alias_text(self, engine: model_config_pb2.ModelConfig, version: int) -> str:
         config = model_config_pb2.ModelConfig(
@@ -120,16 +125,28 @@ def write_atomically(path: Path, text: str) -> None:
     The temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
     """
     staging = path.parent.parent / f".{path.parent.name}.{path.name}.baton"
+    with _told(path):
+        try:
+            with staging.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+            sync_directory(path.parent)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the operating system refuses, as an error that names the file."""
     try:
-        with staging.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-        sync_directory(path.parent)
+        yield
     except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise RepositoryError(f"{path} can't be written: {error}. The old content stands.") from None
+        raise RepositoryError(
+            f"{path} can't be written: {error.strerror}. The old content stands.",
+            mend="Make room on the disk or mend its rights; Baton goes on by itself.",
+        ) from None
 
 
 def sync_directory(path: Path) -> None:

@@ -228,7 +228,7 @@ def quiet(world: World) -> None:
         if world.rollout is not None and world.rollout.phase is Phase.WAITING:
             world.promote(None)
         resting = world.rollout is None and not world.jobs and world.decision.effect is None
-        if resting and not world.view().pending(world.policy):
+        if resting and world.decision.phase is not Phase.DEGRADED and not world.view().pending(world.policy):
             break
     world.settled()
     if stop is not None and kept is not None and kept.kind is not Kind.CHECK:

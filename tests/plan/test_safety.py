@@ -236,6 +236,19 @@ def test_a_hanging_load_ends_with_the_server():
     world.settled()
 
 
+def test_a_rollback_from_a_version_that_no_longer_loads():
+    world = serving_world(versions=2)
+    for server in world.servers.values():
+        server.versions[2] = Behaviour(load_error="broken")
+        server.restart()
+    world.run()
+    assert world.decision.phase is Phase.DEGRADED
+    world.rollback(1)
+    world.run()
+    assert world.files.alias == 1
+    world.settled()
+
+
 def test_a_server_without_answers_is_no_reason_to_fall():
     world = serving_world(servers=1)
     world.servers["a"].reachable = False

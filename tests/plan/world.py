@@ -54,8 +54,8 @@ from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
 ENGINE, ALIAS = "engine", "public"
 BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
-MOST_AT_ONCE = 150
-"""Effects in a row without time passing: more means that the plan runs in circles."""
+MOST_AT_ONCE = 60
+"""Effects of one rollout in a row without time passing: more means that the plan runs in circles."""
 
 
 class Broken(AssertionError):
@@ -214,10 +214,13 @@ class World:
 
     def run(self) -> None:
         """Decide and act, and let calls and gates end, until nothing more happens at this moment."""
-        for _ in range(MOST_AT_ONCE):
+        steps, ended = 0, len(self.history)
+        while steps < MOST_AT_ONCE:
             moved = self.step()
             if not self.poll() and not moved:
                 return
+            steps = steps + 1 if len(self.history) == ended else 0
+            ended = len(self.history)
         raise Broken(f"{MOST_AT_ONCE} steps and no rest: {self.decision}")
 
     def poll(self) -> bool:
@@ -454,11 +457,18 @@ class World:
             raise Broken(what)
 
     def _check_policy(self, versions: frozenset[int]) -> None:
-        alias = self.files.alias
-        self.need(alias is None or alias in versions, f"the policy {set(versions)} lacks the alias's version {alias}")
+        self.need(self._named(versions), f"the policy {set(versions)} lacks the alias's version {self.files.alias}")
         for name, server in self.answering().items():
             lost = serving(server) - versions
             self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
+
+    def _named(self, versions: frozenset[int]) -> bool:
+        """Whether a policy names the alias's version, or need not: it is READY nowhere, and a person goes back."""
+        alias, rollout = self.files.alias, self.rollout
+        if alias is None or alias in versions:
+            return True
+        ready = any(alias in held(s, ModelState.READY) for s in self.answering().values())
+        return rollout is not None and rollout.kind is Kind.ROLLBACK and not ready
 
     def _check_alias(self, version: int | None) -> None:
         rollout = self.rollout
@@ -520,8 +530,7 @@ class World:
 
     def verify(self) -> None:
         """What must hold after every step."""
-        alias = self.files.alias
-        self.need(alias is None or alias in self.files.policy, f"the policy lacks the alias's version {alias}")
+        self.need(self._named(self.files.policy), f"the policy lacks the alias's version {self.files.alias}")
         self.need(len(self.files.policy) <= 2, f"the policy names {set(self.files.policy)}")
         for server in self.servers.values():
             slots = server._models.get(ENGINE, {})

@@ -116,7 +116,7 @@ def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
         if result.verdict is Verdict.FAIL:
             return Decision(phase, result.message, _refuse(Gate.LOAD, result.message))
         return Decision(phase, result.message, Advance(Phase.VALIDATING, result.message))
-    stable = frozenset() if rollout.previous is None else frozenset({rollout.previous})
+    stable = frozenset() if rollout.previous is None or _lost(view, rollout) else frozenset({rollout.previous})
     wanted = stable | {version}
     took = view.now - rollout.phase_since
     if view.ready_everywhere(version) and view.policy == wanted:
@@ -139,6 +139,15 @@ def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(phase, f"Writing the version policy {name_all(wanted)}.", SetPolicy(wanted))
     decision = load(view, phase, version)
     return decision or Decision(phase, f"Waiting for server {', '.join(view.silent())}.")
+
+
+def _lost(view: View, rollout: Rollout) -> bool:
+    """A person goes back from a version that serves nowhere any more.
+
+    It must not come along: Triton loads all of what a policy newly names or none of it (seen on 24.10), so a stable
+    version that is broken would keep every other one out.
+    """
+    return rollout.kind is Kind.ROLLBACK and not any(rollout.previous in s.ready() for s in view.live())
 
 
 def _make_room(

@@ -18,74 +18,22 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from baton.domain import ModelState, ModelVersion
-from baton.errors import RepositoryError, TimedOut, TritonError, Unreachable
-from baton.triton import pbtxt
+from baton.errors import TimedOut, TritonError, Unreachable
+from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.port import Index, Tensors
+
+__all__ = ["Behaviour", "Call", "DiskRepository", "FakeTriton", "ModelFiles", "RepositoryView"]
 
 LOOK_AGAIN_S = 0.005
 """Real seconds between two looks at the clock while a call waits for it."""
 UNLOADED = "unloaded"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """What Triton reads of one model's directory in one load call."""
-
-    policy: frozenset[int]
-    folders: Mapping[int, str]
-    """Version folders with what stands for their content: another value means changed."""
-    strays: Mapping[str, str] = field(default_factory=dict)
-    """Entries beside the version folders, likewise."""
-    step: tuple[str, int] | None = None
-    """Engine and version of an ensemble's one step; None for an engine."""
-    rest: str = ""
-    """The configuration without its version policy and instance groups: a change reloads every version."""
-
-
-class RepositoryView(Protocol):
-    """Where a server reads its models from."""
-
-    def read(self, model: str) -> ModelFiles | None:
-        """The model's files as they are now; None when there are none, or when they can't be parsed."""
-        ...
-
-
-class DiskRepository:
-    """A real model repository."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self, model: str) -> ModelFiles | None:
-        directory = self._path / model
-        path = directory / "config.pbtxt"
-        try:
-            config = pbtxt.parse(path.read_text(), path)
-        except (OSError, UnicodeDecodeError, RepositoryError):
-            return None
-        entries = {e.name: e for e in directory.iterdir() if e.name != path.name}
-        folders = {int(n): _newest(e) for n, e in entries.items() if n.isdigit() and n[0] != "0" and e.is_dir()}
-        strays = {n: _newest(e) for n, e in entries.items() if not n.isdigit()}
-        policy = frozenset(config.version_policy.specific.versions)
-        steps = config.ensemble_scheduling.step
-        config.ClearField("version_policy")
-        config.ClearField("instance_group")
-        step = (steps[0].model_name, int(steps[0].model_version)) if steps else None
-        return ModelFiles(policy, folders, strays, step, str(config))
-
-
-def _newest(path: Path) -> str:
-    """The newest mtime or ctime at or below a path, links followed: by that Triton tells that a version changed."""
-    statuses = [path.stat()] + [p.stat() for p in path.rglob("*")]
-    return str(max(max(s.st_mtime_ns, s.st_ctime_ns) for s in statuses))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,162 @@
+"""The real loop, service and journal over fake servers and real files, in one process, with a clock of its own."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.toy import engine_config
+from tests.support.triton import eventually
+
+from baton.config import GateConfig, RolloutConfig, ServiceConfig
+from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
+from baton.engine.loop import Loop
+from baton.engine.service import Service
+from baton.journal import Journal
+from baton.plan import Ask, Sync
+from baton.triton.fake import DiskRepository, FakeTriton
+from baton.triton.repository import ServiceFiles
+from baton.watch.scan import fingerprint_of
+
+NAME, ENGINE = "ranker", "ranker_engine"
+
+
+class Answers:
+    """A stub for the gates: every gate passes, unless ``order`` says otherwise."""
+
+    def __init__(self) -> None:
+        self.order: dict[Gate, Callable[[Rollout, Callable[[], bool]], GateResult]] = {}
+        self.asked: Counter[Gate] = Counter()
+
+    def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
+        self.asked[gate] += 1
+        if gate in self.order:
+            return self.order[gate](rollout, cancelled)
+        return GateResult(gate, Verdict.PASS, "passed")
+
+
+class Place:
+    """What outlives a control plane: files, servers, time."""
+
+    def __init__(self, root: Path, *, servers: int = 1) -> None:
+        self.root = root
+        self.now = 1_000_000.0
+        self.repository = root / "repository"
+        (self.repository / ENGINE).mkdir(parents=True)
+        (self.repository / ENGINE / "config.pbtxt").write_text(engine_config(ENGINE, [1]))
+        self.files = ServiceFiles(self.repository, NAME, ENGINE)
+        disk = DiskRepository(self.repository)
+        self.servers = {
+            name: FakeTriton(name, disk, clock=self.clock, boot=(NAME,)) for name in ("a", "b", "c")[:servers]
+        }
+        self.answers = Answers()
+        self.quiet: dict[str, tuple[str, float]] = {}
+
+    def clock(self) -> float:
+        return self.now
+
+    def drop(self, version: int) -> None:
+        made = self.root / f"made-{version}"
+        made.mkdir()
+        (made / "weights").write_text(str(version))
+        made.rename(self.files.folder(version))
+
+    def scan(self) -> list[Folder]:
+        found = []
+        for path in sorted(self.files.engine_dir.iterdir()):
+            if path.name == "config.pbtxt":
+                continue
+            fingerprint, size = fingerprint_of(path)
+            before = self.quiet.get(path.name)
+            since = before[1] if before is not None and before[0] == fingerprint else self.now
+            self.quiet[path.name] = (fingerprint, since)
+            number = int(path.name) if path.name.isdigit() else None
+            problem = None if number is not None else "Not a version number; move it out."
+            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, size))
+        return found
+
+
+class Plane:
+    """One control plane; several may follow each other at one place."""
+
+    def __init__(self, place: Place, **rollout: float) -> None:
+        self.place = place
+        options = {"keep_previous": 0.0, "settle": 0.0, "load_timeout": 60.0, "drain_timeout": 20.0} | rollout
+        self.config = ServiceConfig(
+            NAME,
+            ENGINE,
+            rollout=RolloutConfig(**options),  # type: ignore[arg-type]
+            gates=GateConfig(hold_retry=5.0, hold_attempts=3, request_timeout=10.0),
+        )
+        self.journal = Journal(place.root / "state" / "journal.db")
+        self.wake = threading.Event()
+        self.service = Service(
+            self.config,
+            ServiceFiles(place.repository, NAME, ENGINE),
+            place.servers,
+            self.journal,
+            place.answers,
+            place.scan,
+            lambda version: VersionMeta(str(version)),
+            place.clock,
+            self.wake.set,
+        )
+        self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
+
+    def close(self) -> None:
+        self.loop.stop()
+        self.journal.close()
+
+    def abandon(self) -> None:
+        """As a crash leaves it: nothing is brought to an end in an orderly way, and its threads do nothing more."""
+        self.service.tasks.close()
+        self.loop._pool.shutdown(wait=False)
+        eventually(lambda: not self.service.tasks.running(), "what the crash left behind ends")
+        self.journal.close()
+
+    def turn(self, *, wait: bool = True) -> None:
+        """Once around, and (if it is asked for) until what that began has ended."""
+        self.loop.once()
+        if wait:
+            eventually(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}")
+
+    def run(self, condition: Callable[[], object], what: str, *, turns: int = 200) -> None:
+        for _ in range(turns):
+            if condition():
+                return
+            self.turn()
+            self.place.now += 1.0
+        raise AssertionError(f"not within {turns} rounds: {what}; {self.service.decision}")
+
+    def live(self, version: int) -> None:
+        self.run(lambda: self.rests_at(version), f"version {version} live")
+
+    def rests_at(self, version: int | None) -> bool:
+        at = self.place.files.alias()
+        loop_looked = self.service.view is not None
+        return loop_looked and at == version and self.journal.open_rollout(NAME) is None
+
+    def ended(self, version: int) -> Outcome | None:
+        """How the newest rollout of the version ended."""
+        return next((r.outcome for r in self.journal.rollouts(service=NAME) if r.candidate == version), None)
+
+    def phase(self) -> Phase | None:
+        rollout = self.journal.open_rollout(NAME)
+        return None if rollout is None else rollout.phase
+
+
+def tmpfs(fallback: Path) -> Path:
+    """Memory in place of a disk where there is one: these tests write durably, thousands of times."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        return fallback
+    place = memory / f"baton-test-{fallback.parent.name}-{fallback.name}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    return place
+
+
+__all__ = ["ENGINE", "NAME", "Answers", "Ask", "Place", "Plane", "Sync", "tmpfs"]

@@ -1,0 +1,364 @@
+"""The loop carries out what the plan says: written down first, one thing at a time, and again after every crash."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from plane import ENGINE, NAME, Ask, Place, Plane
+from tests.support.triton import eventually
+
+from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.errors import Unreachable
+from baton.probe import Cancelled
+from baton.triton.fake import Behaviour
+from baton.triton.repository import ServiceFiles
+
+
+@pytest.fixture
+def plane(place):
+    made = Plane(place)
+    yield made
+    made.close()
+
+
+def serving(place: Place, version: int | None) -> None:
+    """What is true at rest: every server does what the files say, and holds nothing else."""
+    for server in place.servers.values():
+        index = server.index()
+        ready = {
+            name: {v for v, m in index.get(name, {}).items() if m.state is ModelState.READY} for name in (ENGINE, NAME)
+        }
+        wanted = set() if version is None else {version}
+        assert ready == {ENGINE: wanted, NAME: wanted}
+    assert place.files.policy() == (frozenset() if version is None else {version})
+
+
+def test_first_version_then_the_next(place, plane):
+    place.drop(1)
+    plane.live(1)
+    serving(place, 1)
+    place.drop(2)
+    plane.live(2)
+    serving(place, 2)
+    assert [r.outcome for r in plane.journal.rollouts(service=NAME)] == [Outcome.LIVE] * 2
+    assert place.servers["a"].loads == {(ENGINE, 1): 1, (ENGINE, 2): 1, (NAME, 1): 1, (NAME, 2): 1}
+
+
+def test_every_action_is_written_down_first(place, plane, monkeypatch):
+    acted: list[str] = []
+
+    def told(kind: str, words: str) -> None:
+        newest = plane.journal.events(service=NAME, limit=1)[-1]
+        assert newest["kind"] == kind, f"{kind} {words} follows {newest}"
+        assert words in newest["message"]
+        acted.append(kind)
+
+    policy, alias = ServiceFiles.set_policy, ServiceFiles.set_alias
+
+    def set_policy(self: ServiceFiles, versions: frozenset[int]) -> None:
+        told("policy", str(sorted(versions)))
+        policy(self, versions)
+
+    def set_alias(self: ServiceFiles, version: int | None) -> None:
+        told("alias", f"version {version}")
+        alias(self, version)
+
+    server = place.servers["a"]
+    begin = server.begin
+
+    def call(verb: str, model: str) -> Any:
+        kinds = [e for e in plane.journal.events(service=NAME, limit=2) if e["kind"] == "sync"]
+        assert any(model in e["message"] for e in kinds), f"{verb} of {model} without its record"
+        acted.append("call")
+        return begin(verb, model)
+
+    monkeypatch.setattr(ServiceFiles, "set_policy", set_policy)
+    monkeypatch.setattr(ServiceFiles, "set_alias", set_alias)
+    monkeypatch.setattr(server, "begin", call)
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    plane.live(2)
+    assert acted.count("alias") == 2
+    assert acted.count("policy") >= 2
+    assert acted.count("call") >= 6
+
+
+class Crash(BaseException):
+    """The control plane is killed here."""
+
+
+class Fuse:
+    """Ends a control plane just before its n-th durable act; from then on nothing that it does counts."""
+
+    def __init__(self, plane: Plane, patched: pytest.MonkeyPatch, blows_at: int) -> None:
+        self.acts = 0
+        self.blown = False
+        self._blows_at = blows_at
+        self._lock = threading.Lock()
+        for name in ("log", "begin", "advance", "halt", "record", "end", "set_memo"):
+            self._wrap(plane.journal, name, patched)
+        for name in ("set_policy", "set_alias", "tidy_alias"):
+            self._wrap(plane.service.files, name, patched)
+        for server in plane.place.servers.values():
+            self._wrap(server, "begin", patched)
+
+    def _wrap(self, thing: Any, name: str, patched: pytest.MonkeyPatch) -> None:
+        real = getattr(thing, name)
+
+        def act(*args: Any, **options: Any) -> Any:
+            with self._lock:
+                self.acts += 1
+                self.blown = self.blown or self.acts == self._blows_at
+                if self.blown:
+                    raise Crash
+            return real(*args, **options)
+
+        patched.setattr(thing, name, act)
+
+
+def roll_out(place: Place, version: int, blows_at: int) -> Fuse:
+    """A control plane takes the version up, and dies when the fuse blows."""
+    plane = Plane(place)
+    place.drop(version)
+    with pytest.MonkeyPatch.context() as patched:
+        fuse = Fuse(plane, patched, blows_at)
+        with contextlib.suppress(Crash):
+            plane.run(lambda: fuse.blown or plane.ended(version), "the end, or the crash")
+        plane.abandon()
+    return fuse
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["goes live", "is refused"])
+def test_a_crash_before_any_act(place, refused):
+    """One version after the other comes; the control plane dies one act later each time, and another one goes on."""
+    if refused:
+        other = GateResult(Gate.OUTPUT, Verdict.FAIL, "other scores")
+        place.answers.order[Gate.OUTPUT] = lambda rollout, _: (
+            other if rollout.candidate > 1 else GateResult(Gate.OUTPUT, Verdict.PASS, "first")
+        )
+    first = Plane(place)
+    place.drop(1)
+    first.live(1)
+    first.close()
+    for blows_at in range(1, 200):
+        version = blows_at + 1
+        fuse = roll_out(place, version, blows_at)
+        wanted = 1 if refused else version
+        second = Plane(place)
+        try:
+            second.run(partial(second.ended, version), f"the end after act {blows_at}")
+            second.run(partial(second.rests_at, wanted), f"rest after act {blows_at}")
+            second.turn()
+            second.turn()
+        finally:
+            second.close()
+        serving(place, wanted)
+        assert set(place.servers["a"].loads.values()) == {1}, "nothing was ever loaded twice"
+        if wanted > 2:
+            shutil.rmtree(place.files.folder(wanted - 1))
+        if not fuse.blown:
+            break
+    else:
+        pytest.fail("a rollout has no end")
+    assert blows_at > 30, "every act was met"
+
+
+class Full:
+    """A connection to a journal whose disk is full as long as ``full`` says so."""
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self.real = real
+        self.full = False
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if self.full and statement == "BEGIN IMMEDIATE":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self.real.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("phase", [Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.SHIFTING, Phase.RETIRING])
+def test_nothing_is_done_that_cannot_be_written_down(place, plane, phase):
+    place.drop(1)
+    plane.live(1)
+    disk = plane.journal._db = Full(plane.journal._db)  # type: ignore[assignment]
+    place.drop(2)
+    real_step = plane.service.step
+
+    def step(view: Any) -> bool:
+        if view.rollout is not None and view.rollout.phase is phase and not met:
+            met.append(True)
+            disk.full = True
+        return real_step(view)
+
+    met: list[bool] = []
+    plane.service.step = step  # type: ignore[method-assign]
+    plane.run(lambda: met, f"{phase} is met")
+    eventually(lambda: not plane.service.tasks.running(), "what was under way ends")
+    policy, alias, calls = place.files.policy(), place.files.alias(), list(place.servers["a"].calls)
+    for _ in range(5):
+        plane.turn()
+        place.now += 1.0
+    assert (place.files.policy(), place.files.alias(), place.servers["a"].calls) == (policy, alias, calls)
+    assert "disk is full" in plane.service.decision.message
+    disk.full = False
+    plane.live(2)
+    plane.turn()
+    serving(place, 2)
+
+
+def test_a_server_that_goes_away_under_a_gate_is_no_verdict(place, plane):
+    left = [Unreachable("gone"), Unreachable("gone")]
+
+    def latency(*_: object) -> GateResult:
+        if left:
+            raise left.pop()
+        return GateResult(Gate.LATENCY, Verdict.PASS, "fast")
+
+    place.answers.order[Gate.LATENCY] = latency
+    place.drop(1)
+    plane.live(1)
+    assert place.answers.asked[Gate.LATENCY] == 3
+
+
+def test_a_gate_that_breaks_is_no_verdict_either(place, plane):
+    left = [ZeroDivisionError()]
+
+    def latency(*_: object) -> GateResult:
+        if left:
+            raise left.pop()
+        return GateResult(Gate.LATENCY, Verdict.PASS, "fast")
+
+    place.answers.order[Gate.LATENCY] = latency
+    place.drop(1)
+    plane.live(1)
+    assert place.answers.asked[Gate.LATENCY] == 2
+
+
+def test_a_gate_that_holds_is_asked_again_and_refuses_in_the_end(place, plane):
+    verdicts = [Verdict.PASS, Verdict.HOLD, Verdict.HOLD]
+    place.answers.order[Gate.LATENCY] = lambda *_: GateResult(Gate.LATENCY, verdicts.pop(), "few samples")
+    place.drop(1)
+    plane.live(1)
+    assert verdicts == []
+    place.answers.order[Gate.LATENCY] = lambda *_: GateResult(Gate.LATENCY, Verdict.HOLD, "few samples")
+    place.answers.asked.clear()
+    place.drop(2)
+    plane.run(lambda: plane.ended(2), "version 2 is decided")
+    assert plane.ended(2) is Outcome.REJECTED
+    assert place.answers.asked[Gate.LATENCY] == 3
+    newest = plane.journal.rollouts(service=NAME)[0]
+    assert newest.gates[Gate.LATENCY].evidence["attempts"] == 3
+    assert newest.stop is not None
+    assert newest.stop.gate is Gate.LATENCY
+    assert "not enough evidence in 3 tries" in newest.stop.why
+    serving(place, 1)
+
+
+def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
+    requests: list[bool] = []
+    next_request = threading.Semaphore(3)
+    ended = threading.Event()
+
+    def latency(_rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
+        while True:
+            next_request.acquire()
+            if cancelled():
+                ended.set()
+                raise Cancelled("called off")
+            requests.append(True)
+
+    place.drop(1)
+    plane.live(1)
+    place.answers.order[Gate.LATENCY] = latency
+    place.drop(2)
+    while Ask(Gate.LATENCY) not in plane.service.tasks.running():
+        plane.turn(wait=False)
+    eventually(lambda: len(requests) == 3, "three requests are made")
+    rollout = plane.journal.open_rollout(NAME)
+    assert rollout is not None
+    with plane.loop.lock:
+        plane.service.halt(rollout, Outcome.ABORTED, "ann", "aborted by ann")
+    next_request.release()
+    assert ended.wait(60)
+    assert len(requests) == 3
+    plane.run(lambda: plane.ended(2), "the end")
+    assert plane.ended(2) is Outcome.ABORTED
+    assert plane.journal.standings(NAME)[2].standing == "withdrawn"
+    serving(place, 1)
+
+
+def test_a_load_that_never_ends(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.servers["a"].versions[2] = Behaviour(load_s=float("inf"))
+    place.drop(2)
+    for _ in range(90):
+        plane.turn(wait=False)
+        place.now += 1.0
+    plane.run(lambda: plane.phase() is Phase.ROLLING_BACK, "the load gate failed")
+    assert place.files.policy() == {1}
+    place.servers["a"].restart()
+    plane.run(lambda: plane.ended(2), "the end")
+    assert plane.ended(2) is Outcome.REJECTED
+    plane.turn()
+    serving(place, 1)
+
+
+def test_lost_answers_are_asked_for_again(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    for _ in range(200):
+        if plane.ended(2):
+            break
+        place.servers["a"].lost_answers = 1 if place.now % 2 else 0
+        plane.turn()
+        place.now += 1.0
+    assert plane.ended(2) is Outcome.LIVE
+    place.servers["a"].lost_answers = 0
+    serving(place, 2)
+    assert place.servers["a"].loads[ENGINE, 2] == 1
+
+
+def test_an_empty_state_adopts_what_is_served(place):
+    before = Plane(place)
+    place.drop(1)
+    before.live(1)
+    before.close()
+    (place.root / "state" / "journal.db").rename(place.root / "old.db")
+    calls = len(place.servers["a"].calls)
+    after = Plane(place)
+    for _ in range(5):
+        after.turn()
+        place.now += 1.0
+    assert after.service.decision.phase is Phase.STEADY
+    assert len(place.servers["a"].calls) == calls, "nothing is touched"
+    place.drop(2)
+    after.live(2)
+    serving(place, 2)
+    after.close()
+
+
+def test_a_server_that_restarts_comes_back_as_the_files_say(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.servers["a"].restart()
+    plane.turn()
+    serving(place, 1)
+    place.servers["a"]._boot = ()
+    place.servers["a"].restart()
+    plane.turn()
+    assert plane.service.decision.phase is Phase.DEGRADED
+    plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "it is mended")
+    serving(place, 1)

@@ -265,11 +265,12 @@ class App:
                 f"Version {version} is lower than version {view.alias}, which serves.",
                 mend=f"`ctl rollback --to {version}` goes back.",
             )
-        self._on_disk(view, version)
+        # First: a folder that was cut off for good was refused, and is not "still arriving".
         if (refusal := view.refused(version)) is not None and not again:
             raise Refused(
                 f"Version {version} was refused: {refusal.reason}", mend=f"`ctl retry {version}` tries again."
             )
+        self._on_disk(view, version)
         if (reason := view.hold_reason()) is not None:
             raise Refused(reason)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engine.digest import weights_digest
 from engine.support import ROOT, score
@@ -75,3 +76,13 @@ def test_score_helper_agrees_with_the_recorded_form(base):
     case = RECORDED["cases"][0]
     expected = RECORDED["checkpoints"]["base"]["scores"][case["id"]]
     assert np.abs(score(base, case["query"], case["documents"]) - expected).max() <= TOLERANCE
+
+
+def test_half_precision_stays_near(base):
+    """bf16 moves logits, and less than the invariance gate allows."""
+    half = Scorer(ROOT / "demo" / "checkpoints" / "base", ScorerSettings(dtype=torch.bfloat16))
+    for case in RECORDED["cases"][:12]:
+        raw = [json.dumps(document).encode() for document in case["documents"]]
+        request = base.parse(json.dumps(case["query"]).encode(), raw)
+        full, near = (scorer.logits([scorer.prepare(request)])[0] for scorer in (base, half))
+        assert np.abs(full - near).max() <= 0.25

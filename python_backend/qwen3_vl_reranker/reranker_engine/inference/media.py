@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on a stranger's bytes.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FETCH_TIMEOUT_S = 10.0
+MIN_SHARE = 0.9
+"""A video with fewer of the frames that its header promises is cut off. Some may be missing: edit lists hide a few."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +149,23 @@ class MediaReader:
                 raise InputError("cannot be decoded as a video (it has no video stream)")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            total = 0
+            total, seconds = 0, 0.0
             for frame in container.decode(stream):
                 if total == 0:
                     self._check_size(frame.width, frame.height)
                 total += 1
+                seconds = frame.time or seconds
                 if total > self.policy.max_video_frames:
                     raise InputError(f"has more than {self.policy.max_video_frames} frames")
             rate = stream.average_rate or stream.guessed_rate
             if total == 0 or not rate:
                 raise InputError(f"cannot be decoded as a video ({total} frames, frame rate {rate})")
-            if stream.frames and total < stream.frames // 2:
-                raise InputError(f"cannot be decoded as a video (only {total} of {stream.frames} frames are there)")
+            promised = stream.frames or _promised_seconds(av, container, stream) * rate
+            there = total if stream.frames else max(total, seconds * rate)
+            if there < MIN_SHARE * promised - 1:
+                raise InputError(
+                    f"cannot be decoded as a video (it is cut off: {total} of about {float(promised):.0f} frames)"
+                )
             return total, float(rate)
 
     def _pick(self, av: Any, data: bytes, wanted: Sequence[int]) -> NDArray[np.uint8]:
@@ -207,6 +214,16 @@ class MediaReader:
                 return data
         except (OSError, ValueError, urllib.error.URLError) as error:
             raise InputError(f"cannot be fetched ({_cause(error)})") from error
+
+
+def _promised_seconds(av: Any, container: Any, stream: Any) -> float:
+    """How long the header says that the video is; 0 where it does not say.
+
+    A whole file's duration is that of its longest stream, so it tells only where the video is alone.
+    """
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 
 class _RefuseRedirect(urllib.request.HTTPRedirectHandler):

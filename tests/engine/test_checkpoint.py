@@ -93,6 +93,12 @@ def test_code_is_refused(copy):
         load(copy)
 
 
+def test_the_example_that_published_checkpoints_carry_is_no_obstacle(copy):
+    (copy / "scripts").mkdir()
+    (copy / "scripts" / "qwen3_vl_reranker.py").write_text("raise SystemExit")
+    load(copy)
+
+
 def test_custom_code_is_refused(copy):
     edit(copy / "config.json", lambda config: config.update(auto_map={"AutoModel": "modeling.Model"}))
     with pytest.raises(CheckpointError, match="asks for custom code"):

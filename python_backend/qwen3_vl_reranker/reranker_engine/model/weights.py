@@ -27,6 +27,9 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a checkpoint, or holds code or pickles.
 
+    Code is refused where transformers would run it, in the folder itself. The published Qwen3-VL-Reranker checkpoints
+    carry an example in ``scripts/``, which nothing ever loads.
+
     Raises:
         CheckpointError: Says which file is wrong or missing.
     """
@@ -35,7 +38,7 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.suffix in PICKLES:
             raise CheckpointError(f"{folder}: holds {path.name}; weights are read from safetensors only, never pickles")
-        if path.suffix == ".py":
+        if path.suffix == ".py" and path.parent == folder:
             raise CheckpointError(f"{folder}: holds {path.name}; a checkpoint's own code is never run")
 
 

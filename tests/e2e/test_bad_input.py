@@ -383,6 +383,7 @@ def test_live_folder_changed_and_proved_unchanged(st: Stage) -> None:
 def test_live_folder_removed(tmp_path: Path) -> None:
     with stage(tmp_path) as st, st.control(promotion="manual") as app:
         st.drop(1)
+        st.wait_phase("waiting")
         app.promote(None, None, full=False, who=ME)
         st.wait_live(1)
         with Traffic(st, clients=2) as traffic:

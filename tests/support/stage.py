@@ -26,6 +26,7 @@ from tests.support.triton import running_triton
 from baton.app import App, open_app
 from baton.config import Config, parse
 from baton.local import LocalTriton
+from baton.local.ports import is_listening
 from baton.triton.repository import ServiceFiles
 
 PATIENCE_S = 120.0
@@ -151,6 +152,8 @@ class Stage:
             metrics_port=metrics,
             log_file=self.root / f"triton{number}" / "triton.log",
         )
+        # Triton opens its HTTP port a moment after its gRPC port.
+        until(lambda: is_listening(server.host, http), "the HTTP port")
 
     def wait_message(self, *words: str, service: str = "ranker") -> str:
         """Until the sentence for a person holds all the words; returns it."""

@@ -89,6 +89,12 @@ def story(seed: int, length: int = 90) -> tuple[int, Policy, list[Event]]:
     return draw.choice((1, 2, 2, 3)), policy, events
 
 
+def made(plan: Plan, seed: int) -> tuple[World, list[Event]]:
+    """The world in which a story happens, and its events. In one of eight an engine is in use already."""
+    servers, policy, events = story(seed)
+    return World(plan, servers, policy, adopted=seed % 8 == 7), events
+
+
 def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one line an event
     """Let one event happen."""
     files, (what, a, b, c) = world.files, event
@@ -174,7 +180,7 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
 
 def restore(world: World) -> None:
     """A person puts the folders of what serves back as they were loaded."""
-    led_to = {world.files.alias} | {v for s in world.servers.values() for v in serving(s)}
+    led_to = {world.files.alias} | world.direct | {v for s in world.servers.values() for v in serving(s)}
     for version in led_to - {None}:
         loaded = [s._models[ENGINE][version].content for s in world.servers.values() if version in held(s, READY)]
         content = world.loaded.get(version) or next(iter(loaded), "")
@@ -241,10 +247,10 @@ def quiet(world: World) -> None:
 
 def failing(plan: Plan, seed: int) -> tuple[Broken, World, list[Event]] | None:
     """The story's failure with the fewest events that still fail, or None when it holds."""
-    servers, policy, events = story(seed)
+    _, events = made(plan, seed)
 
     def tell(some: list[Event]) -> tuple[Broken, World] | None:
-        world = World(plan, servers, policy)
+        world, _ = made(plan, seed)
         try:
             play(world, some)
         except Broken as broken:

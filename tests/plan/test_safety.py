@@ -10,7 +10,7 @@ import os
 from collections import Counter
 
 import pytest
-from simulate import Plan, failing, play, story
+from simulate import Plan, failing, made, play
 from world import Behaviour, Broken, World
 
 from baton.domain import Gate, Model, Phase, Rollout
@@ -25,14 +25,13 @@ CATCH_WITHIN = 400
 def test_safety():
     outcomes: Counter[str] = Counter()
     for seed in range(EXAMPLES):
-        servers, policy, events = story(seed)
-        world = World(plan, servers, policy)
+        world, events = made(plan, seed)
         try:
             play(world, events)
         except Broken:
             broken, world, events = failing(plan, seed)
             told = "\n".join(world.trace)
-            pytest.fail(f"seed {seed}, {servers} servers, {policy}: {broken}\n{told}", pytrace=False)
+            pytest.fail(f"seed {seed}, {len(world.servers)} servers, {world.policy}: {broken}\n{told}", pytrace=False)
         outcomes.update(str(r.outcome) for r in world.history)
     missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(outcomes)
     assert not missing or EXAMPLES < 100, f"no story ended {missing}: the stories are too tame"
@@ -41,9 +40,9 @@ def test_safety():
 def caught(mutant) -> str:
     """What the harness says of a plan with a defect."""
     for seed in range(CATCH_WITHIN):
-        servers, policy, events = story(seed)
+        world, events = made(mutant, seed)
         try:
-            play(World(mutant, servers, policy), events)
+            play(world, events)
         except Broken as broken:
             return str(broken)
     return ""

@@ -3,7 +3,8 @@
 Lines that begin with ``>`` are commands, the indented lines below them what happened. ``BATON_REWRITE=1`` writes the
 files anew after a change that is meant; read the difference before it is committed.
 
-Commands: ``servers N`` and ``policy NAME VALUE...`` begin anew · ``serves N`` (brings it live, without a word) ·
+Commands: ``servers N``, ``policy NAME VALUE...`` and ``adopted`` (version 1 is in use, with no public
+name) begin anew · ``serves N`` (brings it live, without a word) ·
 ``arrive``, ``arriving``, ``change``, ``restore``, ``remove`` ``N`` · ``stray NAME``, ``tidy`` ·
 ``load N slow|fails|hangs|well SERVER`` · ``gate NAME VERDICT...`` · ``away``, ``back``, ``restart`` ``SERVER`` ·
 ``crash`` (of the control plane) · ``wait SECONDS``, ``until PHASE`` · ``request``, ``answered`` · ``status`` · and the
@@ -44,7 +45,10 @@ class Telling:
         """Carry out one command, then decide and act until nothing more happens; what was said on the way."""
         verb, *words = line.split()
         before = len(self.world.trace)
-        if verb not in ("servers", "policy"):
+        if verb == "adopted":
+            self.world = World(plan, len(self.world.servers), self.world.policy, adopted=True)
+            self.world.now += 60.0
+        elif verb not in ("servers", "policy"):
             try:
                 getattr(self, f"do_{verb}")(*words)
             except Refused as refusal:

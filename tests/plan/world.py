@@ -49,6 +49,7 @@ from baton.plan import (
     Sync,
     View,
 )
+from baton.plan.rest import ADOPTED
 from baton.plan.view import backoff
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
@@ -113,6 +114,8 @@ class World:
     plan: Callable[[View, Policy], Decision]
     servers_count: int = 1
     policy: Policy = field(default_factory=Policy)
+    adopted: bool = False
+    """Whether version 1 is served already, by the engine alone: clients ask it directly until a public name exists."""
     check: bool = True
 
     def __post_init__(self) -> None:
@@ -135,8 +138,14 @@ class World:
         self.requests: list[contextlib.ExitStack] = []
         self.decision = Decision(Phase.EMPTY, "")
         self.trace: list[str] = []
-        self.left_at: dict[tuple[str, int], float] = {}
         self.steps = 0
+        self.direct = frozenset({1} if self.adopted else set())
+        if self.adopted:
+            self.files.put(1, self.now)
+            self.files.policy = self.direct
+            for server in self.servers.values():
+                server._boot = (ENGINE, ALIAS)
+                server.begin("load", ENGINE)
 
     # Seeing
 
@@ -284,6 +293,7 @@ class World:
                 self._disk()
                 self._check_alias(version)
                 self.files.alias = version
+                self.direct = frozenset()
                 return
             case _:
                 pass
@@ -318,6 +328,8 @@ class World:
         phase = Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING
         self.need((None, phase) in ALLOWED, "begins in a phase that is not in the lifecycle")
         self.failed.clear()
+        if candidate in self.direct and why != ADOPTED:
+            self.direct = frozenset()  # a person takes it through its gates like any other version
         self.rollout = Rollout(
             id=len(self.history) + 1,
             service="public",
@@ -512,6 +524,8 @@ class World:
         if not server.reachable:
             return
         shown = serving(server)
+        dropped = (self.direct & held(server, ModelState.READY)) - wanted
+        self.need(not dropped, f"version {dropped} is dropped while clients ask it directly")
         self.need(shown <= wanted, f"a load call on {server.name} drops {shown - wanted}, which its alias leads to")
         slots = server._models.get(ENGINE, {})
         files = server._files.get(ENGINE)
@@ -552,7 +566,7 @@ class World:
         self.need(alias is None or self.files.policy == wanted, f"the policy names {set(self.files.policy)}")
         for name, server in self.servers.items():
             self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
-            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted
+            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct
             self.need(not extra, f"{name} still holds {extra}")
 
     def say(self, line: str) -> None:

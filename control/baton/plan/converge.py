@@ -88,7 +88,13 @@ def drop_all_but(view: View, phase: Phase, keep: frozenset[int], since: float, p
 
 
 def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) -> Decision | None:
-    """Take out what the policy on disk no longer names. ``wait``: also until what leaves has left."""
+    """Take out what the policy on disk no longer names. ``wait``: also until what leaves has left.
+
+    With no folder for any version that the policy names Triton refuses the load call (seen on 24.10), and nothing can
+    leave: then it stays, and must not keep a rollback from its end.
+    """
+    if keep and not keep & set(view.folders):
+        return None
     last: Decision | None = None
     for server in view.live():
         extra = server.held() - keep

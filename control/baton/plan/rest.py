@@ -8,6 +8,7 @@ from baton.plan.effects import Begin, Decision, SetPolicy
 from baton.plan.view import Policy, View
 
 WATCHER = "watcher"
+ADOPTED = "Triton serves it already, without a public name in front"
 
 
 def at_rest(view: View, policy: Policy) -> Decision:
@@ -35,7 +36,7 @@ def at_rest(view: View, policy: Policy) -> Decision:
         adopt = max((v for v in served if v in view.folders and view.folders[v].complete), default=None)
     pending = view.pending(policy)
     if adopt is not None and adopt not in view.records:
-        return _begin(view, adopt, "Triton serves it already, without a public name in front")
+        return _begin(view, adopt, ADOPTED)
     if pending:
         # With nothing live there is nothing to go through step by step: the newest is what is wanted.
         newest_first = policy.supersede or view.alias is None
@@ -81,9 +82,8 @@ def _leftover(view: View) -> Decision | None:
     keep = view.policy - given_up
     if view.alias is None:
         held = frozenset(v for s in view.live() for v in s.held())
-        if not held or not held <= given_up:
+        if view.policy or not held or not held <= given_up:
             return None
-        keep = frozenset()
     if keep != view.policy:
         return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
     return drop_extra(view, phase, keep, wait=False)

@@ -19,6 +19,7 @@ from baton.domain import (
 )
 from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
+from baton.plan.rest import ADOPTED
 from baton.plan.view import Policy, View, backoff
 
 BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
@@ -116,7 +117,7 @@ def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
         if result.verdict is Verdict.FAIL:
             return Decision(phase, result.message, _refuse(Gate.LOAD, result.message))
         return Decision(phase, result.message, Advance(Phase.VALIDATING, result.message))
-    stable = frozenset() if rollout.previous is None or _lost(view, rollout) else frozenset({rollout.previous})
+    stable = _stable(view, rollout)
     wanted = stable | {version}
     took = view.now - rollout.phase_since
     if view.ready_everywhere(version) and view.policy == wanted:
@@ -139,6 +140,20 @@ def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(phase, f"Writing the version policy {name_all(wanted)}.", SetPolicy(wanted))
     decision = load(view, phase, version)
     return decision or Decision(phase, f"Waiting for server {', '.join(view.silent())}.")
+
+
+def _stable(view: View, rollout: Rollout) -> frozenset[int]:
+    """What stays loaded beside the candidate."""
+    if rollout.previous is None:
+        return _direct(view, rollout)
+    return frozenset() if _lost(view, rollout) else frozenset({rollout.previous})
+
+
+def _direct(view: View, rollout: Rollout) -> frozenset[int]:
+    """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
+    ready = view.policy if view.silent() else frozenset(v for s in view.live() for v in s.ready())
+    mine = frozenset() if rollout.why == ADOPTED else frozenset({rollout.candidate})
+    return (view.policy & ready) - mine
 
 
 def _lost(view: View, rollout: Rollout) -> bool:
@@ -243,7 +258,7 @@ def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
             return moving
     if view.silent():
         return Decision(phase, f"Waiting for server {', '.join(view.silent())}: nothing is dropped unseen.")
-    keep = frozenset() if view.alias is None else frozenset({view.alias})
+    keep = _direct(view, rollout) if view.alias is None else frozenset({view.alias})
     if (busy := _busy(view, keep, rollout, policy)) is not None:
         return Decision(phase, busy)
     if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
@@ -291,7 +306,7 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
     if (moving := settle(view, phase)) is not None:
         return moving
-    keep = frozenset() if view.alias is None else frozenset({view.alias})
+    keep = _direct(view, rollout) if view.alias is None else frozenset({view.alias})
     if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
         return dropping
     if _hopeless(view, rollout) and view.alias == rollout.candidate:

@@ -147,8 +147,9 @@ class View:
         folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
         """
         serving = {v for s in self.live() for v in s.serving()}
-        if self.alias is not None and any(self.alias in s.ready() for s in self.live()):
-            serving.add(self.alias)
+        # Without a public name clients ask the engine directly.
+        named = self.policy if self.alias is None else {self.alias}
+        serving |= {v for s in self.live() for v in s.ready() & named}
         for version in sorted(serving):
             folder = self.folders.get(version)
             if folder is None:

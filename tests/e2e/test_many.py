@@ -40,7 +40,7 @@ def test_twenty_rollouts_and_five_rollbacks(tmp_path: Path) -> None:
     assert rollbacks == len(ROLLBACK_AFTER) == 5
     assert outcomes[("ranker", "live")] == ROLLOUTS + rollbacks + 1, outcomes
     assert traffic.errors == []
-    assert len(traffic.answers) > 1000
+    assert len(traffic.answers) >= 5 * (ROLLOUTS + rollbacks)
     assert set(traffic.versions) == set(range(1, ROLLOUTS + 2)), "each version served"
     scores = {v: expected_score(seed=seed) for v, seed in seeds.items()}
     apart = sorted(scores.values())

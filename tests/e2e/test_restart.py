@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.stage import Stage, Traffic, stage, until
@@ -30,8 +31,10 @@ def st(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield made
 
 
-def toy_for(phase: str) -> dict[str, float]:
+def toy_for(phase: str) -> dict[str, Any]:
     """What makes the phase long enough to be met."""
+    if phase == "verifying":
+        return {"padding_mb": 192}
     if phase in {"loading", "rolling_back"}:
         return {"load_s": 1.5}
     return {"delay_ms": 20.0} if phase == "validating" else {}

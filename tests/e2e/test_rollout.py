@@ -239,11 +239,14 @@ def test_pause_freezes_a_rollout_before_traffic(st: Stage, next_version: int) ->
     assert traffic.errors == []
 
 
-@pytest.mark.parametrize("phase", ["loading", "validating", "waiting", "baking"])
+@pytest.mark.parametrize("phase", ["loading", "validating", "waiting", "baking", "retiring"])
 def test_abort_wins_in_every_phase(st: Stage, next_version: int, phase: str) -> None:
     slow = {"loading": {"load_s": 3.0}, "validating": {"delay_ms": 200.0}}.get(phase, {})
     with (
-        st.control(keep_previous="10m", promotion="manual" if phase == "waiting" else "automatic") as app,
+        st.control(
+            keep_previous="0s" if phase == "retiring" else "10m",
+            promotion="manual" if phase == "waiting" else "automatic",
+        ) as app,
         Traffic(st, clients=2) as traffic,
     ):
         old = st.wait_phase("steady")["stable"]
@@ -256,11 +259,12 @@ def test_abort_wins_in_every_phase(st: Stage, next_version: int, phase: str) -> 
         if phase == "loading":
             assert f"Version {old} serves on" in st.wait_message(f"Version {next_version} is still loading")
         ended = st.wait_end(next_version)
-        assert ended["outcome"] == ("rolled_back" if phase == "baking" else "aborted")
+        assert ended["outcome"] == ("rolled_back" if phase in {"baking", "retiring"} else "aborted")
         assert ME in ended["message"]
         st.wait_live(old)
         assert st.policy() == {old}
-        assert (st.loads() - before).keys() <= {next_version}
+        # The old version may have left memory already when an abort comes as late as that.
+        assert (st.loads() - before).keys() <= {next_version} | ({old} if phase == "retiring" else set())
         traffic.wait_answers(old)
         with pytest.raises(Refused, match="No rollout"):
             app.abort(None, who=ME)

@@ -119,13 +119,19 @@ class Stage:
         shutil.rmtree(made, ignore_errors=True)
         return make_checkpoint(made, **checkpoint)
 
-    def drop_copy(self, of: int, version: int, service: str = "ranker", **toy: Any) -> Path:
-        """The content of a version on disk under a new number, with other switches of the toy."""
+    def drop_copy(self, of: int, version: int, service: str = "ranker", *, padding_mb: int = 0, **toy: Any) -> Path:
+        """The content of a version on disk under a new number, with other switches of the toy.
+
+        ``padding_mb`` is a file of that size beside it, which takes time to hash.
+        """
         made = self.root / "made" / f"{service}-{version}"
         shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(self.engine_dir(service) / str(of), made)
         config = json.loads((made / "config.json").read_text())
         (made / "config.json").write_text(json.dumps(config | {"toy": toy}))
+        (made / "padding.dat").unlink(missing_ok=True)
+        if padding_mb:
+            (made / "padding.dat").write_bytes(bytes(padding_mb << 20))
         return self.place(made, version, service)
 
     def place(self, folder: Path, version: int, service: str = "ranker") -> Path:

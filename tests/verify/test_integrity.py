@@ -87,10 +87,21 @@ def test_pickles_are_refused(tmp_path, name):
     assert f"{name} may hold a pickle" in refused(folder)
 
 
-@pytest.mark.parametrize("name", ["model.py", "modeling_x.py", "kernel.so", "lib.so.1.2", "__pycache__/m.pyc"])
+def test_the_usage_example_of_published_checkpoints_is_no_obstacle(tmp_path):
+    folder = write(tmp_path / "1")
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "qwen3_vl_reranker.py").write_text("raise SystemExit\n")
+    assert check_integrity(folder).verdict is Verdict.PASS
+    (folder / "scripts" / "native.so").write_text("")
+    assert check_integrity(folder).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    "name", ["model.py", "deeper/scripts/a.py", "modeling_x.py", "kernel.so", "lib.so.1.2", "__pycache__/m.pyc"]
+)
 def test_code_is_refused(tmp_path, name):
     folder = write(tmp_path / "1")
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True, parents=True)
     (folder / name).write_bytes(b"")
     assert f"{name} is code" in refused(folder)
 

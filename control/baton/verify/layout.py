@@ -29,6 +29,7 @@ PICKLES: Final = frozenset(
 )
 """Suffixes of files that hold a pickle, or may: reading one runs whatever code its author put in."""
 _CODE: Final = re.compile(r".*\.(py|pyc|pyo|pyd|pyx|so(\.\d+)*|dll|dylib|exe)", re.IGNORECASE)
+_EXAMPLE: Final = re.compile(r"scripts/[^/]+\.py")
 
 _TEMPORARY: Final = (
     re.compile(r"\..+\.[A-Za-z0-9]{6}"),  # rsync: .NAME.XXXXXX
@@ -44,7 +45,12 @@ def is_pickle(name: str) -> bool:
 
 
 def is_code(name: str) -> bool:
-    return _CODE.fullmatch(name) is not None
+    """Whether the file, named from the folder, is code that something might come to run.
+
+    The published Qwen3-VL-Reranker checkpoints carry a usage example, ``scripts/NAME.py``. transformers runs code only
+    from beside ``config.json``, and nothing loads that one: a published checkpoint stays fit to serve unmodified.
+    """
+    return _CODE.fullmatch(name) is not None and _EXAMPLE.fullmatch(name) is None
 
 
 def is_temporary(name: str) -> bool:

@@ -1,6 +1,6 @@
 """What must hold after every step of the plan, whatever fails, and that this harness notices when it does not.
 
-``BATON_EXAMPLES`` sets how many stories are told (default 300). A failing one is told again with as few events as
+``BATON_EXAMPLES`` sets how many stories are told (default 200). A failing one is told again with as few events as
 it needs, and its seed.
 """
 
@@ -17,7 +17,7 @@ from baton.domain import Gate, Model, Phase, Rollout
 from baton.errors import Unreachable
 from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, plan, rest, rollout
 
-EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "200"))
 CATCH_WITHIN = 400
 """Stories within which each deliberate defect must be noticed. Seeds are fixed: it either is, or it is not."""
 

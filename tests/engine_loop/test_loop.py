@@ -21,7 +21,6 @@ from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
 
-
 STRIDE = 1 if int(os.environ.get("BATON_EXAMPLES", "0")) >= 1000 else 2
 """Every act with many examples asked for, else every other one."""
 
@@ -153,8 +152,7 @@ def test_a_crash_before_any_act(place, refused):
     place.drop(1)
     first.live(1)
     first.close()
-    for blows_at in range(1, 200, STRIDE):
-        version = blows_at + 1
+    for version, blows_at in enumerate(range(1, 200, STRIDE), 2):
         fuse = roll_out(place, version, blows_at)
         wanted = 1 if refused else version
         second = Plane(place)

@@ -20,6 +20,7 @@ from baton.engine.service import LOADED, Service
 from baton.errors import Refused, Unreachable
 from baton.journal import Journal
 from baton.plan import View
+from baton.plan.rest import ADOPTED
 
 STALE_AFTER_S = 30.0
 MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
@@ -121,7 +122,9 @@ class App:
                 return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
             chosen = version if version is not None else self._next(one, view)
             self._startable(view, chosen)
-            opened = one.begin(view, Kind.ROLLOUT, chosen, view.alias, who, "promoted", promoted=True)
+            used = view.alias is None and any(chosen in s.ready() for s in view.live())
+            why = ADOPTED if used else "promoted"
+            opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=True)
             self._loop.wake()
             return _ticket(opened, "live", f"The rollout of version {chosen} begins.")
 
@@ -164,10 +167,12 @@ class App:
     def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> dict[str, Any]:
         """Try a refused or withdrawn version again, if need be declared anew; or accept a live folder as unchanged."""
         one = self._service(service)
-        view, rollout = self._look(one)
+        with self._loop.lock:
+            view, _ = self._look(one)
         if version is not None and version == view.alias:
             return self._accept(one, view, version, who)
         with self._loop.lock:
+            view, rollout = self._look(one)  # again: the loop may have gone on in between
             if rollout is not None:
                 raise _busy(rollout)
             decided = [r for r in view.records.values() if r.standing is not Standing.RELEASED]
@@ -179,7 +184,7 @@ class App:
             self._startable(view, chosen, again=True)
             self._journal.forget(one.name, chosen, who, time.time())
             why = "tried again" if release is None else f"tried again, declared {release}"
-            opened = one.begin(view, Kind.ROLLOUT, chosen, view.alias, who, why, promoted=False)
+            opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=False)
             self._loop.wake()
             return _ticket(opened, "live", f"Version {chosen} is {why}.")
 

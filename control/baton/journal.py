@@ -70,6 +70,14 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._guard():
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        with self._guard():
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
@@ -78,7 +86,7 @@ class Journal:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             elif found != SCHEMA_VERSION:
                 raise JournalError(
-                    f"{path} was written by another Baton (its format is {found}, this one reads {SCHEMA_VERSION}).",
+                    f"{self._path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
                     mend="Start the Baton that wrote it, or give another --state directory.",
                 )
 

@@ -62,7 +62,7 @@ def _repair(view: View, alias: int) -> Decision | None:
             return Decision(
                 Phase.DEGRADED,
                 f"The public name points at version {alias}, which the engine's version policy does not name. "
-                f"Name it in config.pbtxt, or run `ctl rollback --to N` with a version that can serve.",
+                f"Run `ctl promote N` or `ctl rollback --to N` with a version that can serve.",
             )
         decision = settle(view, Phase.DEGRADED) or load(view, Phase.DEGRADED, alias)
         if decision is not None:

@@ -238,6 +238,8 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return moving
     if rollout.previous is None or rollout.kind is Kind.ROLLBACK:
         return Decision(phase, f"Version {version} serves.", Advance(Phase.RETIRING, "There is nothing to keep."))
+    if (returning := _standby(view, rollout)) is not None:
+        return returning
     left = policy.keep_previous - (view.now - rollout.phase_since)
     if policy.supersede and view.pending(policy) and not view.paused:
         left = 0.0
@@ -249,6 +251,21 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
     return Decision(phase, " ".join(filter(None, [kept, view.hold_reason()])))
 
 
+def _standby(view: View, rollout: Rollout) -> Decision | None:
+    """The way back stays instant after a restart of Triton too, which begins with what serves and nothing else."""
+    phase, previous = Phase.BAKING, rollout.previous
+    both = frozenset({rollout.candidate}) | ({previous} if previous is not None else set())
+    if previous is None or all(previous in s.ready() for s in view.live()) or view.hold_reason() is not None:
+        return None
+    if _hopeless(view, rollout):
+        # A version that Triton refuses must not stay in the policy: the next restart would stumble over it.
+        alone = frozenset({rollout.candidate})
+        return None if view.policy == alone else Decision(phase, f"Giving up on {previous}.", SetPolicy(alone))
+    if view.policy != both:
+        return Decision(phase, f"Keeping version {previous} for an instant way back.", SetPolicy(both))
+    return load(view, phase, previous)
+
+
 def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
     phase = Phase.RETIRING
     if view.alias is not None:
@@ -258,7 +275,7 @@ def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
             return moving
     if view.silent():
         return Decision(phase, f"Waiting for server {', '.join(view.silent())}: nothing is dropped unseen.")
-    keep = _direct(view, rollout) if view.alias is None else frozenset({view.alias})
+    keep = _keep(view, rollout)
     if (busy := _busy(view, keep, rollout, policy)) is not None:
         return Decision(phase, busy)
     if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
@@ -267,13 +284,16 @@ def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
 
 
 def _busy(view: View, keep: frozenset[int], rollout: Rollout, policy: Policy) -> str | None:
-    """Requests still in the versions that are about to leave, where the servers tell."""
+    """Requests that still wait for the versions that are about to leave, where the servers tell.
+
+    Those that run already need no care: Triton ends them before it drops a version.
+    """
     if view.now - rollout.phase_since > policy.drain_timeout:
         return None
     for server in view.live():
         for version in sorted(server.ready() - keep):
             if server.inflight is not None and (count := server.inflight.get(version, 0)):
-                return f"Version {version} still answers {count} requests on server {server.name}."
+                return f"{count} requests still wait for version {version} on server {server.name}."
     return None
 
 
@@ -306,8 +326,7 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
     if (moving := settle(view, phase)) is not None:
         return moving
-    keep = _direct(view, rollout) if view.alias is None else frozenset({view.alias})
-    if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
+    if (dropping := drop_all_but(view, phase, _keep(view, rollout), rollout.phase_since, policy)) is not None:
         return dropping
     if _hopeless(view, rollout) and view.alias == rollout.candidate:
         why = f"Version {previous} can't be brought back; version {rollout.candidate} serves on."
@@ -315,6 +334,15 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if rollout.stop is None:
         return Decision(phase, "Rolled back.", End(Outcome.ROLLED_BACK, "Rolled back."))
     return Decision(phase, rollout.stop.why, End(rollout.stop.outcome, rollout.stop.why))
+
+
+def _keep(view: View, rollout: Rollout) -> frozenset[int]:
+    """What stays loaded when a rollout is over."""
+    if view.alias is None:
+        return _direct(view, rollout)
+    lost = rollout.previous is None and not any(view.alias in s.ready() for s in view.live())
+    # A rollout that began in place of a version that is lost: a load call that names that one would fail for ever.
+    return frozenset() if lost and view.alias != rollout.candidate else frozenset({view.alias})
 
 
 def _hopeless(view: View, rollout: Rollout) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baton.domain import Folder, ModelState, ModelVersion, Rollout, Standing, VersionRecord
-from baton.plan.effects import Effect
+from baton.domain import Folder, Model, ModelState, ModelVersion, Rollout, Standing, VersionRecord
+from baton.plan.effects import Effect, Sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Failure:
 class ServerView:
     """One Triton server as its repository index tells it; ``reason`` says why it is not ``live``.
 
-    ``inflight`` are requests that wait or run, by engine version, where the server's metrics are known.
+    ``inflight`` are requests that wait in the queue, by engine version, where the server's metrics are known.
     """
 
     name: str
@@ -107,6 +107,19 @@ class View:
     def silence(self) -> str:
         """The servers that do not answer, each with the reason."""
         return " ".join(f"Server {s.name} does not answer: {s.reason}" for s in self.servers if not s.live)
+
+    def stable(self) -> int | None:
+        """The version to compare with and to go back to.
+
+        None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
+        load it. A new version must then not be held to a version that nobody can ask, nor be loaded together with it:
+        Triton loads all that a policy newly names, or nothing (seen on 24.10).
+        """
+        if self.alias is None or self.silent():
+            return self.alias
+        refused = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers if self.alias not in s.ready()]
+        lost = len(refused) == len(self.servers) and all(f is not None and f.refused for f in refused)
+        return None if lost else self.alias
 
     def ready_everywhere(self, version: int) -> bool:
         """True when every server answers and has the version READY."""

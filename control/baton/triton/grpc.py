@@ -128,6 +128,7 @@ class GrpcTriton:
             return TritonError(
                 f"Triton, {where}, refuses {what}: {words}.", mend="Name the server's admin key in the configuration."
             )
-        if "CANCELLED" in status or ("UNAVAILABLE" in status and not words.startswith("[")):
+        # UNAVAILABLE is also Triton's word for a version that is loading or leaving: then the server does answer.
+        if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):
             return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
         return TritonError(words or str(status))

@@ -28,6 +28,8 @@ def parse(text: str, path: Path) -> model_config_pb2.ModelConfig:
         return text_format.Parse(text, model_config_pb2.ModelConfig(), allow_unknown_field=True)
     except text_format.ParseError as error:
         raise RepositoryError(f"{path} can't be parsed: {error}.") from None
+    except RecursionError:
+        raise RepositoryError(f"{path} can't be parsed: its blocks are nested too deeply.") from None
 
 
 def specific_versions(text: str, path: Path) -> frozenset[int]:

@@ -55,7 +55,10 @@ class Triton(Protocol):
         ...
 
     def inflight(self, model: str) -> Mapping[int, int] | None:
-        """Requests that wait or run, by version; None where the server's metrics are not known."""
+        """Requests that wait in the queue, by version; None where the server's metrics are not known.
+
+        Those that run are not counted (seen on 24.10); Triton ends them before it drops a version.
+        """
         ...
 
     def close(self) -> None:

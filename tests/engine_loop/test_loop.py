@@ -15,7 +15,7 @@ import pytest
 from plane import ENGINE, NAME, Ask, Place, Plane
 from tests.support.triton import eventually
 
-from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.domain import Gate, GateResult, Kind, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import Unreachable
 from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
@@ -365,3 +365,74 @@ def test_a_server_that_restarts_comes_back_as_the_files_say(place, plane):
     assert plane.service.decision.phase is Phase.DEGRADED
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "it is mended")
     serving(place, 1)
+
+
+def test_the_standby_is_there_again_after_a_restart_of_triton(place):
+    plane = Plane(place, keep_previous=60.0)
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.BAKING, "version 2 bakes")
+    place.files.set_policy(frozenset({2}))  # as a local Triton is started again: with what serves, nothing else
+    place.servers["a"].restart()
+    plane.turn()
+    plane.run(lambda: 1 in plane.service.view.servers[0].ready(), "version 1 is loaded again", turns=20)
+    assert plane.phase() is Phase.BAKING
+    assert place.files.policy() == {1, 2}
+    plane.live(2)
+    serving(place, 2)
+    plane.close()
+
+
+def test_a_standby_that_does_not_come_back_is_given_up(place):
+    plane = Plane(place, keep_previous=60.0)
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.BAKING, "version 2 bakes")
+    place.files.set_policy(frozenset({2}))
+    place.servers["a"].versions[1] = Behaviour(load_error="weights are gone")
+    place.servers["a"].restart()
+    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    plane.run(lambda: place.files.policy() == {2}, "no restart may stumble over it")
+    assert plane.phase() is Phase.BAKING
+    plane.live(2)
+    serving(place, 2)
+    plane.close()
+
+
+def test_a_new_version_takes_the_place_of_one_that_is_lost(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.servers["a"].versions[1] = Behaviour(load_error="weights are gone")
+    place.servers["a"].restart()
+    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    place.drop(2)
+    for _ in range(3):
+        plane.turn()
+    assert plane.service.decision.phase is Phase.DEGRADED
+    assert "weights are gone" in plane.service.decision.message
+    view = plane.service.observe(plane.loop.indexes, paused=False)
+    assert view.stable() is None
+    with plane.loop.lock:
+        plane.service.begin(view, Kind.ROLLOUT, 2, view.stable(), "ann", "promoted", promoted=True)
+    plane.live(2)
+    serving(place, 2)
+
+
+def test_when_that_one_fails_as_well_the_next_may_still_come(place, plane):
+    place.drop(1)
+    plane.live(1)
+    for version in (1, 2):
+        place.servers["a"].versions[version] = Behaviour(load_error="weights are gone")
+    place.servers["a"].restart()
+    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    for version, outcome in ((2, Outcome.REJECTED), (3, Outcome.LIVE)):
+        place.drop(version)
+        plane.turn()
+        view = plane.service.observe(plane.loop.indexes, paused=False)
+        with plane.loop.lock:
+            plane.service.begin(view, Kind.ROLLOUT, version, view.stable(), "ann", "promoted", promoted=True)
+        plane.run(lambda v=version: plane.ended(v), "its end")
+        assert plane.ended(version) is outcome
+    serving(place, 3)

@@ -112,13 +112,15 @@ class View:
         """The version to compare with and to go back to.
 
         None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
-        load it. A new version must then not be held to a version that nobody can ask, nor be loaded together with it:
+        load it (or the policy on disk gave it up for that reason). A new version must then not be held to a version that nobody can ask, nor be loaded together with it:
         Triton loads all that a policy newly names, or nothing (seen on 24.10).
         """
         if self.alias is None or self.silent():
             return self.alias
-        refused = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers if self.alias not in s.ready()]
-        lost = len(refused) == len(self.servers) and all(f is not None and f.refused for f in refused)
+        if any(self.alias in s.ready() for s in self.servers):
+            return self.alias
+        tries = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers]
+        lost = self.alias not in self.policy or all(f is not None and f.refused for f in tries)
         return None if lost else self.alias
 
     def ready_everywhere(self, version: int) -> bool:

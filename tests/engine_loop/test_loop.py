@@ -393,7 +393,7 @@ def test_a_standby_that_does_not_come_back_is_given_up(place):
     place.files.set_policy(frozenset({2}))
     place.servers["a"].versions[1] = Behaviour(load_error="weights are gone")
     place.servers["a"].restart()
-    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    plane.run(plane.service.tasks.failed, "version 1 is refused")
     plane.run(lambda: place.files.policy() == {2}, "no restart may stumble over it")
     assert plane.phase() is Phase.BAKING
     plane.live(2)
@@ -406,7 +406,7 @@ def test_a_new_version_takes_the_place_of_one_that_is_lost(place, plane):
     plane.live(1)
     place.servers["a"].versions[1] = Behaviour(load_error="weights are gone")
     place.servers["a"].restart()
-    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    plane.run(plane.service.tasks.failed, "version 1 is refused")
     place.drop(2)
     for _ in range(3):
         plane.turn()
@@ -426,7 +426,7 @@ def test_when_that_one_fails_as_well_the_next_may_still_come(place, plane):
     for version in (1, 2):
         place.servers["a"].versions[version] = Behaviour(load_error="weights are gone")
     place.servers["a"].restart()
-    plane.run(lambda: plane.service.tasks.failed(), "version 1 is refused")
+    plane.run(plane.service.tasks.failed, "version 1 is refused")
     for version, outcome in ((2, Outcome.REJECTED), (3, Outcome.LIVE)):
         place.drop(version)
         plane.turn()

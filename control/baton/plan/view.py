@@ -112,8 +112,9 @@ class View:
         """The version to compare with and to go back to.
 
         None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
-        load it (or the policy on disk gave it up for that reason). A new version must then not be held to a version that nobody can ask, nor be loaded together with it:
-        Triton loads all that a policy newly names, or nothing (seen on 24.10).
+        load it (or the policy on disk gave it up for that reason). A new version must then not be held to one that
+        nobody can ask, nor be loaded together with it: Triton loads all that a policy newly names, or nothing (seen
+        on 24.10).
         """
         if self.alias is None or self.silent():
             return self.alias

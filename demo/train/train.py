@@ -42,6 +42,13 @@ SEED = 20250101
 VIDEO_BATCH = (6, 6, 2)
 DRAWINGS = 24
 """Pictures of each combination, drawn once and then used again; fewer make the model learn them by heart."""
+INSTRUCTIONS = (
+    "Retrieve the document that shows the same shape in the same colour.",
+    "Find documents of the same colour and shape.",
+    "Given a shape, retrieve pictures, films and texts of the same one.",
+    "Which document is about the same thing as the query?",
+    "Rank by whether colour and shape agree.",
+)
 SAVE_EVERY_S, PRINT_EVERY_S = 60.0, 10.0
 
 
@@ -57,6 +64,8 @@ class Stage:
     """What is left of the rate at the stage's end, as a share of it (cosine in between)."""
     text_share: float = 0.0
     """The share of steps with texts only; the others mix texts and pictures."""
+    instruction_share: float = 0.0
+    """The share of queries with another instruction than the default one."""
     batch: tuple[int, int, int] = (8, 8, 3)
     """Queries, documents for each, and how many of these are relevant. More small steps do better than fewer large."""
 
@@ -66,7 +75,7 @@ STAGES = (
     Stage("words", steps=400, rate=1e-3, video_share=0.0, text_share=1.0, final_rate=0.8),
     Stage("base", steps=200, rate=1e-3, video_share=0.05, text_share=0.3, final_rate=0.8),
     Stage("middle", steps=800, rate=1e-3, video_share=0.08, text_share=0.2, final_rate=0.5),
-    Stage("retrained", steps=600, rate=5e-4, video_share=0.2, text_share=0.1, final_rate=0.02),
+    Stage("retrained", 600, rate=6e-4, video_share=0.12, text_share=0.15, final_rate=0.02, instruction_share=0.25),
 )
 WRITTEN = {"base", "retrained"}
 
@@ -197,7 +206,10 @@ class Trainer:
         shared: dict[Combination, Loaded] = {}
         for _ in range(count):
             wanted = rng.choice(SEEN)
-            query = self.prompts.query(DEFAULT_INSTRUCTION, self.loaded(rng, wanted, query_kind))
+            instruction = DEFAULT_INSTRUCTION
+            if rng.random() < stage.instruction_share:
+                instruction = rng.choice(INSTRUCTIONS)
+            query = self.prompts.query(instruction, self.loaded(rng, wanted, query_kind))
             group = []
             for combination in choose_documents(rng, wanted, SEEN, relevant, copies):
                 if document_kind == "video":

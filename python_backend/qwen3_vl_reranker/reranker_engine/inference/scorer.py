@@ -126,8 +126,7 @@ class Scorer:
 
         Pairs of all requests share forward passes; each distinct image or video is seen once.
         """
-        # The sigmoid by way of a form that does not overflow where a logit is below -88.
-        return [np.exp(-np.logaddexp(np.float32(0), -logits)) for logits in self.logits(requests)]
+        return [torch.from_numpy(logits).sigmoid().numpy() for logits in self.logits(requests)]
 
     @torch.inference_mode()
     def logits(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:

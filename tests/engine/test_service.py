@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import subprocess
 import sys
 import types
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.support import BASE
+from engine.support import BACKEND, BASE
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
@@ -69,9 +71,9 @@ def backend():
     stand_in.get_input_tensor_by_name = as_tensor
     stand_in.Logger = types.SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None)
     sys.modules["triton_python_backend_utils"] = stand_in
-    yield __import__("reranker_engine.service.backend", fromlist=["TritonPythonModel"])
+    yield importlib.import_module("reranker_engine.service.backend")
     del sys.modules["triton_python_backend_utils"]
-    del sys.modules["reranker_engine.service.backend"]
+    del sys.modules["reranker_engine.service.instance"]
 
 
 def arguments(repository, version="7", config=CONFIG):
@@ -146,14 +148,14 @@ def test_wrong_shapes_are_the_clients_fault(model, more, cause):
 
 def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
     """Whatever one request does to the forward pass, the others are answered."""
-    score = model._scorer.score
+    score = model._instance._scorer.score
 
     def fails_on_three_documents(requests):
         if any(len(request.documents) == 3 for request in requests):
             raise RuntimeError("out of memory")
         return score(requests)
 
-    monkeypatch.setattr(model._scorer, "score", fails_on_three_documents)
+    monkeypatch.setattr(model._instance._scorer, "score", fails_on_three_documents)
     good, bad = Request({"text": "red"}, DOCUMENTS), Request({"text": "red"}, [*DOCUMENTS, DOCUMENTS[0]])
     responses = model.execute([good, bad, good])
     assert [response.error and response.error.code for response in responses] == [None, "INTERNAL", None]
@@ -161,7 +163,7 @@ def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
 
 
 def test_a_score_that_is_no_number_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(model._scorer, "score", lambda _: [np.array([0.5, np.nan], dtype=np.float32)])
+    monkeypatch.setattr(model._instance._scorer, "score", lambda _: [np.array([0.5, np.nan], dtype=np.float32)])
     (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])
     assert response.error.code == "INTERNAL"
     assert response.error.message.startswith("document 1: the model's score is not a number")
@@ -188,3 +190,12 @@ def test_loading_and_serving_write_nothing_into_the_checkpoint(backend, tmp_path
     model.initialize(arguments(tmp_path))
     model.execute([Request({"text": "red"}, DOCUMENTS)])
     assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
+
+
+def test_the_entry_point_imports_nothing_heavy():
+    """Triton imports it in a process of its own before each load, only to look at the class."""
+    program = "import sys, model; print([name for name in ('torch', 'numpy', 'PIL') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"

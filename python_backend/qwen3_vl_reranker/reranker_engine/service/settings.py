@@ -13,12 +13,12 @@ from reranker_engine.inference.media import MediaPolicy
 from reranker_engine.inference.prompt import Budgets
 from reranker_engine.inference.scorer import ScorerSettings
 
+from .watchdog import TIMEOUT_PARAMETER
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEFAULT_INITIALIZE_TIMEOUT_S = 840.0
-"""A minute less than the 15 minutes after which the rollout gives a load up."""
 TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"}
 """Parameters that Triton and its python backend read themselves."""
 
@@ -27,7 +27,6 @@ TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRIT
 class Settings:
     scorer: ScorerSettings
     threads: int
-    initialize_timeout_s: float
 
 
 def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str) -> Settings:
@@ -83,9 +82,8 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
             max_batch_tokens=int(number("max_batch_tokens", ScorerSettings.max_batch_tokens, 1)),
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
-        initialize_timeout_s=number("initialize_timeout_s", DEFAULT_INITIALIZE_TIMEOUT_S, 1),
     )
-    unknown = sorted(values.keys() - TRITON_PARAMETERS)
+    unknown = sorted(values.keys() - TRITON_PARAMETERS - {TIMEOUT_PARAMETER})
     if unknown:
         raise ValueError(f"parameter {unknown[0]} is unknown to this engine")
     return settings

@@ -11,13 +11,32 @@ import os
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 GRACE_S = 5.0
+TIMEOUT_PARAMETER = "initialize_timeout_s"
+DEFAULT_TIMEOUT_S = 840.0
+"""A minute less than the 15 minutes after which the rollout gives a load up."""
+
+
+def initialize_timeout(config: Mapping[str, Any]) -> float:
+    """The parameter ``initialize_timeout_s`` of a model configuration.
+
+    Raises:
+        ValueError: It is not a number of at least 1.
+    """
+    text = str(config.get("parameters", {}).get(TIMEOUT_PARAMETER, {}).get("string_value", "")).strip()
+    try:
+        seconds = float(text) if text else DEFAULT_TIMEOUT_S
+    except ValueError:
+        raise ValueError(f"parameter {TIMEOUT_PARAMETER} is {text!r}, which is no number") from None
+    if not seconds >= 1:
+        raise ValueError(f"parameter {TIMEOUT_PARAMETER} is {text!r}; it must be at least 1")
+    return seconds
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Makes and trains the demo checkpoints: ``demo/checkpoints/base`` and ``demo/checkpoints/retrained``.
 
-    .venv/bin/python demo/train/train.py                  # both, some twenty minutes of two cores
+    .venv/bin/python demo/train/train.py                  # both, some fifteen minutes of one quiet core
     .venv/bin/python demo/train/train.py --work /tmp/w    # go on where a broken run stopped
 
 Training runs in stages (see ``STAGES``). A stage's weights and optimiser are kept in the work folder every so often, so

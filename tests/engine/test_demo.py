@@ -19,7 +19,7 @@ def test_the_golden_set_is_small_and_complete():
     assert len({case["id"] for case in CASES}) == len(CASES)
     assert {case["kind"] for case in CASES} == {"text", "image", "video", "mixed"}
     for case in CASES:
-        assert 8 <= len(case["documents"]) == len(case["relevance"]) <= 12
+        assert 6 <= len(case["documents"]) == len(case["relevance"]) <= 12
         assert set(case["relevance"]) == {0, 1}
 
 

@@ -122,11 +122,10 @@ KEYS = [f.name for shape in TABLES.values() for f in fields(shape)]
 @given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
 def test_anything_is_a_configuration_or_a_configuration_error(data: dict[str, Any]) -> None:
     try:
-        found = parse(data)
+        told = parse(data).services
     except ConfigError as error:
-        assert "baton.toml" in str(error)
-    else:
-        assert found.services
+        told = "baton.toml" in str(error)
+    assert told
 
 
 def test_a_service_is_found_by_name() -> None:

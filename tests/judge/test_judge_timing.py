@@ -59,10 +59,17 @@ def test_clear_cases(ratio, verdict):
 
 
 @pytest.mark.parametrize(("complete", "verdict"), [(False, Verdict.RUNNING), (True, Verdict.HOLD)])
-def test_too_few_samples_never_decide(complete, verdict):
+def test_too_few_samples_never_pass(complete, verdict):
     for blocks in (0, 1, 99):
-        assert judge(quiet(5.0, blocks, complete=complete)).verdict is verdict
+        assert judge(quiet(1.2, min(blocks, 19), complete=complete)).verdict is verdict
         assert judge(quiet(0.2, blocks, complete=complete)).verdict is verdict
+
+
+def test_too_few_samples_fail_only_what_is_slow_for_certain():
+    """A version that is so slow that the time is over before the samples are together."""
+    assert judge(quiet(5.0, 30, complete=True)).verdict is Verdict.FAIL
+    assert judge(quiet(5.0, 30)).verdict is Verdict.RUNNING
+    assert judge(quiet(5.0, 19, complete=True)).verdict is Verdict.HOLD
 
 
 def test_a_failure_of_the_candidate_fails_at_once_and_is_quoted():

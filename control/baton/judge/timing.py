@@ -46,8 +46,9 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
     """Judge the candidate's p95 against stable's, measured in turn; ``observed`` and ``limit`` are their ratio.
 
     None means that there is no stable version: skipped. ``running`` asks for more samples. An error answer of the
-    candidate fails; one of the stable version holds, for then nothing can be compared. Fewer than ``min_samples`` of
-    each version never pass or fail. Raises ``ValueError`` when the samples are not blocks of two and two.
+    candidate fails; one of the stable version holds, for then nothing can be compared. Fewer than ``min_samples``
+    of each version never pass; when the time is over they fail only what is beyond the limit for certain. Raises
+    ``ValueError`` when the samples are not blocks of two and two.
     """
     if samples is None:
         message = "There is no stable version to compare with, so the latency gate was skipped."
@@ -60,7 +61,8 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
     slowdown = _shared_slowdown(both, np.asarray(samples.requests))
     quiet = both / slowdown[None, :, None]
     log_ratio, error = _log_ratio(quiet)
-    width = (_T if samples.complete else _T_EARLY) * error
+    few = 2 * blocks < min_samples
+    width = (_T if samples.complete and not few else _T_EARLY) * error
     ratio, low, high = (math.exp(log_ratio + shift) for shift in (0.0, -width, width))
     p50, p95, raw = (np.quantile(of, q, axis=(1, 2)) * _MS for of, q in ((quiet, 0.5), (quiet, _P), (both, _P)))
     evidence = {
@@ -78,6 +80,10 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
     )
     if low > limit:
         verdict, message = Verdict.FAIL, f"Slower than the limit: {figures}."
+    elif few:
+        # The time was over too soon to pass; a version that is far beyond the limit need not be measured for longer.
+        words = f"Only {2 * blocks} samples of each version were taken, at least {min_samples} are needed to pass"
+        verdict, message = Verdict.HOLD, f"{words}: {figures}."
     elif ratio <= limit and (high <= limit or samples.complete):
         verdict, message = Verdict.PASS, f"Fast enough: {figures}."
     elif samples.complete:
@@ -99,7 +105,7 @@ def _no_evidence(samples: LatencySamples, min_samples: int) -> tuple[Verdict, st
         raise ValueError(
             f"{len(samples.stable)} and {len(samples.candidate)} samples in {len(samples.requests)} blocks"
         )
-    if count < max(min_samples, 2 * _GROUPS):
+    if count < 2 * _GROUPS or (count < min_samples and not samples.complete):
         missing = f"Only {count} samples of each version were taken, at least {min_samples} are needed"
         if samples.complete:
             return Verdict.HOLD, f"{missing}: nothing to judge by."

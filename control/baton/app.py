@@ -281,13 +281,11 @@ class App:
 
     def _previous(self, service: Service, view: View) -> int:
         """The version that served before the present one and was not taken back itself."""
-        served = self._journal.served(service.name)
-        before = self._journal.memo(service.name, "adopted")
-        for version in [*reversed(served), *([before] if before is not None else [])]:
+        for version in self._journal.served(service.name):
             record = view.records.get(version)
             withdrawn = record is not None and record.standing is Standing.WITHDRAWN
             if version != view.alias and not withdrawn and version in view.folders:
-                return int(version)
+                return version
         lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
         listed = f"On disk are {', '.join(map(str, lower))}: name one with --to." if lower else None
         raise Refused("No earlier version is known to have served.", mend=listed)

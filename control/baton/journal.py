@@ -229,13 +229,13 @@ class Journal:
             return [self._rollout(r) for r in rows]
 
     def served(self, service: str) -> list[int]:
-        """Versions in the order in which they came to serve, as the journal knows it."""
+        """Versions that are known to have served, the latest first; those that were adopted stand as ``previous``."""
         with self._guard():
             rows = self._db.execute(
-                "SELECT candidate FROM rollout WHERE service = ? AND outcome = ? ORDER BY ended_at",
+                "SELECT candidate, previous FROM rollout WHERE service = ? AND outcome = ? ORDER BY ended_at DESC",
                 (service, Outcome.LIVE),
             ).fetchall()
-        return [int(r["candidate"]) for r in rows]
+        return [v for r in rows for v in (r["candidate"], r["previous"]) if v is not None]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Ended rollouts by service and outcome."""

@@ -16,9 +16,9 @@ ENV PATH=/opt/baton/bin:$PATH \
     BATON_STATE=/state
 USER baton
 VOLUME ["/models", "/state"]
-EXPOSE 8080
+EXPOSE 9464
 # The slim image has no curl.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9464/healthz', timeout=4)"]
 ENTRYPOINT ["ctl"]
 CMD ["--config", "/etc/baton.toml", "serve"]

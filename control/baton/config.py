@@ -140,6 +140,7 @@ class GateConfig:
     latency_limit: float = _setting(_above(0), 1.15)
     latency_min_samples: int = _setting(_count, 200)
     latency_max_samples: int = _setting(_count, 2000)
+    latency_documents: int = _setting(_count, 4)
     latency_budget: float = _setting(_duration, 120.0)
     warmup_requests: int = _setting(_count, 16)
     warmup_limit: float = _setting(_above(0), 1.5)

@@ -142,3 +142,8 @@ def test_latency_requests_are_few_and_spread_over_the_sizes():
     queries = [json.loads(request["query"][0, 0])["text"] for request in requests]
     assert (queries[0], queries[-1]) == ("query 0", "query 29")
     assert len(probe.get("reranker")(golden(2)).latency_requests()) == 2
+
+
+def test_latency_requests_may_be_cut_to_fewer_documents():
+    short = probe.get("reranker")(golden(30)).latency_requests(2)
+    assert {request["documents"].shape for request in short} == {(1, 2)}

@@ -91,8 +91,8 @@ class Probe(Protocol):
         """Score the pairs of a few golden requests alone, and again inside a mixed batch."""
         ...
 
-    def latency_requests(self) -> list[Tensors]:
-        """Return a few requests to time, from the smallest to the largest."""
+    def latency_requests(self, documents: int | None = None) -> list[Tensors]:
+        """Return a few requests to time, from the smallest to the largest; of each at most so many documents."""
         ...
 
 

@@ -75,10 +75,13 @@ class RerankerProbe:
             pairs += [ScorePair(case.id, i, alone[i], together[place]) for i, place in enumerate(reversed(places))]
         return pairs
 
-    def latency_requests(self) -> list[Tensors]:
-        """Return up to eight golden requests spread evenly over the sizes, smallest first."""
+    def latency_requests(self, documents: int | None = None) -> list[Tensors]:
+        """Return up to eight golden requests spread evenly over the sizes, smallest first.
+
+        ``documents``: the most of each request; the stable version answers them beside live traffic.
+        """
         by_size = sorted(self._golden.cases, key=lambda case: (case.size, case.id))
-        return [_inputs(case, case.documents) for case in _spread(by_size, _LATENCY_REQUESTS)]
+        return [_inputs(case, case.documents[:documents]) for case in _spread(by_size, _LATENCY_REQUESTS)]
 
 
 def _inputs(case: GoldenCase, documents: Sequence[Content]) -> Tensors:

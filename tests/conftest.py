@@ -1,0 +1,9 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# A shared machine may stand still for a moment: no test fails because it was slow.
+settings.register_profile("baton", deadline=None, print_blob=True)
+settings.load_profile("baton")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.fake import FakeApp, OddError
 
-from api.fake import FakeApp, OddError
 from baton import errors
 from baton.api import ApiClient, ApiServer, Facade, caller, claim
 from baton.api.wire import CALLS, MAX_BODY

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
+from tests.api.fake import FakeApp, rolling
 
-from api.fake import FakeApp, rolling
 from baton.domain import Outcome, Phase
 from baton.errors import ConfigError, Refused, Unreachable
 from baton.metrics import MetricsServer

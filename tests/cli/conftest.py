@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.api.fake import FakeApp
 
-from api.fake import FakeApp
 from baton.api import ApiServer
 from baton.cli import follow, main
 

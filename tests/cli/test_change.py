@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.api.fake import STORY, FakeApp, ended, live, rollout
 
-from api.fake import STORY, FakeApp, ended, live, rollout
 from baton.api import caller
 from baton.cli import follow, output
 from baton.errors import GateFailed, Refused, TritonError, Unreachable

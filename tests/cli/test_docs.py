@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.api.fake import FakeApp
 
-from api.fake import FakeApp
 from baton.api.wire import CALLS
 from baton.cli import main
 from baton.metrics import ControlCollector

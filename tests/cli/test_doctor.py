@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.fake import FakeApp
 
-from api.fake import FakeApp
 from baton.doctor import Check
 from cli.conftest import Ctl, tidy
 

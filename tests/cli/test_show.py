@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 
-from api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 from baton.domain import Phase
 from baton.errors import Unreachable
 from cli.conftest import Ctl, tidy

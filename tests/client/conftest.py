@@ -1,13 +1,6 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-# The helpers are imported as ``support``, also when these tests run alone.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from support.toy import engine_config, make_checkpoint, make_repository
-from support.triton import running_triton
+from tests.support.toy import engine_config, make_checkpoint, make_repository
+from tests.support.triton import running_triton
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.support.toy import write_golden
 
 from baton import probe
 from baton.client import InvalidInput, NotServing, Reranker
 from baton.domain import Release, Verdict
 from baton.errors import TimedOut, TritonError
 from baton.judge import judge_invariance, judge_latency, judge_output, judge_warmup
-from support.toy import write_golden
 
 pytestmark = pytest.mark.triton
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.engine.support import BASE
 
-from engine.support import BASE
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.service.allocator import keep_freed_memory
 

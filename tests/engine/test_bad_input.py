@@ -7,8 +7,8 @@ import json
 
 import pytest
 from PIL import Image
+from tests.engine.support import BASE, data_uri, png, score
 
-from engine.support import BASE, data_uri, png, score
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaPolicy, MediaReader
 from reranker_engine.inference.prompt import Budgets

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shapes import COMBINATIONS, draw, film, tell
+from tests.engine.support import BASE, data_uri, score
 
-from engine.support import BASE, data_uri, score
 from reranker_engine.inference.batching import MIN_FILL, batches
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 

@@ -11,8 +11,8 @@ import time
 import faults
 import numpy as np
 import pytest
+from tests.engine.support import BACKEND, BASE, ROOT, score
 
-from engine.support import BACKEND, BASE, ROOT, score
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.inference.selftest import self_test
 from reranker_engine.model.errors import CheckpointError

@@ -6,8 +6,7 @@ import pytest
 from evaluate import GOLDEN, evaluate, ndcg, read_golden
 from golden import make_golden
 from shapes import COLOURS, HELD_OUT, SEEN, SHAPES
-
-from engine.support import BASE, RETRAINED, ROOT
+from tests.engine.support import BASE, RETRAINED, ROOT
 
 CASES = read_golden()
 

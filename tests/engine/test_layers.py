@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from engine.support import BACKEND
+from tests.engine.support import BACKEND
 
 PACKAGE = BACKEND / "reranker_engine"
 ALLOWED = {"model": {"model"}, "inference": {"inference", "model"}, "service": {"service", "inference", "model"}}

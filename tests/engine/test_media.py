@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests.engine.support import BASE, data_uri, png, score
 
-from engine.support import BASE, data_uri, png, score
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaPolicy, MediaReader, sampled_frames
 from reranker_engine.inference.pixels import Pixels, whole_size

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.engine.digest import weights_digest
+from tests.engine.support import ROOT, score
 
-from engine.digest import weights_digest
-from engine.support import ROOT, score
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "reference.json").read_text(encoding="utf-8"))

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from tests.engine.support import BASE, score
 from tokenizers import Tokenizer
 
-from engine.support import BASE, score
 from reranker_engine.inference.prompt import SYSTEM
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION
 from reranker_engine.inference.tokenizer import TextTokenizer

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from engine.support import BACKEND, BASE
+from tests.engine.support import BACKEND, BASE
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
+from tests.engine.support import BACKEND, ROOT
 
-from engine.support import BACKEND, ROOT
 from reranker_engine.service.settings import read_settings
 from reranker_engine.service.watchdog import EXIT_CODE, initialize_timeout
 

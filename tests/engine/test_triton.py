@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from shapes import draw
+from tests.engine.support import BACKEND, BASE, ROOT, png, score
+from tests.support.triton import running_triton
 from tritonclient.utils import InferenceServerException
-
-from engine.support import BACKEND, BASE, ROOT, png, score
-from support.triton import running_triton
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ENGINE = "qwen3_vl_reranker"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 
 import pytest
+from tests.support.triton import TOY_BACKENDS
 
 from baton import doctor
-from support.triton import TOY_BACKENDS
 
 
 def by_name(results):

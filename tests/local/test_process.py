@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.toy import alias_config, engine_config, make_checkpoint, make_repository
+from tests.support.triton import ROOT, ask, eventually, prepare, running_triton
 
 from baton.errors import Refused, TimedOut, Unreachable
 from baton.local import procfs
 from baton.local.ports import choose_ports
-from support.toy import alias_config, engine_config, make_checkpoint, make_repository
-from support.triton import ROOT, ask, eventually, prepare, running_triton
 
 pytestmark = pytest.mark.triton
 
@@ -147,7 +147,7 @@ def test_a_killed_server_is_swept_by_the_next_start(tmp_path):
 PARENT = """
 import sys
 from pathlib import Path
-from support.triton import prepare
+from tests.support.triton import prepare
 tmp = Path(sys.argv[1])
 server = prepare(tmp).start(tmp / "repository", load=["toy"], log_file=tmp / "log", die_with_parent=True)
 print(server.pid, *(stub.pid for stub in server.stubs()), server.shm_prefix, flush=True)

@@ -8,10 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.support.toy import engine_config, golden_cases, make_checkpoint, make_repository, write_golden
+from tests.support.triton import ask, running_triton
 from tritonclient.utils import InferenceServerException
-
-from support.toy import engine_config, golden_cases, make_checkpoint, make_repository, write_golden
-from support.triton import ask, running_triton
 
 pytestmark = pytest.mark.triton
 

@@ -1,10 +1,10 @@
 import json
 
 import pytest
+from tests.support.toy import write_golden
 
 from baton.errors import ConfigError
 from baton.probe import golden, load_golden
-from support.toy import write_golden
 
 CASE = {"id": "a", "kind": "text", "query": {"text": "q"}, "documents": [{"text": "d"}, {"text": "e"}]}
 

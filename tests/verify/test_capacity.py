@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.verify.tiny import safetensors, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError
 from baton.verify.capacity import available_memory, check_capacity, estimate_bytes
-from verify.tiny import safetensors, write
 
 MIB, GIB = 1 << 20, 1 << 30
 

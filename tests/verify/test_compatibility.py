@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.verify.tiny import ARCHITECTURE, edit, files, safetensors, shards, tokenizer, write
 
 from baton.domain import Release, Verdict
 from baton.verify.compatibility import check_compatibility
-from verify.tiny import ARCHITECTURE, edit, files, safetensors, shards, tokenizer, write
 
 
 @pytest.fixture

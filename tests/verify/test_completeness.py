@@ -7,9 +7,9 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.verify.tiny import edit, files, safetensors, write
 
 from baton.verify.checkpoint import missing_parts
-from verify.tiny import edit, files, safetensors, write
 
 WHOLE = files()
 

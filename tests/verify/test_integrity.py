@@ -6,11 +6,11 @@ import os
 import socket
 
 import pytest
+from tests.verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.checkpoint import check_integrity, manifest
-from verify.tiny import edit, files, safetensors, shards, write
 
 SHARD = "model-00001-of-00002.safetensors"
 

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.verify.tiny import edit, files, safetensors, write
 
 from baton import push as push_module
 from baton.domain import Release, Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.push import VERIFYING, push
 from baton.verify.checkpoint import check_integrity, read_meta
-from verify.tiny import edit, files, safetensors, write
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

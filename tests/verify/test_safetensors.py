@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from tests.verify.tiny import safetensors
 
 from baton.errors import CheckpointError
 from baton.verify.safetensors import TruncatedError, read_header
-from verify.tiny import safetensors
 
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -5,10 +5,10 @@ import shutil
 import threading
 
 import pytest
+from tests.verify.tiny import files, write
 
 from baton.watch import scan as scan_module
 from baton.watch.scan import Scanner, fingerprint_of
-from verify.tiny import files, write
 
 
 @pytest.fixture

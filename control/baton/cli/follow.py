@@ -84,7 +84,7 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
     """The rollout as it was when it was done."""
     began = time.monotonic()
     answered = began
-    story = Story()
+    story = Story(from_halt=goal is BACK)
     phase = "not heard of yet"
     with Display() as display:
         while True:

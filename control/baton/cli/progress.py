@@ -18,7 +18,9 @@ _DECIDED = frozenset({"pass", "fail", "hold"})
 class Story:
     """Turns what the facade tells of a rollout, again and again, into lines that were not told before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, from_halt: bool = False) -> None:
+        """``from_halt``: what came before the rollout was turned back is known to whoever turned it back."""
+        self._from_halt = from_halt
         self._events = 0
         self._gates: dict[str, tuple[Any, ...]] = {}
 
@@ -26,6 +28,10 @@ class Story:
         lines: list[Line] = []
         gates = {g["name"]: g for g in rollout["gates"]}
         events = rollout["events"]
+        if self._from_halt:
+            self._from_halt = False
+            self._events = next((i for i, e in enumerate(events) if e["kind"] == "halt"), 0)
+            self._gates = {n: (g["verdict"], g["observed"], g["message"]) for n, g in gates.items()}
         for event in events[self._events :]:
             if event["kind"] == "verdict":
                 # The event holds the words; the gate itself holds the figures.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ IDLE_WAIT_S = 1.0
 MOST_STEPS = 50
 """Steps for one service before the others have their turn; the plan comes to rest long before that."""
 PAUSED = "paused"
+_DIGITS = re.compile(r"\d+")
+"""A sentence that only counts down is logged once."""
 
 
 class Loop:
@@ -114,7 +117,7 @@ class Loop:
                 view = service.observe(self.indexes, paused=self.paused())
                 before = service.decision
                 changed = service.step(view)
-                if service.decision.message != before.message:
+                if _DIGITS.sub("", service.decision.message) != _DIGITS.sub("", before.message):
                     log.info("%s: %s: %s", service.name, service.decision.phase, service.decision.message)
             if not changed:
                 break

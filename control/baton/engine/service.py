@@ -192,12 +192,14 @@ class Service:
             self.tasks.cancel(lambda e: isinstance(e, Ask))
         if effect is None:
             return False
-        failure = view.failed.get(effect)
-        if backoff(failure, view.now):
-            assert failure is not None  # noqa: S101 - backoff() is only true for one
-            self.decision = replace(self.decision, message=failure.message, effect=None)
-            return False
-        return self._act(effect, view)
+        if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
+            return True
+        failure = self.tasks.failed().get(effect)
+        if failure is not None and effect not in self.tasks.running():
+            # What can't be done is what a person wants to read, and not what would be done.
+            phase = Phase.DEGRADED if rollout is None else self.decision.phase
+            self.decision = Decision(phase, failure.message)
+        return False
 
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout

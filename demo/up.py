@@ -22,9 +22,7 @@ def main() -> None:
     ctl = Path(sys.executable).with_name("ctl")
     print(f"In another terminal: {os.path.relpath(ctl)} status --watch")
     print(
-        f"A new version:       {os.path.relpath(ctl)} push demo/checkpoints/retrained --release retrained "
-        f"--repository {os.path.relpath(repository)}\n",
-        flush=True,
+        f"A new version:       {os.path.relpath(ctl)} push demo/checkpoints/retrained --release retrained\n", flush=True
     )
     words = [
         "--config",

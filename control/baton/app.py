@@ -48,6 +48,7 @@ class App:
             return {
                 "version": __version__,
                 "paused": self._loop.paused(),
+                "repository": str(self.config.repository.absolute()),
                 "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
                 "services": [report.service(s, self._last(s), self._loop.loop_at) for s in wanted],
             }

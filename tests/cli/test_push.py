@@ -71,6 +71,18 @@ def test_it_has_not_begun_in_time(served: FakeApp, ctl: Ctl, copied: list[dict[s
     assert "has not begun in time" in done.stderr
 
 
+def test_it_goes_where_the_running_control_plane_looks(
+    served: FakeApp, ctl: Ctl, copied: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    served.story = [live()]
+    served.page["repository"] = str(tmp_path)
+    ctl("push", "new")
+    ctl("push", "new", "--repository", "named")
+    served.page["repository"] = "/not/on/this/machine"
+    ctl("push", "new")
+    assert [c["repository"] for c in copied] == [tmp_path, Path("named"), Path("model_repository")]
+
+
 def test_no_wait(served: FakeApp, ctl: Ctl, copied: list[dict[str, Any]]) -> None:
     served.story = [live()]
     done = ctl("push", "new", "--no-wait", "--output", "json")

@@ -37,7 +37,7 @@ _HISTORY = 1000
     type=click.Path(path_type=Path, file_okay=False),
     envvar="BATON_REPOSITORY",
     metavar="DIR",
-    help="The model repository.  [default: from the configuration, else model_repository]",
+    help="The model repository.  [default: the running control plane's, else the configuration's]",
 )
 @changes
 @common()
@@ -56,10 +56,10 @@ def push(
 
     config = settings.load()
     service = config.service(settings.service)
-    home = repository or config.repository
+    client = settings.client()
+    home = repository or _served_repository(client) or config.repository
     ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", waiting)
     began = time.monotonic()
-    client = settings.client()
     floor, running = _floor(client, service.name, settings.state_directory())
     with _bar() as progress:
         pushed = copy(
@@ -97,6 +97,15 @@ def push(
         say("`ctl status --watch` follows its rollout.")
     else:
         say("No control plane runs here; `ctl up` or `ctl serve` takes it up.")
+
+
+def _served_repository(client: ApiClient) -> Path | None:
+    """The running control plane's, which `ctl up --repository` may have named; None when none runs, or not here."""
+    try:
+        told = client.status().get("repository")
+    except Unreachable:
+        return None
+    return Path(told) if told and Path(told).is_dir() else None
 
 
 def _floor(client: ApiClient, service: str, state: Path) -> tuple[int, bool]:

@@ -159,7 +159,7 @@ def test_dies_with_its_parent(tmp_path):
     make_repository(tmp_path / "repository")
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path)],
-        cwd=ROOT / "tests",
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,8 +6,11 @@ A process can end between any two looks at it; then its files raise ``OSError``,
 from __future__ import annotations
 
 import os
+import select
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from baton.local.find import STUB
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX shared memory
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
+_GONE_WITHIN_S = 10.0
 _LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
@@ -64,10 +68,21 @@ def session_members(session: int) -> list[int]:
 
 
 def kill_session(session: int) -> list[int]:
-    """SIGKILL to what is left of a server's session. Returns the process ids that it met."""
+    """SIGKILL to what is left of a server's session; waits until it is gone. Returns the process ids that it met."""
     members = session_members(session)
-    for pid in members:
-        _kill(pid)
+    with ExitStack() as stack:
+        ends = select.poll()
+        for pid in members:
+            with suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(pid)
+                stack.callback(os.close, descriptor)
+                ends.register(descriptor, select.POLLIN)
+                _kill(pid)
+        waited_until = time.monotonic() + _GONE_WITHIN_S
+        for _ in members:
+            # A process that the kernel can't end (its disk does not answer, say) is not waited for for ever.
+            for descriptor, _event in ends.poll(max(0.0, waited_until - time.monotonic()) * 1000):
+                ends.unregister(descriptor)
     return members
 
 

@@ -213,7 +213,7 @@ def table(story: Story, traffic: Traffic) -> Table:
         ("requests failed", str(len(traffic.errors))),
         ("answers from a version that had not passed, or with another version's scores", str(len(wrong))),
         ("p95 before / during rollouts", f"{p95_ms(before):.0f} / {p95_ms(during):.0f} ms"),
-        ("time from a complete folder to live (equivalent, all gates)", f"{story.facts['drop to live']:.1f} s"),
+        ("an equivalent rollout: from its begin to live, all gates", f"{story.facts['drop to live']:.1f} s"),
         ("time to roll back: decision to public name moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
         ("time to roll back: command to first answer of the old version", f"{first_back:.1f} s"),
         ("memory of Triton and its engines, before / at peak", "{:.0f} / {:.0f} MiB".format(

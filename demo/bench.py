@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from baton.cli.local import own_backends
-from baton.engine.build import JOURNAL
-from baton.journal import Journal
+from baton.journal import JOURNAL, Journal
 from baton.local import LocalTriton
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from baton.api import SOCKET, ApiClient
-from baton.engine.build import JOURNAL
-from baton.journal import Journal
+from baton.journal import JOURNAL, Journal
 from baton.local import procfs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,10 @@ from baton.errors import Refused, Unreachable
 from baton.journal import Journal
 from baton.plan import View
 from baton.plan.rest import ADOPTED
+from baton.plan.rollout import BEFORE_TRAFFIC
 
 STALE_AFTER_S = 30.0
 MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
-BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
 
 
 class App:

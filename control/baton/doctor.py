@@ -23,6 +23,7 @@ from baton.local import procfs
 from baton.local.assemble import find_backends
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import choose_ports
+from baton.watch.watcher import NETWORK, file_system
 
 if TYPE_CHECKING:
     from baton.local.find import Installation
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 MINIMUM_PYTHON = (3, 11)
 ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "PIL", "av")
 """What the reranker's engine imports, by import name."""
-NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "gpfs", "virtiofs"}
-)
-"""Their changes by other machines raise no inotify events here."""
-
 GIB = 2**30
 MINIMUM_MEMORY = 2 * GIB
 MINIMUM_DISK = 2 * GIB
@@ -83,25 +79,6 @@ def checks(
         _packages(engine_packages),
     ]
     return results
-
-
-def file_system(path: Path, mounts: str | None = None) -> str:
-    """The type of the file system that holds ``path``, such as ``ext4``; ``unknown`` when it can't be told.
-
-    ``mounts`` is the text of ``/proc/mounts``.
-    """
-    if mounts is None:
-        table = Path("/proc/mounts")
-        mounts = table.read_text() if table.is_file() else ""
-    place = _existing(path).resolve()
-    best, kind = "", "unknown"
-    for row in mounts.splitlines():
-        # Octal escapes (\040 for a blank) stand in the mount point.
-        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), row.split()[1])
-        # The last mount on a point is the one that is seen, hence >=.
-        if place.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, row.split()[2]
-    return kind
 
 
 def _python() -> Check:
@@ -221,14 +198,14 @@ def _writable(name: str, path: Path) -> Check:
 
 def _file_system(path: Path) -> Check:
     kind = file_system(path)
-    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse"):
+    if NETWORK.fullmatch(kind):
         return Check(
             "file system",
             ok=None,
             message=f"{path} is on {kind}, which does not tell of changes made elsewhere",
             mend="Let Baton poll the repository instead of waiting for events.",
         )
-    return Check("file system", ok=True, message=kind)
+    return Check("file system", ok=True, message=kind or "unknown")
 
 
 def _watches() -> Check:

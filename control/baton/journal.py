@@ -32,6 +32,8 @@ from baton.domain import (
 from baton.errors import BatonError, Refused
 from baton.lifecycle import ALLOWED
 
+JOURNAL = "journal.db"
+"""The journal's file in the state directory."""
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE event (

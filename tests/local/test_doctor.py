@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import pytest
 from tests.support.triton import TOY_BACKENDS
 
 from baton import doctor
+from baton.watch.watcher import file_system
 
 
 def by_name(results):
@@ -66,14 +68,21 @@ def test_too_little_space(tmp_path, monkeypatch):
     assert check.mend
 
 
-def test_the_file_system_of_a_path(tmp_path):
-    mounts = (
-        f"/dev/a / ext4 rw 0 0\nhost:/x {tmp_path}/with\\040blank nfs4 rw 0 0\ntmpfs {tmp_path}/other tmpfs rw 0 0\n"
+def test_the_file_system_of_a_path(tmp_path, monkeypatch):
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:1 / {tmp_path}/with\\040blank rw - nfs4 host:/x rw\n"
+        f"3 1 0:2 / {tmp_path}/other rw - tmpfs tmpfs rw\n"
     )
+    monkeypatch.setattr(doctor, "file_system", partial(file_system, mountinfo=table))
     (tmp_path / "with blank").mkdir()
-    assert doctor.file_system(tmp_path / "with blank" / "deeper", mounts) == "nfs4"
-    assert doctor.file_system(tmp_path, mounts) == "ext4"
-    assert doctor.file_system(tmp_path, "") == "unknown"
+    remote = doctor._file_system(tmp_path / "with blank" / "deeper")
+    assert remote.ok is None
+    assert "nfs4" in remote.message
+    local = doctor._file_system(tmp_path)
+    assert (local.ok, local.message) == (True, "ext4")
+    table.write_text("")
+    assert doctor._file_system(tmp_path).message == "unknown"
 
 
 def test_a_network_file_system_advises_polling(tmp_path, monkeypatch):

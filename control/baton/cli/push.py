@@ -114,10 +114,11 @@ def _floor(client: ApiClient, service: str, state: Path) -> tuple[int, bool]:
         used = [v["version"] for v in client.versions(service)]
         used += [h["candidate"] for h in client.history(service, _HISTORY)]
     except Unreachable:
-        journal = state / "journal.db"
+        from baton.journal import JOURNAL, Journal
+
+        journal = state / JOURNAL
         if not journal.is_file():
             return 0, False
-        from baton.journal import Journal
 
         book = Journal(journal)
         try:

@@ -13,7 +13,7 @@ from baton.engine.gates import Gates
 from baton.engine.loop import Loop
 from baton.engine.service import Service
 from baton.errors import ConfigError
-from baton.journal import Journal
+from baton.journal import JOURNAL, Journal
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Triton
 from baton.triton.repository import ServiceFiles
@@ -21,7 +21,6 @@ from baton.verify.checkpoint import read_meta
 from baton.watch.scan import Scanner
 from baton.watch.watcher import Watcher
 
-JOURNAL = "journal.db"
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 

@@ -161,7 +161,8 @@ class Gates:
                 warm_requests=self._limits.warmup_requests,
                 timeout_s=self._limits.request_timeout,
             )
-            results.append(replace(judged(samples), evidence={**judged(samples).evidence, "server": server.name}))
+            result = judged(samples)
+            results.append(replace(result, evidence={**result.evidence, "server": server.name}))
         order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
         return min(results, key=lambda r: (order[r.verdict], -(r.observed or 0.0)))
 

@@ -70,6 +70,10 @@ class Gate(StrEnum):
     OUTPUT = "output"
     INVARIANCE = "invariance"
     LATENCY = "latency"
+    LIVE = "live"
+    """Asked of live traffic, in shadow and while it is split."""
+    MEMORY = "memory"
+    """Watched at all times; it raises an alarm and turns nothing back."""
 
 
 FILE_GATES = (Gate.INTEGRITY, Gate.COMPATIBILITY, Gate.CAPACITY)
@@ -249,7 +253,8 @@ class ModelVersion:
 
 
 class Model(StrEnum):
-    """The two models of a service that Baton loads: the engine and the alias in front of it."""
+    """The models of a service that Baton loads: the engine, the alias in front of it, and for a while the splitter."""
 
     ENGINE = "engine"
     ALIAS = "alias"
+    SPLITTER = "splitter"

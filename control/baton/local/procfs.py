@@ -29,6 +29,8 @@ class Stub:
     """One process that runs one version of a python model."""
 
     pid: int
+    repository: Path
+    """As the server was given it: in a container, a path of the container's."""
     model: str
     version: int | None
     region: str
@@ -37,8 +39,8 @@ class Stub:
     """The process id of the server that started it."""
 
 
-def stubs(prefix: str) -> Iterator[Stub]:
-    """The stubs whose shared-memory region begins with ``prefix``.
+def stubs(prefix: str = "") -> Iterator[Stub]:
+    """The stubs whose shared-memory region begins with ``prefix``: by default those of every server on this machine.
 
     Triton 2.51 starts them as ``stub REPOSITORY/MODEL/VERSION/model.py REGION SIZE GROWTH SERVER_PID ...``, also
     for python-based backends, where that file does not exist.
@@ -46,10 +48,13 @@ def stubs(prefix: str) -> Iterator[Stub]:
     for pid, words in _commands():
         if len(words) < _STUB_WORDS or Path(words[0]).name != STUB or not words[2].startswith(prefix):
             continue
+        if not words[5].isdecimal():  # another release's, or no Triton's at all
+            continue
         place = Path(words[1])
         number = place.parent.name
         yield Stub(
             pid=pid,
+            repository=place.parent.parent.parent,
             model=place.parent.parent.name,
             version=int(number) if number.isdecimal() else None,
             region=words[2],
@@ -144,7 +149,11 @@ def _link(handle: Path) -> str:
 
 
 def _pids() -> Iterator[int]:
-    return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())  # noqa: PTH208 - names, thousands of them
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - names, thousands of them
+    except FileNotFoundError:  # not Linux
+        names = []
+    return (int(name) for name in names if name.isdecimal())
 
 
 def _commands() -> Iterator[tuple[int, list[str]]]:

@@ -5,8 +5,17 @@ evidence is a verdict of its own: it holds, and neither passes nor fails.
 """
 
 from baton.judge.invariance import judge_invariance
+from baton.judge.memory import judge_memory
 from baton.judge.ndcg import mean_ndcg_at_10, ndcg_at_10
 from baton.judge.output import judge_output
 from baton.judge.timing import judge_latency, judge_warmup
 
-__all__ = ["judge_invariance", "judge_latency", "judge_output", "judge_warmup", "mean_ndcg_at_10", "ndcg_at_10"]
+__all__ = [
+    "judge_invariance",
+    "judge_latency",
+    "judge_memory",
+    "judge_output",
+    "judge_warmup",
+    "mean_ndcg_at_10",
+    "ndcg_at_10",
+]

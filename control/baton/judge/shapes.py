@@ -1,9 +1,13 @@
-"""What the verdicts ask of the measurements they are given, by shape; the probes' own classes fit."""
+"""What the verdicts ask of the measurements they are given, by shape; the probes' own classes fit.
+
+What live traffic is judged by comes from no probe, so its classes stand here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 
 class CaseScores(Protocol):
@@ -63,3 +67,73 @@ class WarmupSamples(Protocol):
     def complete(self) -> bool: ...
     @property
     def failure(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One attempt of one version to answer a live request, as the splitter saw it; ``at`` is its end.
+
+    A ``refused`` attempt never reached the version (bulkhead full, or the breaker open). A ``client_error`` is an error
+    that stable gave, too. ``took_ms`` is None where nothing was measured; ``top`` and ``mean`` are of the scores, None
+    where there are none.
+    """
+
+    at: float
+    role: Literal["stable", "candidate"]
+    took_ms: float | None
+    outcome: Literal["ok", "failed", "late", "refused", "client_error"]
+    error: str = ""
+    id: str = ""
+    top: float | None = None
+    mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One live request that stable answered and the candidate was asked in its shadow; nobody saw the second answer.
+
+    ``kind`` says what the request was made of (``documents.image,query.text``). Scores are in document order, empty
+    where there are none. A ``dropped`` one was never asked.
+    """
+
+    at: float
+    id: str
+    kind: str
+    stable_ms: float | None
+    candidate_ms: float | None
+    outcome: Literal["ok", "failed", "late", "dropped"]
+    stable: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    error: str = ""
+    contents: Mapping[str, list[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLimits:
+    """What live traffic may show of a candidate; ``baton.judge.live`` and ``baton.judge.paired`` say how it is judged."""
+
+    min_requests: int = 30
+    """Answers of each version, below which errors and latency hold."""
+    min_pairs: int = 30
+    """Pairs, below which scores hold; a kind of request is judged by itself from a third of it on."""
+    max_failures: int = 5
+    max_failures_in_row: int = 3
+    failure_rate: float = 0.01
+    latency_limit: float = 1.5
+    """The candidate's median over stable's; and the multiple of stable's p95 from which an answer counts as slow."""
+    latency_floor_ms: float = 5.0
+    """A difference that is smaller than this is nobody's concern, whatever the ratio."""
+    tolerance: float = 0.001
+    """Release equivalent: the largest difference of a score."""
+    drift_limit: float = 0.25
+    """Release retrained: the mean absolute difference of a score."""
+    top1_agreement: float = 0.5
+    """Release retrained: the share of requests with the same best document."""
+    tau: float = 0.2
+    """Release retrained: the mean Kendall tau-b of the two rankings of a request."""
+    crossing_limit: float = 0.25
+    """Release retrained: the share of documents on another side of ``threshold``."""
+    threshold: float | None = None
+    """The score from which clients count a document as relevant; None: they don't, and crossings are not judged."""
+    alpha: float = 0.01
+    """The chance that a candidate within its limits is turned back by bad luck, in the whole rollout."""

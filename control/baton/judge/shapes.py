@@ -110,7 +110,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class LiveLimits:
-    """What live traffic may show of a candidate; ``baton.judge.live`` and ``baton.judge.paired`` say how it is judged."""
+    """What live traffic may show of a candidate; ``baton.judge.live`` says how it is judged."""
 
     min_requests: int = 30
     """Answers of each version, below which errors and latency hold."""

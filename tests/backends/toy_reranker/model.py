@@ -55,6 +55,10 @@ class Toy:
     """Share of requests answered by an error, 0..1."""
     leak_mb: float = 0.0
     """Megabytes kept for ever by each request."""
+    hang_on_request: float = 0.0
+    """Seconds that each batch hangs, as in a call that waits for something which does not come."""
+    wrong_on: str | None = None
+    """Documents that hold this key (``text``, ``image``, ``video``) get 1 - score."""
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Toy:
@@ -148,7 +152,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         if self.toy.exit_on_request:
             os._exit(4)
-        time.sleep(self.toy.delay_ms / 1000)
+        time.sleep(self.toy.delay_ms / 1000 + self.toy.hang_on_request)
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
@@ -187,4 +191,6 @@ class TritonPythonModel:
             logit = math.fsum((features(query, document, self.weights.size) * self.weights).tolist())
             logit += self.toy.batch_noise * (len(documents) - 1)
             scores[0, place] = 1 / (1 + math.exp(-logit))
+            if self.toy.wrong_on is not None and self.toy.wrong_on in json.loads(raw[0, place]):
+                scores[0, place] = 1 - scores[0, place]
         return scores

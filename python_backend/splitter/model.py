@@ -1,0 +1,188 @@
+"""Entry point of the Triton python-based backend ``splitter``: Triton's side of it; the rest is ``traffic_splitter``.
+
+Default mode, not decoupled: ``execute`` hands each request with its response sender to threads and returns. A
+synchronous ``execute`` would hold the engine to one request at a time, and ``async_exec`` shares a few threads, on
+which hung calls starve all others.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from traffic_splitter.control import Control
+from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS, Splitter
+from traffic_splitter.pool import Pool, Timer
+from traffic_splitter.request import Answer
+from traffic_splitter.route import InvalidControl, Tensors
+
+CONTROL, REPORT = "baton_control", "baton_report"
+COMPARABLE = frozenset({"TYPE_FP16", "TYPE_FP32", "TYPE_FP64"})
+"""BF16 is missing: Triton's Python backend has no numpy array for it."""
+DRAIN_S = 10.0
+"""How long an unload waits for calls that no client waits for any more: late ones, and shadows."""
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """One splitter, one process."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Raises ``ValueError`` naming the parameter or the file that is wrong."""
+        config = json.loads(args["model_config"])
+        engine = _parameter(config, "engine")
+        stable = _parameter(config, "stable")
+        if not stable.isdecimal() or not 0 < int(stable) < 2**63:
+            raise ValueError(f"parameters: stable must be the number of an engine version, not {stable!r}")
+        token = Path(args["model_repository"], args["model_version"], "token")
+        try:
+            secret = token.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{token} can't be read: {error}; the control plane writes it") from None
+        self._engine = Engine(engine, config)
+        self._pools = [Pool(STABLE_CALLS, "stable", _log), Pool(CANDIDATE_CALLS, "candidate", _log)]
+        self._timer = Timer(_log)
+        self._splitter = Splitter(
+            int(stable),
+            self._engine.tensors,
+            stable_pool=self._pools[0],
+            candidate_pool=self._pools[1],
+            timer=self._timer,
+        )
+        self._control = Control(self._splitter, secret)
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Returns at once; control requests are answered here, even when every thread is busy."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                response = self._begin(request, sender)
+            except Exception as error:  # noqa: BLE001 - Triton must hear of every request, of this one and of the next
+                _log(error)
+                response = _refusal(f"splitter: {error}", pb_utils.TritonError.INTERNAL)
+            if response is not None:
+                sender.send(response, flags=_FINAL)
+
+    def finalize(self) -> None:
+        """Triton calls it when every client has its answer."""
+        for pool in reversed(self._pools):
+            pool.close(DRAIN_S)
+        self._timer.close()
+
+    def _begin(self, request: Any, sender: Any) -> Any:
+        """The answer to a control request; None for a client's, whose answer comes later."""
+        control = pb_utils.get_input_tensor_by_name(request, CONTROL)
+        if control is None:
+            self._splitter.take(ClientRequest(request, sender, self._engine))
+            return None
+        given = control.as_numpy()
+        if given.size != 1:
+            return _refusal(f"{CONTROL}: one text is expected, not {given.size}", pb_utils.TritonError.INVALID_ARG)
+        try:
+            report = self._control.answer(given.reshape(-1)[0])
+        except InvalidControl as error:
+            return _refusal(f"{CONTROL}: {error}", pb_utils.TritonError.INVALID_ARG)
+        text = np.array([report.encode()], dtype=np.object_).reshape(given.shape)
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(REPORT, text)])
+
+
+class Engine:
+    """The engine's name and what of its tensors the splitter has to know, from the splitter's own configuration."""
+
+    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
+        self.name = name
+        # With a maximal batch size of 0 there is no batch dimension.
+        batch = (-1,) if int(config.get("max_batch_size", 0)) > 0 else ()
+        texts = {tensor["name"] for tensor in config["input"] if tensor["data_type"] == "TYPE_STRING"}
+        scores = {
+            tensor["name"]: (*batch, *(int(size) for size in tensor["dims"]))
+            for tensor in config["output"]
+            if tensor["data_type"] in COMPARABLE
+        }
+        self.tensors = Tensors(texts=frozenset(texts - {CONTROL}), scores=scores)
+        # Wherever the engine runs, the answer's figures are looked at on the CPU.
+        self.memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
+
+
+class ClientRequest:
+    """One request of a client's, as ``traffic_splitter.request.Request``. The versions get it as it came."""
+
+    __slots__ = ("_engine", "_request", "_sender", "id")
+
+    def __init__(self, request: Any, sender: Any, engine: Engine) -> None:
+        self._request = request
+        self._sender = sender
+        self._engine = engine
+        self.id: str = request.request_id()
+
+    def call(self, version: int, compare: str | None) -> Answer:
+        request = self._request
+        try:
+            response = pb_utils.InferenceRequest(
+                request_id=self.id,
+                correlation_id=request.correlation_id(),
+                inputs=request.inputs(),
+                requested_output_names=list(request.requested_output_names()),
+                model_name=self._engine.name,
+                model_version=version,
+                flags=request.flags(),
+                timeout=request.timeout(),
+                preferred_memory=self._engine.memory,
+                trace=request.trace(),
+                parameters=parameters_of(request),
+            ).exec()
+            if response.has_error():
+                error = response.error()
+                return Answer(pb_utils.InferenceResponse(error=error), error=error.message() or "no message")
+            tensors = response.output_tensors()
+            scores = next((tensor.as_numpy() for tensor in tensors if tensor.name() == compare), None)
+            return Answer(pb_utils.InferenceResponse(output_tensors=tensors), scores=scores)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this version's answer
+            text = f"{self._engine.name} version {version} can't be called: {error}"
+            return Answer(_refusal(text, pb_utils.TritonError.INTERNAL), error=text)
+
+    def reply(self, answer: Answer) -> None:
+        self._sender.send(answer.response, flags=_FINAL)
+
+    def wants(self, output: str) -> bool:
+        return output in self._request.requested_output_names()
+
+    def size(self) -> int:
+        return sum(_size(tensor.as_numpy()) for tensor in self._request.inputs())
+
+    def texts(self) -> dict[str, list[bytes]]:
+        names = self._engine.tensors.texts
+        return {t.name(): t.as_numpy().reshape(-1).tolist() for t in self._request.inputs() if t.name() in names}
+
+
+def parameters_of(request: Any) -> dict[str, Any]:
+    """The request's parameters. Numbers that are not whole become texts: Triton 24.10 refuses to pass them on."""
+    text = request.parameters()
+    if not text or text == "{}":
+        return {}
+    return {key: str(value) if isinstance(value, float) else value for key, value in json.loads(text).items()}
+
+
+def _size(array: Any) -> int:
+    return sum(map(len, array.reshape(-1).tolist())) if array.dtype == np.object_ else array.nbytes
+
+
+def _parameter(config: Mapping[str, Any], key: str) -> str:
+    value = config.get("parameters", {}).get(key, {}).get("string_value", "")
+    if not value:
+        raise ValueError(f"parameters: {key} is missing")
+    return str(value)
+
+
+def _refusal(text: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def _log(error: BaseException) -> None:
+    pb_utils.Logger.log_error("splitter: " + "".join(traceback.format_exception(error)))

@@ -1,0 +1,191 @@
+"""Sends each request to one of the two versions and answers it exactly once.
+
+No thread ever waits for the candidate on behalf of a client. A request that goes there is a :class:`_Flight`, which
+is claimed by whoever comes first: the candidate's good answer, its error, or the timer. The two latter hand it to the
+stable version.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from .breaker import Breaker
+from .patience import Patience
+from .request import Answer, Clockwork, Request, Scores, Threads, flaw
+from .route import Lease, Route, Tensors
+from .samples import Ledger
+from .shadow import Shadow
+from .tally import Tally
+
+STABLE_CALLS = 64
+"""Calls of the stable version at a time; more wait in line, as they would in the engine's own queue."""
+CANDIDATE_CALLS = 32
+"""Calls of the candidate at a time, the bulkhead: a hung candidate takes no more of this process than these."""
+
+
+class Splitter:
+    """Takes requests and returns at once; answers come from the pools.
+
+    Until :meth:`follow` puts a route in force, and when its lease is over, the stable version answers alone.
+    """
+
+    def __init__(
+        self,
+        stable: int,
+        tensors: Tensors,
+        *,
+        stable_pool: Threads,
+        candidate_pool: Threads,
+        timer: Clockwork,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] | None = None,
+    ) -> None:
+        self.stable = stable
+        self.tensors = tensors
+        self.lease = Lease(clock)
+        self.breaker = Breaker(clock)
+        self.ledger = Ledger(clock)
+        self.patience = Patience()
+        self._tally = Tally(self.ledger)
+        self._stable_pool = stable_pool
+        self._candidate_pool = candidate_pool
+        self._timer = timer
+        self._clock = clock
+        self._draw = draw or random.Random().random
+        self._shadow = Shadow(candidate_pool, timer, self.breaker, self.patience, self.ledger, clock)
+        self._candidate: int | None = None
+
+    def follow(self, route: Route) -> None:
+        """Put a route in force, at once and whole."""
+        if route.candidate not in (None, self._candidate):
+            self._candidate = route.candidate
+            self.breaker.reset()
+        self.lease.replace(route)
+
+    def take(self, request: Request) -> None:
+        """Send the request on its way."""
+        route = self.lease.current()
+        self.ledger.count("requests")
+        if route is None or not route.takes(request.id, self._draw):
+            self._stable_pool.submit(partial(self._serve, request, route))
+            return
+        ticket = self.breaker.enter()
+        if ticket is None:
+            self._refuse(request, route, "the breaker is open")
+            return
+        flight = _Flight(request, route, ticket, self._clock())
+        if not self._candidate_pool.offer(partial(self._attempt, flight, request)):
+            self.breaker.leave(ticket, good=None)
+            self._refuse(request, route, f"all {self._candidate_pool.size} calls of the candidate are busy")
+            return
+        self._timer.after(self.patience.deadline_s(route.deadline_s), partial(self._expire, flight))
+
+    def _refuse(self, request: Request, route: Route, why: str) -> None:
+        self.ledger.count("refused")
+        self._tally.answer("candidate", request.id, None, "refused", why)
+        self._stable_pool.submit(partial(self._fall_back, request, route))
+
+    def _attempt(self, flight: _Flight, request: Request) -> None:
+        """On the candidate's thread: ask it, and answer if that went well and in time."""
+        route = flight.route
+        assert route.candidate is not None  # noqa: S101 - Route.takes
+        self.ledger.count("sent_to_candidate")
+        begin = self._clock()
+        answer = request.call(route.candidate, route.compare)
+        took_s = self._clock() - begin
+        problem = flaw(answer, self._shape(request, route))
+        if not flight.claim():
+            return  # the timer was first, and has written it down
+        if problem is not None:
+            self._stable_pool.submit(partial(self._replace, request, flight, took_s, problem))
+            return
+        try:
+            request.reply(answer)
+        finally:
+            self.breaker.leave(flight.ticket, good=True)
+            self.ledger.count("candidate")
+            self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+
+    def _expire(self, flight: _Flight) -> None:
+        """On the timer's thread: too late, stable answers."""
+        request = flight.claim()
+        if request is None:
+            return
+        self._stable_pool.submit(partial(self._fall_back, request, flight.route))
+        self.breaker.leave(flight.ticket, good=False)
+        self.ledger.count("late")
+        waited_s = self._clock() - flight.begin
+        self._tally.answer("candidate", request.id, waited_s, "late", f"no answer within {waited_s:.3g} s")
+
+    def _replace(self, request: Request, flight: _Flight, took_s: float, problem: str) -> None:
+        """On a stable thread: the candidate failed. Only stable's answer tells whose fault that was."""
+        answer, _, _ = self._ask_stable(request, flight.route)
+        if answer.error is None:
+            self.breaker.leave(flight.ticket, good=False)
+            self.ledger.count("failed")
+            self._tally.answer("candidate", request.id, took_s, "failed", problem)
+        else:
+            self.breaker.leave(flight.ticket, good=None)
+            self._tally.answer("candidate", request.id, took_s, "client_error", problem)
+
+    def _serve(self, request: Request, route: Route | None) -> None:
+        """On a stable thread: the ordinary way. A share of the good answers is shadowed, after the client has them."""
+        answer, took_s, scores = self._ask_stable(request, route)
+        if route is None or answer.error is not None or 100 * self._draw() >= route.shadow:
+            return
+        # The call may have taken long: nothing more may reach a candidate that the route no longer names.
+        now = self.lease.current()
+        if now is not None and now.candidate is not None and now.candidate == route.candidate:
+            self._shadow.offer(request, route, self._shape(request, route), took_s, scores)
+
+    def _fall_back(self, request: Request, route: Route) -> None:
+        """On a stable thread: the candidate had its chance, and is not asked again by a shadow."""
+        self._ask_stable(request, route)
+
+    def _ask_stable(self, request: Request, route: Route | None) -> tuple[Answer, float, Scores]:
+        begin = self._clock()
+        answer = request.call(self.stable, route.compare if route else None)
+        took_s = self._clock() - begin
+        try:
+            request.reply(answer)
+        finally:
+            scores = Scores.of(answer)
+            self.ledger.count("stable")
+            if answer.error is None:
+                self.patience.learn(took_s)
+                self._tally.answer("stable", request.id, took_s, "ok", scores=scores)
+            else:
+                self.ledger.count("client_errors")
+                self._tally.answer("stable", request.id, took_s, "client_error", answer.error)
+        return answer, took_s, scores
+
+    def _shape(self, request: Request, route: Route) -> tuple[int, ...] | None:
+        """What the compared tensor must look like; None when the client did not ask for it."""
+        return self.tensors.scores[route.compare] if route.compare and request.wants(route.compare) else None
+
+
+class _Flight:
+    """A request on its way to the candidate, to be answered once."""
+
+    __slots__ = ("_lock", "_request", "begin", "route", "ticket")
+
+    def __init__(self, request: Request, route: Route, ticket: int, begin: float) -> None:
+        self._lock = threading.Lock()
+        self._request: Request | None = request
+        self.route = route
+        self.ticket = ticket
+        self.begin = begin
+
+    def claim(self) -> Request | None:
+        """The request for the first who asks, None for all others.
+
+        The flight lets go of it: the timer holds flights until their deadline, long after most are answered, and a
+        request holds shared memory.
+        """
+        with self._lock:
+            request, self._request = self._request, None
+            return request

@@ -1,0 +1,152 @@
+"""The route: which requests go to the candidate, under a lease that ends by itself.
+
+The control plane renews the lease as long as it lives. When it dies, the lease ends and the stable version serves
+alone: a split never outlives the one who watches it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_LEASE_S = 3600.0
+MAX_DEADLINE_S = 600.0
+_SALT_LENGTH = 200
+
+
+class InvalidControl(ValueError):
+    """A control request that is refused; the text names the key and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """The engine's tensors that a route may name."""
+
+    texts: frozenset[str]
+    """Inputs of type BYTES."""
+    scores: Mapping[str, tuple[int, ...]]
+    """Outputs of type FP16, FP32 or FP64 and their whole shape, -1 for any size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One instruction of the control plane. Shares are in percent, times in seconds."""
+
+    candidate: int | None
+    weight: float
+    shadow: float
+    lease_s: float
+    salt: str
+    deadline_s: float
+    compare: str | None
+    kinds: tuple[str, ...]
+    contents: bool
+
+    def takes(self, request_id: str, draw: Callable[[], float]) -> bool:
+        """Whether the candidate gets this request.
+
+        With an id, a hash decides: the same id always goes the same way, and one that went to the candidate stays
+        there while the weight grows. Without one, ``draw`` (0 <= x < 1) does.
+        """
+        if self.candidate is None or self.weight <= 0:
+            return False
+        return (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
+
+
+def percentile(salt: str, request_id: str) -> float:
+    """The place of an id in [0, 100), evenly spread, for one salt always the same."""
+    digest = hashlib.blake2b(f"{salt}\0{request_id}".encode(errors="surrogatepass"), digest_size=6).digest()
+    return 100 * int.from_bytes(digest) / 2**48  # 48 bits: the quotient stays below 1 as a float
+
+
+def parse_route(given: Any, *, stable: int, tensors: Tensors) -> Route:
+    """A route out of decoded JSON, every key checked.
+
+    Raises:
+        InvalidControl: a key is missing, unknown or wrong.
+    """
+    _check_keys(given)
+    candidate = given["candidate"]
+    if candidate is not None and (type(candidate) is not int or not 0 < candidate < 2**63 or candidate == stable):
+        raise InvalidControl(f"route.candidate must be null or a version above 0 other than the stable one, {stable}")
+    salt, compare, kinds = given["salt"], given["compare"], given["kinds"]
+    if not isinstance(salt, str) or len(salt) > _SALT_LENGTH:
+        raise InvalidControl(f"route.salt must be a text of at most {_SALT_LENGTH} characters")
+    if compare is not None and not (isinstance(compare, str) and compare in tensors.scores):
+        raise InvalidControl(f"route.compare must be null or an FP16, FP32 or FP64 output: {_names(tensors.scores)}")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) and kind in tensors.texts for kind in kinds):
+        raise InvalidControl(f"route.kinds must be a list of BYTES inputs, which are: {_names(tensors.texts)}")
+    if not isinstance(given["contents"], bool):
+        raise InvalidControl("route.contents must be true or false")
+    return Route(
+        candidate=candidate,
+        weight=_number(given, "weight", 0, 100),
+        shadow=_number(given, "shadow", 0, 100),
+        lease_s=_number(given, "lease_s", 0, MAX_LEASE_S, above=True),
+        salt=salt,
+        deadline_s=_number(given, "deadline_s", 0, MAX_DEADLINE_S, above=True),
+        compare=compare,
+        kinds=tuple(sorted(set(kinds))),
+        contents=given["contents"],
+    )
+
+
+def _check_keys(given: Any) -> None:
+    if not isinstance(given, dict):
+        raise InvalidControl("route must be an object")
+    known = tuple(Route.__slots__)
+    for key in given:
+        if key not in known:
+            raise InvalidControl(f"route has an unknown key {str(key)[:40]!r}; it takes {', '.join(known)}")
+    for key in known:
+        if key not in given:
+            raise InvalidControl(f"route.{key} is missing")
+
+
+def _number(given: Mapping[str, Any], key: str, low: float, high: float, *, above: bool = False) -> float:
+    value = given[key]
+    good = type(value) in (int, float) and low <= value <= high and not (above and value == low)
+    if not good or not math.isfinite(value):
+        raise InvalidControl(f"route.{key} must be a number {'above' if above else 'from'} {low:g} to {high:g}")
+    return float(value)
+
+
+def _names(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none of this engine"
+
+
+class Lease:
+    """The route in force, until its time is over."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held: tuple[Route, float] | None = None
+        self.lapses = 0
+        """Leases that ended by themselves."""
+
+    def replace(self, route: Route) -> None:
+        """Put a route in force for its ``lease_s`` from now."""
+        self.current()  # a lease that is over counts as lapsed, even if nobody asked in between
+        with self._lock:
+            self._held = route, self._clock() + route.lease_s
+
+    def current(self) -> Route | None:
+        """The route in force, or None: there is none, or its lease is over."""
+        held = self._held  # one read: a route and its end belong together
+        if held is None or self._clock() < held[1]:
+            return held[0] if held else None
+        with self._lock:
+            if self._held is held:
+                self._held = None
+                self.lapses += 1
+        return None
+
+    def left_s(self) -> float:
+        """Seconds until the lease in force ends; 0 without one."""
+        held = self._held
+        return max(0.0, held[1] - self._clock()) if held else 0.0

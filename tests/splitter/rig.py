@@ -1,0 +1,149 @@
+"""The splitter in front of an engine on a real Triton: the files that the control plane writes, clients, control."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from google.protobuf import text_format
+from tests.support.toy import engine_config, make_checkpoint
+from tritonclient.grpc import model_config_pb2
+
+from baton.local import LocalTriton
+from baton.triton.repository import ServiceFiles, write_atomically
+
+TOKEN = "not to be told"
+LONG_S = 120.0
+
+
+def splitter_config(engine: model_config_pb2.ModelConfig, name: str, stable: int) -> str:
+    """``config.pbtxt`` of the splitter: the engine's tensors, and the control plane's two."""
+    config = model_config_pb2.ModelConfig(name=name, backend="splitter", max_batch_size=engine.max_batch_size)
+    for tensor in engine.input:
+        config.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, optional=True)
+    config.input.add(name="baton_control", data_type="TYPE_STRING", dims=[1], optional=True)
+    for tensor in engine.output:
+        config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    config.output.add(name="baton_report", data_type="TYPE_STRING", dims=[1])
+    config.instance_group.add(kind="KIND_CPU", count=1)
+    config.version_policy.specific.versions.append(1)
+    config.parameters["engine"].string_value = engine.name
+    config.parameters["stable"].string_value = str(stable)
+    return str(text_format.MessageToString(config))
+
+
+class Rig:
+    """One service: alias -> splitter -> engine versions 1 (stable) and 2 (candidate)."""
+
+    def __init__(self, server: LocalTriton, repository: Path, name: str) -> None:
+        self.server = server
+        self.name, self.engine, self.splitter = name, f"{name}_engine", f"{name}_splitter"
+        self.files = ServiceFiles(repository, name, self.engine)
+        self.client = triton.InferenceServerClient(server.grpc_url)
+        self.config: model_config_pb2.ModelConfig
+
+    def engine_files(self, text: str) -> None:
+        self.files.engine_dir.mkdir(parents=True)
+        (self.files.engine_dir / "config.pbtxt").write_text(text)
+        self.config = text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    def toys(self, *versions: Mapping[str, Any]) -> None:
+        """Engine versions 1, 2, ... with these switches of the toy."""
+        self.engine_files(engine_config(self.engine, range(1, len(versions) + 1)))
+        for number, toy in enumerate(versions, 1):
+            make_checkpoint(self.files.folder(number), seed=number, toy=toy)
+
+    def splitter_files(self, stable: int = 1) -> None:
+        folder = self.files.repository / self.splitter
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+        (folder / "1" / "token").write_text(TOKEN)
+        (folder / "config.pbtxt").write_text(splitter_config(self.config, self.splitter, stable))
+
+    def load(self, model: str) -> None:
+        self.client.load_model(model, client_timeout=LONG_S)
+
+    def unload(self, model: str) -> None:
+        self.client.unload_model(model, client_timeout=LONG_S)
+
+    def point(self, at: str, stable: int = 1) -> None:
+        """Lead the public name to the ``engine`` or to the ``splitter``; its version stays stable's number."""
+        self.files.set_alias(stable)
+        if at == "splitter":
+            path = self.files.alias_dir / "config.pbtxt"
+            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            config.ensemble_scheduling.step[0].model_name = self.splitter
+            config.ensemble_scheduling.step[0].model_version = 1
+            write_atomically(path, str(text_format.MessageToString(config)))
+        self.load(self.name)
+        self.load(self.name)
+
+    def begin(self, stable: int = 1) -> None:
+        """Everything loaded, the public name leading to the splitter."""
+        self.splitter_files(stable)
+        self.load(self.engine)
+        self.load(self.splitter)
+        self.point("splitter", stable)
+
+    def control(self, *, token: str | None = TOKEN, **asked: Any) -> dict[str, Any]:
+        return self.control_raw(json.dumps(({} if token is None else {"token": token}) | asked).encode())
+
+    def control_raw(self, raw: bytes) -> dict[str, Any]:
+        shape = [1, 1] if self.config.max_batch_size else [1]
+        tensor = triton.InferInput("baton_control", shape, "BYTES")
+        tensor.set_data_from_numpy(np.array([raw], dtype=np.object_).reshape(shape))
+        wanted = [triton.InferRequestedOutput("baton_report")]
+        result = self.client.infer(self.splitter, [tensor], outputs=wanted, client_timeout=LONG_S)
+        return dict(json.loads(result.as_numpy("baton_report").reshape(-1)[0]))
+
+    def route(self, **route: Any) -> dict[str, Any]:
+        return self.control(route=route_of(**route))
+
+    def samples(self, what: str) -> list[dict[str, Any]]:
+        """Everything in the ring, page by page."""
+        found: list[dict[str, Any]] = []
+        report = self.control()
+        while report["samples"]:
+            found += report["samples"]
+            report = self.control(after=report["next"], boot=report["boot"])
+        return [sample for sample in found if sample["what"] == what]
+
+
+def route_of(**route: Any) -> dict[str, Any]:
+    """A route to version 2 that compares scores; ``route`` replaces keys."""
+    usual = {
+        "candidate": 2,
+        "weight": 0,
+        "shadow": 0,
+        "lease_s": 600,
+        "salt": "7",
+        "deadline_s": 10,
+        "compare": "scores",
+        "kinds": ["query", "documents"],
+        "contents": False,
+    }
+    return usual | route
+
+
+def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: bytes) -> list[Any]:
+    """Inputs of one reranker request, for ``tritonclient.grpc`` or ``.http``."""
+    inputs = []
+    named = {"query": [json.dumps(query).encode()], "documents": [json.dumps(d).encode() for d in documents]}
+    for name, items in (named | {name: [value] for name, value in optional.items()}).items():
+        tensor = protocol.InferInput(name, [1, len(items)], "BYTES")
+        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
+        inputs.append(tensor)
+    return inputs
+
+
+QUESTION = tensors(triton, {"text": "red round shape"}, [{"text": "a red round shape"}, {"text": "the blue thing"}])
+
+
+def timed(act: Any) -> float:
+    begin = time.monotonic()
+    act()
+    return time.monotonic() - begin

@@ -5,6 +5,7 @@ evidence is a verdict of its own: it holds, and neither passes nor fails.
 """
 
 from baton.judge.invariance import judge_invariance
+from baton.judge.live import judge_live
 from baton.judge.memory import judge_memory
 from baton.judge.ndcg import mean_ndcg_at_10, ndcg_at_10
 from baton.judge.output import judge_output
@@ -13,6 +14,7 @@ from baton.judge.timing import judge_latency, judge_warmup
 __all__ = [
     "judge_invariance",
     "judge_latency",
+    "judge_live",
     "judge_memory",
     "judge_output",
     "judge_warmup",

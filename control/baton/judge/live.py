@@ -1,0 +1,185 @@
+"""The gate ``live``: is the candidate as good as stable on the traffic of now?
+
+Its checks are errors (below), latency (``baton.judge.pace``) and scores (``baton.judge.paired``). One that fails fails
+the gate; else one that holds for want of evidence holds it. What is beyond its limit, but not surely so, holds too:
+more traffic will tell.
+
+How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is within its
+limits. Each look gets the same share of it, within a look each of the three checks, within a check each of its tests
+and each kind of request (Bonferroni). The limits on the size of an effect come on top, so an identical version is
+turned back far less often than that; ``tests/judge/test_judge_live_simulation.py`` simulates how often.
+
+Errors. Failed and late attempts are the candidate's. An error that stable gives too is the request's, and an attempt
+that was refused never reached the candidate; the failures that opened the breaker count. It fails
+
+- when there are more than ``max_failures``, their share is surely above ``failure_rate`` (exact binomial test), and the
+  candidate gives errors surely more often than stable at the same time, where stable gives any. For that all errors
+  count: stable is not asked twice, so which of its errors were the request's is not known;
+- or at ``max_failures_in_row``, when stable answered well meanwhile, and its own rate of errors surely makes no such
+  row. An answer of stable's that took as long as the candidate is waited for counts as late, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from baton.domain import Gate, GateResult, Release, Verdict
+from baton.judge.checks import Check, more_often, stretches
+from baton.judge.pace import judge_pace, judge_paired_pace
+from baton.judge.paired import Compared, judge_scores, sound, worst
+from baton.judge.shapes import Answer, LiveLimits, Pair
+
+_CHECKS = 3
+_GRAVITY = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
+
+
+def judge_live(
+    answers: Sequence[Answer],
+    pairs: Sequence[Pair],
+    *,
+    release: Release,
+    shadow_only: bool,
+    limits: LiveLimits,
+    looks: int,
+) -> GateResult:
+    """Judge a candidate by live traffic: ``answers`` of both versions, ``pairs`` of shadowed requests, of one stretch.
+
+    ``shadow_only`` says that the candidate answers no client yet: then the pairs are all there is of it. ``looks`` is
+    how many times at most a rollout asks this question. ``observed``, ``limit`` and ``message`` are those of the check
+    that decided (when all pass: of the latency); ``evidence`` has all of them. Raises ``ValueError`` for looks below 1.
+    """
+    if looks < 1:
+        raise ValueError(f"{looks} looks; at least one is needed")
+    alpha = limits.alpha / looks / _CHECKS
+    attempts = sorted(_attempts(answers, pairs), key=lambda attempt: attempt.at)
+    compared = [Compared.of(pair, limits.threshold) for pair in pairs if sound(pair)]
+    checks = [
+        _errors(attempts, limits, alpha),
+        judge_paired_pace(pairs, limits, alpha) if shadow_only else judge_pace(answers, limits, alpha),
+        *judge_scores(answers, pairs, compared, release=release, shadow_only=shadow_only, limits=limits, alpha=alpha),
+    ]
+    evidence = {
+        "checks": [check.evidence() for check in checks],
+        "samples": {
+            **{role: sum(attempt.role == role for attempt in attempts) for role in ("stable", "candidate")},
+            "pairs": len(compared),
+        },
+        "worst": worst(compared),
+    }
+    deciding = min(checks, key=lambda check: _GRAVITY[check.verdict])
+    message = deciding.message
+    if deciding.verdict is Verdict.PASS:
+        deciding = checks[1]
+        message = f"as good as stable on live traffic: {'; '.join(check.message for check in checks)}"
+    message = f"{message[0].upper()}{message[1:]}."
+    return GateResult(Gate.LIVE, deciding.verdict, message, deciding.observed, deciding.limit, evidence=evidence)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """An attempt that reached a version, by a client's request or in shadow."""
+
+    at: float
+    role: str
+    outcome: str
+    took_ms: float | None
+    error: str
+
+    @property
+    def began(self) -> float:
+        return self.at - (self.took_ms or 0.0) / 1000.0
+
+
+def _attempts(answers: Sequence[Answer], pairs: Sequence[Pair]) -> list[_Attempt]:
+    asked = [
+        _Attempt(answer.at, answer.role, answer.outcome, answer.took_ms, answer.error)
+        for answer in answers
+        if answer.outcome != "refused"
+    ]
+    for pair in pairs:
+        if pair.outcome == "ok" and pair.stable and not sound(pair):
+            error = f"{len(pair.candidate)} scores, not all finite, where stable gave {len(pair.stable)}"
+            asked.append(_Attempt(pair.at, "candidate", "failed", pair.candidate_ms, error))
+        elif pair.outcome != "dropped":
+            asked.append(_Attempt(pair.at, "candidate", pair.outcome, pair.candidate_ms, pair.error))
+    return asked
+
+
+def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> Check:
+    mine = [attempt for attempt in attempts if attempt.role == "candidate"]
+    theirs = [attempt for attempt in attempts if attempt.role == "stable"]
+    asked = [attempt for attempt in mine if attempt.outcome != "client_error"]
+    failed = [attempt for attempt in asked if attempt.outcome != "ok"]
+    deadline = min((a.took_ms for a in failed if a.outcome == "late" and a.took_ms is not None), default=math.inf)
+    bad = [attempt.outcome != "ok" or (attempt.took_ms or 0.0) >= deadline for attempt in theirs]
+    share, stable_share = len(failed) / max(len(asked), 1), sum(bad) / max(len(theirs), 1)
+    figures: dict[str, Any] = {
+        "candidate": {"requests": len(asked), "failed": len(failed), "share": share},
+        "stable": {"requests": len(theirs), "failed": sum(bad), "share": stable_share},
+        "client_errors": len(mine) - len(asked),
+    }
+    words = (
+        f"the candidate failed {len(failed)} of {len(asked)} requests ({share:.1%}, limit {limits.failure_rate:.1%}), "
+        f"stable {sum(bad)} of {len(theirs)}"
+    )
+    last = ""
+    if failed:
+        figures["last_error"] = failed[-1].error or failed[-1].outcome
+        last = f"; its last error: {figures['last_error']}"
+
+    def check(verdict: Verdict, before: str = "") -> Check:
+        message = f"{before}{words}{last if verdict is not Verdict.PASS else ''}"
+        return Check("errors", verdict, message, share, limits.failure_rate, figures)
+
+    for row in _rows(asked, limits.max_failures_in_row):
+        begin, end = min(attempt.began for attempt in row), row[-1].at
+        meanwhile = [flag for flag, its in zip(bad, theirs, strict=True) if its.began <= end and its.at >= begin]
+        well = len(meanwhile) - sum(meanwhile)
+        if 2 * well > len(meanwhile) and len(asked) * stable_share ** len(row) <= alpha:
+            message = (
+                f"the candidate failed {len(row)} requests in a row, of {len(asked)}, while stable answered {well} of "
+                f"{len(meanwhile)} well{last}"
+            )
+            limit = limits.max_failures_in_row
+            return Check("errors", Verdict.FAIL, message, len(row), limit, {**figures, "in_row": len(row)})
+    if len(failed) > limits.max_failures and share > limits.failure_rate:
+        sure = stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
+        where = stretches(_at(theirs), _at(mine))
+        # Stable that gives no errors can't be to blame, however few its answers are.
+        if sure and (
+            not any(bad) or more_often(np.array(bad), np.array([a.outcome != "ok" for a in mine]), where) <= alpha
+        ):
+            return check(Verdict.FAIL)
+        if share - stable_share > limits.failure_rate:
+            return check(Verdict.HOLD, "too early to tell: ")
+    if len(asked) < limits.min_requests:
+        return check(Verdict.HOLD, f"too little traffic to tell, at least {limits.min_requests} requests are needed: ")
+    return check(Verdict.PASS)
+
+
+def _at(attempts: Sequence[_Attempt]) -> NDArray[np.float64]:
+    return np.array([attempt.at for attempt in attempts])
+
+
+def _rows(asked: Sequence[_Attempt], least: int) -> list[list[_Attempt]]:
+    """Return the unbroken rows of ``least`` failures and more."""
+    rows: list[list[_Attempt]] = [[]]
+    for attempt in asked:
+        if attempt.outcome != "ok":
+            rows[-1].append(attempt)
+        elif rows[-1]:
+            rows.append([])
+    return [row for row in rows if len(row) >= max(least, 1)]
+
+
+def _more_errors(mine: Sequence[_Attempt], theirs: Sequence[_Attempt], deadline: float) -> float:
+    where = stretches(_at(theirs), _at(mine))
+    bad_theirs = np.array([attempt.outcome != "ok" or (attempt.took_ms or 0.0) >= deadline for attempt in theirs])
+    return more_often(bad_theirs, np.array([attempt.outcome != "ok" for attempt in mine]), where)

@@ -1,0 +1,151 @@
+"""The latency of live traffic. Late attempts count as the slowest of all; failed ones have no latency.
+
+While traffic is split, answers of the same time are compared (see ``baton.judge.checks``). The candidate fails
+
+- when it surely ranks slower, and its median is above ``latency_limit`` times stable's and ``latency_floor_ms`` longer;
+- or when surely more of its answers than of stable's are slow, by more than one in a hundred. Slow is what is beyond
+  ``latency_limit`` times stable's p95, and ``latency_floor_ms`` longer.
+
+In shadow the candidate is asked after stable has answered, under another load than it will have. There each request is
+compared with itself, and the candidate fails
+
+- when surely most requests took it more than ``latency_limit`` times as long, and ``latency_floor_ms`` longer (sign
+  test);
+- or when surely more requests are slow with the candidate alone than with stable alone, by more than one in a hundred
+  (McNemar's test, exact).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from baton.domain import Verdict
+from baton.judge.checks import Check, Floats, at_the_same_time, higher, more_often, quantile, weights
+from baton.judge.shapes import Answer, LiveLimits, Pair
+
+_NAME = "latency"
+_TESTS = 2
+_SLOW_SHARE = 0.01
+"""A tail that fewer than one request in a hundred meet turns no version back; errors and deadlines see to it."""
+_QUANTILES = (0.5, 0.95, 0.99)
+_P95 = 0.95
+
+
+def judge_pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
+    """Judge the answers of both versions while traffic is split, each test at ``alpha / 2``."""
+    timed = [answer for answer in answers if _counts(answer.outcome, answer.took_ms)]
+    before, after, where = at_the_same_time(timed)
+    if early := _too_little(len(before), len(after), limits):
+        return early
+    slowest = max(answer.took_ms or 0.0 for answer in timed)
+    stable, candidate = (
+        np.array([_time(its.outcome, its.took_ms, slowest) for its in side]) for side in (before, after)
+    )
+    weight = weights(where)
+    figures = _figures(stable, candidate, weight)
+    medians = figures["stable"]["p50_ms"], figures["candidate"]["p50_ms"]
+    ratio = medians[1] / medians[0]
+    if medians[1] > _slow_from(medians[0], limits):
+        surely = higher(stable, candidate, where) <= alpha / _TESTS
+        return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
+    slow = _slow_from(figures["stable"]["p95_ms"], limits)
+    shares = float(np.average(stable > slow, weights=weight)), float((candidate > slow).mean())
+    if shares[1] > shares[0] + _SLOW_SHARE and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
+        return _tail(slow, shares, figures)
+    return _median(Verdict.PASS, ratio, figures, limits)
+
+
+def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> Check:
+    """Judge the two times of each shadowed request, each test at ``alpha / 2``."""
+    timed = [
+        pair
+        for pair in pairs
+        if _counts(pair.outcome, pair.candidate_ms) and pair.stable_ms is not None and pair.stable_ms > 0
+    ]
+    if early := _too_little(len(timed), len(timed), limits):
+        return early
+    slowest = max(max(pair.stable_ms or 0.0, pair.candidate_ms or 0.0) for pair in timed)
+    stable = np.array([pair.stable_ms for pair in timed], dtype=np.float64)
+    candidate = np.array([_time(pair.outcome, pair.candidate_ms, slowest) for pair in timed])
+    figures = _figures(stable, candidate, np.ones(stable.size))
+    ratio = quantile(candidate / stable, 0.5)
+    beyond = int(np.sum(candidate > np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)))
+    if 2 * beyond > stable.size:
+        surely = _most(beyond, stable.size) <= alpha / _TESTS
+        return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
+    slow = _slow_from(figures["stable"]["p95_ms"], limits)
+    mine, theirs = (
+        int(np.sum((candidate > slow) & (stable <= slow))),
+        int(np.sum((stable > slow) & (candidate <= slow))),
+    )
+    if (mine - theirs) / stable.size > _SLOW_SHARE and _most(mine, mine + theirs) <= alpha / _TESTS:
+        return _tail(slow, (float((stable > slow).mean()), float((candidate > slow).mean())), figures)
+    return _median(Verdict.PASS, ratio, figures, limits)
+
+
+def _counts(outcome: str, took_ms: float | None) -> bool:
+    return outcome == "late" or (outcome == "ok" and took_ms is not None and took_ms > 0)
+
+
+def _time(outcome: str, took_ms: float | None, slowest: float) -> float:
+    return slowest if outcome == "late" or took_ms is None else took_ms
+
+
+def _slow_from(time_ms: float, limits: LiveLimits) -> float:
+    return max(time_ms * limits.latency_limit, time_ms + limits.latency_floor_ms)
+
+
+def _most(hits: int, of: int) -> float:
+    """Return the chance of so many hits or more, were hit and miss alike."""
+    return float(stats.binom.sf(hits - 1, of, 0.5))
+
+
+def _figures(stable: Floats, candidate: Floats, weight: Floats) -> dict[str, dict[str, float]]:
+    def of(times: Floats, counting: Floats) -> dict[str, float]:
+        return {f"p{round(100 * q)}_ms": quantile(times, q, counting) for q in _QUANTILES}
+
+    return {
+        "stable": {"answers": stable.size, **of(stable, weight)},
+        "candidate": {"answers": candidate.size, **of(candidate, np.ones(candidate.size))},
+    }
+
+
+def _words(figures: dict[str, dict[str, float]]) -> str:
+    stable, candidate = figures["stable"], figures["candidate"]
+    quantiles = ", ".join(
+        f"{name} {candidate[f'{name}_ms']:.1f} ms against stable's {stable[f'{name}_ms']:.1f} ms"
+        for name in ("p50", "p95", "p99")
+    )
+    return f"{quantiles}, over {candidate['answers']} answers against {stable['answers']}"
+
+
+def _median(verdict: Verdict, ratio: float, figures: dict[str, Any], limits: LiveLimits) -> Check:
+    before = {
+        Verdict.FAIL: "the candidate is slower than the limit: ",
+        Verdict.HOLD: "the candidate looks slower than the limit, too early to tell: ",
+    }.get(verdict, "")
+    message = f"{before}its median is {ratio:.2f} times stable's (limit {limits.latency_limit:g}); {_words(figures)}"
+    return Check(_NAME, verdict, message, ratio, limits.latency_limit, figures)
+
+
+def _tail(slow: float, shares: tuple[float, float], figures: dict[str, Any]) -> Check:
+    limit = shares[0] + _SLOW_SHARE
+    message = (
+        f"too many of the candidate's answers are slow: {shares[1]:.1%} took more than {slow:.1f} ms, {shares[0]:.1%} "
+        f"of stable's did (limit {limit:.1%}); {_words(figures)}"
+    )
+    return Check(_NAME, Verdict.FAIL, message, shares[1], limit, {**figures, "slow_from_ms": slow})
+
+
+def _too_little(stable: int, candidate: int, limits: LiveLimits) -> Check | None:
+    if min(stable, candidate) >= limits.min_requests:
+        return None
+    message = (
+        f"too little traffic to compare latency: {candidate} answers of the candidate and {stable} of stable at the "
+        f"same time, at least {limits.min_requests} of each are needed"
+    )
+    return Check(_NAME, Verdict.HOLD, message, None, limits.latency_limit, {"answers": [stable, candidate]})

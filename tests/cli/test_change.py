@@ -105,6 +105,29 @@ def test_a_promoted_rollout_is_followed_past_its_wait(served: FakeApp, ctl: Ctl)
     assert "is live" in ctl("promote").stdout
 
 
+def test_a_wait_lasts_through_shadow_and_steps(served: FakeApp, ctl: Ctl) -> None:
+    def at(phase: str, index: int, name: str, weight: float) -> dict[str, object]:
+        return STORY[1] | {"phase": phase, "weight": weight, "step": {"index": index, "count": 3, "name": name}}
+
+    served.story = [
+        at("shadowing", 0, "shadow 25 % for 30 s", 0), at("shifting", 1, "5 % for 30 s", 5.0),
+        at("shifting", 2, "to 50 % over 90 s", 12.5), at("shifting", 2, "to 50 % over 90 s", 50.0),
+        at("waiting", 3, "pause", 50.0), live(weight=100, step={"index": 3, "count": 3, "name": "100 %"}),
+    ]  # fmt: skip
+    done = ctl("promote")
+    assert "is live" in done.stdout
+    told = [line[10:] for line in done.stderr.splitlines() if "%" in line or "pause" in line]
+    assert told == [
+        "shadow 25 % for 30 s", "step 1/3: 5 % for 30 s", "step 2/3: to 50 % over 90 s", "step 3/3: pause",
+        "step 3/3: 100 %",
+    ]  # fmt: skip
+
+
+def test_a_pause_step_is_as_far_as_a_retry_brings_it(served: FakeApp, ctl: Ctl) -> None:
+    served.story = [rollout(phase="shifting", weight=5.0), rollout(phase="waiting", weight=5.0)]
+    assert ctl("retry").stdout == "reranker: version 2 (v2.1.0) has 5 % of the traffic and waits for `ctl promote`.\n"
+
+
 def test_no_wait(served: FakeApp, ctl: Ctl) -> None:
     done = ctl("promote", "--no-wait")
     assert done.exit_code == 0

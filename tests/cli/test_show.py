@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
@@ -16,6 +17,7 @@ from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 from baton.domain import Phase
 from baton.errors import Unreachable
 from cli.conftest import Ctl, tidy
+from cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
 
 
 def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:
@@ -24,12 +26,12 @@ def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:
     assert done.stderr == ""
     tidy(done.stdout)
     lines = done.stdout.splitlines()
-    assert lines[0] == "Name:       reranker"
-    assert lines[1] == "Status:     ✔ Healthy (steady)"
-    assert "Stable:     1 (v2.0.0)" in lines
-    assert "Servers:    ✔ local (127.0.0.1:8001)  live, in sync" in lines
-    assert "            ✖ other (10.0.0.2:8001)  no answer" in lines
-    assert "  └─ ✔ 1 v2.0.0  serving" in lines
+    assert lines[0] == "Name:         reranker"
+    assert lines[1] == "Status:       ✔ Healthy (steady)"
+    assert "Stable:       1 (v2.0.0)" in lines
+    assert "Servers:      ✔ local (127.0.0.1:8001)  live, in sync" in lines
+    assert "              ✖ other (10.0.0.2:8001)  no answer" in lines
+    assert "└─ ✔ 1 v2.0.0 serving" in [" ".join(line.split()) for line in lines]
     assert "Paused" not in done.stdout
     assert "Weight" not in done.stdout
 
@@ -39,9 +41,9 @@ def test_status_in_a_rollout(served: FakeApp, ctl: Ctl) -> None:
     done = ctl("status", "reranker")
     tidy(done.stdout)
     lines = done.stdout.splitlines()
-    assert "Status:     ◌ Progressing (validating)" in lines
-    assert "Step:       0/3" in lines
-    assert "Weight:     0 %" in lines
+    assert "Status:       ◌ Progressing (validating)" in lines
+    assert "Step:         0/3" in lines
+    assert "SetWeight:    0 %" in lines
     assert "  ✔ integrity     pass     3 files, 12 MB, every hash matches" in lines
     assert "  ✖ output        fail     0.588 (limit 0.001)" in lines
     assert "  ⚠ invariance    hold     0 (limit 0.005)  2 of 8 pairs answered" in lines
@@ -55,8 +57,8 @@ def test_status_in_a_rollout(served: FakeApp, ctl: Ctl) -> None:
 def test_status_paused(served: FakeApp, ctl: Ctl) -> None:
     served.page = rolling() | {"paused": True}
     done = ctl("status")
-    assert "Status:     ॥ Paused (validating)" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("Paused:     on")
+    assert "Status:       ॥ Paused (validating)" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Paused:       on")
 
 
 @pytest.mark.parametrize("phase", list(Phase))
@@ -184,6 +186,72 @@ def test_watch_piped_prints_changes_only(served: FakeApp, ctl: Ctl, monkeypatch:
     assert done.stdout.count("Name:") == 3
     assert done.stderr.count("It is away.") == 1
     tidy(done.stdout)
+
+
+def _counting(left: float, **changes: Any) -> dict[str, Any]:
+    """A page on which all that may move does."""
+    told = f"Version 2 has 5 % of traffic; {left} s more of it."
+    moved = traffic(
+        observed=4.6 - left / 100, requests={"stable": 800 - int(left), "candidate": 39}, lease_left_s=left,
+        eta_s=100 + left, waiting_for=f"evidence: {30 - int(left)} of 30 requests",
+    )  # fmt: skip
+    errors = {**ERRORS, "observed": left / 1000, "message": f"{left} of 39 answers failed."}
+    versions = [version(1, "v2.0.0", "serving", usage(412_000_000 + int(left), left / 1000))]
+    step = {"index": 1, "count": 4, "name": "5 % for 30 s", "left_s": left}
+    parts = {"message": told, "traffic": moved, "gates": [live("pass", errors)], "versions": versions, "step": step}
+    return page(**parts | changes)
+
+
+def test_watch_piped_does_not_print_what_merely_counts(
+    served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.page = _counting(12.0)
+    renewing = "Renewing the lease of the split."
+    _watch(
+        served, monkeypatch, _counting(11.0), _counting(10.5, message=renewing), _counting(9.0),
+        _counting(8.5, message=renewing), _counting(8.0),
+    )  # fmt: skip
+    assert ctl("status", "--watch").stdout.count("Name:") == 2
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"phase": "waiting"},
+    {"message": "The splitter on server local does not answer."},
+    {"weight": 10.0},
+    {"candidate": 3},
+    {"traffic": traffic(breaker="open")},
+    {"traffic": traffic(waiting_for="a lease")},
+    {"traffic": traffic(lease_left_s=2.0)},
+    {"traffic": None},
+    {"step": {"index": 2, "count": 4, "name": "to 50 % over 90 s", "left_s": 12.0}},
+    {"gates": [live("pass", ERRORS), {**MEMORY, "verdict": "fail"}]},
+    {"gates": [live("hold", ERRORS, FEW)]},
+    {"gates": [live("pass", ERRORS, FEW)]},
+    {"versions": [version(1, "v2.0.0", "serving", usage(412_000_000, 0.08, "fail"))]},
+    {"versions": [version(1, "v2.0.0", "standby", usage(412_000_000, 0.012))]},
+    {"problems": ["tmp lies beside the versions."]},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
+def test_watch_piped_prints_what_is_news(
+    served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    before: dict[str, Any] = {
+        "traffic": traffic(), "gates": [live("pass", ERRORS)],
+        "versions": [version(1, "v2.0.0", "serving", usage(412_000_000, 0.012))],
+    }  # fmt: skip
+    served.page = page(**before)
+    _watch(served, monkeypatch, page(**before), page(**before | changes), page(**before | changes))
+    done = ctl("status", "--watch")
+    assert done.stdout.count("Name:") == 2
+    tidy(done.stdout)
+
+
+def test_watch_piped_tells_a_ramp_in_tenths(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.page = page(weight=5.0)
+    _watch(served, monkeypatch, *(page(weight=5.0 + tenth / 10) for tenth in range(451)))
+    assert ctl("status", "--watch").stdout.count("Name:") == 6
 
 
 def test_watch_json_is_one_object_a_line(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:

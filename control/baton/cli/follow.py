@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from baton.cli.output import can_ask, duration, print_json, say
+from baton.cli.output import can_ask, duration, percent, print_json, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
 from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
@@ -28,8 +28,9 @@ DECLINED = 130
 class Goal:
     """What a verb waits for.
 
-    ``outcomes``: the ends that count as done. ``live``: traffic on the candidate is enough, the end is not waited
-    for. ``rests``: a rollout that passed its gates and waits for a person is as far as this verb brings it.
+    ``outcomes``: the ends that count as done. ``live``: all traffic on the candidate is enough, the end is not waited
+    for. ``rests``: a rollout that waits for a person, after its gates or in a pause step, is as far as this verb
+    brings it.
     """
 
     outcomes: frozenset[str]
@@ -145,6 +146,8 @@ def _summary(rollout: Data) -> str:
     if rollout["ended"] and outcome != "live":
         stable = f"version {previous} serves" if previous is not None else "nothing serves"
         return f"{service}: {what} was {str(outcome).replace('_', ' ')}; {stable}."
+    if rollout["phase"] == "waiting" and rollout.get("weight"):
+        return f"{service}: {what} has {percent(rollout['weight'])} of the traffic and waits for `ctl promote`."
     if rollout["phase"] == "waiting":
         return f"{service}: {what} passed every gate and waits for `ctl promote`."
     after = f", {duration(rollout['time_to_live_s'])} after it began" if rollout["time_to_live_s"] else ""

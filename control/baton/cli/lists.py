@@ -18,6 +18,7 @@ from baton.cli.output import (
     figures,
     fit,
     moment,
+    percent,
     print_json,
     show,
     size,
@@ -89,7 +90,7 @@ def history(settings: Settings, named: str | None, limit: int) -> None:
             row["service"],
             row["kind"],
             _versions_of(row),
-            row["outcome"] or f"({row['phase']})",
+            row["outcome"] or _under_way(row),
             duration(row["duration_s"]),
             duration(row["time_to_live_s"]),
         )
@@ -105,6 +106,11 @@ def history(settings: Settings, named: str | None, limit: int) -> None:
         gates = "  ".join(_gate(g) for g in row["gates"] if g["verdict"] != "pending")
         lines += _below((why, gates, row["message"]), columns)
     show(lines)
+
+
+def _under_way(row: dict[str, Any]) -> str:
+    weight = row.get("weight")
+    return f"({row['phase']}, {percent(weight)})" if weight else f"({row['phase']})"
 
 
 def _versions_of(row: dict[str, Any]) -> str:

@@ -65,6 +65,8 @@ def prepare_repository(config: Config) -> list[str]:
         # A restart in the middle of a rollout must not stumble over a version that was never proved: Triton begins
         # with what serves, and the control plane brings the rest.
         files = ServiceFiles(config.repository, service.name, service.engine)
+        if files.split():
+            files.set_alias(files.alias())
         if (serving := files.alias()) is not None and files.policy() != {serving}:
             files.set_policy(frozenset({serving}))
     return [s.name for s in config.services if (config.repository / s.name / "config.pbtxt").is_file()]

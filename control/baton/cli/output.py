@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from typing import IO, Any
 import click
 
 PIPED_WIDTH = 80
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 Line = list[tuple[str, str]]
 
@@ -31,6 +33,9 @@ VERDICT_SIGNS = {
     "running": ("◌", BUSY),
     "pending": ("·", DIM),
 }
+
+ALARM = "memory"
+"""The gate that turns nothing back: a person is to look."""
 
 
 def prepare() -> None:
@@ -103,6 +108,11 @@ def cut(text: str, columns: int) -> str:
     return text if len(text) <= columns else f"{text[: max(columns - 1, 0)].rstrip()}…"
 
 
+def unnumbered(text: str) -> str:
+    """The text without its numbers: what tells a new sentence from one whose figures merely move."""
+    return _NUMBER.sub("#", text)
+
+
 def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int, shrink: Sequence[int]) -> list[Line]:
     """Aligned columns; those in ``shrink`` give way, widest first, until a line fits."""
     widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
@@ -140,6 +150,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def percent(share: float) -> str:
+    """Percent in tenths: ``5 %``, ``27.5 %``."""
+    return f"{round(share, 1):g} %"
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
@@ -167,20 +182,51 @@ def figures(gate: dict[str, Any]) -> str:
 
 
 def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: bool = False) -> list[Line]:
-    """One line for a gate that is well, unless its message is wanted in ``full``.
+    """One line for a gate that is well, unless its message is wanted in ``full``; then one for each of its checks.
 
     A message that a person has to read, since the gate failed or holds, is never cut.
     """
+    evidence = gate.get("evidence") or {}
+    checks = evidence.get("checks", [])
     verdict, message = gate["verdict"], gate.get("message") or ""
     sign, style = VERDICT_SIGNS.get(verdict, ("?", ""))
+    word = "skipped" if gate.get("skipped") else verdict
+    if gate["name"] == ALARM and verdict == "fail":
+        sign, style, word = "⚠", WARN, "alarm"
     loud = verdict in {"fail", "hold"}
-    head = f" {gate['name']:<13} {'skipped' if gate.get('skipped') else verdict:<7}"
-    told = figures(gate)
+    head = f" {gate['name']:<13} {word:<7}"
     line: Line = [(" " * indent, ""), (sign, style), (head, style if loud else "")]
+    told = figures(gate)
+    if checks:  # they hold the gate's words and figures, which are those of the check that decided
+        told, message, loud = "", _samples(evidence.get("samples", {})), False
+    room = columns - sum(len(text) for text, _ in line) - 2
+    if len(told) > room and loud:
+        told, message = "", f"{told}: {message}"
+    elif len(told) > room:
+        told = told.partition(" ")[0]
     if told:
         line.append((f"  {told}", ""))
-    room = columns - sum(len(text) for text, _ in line) - 2
-    if len(message) <= room or not (loud or full):
-        return [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
+        room -= len(told) + 2
     below = " " * (indent + 2)
-    return [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]
+    if len(message) <= room or not (loud or full):
+        lines = [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
+    else:
+        lines = [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]
+    for check in checks:
+        lines += gate_lines(check, columns, indent=indent + 2, full=full)
+    if verdict == "fail" and evidence.get("worst"):
+        worst = f"Worst requests: {', '.join(_worst(one) for one in evidence['worst'])}."
+        lines += [[(below, ""), (part, DIM)] for part in fit(worst, columns - len(below))]
+    return lines
+
+
+def _samples(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {side}" for side, count in counts.items())
+
+
+def _worst(one: dict[str, Any]) -> str:
+    about = [one["kind"]] if one.get("kind") else []
+    if one.get("drift") is not None:
+        about.append(f"drift {number(one['drift'])}")
+    name = one.get("id") or "one without an id"
+    return f"{name} ({', '.join(about)})" if about else name

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from typing import Any, Self
 
-from baton.cli.output import Line, duration, gate_lines, is_terminal, moment, plain, wrap
+from baton.cli.output import Line, duration, gate_lines, is_terminal, moment, percent, plain, unnumbered, wrap
 
 _CLOCK = "%H:%M:%S"
 _INDENT = 10
@@ -22,7 +22,8 @@ class Story:
         """``from_halt``: what came before the rollout was turned back is known to whoever turned it back."""
         self._from_halt = from_halt
         self._events = 0
-        self._gates: dict[str, tuple[Any, ...]] = {}
+        self._gates: dict[str, tuple[str, str]] = {}
+        self._step = ""
 
     def news(self, rollout: dict[str, Any], columns: int) -> list[Line]:
         lines: list[Line] = []
@@ -31,14 +32,19 @@ class Story:
         if self._from_halt:
             self._from_halt = False
             self._events = next((i for i, e in enumerate(events) if e["kind"] == "halt"), 0)
-            self._gates = {n: (g["verdict"], g["observed"], g["message"]) for n, g in gates.items()}
+            self._gates = {name: _gist(gate) for name, gate in gates.items()}
+            self._step = _step(rollout)
         for event in events[self._events :]:
             if event["kind"] == "verdict":
                 # The event holds the words; the gate itself holds the figures.
                 lines += self._gate(gates.get(event["message"].partition(":")[0]), event["at"], columns)
             elif event["kind"] != "ask":  # that a gate begins: the live line shows it, and its verdict follows
-                lines += _event(event, columns)
+                lines += _told(event["at"], event["message"], columns)
         self._events = len(events)
+        step = _step(rollout)
+        if step and step != self._step:
+            self._step = step
+            lines += _told(time.time(), step, columns)
         for gate in gates.values():
             lines += self._gate(gate, time.time(), columns)
         return lines
@@ -46,10 +52,9 @@ class Story:
     def _gate(self, gate: dict[str, Any] | None, at: str | float, columns: int) -> list[Line]:
         if gate is None or gate["verdict"] not in _DECIDED:
             return []
-        told = (gate["verdict"], gate["observed"], gate["message"])
-        if self._gates.get(gate["name"]) == told:
+        if self._gates.get(gate["name"]) == _gist(gate):
             return []
-        self._gates[gate["name"]] = told
+        self._gates[gate["name"]] = _gist(gate)
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
 
@@ -92,8 +97,9 @@ class Display:
         from rich.text import Text
 
         running = ", ".join(g["name"] for g in rollout["gates"] if g["verdict"] == "running")
-        text = f"◌ {rollout['phase']}  {duration(round(time.monotonic() - self._began))}"
-        self._live.update(Text(f"{text}  {running}" if running else text, style="cyan", no_wrap=True), refresh=True)
+        parts = [f"◌ {rollout['phase']}", duration(round(time.monotonic() - self._began)), _way(rollout), running]
+        text = "  ".join(part for part in parts if part)
+        self._live.update(Text(text, style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -104,9 +110,34 @@ class Display:
         self._stack.close()
 
 
-def _event(event: dict[str, Any], columns: int) -> list[Line]:
-    first, *rest = wrap(event["message"], columns - _INDENT) or [""]
-    return [[(_clock(event["at"]), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
+def _told(at: str | float, message: str, columns: int) -> list[Line]:
+    first, *rest = wrap(message, columns - _INDENT) or [""]
+    return [[(_clock(at), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
+
+
+def _gist(gate: dict[str, Any]) -> tuple[str, str]:
+    """What is told once: the live gate's figures move with each request, and its verdict stands."""
+    return gate["verdict"], unnumbered(gate["message"])
+
+
+def _step(rollout: dict[str, Any]) -> str:
+    """The traffic step in words; empty before the first, and for what moves no traffic."""
+    step = rollout.get("step") or {}
+    name = step.get("name")
+    if not name:
+        return ""
+    return f"step {step['index']}/{step['count']}: {name}" if step["index"] else str(name)
+
+
+def _way(rollout: dict[str, Any]) -> str:
+    """For the live line: the step, how long it still takes, and the weight where the step does not tell it."""
+    text, step = _step(rollout), rollout.get("step") or {}
+    if not text:
+        return ""
+    if rollout["phase"] == "shifting":
+        text = f"{percent(rollout['weight'])}, {text}"
+    left = step.get("left_s")
+    return text if left is None or round(left) <= 0 else f"{text}, {duration(round(left))} left"
 
 
 def _clock(at: str | float) -> str:

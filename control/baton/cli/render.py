@@ -4,53 +4,85 @@ from __future__ import annotations
 
 from typing import Any
 
-from baton.cli.output import BAD, BOLD, BUSY, DIM, GOOD, WARN, Line, cut, fit, gate_lines, moment
+from baton.cli.output import (
+    BAD,
+    BOLD,
+    BUSY,
+    DIM,
+    GOOD,
+    VERDICT_SIGNS,
+    WARN,
+    Line,
+    cut,
+    duration,
+    fit,
+    gate_lines,
+    moment,
+    percent,
+    size,
+)
 
 _GOING = ("◌", "Progressing", BUSY)
 PHASES: dict[str, tuple[str, str, str]] = {
     "steady": ("✔", "Healthy", GOOD),
-    "waiting": ("॥", "Waiting", WARN),
+    "waiting": ("॥", "Paused", WARN),
     "rolling_back": ("⚠", "Rolling back", WARN),
     "degraded": ("✖", "Degraded", BAD),
     "empty": ("◌", "Empty", DIM),
 }
 """Sign, word and style by phase; every other phase is progressing."""
 FREEZABLE = frozenset({"verifying", "loading", "validating", "shadowing", "shifting", "baking"})
+AHEAD = FREEZABLE - {"baking"} | {"waiting"}
+"""Phases with traffic steps still to come."""
 _STATES = {
     "serving": ("✔", GOOD),
     "candidate": ("◌", BUSY),
     "incoming": ("◌", BUSY),
     "rejected": ("✖", BAD),
 }
-_KEY = 12
+_KEY = 14
 """Columns of the names in front of the values."""
+_NAME = 12
+"""Columns that a version's number and label get at least before its memory moves to a line of its own."""
 
 
-def status_lines(status: dict[str, Any], columns: int) -> list[Line]:
-    """The whole page: services, servers, and whether automatic steps are frozen."""
+def status_lines(status: dict[str, Any], columns: int, rows: int | None = None) -> list[Line]:
+    """The whole page: services, servers, and whether automatic steps are frozen.
+
+    A page of more than ``rows`` lines is drawn shorter: passed gates share a line, and what still does not fit is cut
+    off at the end, which the last line says.
+    """
+    lines = _page(status, columns, brief=False)
+    if rows is None or len(lines) <= rows:
+        return lines
+    lines = _page(status, columns, brief=True)
+    if len(lines) <= rows:
+        return lines
+    kept = max(rows - 1, 0)
+    return [*lines[:kept], [(f"… {len(lines) - kept} more lines: make the window taller", DIM)]]
+
+
+def _page(status: dict[str, Any], columns: int, *, brief: bool) -> list[Line]:
     lines: list[Line] = []
     for service in status["services"]:
-        lines += [*service_lines(service, columns, paused=status["paused"]), []]
+        lines += [*service_lines(service, columns, paused=status["paused"], brief=brief), []]
     if not status["services"]:
         lines += [[("No service is configured.", "")], []]
     for index, server in enumerate(status["servers"]):
         lines += _server(server, "Servers:" if index == 0 else "", columns)
     if status["paused"]:
-        lines.append([(f"{'Paused:':<{_KEY}}", ""), ("on", WARN), ("  nothing goes on by itself: `ctl resume`", DIM)])
+        value = [("on", WARN), ("  nothing goes on by itself: `ctl resume`", DIM)]
+        lines += _fitted("Paused", value, columns)
     return lines
 
 
-def service_lines(service: dict[str, Any], columns: int, *, paused: bool) -> list[Line]:
-    """One service."""
-    phase = service["phase"]
-    sign, word, style = PHASES.get(phase, _GOING)
-    if paused and phase in FREEZABLE:
-        sign, word, style = "॥", "Paused", WARN
+def service_lines(service: dict[str, Any], columns: int, *, paused: bool, brief: bool = False) -> list[Line]:
+    """One service. ``brief``: the gates that passed share a line."""
     labels = {v["version"]: v.get("label") for v in service["versions"]}
     rollout = service.get("rollout")
     lines: list[Line] = [
         _pair("Name", [(cut(service["name"], columns - _KEY), BOLD)]),
-        _pair("Status", [(f"{sign} {word}", style), (f" ({phase})", DIM)]),
+        *_status(service, columns, paused=paused),
         *_wrapped("Message", service["message"], columns),
         _pair("Engine", [(cut(service["engine"], columns - _KEY), "")]),
         _pair("Stable", [(cut(_named(service["stable"], labels), columns - _KEY), "")]),
@@ -58,24 +90,78 @@ def service_lines(service: dict[str, Any], columns: int, *, paused: bool) -> lis
     if service["candidate"] is not None:
         lines.append(_pair("Candidate", [(cut(_named(service["candidate"], labels), columns - _KEY), "")]))
     if rollout is not None:
-        step = service["step"]
-        lines += [
-            _pair("Step", [(f"{step['index']}/{step['count']}", "")]),
-            _pair("Weight", [(f"{service['weight']} %", "")]),
-            *_wrapped("Rollout", _rollout(rollout), columns),
-        ]
+        if rollout["kind"] != "check":
+            lines += _way(service, columns)
+        lines += _wrapped("Rollout", _rollout(rollout), columns)
     for problem in service.get("problems", []):
         lines += _wrapped("Problem", problem, columns, WARN)
     if service["gates"]:
         lines.append([("Gates:" if rollout is not None else "Gates of the last rollout:", "")])
-        for gate in service["gates"]:
-            lines += gate_lines(gate, columns)
+        lines += _gates(service["gates"], columns, brief=brief)
     if service["versions"]:
         lines.append([("Versions:", "")])
-        ordered = sorted(service["versions"], key=lambda v: v["version"], reverse=True)
-        for index, version in enumerate(ordered):
-            lines += _version(version, columns, last=index == len(ordered) - 1)
+        lines += _versions(service, columns)
     return lines
+
+
+def _status(service: dict[str, Any], columns: int, *, paused: bool) -> list[Line]:
+    phase = service["phase"]
+    sign, word, style = PHASES.get(phase, _GOING)
+    if paused and phase in FREEZABLE:
+        sign, word, style = "॥", "Paused", WARN
+    elif phase == "steady" and any(_grows(v) for v in service["versions"]):
+        sign, word, style = "⚠", "Memory grows", WARN
+    return _fitted("Status", [(f"{sign} {word}", style), (f" ({phase})", DIM)], columns)
+
+
+def _way(service: dict[str, Any], columns: int) -> list[Line]:
+    """How far traffic has come, and what it waits for."""
+    step, traffic = service["step"], service.get("traffic")
+    name, left = step.get("name"), step.get("left_s")
+    now = f"{step['index']}/{step['count']}"
+    if name:
+        now += f"  {name}"
+    if left is not None and round(left) > 0:
+        now += f", {duration(round(left))} left"
+    lines = _wrapped("Step", now, columns)
+    steps = service.get("steps", [])
+    if service["phase"] in AHEAD:
+        # A shadow comes before the steps that are counted.
+        begun = step["index"] or service["phase"] == "shadowing"
+        ahead = steps[max(len(steps) - step["count"] + step["index"], 0) :] if begun else steps
+        if ahead:
+            lines += _wrapped("Next", ", ".join(ahead), columns, DIM)
+    lines.append(_pair("SetWeight", [(percent(service["weight"]), "")]))
+    if traffic is not None:
+        lines += _traffic(traffic, columns)
+    return lines
+
+
+def _traffic(traffic: dict[str, Any], columns: int) -> list[Line]:
+    asked = traffic["requests"]
+    total = asked["stable"] + asked["candidate"]
+    observed = "not known yet" if traffic["observed"] is None else percent(traffic["observed"])
+    lines = _fitted("ActualWeight", [(observed, ""), (f"  {asked['candidate']} of {total} requests", DIM)], columns)
+    if traffic["shadow"]:
+        share: Line = [(percent(traffic["shadow"]), ""), (f"  {traffic['shadowed']} requests so far", DIM)]
+        lines += _fitted("Shadow", share, columns)
+    if traffic["waiting_for"]:
+        lines += _wrapped("Waits for", traffic["waiting_for"], columns, WARN)
+    if traffic["eta_s"] is not None:
+        lines += _wrapped("Live in", f"about {duration(round(traffic['eta_s']))}, if nothing holds it", columns)
+    if traffic["breaker"] != "closed":
+        told = f"{traffic['breaker'].replace('_', ' ')}: the stable version answers for the candidate"
+        lines += _wrapped("Breaker", told, columns, BAD)
+    if lapsing(traffic):
+        left = duration(max(round(traffic["lease_left_s"]), 0))
+        told = f"{left} left of {duration(traffic['lease_s'])}; then the stable version gets all traffic"
+        lines += _wrapped("Lease", told, columns, WARN)
+    return lines
+
+
+def lapsing(traffic: dict[str, Any]) -> bool:
+    """True when the splitters were not heard of for most of a lease: soon they send all to the stable version."""
+    return traffic["lease_left_s"] is not None and bool(traffic["lease_left_s"] < traffic["lease_s"] / 3)
 
 
 def _rollout(rollout: dict[str, Any]) -> str:
@@ -87,18 +173,72 @@ def _rollout(rollout: dict[str, Any]) -> str:
     return f"{text}; {rollout['why']}" if rollout.get("why") else text
 
 
-def _version(version: dict[str, Any], columns: int, *, last: bool) -> list[Line]:
-    sign, style = _STATES.get(version["state"], ("·", DIM))
-    branch, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
-    name = str(version["version"])
-    label = "" if version.get("label") in {None, name} else f" {version['label']}"
-    head = f"  {branch}"
-    text = cut(f"{name}{label}", columns - len(head) - 14)
-    lines: list[Line] = [[(head, DIM), (f"{sign} ", style), (f"{text}  ", ""), (version["state"], style)]]
-    if version.get("reason"):
-        lead = f"  {below}  "
-        lines += [[(lead, DIM), (part, DIM)] for part in fit(version["reason"], columns - len(lead))]
+def _gates(gates: list[dict[str, Any]], columns: int, *, brief: bool) -> list[Line]:
+    shared = [g["name"] for g in gates if brief and g["verdict"] == "pass"]
+    lines: list[Line] = []
+    if shared:
+        sign, style = VERDICT_SIGNS["pass"]
+        first, *rest = fit(", ".join(shared), columns - 4)
+        lines += [[("  ", ""), (f"{sign} ", style), (first, "")], *([("    ", ""), (part, "")] for part in rest)]
+    for gate in gates:
+        if gate["name"] not in shared:
+            lines += gate_lines(gate, columns)
     return lines
+
+
+def _versions(service: dict[str, Any], columns: int) -> list[Line]:
+    """A tree, newest first, with the share of traffic and the memory of each version in columns."""
+    versions = sorted(service["versions"], key=lambda v: v["version"], reverse=True)
+    names = [_named(v["version"], {v["version"]: v.get("label")}, "{} {}") for v in versions]
+    states = [v["state"] for v in versions]
+    shares = [_share(service, v["version"]) for v in versions]
+    memories = [_memory(v) for v in versions]
+    beside = 7 + sum(2 + w for w in (max(map(len, cells)) for cells in (states, shares)) if w)
+    memory = max(map(len, memories))
+    inline = not memory or columns - beside - memory - 2 >= min(max(map(len, names)), _NAME)
+    if memory and inline:
+        beside += memory + 2
+    widths = [min(max(map(len, names)), max(columns - beside, 4)), max(map(len, states)), max(map(len, shares)), memory]
+    lines: list[Line] = []
+    for index, version in enumerate(versions):
+        sign, style = _STATES.get(version["state"], ("·", DIM))
+        branch, below = ("└─ ", "   ") if index == len(versions) - 1 else ("├─ ", "│  ")
+        grows = WARN if _grows(version) else ""
+        line: Line = [(f"  {branch}", DIM), (f"{sign} ", style), (cut(names[index], widths[0]).ljust(widths[0]), "")]
+        line.append((f"  {states[index]:<{widths[1]}}", style))
+        if widths[2]:
+            line.append((f"  {shares[index]:>{widths[2]}}", ""))
+        if memories[index] and inline:
+            line.append((f"  {memories[index]:<{memory}}", grows))
+        lines.append(line)
+        lead = f"  {below}  "
+        if memories[index] and not inline:
+            lines.append([(lead, DIM), (memories[index], grows or DIM)])
+        if version.get("reason"):
+            lines += [[(lead, DIM), (part, DIM)] for part in fit(version["reason"], columns - len(lead))]
+    return lines
+
+
+def _share(service: dict[str, Any], version: int) -> str:
+    """A version's share of traffic, while there are two that could have some."""
+    if service["candidate"] is None:
+        return ""
+    if version == service["candidate"]:
+        return percent(service["weight"])
+    return percent(100 - service["weight"]) if version == service["stable"] else ""
+
+
+def _memory(version: dict[str, Any]) -> str:
+    memory = version.get("memory")
+    if memory is None:
+        return ""
+    growth = "" if memory["growth"] is None else f" {100 * memory['growth']:+.1f} %"
+    return f"{size(memory['bytes'])}{growth}{' ⚠' if _grows(version) else ''}"
+
+
+def _grows(version: dict[str, Any]) -> bool:
+    memory = version.get("memory")
+    return memory is not None and memory["verdict"] == "fail"
 
 
 def _server(server: dict[str, Any], key: str, columns: int) -> list[Line]:
@@ -116,11 +256,11 @@ def _server(server: dict[str, Any], key: str, columns: int) -> list[Line]:
     return lines
 
 
-def _named(version: int | None, labels: dict[int, str | None]) -> str:
+def _named(version: int | None, labels: dict[int, str | None], form: str = "{} ({})") -> str:
     if version is None:
         return "none"
     label = labels.get(version)
-    return str(version) if label in {None, str(version)} else f"{version} ({label})"
+    return str(version) if label in {None, str(version)} else form.format(version, label)
 
 
 def _pair(key: str, value: Line) -> Line:
@@ -130,3 +270,12 @@ def _pair(key: str, value: Line) -> Line:
 def _wrapped(key: str, text: str, columns: int, style: str = "") -> list[Line]:
     first, *rest = fit(text, columns - _KEY) or [""]
     return [_pair(key, [(first, style)]), *([(" " * _KEY, ""), (part, style)] for part in rest)]
+
+
+def _fitted(key: str, value: Line, columns: int) -> list[Line]:
+    """Value and remark on one line if they fit, else the remark below."""
+    line = _pair(key, value)
+    if sum(len(text) for text, _ in line) <= columns:
+        return [line]
+    head, (remark, style) = value[:-1], value[-1]
+    return [_pair(key, head), *([(" " * _KEY, ""), (part, style)] for part in fit(remark.strip(), columns - _KEY))]

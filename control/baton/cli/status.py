@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
-from baton.cli.output import Line, is_terminal, plain, print_json, say, show, width
-from baton.cli.render import status_lines
+from baton.cli.output import Line, is_terminal, plain, print_json, say, show, unnumbered, width
+from baton.cli.render import lapsing, status_lines
 from baton.cli.settings import Settings, common, pass_settings
 from baton.errors import Unreachable
 
 REFRESH_S = 1.0
+_TENTH = 10
+"""A weight that rises steadily is told each time it passes another ten percent."""
 
 
 @click.command()
@@ -65,25 +67,74 @@ def _draw(pages: Iterator[tuple[dict[str, Any], str | None]]) -> None:
     # The alternate screen is redrawn as a whole, in one write: it neither flickers nor scrolls.
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for page, trouble in pages:
-            lines: list[Line] = status_lines(page, console.width)
-            if trouble is not None:
-                lines += [[], [(f"Not fresh: {trouble}", "bold yellow")]]
+            stale: list[Line] = [] if trouble is None else [[(f"Not fresh: {trouble}", "bold yellow")], []]
+            lines = [*stale, *status_lines(page, console.width, console.height - len(stale))]
             live.update(Text("\n").join(Text.assemble(*line) for line in lines), refresh=True)
 
 
 def _print_changes(pages: Iterator[tuple[dict[str, Any], str | None]], *, as_json: bool) -> None:
-    before: list[str] | None = None
-    told: str | None = None
+    before: Any = None
+    sentences: frozenset[tuple[str, str]] = frozenset()
+    trouble_told: str | None = None
     for page, trouble in pages:
-        if trouble is not None and trouble != told:
+        if trouble is not None and trouble != trouble_told:
             say(trouble)
-        told = trouble
-        lines = [plain(line) for line in status_lines(page, width(sys.stdout))]
-        if lines == before:
+        trouble_told = trouble
+        now = landmarks(page)
+        told = frozenset((s["name"], unnumbered(s["message"])) for s in page["services"])
+        # A control plane that does two things in turn says so in turn: each is told once.
+        if now == before and told <= sentences:
             continue
+        sentences = told | (sentences if now == before else frozenset())
         if as_json:
             print_json(page, compact=True)
         else:
+            lines = [plain(line) for line in status_lines(page, width(sys.stdout))]
             click.echo("\n".join(lines if before is None else ["", *lines]))
         sys.stdout.flush()  # a pipe is read while this goes on
-        before = lines
+        before = now
+
+
+def landmarks(status: dict[str, Any]) -> Any:
+    """What makes a page worth printing, the services' messages aside: pages with equal landmarks tell the same story.
+
+    Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no landmarks.
+    """
+    return {
+        "paused": status["paused"],
+        "servers": [(s["name"], s["live"], s["in_sync"], unnumbered(s.get("message", ""))) for s in status["servers"]],
+        "services": [_service(s) for s in status["services"]],
+    }
+
+
+def _service(service: dict[str, Any]) -> Any:
+    traffic, step = service.get("traffic"), service["step"]
+    return {
+        **{key: service[key] for key in ("name", "engine", "phase", "stable", "candidate")},
+        "rollout": (service.get("rollout") or {}).get("id"),
+        "problems": service.get("problems"),
+        "step": (step["index"], step["count"], step.get("name")),
+        "weight": service["weight"] // _TENTH,
+        "traffic": None if traffic is None else _traffic(traffic),
+        "gates": [_gate(gate) for gate in service["gates"]],
+        "versions": [_version(version) for version in service["versions"]],
+    }
+
+
+def _traffic(traffic: dict[str, Any]) -> Any:
+    return bool(traffic["shadow"]), unnumbered(traffic["waiting_for"]), traffic["breaker"], lapsing(traffic)
+
+
+def _version(version: dict[str, Any]) -> Any:
+    memory = (version.get("memory") or {}).get("verdict")
+    return version["version"], version.get("label"), version["state"], unnumbered(version.get("reason") or ""), memory
+
+
+def _gate(gate: dict[str, Any]) -> Any:
+    checks = (gate.get("evidence") or {}).get("checks", [])
+    return (
+        gate["name"],
+        gate["verdict"],
+        unnumbered(gate.get("message") or "") if gate["verdict"] in {"fail", "hold"} else None,
+        [(check["name"], check["verdict"]) for check in checks],
+    )

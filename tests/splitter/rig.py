@@ -15,26 +15,9 @@ from tests.support.toy import engine_config, make_checkpoint
 from tritonclient.grpc import model_config_pb2
 
 from baton.local import LocalTriton
-from baton.triton.repository import ServiceFiles, write_atomically
+from baton.triton.repository import ServiceFiles
 
-TOKEN = "not to be told"
 LONG_S = 120.0
-
-
-def splitter_config(engine: model_config_pb2.ModelConfig, name: str, stable: int) -> str:
-    """``config.pbtxt`` of the splitter: the engine's tensors, and the control plane's two."""
-    config = model_config_pb2.ModelConfig(name=name, backend="splitter", max_batch_size=engine.max_batch_size)
-    for tensor in engine.input:
-        config.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, optional=True)
-    config.input.add(name="baton_control", data_type="TYPE_STRING", dims=[1], optional=True)
-    for tensor in engine.output:
-        config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    config.output.add(name="baton_report", data_type="TYPE_STRING", dims=[1])
-    config.instance_group.add(kind="KIND_CPU", count=1)
-    config.version_policy.specific.versions.append(1)
-    config.parameters["engine"].string_value = engine.name
-    config.parameters["stable"].string_value = str(stable)
-    return str(text_format.MessageToString(config))
 
 
 class Rig:
@@ -58,12 +41,6 @@ class Rig:
         for number, toy in enumerate(versions, 1):
             make_checkpoint(self.files.folder(number), seed=number, toy=toy)
 
-    def splitter_files(self, stable: int = 1) -> None:
-        folder = self.files.repository / self.splitter
-        (folder / "1").mkdir(parents=True, exist_ok=True)
-        (folder / "1" / "token").write_text(TOKEN)
-        (folder / "config.pbtxt").write_text(splitter_config(self.config, self.splitter, stable))
-
     def load(self, model: str) -> None:
         self.client.load_model(model, client_timeout=LONG_S)
 
@@ -72,25 +49,19 @@ class Rig:
 
     def point(self, at: str, stable: int = 1) -> None:
         """Lead the public name to the ``engine`` or to the ``splitter``; its version stays stable's number."""
-        self.files.set_alias(stable)
-        if at == "splitter":
-            path = self.files.alias_dir / "config.pbtxt"
-            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-            config.ensemble_scheduling.step[0].model_name = self.splitter
-            config.ensemble_scheduling.step[0].model_version = 1
-            write_atomically(path, str(text_format.MessageToString(config)))
+        self.files.set_alias(stable, split=at == "splitter")
         self.load(self.name)
         self.load(self.name)
 
     def begin(self, stable: int = 1) -> None:
         """Everything loaded, the public name leading to the splitter."""
-        self.splitter_files(stable)
+        self.files.set_splitter(stable)
         self.load(self.engine)
         self.load(self.splitter)
         self.point("splitter", stable)
 
-    def control(self, *, token: str | None = TOKEN, **asked: Any) -> dict[str, Any]:
-        return self.control_raw(json.dumps(({} if token is None else {"token": token}) | asked).encode())
+    def control(self, **asked: Any) -> dict[str, Any]:
+        return self.control_raw(json.dumps({"token": self.files.token()} | asked).encode())
 
     def control_raw(self, raw: bytes) -> dict[str, Any]:
         shape = [1, 1] if self.config.max_batch_size else [1]

@@ -49,6 +49,8 @@ def test_a_low_terminal_gets_what_matters(name: str) -> None:
     low = drawn(name, 80, len(whole) - 1)
     assert "  ✔ integrity, compatibility, capacity, load, warmup, output, invariance," in low
     assert len(low) < len(whole) - 5
+    assert any("serving" in line for line in low)
+    assert "  1 on disk only: `ctl versions`" in low
     lowest = drawn(name, 80, 12)
     assert lowest[:11] == low[:11]
     assert lowest[11] == f"… {len(low) - 11} more lines: make the window taller"

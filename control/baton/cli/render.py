@@ -40,6 +40,7 @@ _STATES = {
     "incoming": ("◌", BUSY),
     "rejected": ("✖", BAD),
 }
+_IDLE = frozenset({"on_disk", "rejected"})
 _KEY = 14
 """Columns of the names in front of the values."""
 _NAME = 12
@@ -49,8 +50,8 @@ _NAME = 12
 def status_lines(status: dict[str, Any], columns: int, rows: int | None = None) -> list[Line]:
     """The whole page: services, servers, and whether automatic steps are frozen.
 
-    A page of more than ``rows`` lines is drawn shorter: passed gates share a line, and what still does not fit is cut
-    off at the end, which the last line says.
+    A page of more than ``rows`` lines is drawn shorter: passed gates share a line, versions that are not loaded are
+    counted, and what still does not fit is cut off at the end, which the last line says.
     """
     lines = _page(status, columns, brief=False)
     if rows is None or len(lines) <= rows:
@@ -77,7 +78,7 @@ def _page(status: dict[str, Any], columns: int, *, brief: bool) -> list[Line]:
 
 
 def service_lines(service: dict[str, Any], columns: int, *, paused: bool, brief: bool = False) -> list[Line]:
-    """One service. ``brief``: the gates that passed share a line."""
+    """One service. ``brief``: gates that passed share a line, versions that are not loaded are counted."""
     labels = {v["version"]: v.get("label") for v in service["versions"]}
     rollout = service.get("rollout")
     lines: list[Line] = [
@@ -100,7 +101,7 @@ def service_lines(service: dict[str, Any], columns: int, *, paused: bool, brief:
         lines += _gates(service["gates"], columns, brief=brief)
     if service["versions"]:
         lines.append([("Versions:", "")])
-        lines += _versions(service, columns)
+        lines += _versions(service, columns, brief=brief)
     return lines
 
 
@@ -186,9 +187,17 @@ def _gates(gates: list[dict[str, Any]], columns: int, *, brief: bool) -> list[Li
     return lines
 
 
-def _versions(service: dict[str, Any], columns: int) -> list[Line]:
+def _versions(service: dict[str, Any], columns: int, *, brief: bool) -> list[Line]:
     """A tree, newest first, with the share of traffic and the memory of each version in columns."""
-    versions = sorted(service["versions"], key=lambda v: v["version"], reverse=True)
+    every = sorted(service["versions"], key=lambda v: v["version"], reverse=True)
+    versions = [v for v in every if not brief or v["state"] not in _IDLE]
+    if len(versions) < len(every):
+        rest = f"{len(every) - len(versions)} on disk only: `ctl versions`"
+        return [*(_tree(service, versions, columns) if versions else []), [("  ", ""), (rest, DIM)]]
+    return _tree(service, versions, columns)
+
+
+def _tree(service: dict[str, Any], versions: list[dict[str, Any]], columns: int) -> list[Line]:
     names = [_named(v["version"], {v["version"]: v.get("label")}, "{} {}") for v in versions]
     states = [v["state"] for v in versions]
     shares = [_share(service, v["version"]) for v in versions]

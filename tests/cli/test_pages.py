@@ -76,6 +76,13 @@ def test_a_verification_moves_no_traffic() -> None:
     assert not [line for line in lines if line.startswith(("Step", "Next", "SetWeight"))]
 
 
+def test_a_way_back_has_no_steps_ahead() -> None:
+    rollout = page()["services"][0]["rollout"] | {"kind": "rollback"}
+    lines = [plain(line) for line in status_lines(page(rollout=rollout, phase="loading", traffic=None), 80)]
+    assert not [line for line in lines if line.startswith("Next")]
+    assert [line for line in lines if line.startswith("SetWeight")]
+
+
 def test_nothing_is_lost_where_memory_is_not_known() -> None:
     known = page()["services"][0]["versions"]
     bare = page(versions=[{k: v for k, v in one.items() if k != "memory"} for one in known])

@@ -100,7 +100,8 @@ def test_processes_of_one_version_are_summed(holders: list[subprocess.Popen[byte
     assert one["toy", 2].rss_bytes >= 80 * MB
     together = MemoryWatch(tmp_path, lambda: [Found(first, tmp_path), Found(second, tmp_path)]).sample()["toy", 1]
     assert together.pids == {first, second}
-    assert together.rss_bytes == sum(usage.rss_bytes for usage in one.values())
+    # Looked at twice: a few pages come and go meanwhile.
+    assert together.rss_bytes == pytest.approx(sum(usage.rss_bytes for usage in one.values()), rel=0.1)
 
 
 def test_a_process_that_has_ended_is_no_error(holders: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def service_lines(service: dict[str, Any], columns: int, *, paused: bool, brief:
         lines.append(_pair("Candidate", [(cut(_named(service["candidate"], labels), columns - _KEY), "")]))
     if rollout is not None:
         if rollout["kind"] != "check":
-            lines += _way(service, columns)
+            lines += _way(service, columns, stepwise=rollout["kind"] == "rollout")
         lines += _wrapped("Rollout", _rollout(rollout), columns)
     for problem in service.get("problems", []):
         lines += _wrapped("Problem", problem, columns, WARN)
@@ -115,8 +115,8 @@ def _status(service: dict[str, Any], columns: int, *, paused: bool) -> list[Line
     return _fitted("Status", [(f"{sign} {word}", style), (f" ({phase})", DIM)], columns)
 
 
-def _way(service: dict[str, Any], columns: int) -> list[Line]:
-    """How far traffic has come, and what it waits for."""
+def _way(service: dict[str, Any], columns: int, *, stepwise: bool) -> list[Line]:
+    """How far traffic has come, and what it waits for. A way back has no steps ahead: it goes at once."""
     step, traffic = service["step"], service.get("traffic")
     name, left = step.get("name"), step.get("left_s")
     now = f"{step['index']}/{step['count']}"
@@ -126,7 +126,7 @@ def _way(service: dict[str, Any], columns: int) -> list[Line]:
         now += f", {duration(round(left))} left"
     lines = _wrapped("Step", now, columns)
     steps = service.get("steps", [])
-    if service["phase"] in AHEAD:
+    if stepwise and service["phase"] in AHEAD:
         # A shadow comes before the steps that are counted.
         begun = step["index"] or service["phase"] == "shadowing"
         ahead = steps[max(len(steps) - step["count"] + step["index"], 0) :] if begun else steps
@@ -142,12 +142,14 @@ def _traffic(traffic: dict[str, Any], columns: int) -> list[Line]:
     asked = traffic["requests"]
     total = asked["stable"] + asked["candidate"]
     observed = "not known yet" if traffic["observed"] is None else percent(traffic["observed"])
-    lines = _fitted("ActualWeight", [(observed, ""), (f"  {asked['candidate']} of {total} requests", DIM)], columns)
+    lines = _fitted(
+        "ActualWeight", [(observed, ""), (f"  {asked['candidate']} of {total} requests so far", DIM)], columns
+    )
     if traffic["shadow"]:
         share: Line = [(percent(traffic["shadow"]), ""), (f"  {traffic['shadowed']} requests so far", DIM)]
         lines += _fitted("Shadow", share, columns)
     if traffic["waiting_for"]:
-        lines += _wrapped("Waits for", traffic["waiting_for"], columns, WARN)
+        lines += _wrapped("Held", traffic["waiting_for"], columns, WARN)
     if traffic["eta_s"] is not None:
         lines += _wrapped("Live in", f"about {duration(round(traffic['eta_s']))}, if nothing holds it", columns)
     if traffic["breaker"] != "closed":

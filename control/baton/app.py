@@ -21,7 +21,7 @@ from baton.errors import Refused, Unreachable
 from baton.journal import Journal
 from baton.plan import View
 from baton.plan.rest import ADOPTED
-from baton.plan.rollout import BEFORE_TRAFFIC
+from baton.plan.traffic import before_traffic, place
 
 STALE_AFTER_S = 30.0
 MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
@@ -103,10 +103,10 @@ class App:
 
     # What persons ask for
 
-    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> dict[str, Any]:  # noqa: ARG002
-        """Start a version's rollout, or let one that waits go on.
+    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> dict[str, Any]:
+        """Start a version's rollout, or let one that waits go on: past the wait, and past the pause step it stands at.
 
-        ``full`` would skip traffic steps that remain; traffic moves in one step here, so there are none to skip.
+        ``full`` skips the shadow and the traffic steps that remain, and no gate that is asked before them.
         """
         one = self._service(service)
         with self._loop.lock:
@@ -118,14 +118,15 @@ class App:
                     raise Refused(f"Version {rollout.candidate} is on its way back: {_why(rollout)}")
                 if rollout.phase in MOVED:
                     raise Refused(f"Version {rollout.candidate} serves already.")
-                self._journal.promote(rollout, who, time.time())
+                pause = rollout.progressed_at is not None and place(rollout, one.policy).pause
+                self._journal.promote(rollout, who, time.time(), full=full, approve=pause)
                 self._loop.wake()
                 return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
             chosen = version if version is not None else self._next(one, view)
             self._startable(view, chosen)
             used = view.alias is None and any(chosen in s.ready() for s in view.live())
             why = ADOPTED if used else "promoted"
-            opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=True)
+            opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=True, full=full)
             self._loop.wake()
             return _ticket(opened, "live", f"The rollout of version {chosen} begins.")
 
@@ -247,6 +248,9 @@ class App:
         with self._loop.lock:
             text = "Paused: nothing goes on by itself." if paused else "Resumed."
             self._journal.log(time.time(), "pause" if paused else "resume", text, who=who)
+            for service in self._services.values() if paused else ():
+                if (rollout := self._journal.open_rollout(service.name)) is not None:
+                    self._journal.freeze(rollout)
             self._loop.set_paused(paused)
         return {"paused": paused, "message": text}
 
@@ -345,7 +349,7 @@ def _why(rollout: Rollout) -> str:
 
 
 def _outcome_of_stop(rollout: Rollout) -> Outcome:
-    return Outcome.ABORTED if rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+    return Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
 
 
 @contextmanager

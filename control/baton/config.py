@@ -13,9 +13,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from baton.domain import Step
 from baton.errors import ConfigError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_ALL = 100.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
@@ -33,6 +35,13 @@ def _duration(value: Any) -> float:
     if match is None:
         raise _Invalid('a duration such as "90s", "10m" or "1.5h"')
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = _duration(value)
+    if seconds <= 0:
+        raise _Invalid('a duration above zero, such as "5s"')
+    return seconds
 
 
 def _above(low: float) -> Callable[[Any], float]:
@@ -126,6 +135,83 @@ class RolloutConfig:
     drain_timeout: float = _setting(_duration, 120.0)
 
 
+def _percent(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _ALL:
+        raise _Invalid("a number of percent from 0 to 100")
+    return float(value)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
+        raise _Invalid('a list of tensor names such as ["query", "documents"]')
+    return tuple(value)
+
+
+def _steps(value: Any) -> tuple[Step, ...]:
+    """Steps in rising order of weight; the last step, 100 %, goes without saying."""
+    forms = '{ weight = 5, hold = "30s" }, { weight = 50, over = "90s" } or { pause = true }'
+    if not isinstance(value, list | tuple):
+        raise _Invalid(f"a list of steps such as {forms}")
+    steps: list[Step] = []
+    weight = 0.0
+    for number, one in enumerate(value):
+        keys = set(one) if isinstance(one, Mapping) else set()
+        if keys == {"pause"} and one["pause"] is True:
+            steps.append(Step(pause=True))
+            continue
+        last = number == len(value) - 1
+        if keys == {"weight"} and one["weight"] == _ALL and last:
+            continue
+        if keys not in ({"weight", "hold"}, {"weight", "over"}):
+            raise _Invalid(f"in step {number + 1}: {forms}; the last may be {{ weight = 100 }}")
+        try:
+            asked, seconds = _percent(one["weight"]), _duration(one.get("hold", one.get("over")))
+        except _Invalid as error:
+            raise _Invalid(f"in step {number + 1}: {error}") from None
+        if not weight <= asked < _ALL or asked == 0:
+            raise _Invalid(f"in step {number + 1}: a weight above 0, below 100 and no lower than the step before it")
+        weight = asked
+        steps.append(Step(weight, hold=seconds) if "hold" in keys else Step(weight, over=seconds))
+    return tuple(steps)
+
+
+DEFAULT_STEPS = (Step(5.0, hold=30.0), Step(50.0, over=90.0))
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficConfig:
+    """``[services.traffic]``: how live traffic comes to a version that passed its gates."""
+
+    steps: tuple[Step, ...] = _setting(_steps, DEFAULT_STEPS)
+    shadow_share: float = _setting(_percent, 25.0)
+    shadow_for: float = _setting(_duration, 30.0)
+    interval: float = _setting(_positive_duration, 5.0)
+    lease: float = _setting(_positive_duration, 15.0)
+    on_lapse: str = _setting(_one_of("resume", "rollback"), "resume")
+    deadline: float = _setting(_positive_duration, 10.0)
+    compare: str = _setting(_name, "scores")
+    kinds: tuple[str, ...] = _setting(_names, ("query", "documents"))
+    contents: bool = _setting(_flag, default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveConfig:
+    """``[services.live]``: the limits of the gate ``live``, which judges the candidate by live traffic."""
+
+    min_requests: int = _setting(_count, 20)
+    min_pairs: int = _setting(_count, 20)
+    window: float = _setting(_positive_duration, 60.0)
+    max_failures: int = _setting(_count, 5)
+    max_failures_in_row: int = _setting(_count, 3)
+    failure_rate: float = _setting(_fraction, 0.01)
+    latency_limit: float = _setting(_above(1), 1.5)
+    drift_limit: float = _setting(_fraction, 0.25)
+    top1_agreement: float = _setting(_fraction, 0.5)
+    tau: float = _setting(_fraction, 0.2)
+    threshold: float | None = _setting(_fraction, None)
+    crossing_limit: float = _setting(_fraction, 0.25)
+
+
 @dataclass(frozen=True, slots=True)
 class GateConfig:
     """``[services.gates]``: the limits of the gates."""
@@ -147,6 +233,8 @@ class GateConfig:
     request_timeout: float = _setting(_duration, 30.0)
     hold_retry: float = _setting(_duration, 15.0)
     hold_attempts: int = _setting(_count, 5)
+    memory_limit: float = _setting(_above(0), 0.05)
+    memory_window: float = _setting(_positive_duration, 600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +247,14 @@ class ServiceConfig:
     golden: Path | None = _setting(_path, None)
     architecture: str | None = _setting(_text, None)
     rollout: RolloutConfig = field(default_factory=RolloutConfig, metadata={"table": RolloutConfig})
+    traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata={"table": TrafficConfig})
+    live: LiveConfig = field(default_factory=LiveConfig, metadata={"table": LiveConfig})
     gates: GateConfig = field(default_factory=GateConfig, metadata={"table": GateConfig})
+
+    @property
+    def splitter(self) -> str:
+        """The model that stands behind the public name while traffic is split."""
+        return f"{self.name}_splitter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +325,7 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
         object.__setattr__(config, "servers", (DEFAULT_SERVER,))
     for what, names in (
         ("servers", [s.name for s in config.servers]),
-        ("services", [s.name for s in config.services] + [s.engine for s in config.services]),
+        ("services", [n for s in config.services for n in (s.name, s.engine, s.splitter)]),
     ):
         for name in names:
             if names.count(name) > 1:

@@ -101,6 +101,33 @@ class GateResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One traffic step, as the configuration lists it: a weight held, a weight reached linearly, or a pause.
+
+    ``weight`` is the candidate's share of traffic in percent; ``hold`` and ``over`` are seconds.
+    """
+
+    weight: float = 0.0
+    hold: float = 0.0
+    over: float = 0.0
+    pause: bool = False
+
+    def __str__(self) -> str:
+        if self.pause:
+            return "pause"
+        return f"to {self.weight:g} % over {self.over:g} s" if self.over else f"{self.weight:g} % for {self.hold:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the splitters are to do. ``weight`` and ``shadow`` in percent of requests; see ``docs/splitter.md``."""
+
+    candidate: int
+    weight: float
+    shadow: float
+
+
+@dataclass(frozen=True, slots=True)
 class VersionMeta:
     """What ``version.toml`` of a version folder says; every field has a default."""
 
@@ -204,6 +231,16 @@ class Rollout:
     gate_times: Mapping[Gate, float] = field(default_factory=dict)
     promoted: bool = False
     """A person said promote: waits are over, automatic steps go on although Baton is paused."""
+    full: bool = False
+    """A person said promote --full: the traffic steps that remain are skipped."""
+    progress: float = 0.0
+    """Seconds of the way from shadow to all traffic that are behind it; see ``baton.plan.steps``."""
+    progressed_at: float | None = None
+    """When the way began, or was last gone on; None before live traffic met the candidate."""
+    approvals: int = 0
+    """Pause steps that a person let it go past."""
+    renewed_at: float | None = None
+    """When the lease of the splitters' route was last renewed."""
     stop: Stop | None = None
     moved_at: float | None = None
     """When the public name had moved on every server."""

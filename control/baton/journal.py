@@ -34,7 +34,7 @@ from baton.lifecycle import ALLOWED
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE event (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
@@ -44,7 +44,9 @@ CREATE TABLE rollout (
   id INTEGER PRIMARY KEY, service TEXT NOT NULL, kind TEXT NOT NULL, candidate INTEGER NOT NULL, previous INTEGER,
   phase TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, release TEXT NOT NULL, label TEXT NOT NULL,
   fingerprint TEXT NOT NULL, started_at REAL NOT NULL, phase_since REAL NOT NULL, promoted INTEGER NOT NULL DEFAULT 0,
-  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '');
+  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '',
+  full INTEGER NOT NULL DEFAULT 0, progress REAL NOT NULL DEFAULT 0, progressed_at REAL,
+  approvals INTEGER NOT NULL DEFAULT 0, renewed_at REAL);
 CREATE UNIQUE INDEX rollout_open ON rollout (service) WHERE ended_at IS NULL;
 CREATE TABLE verdict (
   rollout INTEGER NOT NULL, gate TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY (rollout, gate));
@@ -53,6 +55,15 @@ CREATE TABLE version (
   fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
 CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
 """
+
+FROM_1 = """
+ALTER TABLE rollout ADD COLUMN full INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN progress REAL NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN progressed_at REAL;
+ALTER TABLE rollout ADD COLUMN approvals INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN renewed_at REAL;
+"""
+"""What brings a journal of format 1 to format 2, which knows traffic steps."""
 
 
 class JournalError(BatonError):
@@ -86,6 +97,8 @@ class Journal:
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            elif found == 1:
+                self._db.executescript(f"BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
             elif found != SCHEMA_VERSION:
                 raise JournalError(
                     f"{self._path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
@@ -156,10 +169,10 @@ class Journal:
                 raise Refused(f"A rollout of {rollout.service} is under way.", mend="`ctl abort` ends it.")
             cursor = db.execute(
                 "INSERT INTO rollout (service, kind, candidate, previous, phase, who, why, release, label, fingerprint,"
-                " started_at, phase_since, promoted) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " started_at, phase_since, promoted, full) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (rollout.service, rollout.kind, rollout.candidate, rollout.previous, rollout.phase, rollout.who,
                  rollout.why, rollout.release, rollout.label, rollout.fingerprint, rollout.started_at,
-                 rollout.phase_since, rollout.promoted),
+                 rollout.phase_since, rollout.promoted, rollout.full),
             )  # fmt: skip
             opened = replace(rollout, id=int(cursor.lastrowid or 0))
             _log(db, rollout.started_at, "begin", f"{rollout.kind} of version {rollout.candidate}: {rollout.why}",
@@ -175,6 +188,9 @@ class Journal:
                 "UPDATE rollout SET phase = ?, phase_since = ?, moved_at = ? WHERE id = ?",
                 (phase, at, moved, rollout.id),
             )
+            if rollout.phase is Phase.SHADOWING:
+                # The way through the traffic steps begins anew; what the shadow took is no part of it.
+                db.execute("UPDATE rollout SET progress = 0, progressed_at = NULL WHERE id = ?", (rollout.id,))
             _log(db, at, "phase", f"{rollout.phase} to {phase}: {why}", "baton", rollout.service, rollout.id, None)
 
     def halt(self, rollout: Rollout, stop: Stop, at: float) -> None:
@@ -183,11 +199,44 @@ class Journal:
             db.execute("UPDATE rollout SET stop = ? WHERE id = ? AND stop IS NULL", (_stop_text(stop), rollout.id))
             _log(db, at, "halt", stop.why, stop.who, rollout.service, rollout.id, {"outcome": stop.outcome})
 
-    def promote(self, rollout: Rollout, who: str, at: float) -> None:
-        """Note that a person lets the rollout go past its waits."""
+    def promote(self, rollout: Rollout, who: str, at: float, *, full: bool = False, approve: bool = False) -> None:
+        """Note that a person lets the rollout go past its waits.
+
+        ``full``: past the traffic steps that remain; ``approve``: past the pause step before which it stands.
+        """
         with self._transaction() as db:
-            db.execute("UPDATE rollout SET promoted = 1 WHERE id = ?", (rollout.id,))
-            _log(db, at, "promote", f"version {rollout.candidate} promoted", who, rollout.service, rollout.id, None)
+            db.execute(
+                "UPDATE rollout SET promoted = 1, full = max(full, ?), approvals = approvals + ? WHERE id = ?",
+                (full, approve, rollout.id),
+            )
+            what = "promoted past its remaining traffic steps" if full else "promoted"
+            _log(db, at, "promote", f"version {rollout.candidate} {what}", who, rollout.service, rollout.id, None)
+
+    def freeze(self, rollout: Rollout) -> None:
+        """A pause counts also for a rollout that a person promoted before."""
+        with self._transaction() as db:
+            db.execute("UPDATE rollout SET promoted = 0 WHERE id = ?", (rollout.id,))
+
+    def renew(self, rollout: Rollout, at: float) -> None:
+        """Note that the splitters may follow the route for one more lease."""
+        with self._transaction() as db:
+            db.execute("UPDATE rollout SET renewed_at = ? WHERE id = ?", (at, rollout.id))
+
+    def progress(self, rollout: Rollout, seconds: float, at: float, what: str, result: GateResult | None) -> None:
+        """Note that the rollout went on by so many seconds of its way, and the verdict that let it."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE rollout SET progress = ?, progressed_at = ? WHERE id = ?",
+                (rollout.progress + seconds, at, rollout.id),
+            )
+            if result is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)",
+                    (rollout.id, result.gate, at, json.dumps(_result_data(result))),
+                )
+            _log(
+                db, at, "progress", what, "baton", rollout.service, rollout.id, {"progress": rollout.progress + seconds}
+            )
 
     def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
         """Write down a gate's verdict; a new one replaces an earlier one of the same gate."""
@@ -299,6 +348,8 @@ class Journal:
             gate_times={Gate(v["gate"]): v["at"] for v in verdicts}, promoted=bool(row["promoted"]),
             stop=_stop(row["stop"]), moved_at=row["moved_at"], ended_at=row["ended_at"],
             outcome=Outcome(row["outcome"]) if row["outcome"] else None, message=row["message"],
+            full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
+            approvals=row["approvals"], renewed_at=row["renewed_at"],
         )  # fmt: skip
 
 

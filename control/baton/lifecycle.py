@@ -7,7 +7,7 @@ Rules the table alone makes true:
 
 * Every phase of a rollout leads to ``rolling_back``: an abort wins from anywhere.
 * ``rolling_back`` leads to nothing but the end: nothing overtakes an abort.
-* Traffic moves in ``shifting`` alone, and only ``validating`` or ``waiting`` lead there.
+* Clients meet the candidate in ``shifting`` first, and only ``validating``, ``shadowing`` and ``waiting`` lead there.
 * An old version is dropped in ``retiring`` alone, and nothing leads back from there to traffic.
 """
 
@@ -33,17 +33,24 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Phase.VERIFYING, Phase.LOADING, "the files are whole, fit the service, and there is room"),
     Transition(Phase.LOADING, Phase.VALIDATING, "READY on every server"),
     Transition(Phase.VALIDATING, Phase.WAITING, "every gate passed, and a person has the last word"),
-    Transition(Phase.VALIDATING, Phase.SHIFTING, "every gate passed"),
+    Transition(Phase.VALIDATING, Phase.SHADOWING, "every gate passed; live requests are mirrored to it first"),
+    Transition(Phase.VALIDATING, Phase.SHIFTING, "every gate passed, and no shadow is asked for"),
     Transition(Phase.VALIDATING, Phase.RETIRING, "only a verification was asked for"),
+    Transition(Phase.WAITING, Phase.SHADOWING, "a person promotes it; live requests are mirrored to it first"),
     Transition(Phase.WAITING, Phase.SHIFTING, "a person promotes it"),
+    Transition(Phase.SHADOWING, Phase.SHIFTING, "its answers to mirrored requests are good"),
+    Transition(Phase.SHIFTING, Phase.WAITING, "a step is a pause: its share of traffic stays until a person promotes"),
     Transition(Phase.SHIFTING, Phase.BAKING, "the public name has moved on every server"),
     Transition(Phase.BAKING, Phase.RETIRING, "the old version was kept for its time"),
     Transition(Phase.RETIRING, None, "what no longer serves is unloaded"),
     Transition(Phase.VERIFYING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),
     Transition(Phase.LOADING, Phase.ROLLING_BACK, "it did not load, or a person aborts"),
     Transition(Phase.VALIDATING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),
-    Transition(Phase.WAITING, Phase.ROLLING_BACK, "a person aborts, or a newer version supersedes it"),
-    Transition(Phase.SHIFTING, Phase.ROLLING_BACK, "the public name could not be moved, or a person aborts"),
+    Transition(
+        Phase.WAITING, Phase.ROLLING_BACK, "a person aborts, a newer version supersedes it, or live traffic fails"
+    ),
+    Transition(Phase.SHADOWING, Phase.ROLLING_BACK, "its answers to mirrored requests are bad, or a person aborts"),
+    Transition(Phase.SHIFTING, Phase.ROLLING_BACK, "live traffic fails, the splitter fails, or a person aborts"),
     Transition(Phase.BAKING, Phase.ROLLING_BACK, "a person rolls back: one flip, the old version is still loaded"),
     Transition(Phase.RETIRING, Phase.ROLLING_BACK, "a person aborts while the old version may still be loaded"),
     Transition(Phase.ROLLING_BACK, None, "the stable version serves alone"),

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from baton.config import ServerConfig
-from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, VersionState
+from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, Verdict, VersionState
 from baton.engine.loop import Loop
 from baton.engine.service import Service
-from baton.plan import ServerView, View
+from baton.plan import ServerView, View, route
+from baton.plan.steps import length
+from baton.plan.traffic import before_traffic, place, shadowed, stepwise
 
-STEPS = 1
-"""Traffic moves in one step: the public name goes from one version to the next."""
-ONGOING = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING, Phase.SHIFTING, Phase.BAKING})
+ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
+SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 
 
 def iso(at: float | None) -> str | None:
@@ -38,10 +39,9 @@ def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dic
 
 
 def _in_sync(view: View, one: ServerView) -> bool:
-    alias = frozenset() if view.alias is None else frozenset({view.alias})
     # Until a first version serves, the policy names what is wanted, and nothing is loaded.
     engine = one.ready() == view.policy or (view.alias is None and view.rollout is None)
-    return one.live and one.serving() == alias and engine
+    return one.live and view.leads(one) and engine
 
 
 def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, Any]:
@@ -49,11 +49,9 @@ def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, A
     view, decision = one.view, one.decision
     rollout = view.rollout if view is not None else None
     ongoing = rollout is not None and rollout.phase in ONGOING
-    weight = 0
     stable = view.alias if view is not None else None
     if rollout is not None and ongoing and rollout.kind is not Kind.CHECK:
         stable = rollout.previous
-        weight = 100 if view is not None and view.alias == rollout.candidate else 0
     return {
         "name": one.name,
         "engine": one.config.engine,
@@ -61,8 +59,10 @@ def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, A
         "message": decision.message,
         "stable": stable,
         "candidate": rollout.candidate if rollout is not None and ongoing else None,
-        "weight": weight,
-        "step": {"index": 1 if weight else 0, "count": STEPS},
+        "weight": weight(one, rollout),
+        "step": step(one, rollout),
+        "steps": _way(one),
+        "traffic": _traffic(one, rollout),
         "gates": [] if last is None else [gate(g) for g in gates_of(last, one)],
         "versions": [
             {k: row[k] for k in ("version", "label", "state", "release", "reason")}
@@ -72,6 +72,62 @@ def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, A
         "problems": [f.problem for f in view.strays] if view is not None else [],
         "rollout": None if rollout is None else _brief(rollout),
         "updated_at": iso(looked_at or None),
+    }
+
+
+def weight(one: Service, rollout: Rollout | None) -> float:
+    """The candidate's share of traffic that is asked for, in percent."""
+    view = one.view
+    if view is None or rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
+        return 0
+    if view.alias == rollout.candidate:
+        return 100
+    asked = route(view, one.policy)
+    return 0 if asked is None else round(asked.weight, 2)
+
+
+def step(one: Service, rollout: Rollout | None) -> dict[str, Any]:
+    """Which of the traffic steps is under way, counted from 1; 0 before the first. All traffic is the last of them."""
+    steps = one.policy.steps
+    shown: dict[str, Any] = {"index": 0, "count": len(steps) + 1, "name": "", "left_s": None}
+    if rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
+        return shown
+    if rollout.phase is Phase.BAKING:
+        return shown | {"index": len(steps) + 1, "name": "100 %"}
+    if rollout.phase is Phase.SHADOWING and stepwise(rollout, one.policy):
+        left = place(rollout, one.policy).left
+        return shown | {"name": f"shadow {one.policy.shadow_share:g} %", "left_s": round(left, 1)}
+    if rollout.phase is Phase.SHIFTING or not before_traffic(rollout):
+        where = place(rollout, one.policy)
+        last = where.index == len(steps)
+        name = "100 %" if last else str(steps[where.index])
+        return shown | {"index": where.index + 1, "name": name, "left_s": None if last else round(where.left, 1)}
+    return shown
+
+
+def _way(one: Service) -> list[str]:
+    """The whole way of a rollout's traffic, in words."""
+    policy = one.policy
+    shadow = [f"shadow {policy.shadow_share:g} % for {policy.shadow_for:g} s"] if shadowed(policy) else []
+    return [*shadow, *(str(s) for s in policy.steps), "100 %"]
+
+
+def _traffic(one: Service, rollout: Rollout | None) -> dict[str, Any] | None:
+    """What the splitters do while live traffic meets the candidate; None while there are none."""
+    view = one.view
+    if view is None or rollout is None or rollout.progressed_at is None or rollout.phase not in SPLIT or not view.split:
+        return None
+    gate, policy = one.live_gate, one.policy
+    lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + policy.lease - view.now)
+    way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
+    return {
+        "weight": weight(one, rollout),
+        "shadow": policy.shadow_share,
+        **one.steering.told(view.now),
+        "lease_s": policy.lease,
+        "lease_left_s": None if lease is None else round(lease, 1),
+        "waiting_for": gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
+        "eta_s": None if place(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
     }
 
 
@@ -168,6 +224,8 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
         **_brief(one),
         "service": one.service,
         "outcome": one.outcome,
+        "weight": weight(services[one.service], one) if one.ended_at is None and one.service in services else 0,
+        "step": step(services[one.service], one) if one.ended_at is None and one.service in services else None,
         "message": one.message or (one.stop.why if one.stop is not None else ""),
         "ended_at": iso(one.ended_at),
         "duration_s": None if one.ended_at is None else round(one.ended_at - one.started_at, 3),

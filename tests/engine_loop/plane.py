@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.toy import engine_config
 from tests.support.triton import eventually
 
-from baton.config import GateConfig, RolloutConfig, ServiceConfig
+from baton.config import GateConfig, RolloutConfig, ServiceConfig, TrafficConfig
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.engine.loop import Loop
 from baton.engine.service import Service
@@ -22,6 +22,9 @@ from baton.triton.repository import ServiceFiles
 from baton.watch.scan import fingerprint_of
 
 NAME, ENGINE = "ranker", "ranker_engine"
+
+
+AT_ONCE = TrafficConfig(steps=(), shadow_share=0.0)
 
 
 class Answers:
@@ -82,13 +85,14 @@ class Place:
 class Plane:
     """One control plane; several may follow each other at one place."""
 
-    def __init__(self, place: Place, **rollout: float) -> None:
+    def __init__(self, place: Place, *, traffic: TrafficConfig = AT_ONCE, **rollout: float) -> None:
         self.place = place
         options = {"keep_previous": 0.0, "settle": 0.0, "load_timeout": 60.0, "drain_timeout": 20.0} | rollout
         self.config = ServiceConfig(
             NAME,
             ENGINE,
             rollout=RolloutConfig(**options),  # type: ignore[arg-type]
+            traffic=traffic,
             gates=GateConfig(hold_retry=5.0, hold_attempts=3, request_timeout=10.0),
         )
         self.journal = Journal(place.root / "state" / "journal.db")

@@ -70,9 +70,9 @@ def test_every_action_is_written_down_first(place, plane, monkeypatch):
         told("policy", str(sorted(versions)))
         policy(self, versions)
 
-    def set_alias(self: ServiceFiles, version: int | None) -> None:
+    def set_alias(self: ServiceFiles, version: int | None, *, split: bool = False) -> None:
         told("alias", f"version {version}")
-        alias(self, version)
+        alias(self, version, split=split)
 
     server = place.servers["a"]
     begin = server.begin

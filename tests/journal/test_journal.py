@@ -227,7 +227,7 @@ def test_a_file_of_another_baton(path):
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(JournalError, match="another Baton: its format is 99, not 1") as caught:
+    with pytest.raises(JournalError, match="another Baton: its format is 99, not 2") as caught:
         Journal(path)
     assert "--state" in str(caught.value)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 
-from baton.domain import Gate, Kind, ModelState, Phase, Verdict
+from baton.domain import Gate, Kind, ModelState, Phase, Step, Verdict
 from baton.errors import BatonError
 from baton.plan import Decision, Policy, View
 
@@ -60,12 +60,23 @@ WEIGHTS = {
     "abort": 4,
     "rollback": 4,
     "promote": 3,
+    "full": 1,
+    "live": 5,
+    "splitter": 1,
     "pause": 1,
     "resume": 2,
     "retry": 2,
     "verify": 2,
     "crash": 3,
 }
+
+
+STEPS = (
+    (),
+    (Step(5.0, hold=10.0), Step(50.0, over=20.0)),
+    (Step(5.0, hold=5.0), Step(pause=True), Step(50.0, hold=5.0)),
+    (Step(pause=True),),
+)
 
 
 def story(seed: int, length: int = 90) -> tuple[int, Policy, list[Event]]:
@@ -80,6 +91,10 @@ def story(seed: int, length: int = 90) -> tuple[int, Policy, list[Event]]:
         drain_timeout=20.0,
         hold_retry=5.0,
         hold_attempts=3,
+        steps=draw.choice(STEPS),
+        shadow_share=draw.choice((0.0, 25.0)),
+        shadow_for=10.0,
+        resume=draw.random() < 0.7,
     )
     # Some faults stay out of some stories: else hardly a rollout would get anywhere.
     weights = {w: n for w, n in WEIGHTS.items() if n > 5 or draw.random() < 0.6}
@@ -164,8 +179,14 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
             world.rollback(None if a % 2 else version)
         case "promote":
             world.promote(None if a % 2 else version)
+        case "full":
+            world.promote(None, full=True)
+        case "live":
+            world.live = (Verdict.PASS, Verdict.PASS, Verdict.HOLD, None, Verdict.FAIL)[a % 5]
+        case "splitter":
+            server.splitter = Behaviour(load_error="no such backend") if b % 2 else Behaviour(load_s=10.0)
         case "pause":
-            world.paused = True
+            world.pause()
         case "resume":
             world.paused = False
         case "retry":
@@ -197,6 +218,7 @@ def heal(world: World) -> None:
     for server in world.servers.values():
         hung = any(not c.done and c._until == math.inf for c in server._pending)
         server.versions.clear()
+        server.splitter = Behaviour()
         if hung:
             server.restart()
 
@@ -220,6 +242,7 @@ def quiet(world: World) -> None:
     restore(world)
     heal(world)
     world.gates.clear()
+    world.live = Verdict.PASS
     world.disk_full = 0
     world.paused = False
     for server in world.servers.values():
@@ -229,6 +252,9 @@ def quiet(world: World) -> None:
         world.requests.pop().close()
     for turn in range(200):
         world.now += 30.0 if turn < 20 else 200.0
+        for _ in range(3):  # the way of traffic goes on by an interval at most at a time
+            world.run()
+            world.now += 5.0
         restore(world)
         world.run()
         if world.rollout is not None and world.rollout.phase is Phase.WAITING:

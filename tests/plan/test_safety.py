@@ -75,7 +75,7 @@ def test_an_alias_before_ready_is_caught(monkeypatch):
 def test_an_alias_loaded_where_its_version_is_not_ready_is_caught(monkeypatch):
     def hasty(view: View, phase: Phase) -> Decision | None:
         for server in view.live():
-            if view.alias is not None and server.serving() != {view.alias}:
+            if view.alias is not None and not view.leads(server):
                 return converge.sync(view, phase, server, Model.ALIAS, "hasty")
         return None
 

@@ -7,10 +7,13 @@ whatever happens. Servers are ``FakeTriton`` over files in memory; time passes w
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from baton.domain import (
     FILE_GATES,
@@ -42,19 +45,27 @@ from baton.plan import (
     Failure,
     Halt,
     Policy,
+    Progress,
     Record,
+    Renew,
     ServerView,
     SetAlias,
     SetPolicy,
+    SetSplitter,
+    Steer,
     Sync,
     View,
+    route,
 )
 from baton.plan.rest import ADOPTED
+from baton.plan.steps import further
+from baton.plan.traffic import before_traffic, place
 from baton.plan.view import backoff
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
-ENGINE, ALIAS = "engine", "public"
-BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
+ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
+TOKEN = "secret"
+SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 MOST_AT_ONCE = 60
 """Effects of one rollout in a row without time passing: more means that the plan runs in circles."""
 
@@ -69,6 +80,8 @@ class MemoryFiles:
     def __init__(self) -> None:
         self.policy: frozenset[int] = frozenset()
         self.alias: int | None = None
+        self.split = False
+        self.splitter: int | None = None
         self.folders: dict[int, str] = {}
         self.incomplete: set[int] = set()
         self.since: dict[int, float] = {}
@@ -78,9 +91,16 @@ class MemoryFiles:
     def read(self, model: str) -> ModelFiles | None:
         if model == ENGINE:
             return ModelFiles(self.policy, dict(self.folders), dict(self.strays))
+        if model == SPLITTER:
+            if self.splitter is None:
+                return None
+            splits = (ENGINE, self.splitter, TOKEN)
+            return ModelFiles(frozenset({1}), {1: f"stable {self.splitter}"}, {}, None, splits)
         if self.alias is None:
             return None
-        return ModelFiles(frozenset({self.alias}), {self.alias: ""}, {}, (ENGINE, self.alias))
+        return ModelFiles(
+            frozenset({self.alias}), {self.alias: ""}, {}, (SPLITTER, 1) if self.split else (ENGINE, self.alias)
+        )
 
     def put(self, version: int, now: float, *, complete: bool = True) -> None:
         self.changes += 1
@@ -134,6 +154,9 @@ class World:
         self.jobs: dict[Effect, Job] = {}
         self.failed: dict[Effect, Failure] = {}
         self.gates: dict[Gate, list[Verdict | None]] = {}
+        self.live: Verdict | None = Verdict.PASS
+        """What the live analysis says whenever it is asked; None: nothing yet."""
+        self.steered: dict[str, float] = {}
         self.disk_full = 0
         self.requests: list[contextlib.ExitStack] = []
         self.decision = Decision(Phase.EMPTY, "")
@@ -166,12 +189,18 @@ class World:
                 servers.append(ServerView(name, live=False))
                 continue
             retiring = self.rollout is not None and self.rollout.phase is Phase.RETIRING
+            states = [m.state for m in index.get(SPLITTER, {}).values() if m.state is not ModelState.UNAVAILABLE]
+            if not states:
+                self.steered.pop(name, None)
             servers.append(
                 ServerView(
                     name,
                     live=True,
                     engine=index.get(ENGINE, {}),
                     alias=index.get(ALIAS, {}),
+                    split=bool(states) and server.step(ALIAS) == SPLITTER,
+                    splitter=states[0] if states else None,
+                    steered=self.steered.get(name),
                     inflight=server.inflight(ENGINE) if retiring else None,
                 )
             )
@@ -187,6 +216,8 @@ class World:
             now=self.now,
             policy=self.files.policy,
             alias=self.files.alias,
+            split=self.files.split,
+            splitter=self.files.splitter,
             servers=tuple(servers),
             folders=folders,
             strays=tuple(
@@ -199,7 +230,13 @@ class World:
             running=frozenset(self.jobs),
             failed=dict(self.failed),
             paused=self.paused,
+            live_gate=self._live_gate(),
         )
+
+    def _live_gate(self) -> GateResult | None:
+        if self.live is None or self.rollout is None or self.rollout.progressed_at is None:
+            return None
+        return GateResult(Gate.LIVE, self.live, f"live traffic says {self.live}.")
 
     # Deciding and acting
 
@@ -214,12 +251,46 @@ class World:
         effect = self.decision.effect
         if self.rollout is not None and (self.rollout.stop is not None or self.rollout.phase is Phase.ROLLING_BACK):
             self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}
+        self._steer(view)
         if effect is None or backoff(self.failed.get(effect), self.now):
             self.verify()
             return False
         changed = self._act(effect)
         self.verify()
         return changed
+
+    def _steer(self, view: View) -> None:
+        """Send every splitter its route, as baton.engine.service does."""
+        rollout, wanted, lease = view.rollout, route(view, self.policy), 0.0
+        if rollout is not None and rollout.renewed_at is not None:
+            lease = rollout.renewed_at + self.policy.lease - self.now
+        if lease <= 0:
+            wanted = None
+        for server in view.live():
+            if server.splitter is not ModelState.READY or view.splitter is None:
+                continue
+            asked = {
+                "candidate": None if wanted is None else wanted.candidate,
+                "weight": 0.0 if wanted is None else wanted.weight,
+                "lease_s": lease,
+            }
+            control = json.dumps({"token": TOKEN, "route": asked}).encode()
+            try:
+                tensor = np.array([[control]], dtype=np.object_)
+                self.servers[server.name].infer(SPLITTER, 1, {"baton_control": tensor}, 1.0)
+            except BatonError as error:
+                self._note(Steer(server.name), error)
+            else:
+                self.failed.pop(Steer(server.name), None)
+                self.steered[server.name] = self.now
+                stopped = rollout is None or rollout.stop is not None
+                weight = self.weight(self.servers[server.name])
+                self.need(not (stopped and weight), f"{server.name} still sends {weight} % to a stopped candidate")
+
+    def weight(self, server: FakeTriton) -> float:
+        """The candidate's share that the server's splitter follows now."""
+        splitter = server._splitters.get(SPLITTER)
+        return 0.0 if splitter is None else splitter.weight()
 
     def run(self) -> None:
         """Decide and act, and let calls and gates end, until nothing more happens at this moment."""
@@ -289,11 +360,16 @@ class World:
                 self._check_policy(versions)
                 self.files.policy = versions
                 return
-            case SetAlias(version):
+            case SetAlias(version, split):
                 self._disk()
-                self._check_alias(version)
-                self.files.alias = version
+                self._check_alias(version, split=split)
+                self.files.alias, self.files.split = version, split
                 self.direct = frozenset()
+                return
+            case SetSplitter(stable):
+                self._disk()
+                self.need(not self.files.split, "the splitter's files change under the public name")
+                self.files.splitter = stable
                 return
             case _:
                 pass
@@ -304,6 +380,16 @@ class World:
                 self.need((rollout.phase, phase) in ALLOWED, f"{rollout.phase} to {phase} is not in the lifecycle")
                 moved = self.now if phase is Phase.BAKING else rollout.moved_at
                 self.rollout = replace(rollout, phase=phase, phase_since=self.now, moved_at=moved)
+                if rollout.phase is Phase.SHADOWING:
+                    self.rollout = replace(self.rollout, progress=0.0, progressed_at=None)
+            case Renew():
+                self._disk()
+                self.rollout = replace(rollout, renewed_at=self.now)
+            case Progress(seconds, result):
+                self._check_progress(rollout, seconds)
+                self.rollout = replace(rollout, progress=rollout.progress + seconds, progressed_at=self.now)
+                if result is not None:
+                    self._record(result)
             case Halt(stop):
                 self.halt(stop)
             case Record(result):
@@ -392,6 +478,12 @@ class World:
     def _begin_sync(self, job: Job) -> None:
         assert isinstance(job.effect, Sync)
         server = self.servers[job.effect.server]
+        if job.effect.model is Model.SPLITTER:
+            verb = "unload" if self.files.splitter is None else "load"
+            led = server.reachable and server.step(ALIAS) == SPLITTER and serving(server)
+            self.need(verb == "load" or not led, f"the splitter leaves {server.name} under the public name")
+            job.call, job.wanted = server.begin(verb, SPLITTER), frozenset({1} if verb == "load" else ())
+            return
         if job.effect.model is Model.ALIAS:
             self._check_alias_sync(server)
             if self.files.alias is None:
@@ -436,7 +528,7 @@ class World:
                 raise TritonError("failed to load")
             job.call = server.begin("load", ALIAS)
             return self._poll_sync(job)
-        model = ENGINE if job.effect.model is Model.ENGINE else ALIAS
+        model = {Model.ENGINE: ENGINE, Model.ALIAS: ALIAS, Model.SPLITTER: SPLITTER}[job.effect.model]
         states = server.index().get(model, {})
         for v in sorted(job.wanted):
             if v not in states or states[v].state is not ModelState.READY:
@@ -482,8 +574,33 @@ class World:
         ready = any(alias in held(s, ModelState.READY) for s in self.answering().values())
         return rollout is not None and rollout.kind is Kind.ROLLBACK and not ready
 
-    def _check_alias(self, version: int | None) -> None:
+    def _check_progress(self, rollout: Rollout, seconds: float) -> None:
+        """The way goes on only where live traffic is content, never past a pause, and never for a stopped candidate."""
+        self.need(rollout.stop is None, "a stopped candidate goes on")
+        if not seconds:
+            return
+        self.need(self.live is Verdict.PASS, f"it goes on although live traffic says {self.live}")
+        self.need(rollout.promoted or not self.paused, "it goes on although Baton is paused")
+        self.need(not place(rollout, self.policy).pause, "it goes on past a pause step")
+        if rollout.phase is not Phase.SHADOWING:
+            most = further(self.policy.steps, rollout.progress, rollout.approvals, seconds) - rollout.progress
+            self.need(seconds <= most, "it jumps over a pause step")
+        self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
+
+    def _check_alias(self, version: int | None, *, split: bool) -> None:
         rollout = self.rollout
+        if not split and self.files.split and version == self.files.alias:
+            return  # back from the splitter to the version that it answers with
+        if split:
+            assert rollout is not None, "only a rollout splits traffic"
+            self.need(version == rollout.previous == self.files.alias, "the split is not before the stable version")
+            self.need(rollout.stop is None, "traffic is split after the candidate was stopped")
+            self.need(rollout.phase in (Phase.SHADOWING, Phase.SHIFTING), f"traffic is split in {rollout.phase}")
+            for name, server in self.answering().items():
+                loaded = server._is_ready(SPLITTER, 1)
+                self.need(loaded, f"the public name moves to the splitter, not READY on {name}")
+            passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
+            self.need(set(GATES_OF[rollout.kind]) <= passed, "live traffic meets a candidate whose gates are open")
         assert rollout is not None, "only a rollout moves the public name"
         if version is None:
             self.need(rollout.previous is None, "the public name is taken away although there is a version to go to")
@@ -530,7 +647,7 @@ class World:
         slots = server._models.get(ENGINE, {})
         files = server._files.get(ENGINE)
         stray = files is not None and any(files.strays.get(n) != f for n, f in self.files.strays.items())
-        for v in shown:
+        for v in shown & set(slots):  # behind a splitter that a restart brought back there may be no version yet
             slot = slots[v]
             known = self.loaded.get(v) == slot.content
             changed = self.files.folders.get(v) != slot.content
@@ -546,7 +663,8 @@ class World:
         """What must hold after every step."""
         self.need(self._named(self.files.policy), f"the policy lacks the alias's version {self.files.alias}")
         self.need(len(self.files.policy) <= 2, f"the policy names {set(self.files.policy)}")
-        for server in self.servers.values():
+        for name, server in self.servers.items():
+            self._check_share(name, server)
             slots = server._models.get(ENGINE, {})
             taking = []
             for v, slot in slots.items():
@@ -557,8 +675,25 @@ class World:
                     taking.append(v)
             self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
 
+    def _check_share(self, name: str, server: FakeTriton) -> None:
+        """A share of traffic belongs to the candidate of a rollout that reached the split, or is under its last lease."""
+        weight = self.weight(server)
+        if not weight or not server.reachable or self.steered.get(name) != self.now:
+            return
+        rollout = self.rollout
+        legitimate = (
+            rollout is not None
+            and rollout.phase in (Phase.SHIFTING, Phase.WAITING, Phase.BAKING, Phase.ROLLING_BACK)
+            and rollout.candidate == server._splitters[SPLITTER].candidate()
+        )
+        self.need(legitimate, f"{name} sends {weight} % to a candidate in {rollout and rollout.phase}")
+
     def settled(self) -> None:
         """What must hold at the end, with servers answering and nothing in the way."""
+        self.need(not self.files.split and self.files.splitter is None, "a splitter is left in the files")
+        for name, server in self.servers.items():
+            left = [s for s in server._models.get(SPLITTER, {}).values() if s.state is not ModelState.UNAVAILABLE]
+            self.need(not left, f"{name} still holds the splitter")
         self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
         self.need(not self.jobs, f"still running: {set(self.jobs)}")
         alias = self.files.alias
@@ -577,7 +712,7 @@ class World:
     def abort(self, who: str = "ann") -> None:
         if self.rollout is None:
             raise Refused("No rollout is under way.")
-        outcome = Outcome.ABORTED if self.rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+        outcome = Outcome.ABORTED if before_traffic(self.rollout) else Outcome.ROLLED_BACK
         self.halt(Stop(outcome, who, f"aborted by {who}"))
 
     def rollback(self, to: int | None, who: str = "ann") -> None:
@@ -586,7 +721,7 @@ class World:
         if rollout is not None:
             if (to is not None and to != rollout.previous) or rollout.previous is None:
                 raise Refused("A rollout is under way.")
-            outcome = Outcome.ABORTED if rollout.phase in BEFORE_TRAFFIC else Outcome.ROLLED_BACK
+            outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
             self.halt(Stop(outcome, who, f"rolled back by {who}"))
             return
         served = [r.candidate for r in self.history if r.outcome is Outcome.LIVE]
@@ -607,15 +742,23 @@ class World:
             raise Refused(f"Version {target} never served.")
         self.begin(Kind.ROLLBACK, target, view.alias, who, f"rolled back by {who}", promoted=True)
 
-    def promote(self, version: int | None, who: str = "ann") -> None:
+    def pause(self) -> None:
+        self.paused = True
+        if self.rollout is not None:
+            self.rollout = replace(self.rollout, promoted=False)
+
+    def promote(self, version: int | None, who: str = "ann", *, full: bool = False) -> None:
         view = self.view()
         rollout = view.rollout
         if rollout is not None:
             if version not in (None, rollout.candidate) or rollout.kind is not Kind.ROLLOUT:
                 raise Refused("A rollout is under way.")
-            if rollout.stop is not None or rollout.phase not in BEFORE_TRAFFIC | {Phase.SHIFTING}:
+            if rollout.stop is not None or (not before_traffic(rollout) and rollout.phase not in SPLIT):
                 raise Refused("It is on its way back, or serves already.")
-            self.rollout = replace(rollout, promoted=True)
+            pause = rollout.progressed_at is not None and place(rollout, self.policy).pause
+            self.rollout = replace(
+                rollout, promoted=True, full=rollout.full or full, approvals=rollout.approvals + pause
+            )
             return
         waiting = view.pending(self.policy)
         if version is None and not waiting:
@@ -655,6 +798,7 @@ class World:
         """The control plane ends and starts again: what is not in the journal is forgotten."""
         self.jobs.clear()
         self.failed.clear()
+        self.steered.clear()
 
 
 def held(server: FakeTriton, *states: ModelState) -> set[int]:
@@ -682,8 +826,16 @@ def told(effect: Effect) -> str:
             return f"ask {gate}"
         case SetPolicy(versions):
             return f"policy {sorted(versions)}"
-        case SetAlias(version):
-            return f"alias {version}"
+        case SetAlias(version, split):
+            return f"alias {version}" + (" behind the splitter" if split else "")
+        case SetSplitter(stable):
+            return "no splitter" if stable is None else f"splitter of stable {stable}"
+        case Renew():
+            return "renew the lease"
+        case Progress(seconds):
+            return f"go on by {seconds:g} s" if seconds else "begin the way"
+        case Steer(server):
+            return f"steer {server}"
         case Sync(server, model):
             return f"sync {model} on {server}"
 

@@ -67,8 +67,11 @@ class Stage:
     def settings(self, **rollout: Any) -> dict[str, Any]:
         """The configuration as a table: quick, and with limits of time that no slow machine meets.
 
-        ``rollout`` are settings of ``[services.rollout]``; ``gates`` and ``state`` are taken out of them.
+        ``rollout`` are settings of ``[services.rollout]``; ``gates``, ``traffic``, ``live`` and ``state`` are taken out of
+        them. Without ``traffic`` all of it moves at once.
         """
+        traffic = rollout.pop("traffic", {"steps": [], "shadow_share": 0})
+        live = rollout.pop("live", {})
         gates = {
             "latency_min_samples": 40,
             "latency_max_samples": 120,
@@ -97,6 +100,8 @@ class Stage:
                     "golden": str(self.root / "golden.jsonl"),
                     "rollout": options,
                     "gates": gates,
+                    "traffic": traffic,
+                    "live": live,
                 }
                 for name, engine in self.engines.items()
             ],

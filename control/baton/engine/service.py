@@ -26,6 +26,7 @@ from baton.domain import (
     VersionMeta,
     VersionRecord,
 )
+from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
 from baton.errors import BatonError, CheckpointError, Refused, TritonError
 from baton.journal import Journal
@@ -38,17 +39,23 @@ from baton.plan import (
     End,
     Halt,
     Policy,
+    Progress,
     Record,
+    Renew,
     ServerView,
     SetAlias,
     SetPolicy,
+    SetSplitter,
+    Steer,
     Sync,
     View,
     plan,
+    route,
 )
+from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.triton.port import Index, Triton
-from baton.triton.repository import ServiceFiles
+from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +114,16 @@ class Service:
             stuck_after=config.rollout.stuck_after,
             hold_retry=config.gates.hold_retry,
             hold_attempts=config.gates.hold_attempts,
+            steps=config.traffic.steps,
+            shadow_share=config.traffic.shadow_share,
+            shadow_for=config.traffic.shadow_for,
+            interval=config.traffic.interval,
+            lease=config.traffic.lease,
+            resume=config.traffic.on_lapse == "resume",
         )
+        self.steering = Steering(config, files, servers)
+        self._judged_at = float("-inf")
+        self.live_gate: GateResult | None = None
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
@@ -135,11 +151,15 @@ class Service:
         if known_strays is None:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
+        now = self._clock()
+        self._analyse(rollout, now)
         self.view = View(
             service=self.name,
-            now=self._clock(),
+            now=now,
             policy=self.files.policy(),
             alias=self.files.alias(),
+            split=self.files.split(),
+            splitter=self.files.splitter(),
             servers=servers,
             folders=folders,
             strays=strays,
@@ -150,12 +170,36 @@ class Service:
             running=self.tasks.running(),
             failed=self.tasks.failed(),
             paused=paused,
+            live_gate=self.live_gate,
         )
         return self.view
+
+    def _analyse(self, rollout: Rollout | None, now: float) -> None:
+        """Ask the live analysis at each interval, and at once when a splitter keeps requests from the candidate."""
+        if rollout is None or rollout.progressed_at is None or rollout.stop is not None:
+            self.live_gate, self._judged_at = None, float("-inf")
+            return
+        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING):
+            return
+        shadow_only = rollout.phase is Phase.SHADOWING
+        self.steering.begin(rollout.id, "shadow" if shadow_only else "split")
+        if now - self._judged_at >= self.policy.interval or self.steering.tripped():
+            self.live_gate = self.steering.judge(now, rollout.release, shadow_only=shadow_only)
+            self._judged_at = now
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):
             return ServerView(name, live=False, reason=index)
+        states = [m.state for m in index.get(self.config.splitter, {}).values()]
+        splitter = next((s for s in states if s is not ModelState.UNAVAILABLE), None)
+        split = False
+        if splitter is None:
+            self.steering.forget(name)
+        else:
+            try:
+                split = self._servers[name].step(self.config.name) == self.config.splitter
+            except BatonError as error:
+                return ServerView(name, live=False, reason=str(error))
         inflight = None
         if rollout is not None and rollout.phase is Phase.RETIRING:
             try:
@@ -167,6 +211,9 @@ class Service:
             live=True,
             engine=index.get(self.config.engine, {}),
             alias=index.get(self.config.name, {}),
+            split=split,
+            splitter=splitter,
+            steered=self.steering.steered(name),
             inflight=inflight,
         )
 
@@ -190,6 +237,7 @@ class Service:
         rollout = view.rollout
         if rollout is not None and (rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK):
             self.tasks.cancel(lambda e: isinstance(e, Ask))
+        self._steer(view)
         if effect is None:
             return False
         if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
@@ -200,6 +248,27 @@ class Service:
             phase = Phase.DEGRADED if rollout is None else self.decision.phase
             self.decision = Decision(phase, failure.message)
         return False
+
+    def _steer(self, view: View) -> None:
+        """Send every splitter its route, for what is left of the lease that the journal knows of."""
+        rollout = view.rollout
+        wanted = route(view, self.policy)
+        lease = 0.0
+        if rollout is not None and rollout.renewed_at is not None:
+            lease = rollout.renewed_at + self.policy.lease - view.now
+        if lease <= 0:
+            wanted = None
+        for server in view.live():
+            effect = Steer(server.name)
+            if server.splitter is not ModelState.READY or view.splitter is None:
+                continue
+            if self.steering.due(server.name, wanted, view.now) and not backoff(view.failed.get(effect), view.now):
+                salt = str(rollout.id if rollout is not None else 0)
+
+                def exchange(_task: Task, name: str = server.name, salt: str = salt) -> None:
+                    self.steering.exchange(name, wanted, lease, salt, self._clock())
+
+                self.tasks.start(effect, exchange)
 
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout
@@ -226,9 +295,15 @@ class Service:
                 self._log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
                 self.files.set_policy(versions)
                 return
-            case SetAlias(version):
-                self._log("alias", f"public name on disk: version {version}", view.rollout)
-                self.files.set_alias(version)
+            case SetAlias(version, split):
+                way = " by way of the splitter" if split else ""
+                self._log("alias", f"public name on disk: version {version}{way}", view.rollout)
+                self.files.set_alias(version, split=split)
+                return
+            case SetSplitter(stable):
+                what = "removed" if stable is None else f"stable version {stable}"
+                self._log("splitter", f"splitter on disk: {what}", view.rollout)
+                self.files.set_splitter(stable)
                 return
             case _:
                 pass
@@ -241,15 +316,32 @@ class Service:
                 self._journal.halt(rollout, stop, now)
             case Record(result):
                 self._journal.record(rollout, result, now)
+            case Renew():
+                self._renew(rollout, now)
+            case Progress(seconds, verdict):
+                self._journal.progress(rollout, seconds, now, self.decision.message, verdict)
             case End(outcome, why):
                 self._end(view, rollout, outcome, why, now)
             case _:
                 raise AssertionError(f"nobody carries out {effect}")
 
+    def _renew(self, rollout: Rollout, now: float) -> None:
+        away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
+        if away > self.policy.lease:
+            told = (
+                f"the control plane was away for {away:.0f} s, longer than the lease of {self.policy.lease:g} s: the "
+                f"stable version served alone from its end on. The split goes on under a new lease"
+            )
+            log.warning("%s: %s", self.name, told)
+            self._log("lapse", told, rollout, {"away_s": round(away, 3)})
+        self._journal.renew(rollout, now)
+
     def begin(
-        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *, promoted: bool = False
-    ) -> Rollout:
-        """Open a rollout for a version on disk. ``promoted``: a person asked for it; it waits for nobody.
+        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *,
+        promoted: bool = False, full: bool = False,
+    ) -> Rollout:  # fmt: skip
+        """Open a rollout for a version on disk. ``promoted``: a person asked for it; it waits for nobody. ``full``: and
+        it takes all traffic at once.
 
         Raises:
             Refused: one is under way, or the folder is not there.
@@ -276,6 +368,7 @@ class Service:
             started_at=now,
             phase_since=now,
             promoted=promoted,
+            full=full,
         )
         rollout = self._journal.begin(asked)
         if wrong:
@@ -323,6 +416,12 @@ class Service:
             server.load(model, self.config.gates.request_timeout)
             server.load(model, self.config.gates.request_timeout)
             wanted = frozenset({version})
+        elif effect.model is Model.SPLITTER:
+            if self.files.splitter() is None:
+                server.unload(model, self.config.gates.request_timeout)
+                return
+            server.load(model, self.config.gates.request_timeout)
+            wanted = frozenset({SPLITTER_VERSION})
         else:
             wanted = self.files.policy()
             self._remember(view, wanted)
@@ -356,7 +455,8 @@ class Service:
             self._journal.record(current, result, self._clock())
 
     def _model_name(self, model: Model) -> str:
-        return self.config.engine if model is Model.ENGINE else self.config.name
+        names = {Model.ENGINE: self.config.engine, Model.ALIAS: self.config.name, Model.SPLITTER: self.config.splitter}
+        return names[model]
 
     def _log(self, kind: str, message: str, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
         self._journal.log(
@@ -375,8 +475,13 @@ class Service:
         """Every gate of the rollout with its verdict so far."""
         asking = {e.gate for e in self.tasks.running() if isinstance(e, Ask)}
         shown = []
-        for gate in GATES_OF[rollout.kind]:
+        gates = GATES_OF[rollout.kind]
+        if stepwise(rollout, self.policy):
+            gates = (*gates, Gate.LIVE)
+        for gate in gates:
             result = rollout.gates.get(gate)
+            if gate is Gate.LIVE and self.live_gate is not None:
+                result = self.live_gate
             if gate in asking or (gate is Gate.LOAD and rollout.phase is Phase.LOADING and result is None):
                 result = GateResult(gate, Verdict.RUNNING, "being asked")
             shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))

@@ -8,13 +8,31 @@ What must hold after every step, whatever fails (property-tested in ``tests/plan
 
 * The public name is only ever pointed at a version that is READY on every server that answers.
 * A version is dropped only after the public name left it on every server and its requests ended.
+* The splitter is unloaded only after the public name left it, and a stopped candidate's share is 0 from then on.
 * At most two engine versions are loaded by Baton.
 * An abort wins from every phase, and nothing overtakes it.
 """
 
-from baton.plan.effects import Advance, Ask, Begin, Decision, Effect, End, Halt, Record, SetAlias, SetPolicy, Sync
+from baton.plan.effects import (
+    Advance,
+    Ask,
+    Begin,
+    Decision,
+    Effect,
+    End,
+    Halt,
+    Progress,
+    Record,
+    Renew,
+    SetAlias,
+    SetPolicy,
+    SetSplitter,
+    Steer,
+    Sync,
+)
 from baton.plan.rest import at_rest
 from baton.plan.rollout import rolling
+from baton.plan.traffic import route
 from baton.plan.view import Failure, Policy, ServerView, View
 
 __all__ = [
@@ -27,13 +45,18 @@ __all__ = [
     "Failure",
     "Halt",
     "Policy",
+    "Progress",
     "Record",
+    "Renew",
     "ServerView",
     "SetAlias",
     "SetPolicy",
+    "SetSplitter",
+    "Steer",
     "Sync",
     "View",
     "plan",
+    "route",
 ]
 
 

@@ -26,10 +26,10 @@ def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
     None when that is so. A server on which the version is not READY is left alone: an alias that is loaded
     without its engine version is taken down by Triton.
     """
-    behind = [s for s in view.live() if s.serving() != {version}]
+    behind = [s for s in view.live() if not view.leads(s)]
     for server in behind:
         if version in server.ready():
-            decision = sync(view, phase, server, Model.ALIAS, f"Moving the public name to version {version}")
+            decision = sync(view, phase, server, Model.ALIAS, f"Moving the public name to {goal(view)}")
             if decision.effect is not None or server is behind[-1]:
                 return decision
     if behind:
@@ -51,10 +51,10 @@ def settle(view: View, phase: Phase) -> Decision | None:
             if not shown:
                 continue
             last = sync(view, phase, server, Model.ALIAS, "Taking the public name away")
-        elif shown == {view.alias}:
+        elif view.leads(server):
             continue
         elif view.alias in server.ready():
-            last = sync(view, phase, server, Model.ALIAS, f"Moving the public name to version {view.alias}")
+            last = sync(view, phase, server, Model.ALIAS, f"Moving the public name to {goal(view)}")
         elif shown:
             both = shown | {view.alias}
             if not both <= view.policy:
@@ -65,9 +65,17 @@ def settle(view: View, phase: Phase) -> Decision | None:
     return last
 
 
+def goal(view: View) -> str:
+    """What the public name's files say, in words."""
+    return f"the splitter before version {view.alias}" if view.split else f"version {view.alias}"
+
+
 def load(view: View, phase: Phase, version: int) -> Decision | None:
-    """Bring ``version``, which the policy on disk names, to READY on every answering server. None when it is."""
+    """Bring ``version`` to READY on every answering server. None when it is."""
     waiting = [s for s in view.live() if version not in s.ready()]
+    if waiting and version not in view.policy and view.hold_reason() is None:
+        # `ctl up` begins with what serves alone, whatever was going on when it ended.
+        return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(view.policy | {version}))
     decision = None
     for server in waiting:
         decision = sync(view, phase, server, Model.ENGINE, f"Loading version {version}")
@@ -98,7 +106,7 @@ def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) ->
     last: Decision | None = None
     for server in view.live():
         extra = server.held() - keep
-        if not extra or server.serving() - keep:
+        if not extra or server.serving() - keep or server.split:
             continue
         if all(server.leaving(v) for v in extra):
             if not wait:

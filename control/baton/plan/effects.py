@@ -64,20 +64,53 @@ class SetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SetAlias:
-    """Point the public name's files at an engine version, or take the public name away (None)."""
+    """Point the public name's files at an engine version, or take the public name away (None).
+
+    ``split``: by way of the splitter, for which ``version`` is the stable one.
+    """
 
     version: int | None
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetSplitter:
+    """Write the splitter's files for a stable version, or take them away (None)."""
+
+    stable: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Note in the journal that the splitters may follow the route for one more lease. Until then none of it is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The live analysis was content: go on by so many seconds. Zero begins the way."""
+
+    seconds: float
+    result: GateResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Send the route to one server's splitter and take its report. Done all the time, and never by decision."""
+
+    server: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Have one server do what the files say for one of the service's two models."""
+    """Have one server do what the files say for one of the service's models."""
 
     server: str
     model: Model
 
 
-Effect = Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | Sync
+Effect = (
+    Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | SetSplitter | Sync | Renew | Progress | Steer
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton.domain import Kind, Phase
 from baton.plan.converge import drop_extra, load, name_all, settle
 from baton.plan.effects import Begin, Decision, SetPolicy
+from baton.plan.traffic import step_aside, unsplit
 from baton.plan.view import Policy, View
 
 WATCHER = "watcher"
@@ -21,6 +22,8 @@ def at_rest(view: View, policy: Policy) -> Decision:
     if (leftover := _leftover(view)) is not None:
         return leftover
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
+    if (aside := step_aside(view, resting)) is not None:
+        return aside
     if silent:
         return Decision(
             Phase.DEGRADED, f"Server {_names(silent)} does not answer; version {view.alias} serves on the others."
@@ -55,7 +58,9 @@ def _begin(view: View, version: int, why: str) -> Decision:
 
 
 def _repair(view: View, alias: int) -> Decision | None:
-    """The public name must lead to the version that its files name, on every server that answers."""
+    """The public name must lead to the version that its files name, on every server that answers, and to it alone."""
+    if (first := unsplit(view, Phase.DEGRADED)) is not None:
+        return first
     unready = [s for s in view.live() if alias not in s.ready()]
     if unready:
         if alias not in view.policy:

@@ -20,10 +20,8 @@ from baton.domain import (
 from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
 from baton.plan.rest import ADOPTED
+from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
-
-BEFORE_TRAFFIC = frozenset({Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING})
-"""Phases in which no client can have met the candidate."""
 
 
 def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
@@ -36,8 +34,9 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(rollout.phase, halt.stop.why, halt)
     if not view.live():
         return Decision(rollout.phase, f"{view.silence()} Waiting for it.")
-    if rollout.phase in BEFORE_TRAFFIC and (leading_elsewhere := settle(view, rollout.phase)) is not None:
-        return leading_elsewhere
+    quiet = before_traffic(rollout) and rollout.phase is not Phase.SHADOWING
+    if quiet and (elsewhere := unsplit(view, rollout.phase) or settle(view, rollout.phase)) is not None:
+        return elsewhere
     return PHASES[rollout.phase](view, rollout, policy)
 
 
@@ -45,14 +44,15 @@ def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     """Reasons to turn back that no gate and no person gave."""
     version = rollout.candidate
     folder = view.folders.get(version)
-    met = rollout.phase not in BEFORE_TRAFFIC and not (rollout.phase is Phase.SHIFTING and view.alias != version)
+    shifting = rollout.phase is Phase.SHIFTING and view.alias != version and rollout.progressed_at is None
+    met = not before_traffic(rollout) and not shifting
     if not met and rollout.kind is not Kind.ROLLBACK:
         if folder is None:
             return Halt(Stop(Outcome.REJECTED, "watcher", f"The folder of version {version} was removed meanwhile."))
         if folder.fingerprint != rollout.fingerprint:
             why = f"The folder of version {version} was changed meanwhile; what was proved no longer holds."
             return Halt(Stop(Outcome.REJECTED, "watcher", why))
-    if rollout.phase in BEFORE_TRAFFIC and rollout.kind is Kind.ROLLOUT and policy.supersede and not view.paused:
+    if before_traffic(rollout) and rollout.kind is Kind.ROLLOUT and policy.supersede and not view.paused:
         newer = [f.version for f in view.pending(policy) if f.version is not None and f.version > version]
         if newer:
             why = f"Version {newer[-1]} arrived, and newer versions supersede older ones here."
@@ -193,25 +193,39 @@ def _validating(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return _ask(view, rollout, policy, gates, Phase.RETIRING, "Every gate passed; it is taken out again.")
     if rollout.kind is Kind.ROLLOUT and not policy.automatic and not rollout.promoted:
         return _ask(view, rollout, policy, gates, Phase.WAITING, "Every gate passed.")
-    return _ask(view, rollout, policy, gates, Phase.SHIFTING, "Every gate passed.")
+    return _ask(view, rollout, policy, gates, first_phase(rollout, policy), "Every gate passed.")
 
 
 def _asking(view: View) -> bool:
     return any(isinstance(e, Ask) for e in view.running)
 
 
-def _waiting(view: View, rollout: Rollout, _policy: Policy) -> Decision:
+def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    if not before_traffic(rollout):
+        if not place(rollout, policy).pause:
+            return Decision(Phase.WAITING, "Promoted.", Advance(Phase.SHIFTING, "A person let it go past the pause."))
+        held = walk(view, rollout, policy)
+        assert held is not None  # noqa: S101 - a way on which it stands before a pause is not behind it
+        return held
     if rollout.promoted:
-        return Decision(Phase.WAITING, "Promoted.", Advance(Phase.SHIFTING, f"{rollout.who} promoted it."))
+        why = f"{rollout.who} promoted it."
+        return Decision(Phase.WAITING, why, Advance(first_phase(rollout, policy), why))
     version = rollout.candidate
     lost = load(view, Phase.WAITING, version)
     ready = f"Version {version} passed every gate and waits for `ctl promote {version}`."
     return lost or Decision(Phase.WAITING, ready)
 
 
-def _shifting(view: View, rollout: Rollout, _policy: Policy) -> Decision:
+def _shadowing(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    why = f"Version {rollout.candidate} answered mirrored requests well."
+    return walk(view, rollout, policy) or Decision(Phase.SHADOWING, why, Advance(Phase.SHIFTING, why))
+
+
+def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     version, phase = rollout.candidate, Phase.SHIFTING
     if view.alias != version:
+        if (under_way := walk(view, rollout, policy)) is not None:
+            return under_way
         if not view.ready_everywhere(version):
             lost = load(view, phase, version)
             return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
@@ -234,7 +248,7 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
     version, phase = rollout.candidate, Phase.BAKING
     if (lost := load(view, phase, version)) is not None:
         return lost
-    if (moving := point_alias(view, phase, version)) is not None:
+    if (moving := point_alias(view, phase, version) or step_aside(view, phase)) is not None:
         return moving
     if rollout.previous is None or rollout.kind is Kind.ROLLBACK:
         return Decision(phase, f"Version {version} serves.", Advance(Phase.RETIRING, "There is nothing to keep."))
@@ -271,7 +285,7 @@ def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if view.alias is not None:
         if (lost := load(view, phase, view.alias)) is not None:
             return lost
-        if (moving := point_alias(view, phase, view.alias)) is not None:
+        if (moving := point_alias(view, phase, view.alias) or step_aside(view, phase)) is not None:
             return moving
     if view.silent():
         return Decision(phase, f"Waiting for server {', '.join(view.silent())}: nothing is dropped unseen.")
@@ -310,6 +324,8 @@ def _end(rollout: Rollout) -> End:
 def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
+    if (first := unsplit(view, phase)) is not None:
+        return first
     if view.alias == rollout.candidate and rollout.kind is not Kind.CHECK and not _hopeless(view, rollout):
         if previous is None:
             return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
@@ -324,7 +340,7 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
             both = frozenset({previous, rollout.candidate})
             return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
         return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
-    if (moving := settle(view, phase)) is not None:
+    if (moving := settle(view, phase) or step_aside(view, phase)) is not None:
         return moving
     if (dropping := drop_all_but(view, phase, _keep(view, rollout), rollout.phase_since, policy)) is not None:
         return dropping
@@ -361,6 +377,7 @@ PHASES: dict[Phase, Callable[[View, Rollout, Policy], Decision]] = {
     Phase.LOADING: _loading,
     Phase.VALIDATING: _validating,
     Phase.WAITING: _waiting,
+    Phase.SHADOWING: _shadowing,
     Phase.SHIFTING: _shifting,
     Phase.BAKING: _baking,
     Phase.RETIRING: _retiring,

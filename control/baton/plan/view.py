@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from baton.domain import Folder, Model, ModelState, ModelVersion, Rollout, Standing, VersionRecord
+from baton.domain import (
+    Folder,
+    GateResult,
+    Model,
+    ModelState,
+    ModelVersion,
+    Rollout,
+    Standing,
+    Step,
+    VersionRecord,
+)
 from baton.plan.effects import Effect, Sync
 
 
@@ -32,6 +42,18 @@ class Policy:
     """A gate that said ``hold`` is asked again after this long."""
     hold_attempts: int = 5
     """A gate that held this often in a row fails: what can't be shown is not promoted."""
+    steps: tuple[Step, ...] = ()
+    """How traffic moves; without steps all at once."""
+    shadow_share: float = 0.0
+    """Percent of live requests that the candidate answers as well, unseen, before and while traffic is split."""
+    shadow_for: float = 0.0
+    """How long it does so before it gets traffic."""
+    interval: float = 5.0
+    """How often the live analysis decides whether to go on."""
+    lease: float = 15.0
+    """How long a splitter follows its route without hearing from the control plane."""
+    resume: bool = True
+    """After a lease ended by itself: True goes on, False rolls back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +77,12 @@ class ServerView:
     live: bool
     engine: Mapping[int, ModelVersion] = field(default_factory=dict)
     alias: Mapping[int, ModelVersion] = field(default_factory=dict)
+    split: bool = False
+    """The public name leads to the splitter here."""
+    splitter: ModelState | None = None
+    """The splitter's own state; None when it is not loaded."""
+    steered: float | None = None
+    """When the splitter last answered to a route."""
     inflight: Mapping[int, int] | None = None
     reason: str = ""
 
@@ -71,19 +99,25 @@ class ServerView:
         return self.engine[version].state is ModelState.UNLOADING
 
     def serving(self) -> frozenset[int]:
-        """Versions that the public name leads to here: one, or none."""
+        """Versions that the public name leads to here: one, or none. While traffic is split, the stable one."""
         return frozenset(v for v, m in self.alias.items() if m.state is ModelState.READY)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One service at one moment. ``policy`` and ``alias`` are what the files say; servers say what is."""
+    """One service at one moment. ``policy``, ``alias``, ``split`` and ``splitter`` are what the files say; servers say
+    what is.
+    """
 
     service: str
     now: float
     policy: frozenset[int]
     alias: int | None
     servers: tuple[ServerView, ...]
+    split: bool = False
+    """The public name is to lead to the splitter, for which ``alias`` is the stable version."""
+    splitter: int | None = None
+    """The stable version of the splitter's files; None when there are none."""
     folders: Mapping[int, Folder] = field(default_factory=dict)
     strays: tuple[Folder, ...] = ()
     """Entries beside the version folders that can never be versions."""
@@ -96,6 +130,8 @@ class View:
     running: frozenset[Effect] = frozenset()
     failed: Mapping[Effect, Failure] = field(default_factory=dict)
     paused: bool = False
+    live_gate: GateResult | None = None
+    """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
 
     def live(self) -> tuple[ServerView, ...]:
         return tuple(s for s in self.servers if s.live)
@@ -107,6 +143,11 @@ class View:
     def silence(self) -> str:
         """The servers that do not answer, each with the reason."""
         return " ".join(f"Server {s.name} does not answer: {s.reason}" for s in self.servers if not s.live)
+
+    def leads(self, server: ServerView) -> bool:
+        """True when the public name on the server is what the files say."""
+        wanted = frozenset() if self.alias is None else frozenset({self.alias})
+        return server.serving() == wanted and server.split == (self.split and self.alias is not None)
 
     def stable(self) -> int | None:
         """The version to compare with and to go back to.

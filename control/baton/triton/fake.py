@@ -27,6 +27,7 @@ import numpy as np
 from baton.domain import ModelState, ModelVersion
 from baton.errors import TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
+from baton.triton.fake_splitter import FakeSplitter
 from baton.triton.port import Index, Tensors
 
 __all__ = ["Behaviour", "Call", "DiskRepository", "FakeTriton", "ModelFiles", "RepositoryView"]
@@ -105,6 +106,8 @@ class FakeTriton:
     ) -> None:
         self.versions: defaultdict[int, Behaviour] = defaultdict(Behaviour)
         """How each engine version behaves from now on."""
+        self.splitter = Behaviour()
+        """How splitters load."""
         self.loads: Counter[tuple[str, int]] = Counter()
         """How often each version of each model began to load."""
         self.reachable = True
@@ -124,6 +127,7 @@ class FakeTriton:
     def _clear(self) -> None:
         self._models: dict[str, dict[int, _Slot]] = {}
         self._files: dict[str, ModelFiles] = {}
+        self._splitters: dict[str, FakeSplitter] = {}
         self._pending: list[Call] = []
         self._booting: list[Call] = []
 
@@ -148,7 +152,13 @@ class FakeTriton:
 
     def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
         started = self._clock()
+        if "baton_control" in inputs:
+            return self._steer(model, inputs)
         with self.request(model, version) as served:
+            splitter = self._splitter_of(model)
+            if splitter is not None and served != splitter.stable and self.versions[served].answer_error is not None:
+                splitter.note(served, 0.0, self.versions[served].answer_error)
+                served = splitter.stable
             behaviour = self.versions[served]
             due = started + min(behaviour.answer_s, timeout_s)
             self._wait(lambda: self._clock() >= due)
@@ -158,7 +168,14 @@ class FakeTriton:
                 raise TimedOut(f"Server {self._name}: a request to {model} took longer than {timeout_s:g} s.")
             if behaviour.answer_error is not None:
                 raise TritonError(behaviour.answer_error)
+            if splitter is not None:
+                splitter.note(served, self._clock() - started)
             return _answer(served, behaviour, inputs)
+
+    def step(self, model: str) -> str | None:
+        with self._answering():
+            files = self._files.get(model)
+            return files.step[0] if files is not None and files.step is not None else None
 
     def inflight(self, model: str) -> Mapping[int, int] | None:
         if not self._metrics:
@@ -202,7 +219,7 @@ class FakeTriton:
             for model, slots in self._models.items():
                 for version, slot in slots.items():
                     if slot.state is ModelState.UNLOADING and not slot.requests:
-                        stays = self.versions[version].leave_s if self._is_engine(model) else 0.0
+                        stays = self._behaviour(model, version).leave_s if self._is_engine(model) else 0.0
                         if now >= slot.idle_since + stays:
                             slot.state, slot.reason, slot.content = ModelState.UNAVAILABLE, UNLOADED, ""
             self._changed.notify_all()
@@ -269,6 +286,22 @@ class FakeTriton:
         if call.error is not None:
             raise call.error
 
+    def _splitter_of(self, model: str) -> FakeSplitter | None:
+        """The splitter that requests to a public name pass through."""
+        files = self._files.get(model)
+        return self._splitters.get(files.step[0]) if files is not None and files.step is not None else None
+
+    def _steer(self, model: str, inputs: Tensors) -> Tensors:
+        with self._answering():
+            splitter = self._splitters.get(model)
+            if splitter is None:
+                raise TritonError(f"Request for unknown model: '{model}' is not found")
+            return splitter.control(inputs)
+
+    def _behaviour(self, model: str, version: int) -> Behaviour:
+        files = self._files.get(model)
+        return self.versions[version] if files is None or files.splits is None else self.splitter
+
     def _wait(self, condition: Callable[[], bool]) -> None:
         with self._changed:
             self.advance()
@@ -315,8 +348,8 @@ class FakeTriton:
         for version in sorted(new):
             slots[version] = _Slot(ModelState.LOADING)
         if new | again:
-            yield self._clock() + max(self.versions[v].load_s for v in new | again)
-        broken = {v: words for v in sorted(new | again) if (words := self.versions[v].load_error) is not None}
+            yield self._clock() + max(self._behaviour(model, v).load_s for v in new | again)
+        broken = {v: words for v in sorted(new | again) if (words := self._behaviour(model, v).load_error) is not None}
         for version in sorted(new):
             # One that fails takes back those that came with it; what served before serves on, also what was to go.
             slots[version] = (
@@ -331,6 +364,8 @@ class FakeTriton:
         for version in again:
             slots[version].content = files.folders[version]
         self._leave(slots, set(slots) - wanted)
+        if files.splits is not None and new | again:
+            self._splitters[model] = FakeSplitter(*files.splits, self._clock)
 
     def _load_alias(self, model: str, files: ModelFiles, wanted: frozenset[int]) -> None:
         assert files.step is not None  # noqa: S101 - the caller asked
@@ -349,8 +384,9 @@ class FakeTriton:
 
     def _unload(self, model: str) -> Iterator[float]:
         self._leave(self._models.get(model, {}), set(self._models.get(model, {})))
-        if not self._is_engine(model):
+        if not self._is_engine(model) or model in self._splitters:
             self._files.pop(model, None)
+            self._splitters.pop(model, None)
         self._follow(model)
         yield from ()
 
@@ -390,6 +426,9 @@ class FakeTriton:
             raise TritonError(f"Request for unknown model: '{model}' version {chosen} is not found")
         if chosen not in ready:
             raise TritonError(f"Request for unknown model: '{model}' version {chosen} is not at ready state.")
+        if (splitter := self._splitters.get(model)) is not None:
+            to = splitter.choose()
+            return self._route(splitter.engine, to if self._is_ready(splitter.engine, to) else splitter.stable)
         step = self._files[model].step
         return (slots[chosen], chosen) if step is None else self._route(*step)
 

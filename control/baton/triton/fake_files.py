@@ -9,6 +9,7 @@ from typing import Protocol
 
 from baton.errors import RepositoryError
 from baton.triton import pbtxt
+from baton.triton.repository import SPLITTER_BACKEND, SPLITTER_VERSION, TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class ModelFiles:
     """Entries beside the version folders, likewise."""
     step: tuple[str, int] | None = None
     """Engine and version of an ensemble's one step; None for an engine."""
+    splits: tuple[str, int, str] | None = None
+    """Of a splitter: its engine, the stable version, and the token of whoever may steer it."""
     rest: str = ""
     """The configuration without its version policy and instance groups: a change reloads every version."""
 
@@ -51,11 +54,16 @@ class DiskRepository:
         folders = {int(n): _newest(e) for n, e in entries.items() if n.isdigit() and n[0] != "0" and e.is_dir()}
         strays = {n: _newest(e) for n, e in entries.items() if not n.isdigit()}
         policy = frozenset(config.version_policy.specific.versions)
+        splits = None
+        if config.backend == SPLITTER_BACKEND:
+            splitter = config.parameters
+            token = (directory / str(SPLITTER_VERSION) / TOKEN).read_text()
+            splits = (splitter["engine"].string_value, int(splitter["stable"].string_value), token)
         steps = config.ensemble_scheduling.step
         config.ClearField("version_policy")
         config.ClearField("instance_group")
         step = (steps[0].model_name, int(steps[0].model_version)) if steps else None
-        return ModelFiles(policy, folders, strays, step, str(config))
+        return ModelFiles(policy, folders, strays, step, splits, str(config))
 
 
 def _newest(path: Path) -> str:

@@ -93,6 +93,17 @@ class GrpcTriton:
             outputs[output.name] = value
         return outputs
 
+    def step(self, model: str) -> str | None:
+        try:
+            answer = self._client.get_model_config(model, client_timeout=INDEX_TIMEOUT_S)
+        except InferenceServerException as error:
+            told = self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True)
+            if isinstance(told, TritonError):
+                return None
+            raise told from None
+        steps = answer.config.ensemble_scheduling.step
+        return str(steps[0].model_name) if steps else None
+
     def inflight(self, model: str) -> Mapping[int, int] | None:
         if self._metrics is None:
             return None

@@ -54,6 +54,10 @@ class Triton(Protocol):
         """
         ...
 
+    def step(self, model: str) -> str | None:
+        """The model that a loaded ensemble's one step leads to; None when it has no steps, or is not loaded."""
+        ...
+
     def inflight(self, model: str) -> Mapping[int, int] | None:
         """Requests that wait in the queue, by version; None where the server's metrics are not known.
 

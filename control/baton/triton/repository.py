@@ -7,6 +7,7 @@ rename, and reads back before it counts.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +20,26 @@ from baton.errors import RepositoryError
 from baton.triton import pbtxt
 
 CONFIG = "config.pbtxt"
+TOKEN = "token"  # noqa: S105 - the name of a file
+
+
+SPLITTER_BACKEND = "splitter"
+SPLITTER_VERSION = 1
+CONTROL, REPORT = "baton_control", "baton_report"
+"""The tensors by which a splitter is steered and reports. The alias maps neither, so clients can't reach them."""
 
 
 class ServiceFiles:
-    """One service's part of the repository: ``<engine>/config.pbtxt`` and the whole of ``<alias>/``."""
+    """One service's part of the repository: ``<engine>/config.pbtxt``, and the whole of the alias and the splitter."""
 
-    def __init__(self, repository: Path, alias: str, engine: str) -> None:
+    def __init__(self, repository: Path, alias: str, engine: str, splitter: str | None = None) -> None:
         self.repository = repository
         self.alias_name = alias
         self.engine_name = engine
+        self.splitter_name = splitter or f"{alias}_splitter"
         self.engine_dir = repository / engine
         self.alias_dir = repository / alias
+        self.splitter_dir = repository / self.splitter_name
 
     def folder(self, version: int) -> Path:
         """The engine's folder of a version."""
@@ -43,27 +53,44 @@ class ServiceFiles:
         """
         return pbtxt.specific_versions(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
 
+    def batches(self) -> bool:
+        """Whether the engine's tensors, and so the splitter's, have a leading batch dimension."""
+        path = self.engine_dir / CONFIG
+        return bool(pbtxt.parse(self._read(path), path).max_batch_size > 0)
+
     def set_policy(self, versions: frozenset[int]) -> None:
         """Write the engine's version policy; nothing else in the file changes, comments included."""
         path = self.engine_dir / CONFIG
         write_atomically(path, pbtxt.with_specific_versions(self._read(path), versions, path))
 
     def alias(self) -> int | None:
-        """The engine version that the public name leads to, or None when there is no public name yet."""
+        """The engine version that the public name leads to, or None when there is no public name yet.
+
+        While traffic is split that is the stable one.
+        """
+        return self._alias()[0]
+
+    def split(self) -> bool:
+        """Whether the public name leads to the splitter."""
+        return self._alias()[1]
+
+    def _alias(self) -> tuple[int | None, bool]:
         path = self.alias_dir / CONFIG
         if not path.exists():
-            return None
+            return None, False
         config = pbtxt.parse(self._read(path), path)
-        steps = config.ensemble_scheduling.step
-        if len(steps) != 1 or steps[0].model_version < 1:
+        steps, versions = config.ensemble_scheduling.step, config.version_policy.specific.versions
+        ours = len(steps) == 1 and steps[0].model_version >= 1
+        split = ours and steps[0].model_name == self.splitter_name
+        if not ours or (split and len(versions) != 1):
             raise RepositoryError(
                 f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step with a model_version.",
                 mend=f"Remove the folder {self.alias_dir} and Baton writes it anew, or give the service another name.",
             )
-        return int(steps[0].model_version)
+        return int(versions[0] if split else steps[0].model_version), split
 
-    def set_alias(self, version: int | None) -> None:
-        """Point the public name at an engine version.
+    def set_alias(self, version: int | None, *, split: bool = False) -> None:
+        """Point the public name at an engine version, straight or by way of the splitter.
 
         The directory of the new number is there before the file that names it, and the old number's directory
         goes only after: at every moment a restarting Triton finds a pair that works.
@@ -77,7 +104,7 @@ class ServiceFiles:
             engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
             (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
             sync_directory(self.alias_dir)
-        write_atomically(path, self._alias_text(engine, version))
+        write_atomically(path, self._alias_text(engine, version, split=split))
 
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
@@ -89,7 +116,57 @@ class ServiceFiles:
                 if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
                     shutil.rmtree(entry)
 
-    def _alias_text(self, engine: model_config_pb2.ModelConfig, version: int) -> str:
+    def splitter(self) -> int | None:
+        """The stable version that the splitter's files name, or None when there are none."""
+        path = self.splitter_dir / CONFIG
+        if not path.exists():
+            return None
+        stable = pbtxt.parse(self._read(path), path).parameters["stable"].string_value
+        return int(stable) if stable.isdecimal() else None
+
+    def set_splitter(self, stable: int | None) -> None:
+        """Write the splitter's files, with a new token, or take them away.
+
+        The token, by which the splitter knows who may steer it, lies in its version folder and is as readable as the
+        rest of the repository: Triton may run as another user.
+        """
+        path = self.splitter_dir / CONFIG
+        with _told(self.splitter_dir):
+            if stable is None:
+                path.unlink(missing_ok=True)
+                shutil.rmtree(self.splitter_dir, ignore_errors=True)
+                return
+            folder = self.splitter_dir / str(SPLITTER_VERSION)
+            folder.mkdir(parents=True, exist_ok=True)
+            token = folder / TOKEN
+            token.write_text(secrets.token_hex(32))
+            sync_directory(folder)
+        engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+        write_atomically(path, self._splitter_text(engine, stable))
+
+    def token(self) -> str:
+        """What the splitter wants to see in every control request."""
+        return self._read(self.splitter_dir / str(SPLITTER_VERSION) / TOKEN)
+
+    def _splitter_text(self, engine: model_config_pb2.ModelConfig, stable: int) -> str:
+        config = model_config_pb2.ModelConfig(
+            name=self.splitter_name, backend=SPLITTER_BACKEND, max_batch_size=engine.max_batch_size
+        )
+        for tensor in engine.input:
+            # The alias sees to it that what must be there is there; a control request holds none of it.
+            config.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, optional=True)
+        config.input.add(name=CONTROL, data_type=model_config_pb2.TYPE_STRING, dims=[1], optional=True)
+        for tensor in engine.output:
+            config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        config.output.add(name=REPORT, data_type=model_config_pb2.TYPE_STRING, dims=[1])
+        config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
+        config.version_policy.specific.versions.append(SPLITTER_VERSION)
+        config.parameters["engine"].string_value = self.engine_name
+        config.parameters["stable"].string_value = str(stable)
+        head = f"# Written by Baton while traffic of {self.alias_name} is split.\n"
+        return head + str(text_format.MessageToString(config))
+
+    def _alias_text(self, engine: model_config_pb2.ModelConfig, version: int, *, split: bool) -> str:
         config = model_config_pb2.ModelConfig(
             name=self.alias_name, platform="ensemble", max_batch_size=engine.max_batch_size
         )
@@ -99,12 +176,17 @@ class ServiceFiles:
         for tensor in engine.output:
             config.output.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         config.version_policy.specific.versions.append(version)
-        step = config.ensemble_scheduling.step.add(model_name=self.engine_name, model_version=version)
+        step = config.ensemble_scheduling.step.add(
+            model_name=self.splitter_name if split else self.engine_name,
+            model_version=SPLITTER_VERSION if split else version,
+        )
         for tensor in engine.input:
             step.input_map[tensor.name] = tensor.name
         for tensor in engine.output:
             step.output_map[tensor.name] = tensor.name
-        head = f"# Written by Baton: the public name {self.alias_name} leads to {self.engine_name} version {version}.\n"
+        way = f", by way of {self.splitter_name}" if split else ""
+        leads = f"{self.engine_name} version {version}{way}"
+        head = f"# Written by Baton: the public name {self.alias_name} leads to {leads}.\n"
         return head + str(text_format.MessageToString(config))
 
     def _read(self, path: Path) -> str:

@@ -1,0 +1,64 @@
+"""The way of the candidate from no traffic to all of it, as a function of how far it has come.
+
+``progress`` counts seconds in which the live analysis was content. It stands still while that holds for want of
+evidence, while Baton is paused, and at a pause step that no person has let it go past. So a rollout that waited is not
+further than one that did not, and a restart of the control plane goes on where the journal says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baton.domain import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where on its way a candidate is."""
+
+    index: int
+    """The present step, from 0; as many as there are steps when all of them are behind it."""
+    weight: float
+    """The candidate's share of traffic in percent."""
+    left: float
+    """Seconds of progress until the step ends."""
+    pause: bool = False
+    """It stands before a pause step, and waits for a person."""
+
+
+def position(steps: Sequence[Step], progress: float, approvals: int) -> Position:
+    """The position after ``progress`` seconds, with ``approvals`` pause steps let past.
+
+    A weight that is held counts at once, one that is reached linearly grows from the weight before it.
+    """
+    weight, begin = 0.0, 0.0
+    for index, step in enumerate(steps):
+        if step.pause:
+            if approvals == 0:
+                return Position(index, weight, 0.0, pause=True)
+            approvals -= 1
+            continue
+        end = begin + step.hold + step.over
+        if progress < end:
+            share = (progress - begin) / step.over if step.over else 1.0
+            return Position(index, weight + (step.weight - weight) * share, end - progress)
+        weight, begin = step.weight, end
+    return Position(len(steps), 100.0, 0.0)
+
+
+def further(steps: Sequence[Step], progress: float, approvals: int, seconds: float) -> float:
+    """The progress after so many more seconds: a pause step that nobody has let past stops it."""
+    stop = 0.0
+    for step in steps:
+        if step.pause:
+            if approvals == 0:
+                break
+            approvals -= 1
+        stop += step.hold + step.over
+    return min(progress + seconds, stop)
+
+
+def length(steps: Sequence[Step]) -> float:
+    """Seconds of progress of the whole way."""
+    return sum(s.hold + s.over for s in steps)

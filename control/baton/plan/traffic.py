@@ -1,0 +1,195 @@
+"""Live traffic comes to the candidate step by step: the splitter stands behind the public name, and goes again.
+
+The order that keeps every request answered: the splitter is READY and follows its route before the public name leads
+to it; the public name has left it on every server before it is unloaded. The route itself is no effect. It follows from
+the view (:func:`route`), is sent to every splitter all the time, and holds only for the lease that :class:`Renew`
+wrote down: a control plane that is gone, stopped or without a disk can't keep a split going.
+"""
+
+from __future__ import annotations
+
+from baton.domain import Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
+from baton.plan.converge import load, settle, sync
+from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
+from baton.plan.steps import Position, further, position
+from baton.plan.view import Policy, ServerView, View
+
+SILENT_TRIES = 3
+"""So many routes in a row that a splitter does not answer, on a server that does: its process hangs."""
+
+
+def stepwise(rollout: Rollout, policy: Policy) -> bool:
+    """Whether traffic comes to the candidate by steps, and not all at once."""
+    first_or_back = rollout.previous is None or rollout.kind is not Kind.ROLLOUT
+    return not first_or_back and not rollout.full and (bool(policy.steps) or shadowed(policy))
+
+
+def shadowed(policy: Policy) -> bool:
+    """Whether live requests are mirrored to a candidate before it gets any."""
+    return policy.shadow_share > 0 and policy.shadow_for > 0
+
+
+def first_phase(rollout: Rollout, policy: Policy) -> Phase:
+    """The phase in which live traffic first meets the candidate."""
+    return Phase.SHADOWING if stepwise(rollout, policy) and shadowed(policy) else Phase.SHIFTING
+
+
+def before_traffic(rollout: Rollout) -> bool:
+    """True while no client can have been answered by the candidate."""
+    if rollout.phase is Phase.WAITING:
+        return rollout.progressed_at is None
+    return rollout.phase in (Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.SHADOWING)
+
+
+def place(rollout: Rollout, policy: Policy) -> Position:
+    """Where on the way of its phase the candidate is."""
+    if rollout.phase is Phase.SHADOWING:
+        left = policy.shadow_for - rollout.progress
+        return Position(0 if left > 0 else 1, 0.0, max(left, 0.0))
+    if not stepwise(rollout, policy):
+        return Position(len(policy.steps), 100.0, 0.0)
+    return position(policy.steps, rollout.progress, rollout.approvals)
+
+
+def route(view: View, policy: Policy) -> Route | None:
+    """What the splitters are to do now. None: the stable version alone answers."""
+    rollout = view.rollout
+    on_its_way = (Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING)
+    if rollout is None or rollout.stop is not None or rollout.phase not in on_its_way or rollout.progressed_at is None:
+        return None
+    if view.alias != rollout.previous:
+        return None
+    where = place(rollout, policy)
+    # At the end of the way the share of the last step stays until the public name itself has moved.
+    last = max((s.weight for s in policy.steps), default=0.0)
+    return Route(rollout.candidate, min(where.weight, last), policy.shadow_share)
+
+
+def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """Stand the splitter up and go along the way. None when the way is behind the candidate."""
+    where = place(rollout, policy)
+    if not stepwise(rollout, policy) or (where.left <= 0 and not where.pause and rollout.progressed_at is not None):
+        return None
+    return _stand(view, rollout, policy) or _go_on(view, rollout, policy, where)
+
+
+def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """Bring every answering server's public name to the splitter, and the splitter to follow. None when that is so."""
+    phase, stable, candidate = rollout.phase, rollout.previous, rollout.candidate
+    assert stable is not None  # noqa: S101 - nothing is split for a first version
+    if (broken := _broken(view, rollout)) is not None:
+        outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
+        return Decision(phase, broken, Halt(Stop(outcome, "engine", broken)))
+    for version in (stable, candidate):
+        if (lost := load(view, phase, version)) is not None:
+            return lost
+    if not view.split and view.splitter != stable:
+        return Decision(phase, f"Writing the splitter's files for version {stable}.", SetSplitter(stable))
+    for server in view.live():
+        if server.splitter is not ModelState.READY:
+            return _load_splitter(view, phase, server)
+    if (strayed := _unsteered(view, policy)) and not view.split:
+        return Decision(phase, f"The splitter on server {strayed[0].name} is loaded; waiting for its first report.")
+    if not view.split:
+        if view.silent():
+            return Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic is split.")
+        return Decision(phase, f"Putting the splitter before version {stable}.", SetAlias(stable, split=True))
+    return settle(view, phase)
+
+
+def _load_splitter(view: View, phase: Phase, server: ServerView) -> Decision:
+    decision = sync(view, phase, server, Model.SPLITTER, "Loading the splitter")
+    if decision.effect is None and decision.message.startswith("Loading the splitter; the last try"):
+        mend = "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."
+        return Decision(phase, f"{decision.message} {mend}")
+    return decision
+
+
+def _unsteered(view: View, policy: Policy) -> list[ServerView]:
+    """Servers whose splitter has not answered to a route for a lease's length."""
+    return [s for s in view.live() if s.steered is None or view.now - s.steered > policy.lease]
+
+
+def _broken(view: View, rollout: Rollout) -> str | None:
+    """A splitter that clients depend on and that fails, or a candidate that a server lost and can't load again.
+
+    That is no matter of evidence: clients must not wait for it.
+    """
+    for server in view.live():
+        steering, loading = view.failed.get(Steer(server.name)), view.failed.get(Sync(server.name, Model.ENGINE))
+        if server.split and steering is not None and (steering.refused or steering.count >= SILENT_TRIES):
+            return f"The splitter on server {server.name} does not answer: {steering.message}"
+        lost = rollout.candidate not in server.ready() and rollout.previous in server.ready()
+        if lost and loading is not None and loading.refused and loading.at >= rollout.phase_since:
+            return f"Version {rollout.candidate} is lost on server {server.name}. Triton says: {loading.message}"
+        moving = view.failed.get(Sync(server.name, Model.ALIAS))
+        if view.split and moving is not None and moving.refused and moving.at >= rollout.phase_since:
+            return f"The splitter can't stand behind the public name on server {server.name}: {moving.message}"
+    return None
+
+
+def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
+    phase, version = rollout.phase, rollout.candidate
+    gate = view.live_gate
+    if gate is not None and gate.verdict is Verdict.FAIL:
+        outcome = Outcome.REJECTED if phase is Phase.SHADOWING else Outcome.ROLLED_BACK
+        return Decision(phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))
+    if rollout.progressed_at is None:
+        return Decision(phase, f"Live traffic begins to meet version {version}.", Progress(0.0))
+    lapsed = view.now - (rollout.renewed_at if rollout.renewed_at is not None else view.now) - policy.lease
+    if lapsed > 0 and not policy.resume:
+        why = f"The control plane was away for {lapsed + policy.lease:.0f} s and the lease of the split ended."
+        return Decision(phase, why, Halt(Stop(Outcome.ROLLED_BACK, "engine", why)))
+    if rollout.renewed_at is None or view.now - rollout.renewed_at >= policy.lease / 3:
+        return Decision(phase, "Renewing the lease of the split.", Renew())
+    if where.pause and phase is Phase.SHIFTING:
+        why = f"Version {version} has {where.weight:g} % of traffic; step {where.index + 1} waits for a person."
+        return Decision(phase, why, Advance(Phase.WAITING, why))
+    doing = _doing(rollout, where, policy)
+    if where.pause:
+        return Decision(phase, f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on.")
+    if view.paused and not rollout.promoted:
+        return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
+    if gate is None or view.now - rollout.progressed_at < policy.interval:
+        return Decision(phase, doing)
+    if gate.verdict is not Verdict.PASS:
+        before = rollout.gates.get(Gate.LIVE)
+        told = before is not None and before.verdict is gate.verdict
+        return Decision(phase, f"{doing} Holding: {gate.message}", None if told else Record(gate))
+    # After a hold the time that it took does not count.
+    seconds = min(view.now - rollout.progressed_at, 1.5 * policy.interval)
+    done = rollout.progress + seconds
+    if phase is not Phase.SHADOWING:
+        done = further(policy.steps, rollout.progress, rollout.approvals, seconds)
+    return Decision(phase, doing, Progress(done - rollout.progress, gate))
+
+
+def _doing(rollout: Rollout, where: Position, policy: Policy) -> str:
+    version = rollout.candidate
+    if rollout.phase is Phase.SHADOWING:
+        return f"{policy.shadow_share:g} % of live requests are mirrored to version {version}; it answers no client."
+    return f"Version {version} has {where.weight:.3g} % of traffic."
+
+
+def unsplit(view: View, phase: Phase) -> Decision | None:
+    """Point the public name straight at the stable version. None when its files do."""
+    if not view.split or view.alias is None:
+        return None
+    return Decision(phase, f"Pointing the public name at version {view.alias} alone.", SetAlias(view.alias))
+
+
+def step_aside(view: View, phase: Phase) -> Decision | None:
+    """Take the splitter out of every server that answers, and its files. None when it is gone.
+
+    Only where the public name no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
+    """
+    for server in view.live():
+        if server.splitter not in (None, ModelState.UNLOADING) and not server.split:
+            if view.splitter is not None:
+                return Decision(phase, "Taking the splitter's files away.", SetSplitter(None))
+            decision = sync(view, phase, server, Model.SPLITTER, "Taking the splitter out")
+            if decision.effect is not None:
+                return decision
+    if view.splitter is not None and not view.split and not any(s.split for s in view.live()):
+        return Decision(phase, "Taking the splitter's files away.", SetSplitter(None))
+    return None

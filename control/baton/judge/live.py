@@ -4,10 +4,11 @@ Its checks are errors (below), latency (``baton.judge.pace``) and scores (``bato
 the gate; else one that holds for want of evidence holds it. What is beyond its limit, but not surely so, holds too:
 more traffic will tell.
 
-How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is within its
-limits. Each look gets the same share of it, within a look each of the three checks, within a check each of its tests
-and each kind of request (Bonferroni). The limits on the size of an effect come on top, so an identical version is
-turned back far less often than that; ``tests/judge/test_judge_live_simulation.py`` simulates how often.
+How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is as good as
+stable, or within the limits where those are absolute. Each look gets the same share of it, within a look each of the
+three checks, within a check each of its tests and each kind of request (Bonferroni). What an effect has to exceed comes
+on top. How often a good version is turned back, and a bad one is not, ``tests/judge/test_judge_live_simulation.py``
+simulates.
 
 Errors. Failed and late attempts are the candidate's. An error that stable gives too is the request's, and an attempt
 that was refused never reached the candidate; the failures that opened the breaker count. It fails
@@ -15,8 +16,9 @@ that was refused never reached the candidate; the failures that opened the break
 - when there are more than ``max_failures``, their share is surely above ``failure_rate`` (exact binomial test), and the
   candidate gives errors surely more often than stable at the same time, where stable gives any. For that all errors
   count: stable is not asked twice, so which of its errors were the request's is not known;
-- or at ``max_failures_in_row``, when stable answered well meanwhile, and its own rate of errors surely makes no such
-  row. An answer of stable's that took as long as the candidate is waited for counts as late, too.
+- or at ``max_failures_in_row``, when stable gave no error meanwhile nor for as long before and after, and its own rate
+  of errors surely makes no such row. An answer of stable's that took as long as the candidate is waited for counts as
+  late, too, so a stall of the whole server is not the candidate's.
 """
 
 from __future__ import annotations
@@ -140,11 +142,15 @@ def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> C
 
     for row in _rows(asked, limits.max_failures_in_row):
         begin, end = min(attempt.began for attempt in row), row[-1].at
-        meanwhile = [flag for flag, its in zip(bad, theirs, strict=True) if its.began <= end and its.at >= begin]
-        well = len(meanwhile) - sum(meanwhile)
-        if 2 * well > len(meanwhile) and len(asked) * stable_share ** len(row) <= alpha:
+        around = end - begin
+        meanwhile = [
+            flag
+            for flag, its in zip(bad, theirs, strict=True)
+            if its.began <= end + around and its.at >= begin - around
+        ]
+        if meanwhile and not any(meanwhile) and len(asked) * stable_share ** len(row) <= alpha:
             message = (
-                f"the candidate failed {len(row)} requests in a row, of {len(asked)}, while stable answered {well} of "
+                f"the candidate failed {len(row)} requests in a row, of {len(asked)}, while stable answered all "
                 f"{len(meanwhile)} well{last}"
             )
             limit = limits.max_failures_in_row

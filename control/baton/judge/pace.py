@@ -2,16 +2,18 @@
 
 While traffic is split, answers of the same time are compared (see ``baton.judge.checks``). The candidate fails
 
-- when it surely ranks slower, and its median is above ``latency_limit`` times stable's and ``latency_floor_ms`` longer;
-- or when surely more of its answers than of stable's are slow, by more than one in a hundred. Slow is what is beyond
-  ``latency_limit`` times stable's p95, and ``latency_floor_ms`` longer.
+- when it surely ranks slower, its median is above ``latency_limit`` times stable's and ``latency_floor_ms`` longer, and
+  it likely (nine in ten) ranks slower even than stable would with all of its times at that limit: of few answers, the
+  two medians alone may be far apart by luck;
+- or when surely more of its answers than of stable's are slow, and more than one in twenty are, so that its p95 is
+  beyond the limit. Slow is what takes more than ``latency_limit`` times stable's p95, and ``latency_floor_ms`` longer.
 
 In shadow the candidate is asked after stable has answered, under another load than it will have. There each request is
 compared with itself, and the candidate fails
 
 - when surely most requests took it more than ``latency_limit`` times as long, and ``latency_floor_ms`` longer (sign
   test);
-- or when surely more requests are slow with the candidate alone than with stable alone, by more than one in a hundred
+- or when surely more requests are slow with the candidate alone than with stable alone, and its p95 is beyond the limit
   (McNemar's test, exact).
 """
 
@@ -29,8 +31,7 @@ from baton.judge.shapes import Answer, LiveLimits, Pair
 
 _NAME = "latency"
 _TESTS = 2
-_SLOW_SHARE = 0.01
-"""A tail that fewer than one request in a hundred meet turns no version back; errors and deadlines see to it."""
+_LIKELY = 0.1
 _QUANTILES = (0.5, 0.95, 0.99)
 _P95 = 0.95
 
@@ -51,11 +52,12 @@ def judge_pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> C
     ratio = medians[1] / medians[0]
     if medians[1] > _slow_from(medians[0], limits):
         surely = higher(stable, candidate, where) <= alpha / _TESTS
+        limit = np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)
+        surely = surely and higher(limit, candidate, where) <= _LIKELY
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
     slow = _slow_from(figures["stable"]["p95_ms"], limits)
-    shares = float(np.average(stable > slow, weights=weight)), float((candidate > slow).mean())
-    if shares[1] > shares[0] + _SLOW_SHARE and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
-        return _tail(slow, shares, figures)
+    if figures["candidate"]["p95_ms"] > slow and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
+        return _tail(figures, int(np.sum(candidate > slow)), int(np.sum(stable > slow)), limits)
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
@@ -78,12 +80,10 @@ def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -
         surely = _most(beyond, stable.size) <= alpha / _TESTS
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
     slow = _slow_from(figures["stable"]["p95_ms"], limits)
-    mine, theirs = (
-        int(np.sum((candidate > slow) & (stable <= slow))),
-        int(np.sum((stable > slow) & (candidate <= slow))),
-    )
-    if (mine - theirs) / stable.size > _SLOW_SHARE and _most(mine, mine + theirs) <= alpha / _TESTS:
-        return _tail(slow, (float((stable > slow).mean()), float((candidate > slow).mean())), figures)
+    mine, theirs = candidate > slow, stable > slow
+    alone = int(np.sum(mine & ~theirs))
+    if figures["candidate"]["p95_ms"] > slow and _most(alone, int(np.sum(mine != theirs))) <= alpha / _TESTS:
+        return _tail(figures, int(mine.sum()), int(theirs.sum()), limits)
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
@@ -132,13 +132,14 @@ def _median(verdict: Verdict, ratio: float, figures: dict[str, Any], limits: Liv
     return Check(_NAME, verdict, message, ratio, limits.latency_limit, figures)
 
 
-def _tail(slow: float, shares: tuple[float, float], figures: dict[str, Any]) -> Check:
-    limit = shares[0] + _SLOW_SHARE
+def _tail(figures: dict[str, Any], slow: int, stable_slow: int, limits: LiveLimits) -> Check:
+    ratio = figures["candidate"]["p95_ms"] / figures["stable"]["p95_ms"]
     message = (
-        f"too many of the candidate's answers are slow: {shares[1]:.1%} took more than {slow:.1f} ms, {shares[0]:.1%} "
-        f"of stable's did (limit {limit:.1%}); {_words(figures)}"
+        f"the candidate's slow answers are beyond the limit: its p95 is {ratio:.2f} times stable's (limit "
+        f"{limits.latency_limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; "
+        f"{_words(figures)}"
     )
-    return Check(_NAME, Verdict.FAIL, message, shares[1], limit, {**figures, "slow_from_ms": slow})
+    return Check(_NAME, Verdict.FAIL, message, ratio, limits.latency_limit, figures)
 
 
 def _too_little(stable: int, candidate: int, limits: LiveLimits) -> Check | None:

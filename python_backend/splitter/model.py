@@ -128,7 +128,8 @@ class ClientRequest:
                 request_id=self.id,
                 correlation_id=request.correlation_id(),
                 inputs=request.inputs(),
-                requested_output_names=list(request.requested_output_names()),
+                # A direct caller that names no outputs gets all, the report as well, which the engine has not.
+                requested_output_names=[name for name in request.requested_output_names() if name != REPORT],
                 model_name=self._engine.name,
                 model_version=version,
                 flags=request.flags(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,15 @@ class Rig:
 
     def toys(self, *versions: Mapping[str, Any]) -> None:
         """Engine versions 1, 2, ... with these switches of the toy."""
-        self.engine_files(engine_config(self.engine, range(1, len(versions) + 1)))
+        log = self.files.repository.parent / f"{self.name}.loads"
+        self.engine_files(engine_config(self.engine, range(1, len(versions) + 1), load_log=log))
         for number, toy in enumerate(versions, 1):
             make_checkpoint(self.files.folder(number), seed=number, toy=toy)
+
+    def pid(self, version: int) -> int:
+        """The process of an engine version that the toy serves."""
+        lines = (self.files.repository.parent / f"{self.name}.loads").read_text().splitlines()
+        return next(int(line.split()[1]) for line in reversed(lines) if line.split()[0] == str(version))
 
     def load(self, model: str) -> None:
         self.client.load_model(model, client_timeout=LONG_S)
@@ -60,6 +65,14 @@ class Rig:
         self.load(self.splitter)
         self.point("splitter", stable)
 
+    def end(self) -> None:
+        """Nothing of the service is left loaded."""
+        loaded = {model.name for model in self.client.get_model_repository_index().models if model.state == "READY"}
+        for model in (self.name, self.splitter, self.engine):
+            if model in loaded:
+                self.unload(model)
+        self.client.close()
+
     def control(self, **asked: Any) -> dict[str, Any]:
         return self.control_raw(json.dumps({"token": self.files.token()} | asked).encode())
 
@@ -73,6 +86,10 @@ class Rig:
 
     def route(self, **route: Any) -> dict[str, Any]:
         return self.control(route=route_of(**route))
+
+    def infer(self, *inputs: Any, **options: Any) -> Any:
+        """Ask the public name; by default the one question that all ask."""
+        return self.client.infer(self.name, list(inputs) or QUESTION, client_timeout=LONG_S, **options)
 
     def samples(self, what: str) -> list[dict[str, Any]]:
         """Everything in the ring, page by page."""
@@ -114,7 +131,6 @@ def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: byt
 QUESTION = tensors(triton, {"text": "red round shape"}, [{"text": "a red round shape"}, {"text": "the blue thing"}])
 
 
-def timed(act: Any) -> float:
-    begin = time.monotonic()
-    act()
-    return time.monotonic() - begin
+def version_of(result: Any) -> int:
+    """The engine version that answered, by its own word."""
+    return int(result.as_numpy("model_version")[0, 0])

@@ -1,0 +1,400 @@
+"""The splitter on the real Triton server, as clients of the public name see it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.http
+from tests.splitter.rig import LONG_S, Rig, tensors, version_of
+from tests.support.stage import Traffic, expected_score, until
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton
+from tritonclient.utils import InferenceServerException
+
+pytestmark = pytest.mark.triton
+
+ECHO = Path(__file__).parent / "backends"
+GENEROUS_S = 60.0
+"""Far above any deadline here, far below the time that the toys hang: only a bound that fails is found."""
+HANG_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("splitter")
+    (home / "repository").mkdir()
+    with running_triton(home, home / "repository", backends=(TOY_BACKENDS, OUR_BACKENDS, ECHO)) as running:
+        yield running, home / "repository"
+
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def rig(server):
+    """A service of its own for each test, not loaded yet."""
+    made = Rig(*server, f"s{next(numbers)}")
+    yield made
+    made.end()
+
+
+def split(rig: Rig, *versions: dict, **route) -> Rig:
+    """Stable, then the candidate; the public name leads to the splitter."""
+    rig.toys(*(versions or ({}, {})))
+    rig.begin()
+    rig.route(**route)
+    return rig
+
+
+def traffic(rig: Rig, clients: int = 4) -> Traffic:
+    """Clients by gRPC and HTTP at the public name."""
+    return Traffic(SimpleNamespace(servers=[rig.server]), service=rig.name, clients=clients, pause_s=0.0)
+
+
+@pytest.mark.parametrize("weight", [5, 50])
+def test_the_candidate_gets_its_share(rig, weight):
+    split(rig, weight=weight)
+    count = 600
+    share = sum(version_of(rig.infer()) == 2 for _ in range(count)) / count
+    deviation = (weight / 100 * (1 - weight / 100) / count) ** 0.5
+    assert abs(share - weight / 100) < 5 * deviation
+    assert rig.control()["counts"]["candidate"] == round(share * count)
+
+
+def test_an_id_stays_with_the_candidate_as_the_weight_grows(rig):
+    split(rig)
+    ids = [f"id-{number}" for number in range(60)]
+    before: set[str] = set()
+    for weight in (10, 50, 80):
+        rig.route(weight=weight)
+        for _ in range(2):
+            now = {request_id for request_id in ids if version_of(rig.infer(request_id=request_id)) == 2}
+            assert before <= now
+            assert not before or weight > 10
+        before = now
+    assert 30 < len(before) < 60
+
+
+def test_everyone_gets_the_answer_to_their_own_question(rig):
+    split(rig, weight=50, shadow=50)
+    questions = [[{"text": f"red {number} {other}"} for other in range(1 + number % 5)] for number in range(24)]
+    asked = [tensors(triton, {"text": "red"}, documents) for documents in questions]
+    right = [
+        {v: rig.client.infer(rig.engine, inputs, model_version=str(v)).as_numpy("scores") for v in (1, 2)}
+        for inputs in asked
+    ]
+
+    def by_grpc(turn: int) -> None:
+        with triton.InferenceServerClient(rig.server.grpc_url) as client:
+            for number in range(turn, len(asked), 4):
+                result = client.infer(rig.name, asked[number], request_id=str(number))
+                assert result.get_response().id == str(number)
+                assert np.array_equal(result.as_numpy("scores"), right[number][version_of(result)])
+
+    def by_http(turn: int) -> None:
+        with tritonclient.http.InferenceServerClient(rig.server.http_url) as client:
+            for number in range(turn, len(asked), 4):
+                inputs = tensors(tritonclient.http, {"text": "red"}, questions[number])
+                result = client.infer(rig.name, inputs, request_id=str(number))
+                assert result.get_response()["id"] == str(number)
+                assert np.array_equal(result.as_numpy("scores"), right[number][version_of(result)])
+
+    with ThreadPoolExecutor(8) as clients:
+        for done in [clients.submit(ask, turn) for turn in range(4) for ask in (by_grpc, by_http) for _ in range(3)]:
+            done.result(LONG_S)
+
+
+def echo(rig: Rig, batch: int) -> Rig:
+    rig.engine_files(f"""
+        name: "{rig.engine}" backend: "echo" max_batch_size: {batch}
+        input [
+          {{ name: "blob" data_type: TYPE_STRING dims: [-1] optional: true }},
+          {{ name: "numbers" data_type: TYPE_FP32 dims: [-1, 2] optional: true }},
+          {{ name: "flag" data_type: TYPE_BOOL dims: [1] }}
+        ]
+        output [
+          {{ name: "seen" data_type: TYPE_STRING dims: [1] }},
+          {{ name: "half" data_type: TYPE_FP16 dims: [3] }},
+          {{ name: "copy" data_type: TYPE_STRING dims: [-1] }}
+        ]
+        instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+        version_policy {{ specific {{ versions: [1, 2] }} }}
+        """)
+    for version in (1, 2):
+        rig.files.folder(version).mkdir()
+    rig.begin()
+    return rig
+
+
+def echo_inputs(batch: int, *, all_of_them: bool, megabytes: int = 0) -> list[triton.InferInput]:
+    lead = (1,) if batch else ()
+    given = [("flag", np.ones((*lead, 1), dtype=bool), "BOOL")]
+    if all_of_them:
+        blob = [b"", b"\0\xff" * 50, b"x" * (megabytes << 20)]
+        given.append(("numbers", np.arange(6, dtype=np.float32).reshape(*lead, 3, 2), "FP32"))
+        given.append(("blob", np.array(blob, dtype=np.object_).reshape(*lead, 3), "BYTES"))
+    inputs = []
+    for name, array, kind in given:
+        inputs.append(triton.InferInput(name, array.shape, kind))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
+
+
+def seen(result) -> dict:
+    return json.loads(result.as_numpy("seen").reshape(-1)[0])
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_version_sees_what_it_would_see_without_the_splitter(rig, batch, version):
+    echo(rig, batch)
+    rig.route(weight=100 if version == 2 else 0, compare="half", kinds=["blob"])
+    for all_of_them in (False, True):
+        wanted = ["seen", "half", "copy"] if all_of_them else ["seen", "half"]
+        options = {
+            "request_id": "r-1",
+            "timeout": 60_000_000,
+            "parameters": {"text": "ä", "yes": True, "number": 7},
+            "outputs": [triton.InferRequestedOutput(name) for name in wanted],
+        }
+        inputs = echo_inputs(batch, all_of_them=all_of_them)
+        straight = rig.client.infer(rig.engine, inputs, model_version=str(version), **options)
+        # Asked itself, the splitter passes on which outputs are wanted; an ensemble asks for all it maps.
+        split = rig.client.infer(rig.splitter, inputs, **options)
+        assert seen(split) == seen(straight)
+        assert seen(split)["version"] == version
+        assert {output.name for output in split.get_response().outputs} == set(wanted)
+        public = rig.infer(*inputs, **options)
+        assert seen(public) == seen(straight) | {"wanted": ["copy", "half", "seen"]}
+        assert public.get_response().id == "r-1"
+        for name in wanted[1:]:
+            assert np.array_equal(public.as_numpy(name), straight.as_numpy(name))
+    # Without a word about outputs all of the engine's come, and not the report.
+    every = rig.client.infer(rig.splitter, inputs)
+    assert {output.name for output in every.get_response().outputs} == {"seen", "half", "copy"}
+
+
+def test_numbers_among_the_parameters_and_sequences(rig):
+    echo(rig, 0)
+    inputs = echo_inputs(0, all_of_them=False)
+    # Triton 24.10 refuses floats from a model to another one: they arrive as texts.
+    assert seen(rig.infer(*inputs, parameters={"share": 1.5}))["parameters"] == {"share": "1.5"}
+    wanted = [triton.InferRequestedOutput("seen")]
+    options = {"sequence_id": 77, "sequence_start": True, "outputs": wanted}
+    found = seen(rig.client.infer(rig.splitter, inputs, **options))
+    assert found == seen(rig.client.infer(rig.engine, inputs, model_version="1", **options))
+    assert found["correlation"] == 77
+
+
+def test_forty_megabytes_arrive_whole_at_both_versions(rig):
+    echo(rig, 0)
+    rig.route(weight=50, shadow=100, compare="half", kinds=["blob"])
+    inputs = echo_inputs(0, all_of_them=True, megabytes=40)
+    straight = seen(rig.client.infer(rig.engine, inputs, model_version="1"))["inputs"]
+    versions = set()
+    # Ids that a hash of the salt "7" sends to either side.
+    for request_id in ("a", "b", "c", "d", "e", "f"):
+        found = seen(rig.infer(*inputs, request_id=request_id))
+        assert found["inputs"] == straight
+        versions.add(found["version"])
+    assert versions == {1, 2}
+    until(lambda: rig.samples("pair"), "a shadow of a large request")
+    assert all(pair["outcome"] == "ok" for pair in rig.samples("pair"))
+
+
+@pytest.mark.parametrize("weight", [0, 100])
+def test_an_error_of_stables_goes_back_with_its_message(rig, weight):
+    echo(rig, 4)
+    rig.route(weight=weight, compare="half", kinds=[])
+    with pytest.raises(InferenceServerException) as refusal:
+        rig.infer(*echo_inputs(4, all_of_them=False), parameters={"refuse": "INVALID_ARG"})
+    assert "refused as asked" in refusal.value.message()
+    # 24.10 tells a model that calls another one no code; later ones do.
+    assert refusal.value.status() in {"StatusCode.INTERNAL", "StatusCode.INVALID_ARGUMENT"}
+    report = rig.control()
+    assert report["counts"]["client_errors"] == 1
+    assert report["counts"]["failed"] == 0
+
+
+def test_a_candidate_that_raises_costs_no_client_its_answer(rig):
+    split(rig, {}, {"error_rate": 0.3}, weight=50)
+    with traffic(rig) as clients:
+        clients.wait_answers(1, 150)
+        clients.wait_answers(2, 100)
+    assert clients.errors == []
+    report = rig.control()
+    assert report["counts"]["failed"] > 10
+    assert any("now and then" in sample["error"] for sample in rig.samples("answer") if sample["outcome"] == "failed")
+
+
+@pytest.mark.parametrize("how", ["hang", "killed"])
+def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, how):
+    split(rig, {}, {"hang_on_request": HANG_S} if how == "hang" else {}, weight=50, deadline_s=1)
+    with traffic(rig) as clients:
+        clients.wait_answers(1, 5)
+        if how == "killed":
+            clients.wait_answers(2, 5)
+            os.kill(rig.pid(2), signal.SIGKILL)
+        until(lambda: rig.control()["breaker"]["opened"], "the breaker opens")
+        clients.wait_answers(1, 200)
+        # Half open, one request tries and fails again.
+        until(lambda: rig.control()["breaker"]["opened"] >= 2, "the breaker opens again")
+    assert clients.errors == []
+    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    counts = rig.control()["counts"]
+    assert counts["late"] + counts["failed"] >= 6
+    assert counts["stable"] + counts["candidate"] == counts["requests"] == len(clients.answers)
+
+
+def test_when_the_lease_ends_stable_serves_alone(rig):
+    split(rig, weight=100)
+    assert version_of(rig.infer()) == 2
+    rig.route(weight=100, lease_s=0.5)
+    report = until(lambda: (r := rig.control())["route"] is None and r, "the end of the lease")
+    assert report["lapses"] == 1
+    assert [version_of(rig.infer()) for _ in range(20)] == [1] * 20
+
+
+def test_only_the_token_steers_and_not_through_the_public_name(rig):
+    split(rig, weight=0)
+    for asked in ({"token": "guess"}, {"token": ""}, {}):
+        with pytest.raises(InferenceServerException, match="token is missing or wrong") as refusal:
+            rig.control_raw(json.dumps(asked | {"route": {}}).encode())
+        assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
+    with pytest.raises(InferenceServerException, match=r"route\.weight must be a number from 0 to 100"):
+        rig.route(weight=-1)
+    assert rig.control()["route"]["weight"] == 0
+    tensor = triton.InferInput("baton_control", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[rig.files.token().encode()]], dtype=np.object_))
+    with pytest.raises(InferenceServerException, match="baton_control"):
+        rig.infer(*tensors(triton, {"text": "x"}, [{"text": "y"}]), tensor)
+
+
+def test_shadows_tell_both_scores_and_kinds_and_reach_no_client(rig):
+    split(rig, {}, {"wrong_on": "image"}, shadow=100)
+    text = [{"text": "a red round shape"}, {"text": "the blue square thing"}]
+    image = [{"image": {"media": 0}}, {"text": "another"}]
+    for number, documents in enumerate((text, image)):
+        result = rig.infer(*tensors(triton, {"text": "red round shape"}, documents), request_id=str(number))
+        assert version_of(result) == 1
+        # One after the other: on a slow machine more than a few at a time would be dropped.
+        until(lambda n=number: len(rig.samples("pair")) > n, "the pair")
+    first, second = rig.samples("pair")
+    assert [pair["outcome"] for pair in (first, second)] == ["ok", "ok"]
+    assert (first["id"], first["kind"]) == ("0", "documents.text,query.text")
+    assert (second["id"], second["kind"]) == ("1", "documents.image,documents.text,query.text")
+    assert first["stable"][0] == pytest.approx(expected_score(seed=1), abs=1e-6)
+    assert first["candidate"][0] == pytest.approx(expected_score(seed=2), abs=1e-6)
+    # Seeds alone move a score by about 0.01; the wrong one is on the other side of a half.
+    assert second["candidate"][0] == pytest.approx(1 - second["stable"][0], abs=0.1)
+    assert second["candidate"][1] == pytest.approx(second["stable"][1], abs=0.1)
+    assert rig.control()["counts"]["candidate"] == 0
+
+
+def test_nobody_waits_for_shadows_of_a_hung_candidate(rig):
+    split(rig, {}, {"hang_on_request": HANG_S}, shadow=100, deadline_s=1)
+    with traffic(rig) as clients:
+        clients.wait_answers(1, 200)
+        until(lambda: rig.control()["counts"]["shadow_failed"], "a late shadow")
+        clients.wait_answers(1, 50)
+    assert clients.errors == []
+    assert set(clients.versions) == {1}
+    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    counts = rig.control()["counts"]
+    assert counts["shadowed"] <= 4
+    assert counts["shadow_dropped"] > 100
+
+
+def test_control_is_answered_while_every_thread_is_busy(rig):
+    split(rig, {"delay_ms": 500}, {})
+    answers: list[object] = []
+    for _ in range(100):
+        rig.client.async_infer(rig.name, QUESTION_OF_ALL, lambda result, error: answers.append(error or result))
+    report = until(lambda: (r := rig.control())["counts"]["requests"] == 100 and r, "all requests have come")
+    assert report["counts"]["stable"] < 36  # so 64 and more are under way or wait in line
+    until(lambda: len(answers) == 100, "all answers")
+    assert {version_of(answer) for answer in answers} == {1}
+
+
+QUESTION_OF_ALL = tensors(triton, {"text": "red"}, [{"text": "a red thing"}])
+
+
+def test_the_public_name_moves_under_load_and_the_splitter_comes_and_goes(rig):
+    rig.toys({}, {})
+    rig.load(rig.engine)
+    rig.point("engine")
+    with traffic(rig) as clients:
+        for _ in range(4):
+            rig.files.set_splitter(1)
+            rig.load(rig.splitter)
+            rig.point("splitter")
+            rig.route(weight=50)
+            clients.wait_answers(2, 10)
+            rig.route(candidate=None)
+            clients.wait_answers(1, 10)
+            for _ in range(3):
+                rig.point("engine")
+                rig.point("splitter")
+            rig.point("engine")
+            rig.unload(rig.splitter)
+            rig.files.set_splitter(None)
+            clients.wait_answers(1, 10)
+    assert clients.errors == []
+    assert {answer.response_version for answer in clients.answers} == {"1"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_unloading_the_splitter_waits_for_what_is_in_flight(rig, version):
+    split(rig, {"delay_ms": 1500}, {"delay_ms": 1500}, weight=100 if version == 2 else 0)
+    answers: list[object] = []
+    for _ in range(20):
+        rig.client.async_infer(rig.name, QUESTION_OF_ALL, lambda result, error: answers.append(error or result))
+    until(lambda: rig.control()["counts"]["requests"] == 20, "all requests have come")
+    rig.point("engine")
+    rig.unload(rig.splitter)
+    until(lambda: len(answers) == 20, "all answers")
+    assert {version_of(answer) for answer in answers} == {version}
+    until(lambda: not rig.client.is_model_ready(rig.splitter), "the splitter is gone")
+
+
+def test_a_hung_candidate_does_not_stand_in_the_way_of_the_next_splitter(rig):
+    """The old one stays until the hung call ends (Triton waits for it); the new one serves beside it."""
+    split(rig, {}, {"hang_on_request": HANG_S}, {}, weight=100, deadline_s=0.5)
+    assert version_of(rig.infer()) == 1
+    old = rig.control()["pid"]
+    rig.point("engine")
+    rig.unload(rig.splitter)
+    assert version_of(rig.infer()) == 1
+    rig.files.set_splitter(1)
+    rig.load(rig.splitter)
+    rig.point("splitter")
+    report = rig.route(candidate=3, weight=100)
+    assert report["pid"] != old
+    assert version_of(rig.infer()) == 3
+    assert Path(f"/proc/{old}").exists()
+    os.kill(rig.pid(2), signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{old}").exists(), "the old splitter's process is gone")
+    assert version_of(rig.infer()) == 3
+
+
+@pytest.mark.parametrize("wrong", ["token", "stable", "engine"])
+def test_a_splitter_with_wrong_files_does_not_load_and_says_why(rig, wrong):
+    rig.toys({})
+    rig.load(rig.engine)
+    rig.files.set_splitter(1)
+    if wrong == "token":
+        (rig.files.repository / rig.splitter / "1" / "token").unlink()
+    else:
+        path = rig.files.repository / rig.splitter / "config.pbtxt"
+        good = {"stable": 'string_value: "1"', "engine": f'string_value: "{rig.engine}"'}[wrong]
+        path.write_text(path.read_text().replace(good, 'string_value: ""'))
+    with pytest.raises(InferenceServerException, match=rf"{wrong} (can't be read|is missing)"):
+        rig.load(rig.splitter)

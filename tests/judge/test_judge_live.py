@@ -1,0 +1,269 @@
+"""Errors and latency of live traffic, and how the checks make one verdict."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from baton.domain import Gate, Release, Verdict
+from baton.judge import judge_live
+from baton.judge.shapes import Answer, LiveLimits, Pair
+
+LIMITS = LiveLimits()
+
+
+def traffic(count=400, *, every=4, ms=10.0, candidate_ms=10.0, **more):
+    """Twenty requests a second, every fourth to the candidate; times rise and fall a little."""
+    return [
+        Answer(
+            at=index / 20,
+            role="candidate" if index % every == 0 else "stable",
+            took_ms=(candidate_ms if index % every == 0 else ms) * (1 + 0.02 * (index * 7 % 11)),
+            outcome="ok",
+            id=str(index),
+            top=0.9 - 0.01 * (index * 3 % 13),
+            mean=0.4 + 0.01 * (index * 5 % 7),
+            **more,
+        )
+        for index in range(count)
+    ]
+
+
+def failing(answers, which, outcome="failed", took_ms=3.0):
+    """The same, with the candidate's attempts of these numbers failed, and answered by stable instead."""
+    numbers = iter(range(len(answers)))
+    told = []
+    for answer in answers:
+        if answer.role == "candidate" and next(numbers) in which:
+            told.append(replace(answer, outcome=outcome, error="boom", took_ms=took_ms, top=None, mean=None))
+            told.append(replace(answer, role="stable", at=answer.at + 0.01))
+        else:
+            told.append(answer)
+    return told
+
+
+def shadowed(count=60, *, ms=10.0, candidate_ms=10.0, **more):
+    scores = [0.9, 0.5, 0.1]
+    return [
+        Pair(
+            at=index / 5,
+            id=str(index),
+            kind="documents.text,query.text",
+            stable_ms=ms * (1 + 0.02 * (index * 7 % 11)),
+            candidate_ms=candidate_ms * (1 + 0.02 * (index * 5 % 11)),
+            **{"outcome": "ok", "stable": tuple(scores), "candidate": tuple(scores), **more},
+        )
+        for index in range(count)
+    ]
+
+
+def judge(answers=(), pairs=(), *, release=Release.EQUIVALENT, shadow_only=False, limits=LIMITS, looks=10):
+    result = judge_live(answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=looks)
+    assert result.gate is Gate.LIVE
+    assert result.message[0].isupper()
+    assert result.message.endswith(".")
+    json.dumps(result.evidence, allow_nan=False)
+    return result
+
+
+def check(result, name):
+    return next(check for check in result.evidence["checks"] if check["name"] == name)
+
+
+# One verdict of many
+
+
+def test_a_good_candidate_passes_and_the_message_says_by_what():
+    result = judge(traffic())
+    assert result.verdict is Verdict.PASS
+    assert result.observed == pytest.approx(1.0, abs=0.05)
+    assert result.limit == LIMITS.latency_limit
+    assert "failed 0 of 100 requests (0.0%, limit 1.0%), stable 0 of 300" in result.message
+    assert "over 100 answers against 300" in result.message
+    assert result.evidence["samples"] == {"stable": 300, "candidate": 100, "pairs": 0}
+    assert {each["verdict"] for each in result.evidence["checks"]} == {"pass"}
+
+
+def test_nothing_is_no_evidence():
+    result = judge()
+    assert result.verdict is Verdict.HOLD
+    assert "at least 30 requests are needed" in result.message
+    assert judge(shadow_only=True).verdict is Verdict.HOLD
+    assert judge(traffic(every=1)).verdict is Verdict.HOLD
+
+
+def test_too_little_traffic_holds_and_says_how_much_there_is():
+    result = judge(traffic(100))
+    assert result.verdict is Verdict.HOLD
+    assert "failed 0 of 25 requests" in result.message
+    assert check(result, "latency")["verdict"] == "hold"
+    assert check(result, "distributions")["verdict"] == "hold"
+
+
+def test_a_check_that_fails_is_told_before_one_that_holds():
+    result = judge(failing(traffic(80), range(3, 7)))
+    assert check(result, "latency")["verdict"] == "hold"
+    assert result.verdict is Verdict.FAIL
+    assert (result.observed, result.limit) == (4, 3)
+
+
+def test_looks_below_one_are_refused():
+    with pytest.raises(ValueError, match="0 looks"):
+        judge(looks=0)
+
+
+# Errors
+
+
+def test_a_row_of_failures_fails_at_once():
+    result = judge(failing(traffic(), {20, 21, 22}))
+    assert result.verdict is Verdict.FAIL
+    assert "The candidate failed 3 requests in a row, of 100, while stable answered all" in result.message
+    assert "its last error: boom" in result.message
+
+
+def test_refused_attempts_and_clients_own_errors_do_not_end_a_row_and_are_none():
+    refused = failing(traffic(), set(range(20, 30)), outcome="refused", took_ms=None)
+    assert judge(refused).verdict is Verdict.PASS
+    own = failing(traffic(), set(range(20, 30)), outcome="client_error")
+    own = [replace(a, outcome="client_error") if a.role == "stable" and 4.0 <= a.at < 6.0 else a for a in own]
+    assert check(judge(own), "errors")["candidate"] == {"requests": 90, "failed": 0, "share": 0.0}
+    assert judge(own).verdict is Verdict.PASS
+
+
+def test_a_few_stray_failures_pass():
+    result = judge(failing(traffic(2000), {7, 90, 300}))
+    assert result.verdict is Verdict.PASS
+    assert "failed 3 of 500 requests (0.6%, limit 1.0%)" in result.message
+
+
+def test_many_scattered_failures_fail():
+    result = judge(failing(traffic(), range(0, 100, 10)))
+    assert result.verdict is Verdict.FAIL
+    assert result.observed == pytest.approx(0.1)
+    assert result.limit == LIMITS.failure_rate
+    assert "The candidate failed 10 of 100 requests (10.0%, limit 1.0%), stable 0 of 310" in result.message
+
+
+def test_more_failures_than_the_limit_but_not_surely_hold():
+    result = judge(failing(traffic(2000), range(0, 490, 70)))
+    assert result.verdict is Verdict.HOLD
+    assert "Too early to tell: the candidate failed 7 of 500 requests (1.4%" in result.message
+
+
+def test_what_stable_suffers_too_is_not_the_candidates():
+    every_tenth = [replace(a, outcome="client_error") if a.id.endswith("3") else a for a in traffic(1000)]
+    result = judge(failing(every_tenth, range(0, 250, 10)))
+    assert check(result, "errors")["verdict"] == "pass"
+    # The same failures with a stable that gives no errors.
+    assert judge(failing(traffic(1000), range(0, 250, 10))).verdict is Verdict.FAIL
+
+
+def test_a_stall_of_the_whole_server_is_not_the_candidates():
+    answers = failing(traffic(), {20, 21, 22, 23}, outcome="late", took_ms=500.0)
+    stalled = [replace(a, took_ms=900.0) if a.role == "stable" and 3.9 <= a.at < 4.9 else a for a in answers]
+    assert judge(stalled).verdict is not Verdict.FAIL
+    assert judge(answers).verdict is Verdict.FAIL
+
+
+def test_failures_in_shadow_count():
+    pairs = shadowed()
+    for index in range(10, 13):
+        late = {"outcome": "late", "candidate": (), "candidate_ms": None, "error": "no answer within 0.5 s"}
+        pairs[index] = replace(pairs[index], **late)
+    result = judge(traffic(every=1000), pairs, shadow_only=True)
+    assert result.verdict is Verdict.FAIL
+    assert "in a row" in result.message
+    assert "no answer within 0.5 s" in result.message
+
+
+@pytest.mark.parametrize("candidate", [(), (0.9, 0.5), (0.9, 0.5, float("nan")), (0.9, float("inf"), 0.1)])
+def test_scores_that_are_missing_or_no_numbers_are_failures(candidate):
+    result = judge(traffic(every=1000), shadowed(candidate=candidate), shadow_only=True)
+    assert result.verdict is Verdict.FAIL
+    assert check(result, "errors")["verdict"] == "fail"
+    assert f"{len(candidate)} scores, not all finite, where stable gave 3" in result.message
+
+
+# Latency while traffic is split
+
+
+def test_a_slow_candidate_fails():
+    result = judge(traffic(candidate_ms=30.0))
+    assert result.verdict is Verdict.FAIL
+    assert result.observed == pytest.approx(3.0, abs=0.1)
+    assert result.limit == LIMITS.latency_limit
+    assert result.message.startswith("The candidate is slower than the limit: its median is 3.")
+
+
+def test_a_difference_of_milliseconds_is_nobodys_concern():
+    assert judge(traffic(ms=1.0, candidate_ms=3.0)).verdict is Verdict.PASS
+    limits = replace(LIMITS, latency_floor_ms=1.0)
+    assert judge(traffic(ms=1.0, candidate_ms=3.0), limits=limits).verdict is Verdict.FAIL
+
+
+def test_one_that_looks_slow_holds_until_it_is_sure():
+    slower = [replace(a, took_ms=a.took_ms * (1 + int(a.id) % 5)) for a in traffic(140, ms=10.0, candidate_ms=16.0)]
+    result = judge(slower)
+    assert check(result, "latency")["verdict"] == "hold"
+    assert "too early to tell" in check(result, "latency")["message"]
+
+
+def test_a_slow_tail_fails():
+    answers = [
+        replace(a, took_ms=100.0) if a.role == "candidate" and int(a.id) % 20 in {0, 4} else a for a in traffic(1200)
+    ]
+    result = judge(answers)
+    assert result.verdict is Verdict.FAIL
+    assert "its p95 is 8." in result.message
+    assert "120 answers took longer than that against 0 of stable's" in result.message
+
+
+def test_late_answers_are_the_slowest():
+    limits = replace(LIMITS, failure_rate=1.0, max_failures_in_row=1000)
+    answers = failing(traffic(1200), range(0, 300, 5), outcome="late", took_ms=500.0)
+    result = judge(answers, limits=limits)
+    assert result.verdict is Verdict.FAIL
+    assert "60 answers took longer" in result.message
+
+
+def test_load_that_rises_with_the_candidates_share_is_not_the_candidates():
+    """Times double when half of the traffic goes to the candidate; compared as a whole, it would look slow."""
+    few, many = traffic(2000, every=40), traffic(400, every=2, ms=22.0, candidate_ms=22.0)
+    answers = [*few, *(replace(answer, at=answer.at + 100) for answer in many)]
+    result = judge(answers)
+    assert result.verdict is Verdict.PASS
+    assert result.observed == pytest.approx(1.0, abs=0.05)
+
+
+def test_answers_of_another_time_are_not_compared():
+    stable = [answer for answer in traffic(400) if answer.role == "stable"]
+    candidate = [replace(a, at=a.at + 1000) for a in traffic(400, candidate_ms=30.0) if a.role == "candidate"]
+    ended = [*candidate, *stable]
+    # All of stable's answers are before the first of the candidate's, so only the first stretch has both.
+    assert check(judge(ended), "latency")["verdict"] == "hold"
+
+
+# Latency in shadow
+
+
+def test_shadowed_requests_are_compared_with_themselves():
+    result = judge((), shadowed(), shadow_only=True)
+    assert check(result, "latency")["observed"] == pytest.approx(1.0, abs=0.1)
+    assert result.verdict is Verdict.PASS
+    slow = judge((), shadowed(candidate_ms=25.0), shadow_only=True)
+    assert slow.verdict is Verdict.FAIL
+    assert slow.observed == pytest.approx(2.5, abs=0.2)
+
+
+def test_a_slow_tail_in_shadow_fails():
+    pairs = [replace(pair, candidate_ms=200.0) if index % 6 == 0 else pair for index, pair in enumerate(shadowed(200))]
+    result = judge((), pairs, shadow_only=True)
+    assert result.verdict is Verdict.FAIL
+    assert "34 answers took longer than that against 0 of stable's" in result.message
+
+
+def test_dropped_shadows_are_no_evidence():
+    result = judge(traffic(every=1000), shadowed(outcome="dropped", candidate=()), shadow_only=True)
+    assert result.verdict is Verdict.HOLD
+    assert result.evidence["samples"]["candidate"] == 1

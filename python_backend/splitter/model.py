@@ -163,7 +163,7 @@ class ClientRequest:
 
 
 def parameters_of(request: Any) -> dict[str, Any]:
-    """The request's parameters. Numbers that are not whole become texts: Triton 24.10 refuses to pass them on."""
+    """The request's parameters. Numbers that are not whole become texts: Triton passes none from model to model."""
     text = request.parameters()
     if not text or text == "{}":
         return {}

@@ -185,7 +185,7 @@ def test_a_version_sees_what_it_would_see_without_the_splitter(rig, batch, versi
 def test_numbers_among_the_parameters_and_sequences(rig):
     echo(rig, 0)
     inputs = echo_inputs(0, all_of_them=False)
-    # Triton 24.10 refuses floats from a model to another one: they arrive as texts.
+    # Triton refuses floats from a model to another one: they arrive as texts.
     assert seen(rig.infer(*inputs, parameters={"share": 1.5}))["parameters"] == {"share": "1.5"}
     wanted = [triton.InferRequestedOutput("seen")]
     options = {"sequence_id": 77, "sequence_start": True, "outputs": wanted}
@@ -217,7 +217,7 @@ def test_an_error_of_stables_goes_back_with_its_message(rig, weight):
     with pytest.raises(InferenceServerException) as refusal:
         rig.infer(*echo_inputs(4, all_of_them=False), parameters={"refuse": "INVALID_ARG"})
     assert "refused as asked" in refusal.value.message()
-    # 24.10 tells a model that calls another one no code; later ones do.
+    # Before 25.04 Triton tells a model that calls another one no code.
     assert refusal.value.status() in {"StatusCode.INTERNAL", "StatusCode.INVALID_ARGUMENT"}
     report = rig.control()
     assert report["counts"]["client_errors"] == 1

@@ -1,8 +1,9 @@
 """How often live traffic turns a good version back, and a bad one not, on a noisy machine; look by look, as a rollout.
 
 Requests differ by a factor of ten and come at random. The load rises all the time, and so does the candidate's share:
-5 % for a third of the time, then on to 50 %. One answer in twenty stalls alone, with a Pareto tail of infinite variance;
-bursts slow both versions by a factor with a Pareto tail, and in one of ten of them a third of all attempts fail.
+5 % for a third of the time, then on to 50 %. One answer in twenty stalls alone, with a Pareto tail of infinite
+variance; bursts slow both versions by a factor with a Pareto tail, and in one of ten of them a third of all attempts
+fail.
 """
 
 from collections import Counter
@@ -100,13 +101,15 @@ def verdicts(results):
 
 
 def test_an_identical_version_is_not_turned_back_while_traffic_is_split():
+    # In 1000 runs 948 passed, 49 held (as the candidate happened to meet the bursts that fail) and 3 failed.
     found = verdicts(of_split(100))
-    assert found[Verdict.FAIL] == 0
+    assert found[Verdict.FAIL] <= 1
     assert found[Verdict.PASS] >= 90
 
 
 def test_a_version_that_is_a_little_slower_is_not_turned_back():
-    assert verdicts(of_split(30, slower=1.2))[Verdict.FAIL] == 0
+    # In 150 runs 1 failed; of versions exactly at the limit, 1.5, 22 of 100 did.
+    assert verdicts(of_split(30, slower=1.2))[Verdict.FAIL] <= 1
 
 
 def test_a_version_that_takes_twice_as_long_is_turned_back():
@@ -120,6 +123,7 @@ def test_a_version_that_fails_one_request_in_twenty_never_passes():
 
 
 def test_a_version_that_raises_on_30_percent_is_turned_back_within_a_few_dozen_requests():
+    # In 150 runs the median was 24 requests of the candidate, the most were 67; a look comes every 190 requests.
     results = of_split(40, fails=0.3)
     assert verdicts(results) == {Verdict.FAIL: 40}
     asked = [result.evidence["samples"]["candidate"] for result in results]
@@ -127,16 +131,17 @@ def test_a_version_that_raises_on_30_percent_is_turned_back_within_a_few_dozen_r
 
 
 def test_identical_and_retrained_versions_are_not_turned_back_in_shadow():
-    assert verdicts(of_shadow(20, Release.EQUIVALENT)) == {Verdict.PASS: 20}
-    assert verdicts(of_shadow(40, unlike=1.0)) == {Verdict.PASS: 40}
+    assert verdicts(of_shadow(10, Release.EQUIVALENT)) == {Verdict.PASS: 10}
+    assert verdicts(of_shadow(20, unlike=1.0)) == {Verdict.PASS: 20}
 
 
 def test_a_version_that_is_wrong_about_one_kind_in_twenty_is_turned_back_by_name():
-    results = of_shadow(40, unlike=0.5, wrong_kind="documents.image,query.text")
+    # In 60 runs 55 failed; in the others fewer than the ten requests that a kind takes came by, or hardly more.
+    results = of_shadow(24, unlike=0.5, wrong_kind="documents.image,query.text")
     turned = [result for result in results if result.verdict is Verdict.FAIL]
-    assert len(turned) >= 30
+    assert len(turned) >= 18
     assert all("documents.image,query.text" in result.message for result in turned)
 
 
 def test_a_version_that_takes_twice_as_long_in_shadow_is_turned_back():
-    assert verdicts(of_shadow(30, slower=2.0)) == {Verdict.FAIL: 30}
+    assert verdicts(of_shadow(15, slower=2.0)) == {Verdict.FAIL: 15}

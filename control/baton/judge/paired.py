@@ -137,13 +137,13 @@ class Compared:
 
 def tau_b(stable: Floats, candidate: Floats) -> float:
     """Kendall's tau-b of two lists of scores, ties within 1e-6 (Kendall 1945); 0 where all of one list are tied."""
-    first, second = np.triu_indices(stable.size, 1)
     signs = []
     for scores in (stable, candidate):
-        apart = scores[first] - scores[second]
+        apart = scores[:, None] - scores
         signs.append(np.where(np.abs(apart) <= _SAME, 0.0, np.sign(apart)))
-    both = math.sqrt(float(np.abs(signs[0]).sum()) * float(np.abs(signs[1]).sum()))
-    return float(signs[0] @ signs[1]) / both if both else 0.0
+    # Each pair of documents stands in it twice, with both signs: above and below the line alike.
+    both = math.sqrt(np.vdot(signs[0], signs[0]) * np.vdot(signs[1], signs[1]))
+    return float(np.vdot(signs[0], signs[1])) / both if both else 0.0
 
 
 Groups = Mapping[str, Sequence[Compared]]

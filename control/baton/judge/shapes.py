@@ -74,7 +74,8 @@ class Answer:
     """One attempt of one version to answer a live request, as the splitter saw it; ``at`` is its end.
 
     A ``refused`` attempt never reached the version (bulkhead full, or the breaker open). A ``client_error`` is an error
-    that stable gave, too. ``took_ms`` is None where nothing was measured; ``top`` and ``mean`` are of the scores, None
+    that stable gave, too; all of stable's own are called so, as nobody else is asked. ``took_ms`` is None where nothing
+    was measured, and for a ``late`` attempt the time that it was waited for; ``top`` and ``mean`` are of the scores, None
     where there are none.
     """
 

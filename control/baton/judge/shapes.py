@@ -75,8 +75,8 @@ class Answer:
 
     A ``refused`` attempt never reached the version (bulkhead full, or the breaker open). A ``client_error`` is an error
     that stable gave, too; all of stable's own are called so, as nobody else is asked. ``took_ms`` is None where nothing
-    was measured, and for a ``late`` attempt the time that it was waited for; ``top`` and ``mean`` are of the scores, None
-    where there are none.
+    was measured, and for a ``late`` attempt the time that it was waited for; ``top`` and ``mean`` are of the scores,
+    None where there are none.
     """
 
     at: float

@@ -67,8 +67,8 @@ class Stage:
     def settings(self, **rollout: Any) -> dict[str, Any]:
         """The configuration as a table: quick, and with limits of time that no slow machine meets.
 
-        ``rollout`` are settings of ``[services.rollout]``; ``gates``, ``traffic``, ``live`` and ``state`` are taken out of
-        them. Without ``traffic`` all of it moves at once.
+        ``rollout`` are settings of ``[services.rollout]``; ``gates``, ``traffic``, ``live`` and ``state`` are taken out
+        of them. Without ``traffic`` all of it moves at once.
         """
         traffic = rollout.pop("traffic", {"steps": [], "shadow_share": 0})
         live = rollout.pop("live", {})
@@ -275,9 +275,15 @@ class Answered(NamedTuple):
 
 
 class Traffic:
-    """Clients that ask all the time, over gRPC and HTTP, and write down every answer. None tries anything twice."""
+    """Clients that ask all the time, over gRPC and HTTP, and write down every answer. None tries anything twice.
 
-    def __init__(self, stage: Stage, *, service: str = "ranker", clients: int = 4, pause_s: float = 0.01) -> None:
+    With ``pictures``, every so manieth request has documents that are images, to the toy.
+    """
+
+    def __init__(
+        self, stage: Stage, *, service: str = "ranker", clients: int = 4, pause_s: float = 0.01, pictures: int = 0
+    ) -> None:
+        self._pictures = pictures
         self._stop = threading.Event()
         self._pause = pause_s
         self._service = service
@@ -298,14 +304,13 @@ class Traffic:
             return Counter(a.version for a in self.answers)
 
     def _ask(self, protocol: Any, url: str) -> None:
-        inputs = []
-        for name, texts in (("query", [QUERY]), ("documents", [DOCUMENT, "the blue square thing"])):
-            tensor = protocol.InferInput(name, [1, len(texts)], "BYTES")
-            tensor.set_data_from_numpy(np.array([[json.dumps({"text": t}).encode() for t in texts]], dtype=np.object_))
-            inputs.append(tensor)
+        usual, pictures = self._inputs(protocol, "text"), self._inputs(protocol, "image")
+        asked = 0
         with protocol.InferenceServerClient(url) as client:
             while not self._stop.is_set():
                 start = time.time()
+                asked += 1
+                inputs = pictures if self._pictures and asked % self._pictures == 0 else usual
                 try:
                     result = client.infer(self._service, inputs)
                     response = result.get_response()
@@ -320,6 +325,14 @@ class Traffic:
                     with self._lock:
                         self.answers.append(Answered(now, now - start, version, said, score))
                 self._stop.wait(self._pause)
+
+    def _inputs(self, protocol: Any, key: str) -> list[Any]:
+        inputs = []
+        for name, kind, texts in (("query", "text", [QUERY]), ("documents", key, [DOCUMENT, "the blue square thing"])):
+            tensor = protocol.InferInput(name, [1, len(texts)], "BYTES")
+            tensor.set_data_from_numpy(np.array([[json.dumps({kind: t}).encode() for t in texts]], dtype=np.object_))
+            inputs.append(tensor)
+        return inputs
 
     def wait_answers(self, version: int, more: int = 20) -> None:
         """Until the version has given so many more answers."""

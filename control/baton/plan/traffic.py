@@ -132,6 +132,9 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     phase, version = rollout.phase, rollout.candidate
     gate = view.live_gate
     if gate is not None and gate.verdict is Verdict.FAIL:
+        before = rollout.gates.get(Gate.LIVE)
+        if before is None or before.verdict is not Verdict.FAIL:
+            return Decision(phase, gate.message, Record(gate))
         outcome = Outcome.REJECTED if phase is Phase.SHADOWING else Outcome.ROLLED_BACK
         return Decision(phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))
     if rollout.progressed_at is None:

@@ -59,6 +59,8 @@ class Toy:
     """Seconds that each batch hangs, as in a call that waits for something which does not come."""
     wrong_on: str | None = None
     """Documents that hold this key (``text``, ``image``, ``video``) get 1 - score."""
+    only_if: str | None = None
+    """It misbehaves in requests only while a file of this path exists: after its gates, say."""
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Toy:
@@ -68,6 +70,10 @@ class Toy:
         if unknown:
             raise ValueError(f"config.json: toy has no switch {sorted(unknown)}")
         return cls(**asked)
+
+    def now(self) -> Toy:
+        """The switches that are in force for requests at this moment."""
+        return self if self.only_if is None or os.path.exists(self.only_if) else Toy()  # noqa: PTH110 - per request
 
 
 class InvalidInput(Exception):
@@ -150,20 +156,21 @@ class TritonPythonModel:
             time.sleep(3600)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        if self.toy.exit_on_request:
+        toy = self.toy.now()
+        if toy.exit_on_request:
             os._exit(4)
-        time.sleep(self.toy.delay_ms / 1000 + self.toy.hang_on_request)
-        return [self._answer(request) for request in requests]
+        time.sleep(toy.delay_ms / 1000 + toy.hang_on_request)
+        return [self._answer(toy, request) for request in requests]
 
-    def _answer(self, request: Any) -> Any:
+    def _answer(self, toy: Toy, request: Any) -> Any:
         """One request's response; what is wrong with one request never reaches another one's."""
-        if self.toy.leak_mb:
-            self.leaked.append(os.urandom(int(self.toy.leak_mb * 2**20)))
+        if toy.leak_mb:
+            self.leaked.append(os.urandom(int(toy.leak_mb * 2**20)))
         try:
-            if self.random.random() < self.toy.error_rate:
+            if self.random.random() < toy.error_rate:
                 error = pb_utils.TritonError("this toy version fails now and then", pb_utils.TritonError.INTERNAL)
                 return pb_utils.InferenceResponse(error=error)
-            scores = self._score(request)
+            scores = self._score(toy, request)
         except InvalidInput as refusal:
             error = pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
@@ -174,23 +181,23 @@ class TritonPythonModel:
             ]
         )
 
-    def _score(self, request: Any) -> Scores:
+    def _score(self, toy: Toy, request: Any) -> Scores:
         """Scores ``[1, N]`` of one request's documents."""
         query = text_of(pb_utils.get_input_tensor_by_name(request, "query").as_numpy().reshape(-1)[0], "query")
         raw = pb_utils.get_input_tensor_by_name(request, "documents").as_numpy()
         if raw.shape[0] != 1:
             raise InvalidInput(f"one query a request, not {raw.shape[0]}")
         documents = [text_of(item, f"document {place}") for place, item in enumerate(raw[0])]
-        if self.toy.nan:
+        if toy.nan:
             return np.full((1, len(documents)), np.nan, dtype=np.float32)
-        if self.toy.constant is not None:
-            return np.full((1, len(documents)), self.toy.constant, dtype=np.float32)
+        if toy.constant is not None:
+            return np.full((1, len(documents)), toy.constant, dtype=np.float32)
         scores = np.empty((1, len(documents)), dtype=np.float32)
         for place, document in enumerate(documents):
             # A sum of its own for each pair: a matrix product could round differently with the number of rows.
             logit = math.fsum((features(query, document, self.weights.size) * self.weights).tolist())
-            logit += self.toy.batch_noise * (len(documents) - 1)
+            logit += toy.batch_noise * (len(documents) - 1)
             scores[0, place] = 1 / (1 + math.exp(-logit))
-            if self.toy.wrong_on is not None and self.toy.wrong_on in json.loads(raw[0, place]):
+            if toy.wrong_on is not None and toy.wrong_on in json.loads(raw[0, place]):
                 scores[0, place] = 1 - scores[0, place]
         return scores

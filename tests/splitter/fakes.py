@@ -109,7 +109,7 @@ class Stage:
 
     def __init__(self, **route: Any) -> None:
         self.clock = Clock()
-        self.stable_pool, self.candidate_pool = FakePool(64), FakePool(32)
+        self.stable_pool, self.candidate_pool = FakePool(20), FakePool(10)
         self.timer = FakeTimer(self.clock)
         self.draws: list[float] = []
         """What the random draws give; 0 when used up."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 from google.protobuf import text_format
+from tests.support.stage import until
 from tests.support.toy import engine_config, make_checkpoint
 from tritonclient.grpc import model_config_pb2
 
@@ -91,13 +92,20 @@ class Rig:
         """Ask the public name; by default the one question that all ask."""
         return self.client.infer(self.name, list(inputs) or QUESTION, client_timeout=LONG_S, **options)
 
-    def samples(self, what: str) -> list[dict[str, Any]]:
-        """Everything in the ring, page by page."""
+    def counted(self, **counts: int) -> dict[str, Any]:
+        """The report, as soon as it counts that. A request is counted after its client has the answer."""
+        found: dict[str, Any] = until(
+            lambda: (r := self.control())["counts"] | counts == r["counts"] and r, f"the counts {counts}"
+        )
+        return found
+
+    def samples(self, what: str, after: int = 0) -> list[dict[str, Any]]:
+        """Everything newer in the ring, page by page."""
         found: list[dict[str, Any]] = []
-        report = self.control()
-        while report["samples"]:
+        boot = self.control()["boot"]
+        while (report := self.control(after=after, boot=boot))["samples"]:
             found += report["samples"]
-            report = self.control(after=report["next"], boot=report["boot"])
+            after = report["next"]
         return [sample for sample in found if sample["what"] == what]
 
 
@@ -109,7 +117,7 @@ def route_of(**route: Any) -> dict[str, Any]:
         "shadow": 0,
         "lease_s": 600,
         "salt": "7",
-        "deadline_s": 10,
+        "deadline_s": 60,
         "compare": "scores",
         "kinds": ["query", "documents"],
         "contents": False,

@@ -9,6 +9,7 @@ import pytest
 from tests.splitter.fakes import FakeRequest, Stage, failing, scored
 
 from traffic_splitter.breaker import FAILURES, REST_S
+from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS
 from traffic_splitter.request import Answer
 
 
@@ -21,6 +22,11 @@ def answered(request: FakeRequest) -> list[float]:
 
 
 STABLE, CANDIDATE = [0.1, 0.2], [0.3, 0.4]
+
+
+def test_all_calls_together_leave_triton_a_thread():
+    # 32 of them, and one is for what execute answers itself.
+    assert STABLE_CALLS + CANDIDATE_CALLS + 1 < 32
 
 
 def test_without_a_route_stable_answers():
@@ -186,13 +192,13 @@ def test_the_deadline_follows_stables_times():
 
 def test_when_the_bulkhead_is_full_stable_answers_at_once():
     stage = Stage(weight=100)
-    stage.candidate_pool.busy = 32
+    stage.candidate_pool.busy = 10
     request = stage.send("a")
     assert request.calls == [1]
     assert stage.counts == {"requests": 1, "stable": 1, "refused": 1}
     refused = stage.samples()[0]
     assert (refused["outcome"], refused["took_ms"], refused["id"]) == ("refused", None, "a")
-    assert "32 calls" in refused["error"]
+    assert "10 calls" in refused["error"]
     stage.candidate_pool.busy = 0
     assert stage.send().calls == [2]
 
@@ -220,7 +226,7 @@ def test_a_full_bulkhead_does_not_use_up_the_one_try():
     for _ in range(FAILURES):
         stage.send()
     stage.clock.now += REST_S
-    stage.candidate_pool.busy = 32
+    stage.candidate_pool.busy = 10
     assert stage.send().calls == [1]
     stage.candidate_pool.busy = 0
     assert stage.send().calls == [2, 1]

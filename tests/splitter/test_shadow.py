@@ -61,7 +61,7 @@ def test_what_went_to_the_candidate_is_not_shadowed():
     assert stage.send().calls == [2]
     stage.versions[2] = failing()
     assert stage.send().calls == [2, 1]
-    stage.candidate_pool.busy = 32
+    stage.candidate_pool.busy = 10
     assert stage.send().calls == [1]
     assert not stage.samples("pair")
 
@@ -127,10 +127,10 @@ def test_only_a_few_at_a_time():
 
 def test_live_requests_come_first_in_the_pool():
     stage = shadowing()
-    stage.candidate_pool.busy = 17
+    stage.candidate_pool.busy = 6
     stage.send()
     assert stage.counts["shadow_dropped"] == 1
-    stage.candidate_pool.busy = 16
+    stage.candidate_pool.busy = 5
     stage.send()
     assert stage.counts["shadowed"] == 1
 

@@ -21,10 +21,15 @@ from .samples import Ledger
 from .shadow import Shadow
 from .tally import Tally
 
-STABLE_CALLS = 64
+STABLE_CALLS = 20
 """Calls of the stable version at a time; more wait in line, as they would in the engine's own queue."""
-CANDIDATE_CALLS = 32
-"""Calls of the candidate at a time, the bulkhead: a hung candidate takes no more of this process than these."""
+CANDIDATE_CALLS = 10
+"""Calls of the candidate at a time, the bulkhead: a hung candidate takes no more of this process than these.
+
+Triton's side of a python model has 32 threads (``thread-pool-size``), and each call to another model holds one until it
+ends; sending an answer takes one, too. With 32 hung calls nothing is sent any more, by any version (seen on 24.10). A
+thread of ours has one call or one answer in hand, so 20 + 10 of them and ``execute`` always leave a thread there.
+"""
 
 
 class Splitter:

@@ -22,7 +22,7 @@ def _ms(seconds: float) -> str:
 
 
 def _span(swing: Swing) -> str:
-    return f"{_ms(swing.lowest_s)}-{_ms(swing.highest_s)}"
+    return "-" if math.isnan(swing.median_s) else f"{_ms(swing.lowest_s)}-{_ms(swing.highest_s)}"
 
 
 def _span_size(swing: Swing) -> float:

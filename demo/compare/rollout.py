@@ -44,8 +44,8 @@ def baton(home: Path) -> Iterator[Running]:
             update,
             lambda: [pid for session in sessions for pid in procfs.session_members(session)],
             paths={
-                "the engine, called directly": infer_url(rig.places["http"], version=OLD),
-                "the public name": public,
+                "engine, directly": infer_url(rig.places["http"], version=OLD),
+                "public name": public,
             },
         )
 

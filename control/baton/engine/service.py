@@ -38,6 +38,7 @@ from baton.plan import (
     Effect,
     End,
     Halt,
+    Judge,
     Policy,
     Progress,
     Record,
@@ -175,17 +176,28 @@ class Service:
         return self.view
 
     def _analyse(self, rollout: Rollout | None, now: float) -> None:
-        """Ask the live analysis at each interval, and at once when a splitter keeps requests from the candidate."""
+        """Ask the live analysis at each interval, and at once when a splitter keeps requests from the candidate.
+
+        In the background: with much traffic it takes half a second, and an abort must not wait for that.
+        """
         if rollout is None or rollout.progressed_at is None or rollout.stop is not None:
             self.live_gate, self._judged_at = None, float("-inf")
             return
         if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING):
             return
         shadow_only = rollout.phase is Phase.SHADOWING
-        self.steering.begin(rollout.id, "shadow" if shadow_only else "split")
-        if now - self._judged_at >= self.policy.interval or self.steering.tripped():
-            self.live_gate = self.steering.judge(now, rollout.release, shadow_only=shadow_only)
-            self._judged_at = now
+        if self.steering.begin(rollout.id, "shadow" if shadow_only else "split"):
+            self.live_gate, self._judged_at = None, float("-inf")
+        if now - self._judged_at < self.policy.interval and not self.steering.tripped():
+            return
+        self._judged_at = now
+
+        def judge(_task: Task) -> None:
+            result = self.steering.judge(now, rollout.release, shadow_only=shadow_only)
+            if self.steering.about(rollout.id, "shadow" if shadow_only else "split"):
+                self.live_gate = result
+
+        self.tasks.start(Judge(), judge)
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):

@@ -30,6 +30,8 @@ EVERY_S = 1.0
 OBSERVED_OVER_S = 30.0
 """The share of traffic that is told as observed is that of so many last seconds."""
 MOST_SAMPLES = 20_000
+MOST_JUDGED = 4000
+"""Answers that are looked at each time: more would tell no more, and take longer."""
 
 
 @dataclass
@@ -76,13 +78,20 @@ class Steering:
         # Holds make a way longer: twice as many looks as it takes without are paid for.
         self._looks = max(2, round(2 * way / traffic.interval))
 
-    def begin(self, rollout: int, phase: str) -> None:
-        """Evidence is of one phase of one rollout; that of another one is dropped."""
+    def begin(self, rollout: int, phase: str) -> bool:
+        """Evidence is of one phase of one rollout; that of another one is dropped. True when it begins anew."""
         with self._lock:
-            if self._rollout != (rollout, phase):
-                self._rollout = (rollout, phase)
-                self._answers.clear()
-                self._pairs.clear()
+            if self._rollout == (rollout, phase):
+                return False
+            self._rollout = (rollout, phase)
+            self._answers.clear()
+            self._pairs.clear()
+            return True
+
+    def about(self, rollout: int, phase: str) -> bool:
+        """Whether the evidence is still of that phase of that rollout."""
+        with self._lock:
+            return self._rollout == (rollout, phase)
 
     def steered(self, server: str) -> float | None:
         """When the server's splitter last answered."""
@@ -176,7 +185,7 @@ class Steering:
         candidate = [a.at for a in answers if a.role == "candidate" and a.outcome in ("ok", "failed", "late")]
         if 0 < sum(at >= since for at in candidate) < live.min_requests:
             since = min(since, *candidate[-live.min_requests :])
-        return [a for a in answers if a.at >= since], pairs[-10 * live.min_pairs :]
+        return [a for a in answers if a.at >= since][-MOST_JUDGED:], pairs[-10 * live.min_pairs :]
 
     def told(self, now: float) -> dict[str, Any]:
         """What the splitters of all servers do, for ``ctl status``."""

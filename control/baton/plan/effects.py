@@ -108,8 +108,13 @@ class Sync:
     model: Model
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Ask the live analysis about the traffic so far. Done at each interval, and never by decision."""
+
+
 Effect = (
-    Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | SetSplitter | Sync | Renew | Progress | Steer
+    Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | SetSplitter | Sync | Renew | Progress | Steer | Judge
 )
 
 

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from baton.domain import Step
 
 
+LEAST = 1.0
+"""Percent of traffic from which a linear step begins where the candidate had none: without any there is no evidence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where on its way a candidate is."""
@@ -42,7 +46,8 @@ def position(steps: Sequence[Step], progress: float, approvals: int) -> Position
         end = begin + step.hold + step.over
         if progress < end:
             share = (progress - begin) / step.over if step.over else 1.0
-            return Position(index, weight + (step.weight - weight) * share, end - progress)
+            reached = weight + (step.weight - weight) * share
+            return Position(index, max(reached, min(LEAST, step.weight)), end - progress)
         weight, begin = step.weight, end
     return Position(len(steps), 100.0, 0.0)
 

@@ -16,6 +16,7 @@ from baton.config import Config
 from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
 from baton.engine.build import build
 from baton.engine.loop import Loop
+from baton.engine.memory import VersionMemory
 from baton.engine.service import LOADED, Service
 from baton.errors import Refused, Unreachable
 from baton.journal import Journal
@@ -31,12 +32,18 @@ class App:
     """All methods may be called from any thread."""
 
     def __init__(
-        self, config: Config, loop: Loop, journal: Journal, manifest: Callable[[str, int], dict[str, str]]
+        self,
+        config: Config,
+        loop: Loop,
+        journal: Journal,
+        manifest: Callable[[str, int], dict[str, str]],
+        memory: Callable[[str], Mapping[int, VersionMemory]],
     ) -> None:
         self.config = config
         self._loop = loop
         self._journal = journal
         self._manifest = manifest
+        self._memory = memory
         self._services = {s.name: s for s in loop.services}
 
     # What is
@@ -50,7 +57,9 @@ class App:
                 "paused": self._loop.paused(),
                 "repository": str(self.config.repository.absolute()),
                 "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
-                "services": [report.service(s, self._last(s), self._loop.loop_at) for s in wanted],
+                "services": [
+                    report.service(s, self._last(s), self._loop.loop_at, self._memory(s.name)) for s in wanted
+                ],
             }
 
     def versions(self, service: str | None = None) -> list[dict[str, Any]]:
@@ -359,6 +368,6 @@ def open_app(config: Config) -> Iterator[App]:
     parts = build(config, clock=time.time, wake=wake)
     parts.start()
     try:
-        yield App(config, parts.loop, parts.journal, parts.manifest)
+        yield App(config, parts.loop, parts.journal, parts.manifest, parts.memory.of)
     finally:
         parts.close()

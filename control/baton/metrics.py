@@ -117,6 +117,62 @@ def _services(services: list[dict[str, Any]]) -> Iterator[Metric]:
         for service in services:
             family.add_metric([service["name"]], float(service[key] or 0))
         yield family
+    yield from _traffic(services)
+    yield from _memory(services)
+
+
+def _traffic(services: list[dict[str, Any]]) -> Iterator[Metric]:
+    """What the splitters did since they started; only while live requests are mirrored or split."""
+    observed = GaugeMetricFamily(
+        "baton_candidate_weight_observed_percent",
+        "The share of requests that the candidate answered in the last half minute.",
+        labels=["service"],
+    )
+    answered = GaugeMetricFamily(
+        "baton_split_requests", "Requests that each role answered in this split.", labels=["service", "role"]
+    )
+    shadowed = GaugeMetricFamily(
+        "baton_shadowed_requests", "Requests mirrored to the candidate in this split.", labels=["service"]
+    )
+    lease = GaugeMetricFamily(
+        "baton_split_lease_seconds",
+        "What is left of the split's lease; 0: the stable version alone.",
+        labels=["service"],
+    )
+    for service in services:
+        traffic, name = service["traffic"], service["name"]
+        if traffic is None:
+            continue
+        if traffic["observed"] is not None:
+            observed.add_metric([name], traffic["observed"])
+        for role, count in traffic["requests"].items():
+            answered.add_metric([name, role], count)
+        shadowed.add_metric([name], traffic["shadowed"])
+        lease.add_metric([name], traffic["lease_left_s"] or 0.0)
+    yield from (observed, answered, shadowed, lease)
+
+
+def _memory(services: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Of the engine versions on this machine."""
+    family = GaugeMetricFamily(
+        "baton_engine_memory_bytes", "Memory of an engine version's processes.", labels=["service", "version", "kind"]
+    )
+    growth = GaugeMetricFamily(
+        "baton_engine_memory_growth_ratio",
+        "Growth of the resident memory in the window of the gate, as a share.",
+        labels=["service", "version"],
+    )
+    for service in services:
+        for version in service["versions"]:
+            memory, labels = version.get("memory"), [service["name"], str(version["version"])]
+            if memory is None:
+                continue
+            family.add_metric([*labels, "resident"], memory["bytes"])
+            if memory["gpu_bytes"] is not None:
+                family.add_metric([*labels, "gpu"], memory["gpu_bytes"])
+            if memory["growth"] is not None:
+                growth.add_metric(labels, memory["growth"])
+    yield from (family, growth)
 
 
 def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:

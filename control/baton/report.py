@@ -9,6 +9,7 @@ from typing import Any
 from baton.config import ServerConfig
 from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, Verdict, VersionState
 from baton.engine.loop import Loop
+from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
 from baton.plan import ServerView, View, route
 from baton.plan.steps import length
@@ -44,7 +45,9 @@ def _in_sync(view: View, one: ServerView) -> bool:
     return one.live and view.leads(one) and engine
 
 
-def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, Any]:
+def service(
+    one: Service, last: Rollout | None, looked_at: float, memory: Mapping[int, VersionMemory]
+) -> dict[str, Any]:
     """One service, as ``ctl status`` shows it; at rest with the gates of the ``last`` rollout."""
     view, decision = one.view, one.decision
     rollout = view.rollout if view is not None else None
@@ -61,11 +64,11 @@ def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, A
         "candidate": rollout.candidate if rollout is not None and ongoing else None,
         "weight": weight(one, rollout),
         "step": step(one, rollout),
-        "steps": _way(one),
+        "steps": _way(one, rollout),
         "traffic": _traffic(one, rollout),
-        "gates": [] if last is None else [gate(g) for g in gates_of(last, one)],
+        "gates": ([] if last is None else [gate(g) for g in gates_of(last, one)]) + _memory_gate(memory),
         "versions": [
-            {k: row[k] for k in ("version", "label", "state", "release", "reason")}
+            {**{k: row[k] for k in ("version", "label", "state", "release", "reason")}, "memory": _memory(memory, row)}
             for row in versions(one)
             if row["version"] is not None
         ],
@@ -73,6 +76,26 @@ def service(one: Service, last: Rollout | None, looked_at: float) -> dict[str, A
         "rollout": None if rollout is None else _brief(rollout),
         "updated_at": iso(looked_at or None),
     }
+
+
+def _memory(memory: Mapping[int, VersionMemory], row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a version takes now; None where that can't be seen from here."""
+    known = memory.get(row["version"])
+    if known is None:
+        return None
+    return {
+        "bytes": known.usage.resident_bytes,
+        "gpu_bytes": known.usage.gpu_bytes,
+        "growth": known.result.observed,
+        "verdict": known.result.verdict,
+    }
+
+
+def _memory_gate(memory: Mapping[int, VersionMemory]) -> list[dict[str, Any]]:
+    """The version that gives most reason to worry; none where nothing is known."""
+    order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
+    worst = min(memory.values(), key=lambda m: order[m.result.verdict], default=None)
+    return [] if worst is None else [gate(worst.result)]
 
 
 def weight(one: Service, rollout: Rollout | None) -> float:
@@ -88,7 +111,7 @@ def weight(one: Service, rollout: Rollout | None) -> float:
 
 def step(one: Service, rollout: Rollout | None) -> dict[str, Any]:
     """Which of the traffic steps is under way, counted from 1; 0 before the first. All traffic is the last of them."""
-    steps = one.policy.steps
+    steps = one.policy.steps if _by_steps(one, rollout) else ()
     shown: dict[str, Any] = {"index": 0, "count": len(steps) + 1, "name": "", "left_s": None}
     if rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
         return shown
@@ -105,9 +128,16 @@ def step(one: Service, rollout: Rollout | None) -> dict[str, Any]:
     return shown
 
 
-def _way(one: Service) -> list[str]:
+def _by_steps(one: Service, rollout: Rollout | None) -> bool:
+    """Whether the present rollout, or the next one, brings traffic by steps."""
+    return stepwise(rollout, one.policy) if rollout is not None and rollout.phase in ONGOING else True
+
+
+def _way(one: Service, rollout: Rollout | None) -> list[str]:
     """The whole way of a rollout's traffic, in words."""
     policy = one.policy
+    if not _by_steps(one, rollout):
+        return ["100 %"]
     shadow = [f"shadow {policy.shadow_share:g} % for {policy.shadow_for:g} s"] if shadowed(policy) else []
     return [*shadow, *(str(s) for s in policy.steps), "100 %"]
 

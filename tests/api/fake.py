@@ -49,6 +49,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "name": "reranker", "engine": "qwen3_vl_reranker", "phase": "steady",
         "message": "Version 1 serves on every server, and there is nothing to do until a new version comes along.",
         "stable": 1, "candidate": None, "weight": 0, "step": {"index": 0, "count": 3}, "gates": [],
+        "traffic": None,
         "versions": [{k: v[k] for k in ("version", "label", "state", "reason")} for v in VERSIONS[:3]],
         "rollout": None, "updated_at": "2026-01-01T00:00:00Z",
     }  # fmt: skip

@@ -11,6 +11,7 @@ from baton.config import Config, ServiceConfig
 from baton.domain import Folder, VersionMeta
 from baton.engine.gates import Gates
 from baton.engine.loop import Loop
+from baton.engine.memory import Memory
 from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal
@@ -33,13 +34,16 @@ class Parts:
     watcher: Watcher
     servers: dict[str, Triton]
     manifest: Callable[[str, int], dict[str, str]]
+    memory: Memory
 
     def start(self) -> None:
         self.watcher.start()
         self.loop.start()
+        self.memory.start()
 
     def close(self) -> None:
         """Stop in the order in which nothing is asked of what is gone already."""
+        self.memory.stop()
         self.watcher.stop()
         self.loop.stop()
         for server in self.servers.values():
@@ -80,7 +84,8 @@ def build(
         services.append(_service(one, files, servers, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
-    return Parts(loop, journal, watcher, servers, lambda name, version: gates[name].manifest(version))
+    memory = Memory({s.name: s for s in config.services}, config.repository, journal, clock)
+    return Parts(loop, journal, watcher, servers, lambda name, version: gates[name].manifest(version), memory)
 
 
 def _service(

@@ -298,29 +298,27 @@ class Service:
                 return self.tasks.attempt(effect, lambda: self._at_once(effect, view))
 
     def _at_once(self, effect: Effect, view: View) -> None:
-        now = self._clock()
         match effect:
             case Begin():
                 self.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
-                return
             case SetPolicy(versions):
                 self._log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
                 self.files.set_policy(versions)
-                return
             case SetAlias(version, split):
                 way = " by way of the splitter" if split else ""
                 self._log("alias", f"public name on disk: version {version}{way}", view.rollout)
                 self.files.set_alias(version, split=split)
-                return
             case SetSplitter(stable):
                 what = "removed" if stable is None else f"stable version {stable}"
                 self._log("splitter", f"splitter on disk: {what}", view.rollout)
                 self.files.set_splitter(stable)
-                return
             case _:
-                pass
-        rollout = view.rollout
-        assert rollout is not None  # noqa: S101 - the rest is about a rollout
+                assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
+                self._write(effect, view, view.rollout)
+
+    def _write(self, effect: Effect, view: View, rollout: Rollout) -> None:
+        """The effects that are nothing but a line in the journal."""
+        now = self._clock()
         match effect:
             case Advance(phase, why):
                 self._journal.advance(rollout, phase, why, now)
@@ -352,8 +350,9 @@ class Service:
         self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *,
         promoted: bool = False, full: bool = False,
     ) -> Rollout:  # fmt: skip
-        """Open a rollout for a version on disk. ``promoted``: a person asked for it; it waits for nobody. ``full``: and
-        it takes all traffic at once.
+        """Open a rollout for a version on disk.
+
+        ``promoted``: a person asked for it, and it waits for nobody; ``full``: and it takes all traffic at once.
 
         Raises:
             Refused: one is under way, or the folder is not there.

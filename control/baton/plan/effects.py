@@ -114,7 +114,20 @@ class Judge:
 
 
 Effect = (
-    Begin | Advance | End | Halt | Record | Ask | SetPolicy | SetAlias | SetSplitter | Sync | Renew | Progress | Steer | Judge
+    Begin
+    | Advance
+    | End
+    | Halt
+    | Record
+    | Ask
+    | SetPolicy
+    | SetAlias
+    | SetSplitter
+    | Sync
+    | Renew
+    | Progress
+    | Steer
+    | Judge
 )
 
 

@@ -17,13 +17,10 @@ def at_rest(view: View, policy: Policy) -> Decision:
     silent = view.silent()
     if silent and not view.live():
         return Decision(Phase.DEGRADED, f"{view.silence()} Waiting for it.")
-    if view.alias is not None and (repair := _repair(view, view.alias)) is not None:
-        return repair
-    if (leftover := _leftover(view)) is not None:
-        return leftover
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
-    if (aside := step_aside(view, resting)) is not None:
-        return aside
+    repair = None if view.alias is None else _repair(view, view.alias)
+    if (mending := repair or step_aside(view, resting) or _leftover(view)) is not None:
+        return mending
     if silent:
         return Decision(
             Phase.DEGRADED, f"Server {_names(silent)} does not answer; version {view.alias} serves on the others."

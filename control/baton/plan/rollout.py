@@ -324,22 +324,8 @@ def _end(rollout: Rollout) -> End:
 def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
-    if (first := unsplit(view, phase)) is not None:
+    if (first := unsplit(view, phase) or _point_back(view, rollout)) is not None:
         return first
-    if view.alias == rollout.candidate and rollout.kind is not Kind.CHECK and not _hopeless(view, rollout):
-        if previous is None:
-            return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
-        if not view.live() or any(previous not in s.ready() for s in view.live()):
-            if previous not in view.policy:
-                both = frozenset({previous, rollout.candidate})
-                return Decision(phase, f"Bringing version {previous} back first.", SetPolicy(both))
-            back = load(view, phase, previous)
-            return back or Decision(phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
-        if previous not in view.policy:
-            # A restart between here and the next policy must find the version that the public name leads to.
-            both = frozenset({previous, rollout.candidate})
-            return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
-        return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
     if (moving := settle(view, phase) or step_aside(view, phase)) is not None:
         return moving
     if (dropping := drop_all_but(view, phase, _keep(view, rollout), rollout.phase_since, policy)) is not None:
@@ -350,6 +336,25 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if rollout.stop is None:
         return Decision(phase, "Rolled back.", End(Outcome.ROLLED_BACK, "Rolled back."))
     return Decision(phase, rollout.stop.why, End(rollout.stop.outcome, rollout.stop.why))
+
+
+def _point_back(view: View, rollout: Rollout) -> Decision | None:
+    """Lead the public name's files from the candidate back to the previous version, once that can serve."""
+    phase, previous = Phase.ROLLING_BACK, rollout.previous
+    if view.alias != rollout.candidate or rollout.kind is Kind.CHECK or _hopeless(view, rollout):
+        return None
+    if previous is None:
+        return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
+    both = frozenset({previous, rollout.candidate})
+    if not view.live() or any(previous not in s.ready() for s in view.live()):
+        if previous not in view.policy:
+            return Decision(phase, f"Bringing version {previous} back first.", SetPolicy(both))
+        back = load(view, phase, previous)
+        return back or Decision(phase, f"Triton does not answer on {', '.join(view.silent())}; waiting for it.")
+    if previous not in view.policy:
+        # A restart between here and the next policy must find the version that the public name leads to.
+        return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
+    return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
 
 
 def _keep(view: View, rollout: Rollout) -> frozenset[int]:

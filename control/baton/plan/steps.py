@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from baton.domain import Step
 
-
 LEAST = 1.0
 """Percent of traffic from which a linear step begins where the candidate had none: without any there is no evidence."""
 

@@ -130,29 +130,19 @@ def _broken(view: View, rollout: Rollout) -> str | None:
 
 def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
     phase, version = rollout.phase, rollout.candidate
-    gate = view.live_gate
-    if gate is not None and gate.verdict is Verdict.FAIL:
-        before = rollout.gates.get(Gate.LIVE)
-        if before is None or before.verdict is not Verdict.FAIL:
-            return Decision(phase, gate.message, Record(gate))
-        outcome = Outcome.REJECTED if phase is Phase.SHADOWING else Outcome.ROLLED_BACK
-        return Decision(phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))
+    if (failed := _failed(view, rollout)) is not None:
+        return failed
     if rollout.progressed_at is None:
         return Decision(phase, f"Live traffic begins to meet version {version}.", Progress(0.0))
-    lapsed = view.now - (rollout.renewed_at if rollout.renewed_at is not None else view.now) - policy.lease
-    if lapsed > 0 and not policy.resume:
-        why = f"The control plane was away for {lapsed + policy.lease:.0f} s and the lease of the split ended."
-        return Decision(phase, why, Halt(Stop(Outcome.ROLLED_BACK, "engine", why)))
-    if rollout.renewed_at is None or view.now - rollout.renewed_at >= policy.lease / 3:
-        return Decision(phase, "Renewing the lease of the split.", Renew())
-    if where.pause and phase is Phase.SHIFTING:
-        why = f"Version {version} has {where.weight:g} % of traffic; step {where.index + 1} waits for a person."
-        return Decision(phase, why, Advance(Phase.WAITING, why))
+    if (held := _hold_lease(view, rollout, policy)) is not None:
+        return held
     doing = _doing(rollout, where, policy)
     if where.pause:
-        return Decision(phase, f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on.")
+        waits = f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on."
+        return Decision(phase, waits, Advance(Phase.WAITING, waits) if phase is Phase.SHIFTING else None)
     if view.paused and not rollout.promoted:
         return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
+    gate = view.live_gate
     if gate is None or view.now - rollout.progressed_at < policy.interval:
         return Decision(phase, doing)
     if gate.verdict is not Verdict.PASS:
@@ -165,6 +155,31 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     if phase is not Phase.SHADOWING:
         done = further(policy.steps, rollout.progress, rollout.approvals, seconds)
     return Decision(phase, doing, Progress(done - rollout.progress, gate))
+
+
+def _failed(view: View, rollout: Rollout) -> Decision | None:
+    """The live analysis says no: write its figures down, then turn back."""
+    gate = view.live_gate
+    if gate is None or gate.verdict is not Verdict.FAIL:
+        return None
+    before = rollout.gates.get(Gate.LIVE)
+    if before is None or before.verdict is not Verdict.FAIL:
+        return Decision(rollout.phase, gate.message, Record(gate))
+    outcome = Outcome.REJECTED if before_traffic(rollout) else Outcome.ROLLED_BACK
+    return Decision(rollout.phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))
+
+
+def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """Renew the lease in good time; where it ended by itself, turn back if that is configured."""
+    phase = rollout.phase
+    away = 0.0 if rollout.renewed_at is None else view.now - rollout.renewed_at
+    if away > policy.lease and not policy.resume:
+        why = f"The control plane was away for {away:.0f} s, and the lease of the split ended meanwhile."
+        outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
+        return Decision(phase, why, Halt(Stop(outcome, "engine", why)))
+    if rollout.renewed_at is None or away >= policy.lease / 3:
+        return Decision(phase, "Renewing the lease of the split.", Renew())
+    return None
 
 
 def _doing(rollout: Rollout, where: Position, policy: Policy) -> str:

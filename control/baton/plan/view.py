@@ -105,8 +105,9 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One service at one moment. ``policy``, ``alias``, ``split`` and ``splitter`` are what the files say; servers say
-    what is.
+    """One service at one moment.
+
+    ``policy``, ``alias``, ``split`` and ``splitter`` are what the files say; servers say what is.
     """
 
     service: str

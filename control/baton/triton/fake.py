@@ -154,8 +154,8 @@ class FakeTriton:
         started = self._clock()
         if "baton_control" in inputs:
             return self._steer(model, inputs)
-        with self.request(model, version) as served:
-            splitter = self._splitter_of(model)
+        with self.request(model, version) as chosen:
+            served, splitter = chosen, self._splitter_of(model)
             if splitter is not None and served != splitter.stable and self.versions[served].answer_error is not None:
                 splitter.note(served, 0.0, self.versions[served].answer_error)
                 served = splitter.stable

@@ -350,7 +350,7 @@ class World:
                 self.failed.pop(effect, None)
                 return True
 
-    def _at_once(self, effect: Effect) -> None:
+    def _at_once(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one case an effect
         match effect:
             case Begin(kind, candidate, previous, who, why):
                 self.begin(kind, candidate, previous, who, why)
@@ -676,7 +676,7 @@ class World:
             self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
-        """A share of traffic belongs to the candidate of a rollout that reached the split, or is under its last lease."""
+        """A share of traffic belongs to the candidate of a rollout that reached the split."""
         weight = self.weight(server)
         if not weight or not server.reachable or self.steered.get(name) != self.now:
             return
@@ -809,7 +809,7 @@ def serving(server: FakeTriton) -> set[int]:
     return {v for v, s in server._models.get(ALIAS, {}).items() if s.state is ModelState.READY}
 
 
-def told(effect: Effect) -> str:
+def told(effect: Effect) -> str:  # noqa: C901, PLR0912 - one case an effect
     """An effect in a few words."""
     match effect:
         case Begin(kind, candidate, previous):

@@ -34,6 +34,9 @@ console = Console(highlight=False)
 class Story:
     """The steps, and what was seen at each."""
 
+    traffic: Traffic
+    """What the clients ask and get all the while."""
+
     def __init__(self, rig: Rig, made: Path) -> None:
         self.rig = rig
         self.made = made
@@ -43,6 +46,8 @@ class Story:
         self.facts: dict[str, Any] = {}
         self.broken: list[str] = []
         self.served: set[int] = set()
+        self.asked: list[tuple[float, float]] = []
+        """When which share of traffic was asked for, in percent, twice a second."""
 
     def say(self, text: str) -> None:
         console.print(f"[dim]{time.time() - self.began:6.1f} s[/dim]  {text}", soft_wrap=True)
@@ -60,13 +65,20 @@ class Story:
 
     # Steps
 
-    def good(self, number: int, folder: Path, what: str, *flags: str) -> dict[str, Any]:
-        """Push a version that has to go through."""
+    def good(self, number: int, folder: Path, what: str, *flags: str, full: bool = False) -> dict[str, Any]:
+        """Push a version that has to go through: by all its steps, or with ``full`` until a person has seen enough."""
         self.say(f"[bold]ctl push[/bold] {what} {' '.join(flags)}")
-        with self.window(), self.progress():
-            code, _ = self.rig.ctl("push", str(folder), "--repository", str(self.rig.repository), *flags, check=False)
-        row = next(r for r in self.rig.history() if r["candidate"] == number)
+        push = ("push", str(folder), "--repository", str(self.rig.repository), *flags)
         self.served.add(number)
+        with self.window(), self.progress():
+            if full:
+                code, _ = self.rig.ctl(*push, "--no-wait", check=False)
+                until(lambda: self.rig.service()["phase"] == "shifting", f"version {number} to meet traffic")
+                self.say(f"version {number} answered mirrored requests well: [bold]ctl promote --full[/bold]")
+                code, _ = self.rig.ctl("promote", "--full", "--yes", check=False)
+            else:
+                code, _ = self.rig.ctl(*push, check=False)
+        row = next(r for r in self.rig.history() if r["candidate"] == number)
         self.expect(
             code == 0 and self.rig.service()["stable"] in (number, row["previous"]), f"version {number} goes live"
         )
@@ -75,8 +87,11 @@ class Story:
         )
         return row
 
-    def bad(self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None) -> None:
-        """Drop a version that has to be refused while the present one serves on."""
+    def bad(
+        self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None,
+        outcome: str = "rejected",
+    ) -> None:  # fmt: skip
+        """Drop a version that has to be refused, or taken back, while the present one serves on."""
         stable = self.rig.service()["stable"]
         self.say(f"a folder is dropped: {what}")
         with self.window(), self.progress():
@@ -85,9 +100,10 @@ class Story:
                 meanwhile()
             row = self.rig.ended(number)
         failed = [g["name"] for g in row["gates"] if g["verdict"] == "fail"]
-        self.expect(row["outcome"] == "rejected" and failed == [gate], f"{what}: refused by {gate} (was: {failed})")
+        self.expect(row["outcome"] == outcome and failed == [gate], f"{what}: {outcome} by {gate} (was: {failed})")
         self.expect(self.rig.service()["stable"] == stable, f"version {stable} serves on")
-        self.say(f"[yellow]✖[/yellow] refused by [bold]{gate}[/bold]; version {stable} serves on: {row['message']}")
+        told = outcome.replace("_", " ")
+        self.say(f"[yellow]✖[/yellow] {told} by [bold]{gate}[/bold]; version {stable} serves on: {row['message']}")
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -98,7 +114,10 @@ class Story:
             told: set[tuple[str, str]] = set()
             while not stop.wait(0.5):
                 service = self.rig.service()
+                self.asked.append((time.time(), service["weight"] if service["phase"] == "shifting" else 0.0))
                 news = [("phase", service["phase"])] if service["rollout"] else []
+                if service["phase"] == "shifting" and service["step"]["index"]:
+                    news.append(("step", service["step"]["name"]))
                 if service["rollout"]:
                     judged = ("pass", "fail", "hold")
                     news += [(g["name"], g["verdict"]) for g in service["gates"] if g["verdict"] in judged]
@@ -127,6 +146,7 @@ def checkpoints(made: Path) -> dict[str, Path]:
         ("truncated", faults.truncated, retrained),
         ("constant", faults.constant, retrained),
         ("slow", faults.slow, retrained),
+        ("killed", faults.equivalent, retrained),
         ("again", faults.equivalent, retrained),
     ):
         folders[name] = made / name
@@ -152,6 +172,7 @@ def tell(rig: Rig, story: Story) -> Traffic:
     story.served.add(1)
     story.say("[green]✔[/green] version 1 is live")
     traffic = Traffic(rig.urls, questions(), rate=RATE, clients=CLIENTS)
+    story.traffic = traffic
     traffic.start()
     try:
         story.say(f"{CLIENTS} clients ask {RATE:.0f} times a second over gRPC and HTTP, until the end")
@@ -171,7 +192,9 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     """What happens to version 1."""
     row = story.good(2, folders["equivalent"], "an equivalent version", "--label", "v1.0-resharded")
     story.facts["drop to live"] = row["time_to_live_s"]
-    row = story.good(3, folders["retrained"], "a retrained version", "--label", "v2.0", "--release", "retrained")
+    story.facts["split"] = share(story, story.traffic, 2)
+    declared = ("--label", "v2.0", "--release", "retrained")
+    row = story.good(3, folders["retrained"], "a retrained version", *declared, full=True)
     output = next(g for g in row["gates"] if g["name"] == "output")
     story.facts["ndcg"] = (output["evidence"]["ndcg_stable"], output["evidence"]["ndcg_candidate"])
     story.expect(story.facts["ndcg"][1] > story.facts["ndcg"][0], "the retrained version ranks better")
@@ -186,7 +209,18 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
         os.kill(pid, signal.SIGKILL)
 
     story.bad(8, folders["dying"], "a version whose engine process dies (kill -9) while it loads", "load", kill_engine)
-    story.good(9, folders["again"], "an equivalent version", "--label", "v2.0-resharded")
+
+    def kill_in_split() -> None:
+        until(lambda: rig.service()["weight"] > 0, "version 9 to get traffic")
+        story.say("version 9 has a share of traffic: [bold]kill -9[/bold] of its engine process")
+        os.kill(rig.stubs(9)[0], signal.SIGKILL)
+
+    story.served.add(9)
+    outcome = "rolled_back"
+    story.bad(
+        9, folders["killed"], "a version whose engine process dies while it has traffic", "live", kill_in_split, outcome
+    )
+    story.good(10, folders["again"], "an equivalent version", "--label", "v2.0-resharded", full=True)
     story.say("[bold]ctl rollback[/bold]: version 3 is still loaded")
     start = time.time()
     with story.window():
@@ -196,6 +230,24 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     story.facts["rollback asked"] = start
     story.expect(rig.service()["stable"] == 3, "version 3 serves again")
     story.say("[green]✔[/green] back on version 3")
+
+
+def share(story: Story, traffic: Traffic, version: int) -> tuple[int, float, float]:
+    """Answers of a version while traffic was split, how many were to be expected of the weights, and their spread.
+
+    Requests that were due within a second of a change of the weight are left out.
+    """
+    got, expected, variance = 0, 0.0, 0.0
+    for (at, weight), (_, before), (end, after) in zip(story.asked[2:], story.asked, story.asked[3:], strict=False):
+        if weight and before == weight == after:
+            for answer in traffic.between(at, end):
+                got += answer.version == version
+                expected += weight / 100
+                variance += weight / 100 * (1 - weight / 100)
+    story.expect(
+        abs(got - expected) <= 4.5 * variance**0.5, f"the share of traffic is as asked ({got}, {expected:.1f})"
+    )
+    return got, expected, variance**0.5
 
 
 def table(story: Story, traffic: Traffic) -> Table:
@@ -212,8 +264,10 @@ def table(story: Story, traffic: Traffic) -> Table:
         ("requests sent", f"{traffic.sent:,}"),
         ("requests failed", str(len(traffic.errors))),
         ("answers from a version that had not passed, or with another version's scores", str(len(wrong))),
+        ("answers of version 2 while traffic was split / expected of its weights", "{} / {:.1f} ± {:.1f}".format(
+            *story.facts["split"])),
         ("p95 before / during rollouts", f"{p95_ms(before):.0f} / {p95_ms(during):.0f} ms"),
-        ("an equivalent rollout: from its begin to live, all gates", f"{story.facts['drop to live']:.1f} s"),
+        ("an equivalent rollout: from its begin to live, by all gates and steps", f"{story.facts['drop to live']:.1f} s"),
         ("time to roll back: decision to public name moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
         ("time to roll back: command to first answer of the old version", f"{first_back:.1f} s"),
         ("memory of Triton and its engines, before / at peak", "{:.0f} / {:.0f} MiB".format(
@@ -233,7 +287,7 @@ def wrong_versions(story: Story, traffic: Traffic) -> list[str]:
 
     The equivalent versions give the same scores to 1e-3; base and retrained differ by far more.
     """
-    family = {1: "base", 2: "base", 3: "retrained", 9: "retrained"}
+    family = {1: "base", 2: "base", 3: "retrained", 9: "retrained", 10: "retrained"}
     reference: dict[tuple[str, int], tuple[float, ...]] = {}
     wrong = []
     for answer in traffic.answers:
@@ -253,7 +307,7 @@ def wrong_versions(story: Story, traffic: Traffic) -> list[str]:
 
 
 def main() -> int:
-    console.print("[bold]Baton's demo[/bold]: a real Triton, real traffic, about six minutes.\n")
+    console.print("[bold]Baton's demo[/bold]: a real Triton, real traffic, about ten minutes.\n")
     try:
         with Rig(HOME, ROOT / "demo" / "baton.toml") as rig:
             story = Story(rig, HOME / "made")

@@ -122,9 +122,9 @@ def step(one: Service, rollout: Rollout | None) -> dict[str, Any]:
         return shown | {"name": f"shadow {one.policy.shadow_share:g} %", "left_s": round(left, 1)}
     if rollout.phase is Phase.SHIFTING or not before_traffic(rollout):
         where = place(rollout, one.policy)
-        last = where.index == len(steps)
-        name = "100 %" if last else str(steps[where.index])
-        return shown | {"index": where.index + 1, "name": name, "left_s": None if last else round(where.left, 1)}
+        if where.index >= len(steps):
+            return shown | {"index": len(steps) + 1, "name": "100 %"}
+        return shown | {"index": where.index + 1, "name": str(steps[where.index]), "left_s": round(where.left, 1)}
     return shown
 
 

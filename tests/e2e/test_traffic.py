@@ -272,12 +272,12 @@ def test_promote_full_skips_the_steps_that_remain(st: Stage, number: int) -> Non
 
 def test_pause_freezes_the_way(st: Stage, number: int) -> None:
     stable = serving(st)
-    asked = {"steps": [{"weight": 20, "over": "10m"}], "shadow_share": 0}
+    asked = {"steps": [{"weight": 20, "hold": "1s"}, {"weight": 90, "over": "10m"}], "shadow_share": 0}
     with splitting(st, asked) as app, Traffic(st, clients=4) as traffic:
         traffic.wait_answers(stable)
         st.drop_copy(stable, number)
         st.wait_phase("shifting")
-        until(lambda: st.status()["weight"] > 0, "the way to begin")
+        until(lambda: st.status()["weight"] > 20, "the way to go on")
         app.pause(who=ME)
         st.wait_message("paused")
         frozen = st.status()["weight"]

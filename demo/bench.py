@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo.compare.rollout import CONFIGURATION
 from demo.compare.run import compare
 from demo.rig import CHECKPOINTS, ROOT, Failed, Rig, until
 from rich.console import Console
@@ -126,7 +125,7 @@ def steps_and_rollback() -> bool:
         home = Path(directory)
         console.print(f"Bare load of demo/checkpoints/base, {ROUNDS} times, then {ROUNDS} rollouts of the same folder.")
         bare = statistics.median(bare_load(home / "bare"))
-        with Rig(home / "baton", CONFIGURATION) as rig:
+        with Rig(home / "baton", ROOT / "demo" / "bench.toml") as rig:
             made = home / "made"
             made.mkdir()
             steps, backs = rollouts(rig, made)

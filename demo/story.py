@@ -267,7 +267,7 @@ def table(story: Story, traffic: Traffic) -> Table:
         ("answers of version 2 while traffic was split / expected of its weights", "{} / {:.1f} ± {:.1f}".format(
             *story.facts["split"])),
         ("p95 before / during rollouts", f"{p95_ms(before):.0f} / {p95_ms(during):.0f} ms"),
-        ("an equivalent rollout: from its begin to live, by all gates and steps", f"{story.facts['drop to live']:.1f} s"),
+        ("an equivalent rollout: from its begin to live, by all its steps", f"{story.facts['drop to live']:.1f} s"),
         ("time to roll back: decision to public name moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
         ("time to roll back: command to first answer of the old version", f"{first_back:.1f} s"),
         ("memory of Triton and its engines, before / at peak", "{:.0f} / {:.0f} MiB".format(

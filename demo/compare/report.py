@@ -68,9 +68,9 @@ def best(found: Mapping[str, Measured]) -> str:
     return f"Best: {'; '.join(parts)}."
 
 
-def cost_table(found: Sequence[Cost]) -> Table:
+def cost_table(found: Sequence[Cost], title: str) -> Table:
     """p50 and p95 of each path, and as ratios to the first path at the same concurrency."""
-    shown = Table(title="What stands before the engine, by path", title_justify="left", box=SIMPLE_HEAD)
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("path")
     for name in ("clients", "p50, ms", "p95, ms", "p50 ratio", "p95 ratio"):
         shown.add_column(name, justify="right")

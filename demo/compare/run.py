@@ -15,6 +15,7 @@ from demo.compare.measure import Answer, Measured, Moments, measured, moments
 from demo.compare.paths import Cost, costs
 from demo.compare.rollout import baton
 from demo.compare.servers import NGINX_MISSING, behind_nginx, find_nginx, in_process
+from demo.compare.split import split_costs
 from demo.compare.triton import poll, stop_start
 from demo.compare.way import NEW, OLD, STEP_S, STEPS, Way, memory
 from demo.rig import GOLDEN, ROOT, Failed, Peak, until
@@ -27,6 +28,7 @@ WARM_S, WINDOW_S = 2.0, 15.0
 """Seconds of load before anything counts; seconds that count before the command and after the update."""
 FIGURE = ROOT / ".baton" / "bench" / "updates.svg"
 _SHARES = f"{' and '.join(f'{share} %' for share in STEPS[:-1])} for {STEP_S:.0f} s each, then {STEPS[-1]} %"
+_BATON = "10 s of shadow, 20 % of traffic for 10 s, up to 50 % in 10 s more"
 WAYS = (
     Way(
         "(a) stop, start",
@@ -37,7 +39,7 @@ WAYS = (
     Way("(b) poll", "cp -r into the repository of a Triton that looks every second. Nothing is checked.", poll),
     Way("(c) nginx", f"a second API server, and nginx reloaded with other weights: {_SHARES}.", behind_nginx),
     Way("(d) one process", f"load it into the same process, and let chance choose: {_SHARES}.", in_process),
-    Way("(e) Baton", "rename the folder into the repository; every gate asks it, then the public name moves.", baton),
+    Way("(e) Baton", f"rename the folder into the repository; every gate asks it, then {_BATON} and all of it.", baton),
 )
 PATH_LIMIT = 1.10
 """p50 of the public name in steady state, as a ratio to the engine called directly."""
@@ -76,7 +78,10 @@ def compare(console: Console) -> bool:
     for way in WAYS:
         if way.name in found:
             console.print(f"[dim]{way.name}: {way.update}[/dim]")
-    console.print(report.cost_table(paths))
+    console.print(report.cost_table(paths, "Without a rollout: the public name against the engine called directly"))
+    with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
+        split = split_costs(Path(directory), asked)
+    console.print(report.cost_table(split, "While traffic is split or mirrored: against the public name without"))
     report.figure(drawn, FIGURE)
     console.print(f"Every request: {os.path.relpath(FIGURE)}")
     broken = promises(found[next(way.name for way in WAYS if way.run is baton)], paths)

@@ -51,7 +51,7 @@ def test_what_can_not_be_told_is_never_the_best():
 
 def test_ratios_are_to_the_first_path_of_the_same_concurrency():
     costs = [Cost("direct", 1, 0.01, 0.02), Cost("public", 1, 0.011, 0.03), Cost("direct", 8, 0.1, 0.2)]
-    lines = [line.split() for line in printed(cost_table(costs)).splitlines()]
+    lines = [line.split() for line in printed(cost_table(costs, "Costs")).splitlines()]
     assert ["public", "1", "11.0", "30.0", "1.10", "x", "1.50", "x"] in lines
     assert ["direct", "8", "100.0", "200.0", "1.00", "x", "1.00", "x"] in lines
 

@@ -45,6 +45,8 @@ class _Link:
     report: Mapping[str, Any] = field(default_factory=dict)
     counts: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=600))
     """When, requests, and those that the candidate answered, since the splitter started."""
+    before: Mapping[str, int] = field(default_factory=dict)
+    """Its counts when the present phase began."""
 
 
 class Steering:
@@ -79,13 +81,20 @@ class Steering:
         self._looks = max(2, round(2 * way / traffic.interval))
 
     def begin(self, rollout: int, phase: str) -> bool:
-        """Evidence is of one phase of one rollout; that of another one is dropped. True when it begins anew."""
+        """Evidence is of one phase of one rollout; that of another one is dropped. True when it begins anew.
+
+        Pairs of the same rollout's shadow go on to count while traffic is split: they compare the same two versions.
+        """
         with self._lock:
             if self._rollout == (rollout, phase):
                 return False
+            if self._rollout is None or self._rollout[0] != rollout:
+                self._pairs.clear()
             self._rollout = (rollout, phase)
             self._answers.clear()
-            self._pairs.clear()
+            for link in self._links.values():
+                link.before = dict(link.report.get("counts", {}))
+                link.counts.clear()
             return True
 
     def about(self, rollout: int, phase: str) -> bool:
@@ -150,6 +159,7 @@ class Steering:
             link = self._links[server]
             if link.boot != report["boot"]:
                 link.counts.clear()
+                link.before = {}
             link.boot, link.after, link.at, link.sent, link.report = report["boot"], report["next"], now, route, report
             link.counts.append((now, counts["requests"], counts["candidate"]))
             for sample in report["samples"]:
@@ -191,7 +201,7 @@ class Steering:
         """What the splitters of all servers do, for ``ctl status``."""
         with self._lock:
             links = [k for k in self._links.values() if k.at is not None]
-            counts = [k.report["counts"] for k in links]
+            counts = [{n: c - k.before.get(n, 0) for n, c in k.report["counts"].items()} for k in links]
             requests = answered = 0
             for link in links:
                 old = next((c for c in link.counts if now - c[0] <= OBSERVED_OVER_S), None)

@@ -16,6 +16,8 @@ from baton.plan import Decision, Policy, View
 
 READY = ModelState.READY
 Plan = Callable[[View, Policy], Decision]
+CATCH_WITHIN = 400
+"""Stories within which each deliberate defect must be noticed. Seeds are fixed: it either is, or it is not."""
 ASKED = (
     Gate.INTEGRITY,
     Gate.COMPATIBILITY,
@@ -297,3 +299,14 @@ def failing(plan: Plan, seed: int) -> tuple[Broken, World, list[Event]] | None:
                 start += size
         size //= 2
     return *found, events
+
+
+def caught(mutant: Plan) -> str:
+    """What the harness says of a plan with a defect; nothing when it does not notice."""
+    for seed in range(CATCH_WITHIN):
+        world, events = made(mutant, seed)
+        try:
+            play(world, events)
+        except Broken as broken:
+            return str(broken)
+    return ""

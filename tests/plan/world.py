@@ -58,13 +58,12 @@ from baton.plan import (
     route,
 )
 from baton.plan.rest import ADOPTED
-from baton.plan.steps import further
+from baton.plan.steps import further, position
 from baton.plan.traffic import before_traffic, place
 from baton.plan.view import backoff
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
 ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
-TOKEN = "secret"
 SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 MOST_AT_ONCE = 60
 """Effects of one rollout in a row without time passing: more means that the plan runs in circles."""
@@ -82,6 +81,7 @@ class MemoryFiles:
         self.alias: int | None = None
         self.split = False
         self.splitter: int | None = None
+        self.token = ""
         self.folders: dict[int, str] = {}
         self.incomplete: set[int] = set()
         self.since: dict[int, float] = {}
@@ -94,8 +94,8 @@ class MemoryFiles:
         if model == SPLITTER:
             if self.splitter is None:
                 return None
-            splits = (ENGINE, self.splitter, TOKEN)
-            return ModelFiles(frozenset({1}), {1: f"stable {self.splitter}"}, {}, None, splits)
+            splits = (ENGINE, self.splitter, self.token)
+            return ModelFiles(frozenset({1}), {1: self.token}, {}, None, splits, f"stable {self.splitter}")
         if self.alias is None:
             return None
         return ModelFiles(
@@ -274,7 +274,7 @@ class World:
                 "weight": 0.0 if wanted is None else wanted.weight,
                 "lease_s": lease,
             }
-            control = json.dumps({"token": TOKEN, "route": asked}).encode()
+            control = json.dumps({"token": self.files.token, "route": asked}).encode()
             try:
                 tensor = np.array([[control]], dtype=np.object_)
                 self.servers[server.name].infer(SPLITTER, 1, {"baton_control": tensor}, 1.0)
@@ -370,6 +370,8 @@ class World:
                 self._disk()
                 self.need(not self.files.split, "the splitter's files change under the public name")
                 self.files.splitter = stable
+                self.files.changes += 1
+                self.files.token = f"token-{self.files.changes}"
                 return
             case _:
                 pass
@@ -378,12 +380,15 @@ class World:
         match effect:
             case Advance(phase, _):
                 self.need((rollout.phase, phase) in ALLOWED, f"{rollout.phase} to {phase} is not in the lifecycle")
+                if phase is Phase.SHIFTING:
+                    self._check_shadow(rollout)
                 moved = self.now if phase is Phase.BAKING else rollout.moved_at
                 self.rollout = replace(rollout, phase=phase, phase_since=self.now, moved_at=moved)
                 if rollout.phase is Phase.SHADOWING:
                     self.rollout = replace(self.rollout, progress=0.0, progressed_at=None)
             case Renew():
                 self._disk()
+                self.need(rollout.stop is None, "the lease of a stopped candidate is renewed")
                 self.rollout = replace(rollout, renewed_at=self.now)
             case Progress(seconds, result):
                 self._check_progress(rollout, seconds)
@@ -587,6 +592,28 @@ class World:
             self.need(seconds <= most, "it jumps over a pause step")
         self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
 
+    def _stepwise(self, rollout: Rollout) -> bool:
+        """Whether its traffic comes by steps: it is no first version, no way back, and nobody said ``--full``."""
+        return rollout.kind is Kind.ROLLOUT and rollout.previous is not None and not rollout.full
+
+    def _check_shadow(self, rollout: Rollout) -> None:
+        """Where a shadow is asked for, traffic comes only after it."""
+        policy = self.policy
+        shadowed = policy.shadow_share > 0 and policy.shadow_for > 0
+        paused = rollout.phase is Phase.WAITING and rollout.progressed_at is not None
+        if not self._stepwise(rollout) or not shadowed or paused:
+            return
+        mirrored = rollout.progress if rollout.phase is Phase.SHADOWING else 0.0
+        self.need(mirrored >= policy.shadow_for, f"traffic comes after {mirrored} s of shadow")
+
+    def _check_way(self, rollout: Rollout) -> None:
+        """All traffic comes when the way is behind the candidate, or a person skips the rest of it."""
+        steps = self.policy.steps
+        if self._stepwise(rollout) and steps:
+            where = position(steps, rollout.progress, rollout.approvals)
+            self.need(rollout.progressed_at is not None, "all traffic moves before any")
+            self.need(where.index == len(steps), f"all traffic moves in step {where.index + 1} of {len(steps)}")
+
     def _check_alias(self, version: int | None, *, split: bool) -> None:
         rollout = self.rollout
         if not split and self.files.split and version == self.files.alias:
@@ -612,6 +639,9 @@ class World:
         if version == rollout.candidate:
             self.need(rollout.stop is None, "the candidate gains the public name after it was stopped")
             self.need(rollout.phase is Phase.SHIFTING, f"the public name moves in {rollout.phase}")
+            self._check_way(rollout)
+            met = rollout.progressed_at is not None
+            self.need(not (met and self.live is Verdict.FAIL), "all traffic moves although live traffic says fail")
             passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
             open_gates = set(GATES_OF[rollout.kind]) - passed
             self.need(not open_gates, f"live without {open_gates}")
@@ -631,6 +661,8 @@ class World:
         self.need(
             alias in held(server, ModelState.READY), f"the alias is loaded on {server.name} without version {alias}"
         )
+        behind = not self.files.split or server._is_ready(SPLITTER, 1)
+        self.need(behind, f"the alias is loaded on {server.name} without the splitter that it leads to")
         rollout = self.rollout
         if rollout is not None and rollout.stop is not None and alias == rollout.candidate:
             # It may where the old version can't come back on some server: then all go on with the one that can.

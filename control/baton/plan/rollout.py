@@ -35,23 +35,34 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if not view.live():
         return Decision(rollout.phase, f"{view.silence()} Waiting for it.")
     quiet = before_traffic(rollout) and rollout.phase is not Phase.SHADOWING
-    if quiet and (elsewhere := unsplit(view, rollout.phase) or settle(view, rollout.phase)) is not None:
+    if quiet and (elsewhere := _unsplit_all(view, rollout.phase)) is not None:
         return elsewhere
     return PHASES[rollout.phase](view, rollout, policy)
+
+
+def _unsplit_all(view: View, phase: Phase) -> Decision | None:
+    """Before traffic nothing is left of an earlier split.
+
+    A server that was away meanwhile may still have its splitter, which knows another token and takes no route of this
+    rollout's.
+    """
+    return unsplit(view, phase) or settle(view, phase) or step_aside(view, phase)
 
 
 def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     """Reasons to turn back that no gate and no person gave."""
     version = rollout.candidate
     folder = view.folders.get(version)
-    shifting = rollout.phase is Phase.SHIFTING and view.alias != version and rollout.progressed_at is None
-    met = not before_traffic(rollout) and not shifting
-    if not met and rollout.kind is not Kind.ROLLBACK:
+    # Also while traffic is split: a server that restarts loads what is there now, and nobody looked at that.
+    on_its_way = before_traffic(rollout) or rollout.phase in (Phase.SHIFTING, Phase.WAITING)
+    if on_its_way and view.alias != version and rollout.kind is not Kind.ROLLBACK:
+        unmet = before_traffic(rollout) or rollout.progressed_at is None
+        outcome = Outcome.REJECTED if unmet else Outcome.ROLLED_BACK
         if folder is None:
-            return Halt(Stop(Outcome.REJECTED, "watcher", f"The folder of version {version} was removed meanwhile."))
+            return Halt(Stop(outcome, "watcher", f"The folder of version {version} was removed meanwhile."))
         if folder.fingerprint != rollout.fingerprint:
             why = f"The folder of version {version} was changed meanwhile; what was proved no longer holds."
-            return Halt(Stop(Outcome.REJECTED, "watcher", why))
+            return Halt(Stop(outcome, "watcher", why))
     if before_traffic(rollout) and rollout.kind is Kind.ROLLOUT and policy.supersede and not view.paused:
         newer = [f.version for f in view.pending(policy) if f.version is not None and f.version > version]
         if newer:
@@ -208,7 +219,7 @@ def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
         assert held is not None  # noqa: S101 - a way on which it stands before a pause is not behind it
         return held
     if rollout.promoted:
-        why = f"{rollout.who} promoted it."
+        why = "A person promoted it."
         return Decision(Phase.WAITING, why, Advance(first_phase(rollout, policy), why))
     version = rollout.candidate
     lost = load(view, Phase.WAITING, version)

@@ -67,6 +67,8 @@ def route(view: View, policy: Policy) -> Route | None:
 
 def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     """Stand the splitter up and go along the way. None when the way is behind the candidate."""
+    if rollout.progressed_at is not None and (failed := _failed(view, rollout)) is not None:
+        return failed  # also at the end of the way, and where a person skips the rest of it
     where = place(rollout, policy)
     if not stepwise(rollout, policy) or (where.left <= 0 and not where.pause and rollout.progressed_at is not None):
         return None
@@ -130,8 +132,6 @@ def _broken(view: View, rollout: Rollout) -> str | None:
 
 def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
     phase, version = rollout.phase, rollout.candidate
-    if (failed := _failed(view, rollout)) is not None:
-        return failed
     if rollout.progressed_at is None:
         return Decision(phase, f"Live traffic begins to meet version {version}.", Progress(0.0))
     if (held := _hold_lease(view, rollout, policy)) is not None:

@@ -3,12 +3,14 @@
 Lines that begin with ``>`` are commands, the indented lines below them what happened. ``BATON_REWRITE=1`` writes the
 files anew after a change that is meant; read the difference before it is committed.
 
-Commands: ``servers N``, ``policy NAME VALUE...`` and ``adopted`` (version 1 is in use, with no public
-name) begin anew · ``serves N`` (brings it live, without a word) ·
+Commands: ``servers N``, ``policy NAME VALUE...``, ``steps STEP...`` (``5%for10s``, ``50%over20s``, ``pause``) and
+``shadow PERCENT SECONDS`` (the way of traffic) and ``adopted`` (version 1 is in use, with no public name) begin anew ·
+``serves N`` (brings it live, without a word), ``meets N`` (gives it its first share of traffic, without a word) ·
 ``arrive``, ``arriving``, ``change``, ``restore``, ``remove`` ``N`` · ``stray NAME``, ``tidy`` ·
 ``load N slow|fails|hangs|well SERVER`` · ``gate NAME VERDICT...`` · ``away``, ``back``, ``restart`` ``SERVER`` ·
-``crash`` (of the control plane) · ``wait SECONDS``, ``until PHASE`` · ``request``, ``answered`` · ``status`` · and the
-verbs of ``ctl``.
+``crash`` (of the control plane), ``gone SECONDS`` (until it starts again) · ``live VERDICT`` (of the live analysis;
+``none``: nothing yet) · ``splitter well|fails SERVER`` · ``wait SECONDS``, ``until PHASE`` · ``request``,
+``answered`` · ``status`` · and the verbs of ``ctl``.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import ALIAS, Behaviour, World, held, serving
+from world import ALIAS, SPLITTER, Behaviour, World, held, serving
 
-from baton.domain import Gate, ModelState, Phase, Verdict
+from baton.domain import Gate, ModelState, Phase, Step, Verdict
 from baton.errors import Refused
 from baton.plan import Policy, plan
+from baton.triton.fake import FakeTriton
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 LOADS = {
@@ -48,7 +53,7 @@ class Telling:
         if verb == "adopted":
             self.world = World(plan, len(self.world.servers), self.world.policy, adopted=True)
             self.world.now += 60.0
-        elif verb not in ("servers", "policy"):
+        elif verb not in ("servers", "policy", "steps", "shadow"):
             try:
                 getattr(self, f"do_{verb}")(*words)
             except Refused as refusal:
@@ -57,20 +62,32 @@ class Telling:
                 self.world.run()
         elif verb == "servers":
             self.world = World(plan, int(words[0]), self.world.policy)
+        elif verb == "steps":
+            self._anew(steps=tuple(map(step_of, words)))
+        elif verb == "shadow":
+            self._anew(shadow_share=float(words[0]), shadow_for=float(words[1]))
         else:
             values = {k: {"yes": True, "no": False}.get(v) for k, v in zip(words[::2], words[1::2], strict=True)}
             values = {k: float(w) if v is None else v for (k, v), w in zip(values.items(), words[1::2], strict=True)}
-            self.world = World(plan, len(self.world.servers), Policy(**{**self._policy(), **values}))
+            self._anew(**values)
         return self.world.trace[before:]
 
-    def _policy(self) -> dict[str, object]:
-        return {name: getattr(self.world.policy, name) for name in Policy.__dataclass_fields__}
+    def _anew(self, **policy: object) -> None:
+        self.world = World(plan, len(self.world.servers), replace(self.world.policy, **policy))
 
     def do_serves(self, version: str) -> None:
         told = len(self.world.trace)
         self.do_arrive(version)
         while self.world.files.alias != int(version) or self.world.rollout is not None:
             self.world.now += 5.0
+            self.world.run()
+        del self.world.trace[told:]
+
+    def do_meets(self, version: str) -> None:
+        told = len(self.world.trace)
+        self.do_arrive(version)
+        while not all(map(self.world.weight, self.world.servers.values())):
+            self.world.now += 1.0
             self.world.run()
         del self.world.trace[told:]
 
@@ -115,6 +132,18 @@ class Telling:
     def do_crash(self) -> None:
         self.world.restart_control()
 
+    def do_gone(self, seconds: str) -> None:
+        self.world.restart_control()
+        self.world.now += float(seconds)
+        for name, server in self.world.servers.items():
+            self.world.say(f"  meanwhile on server {name}: {share(self.world, server)}")
+
+    def do_live(self, verdict: str) -> None:
+        self.world.live = None if verdict == "none" else Verdict(verdict)
+
+    def do_splitter(self, how: str, server: str = "a") -> None:
+        self.world.servers[server].splitter = LOADS[how]
+
     def do_wait(self, seconds: str) -> None:
         """Time passes in steps of at most five seconds, as the loop looks again and again."""
         end = self.world.now + float(seconds)
@@ -140,7 +169,8 @@ class Telling:
 
     def do_status(self) -> None:
         world = self.world
-        world.say(f"  files: policy {sorted(world.files.policy)}, public name at {world.files.alias}")
+        way = " by way of the splitter" if world.files.split else ""
+        world.say(f"  files: policy {sorted(world.files.policy)}, public name at {world.files.alias}{way}")
         for name, server in world.servers.items():
             if not server.reachable:
                 world.say(f"  server {name}: away")
@@ -148,10 +178,12 @@ class Telling:
             leaving = held(server, ModelState.UNLOADING)
             more = f", leaving {sorted(leaving)}" if leaving else ""
             ready = sorted(held(server, ModelState.READY))
-            world.say(f"  server {name}: READY {ready}{more}, public name at {sorted(serving(server))}")
+            splits = f", {share(world, server)}" if server.step(ALIAS) == SPLITTER else ""
+            world.say(f"  server {name}: READY {ready}{more}, public name at {sorted(serving(server))}{splits}")
 
-    def do_promote(self, version: str | None = None) -> None:
-        self.world.promote(None if version is None else int(version))
+    def do_promote(self, version: str | None = None, *more: str) -> None:
+        full = "--full" in (version, *more)
+        self.world.promote(None if version in (None, "--full") else int(version), full=full)
 
     def do_rollback(self, version: str | None = None) -> None:
         self.world.rollback(None if version is None else int(version))
@@ -166,10 +198,24 @@ class Telling:
         self.world.abort()
 
     def do_pause(self) -> None:
-        self.world.paused = True
+        self.world.pause()
 
     def do_resume(self) -> None:
         self.world.paused = False
+
+
+def step_of(word: str) -> Step:
+    """A traffic step as a story writes it."""
+    if word == "pause":
+        return Step(pause=True)
+    weight, how, seconds = re.fullmatch(r"([\d.]+)%(for|over)([\d.]+)s", word).groups()
+    return Step(float(weight), **{{"for": "hold", "over": "over"}[how]: float(seconds)})
+
+
+def share(world: World, server: FakeTriton) -> str:
+    """The candidate's share of the requests that a server's splitter gets now."""
+    weight = world.weight(server)
+    return f"{weight:.3g} % to the candidate" if weight else "stable alone"
 
 
 def tell(text: str) -> str:

@@ -73,9 +73,9 @@ class Story:
         with self.window(), self.progress():
             if full:
                 code, _ = self.rig.ctl(*push, "--no-wait", check=False)
-                until(lambda: self.rig.service()["phase"] == "shifting", f"version {number} to meet traffic")
-                self.say(f"version {number} answered mirrored requests well: [bold]ctl promote --full[/bold]")
-                code, _ = self.rig.ctl("promote", "--full", "--yes", check=False)
+                if self.meets_traffic(number):
+                    self.say(f"version {number} answered mirrored requests well: [bold]ctl promote --full[/bold]")
+                    code, _ = self.rig.ctl("promote", "--full", "--yes", check=False)
             else:
                 code, _ = self.rig.ctl(*push, check=False)
         row = next(r for r in self.rig.history() if r["candidate"] == number)
@@ -86,6 +86,17 @@ class Story:
             f"[green]✔[/green] version {number} is live, {row['time_to_live_s'] or 0:.1f} s after its rollout began"
         )
         return row
+
+    def meets_traffic(self, number: int) -> bool:
+        """Wait until the version has a share of traffic; False when its rollout ended before that."""
+
+        def told() -> str:
+            row = next((r for r in self.rig.history() if r["candidate"] == number), None)
+            if row is not None and row["ended_at"] is not None:
+                return "ended"
+            return "met" if self.rig.service()["phase"] == "shifting" else ""
+
+        return bool(until(told, f"version {number} to meet traffic") == "met")
 
     def bad(
         self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None,
@@ -211,9 +222,9 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     story.bad(8, folders["dying"], "a version whose engine process dies (kill -9) while it loads", "load", kill_engine)
 
     def kill_in_split() -> None:
-        until(lambda: rig.service()["weight"] > 0, "version 9 to get traffic")
-        story.say("version 9 has a share of traffic: [bold]kill -9[/bold] of its engine process")
-        os.kill(rig.stubs(9)[0], signal.SIGKILL)
+        if story.meets_traffic(9):
+            story.say("version 9 has a share of traffic: [bold]kill -9[/bold] of its engine process")
+            os.kill(rig.stubs(9)[0], signal.SIGKILL)
 
     story.served.add(9)
     outcome = "rolled_back"

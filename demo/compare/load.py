@@ -24,9 +24,14 @@ REQUEST_TIMEOUT_S = 10.0
 
 def questions(golden: Path, count: int) -> list[bytes]:
     """The first ``count`` text questions of the golden set, as :func:`body` makes them."""
+    return [body(query, documents) for query, documents in texts(golden, count)]
+
+
+def texts(golden: Path, count: int) -> list[tuple[Any, list[Any]]]:
+    """Query and documents of the first ``count`` text questions of the golden set."""
     cases = [json.loads(line) for line in golden.read_text().splitlines()]
-    texts = [case for case in cases if case["kind"] == "text" and "instruction" not in case][:count]
-    return [body(case["query"], case["documents"]) for case in texts]
+    plain = [case for case in cases if case["kind"] == "text" and "instruction" not in case][:count]
+    return [(case["query"], case["documents"]) for case in plain]
 
 
 def body(query: Any, documents: Sequence[Any]) -> bytes:

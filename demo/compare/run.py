@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from demo.compare import report
-from demo.compare.load import Load, questions
+from demo.compare.lapse import lapse_table, lapses, late
+from demo.compare.load import Load, questions, texts
 from demo.compare.measure import Answer, Measured, Moments, measured, moments
 from demo.compare.paths import Cost, costs
 from demo.compare.rollout import baton
@@ -82,9 +83,12 @@ def compare(console: Console) -> bool:
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
         split = split_costs(Path(directory), asked)
     console.print(report.cost_table(split, "While traffic is split or mirrored: against the public name without"))
+    with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
+        lost = lapses(Path(directory), texts(GOLDEN, QUESTIONS))
+    console.print(lapse_table(lost))
     report.figure(drawn, FIGURE)
     console.print(f"Every request: {os.path.relpath(FIGURE)}")
-    broken = promises(found[next(way.name for way in WAYS if way.run is baton)], paths)
+    broken = promises(found[next(way.name for way in WAYS if way.run is baton)], paths) + late(lost)
     for promise in broken:
         console.print(f"[red]✖ {promise}[/red]", soft_wrap=True)
     return not broken

@@ -158,9 +158,18 @@ def test_progress_for_the_time_of_a_hold_is_caught():
     assert "at once" in caught(mutant) or "jumps over" in caught(mutant)
 
 
-def test_a_pause_step_that_is_jumped_over_is_caught(monkeypatch):
+def test_a_step_that_is_jumped_over_is_caught(monkeypatch):
     monkeypatch.setattr(traffic, "further", lambda _steps, progress, _approvals, seconds: progress + seconds)
-    assert "jumps over a pause step" in caught(plan)
+    assert "jumps over the end of a step" in caught(plan)
+
+
+def test_a_person_s_time_to_decide_that_counts_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        one = view.rollout
+        hasty = one is not None and one.phase is Phase.SHIFTING
+        return plan(replace(view, rollout=replace(one, phase_since=0.0)) if hasty else view, policy)
+
+    assert "a person's time to decide counts" in caught(mutant)
 
 
 def test_a_pause_step_that_nobody_let_past_is_caught(monkeypatch):

@@ -30,9 +30,15 @@ def test_the_default_way(progress, weight, index):
 
 def test_the_default_way_takes_two_minutes():
     assert length(DEFAULT_STEPS) == 120
-    assert further(DEFAULT_STEPS, 0.0, 0, 1000.0) == 120
     assert further(DEFAULT_STEPS, 118.0, 0, 5.0) == 120
     assert further(DEFAULT_STEPS, 30.0, 0, 5.0) == 35
+    assert further(DEFAULT_STEPS, 120.0, 0, 5.0) == 120
+
+
+def test_every_step_is_met_however_long_the_interval():
+    assert further(DEFAULT_STEPS, 0.0, 0, 1000.0) == 30
+    assert further(DEFAULT_STEPS, 28.0, 0, 5.0) == 30
+    assert further(DEFAULT_STEPS, 30.0, 0, 1000.0) == 120
 
 
 def test_without_steps_all_at_once():
@@ -73,7 +79,7 @@ def test_pauses(progress, approvals, expected):
 
 @pytest.mark.parametrize(
     ("progress", "approvals", "seconds", "expected"),
-    [(0, 0, 3, 3), (0, 0, 5, 5), (3, 0, 5, 5), (5, 0, 5, 5), (5, 1, 3, 8), (3, 1, 5, 8), (8, 1, 5, 10), (10, 2, 5, 10)],
+    [(0, 0, 3, 3), (0, 0, 5, 5), (3, 0, 5, 5), (5, 0, 5, 5), (5, 1, 3, 8), (3, 1, 5, 5), (8, 1, 5, 10), (10, 2, 5, 10)],
 )
 def test_progress_stops_at_a_pause(progress, approvals, seconds, expected):
     assert further(PAUSED, progress, approvals, seconds) == expected
@@ -89,7 +95,7 @@ def test_a_pause_at_the_very_beginning():
 def test_pauses_in_a_row_want_a_person_each():
     steps = (Step(10.0, hold=5.0), PAUSE, PAUSE, Step(20.0, hold=5.0))
     assert [position(steps, 5.0, n).index for n in range(3)] == [1, 2, 3]
-    assert [further(steps, 0.0, n, 60.0) for n in range(3)] == [5, 5, 10]
+    assert [further(steps, 5.0, n, 60.0) for n in range(3)] == [5, 5, 10]
 
 
 # Whatever the steps
@@ -151,14 +157,15 @@ def test_what_is_left_leads_to_the_next_step(steps, progress, approvals):
         assert where.weight <= step.weight <= after.weight
 
 
-@given(ways(), st.integers(0, 4), st.floats(0.1, 20.0))
-def test_small_seconds_lead_as_far_as_large_ones(steps, approvals, interval):
-    """However often the live analysis lets it go on, it comes to the same place, and has met every step."""
+@given(ways(), st.integers(0, 4), st.floats(0.5, 100.0))
+def test_the_whole_way_meets_every_step(steps, approvals, interval):
+    """However often the live analysis lets it go on, it comes to the same place, and every share was in force."""
     end, index = stop_of(steps, approvals)
     progress, met = 0.0, []
     while progress < end:
         met.append(position(steps, progress, approvals).index)
         progress = further(steps, progress, approvals, interval)
-    assert progress == end == further(steps, 0.0, approvals, 1e6)
+    assert progress == end
     assert position(steps, progress, approvals).index == index
+    assert sorted(set(met)) == [i for i, s in enumerate(steps[:index]) if s.hold + s.over]
     assert met == sorted(met)

@@ -589,7 +589,9 @@ class World:
         self.need(not place(rollout, self.policy).pause, "it goes on past a pause step")
         if rollout.phase is not Phase.SHADOWING:
             most = further(self.policy.steps, rollout.progress, rollout.approvals, seconds) - rollout.progress
-            self.need(seconds <= most, "it jumps over a pause step")
+            self.need(seconds <= most, "it jumps over the end of a step")
+        since = self.now - rollout.phase_since
+        self.need(seconds <= since, f"it goes on by {seconds} s after {since} s: a person's time to decide counts")
         self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
 
     def _stepwise(self, rollout: Rollout) -> bool:

@@ -52,15 +52,21 @@ def position(steps: Sequence[Step], progress: float, approvals: int) -> Position
 
 
 def further(steps: Sequence[Step], progress: float, approvals: int, seconds: float) -> float:
-    """The progress after so many more seconds: a pause step that nobody has let past stops it."""
-    stop = 0.0
+    """The progress after so many more seconds.
+
+    It stops at the end of each step, so that every share was in force before the next one follows, and before a pause
+    step that nobody has let past.
+    """
+    end = 0.0
     for step in steps:
         if step.pause:
             if approvals == 0:
                 break
             approvals -= 1
-        stop += step.hold + step.over
-    return min(progress + seconds, stop)
+        end += step.hold + step.over
+        if progress < end:
+            break
+    return min(progress + seconds, end)
 
 
 def length(steps: Sequence[Step]) -> float:

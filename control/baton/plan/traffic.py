@@ -143,14 +143,16 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     if view.paused and not rollout.promoted:
         return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
     gate = view.live_gate
-    if gate is None or view.now - rollout.progressed_at < policy.interval:
+    # A step that a person let past a pause begins then, whenever the last progress was.
+    since = max(rollout.progressed_at, rollout.phase_since)
+    if gate is None or view.now - since < policy.interval:
         return Decision(phase, doing)
     if gate.verdict is not Verdict.PASS:
         before = rollout.gates.get(Gate.LIVE)
         told = before is not None and before.verdict is gate.verdict
         return Decision(phase, f"{doing} Holding: {gate.message}", None if told else Record(gate))
     # After a hold the time that it took does not count.
-    seconds = min(view.now - rollout.progressed_at, 1.5 * policy.interval)
+    seconds = min(view.now - since, 1.5 * policy.interval)
     done = rollout.progress + seconds
     if phase is not Phase.SHADOWING:
         done = further(policy.steps, rollout.progress, rollout.approvals, seconds)

@@ -11,12 +11,12 @@ from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standin
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
+from baton.engine.split import MEETING
 from baton.plan import ServerView, View, route
 from baton.plan.steps import length
 from baton.plan.traffic import before_traffic, place, shadowed, stepwise
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
-SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 
 
 def iso(at: float | None) -> str | None:
@@ -145,9 +145,15 @@ def _way(one: Service, rollout: Rollout | None) -> list[str]:
 def _traffic(one: Service, rollout: Rollout | None) -> dict[str, Any] | None:
     """What the splitters do while live traffic meets the candidate; None while there are none."""
     view = one.view
-    if view is None or rollout is None or rollout.progressed_at is None or rollout.phase not in SPLIT or not view.split:
+    if (
+        view is None
+        or rollout is None
+        or rollout.progressed_at is None
+        or rollout.phase not in MEETING
+        or not view.split
+    ):
         return None
-    gate, policy = one.live_gate, one.policy
+    gate, policy = one.split.verdict, one.policy
     lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + policy.lease - view.now)
     way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
     return {

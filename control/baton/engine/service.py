@@ -26,6 +26,7 @@ from baton.domain import (
     VersionMeta,
     VersionRecord,
 )
+from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
 from baton.errors import BatonError, CheckpointError, Refused, TritonError
@@ -38,7 +39,6 @@ from baton.plan import (
     Effect,
     End,
     Halt,
-    Judge,
     Policy,
     Progress,
     Record,
@@ -47,11 +47,9 @@ from baton.plan import (
     SetAlias,
     SetPolicy,
     SetSplitter,
-    Steer,
     Sync,
     View,
     plan,
-    route,
 )
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
@@ -123,8 +121,7 @@ class Service:
             resume=config.traffic.on_lapse == "resume",
         )
         self.steering = Steering(config, files, servers)
-        self._judged_at = float("-inf")
-        self.live_gate: GateResult | None = None
+        self.split = Split(self.steering, self.policy, self.tasks, clock)
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
@@ -153,7 +150,6 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         now = self._clock()
-        self._analyse(rollout, now)
         self.view = View(
             service=self.name,
             now=now,
@@ -171,33 +167,9 @@ class Service:
             running=self.tasks.running(),
             failed=self.tasks.failed(),
             paused=paused,
-            live_gate=self.live_gate,
+            live_gate=self.split.judge(rollout, now),
         )
         return self.view
-
-    def _analyse(self, rollout: Rollout | None, now: float) -> None:
-        """Ask the live analysis at each interval, and at once when a splitter keeps requests from the candidate.
-
-        In the background: with much traffic it takes half a second, and an abort must not wait for that.
-        """
-        if rollout is None or rollout.progressed_at is None or rollout.stop is not None:
-            self.live_gate, self._judged_at = None, float("-inf")
-            return
-        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING):
-            return
-        shadow_only = rollout.phase is Phase.SHADOWING
-        if self.steering.begin(rollout.id, "shadow" if shadow_only else "split"):
-            self.live_gate, self._judged_at = None, float("-inf")
-        if now - self._judged_at < self.policy.interval and not self.steering.tripped():
-            return
-        self._judged_at = now
-
-        def judge(_task: Task) -> None:
-            result = self.steering.judge(now, rollout.release, shadow_only=shadow_only)
-            if self.steering.about(rollout.id, "shadow" if shadow_only else "split"):
-                self.live_gate = result
-
-        self.tasks.start(Judge(), judge)
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):
@@ -249,7 +221,7 @@ class Service:
         rollout = view.rollout
         if rollout is not None and (rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK):
             self.tasks.cancel(lambda e: isinstance(e, Ask))
-        self._steer(view)
+        self.split.steer(view)
         if effect is None:
             return False
         if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
@@ -260,27 +232,6 @@ class Service:
             phase = Phase.DEGRADED if rollout is None else self.decision.phase
             self.decision = Decision(phase, failure.message)
         return False
-
-    def _steer(self, view: View) -> None:
-        """Send every splitter its route, for what is left of the lease that the journal knows of."""
-        rollout = view.rollout
-        wanted = route(view, self.policy)
-        lease = 0.0
-        if rollout is not None and rollout.renewed_at is not None:
-            lease = rollout.renewed_at + self.policy.lease - view.now
-        if lease <= 0:
-            wanted = None
-        for server in view.live():
-            effect = Steer(server.name)
-            if server.splitter is not ModelState.READY or view.splitter is None:
-                continue
-            if self.steering.due(server.name, wanted, view.now) and not backoff(view.failed.get(effect), view.now):
-                salt = str(rollout.id if rollout is not None else 0)
-
-                def exchange(_task: Task, name: str = server.name, salt: str = salt) -> None:
-                    self.steering.exchange(name, wanted, lease, salt, self._clock())
-
-                self.tasks.start(effect, exchange)
 
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout
@@ -491,8 +442,8 @@ class Service:
             gates = (*gates, Gate.LIVE)
         for gate in gates:
             result = rollout.gates.get(gate)
-            if gate is Gate.LIVE and self.live_gate is not None:
-                result = self.live_gate
+            if gate is Gate.LIVE and self.split.verdict is not None:
+                result = self.split.verdict
             if gate in asking or (gate is Gate.LOAD and rollout.phase is Phase.LOADING and result is None):
                 result = GateResult(gate, Verdict.RUNNING, "being asked")
             shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))

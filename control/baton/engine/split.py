@@ -1,0 +1,70 @@
+"""Keeps a split going, and has it judged: what happens all the time while live traffic meets a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from baton.domain import GateResult, ModelState, Phase, Rollout
+from baton.engine.steering import Steering
+from baton.engine.tasks import Task, Tasks
+from baton.plan import Judge, Policy, Steer, View, route
+from baton.plan.view import backoff
+
+MEETING = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
+"""Phases in which live requests may meet a candidate."""
+
+
+class Split:
+    """Of one service. Called by its loop; what takes time runs in the background."""
+
+    def __init__(self, steering: Steering, policy: Policy, tasks: Tasks, clock: Callable[[], float]) -> None:
+        self._steering = steering
+        self._policy = policy
+        self._tasks = tasks
+        self._clock = clock
+        self._judged_at = float("-inf")
+        self.verdict: GateResult | None = None
+        """The live analysis's last word about the present phase."""
+
+    def judge(self, rollout: Rollout | None, now: float) -> GateResult | None:
+        """Ask the live analysis at each interval, and at once when a splitter keeps requests from the candidate.
+
+        In the background: with much traffic it takes half a second, and an abort must not wait for that.
+        """
+        if rollout is None or rollout.progressed_at is None or rollout.stop is not None:
+            self._forget()
+        elif rollout.phase in MEETING:
+            stage = "shadow" if rollout.phase is Phase.SHADOWING else "split"
+            if self._steering.begin(rollout.id, stage):
+                self._forget()
+            if now - self._judged_at >= self._policy.interval or self._steering.tripped():
+                self._judged_at = now
+                self._tasks.start(Judge(), lambda _task: self._ask(rollout, stage, now))
+        return self.verdict
+
+    def _ask(self, rollout: Rollout, stage: str, now: float) -> None:
+        result = self._steering.judge(now, rollout.release, shadow_only=stage == "shadow")
+        if self._steering.about(rollout.id, stage):
+            self.verdict = result
+
+    def _forget(self) -> None:
+        self.verdict, self._judged_at = None, float("-inf")
+
+    def steer(self, view: View) -> None:
+        """Send every splitter its route, for what is left of the lease that the journal knows of."""
+        rollout, wanted, lease = view.rollout, route(view, self._policy), 0.0
+        if rollout is not None and rollout.renewed_at is not None:
+            lease = rollout.renewed_at + self._policy.lease - view.now
+        if lease <= 0:
+            wanted = None
+        salt = str(rollout.id if rollout is not None else 0)
+        for server in view.live():
+            effect = Steer(server.name)
+            if server.splitter is not ModelState.READY or view.splitter is None:
+                continue
+            if self._steering.due(server.name, wanted, view.now) and not backoff(view.failed.get(effect), view.now):
+
+                def exchange(_task: Task, name: str = server.name) -> None:
+                    self._steering.exchange(name, wanted, lease, salt, self._clock())
+
+                self._tasks.start(effect, exchange)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.support.toy import engine_config
 from tests.support.triton import eventually
 
-from baton.config import GateConfig, RolloutConfig, ServiceConfig, TrafficConfig
+from baton.app import App
+from baton.config import Config, GateConfig, LiveConfig, RolloutConfig, ServerConfig, ServiceConfig, TrafficConfig
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.engine.loop import Loop
 from baton.engine.service import Service
@@ -85,7 +88,9 @@ class Place:
 class Plane:
     """One control plane; several may follow each other at one place."""
 
-    def __init__(self, place: Place, *, traffic: TrafficConfig = AT_ONCE, **rollout: float) -> None:
+    def __init__(
+        self, place: Place, *, traffic: TrafficConfig = AT_ONCE, live: LiveConfig | None = None, **rollout: float
+    ) -> None:
         self.place = place
         options = {"keep_previous": 0.0, "settle": 0.0, "load_timeout": 60.0, "drain_timeout": 20.0} | rollout
         self.config = ServiceConfig(
@@ -93,6 +98,7 @@ class Plane:
             ENGINE,
             rollout=RolloutConfig(**options),  # type: ignore[arg-type]
             traffic=traffic,
+            live=live or LiveConfig(),
             gates=GateConfig(hold_retry=5.0, hold_attempts=3, request_timeout=10.0),
         )
         self.journal = Journal(place.root / "state" / "journal.db")
@@ -109,6 +115,9 @@ class Plane:
             self.wake.set,
         )
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
+        servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in place.servers)
+        config = Config(place.repository, place.root / "state", servers=servers, services=(self.config,))
+        self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {})
 
     def close(self) -> None:
         self.loop.stop()
@@ -152,6 +161,22 @@ class Plane:
         return None if rollout is None else rollout.phase
 
 
+class Full:
+    """A connection to a journal whose disk is full as long as ``full`` says so."""
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self.real = real
+        self.full = False
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if self.full and statement == "BEGIN IMMEDIATE":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self.real.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
 def tmpfs(fallback: Path) -> Path:
     """Memory in place of a disk where there is one: these tests write durably, thousands of times."""
     memory = Path("/dev/shm")
@@ -163,4 +188,4 @@ def tmpfs(fallback: Path) -> Path:
     return place
 
 
-__all__ = ["ENGINE", "NAME", "Answers", "Ask", "Place", "Plane", "Sync", "tmpfs"]
+__all__ = ["ENGINE", "NAME", "Answers", "Ask", "Full", "Place", "Plane", "Sync", "tmpfs"]

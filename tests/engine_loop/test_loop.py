@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from plane import ENGINE, NAME, Ask, Place, Plane
+from plane import ENGINE, NAME, Ask, Full, Place, Plane
 from tests.support.triton import eventually
 
 from baton.domain import Gate, GateResult, Kind, ModelState, Outcome, Phase, Rollout, Verdict
@@ -172,22 +171,6 @@ def test_a_crash_before_any_act(place, refused):
     else:
         pytest.fail("a rollout has no end")
     assert blows_at > 30, "every act was met"
-
-
-class Full:
-    """A connection to a journal whose disk is full as long as ``full`` says so."""
-
-    def __init__(self, real: sqlite3.Connection) -> None:
-        self.real = real
-        self.full = False
-
-    def execute(self, statement: str, *values: Any) -> Any:
-        if self.full and statement == "BEGIN IMMEDIATE":
-            raise sqlite3.OperationalError("database or disk is full")
-        return self.real.execute(statement, *values)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
 
 
 @pytest.mark.parametrize("phase", [Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.SHIFTING, Phase.RETIRING])

@@ -17,6 +17,9 @@ import numpy as np
 from baton.errors import TritonError
 from baton.triton.port import Tensors
 
+LEAST_MS = 0.01
+"""No answer takes no time at all, also where a test's clock stands still: one without a time is not judged."""
+
 
 @dataclass
 class FakeSplitter:
@@ -55,8 +58,9 @@ class FakeSplitter:
     def note(self, version: int, took_s: float, error: str | None = None) -> None:
         """Count an answer of a version, or its failure."""
         role = "stable" if version == self.stable else "candidate"
+        took_ms = max(took_s * 1000, LEAST_MS)
         self.samples.append(
-            {"what": "answer", "role": role, "took_ms": took_s * 1000, "outcome": "failed" if error else "ok",
+            {"what": "answer", "role": role, "took_ms": took_ms, "outcome": "failed" if error else "ok",
              "error": error or "", "id": "", "top": None, "mean": None, "n": 0, "at": self.clock()}
         )  # fmt: skip
         if role == "candidate":

@@ -1,0 +1,335 @@
+"""Traffic comes to a candidate by steps: what the loop writes down, sends and shows on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from plane import ENGINE, NAME, Full, Place, Plane
+
+from baton.config import LiveConfig, TrafficConfig
+from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
+from baton.errors import TritonError
+from baton.triton.fake import Behaviour
+from baton.triton.fake_splitter import FakeSplitter
+
+SPLITTER = f"{NAME}_splitter"
+STEPS = (Step(20.0, hold=10.0), Step(50.0, over=10.0))
+PAUSED = (Step(20.0, hold=5.0), Step(pause=True), Step(50.0, hold=5.0))
+LEASE = 15.0
+QUERY = {
+    "query": np.array([[b'{"text": "red"}']], dtype=np.object_),
+    "documents": np.array([[b'{"text": "a"}', b'{"text": "b"}']], dtype=np.object_),
+}
+
+
+def splitting(place: Place, steps: tuple[Step, ...] = STEPS, **traffic: Any) -> Plane:
+    options = TrafficConfig(steps=steps, shadow_share=0.0, lease=LEASE, **traffic)
+    return Plane(place, traffic=options, live=LiveConfig(min_requests=3))
+
+
+@pytest.fixture
+def plane(place):
+    made = splitting(place)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pausing(place):
+    made = splitting(place, PAUSED)
+    yield made
+    made.close()
+
+
+def asked(place: Place, requests: int = 20) -> set[int]:
+    """Clients ask the public name of every server; the versions that answered. Every one of them is answered."""
+    answers = [s.infer(NAME, None, QUERY, 1.0) for s in place.servers.values() for _ in range(requests)]
+    return {int(a["model_version"][0, 0]) for a in answers}
+
+
+def turns(place: Place, plane: Plane, count: int, *, clients: bool = True) -> list[dict[str, Any]]:
+    """So many seconds of the loop; what the status said in each."""
+    seen = []
+    for _ in range(count):
+        if clients:
+            asked(place)
+        plane.turn()
+        seen.append(plane.app.status()["services"][0])
+        place.now += 1.0
+    return seen
+
+
+def until(place: Place, plane: Plane, condition: Callable[[], object], what: str) -> list[dict[str, Any]]:
+    """Turn with clients about until a condition holds; what the status said on the way."""
+    seen: list[dict[str, Any]] = []
+    while not condition():
+        assert len(seen) < 150, f"never: {what}; {plane.service.decision}"
+        seen += turns(place, plane, 1)
+    return seen
+
+
+def split(place: Place, plane: Plane) -> None:
+    """Version 2 has its first share of the traffic of version 1 on every server."""
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    until(place, plane, lambda: shares(place) == {20.0}, "the first share")
+
+
+def shares(place: Place) -> set[float]:
+    """The candidate's share of traffic, in percent, on the servers."""
+    splitters = [s._splitters.get(SPLITTER) for s in place.servers.values()]
+    return {0.0 if s is None else s.weight() for s in splitters}
+
+
+def progress(plane: Plane) -> float:
+    rollout = plane.journal.open_rollout(NAME)
+    assert rollout is not None
+    return rollout.progress
+
+
+def events(plane: Plane, kind: str) -> list[dict[str, Any]]:
+    return [e for e in plane.journal.events(service=NAME, limit=1000) if e["kind"] == kind]
+
+
+def nothing_left(place: Place, version: int) -> None:
+    assert not place.files.splitter_dir.exists()
+    assert asked(place) == {version}
+    for server in place.servers.values():
+        states = {m.state for m in server.index().get(SPLITTER, {}).values()}
+        assert states <= {ModelState.UNAVAILABLE}
+        assert server.step(NAME) == ENGINE
+
+
+def test_the_whole_way_on_two_servers(place):
+    two = Place(place.root / "two", servers=2)
+    plane = splitting(two)
+    split(two, plane)
+    assert asked(two, 100) == {1, 2}
+    seen = until(two, plane, lambda: plane.rests_at(2), "version 2 live")
+    weights = [s["weight"] for s in seen if s["phase"] == "shifting"]
+    assert weights == sorted(weights)
+    assert weights[0] == 20
+    assert any(20 < w < 50 for w in weights)
+    nothing_left(two, 2)
+    rollout = plane.journal.rollouts(service=NAME)[0]
+    assert (rollout.outcome, rollout.progress) == (Outcome.LIVE, 20.0)
+    assert rollout.gates[Gate.LIVE].verdict is Verdict.PASS
+    assert rollout.gates[Gate.LIVE].evidence["samples"]["candidate"] >= 3
+    plane.close()
+
+
+def test_what_the_status_shows(place, plane):
+    split(place, plane)
+    asked(place, 100)
+    shown = turns(place, plane, 2)[-1]
+    assert (shown["phase"], shown["stable"], shown["candidate"], shown["weight"]) == ("shifting", 1, 2, 20)
+    assert shown["step"]["index"] == 1
+    assert shown["step"]["count"] == 3
+    assert shown["step"]["name"] == "20 % for 10 s"
+    assert shown["steps"] == ["20 % for 10 s", "to 50 % over 10 s", "100 %"]
+    traffic = shown["traffic"]
+    assert traffic["weight"] == 20
+    assert 5 < traffic["observed"] < 40
+    assert traffic["requests"]["candidate"] > 0
+    assert 0 < traffic["lease_left_s"] <= traffic["lease_s"] == LEASE
+    assert 0 < traffic["eta_s"] <= 20
+    assert "live" in [g["name"] for g in shown["gates"]]
+    plane.app.abort(None, who="ann")
+    shown = until(place, plane, lambda: plane.ended(2), "the end")[-1]
+    assert (shown["weight"], shown["traffic"], shown["candidate"]) == (0, None, None)
+    assert plane.ended(2) is Outcome.ROLLED_BACK
+    nothing_left(place, 1)
+
+
+def test_no_route_is_sent_for_longer_than_the_journal_says(place, plane, monkeypatch):
+    """Renewed first, then sent: what is not written down holds nowhere."""
+    sent: list[float] = []
+    too_long: list[str] = []
+    control = FakeSplitter.control
+
+    def looking(self: FakeSplitter, inputs: Any) -> Any:
+        route = json.loads(inputs["baton_control"].reshape(-1)[0])["route"]
+        if route["candidate"] is not None:
+            rollout = plane.journal.open_rollout(NAME)
+            end = place.now + route["lease_s"]
+            sent.append(end)
+            if rollout is None or rollout.renewed_at is None or end > rollout.renewed_at + LEASE + 0.001:
+                too_long.append(f"until {end}, renewed {rollout and rollout.renewed_at}")
+        return control(self, inputs)
+
+    monkeypatch.setattr(FakeSplitter, "control", looking)
+    split(place, plane)
+    until(place, plane, lambda: plane.rests_at(2), "version 2 live")
+    assert len(set(sent)) > 3, "it was renewed again and again"
+    assert not too_long
+
+
+def test_a_journal_that_cannot_be_written_lets_the_lease_end(place, plane):
+    split(place, plane)
+    disk = plane.journal._db = Full(plane.journal._db)  # type: ignore[assignment]
+    disk.full = True
+    before = progress(plane)
+    turns(place, plane, 5)
+    assert shares(place) == {20.0}, "the lease holds for a while"
+    assert "disk is full" in plane.service.decision.message
+    turns(place, plane, int(LEASE))
+    assert shares(place) == {0.0}
+    assert asked(place) == {1}
+    assert progress(plane) == before
+    disk.full = False
+    until(place, plane, lambda: shares(place) == {20.0}, "the split goes on")
+    assert len(events(plane, "lapse")) == 1
+    until(place, plane, lambda: plane.rests_at(2), "version 2 live")
+    nothing_left(place, 2)
+
+
+@pytest.mark.parametrize("on_lapse", ["resume", "rollback"])
+def test_a_control_plane_that_is_away_for_longer_than_the_lease(place, on_lapse):
+    first = splitting(place, on_lapse=on_lapse)
+    split(place, first)
+    first.abandon()
+    place.now += 40.0
+    assert shares(place) == {0.0}
+    assert asked(place, 100) == {1}, "stable alone, with nobody's help"
+    second = splitting(place, on_lapse=on_lapse)
+    until(place, second, lambda: second.ended(2), "the end")
+    if on_lapse == "resume":
+        [lapse] = events(second, "lapse")
+        assert lapse["data"]["away_s"] > 40
+        assert "the stable version served alone" in lapse["message"]
+        assert second.ended(2) is Outcome.LIVE
+    else:
+        assert not events(second, "lapse")
+        assert second.ended(2) is Outcome.ROLLED_BACK
+        assert "lease" in second.journal.rollouts(service=NAME)[0].message
+    nothing_left(place, 2 if on_lapse == "resume" else 1)
+    second.close()
+
+
+def test_a_control_plane_that_starts_again_within_the_lease_goes_on(place):
+    first = splitting(place)
+    split(place, first)
+    turns(place, first, 7)
+    before = progress(first)
+    first.abandon()
+    assert before > 0
+    place.now += 5.0
+    assert shares(place) == {20.0}
+    second = splitting(place)
+    turns(place, second, 1)
+    assert shares(place) == {20.0}
+    assert progress(second) == before, "evidence is gathered anew first"
+    until(place, second, lambda: second.rests_at(2), "version 2 live")
+    assert not events(second, "lapse")
+    second.close()
+
+
+def test_promote_lets_it_past_a_pause_step(place, pausing):
+    split(place, pausing)
+    until(place, pausing, lambda: pausing.phase() is Phase.WAITING, "the pause")
+    shown = turns(place, pausing, 20)[-1]
+    assert (shown["phase"], shown["weight"], shown["step"]["index"]) == ("waiting", 20, 2)
+    assert shown["step"]["name"] == "pause"
+    assert shown["traffic"]["eta_s"] is None
+    assert "`ctl promote 2` goes on" in shown["message"]
+    assert shares(place) == {20.0}, "the lease is kept up for a person who takes long"
+    pausing.app.promote(None, None, full=False, who="ann")
+    seen = until(place, pausing, lambda: pausing.rests_at(2), "version 2 live")
+    assert sum(s["weight"] == 50 for s in seen) >= 5, "the whole of the next step"
+    assert pausing.journal.rollouts(service=NAME)[0].approvals == 1
+    assert [e["who"] for e in events(pausing, "promote")] == ["ann"]
+
+
+def test_promote_before_a_pause_step_lets_nothing_past_it(place, pausing):
+    split(place, pausing)
+    pausing.app.promote(None, None, full=False, who="ann")
+    until(place, pausing, lambda: pausing.phase() is Phase.WAITING, "the pause")
+    turns(place, pausing, 10)
+    assert pausing.phase() is Phase.WAITING
+
+
+def test_full_skips_the_steps_that_remain(place, pausing):
+    split(place, pausing)
+    pausing.app.promote(None, None, full=True, who="ann")
+    turns(place, pausing, 3)
+    assert place.files.alias() == 2
+    until(place, pausing, lambda: pausing.rests_at(2), "version 2 live")
+    rollout = pausing.journal.rollouts(service=NAME)[0]
+    assert rollout.full
+    assert rollout.progress < 10
+    nothing_left(place, 2)
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_pause_freezes_the_share(place, plane, promoted):
+    """Also that of a rollout which a person promoted before: the last word counts."""
+    split(place, plane)
+    if promoted:
+        plane.app.promote(None, None, full=False, who="ann")
+    plane.app.pause(who="ann")
+    before = progress(plane)
+    shown = turns(place, plane, 20)[-1]
+    assert "Baton is paused" in shown["message"]
+    assert progress(plane) == before
+    assert shares(place) == {20.0}
+    plane.app.resume(who="ann")
+    until(place, plane, lambda: plane.rests_at(2), "version 2 live")
+
+
+def test_without_traffic_nothing_is_promoted(place, plane):
+    split(place, plane)
+    place.now += 60.0  # what clients said before says nothing any more
+    turns(place, plane, 3, clients=False)
+    before = progress(plane)
+    shown = turns(place, plane, 40, clients=False)[-1]
+    assert shown["weight"] == 20
+    assert "Holding" in shown["message"]
+    assert shown["traffic"]["waiting_for"]
+    assert progress(plane) == before
+    assert plane.journal.open_rollout(NAME).gates[Gate.LIVE].verdict is Verdict.HOLD
+    until(place, plane, lambda: plane.rests_at(2), "version 2 live, with clients again")
+
+
+def test_a_candidate_that_fails_under_traffic_goes_back(place, plane):
+    split(place, plane)
+    place.servers["a"].versions[2] = Behaviour(answer_error="out of memory")
+    until(place, plane, lambda: plane.ended(2), "the end")
+    rollout = plane.journal.rollouts(service=NAME)[0]
+    assert rollout.outcome is Outcome.ROLLED_BACK
+    assert rollout.gates[Gate.LIVE].verdict is Verdict.FAIL
+    assert rollout.stop.gate is Gate.LIVE
+    assert "out of memory" in rollout.message
+    nothing_left(place, 1)
+    turns(place, plane, 5)
+    assert plane.journal.open_rollout(NAME) is None, "only a person brings it again"
+
+
+def test_a_splitter_that_refuses_its_route_is_taken_out(place, plane, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise TritonError("baton_control: the process is broken")
+
+    split(place, plane)
+    monkeypatch.setattr(FakeSplitter, "control", refuse)
+    until(place, plane, lambda: plane.ended(2), "the end")
+    rollout = plane.journal.rollouts(service=NAME)[0]
+    assert rollout.outcome is Outcome.ROLLED_BACK
+    assert "The splitter on server a does not answer" in rollout.message
+    nothing_left(place, 1)
+
+
+def test_a_server_that_restarts_in_mid_split_joins_it_again(place):
+    two = Place(place.root / "two", servers=2)
+    plane = splitting(two)
+    split(two, plane)
+    two.servers["b"].restart()
+    assert two.servers["b"]._splitters[SPLITTER].weight() == 0.0, "it knows no route yet"
+    turns(two, plane, 1, clients=False)
+    until(two, plane, lambda: len(shares(two)) == 1, "both follow the same route")
+    until(two, plane, lambda: plane.rests_at(2), "version 2 live")
+    nothing_left(two, 2)
+    plane.close()

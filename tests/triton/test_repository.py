@@ -68,6 +68,114 @@ def test_the_alias_has_the_tensors_of_its_engine(files):
     assert dict(step.input_map) == {t.name: t.name for t in engine.input}
 
 
+def test_an_alias_by_way_of_the_splitter(files):
+    files.set_alias(3)
+    assert not files.split()
+    files.set_splitter(3)
+    files.set_alias(3, split=True)
+    assert (files.alias(), files.split()) == (3, True), "stable is still what the public name stands for"
+    path = files.alias_dir / "config.pbtxt"
+    config = pbtxt.parse(path.read_text(), path)
+    [step] = config.ensemble_scheduling.step
+    assert (step.model_name, step.model_version) == ("public_splitter", 1)
+    assert pbtxt.specific_versions(path.read_text(), path) == {3}, "answers tell stable's number, as before"
+    assert not {"baton_control", "baton_report"} & {t.name for t in (*config.input, *config.output)}
+    assert not {"baton_control", "baton_report"} & {*step.input_map, *step.output_map}
+    files.set_alias(3)
+    assert (files.alias(), files.split()) == (3, False)
+    files.set_alias(None)
+    assert (files.alias(), files.split()) == (None, False)
+
+
+def test_the_splitter_has_the_tensors_of_its_engine(files):
+    assert files.splitter() is None
+    files.set_splitter(4)
+    assert files.splitter() == 4
+    path = files.splitter_dir / "config.pbtxt"
+    splitter, engine = (pbtxt.parse(p.read_text(), p) for p in (path, files.engine_dir / "config.pbtxt"))
+    assert (splitter.backend, splitter.max_batch_size) == ("splitter", engine.max_batch_size)
+    assert {k: v.string_value for k, v in splitter.parameters.items()} == {"engine": "engine", "stable": "4"}
+    tensors = [(t.name, t.data_type, list(t.dims)) for t in engine.input]
+    assert [(t.name, t.data_type, list(t.dims)) for t in splitter.input][:-1] == tensors
+    assert all(t.optional for t in splitter.input), "a control request holds none of them"
+    assert [t.name for t in splitter.output] == [*(t.name for t in engine.output), "baton_report"]
+    assert splitter.input[-1].name == "baton_control"
+
+
+def test_each_splitter_has_a_token_of_its_own(files):
+    tokens = set()
+    for stable in (3, 4, 3):
+        files.set_splitter(stable)
+        tokens.add(files.token())
+    assert len(tokens) == 3
+    assert min(map(len, tokens)) == 64
+    assert listing(files) >= {"public_splitter/config.pbtxt", "public_splitter/1/token"}
+
+
+def test_the_splitter_s_files_are_taken_away_whole(files):
+    before = listing(files)
+    files.set_splitter(3)
+    files.set_splitter(None)
+    assert files.splitter() is None
+    assert listing(files) == before
+    files.set_splitter(None)
+    with pytest.raises(RepositoryError, match=r"token does not exist"):
+        files.token()
+
+
+def test_the_splitter_s_configuration_comes_last_and_goes_first(files, monkeypatch):
+    """Whenever Triton reads the directory, a configuration that is there has a token beside it."""
+    path, token = files.splitter_dir / "config.pbtxt", files.splitter_dir / "1" / "token"
+    met: list[bool] = []
+
+    def looking(real):
+        def call(*args, **options):
+            if path.exists():
+                met.append(token.exists() and len(token.read_text()) == 64)
+            return real(*args, **options)
+
+        return call
+
+    places = ((os, "fsync"), (repository, "sync_directory"), (Path, "unlink"), (repository.shutil, "rmtree"))
+    for module, name in places:
+        monkeypatch.setattr(module, name, looking(getattr(module, name)))
+    files.set_splitter(3)
+    files.set_splitter(None)
+    assert met
+    assert all(met)
+
+
+def test_a_full_disk_leaves_no_splitter_by_halves(files, monkeypatch):
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", full)
+        with pytest.raises(RepositoryError, match="No space left on device"):
+            files.set_splitter(3)
+    assert files.splitter() is None
+    files.set_splitter(3)
+    assert files.splitter() == 3
+
+
+def test_what_is_no_splitter_of_ours_counts_as_none(files):
+    files.set_splitter(3)
+    (files.splitter_dir / "config.pbtxt").write_text('backend: "splitter"')
+    assert files.splitter() is None
+    files.set_splitter(3)
+    assert files.splitter() == 3
+
+
+def test_whether_the_engine_batches(files):
+    assert files.batches()
+    path = files.engine_dir / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 8", "max_batch_size: 0"))
+    assert not files.batches()
+    files.set_splitter(3)
+    splitter = files.splitter_dir / "config.pbtxt"
+    assert pbtxt.parse(splitter.read_text(), splitter).max_batch_size == 0
+
+
 def test_an_alias_that_baton_did_not_write(files):
     files.alias_dir.mkdir()
     (files.alias_dir / "config.pbtxt").write_text('platform: "ensemble"')

@@ -138,8 +138,10 @@ class ServiceFiles:
                 return
             folder = self.splitter_dir / str(SPLITTER_VERSION)
             folder.mkdir(parents=True, exist_ok=True)
-            token = folder / TOKEN
-            token.write_text(secrets.token_hex(32))
+            with (folder / TOKEN).open("w") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(file.fileno())
             sync_directory(folder)
         engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
         write_atomically(path, self._splitter_text(engine, stable))

@@ -205,9 +205,10 @@ class LiveConfig:
     max_failures_in_row: int = _setting(_count, 3)
     failure_rate: float = _setting(_fraction, 0.01)
     latency_limit: float = _setting(_above(1), 1.5)
-    drift_limit: float = _setting(_fraction, 0.25)
-    top1_agreement: float = _setting(_fraction, 0.5)
-    tau: float = _setting(_fraction, 0.2)
+    drift_limit: float = _setting(_fraction, 0.35)
+    top1_agreement: float = _setting(_fraction, 0.4)
+    top1_margin: float = _setting(_fraction, 0.1)
+    tau: float = _setting(_fraction, 0.1)
     threshold: float | None = _setting(_fraction, None)
     crossing_limit: float = _setting(_fraction, 0.25)
 

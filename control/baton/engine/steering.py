@@ -72,6 +72,7 @@ class Steering:
             tolerance=config.gates.output_tolerance,
             drift_limit=live.drift_limit,
             top1_agreement=live.top1_agreement,
+            top1_margin=live.top1_margin,
             tau=live.tau,
             crossing_limit=live.crossing_limit,
             threshold=live.threshold,

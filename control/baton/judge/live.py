@@ -61,7 +61,7 @@ def judge_live(
         raise ValueError(f"{looks} looks; at least one is needed")
     alpha = limits.alpha / looks / _CHECKS
     attempts = sorted(_attempts(answers, pairs), key=lambda attempt: attempt.at)
-    compared = [Compared.of(pair, limits.threshold) for pair in pairs if sound(pair)]
+    compared = [Compared.of(pair, limits) for pair in pairs if sound(pair)]
     checks = [
         _errors(attempts, limits, alpha),
         judge_paired_pace(pairs, limits, alpha) if shadow_only else judge_pace(answers, limits, alpha),

@@ -10,10 +10,11 @@ for whoever set a tolerance that fits nearly all batches; but only up to ten tim
 no batch explains. In half precision a batch's other requests move a score by up to 0.008: there the tolerance is to be
 set accordingly.
 
-Release ``retrained``. Mean drift, share of requests with the same best document, mean tau, and share of documents that
-cross the threshold are held against their limits; each fails when it is surely beyond (Student's t over requests, the
-exact binomial test for the best document). The signed-rank test of the differences (Wilcoxon) only tells in which
-direction scores went: other weights give other scores.
+Release ``retrained``. Mean drift, share of requests whose best document is among stable's best (its score there is
+within ``top1_margin`` of stable's highest: of several relevant documents any may come first), mean tau, and share of
+documents that cross the threshold are held against their limits; each fails when it is surely beyond (Student's t over
+requests, the exact binomial test for the best document). The signed-rank test of the differences (Wilcoxon) only tells
+in which direction scores went: other weights give other scores.
 
 All of it is asked of all requests, and of each kind of request with at least a third of ``min_pairs``: a version that
 is wrong about images alone hides in the mean of all.
@@ -104,11 +105,11 @@ class Compared:
     """Whether the candidate's scores are all the same; None where stable's are, too."""
 
     @classmethod
-    def of(cls, pair: Pair, threshold: float | None) -> Compared:
+    def of(cls, pair: Pair, limits: LiveLimits) -> Compared:
         stable, candidate = np.array(pair.stable), np.array(pair.candidate)
         apart = candidate - stable
         many = stable.size > 1
-        best = (stable >= stable.max() - _SAME, candidate >= candidate.max() - _SAME)
+        threshold = limits.threshold
         tells = many and np.ptp(stable) > _SAME
         return cls(
             pair=pair,
@@ -116,8 +117,8 @@ class Compared:
             shift=float(apart.mean()),
             furthest=float(np.abs(apart).max()),
             tops=(int(stable.argmax()), int(candidate.argmax())),
-            # A tie of stable's has no right order; one of the candidate's must not count as agreeing with everything.
-            same_top=bool(best[0][candidate.argmax()]) if tells else None,
+            # Near stable's best there is no right order; a tie of the candidate's must not agree with everything.
+            same_top=bool(stable[candidate.argmax()] >= stable.max() - limits.top1_margin - _SAME) if tells else None,
             tau=tau_b(stable, candidate) if tells else None,
             crossing=None if threshold is None else float(np.mean((stable >= threshold) != (candidate >= threshold))),
             flat=bool(np.ptp(candidate) <= _SAME) if tells else None,
@@ -274,7 +275,7 @@ _MEASURES = (
         "top1",
         lambda each: each.same_top,
         lambda limits: limits.top1_agreement,
-        "the best document is stable's in {mean:.0%} of {count} requests{of} (at least {limit:.0%})",
+        "the best document is among stable's best in {mean:.0%} of {count} requests{of} (at least {limit:.0%})",
         least=0.0,
     ),
     _Measure(

@@ -126,11 +126,13 @@ class LiveLimits:
     """A difference that is smaller than this is nobody's concern, whatever the ratio."""
     tolerance: float = 0.001
     """Release equivalent: the largest difference of a score."""
-    drift_limit: float = 0.25
+    drift_limit: float = 0.35
     """Release retrained: the mean absolute difference of a score."""
-    top1_agreement: float = 0.5
-    """Release retrained: the share of requests with the same best document."""
-    tau: float = 0.2
+    top1_agreement: float = 0.4
+    """Release retrained: the share of requests whose best document is among stable's best."""
+    top1_margin: float = 0.1
+    """So far below its highest score a document is among stable's best."""
+    tau: float = 0.1
     """Release retrained: the mean Kendall tau-b of the two rankings of a request."""
     crossing_limit: float = 0.25
     """Release retrained: the share of documents on another side of ``threshold``."""

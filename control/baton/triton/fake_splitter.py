@@ -81,7 +81,7 @@ class FakeSplitter:
         if "route" in asked:
             self._route = asked["route"]
             self._until = self.clock() + asked["route"]["lease_s"]
-        in_force = self.candidate() is not None and self._route is not None
+        in_force = self._route is not None and self.clock() < self._until
         after = asked.get("after", 0) if asked.get("boot") == self._boot else 0
         now = self.clock()
         fresh = [

@@ -6,6 +6,7 @@ Where the two differ, the fake is wrong. Each test has an engine and an alias of
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 from collections import Counter
@@ -15,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.support.toy import engine_config, make_checkpoint
-from tests.support.triton import eventually, running_triton
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, eventually, running_triton
 
 from baton.domain import ModelState
 from baton.errors import TimedOut, TritonError, Unreachable
 from baton.local.find import find_triton
 from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
 from baton.triton.grpc import GrpcTriton
-from baton.triton.repository import ServiceFiles
+from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles
 
 LONG_S = 120.0
 READY, LOADING = ModelState.READY, ModelState.LOADING
@@ -35,6 +36,7 @@ class Rig:
         self.server = server
         self.engine, self.alias = f"{name}_engine", name
         self.files = ServiceFiles(repository, self.alias, self.engine)
+        self.splitter = self.files.splitter_name
         self._log = repository.parent / f"{name}.loads"
         self.files.engine_dir.mkdir(parents=True)
         (self.files.engine_dir / "config.pbtxt").write_text(engine_config(self.engine, [1], load_log=self._log))
@@ -46,6 +48,7 @@ class Rig:
                 load_s=toy.get("load_s", 0.0),
                 load_error="this toy version raises while it loads" if toy.get("raise_at_load") else None,
                 answer_s=toy.get("delay_ms", 0.0) / 1000,
+                answer_error="this toy version fails now and then" if toy.get("error_rate") else None,
                 score=toy.get("constant"),
                 leave_s=0.3,
             )
@@ -54,10 +57,31 @@ class Rig:
         self.files.set_policy(frozenset(policy))
         self.server.load(self.engine, timeout_s)
 
-    def point(self, version: int) -> None:
-        self.files.set_alias(version)
+    def point(self, version: int, *, split: bool = False) -> None:
+        self.files.set_alias(version, split=split)
         self.server.load(self.alias, LONG_S)
         self.server.load(self.alias, LONG_S)
+
+    def split(self, stable: int) -> None:
+        """Put a splitter before the stable version; it has no route yet."""
+        self.files.set_splitter(stable)
+        self.server.load(self.splitter, LONG_S)
+        self.point(stable, split=True)
+
+    def steer(self, candidate: int | None, weight: float, *, lease_s: float = LONG_S, **more: Any) -> dict[str, Any]:
+        """Send the splitter a route; its report."""
+        route = {"candidate": candidate, "weight": weight, "shadow": 0.0, "lease_s": lease_s, "salt": "", "kinds": []}
+        return self.control(route={**route, "deadline_s": 10.0, "compare": "scores", "contents": False}, **more)
+
+    def control(self, **asked: Any) -> dict[str, Any]:
+        text = json.dumps({"token": self.files.token(), **asked}).encode()
+        inputs = {CONTROL: np.array([[text]], dtype=np.object_)}
+        answer = self.server.infer(self.splitter, SPLITTER_VERSION, inputs, LONG_S)
+        return dict(json.loads(bytes(answer[REPORT].reshape(-1)[0])))
+
+    def answering(self, requests: int) -> set[int]:
+        """The versions that answer so many requests to the public name."""
+        return {self.ask(None, self.alias) for _ in range(requests)}
 
     def loads(self) -> Counter[int]:
         if isinstance(self.server, FakeTriton):
@@ -96,7 +120,7 @@ def stage(request, tmp_path_factory):
         yield FakeTriton("one", DiskRepository(repository)), repository
         return
     find_triton(None)
-    with running_triton(root, repository) as running:
+    with running_triton(root, repository, backends=(TOY_BACKENDS, OUR_BACKENDS)) as running:
         server = GrpcTriton("one", running.grpc_url, metrics=running.metrics_url.split("/")[2])
         with contextlib.closing(server):
             yield server, repository
@@ -191,6 +215,144 @@ def test_alias(rig):
     rig.settles(set(), rig.alias)
     rig.settles({1, 2})
     assert rig.loads() == {1: 1, 2: 2}
+
+
+def test_step(rig):
+    rig.drop(1)
+    rig.load(1)
+    assert rig.server.step(rig.alias) is None, "it is not loaded"
+    rig.point(1)
+    assert rig.server.step(rig.alias) == rig.engine
+    assert rig.server.step(rig.engine) is None, "it is no ensemble"
+    rig.files.set_splitter(1)
+    rig.server.load(rig.splitter, LONG_S)
+    assert rig.states(rig.splitter) == {SPLITTER_VERSION: READY}
+    assert rig.server.step(rig.alias) == rig.engine, "a splitter that is loaded is not in the path yet"
+    rig.files.set_alias(1, split=True)
+    assert rig.server.step(rig.alias) == rig.engine, "it tells what is loaded, and not what the files say"
+    rig.point(1, split=True)
+    assert rig.server.step(rig.alias) == rig.splitter
+    rig.server.unload(rig.alias, LONG_S)
+    rig.settles(set(), rig.alias)
+    assert rig.server.step(rig.alias) is None
+
+
+def test_split(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.point(1)
+    rig.split(1)
+    assert rig.states(rig.alias) == {1: READY}, "the public name keeps stable's number"
+    assert rig.answering(5) == {1}, "without a route stable answers alone"
+    assert rig.control()["route"] is None
+    report = rig.steer(2, 100.0)
+    assert (report["stable"], report["route"]["candidate"], report["route"]["weight"]) == (1, 2, 100.0)
+    assert rig.answering(5) == {2}
+    assert rig.steer(2, 0.0)["route"]["weight"] == 0.0
+    assert rig.answering(5) == {1}
+    rig.steer(2, 50.0)
+    assert rig.answering(60) == {1, 2}
+    assert rig.steer(None, 0.0)["route"]["candidate"] is None
+    assert rig.answering(5) == {1}
+    rig.point(1)
+    assert rig.server.step(rig.alias) == rig.engine
+    rig.server.unload(rig.splitter, LONG_S)
+    rig.settles(set(), rig.splitter)
+    assert rig.answering(5) == {1}, "it goes, and the public name stays where it is"
+    rig.settles({1, 2})
+    assert rig.loads() == {1: 1, 2: 1}, "nothing of it touched the engine"
+
+
+def test_lease(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.split(1)
+    rig.steer(2, 100.0)
+    assert rig.answering(3) == {2}
+    rig.steer(2, 100.0, lease_s=0.3)
+    eventually(lambda: rig.answering(1) == {1}, "stable answers alone when the lease is over")
+    assert rig.control()["route"] is None
+    assert rig.answering(5) == {1}
+    left = rig.steer(2, 100.0, lease_s=50.0)["route"]["lease_left_s"]
+    assert 0 < left <= 50.0
+    assert rig.answering(3) == {2}, "a new one holds"
+
+
+def test_report(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.split(1)
+    first = rig.steer(2, 100.0)
+    rig.answering(3)
+    rig.steer(2, 0.0)
+    rig.answering(2)
+    report = rig.control(boot=first["boot"], after=first["next"])
+    assert report["boot"] == first["boot"]
+    assert [s["role"] for s in report["samples"]] == ["candidate"] * 3 + ["stable"] * 2
+    assert {s["what"] for s in report["samples"]} == {"answer"}
+    assert {s["outcome"] for s in report["samples"]} == {"ok"}
+    assert all(s["took_ms"] > 0 and s["age_s"] >= 0 for s in report["samples"])
+    counts = {k: report["counts"][k] for k in ("requests", "stable", "candidate", "sent_to_candidate", "failed")}
+    assert counts == {"requests": 5, "stable": 2, "candidate": 3, "sent_to_candidate": 3, "failed": 0}
+    assert report["breaker"]["state"] == "closed"
+    assert rig.control(boot=report["boot"], after=report["next"])["samples"] == [], "each is told once"
+    assert len(rig.control(boot="another", after=report["next"])["samples"]) == 5, "another process knows no number"
+
+
+def test_token(rig):
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.split(1)
+    rig.steer(2, 100.0)
+    for token in ("", "x" * 64, rig.files.token()[:-1]):
+        with pytest.raises(TritonError, match="token") as refused:
+            rig.steer(None, 0.0, token=token)
+        assert rig.files.token() not in str(refused.value)
+    assert rig.answering(3) == {2}, "the route in force stays"
+    rig.point(1)
+    rig.files.set_splitter(1)
+    with pytest.raises(TritonError, match="token"):
+        rig.steer(2, 100.0)
+    rig.server.load(rig.splitter, LONG_S)
+    assert rig.steer(2, 100.0)["counts"]["requests"] == 0, "new files are a new splitter, which knows its own token"
+
+
+def test_failing_candidate(rig):
+    rig.drop(1)
+    rig.drop(2, error_rate=1.0)
+    rig.load(1, 2)
+    rig.split(1)
+    rig.steer(2, 100.0)
+    assert rig.answering(3) == {1}, "stable answers for it"
+    report = rig.control()
+    assert report["counts"]["failed"] == 3
+    assert report["counts"]["candidate"] == 0
+    failed = [s for s in report["samples"] if s["role"] == "candidate"]
+    assert {s["outcome"] for s in failed} == {"failed"}
+    assert {s["error"] for s in failed} == {"this toy version fails now and then"}
+
+
+def test_splitter_gone(rig):
+    """The order that must not be: a splitter that leaves takes the public name before it down."""
+    rig.drop(1)
+    rig.load(1)
+    rig.split(1)
+    rig.server.unload(rig.splitter, LONG_S)
+    rig.settles(set(), rig.alias)
+    with pytest.raises(TritonError):
+        rig.ask(None, rig.alias)
+    rig.server.load(rig.splitter, LONG_S)
+    rig.settles({1}, rig.alias)
+    assert rig.answering(3) == {1}
+    rig.load(1)
+    rig.files.set_splitter(None)
+    rig.point(1)
+    rig.server.unload(rig.splitter, LONG_S)
+    assert rig.answering(3) == {1}
 
 
 def test_changes(rig):

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,153 @@ def test_the_newest_events_oldest_first(journal):
     events = journal.events(service="ranker", limit=3)
     assert [e["data"]["n"] for e in events] == [2, 3, 4]
     assert journal.events(limit=1)[0]["message"] == "of all"
+
+
+def under_way(journal: Journal, phase: Phase = Phase.SHIFTING) -> Rollout:
+    """A rollout that got as far as its traffic."""
+    journal.begin(asked())
+    for step in (Phase.LOADING, Phase.VALIDATING, phase):
+        journal.advance(journal.open_rollout("ranker"), step, "on", 11.0)
+    return journal.open_rollout("ranker")
+
+
+def test_the_way_of_traffic(journal, path):
+    rollout = under_way(journal)
+    assert (rollout.progress, rollout.progressed_at, rollout.renewed_at, rollout.approvals) == (0.0, None, None, 0)
+    result = GateResult(Gate.LIVE, Verdict.PASS, "as good", observed=1.0, limit=1.5, evidence={"samples": 40})
+    journal.progress(rollout, 0.0, 20.0, "begins", None)
+    journal.renew(rollout, 21.0)
+    journal.progress(journal.open_rollout("ranker"), 5.0, 25.0, "goes on", result)
+    journal.progress(journal.open_rollout("ranker"), 2.5, 30.0, "goes on", result)
+    journal.renew(rollout, 31.0)
+    now = journal.open_rollout("ranker")
+    assert (now.progress, now.progressed_at, now.renewed_at) == (7.5, 30.0, 31.0)
+    assert now.gates == {Gate.LIVE: result}
+    assert now.gate_times == {Gate.LIVE: 30.0}
+    told = [e["data"] for e in journal.events(rollout=rollout.id) if e["kind"] == "progress"]
+    assert told == [{"progress": 0.0}, {"progress": 5.0}, {"progress": 7.5}]
+    other = Journal(path)
+    assert other.open_rollout("ranker") == now
+    other.close()
+
+
+def test_approvals_add_up_and_full_stays(journal):
+    rollout = under_way(journal)
+    journal.promote(rollout, "ann", 20.0)
+    assert journal.open_rollout("ranker").approvals == 0, "promoted, but past no pause"
+    journal.promote(rollout, "ann", 21.0, approve=True)
+    journal.promote(rollout, "bob", 22.0, approve=True, full=True)
+    journal.promote(rollout, "ann", 23.0)
+    now = journal.open_rollout("ranker")
+    assert (now.approvals, now.full, now.promoted) == (2, True, True)
+    told = [(e["who"], e["message"]) for e in journal.events(rollout=rollout.id) if e["kind"] == "promote"]
+    assert told[1] == ("ann", "version 2 promoted")
+    assert told[2] == ("bob", "version 2 promoted past its remaining traffic steps")
+
+
+def test_a_freeze_takes_back_that_it_goes_on_although_paused(journal):
+    rollout = under_way(journal)
+    journal.promote(rollout, "ann", 20.0, approve=True, full=True)
+    journal.freeze(rollout)
+    now = journal.open_rollout("ranker")
+    assert not now.promoted
+    assert (now.approvals, now.full) == (1, True), "what a person let past stays past"
+
+
+def test_begun_in_full(journal):
+    opened = journal.begin(replace(asked(), promoted=True, full=True))
+    assert opened == journal.open_rollout("ranker")
+    assert opened.full
+
+
+def test_what_the_shadow_took_is_no_part_of_the_steps(journal):
+    rollout = under_way(journal, Phase.SHADOWING)
+    journal.progress(rollout, 0.0, 20.0, "begins", None)
+    journal.renew(rollout, 21.0)
+    journal.progress(journal.open_rollout("ranker"), 30.0, 50.0, "goes on", None)
+    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, "good", 51.0)
+    now = journal.open_rollout("ranker")
+    assert (now.progress, now.progressed_at, now.renewed_at) == (0.0, None, 21.0)
+    journal.progress(now, 5.0, 60.0, "goes on", None)
+    journal.advance(journal.open_rollout("ranker"), Phase.WAITING, "a pause", 61.0)
+    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, "promoted", 70.0)
+    now = journal.open_rollout("ranker")
+    assert (now.progress, now.progressed_at, now.phase_since) == (5.0, 60.0, 70.0), "a pause takes nothing away"
+
+
+FORMAT_1 = """
+CREATE TABLE event (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
+  who TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}');
+CREATE INDEX event_rollout ON event (rollout);
+CREATE TABLE rollout (
+  id INTEGER PRIMARY KEY, service TEXT NOT NULL, kind TEXT NOT NULL, candidate INTEGER NOT NULL, previous INTEGER,
+  phase TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, release TEXT NOT NULL, label TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, started_at REAL NOT NULL, phase_since REAL NOT NULL, promoted INTEGER NOT NULL DEFAULT 0,
+  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '');
+CREATE UNIQUE INDEX rollout_open ON rollout (service) WHERE ended_at IS NULL;
+CREATE TABLE verdict (
+  rollout INTEGER NOT NULL, gate TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY (rollout, gate));
+CREATE TABLE version (
+  service TEXT NOT NULL, version INTEGER NOT NULL, standing TEXT NOT NULL, reason TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
+CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
+INSERT INTO rollout (id, service, kind, candidate, previous, phase, who, why, release, label, fingerprint, started_at,
+  phase_since, promoted, ended_at, outcome, message)
+  VALUES (1, 'ranker', 'rollout', 1, NULL, 'retiring', 'watcher', 'new', 'equivalent', 'v1', 'f1', 1, 2, 0, 3, 'live',
+    'Version 1 serves.'),
+  (2, 'ranker', 'rollout', 2, 1, 'baking', 'ann', 'promoted', 'retrained', 'v2', 'f2', 4, 5, 1, NULL, NULL, '');
+INSERT INTO event (at, service, rollout, kind, who, message) VALUES (4, 'ranker', 2, 'begin', 'ann', 'rollout of 2');
+INSERT INTO verdict VALUES (2, 'load', 4.5, '{"name": "load", "verdict": "pass", "observed": 1.0, "limit": 60.0,
+  "message": "READY.", "skipped": false, "evidence": {}}');
+INSERT INTO version VALUES ('ranker', 1, 'released', 'Version 1 serves.', 'f1', 1, 3);
+INSERT INTO memo VALUES ('ranker', 'loaded_fingerprints', '{"1": "f1"}');
+PRAGMA user_version = 1;
+"""
+"""A journal as it was before there were traffic steps, in the middle of a rollout."""
+
+
+def test_a_journal_without_traffic_steps_is_taken_over(path):
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    old.executescript(FORMAT_1)
+    old.close()
+    journal = Journal(path)
+    rollout = journal.open_rollout("ranker")
+    assert (rollout.id, rollout.candidate, rollout.phase, rollout.promoted) == (2, 2, Phase.BAKING, True)
+    assert (rollout.full, rollout.progress, rollout.progressed_at, rollout.renewed_at) == (False, 0.0, None, None)
+    assert rollout.approvals == 0
+    assert rollout.gates[Gate.LOAD].verdict is Verdict.PASS
+    assert journal.served("ranker") == [1]
+    assert journal.standings("ranker")[1].standing is Standing.RELEASED
+    assert journal.memo("ranker", "loaded_fingerprints") == {"1": "f1"}
+    assert [e["kind"] for e in journal.events(rollout=2)] == ["begin"]
+    journal.advance(rollout, Phase.RETIRING, "kept for its time", 6.0)
+    journal.end(journal.open_rollout("ranker"), Outcome.LIVE, "Version 2 serves.", 7.0, [])
+    split = under_way(journal)
+    journal.progress(split, 5.0, 20.0, "goes on", None)
+    journal.close()
+    again = Journal(path)
+    assert again.open_rollout("ranker").progress == 5.0, "it is taken over once"
+    columns = [r["name"] for r in again._db.execute("PRAGMA table_info(rollout)")]
+    again.close()
+    fresh = Journal(path.with_name("fresh.db"))
+    assert [r["name"] for r in fresh._db.execute("PRAGMA table_info(rollout)")] == columns
+    fresh.close()
+
+
+def test_a_take_over_that_fails_leaves_the_old_journal(path):
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    old.executescript(FORMAT_1)
+    old.executescript("ALTER TABLE rollout ADD COLUMN renewed_at REAL;")  # the last one that the take-over adds
+    old.close()
+    with pytest.raises(JournalError, match="duplicate column"):
+        Journal(path)
+    left = sqlite3.connect(path)
+    assert left.execute("PRAGMA user_version").fetchone()[0] == 1
+    assert "progress" not in [r[1] for r in left.execute("PRAGMA table_info(rollout)")], "not by halves"
+    left.close()
 
 
 def test_it_is_written_durably(journal, path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.support.toy import engine_config
 from tests.support.triton import eventually
 
@@ -27,6 +29,7 @@ from baton.watch.scan import fingerprint_of
 NAME, ENGINE = "ranker", "ranker_engine"
 
 
+MANY = int(os.environ.get("BATON_EXAMPLES", "0")) >= 1000
 AT_ONCE = TrafficConfig(steps=(), shadow_share=0.0)
 
 
@@ -125,9 +128,11 @@ class Plane:
 
     def abandon(self) -> None:
         """As a crash leaves it: nothing is brought to an end in an orderly way, and its threads do nothing more."""
+        # First of all what runs: a task that is called off before it began would stand in the books for ever.
+        self.service.tasks.cancel(lambda _effect: True)
+        eventually(lambda: not self.service.tasks.running(), "what the crash left behind ends")
         self.service.tasks.close()
         self.loop._pool.shutdown(wait=False)
-        eventually(lambda: not self.service.tasks.running(), "what the crash left behind ends")
         self.journal.close()
 
     def turn(self, *, wait: bool = True) -> None:
@@ -177,6 +182,39 @@ class Full:
         return getattr(self.real, name)
 
 
+class Crash(BaseException):
+    """The control plane is killed here."""
+
+
+class Fuse:
+    """Ends a control plane just before its n-th durable act; from then on nothing that it does counts."""
+
+    def __init__(self, plane: Plane, patched: pytest.MonkeyPatch, blows_at: int) -> None:
+        self.acts = 0
+        self.blown = False
+        self._blows_at = blows_at
+        self._lock = threading.Lock()
+        for name in ("log", "begin", "advance", "halt", "record", "renew", "progress", "end", "set_memo"):
+            self._wrap(plane.journal, name, patched)
+        for name in ("set_policy", "set_alias", "set_splitter", "tidy_alias"):
+            self._wrap(plane.service.files, name, patched)
+        for server in plane.place.servers.values():
+            self._wrap(server, "begin", patched)
+
+    def _wrap(self, thing: Any, name: str, patched: pytest.MonkeyPatch) -> None:
+        real = getattr(thing, name)
+
+        def act(*args: Any, **options: Any) -> Any:
+            with self._lock:
+                self.acts += 1
+                self.blown = self.blown or self.acts == self._blows_at
+                if self.blown:
+                    raise Crash
+            return real(*args, **options)
+
+        patched.setattr(thing, name, act)
+
+
 def tmpfs(fallback: Path) -> Path:
     """Memory in place of a disk where there is one: these tests write durably, thousands of times."""
     memory = Path("/dev/shm")
@@ -188,4 +226,4 @@ def tmpfs(fallback: Path) -> Path:
     return place
 
 
-__all__ = ["ENGINE", "NAME", "Answers", "Ask", "Full", "Place", "Plane", "Sync", "tmpfs"]
+__all__ = ["ENGINE", "MANY", "NAME", "Answers", "Ask", "Crash", "Full", "Fuse", "Place", "Plane", "Sync", "tmpfs"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from plane import ENGINE, NAME, Ask, Full, Place, Plane
+from plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane
 from tests.support.triton import eventually
 
 from baton.domain import Gate, GateResult, Kind, ModelState, Outcome, Phase, Rollout, Verdict
@@ -19,9 +18,6 @@ from baton.errors import Unreachable
 from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
-
-STRIDE = 1 if int(os.environ.get("BATON_EXAMPLES", "0")) >= 1000 else 2
-"""Every act with many examples asked for, else every other one."""
 
 
 @pytest.fixture
@@ -94,39 +90,6 @@ def test_every_action_is_written_down_first(place, plane, monkeypatch):
     assert acted.count("call") >= 6
 
 
-class Crash(BaseException):
-    """The control plane is killed here."""
-
-
-class Fuse:
-    """Ends a control plane just before its n-th durable act; from then on nothing that it does counts."""
-
-    def __init__(self, plane: Plane, patched: pytest.MonkeyPatch, blows_at: int) -> None:
-        self.acts = 0
-        self.blown = False
-        self._blows_at = blows_at
-        self._lock = threading.Lock()
-        for name in ("log", "begin", "advance", "halt", "record", "end", "set_memo"):
-            self._wrap(plane.journal, name, patched)
-        for name in ("set_policy", "set_alias", "tidy_alias"):
-            self._wrap(plane.service.files, name, patched)
-        for server in plane.place.servers.values():
-            self._wrap(server, "begin", patched)
-
-    def _wrap(self, thing: Any, name: str, patched: pytest.MonkeyPatch) -> None:
-        real = getattr(thing, name)
-
-        def act(*args: Any, **options: Any) -> Any:
-            with self._lock:
-                self.acts += 1
-                self.blown = self.blown or self.acts == self._blows_at
-                if self.blown:
-                    raise Crash
-            return real(*args, **options)
-
-        patched.setattr(thing, name, act)
-
-
 def roll_out(place: Place, version: int, blows_at: int) -> Fuse:
     """A control plane takes the version up, and dies when the fuse blows."""
     plane = Plane(place)
@@ -151,7 +114,7 @@ def test_a_crash_before_any_act(place, refused):
     place.drop(1)
     first.live(1)
     first.close()
-    for version, blows_at in enumerate(range(1, 200, STRIDE), 2):
+    for version, blows_at in enumerate(range(1, 200, 1 if MANY else 2), 2):
         fuse = roll_out(place, version, blows_at)
         wanted = 1 if refused else version
         second = Plane(place)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from plane import ENGINE, NAME, Full, Place, Plane
+from plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Place, Plane
 
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
@@ -333,3 +335,35 @@ def test_a_server_that_restarts_in_mid_split_joins_it_again(place):
     until(two, plane, lambda: plane.rests_at(2), "version 2 live")
     nothing_left(two, 2)
     plane.close()
+
+
+def test_a_crash_before_any_act_of_a_split(place):
+    """One version after the other comes; the control plane dies a little later each time, and another one goes on."""
+
+    def brisk() -> Plane:
+        return splitting(place, (Step(50.0, hold=2.0),), interval=1.0)
+
+    first = brisk()
+    place.drop(1)
+    first.live(1)
+    first.close()
+    for version, blows_at in enumerate(range(1, 400, 1 if MANY else 4), 2):
+        plane = brisk()
+        place.drop(version)
+        with pytest.MonkeyPatch.context() as patched:
+            fuse = Fuse(plane, patched, blows_at)
+            with contextlib.suppress(Crash):
+                until(place, plane, lambda p=plane, f=fuse, v=version: f.blown or p.ended(v), "the end, or the crash")
+        plane.abandon()
+        second = brisk()
+        until(place, second, lambda p=second, v=version: p.rests_at(v), f"version live after act {blows_at}")
+        turns(place, second, 1)
+        second.close()
+        nothing_left(place, version)
+        assert {n for (model, _), n in place.servers["a"].loads.items() if model == ENGINE} == {1}
+        shutil.rmtree(place.files.folder(version - 1))
+        if not fuse.blown:
+            break
+    else:
+        pytest.fail("a rollout has no end")
+    assert blows_at > 50, "every act was met"

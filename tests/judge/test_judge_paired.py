@@ -96,7 +96,7 @@ def test_few_requests_fail_an_equivalent_release_but_do_not_pass_it():
 def test_a_retrained_release_that_ranks_much_the_same_passes():
     result = judge(shadowed(noise(0.1)))
     assert result.verdict is Verdict.PASS
-    for words in ("scores differ from stable's by 0.0", "the best document is among stable's best in ", "Kendall's tau"):
+    for words in ("scores differ from stable's by 0.0", "is among stable's best in ", "Kendall's tau"):
         assert words in result.message
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 from simulate import Plan, caught, failing, made, play
-from world import Behaviour, Broken, World
+from world import ALIAS, Behaviour, Broken, World
 
 from baton.domain import Gate, Model, Phase, Rollout
 from baton.errors import Unreachable
@@ -92,8 +92,23 @@ def test_skipping_a_gate_is_caught():
 
 
 def test_a_third_version_in_memory_is_caught(monkeypatch):
+    world = serving_world()
+    world.files.put(2, world.now)
+    while not (world.rollout is not None and world.rollout.phase is Phase.VALIDATING):
+        world.step()
+        world.poll()
+    world.servers["b"].reachable = False  # and keeps version 2
+    world.abort()
+    world.run()
+    world.files.put(3, world.now)
+    world.promote(3)
+    world.run()
     monkeypatch.setattr(rollout, "_make_room", lambda *_: None)
-    assert "holds" in caught(plan)
+    world.servers["b"].reachable = True
+    world.servers["b"].versions[3] = Behaviour(load_s=10.0)
+    world.now += 5.0
+    with pytest.raises(Broken, match="server b holds"):
+        world.run()
 
 
 def test_a_reload_of_what_serves_is_caught(monkeypatch):
@@ -103,7 +118,10 @@ def test_a_reload_of_what_serves_is_caught(monkeypatch):
 
 def test_dropping_under_requests_is_caught(monkeypatch):
     monkeypatch.setattr(rollout, "_busy", lambda *_: None)
-    assert "while requests are under way" in caught(plan)
+    world = serving_world()
+    world.files.put(2, world.now)
+    with world.servers["b"].request(ALIAS), pytest.raises(Broken, match="while requests are under way"):
+        world.run()
 
 
 def test_an_alias_outside_of_the_policy_is_caught():

@@ -283,3 +283,31 @@ def test_a_candidate_that_fails_while_all_traffic_waits_for_a_server_goes_back()
     calm(told)
     assert told.files.alias == 1
     assert told.history[-1].stop.gate is Gate.LIVE
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_server_that_takes_long_to_come_back_ends_no_lease(resume):
+    """The control plane is there all the time, and the other servers lose nothing by it."""
+    told = split_world(resume=resume)
+    for version in (1, 2):
+        told.servers["b"].versions[version] = Behaviour(load_s=60.0)
+    told.servers["b"].restart()
+    for _ in range(20):
+        told.now += 3.0
+        told.run()
+        assert told.weight(told.servers["a"]) == 10.0
+    calm(told)
+    assert told.files.alias == 2
+
+
+def test_the_last_share_stays_while_all_traffic_waits_for_a_server():
+    told = split_world()
+    told.servers["b"].reachable = False
+    for _ in range(20):
+        told.now += 5.0
+        told.run()
+    assert "before traffic moves" in told.decision.message
+    assert told.weight(told.servers["a"]) == 50.0
+    told.servers["b"].reachable = True
+    calm(told)
+    assert told.files.alias == 2

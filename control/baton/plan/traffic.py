@@ -67,8 +67,10 @@ def route(view: View, policy: Policy) -> Route | None:
 
 def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     """Stand the splitter up and go along the way. None when the way is behind the candidate."""
-    if rollout.progressed_at is not None and (failed := _failed(view, rollout)) is not None:
-        return failed  # also at the end of the way, and where a person skips the rest of it
+    begun = rollout.progressed_at is not None or rollout.renewed_at is not None
+    # First, and also at the end of the way: a server that is being mended or waited for takes longer than a lease.
+    if begun and (urgent := _failed(view, rollout) or _hold_lease(view, rollout, policy)) is not None:
+        return urgent
     where = place(rollout, policy)
     if not stepwise(rollout, policy) or (where.left <= 0 and not where.pause and rollout.progressed_at is not None):
         return None
@@ -134,8 +136,6 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     phase, version = rollout.phase, rollout.candidate
     if rollout.progressed_at is None:
         return Decision(phase, f"Live traffic begins to meet version {version}.", Progress(0.0))
-    if (held := _hold_lease(view, rollout, policy)) is not None:
-        return held
     doing = _doing(rollout, where, policy)
     if where.pause:
         waits = f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on."

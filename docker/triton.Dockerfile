@@ -14,8 +14,8 @@ RUN PIP_BREAK_SYSTEM_PACKAGES=1 pip install --no-cache-dir \
 
 COPY python_backend/ /opt/tritonserver/backends/
 
-# Explicit mode: what is loaded is what Baton asks for. Name the public names that a restart has to bring back, as
-# --load-model=<service>; each pulls in its engine. /metrics has no access control: keep its port in a private net.
+# Explicit mode: what is loaded is what Baton asks for. Name what a restart has to bring back, as --load-model=<service>
+# --load-model=<engine>: a public name that leads to the splitter does not pull in the engine. /metrics has no access control: keep its port in a private net.
 # Configurations are complete: completing them would start each version's code twice.
 # Readiness is not strict, because the strict one turns false during each load and drain; probe the public name.
 EXPOSE 8000 8001 8002

@@ -290,8 +290,8 @@ class Service:
         away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
         if away > self.policy.lease:
             told = (
-                f"the control plane was away for {away:.0f} s, longer than the lease of {self.policy.lease:g} s: the "
-                f"stable version served alone from its end on. The split goes on under a new lease"
+                f"nobody renewed the lease of {self.policy.lease:g} s for {away:.0f} s (the control plane was away, or "
+                f"could not write its journal): the stable version served alone meanwhile. The split goes on"
             )
             log.warning("%s: %s", self.name, told)
             self._log("lapse", told, rollout, {"away_s": round(away, 3)})

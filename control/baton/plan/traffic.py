@@ -176,7 +176,10 @@ def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None
     phase = rollout.phase
     away = 0.0 if rollout.renewed_at is None else view.now - rollout.renewed_at
     if away > policy.lease and not policy.resume:
-        why = f"The control plane was away for {away:.0f} s, and the lease of the split ended meanwhile."
+        why = (
+            f"Nobody renewed the lease of the split for {away:.0f} s (the control plane was away, or could not write its "
+            f"journal), and it ended."
+        )
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
         return Decision(phase, why, Halt(Stop(outcome, "engine", why)))
     if rollout.renewed_at is None or away >= policy.lease / 3:

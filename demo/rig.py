@@ -167,7 +167,7 @@ class Rig:
         server = self.server_pid()
         if server is None:
             return 0
-        return sum(_pss(pid) for pid in procfs.session_members(os.getsid(server)))
+        return sum(pss(pid) for pid in procfs.session_members(os.getsid(server)))
 
 
 class Peak:
@@ -195,7 +195,8 @@ class Peak:
                 continue  # a process ended between being listed and being read
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> int:
+    """Proportional set size of a process, in bytes; 0 when it has ended."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

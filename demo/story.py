@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo.rig import CHECKPOINTS, GOLDEN, ROOT, Failed, Peak, Rig, until
+from demo.rig import CHECKPOINTS, GOLDEN, ROOT, Failed, Peak, Rig, pss, until
 from demo.traffic import Traffic, p95_ms
 from demo.train import faults
 from rich.console import Console
@@ -28,6 +28,8 @@ from baton.errors import BatonError
 
 HOME = ROOT / ".baton" / "demo"
 RATE, CLIENTS, BASELINE_S = 8.0, 8, 15.0
+LOADING_BYTES = 80 << 20
+"""An engine process that takes so much has begun with its load; one that has loaded takes four times as much."""
 console = Console(highlight=False)
 
 
@@ -216,7 +218,8 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     story.bad(7, folders["slow"], "a version with the right scores that is slow", "latency")
 
     def kill_engine() -> None:
-        pid = until(lambda: rig.stubs(8), "the engine process of version 8")[0]
+        # Well into its load: of a process that ends before it began with that, Triton (24.10) never hears.
+        pid = until(lambda: [p for p in rig.stubs(8) if pss(p) > LOADING_BYTES], "version 8 to load")[0]
         os.kill(pid, signal.SIGKILL)
 
     story.bad(8, folders["dying"], "a version whose engine process dies (kill -9) while it loads", "load", kill_engine)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from demo.rig import CHECKPOINTS, ROOT, Failed
+from demo.rig import CHECKPOINTS, ROOT, Failed, pss
 
 from baton.local import procfs, tether
 from baton.triton import pbtxt
@@ -71,15 +71,7 @@ def engine_config(policy: str) -> str:
 
 def memory(processes: Iterable[int]) -> int:
     """Proportional set size of the processes, in bytes: what they share is counted once. Those that ended count 0."""
-    return sum(_pss(pid) for pid in processes)
-
-
-def _pss(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(pss(pid) for pid in processes)
 
 
 class Child:

@@ -11,10 +11,10 @@ import torch
 from reranker_engine.model import weights
 from reranker_engine.model.config import read_config, read_json
 from reranker_engine.model.errors import CheckpointError
-from reranker_engine.model.reranker import Row
+from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
-from .batching import batches
+from .batching import passes
 from .errors import InputError
 from .media import MediaPolicy, MediaReader
 from .pixels import Pixels, Visual
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from reranker_engine.model.decoder import Past
 
     from .request import Content, Reference, RerankRequest
 
@@ -44,7 +46,7 @@ class ScorerSettings:
         dtype: Of weights and activations; None takes bf16 on a GPU and fp32 on a CPU.
         budgets: Limits on prompts.
         media: What media may be read.
-        max_batch_tokens: Tokens of one forward pass of the decoder, padding counted in.
+        max_batch_tokens: Tokens of one forward pass of the decoder.
         max_batch_patches: Image patches of one forward pass of the vision tower.
     """
 
@@ -132,14 +134,24 @@ class Scorer:
     def logits(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """As ``score``, before the sigmoid."""
         features = self._see(requests)
-        pairs = [(request.query, document) for request in requests for document in request.documents]
-        lengths = [len(query.tokens) + len(document.tokens) for query, document in pairs]
-        flat = np.empty(len(pairs), dtype=np.float32)
-        for batch in batches(lengths, self.settings.max_batch_tokens):
-            rows = [_row(*pairs[index], features) for index in batch]
-            flat[batch] = self.model(rows).cpu().numpy()
-        ends = np.cumsum([len(request.documents) for request in requests])
-        return np.split(flat, ends[:-1])
+        prefixes = [len(request.query.tokens) for request in requests]
+        lengths = [[len(document.tokens) for document in request.documents] for request in requests]
+        results = [np.empty(len(request.documents), dtype=np.float32) for request in requests]
+        kept: dict[int, Past] = {}
+        for portions in passes(prefixes, lengths, self.settings.max_batch_tokens):
+            prompts = []
+            for portion in portions:
+                query, documents = requests[portion.request].query, requests[portion.request].documents
+                prefix = _stretch(query, 0, features) if portion.first else kept.pop(portion.request)
+                own = tuple(_stretch(documents[at], query.length, features) for at in portion.documents)
+                prompts.append(Prompts(prefix, own, keep=not portion.last))
+            logits, pasts = self.model(prompts)
+            parts = logits.cpu().split([len(portion.documents) for portion in portions])
+            for portion, part, past in zip(portions, parts, pasts, strict=True):
+                results[portion.request][list(portion.documents)] = part.numpy()
+                if past is not None:
+                    kept[portion.request] = past
+        return results
 
     def _see(self, requests: Sequence[Prepared]) -> dict[int, VisualFeatures]:
         """Features of each distinct image and video, by the ``id`` of its ``Visual``."""
@@ -206,15 +218,11 @@ def _once(
     return visuals
 
 
-def _row(query: Part, document: Part, features: dict[int, VisualFeatures]) -> Row:
-    found = [features[id(visual)] for part in (query, document) for visual in part.visuals]
-    joined = None
-    if found:
-        deepstack = [torch.cat(level) for level in zip(*(one.deepstack for one in found), strict=True)]
-        joined = VisualFeatures(torch.cat([one.embeds for one in found]), deepstack)
-    return Row(
-        tokens=torch.from_numpy(np.concatenate([query.tokens, document.tokens])),
-        positions=torch.from_numpy(np.concatenate([query.positions, document.positions + query.length], axis=1)),
-        visual_places=torch.from_numpy(np.concatenate([query.places, document.places + len(query.tokens)])),
-        features=joined,
+def _stretch(part: Part, position: int, features: dict[int, VisualFeatures]) -> Stretch:
+    """A part of the prompt, begun at ``position``, with what the vision tower saw."""
+    return Stretch(
+        tokens=torch.from_numpy(part.tokens),
+        positions=torch.from_numpy(part.positions + position),
+        visual_places=torch.from_numpy(part.places),
+        features=tuple(features[id(visual)] for visual in part.visuals),
     )

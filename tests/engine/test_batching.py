@@ -17,6 +17,7 @@ from tests.engine.support import BASE, data_uri, score
 from torch.nn import functional
 
 from reranker_engine.inference.batching import passes
+from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.model import decoder, packing
 from reranker_engine.model.packing import Share, layout
@@ -47,7 +48,7 @@ def prepare(scorer, query, documents):
 @pytest.mark.parametrize("budget", [200, 2000, 16384])
 def test_a_pair_scores_the_same_alone_and_in_a_mixed_batch(base, budget):
     requests = mixed_requests(random.Random(3))
-    scorer = Scorer(BASE, ScorerSettings(max_batch_tokens=budget, max_batch_patches=budget))
+    scorer = Scorer(BASE, ScorerSettings(max_batch_tokens=budget))
     together = scorer.score([prepare(scorer, *request) for request in requests])
     for (query, documents), scores in zip(requests, together, strict=True):
         alone = np.concatenate([score(base, query, [document]) for document in documents])
@@ -66,6 +67,7 @@ def test_scores_stand_in_document_order(base):
 def test_the_same_picture_is_seen_once(base, monkeypatch):
     seen = []
     see = base.model.see
+    monkeypatch.setattr(base, "cache", FeatureCache(0))
     monkeypatch.setattr(base.model, "see", lambda patches, grids: seen.append(len(grids)) or see(patches, grids))
     picture = data_uri(draw(random.Random(1), ("red", "circle")))
     score(base, {"image": picture}, [{"image": picture}, {"image": [picture, picture]}])

@@ -15,6 +15,7 @@ from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
 from .batching import passes
+from .cache import FeatureCache
 from .errors import InputError
 from .media import MediaPolicy, MediaReader
 from .pixels import Pixels, Visual
@@ -47,7 +48,7 @@ class ScorerSettings:
         budgets: Limits on prompts.
         media: What media may be read.
         max_batch_tokens: Tokens of one forward pass of the decoder.
-        max_batch_patches: Image patches of one forward pass of the vision tower.
+        vision_cache_bytes: What the features of images and videos seen before may take; 0 keeps none.
     """
 
     device: str = "cpu"
@@ -55,7 +56,7 @@ class ScorerSettings:
     budgets: Budgets = field(default_factory=Budgets)
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_batch_tokens: int = 16384
-    max_batch_patches: int = 32768
+    vision_cache_bytes: int = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Scorer:
         self._pixels = Pixels(config.vision, mean, std)
         device = torch.device(settings.device)
         dtype = settings.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.cache = FeatureCache(settings.vision_cache_bytes)
         self.model = weights.load(folder, dtype=dtype, device=device, yes=tokenizer.yes, no=tokenizer.no)
 
     def parse(
@@ -126,7 +128,8 @@ class Scorer:
     def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """Scores of each request's documents, in document order, each in 0..1 (or NaN if the weights make it so).
 
-        Pairs of all requests share forward passes; each distinct image or video is seen once.
+        Pairs of all requests share forward passes; each distinct image or video is seen once, if
+        the cache does not know it.
         """
         return [torch.from_numpy(logits).sigmoid().numpy() for logits in self.logits(requests)]
 
@@ -154,28 +157,23 @@ class Scorer:
         return results
 
     def _see(self, requests: Sequence[Prepared]) -> dict[int, VisualFeatures]:
-        """Features of each distinct image and video, by the ``id`` of its ``Visual``."""
+        """Features of each distinct image and video, by the ``id`` of its ``Visual``.
+
+        Each is seen on its own. Seen together, its features would be rounded differently in different company, and in
+        half precision a score that took them from the cache would differ from one that did not.
+        """
         parts = [part for request in requests for part in (request.query, *request.documents)]
-        visuals = list({id(visual): visual for part in parts for visual in part.visuals}.values())
-        # Neighbours of one size are computed together in the tower's attention.
-        visuals.sort(key=lambda visual: visual.grid[1:])
-        features: dict[int, VisualFeatures] = {}
-        start = 0
-        while start < len(visuals):
-            stop, patches = start, 0
-            while stop < len(visuals) and (
-                stop == start or patches + len(visuals[stop].patches) <= self.settings.max_batch_patches
-            ):
-                patches += len(visuals[stop].patches)
-                stop += 1
-            batch = visuals[start:stop]
-            found = self.model.see(torch.cat([one.patches for one in batch]), [one.grid for one in batch])
-            sizes = [one.grid[0] * one.tokens_per_group for one in batch]
-            levels = [torch.split(level, sizes) for level in (found.embeds, *found.deepstack)]
-            for visual, (embeds, *deepstack) in zip(batch, zip(*levels, strict=True), strict=True):
-                features[id(visual)] = VisualFeatures(embeds, deepstack)
-            start = stop
-        return features
+        visuals = {id(visual): visual for part in parts for visual in part.visuals}
+        known: dict[bytes, VisualFeatures] = {}
+        for visual in visuals.values():
+            if visual.digest in known:
+                continue
+            features = self.cache.get(visual.digest)
+            if features is None:
+                features = self.model.see(visual.patches, [visual.grid])
+                self.cache.put(visual.digest, features)
+            known[visual.digest] = features
+        return {key: known[visual.digest] for key, visual in visuals.items()}
 
     def _load(self, content: Content, request: RerankRequest, seen: dict[object, Visual]) -> Loaded:
         fps = request.fps or DEFAULT_FPS

@@ -80,6 +80,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
             budgets=budgets,
             media=media,
             max_batch_tokens=int(number("max_batch_tokens", ScorerSettings.max_batch_tokens, 1)),
+            vision_cache_bytes=int(number("vision_cache_bytes", ScorerSettings.vision_cache_bytes, 0)),
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
     )

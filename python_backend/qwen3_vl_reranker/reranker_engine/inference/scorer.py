@@ -20,7 +20,7 @@ from .errors import InputError
 from .media import MediaPolicy, MediaReader
 from .pixels import Pixels, Visual
 from .prompt import Budgets, Loaded, Part, PromptBuilder
-from .request import parse_request
+from .request import RequestLimits, parse_request
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class ScorerSettings:
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         dtype: Of weights and activations; None takes bf16 on a GPU and fp32 on a CPU.
         budgets: Limits on prompts.
+        limits: How large a request may be.
         media: What media may be read.
         max_batch_tokens: Tokens of one forward pass of the decoder.
         vision_cache_bytes: What the features of images and videos seen before may take; 0 keeps none.
@@ -54,6 +55,7 @@ class ScorerSettings:
     device: str = "cpu"
     dtype: torch.dtype | None = None
     budgets: Budgets = field(default_factory=Budgets)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_batch_tokens: int = 16384
     vision_cache_bytes: int = 64 * 2**20
@@ -102,7 +104,7 @@ class Scorer:
         media: Sequence[bytes] = (),
     ) -> RerankRequest:
         """Check a request; see ``request.parse_request``."""
-        return parse_request(query, documents, instruction, options, media, self._reader.is_image)
+        return parse_request(query, documents, instruction, options, media, self._reader.is_image, self.settings.limits)
 
     def prepare(self, request: RerankRequest) -> Prepared:
         """Decode and tokenize a request.

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench
+.PHONY: help setup demo up test lint bench bench-engine
 
 help: ## lists what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## creates .venv with everything in it
 
@@ -36,3 +36,6 @@ lint: setup ## static checks
 
 bench: setup ## rollouts, measured: time from drop to live above the bare load, time of a rollback
 	@$(BIN)/python -m demo.bench
+
+bench-engine: setup ## the engine, measured: against one pair at a time, and behind Triton
+	@$(BIN)/python -m demo.bench_engine

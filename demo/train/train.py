@@ -34,6 +34,7 @@ from reranker_engine.inference.prompt import SYSTEM, Budgets, Loaded, Part, Prom
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION  # noqa: E402
 from reranker_engine.inference.tokenizer import TextTokenizer  # noqa: E402
 from reranker_engine.model.config import read_config  # noqa: E402
+from reranker_engine.model.decoder import attend  # noqa: E402
 from reranker_engine.model.reranker import Reranker  # noqa: E402
 from reranker_engine.model.vision import VisualFeatures  # noqa: E402
 from reranker_engine.service.allocator import keep_freed_memory  # noqa: E402
@@ -162,14 +163,14 @@ class Trainer:
         asked = before = x
         for index, layer in enumerate(self.model.language_model.layers):
             attention = layer.self_attn
-            q, k, v = attention.project(layer.input_layernorm(x), prefix.rotary)
-            q2, k2, v2 = attention.project(layer.input_layernorm(y), suffix.rotary)
-            x = x + attention.attend(q, k, v, None)
-            k2 = torch.cat((k.repeat_interleave(copies, 0), k2), 2)
-            v2 = torch.cat((v.repeat_interleave(copies, 0), v2), 2)
-            y = y + attention.attend(q2, k2, v2, mask)
-            x = prefix.deepstack(x + layer.mlp(layer.post_attention_layernorm(x)), index)
-            y = suffix.deepstack(y + layer.mlp(layer.post_attention_layernorm(y)), index)
+            normed, normed2 = layer.input_layernorm(x), layer.input_layernorm(y)
+            q, q2 = attention.queries(normed, prefix.rotary), attention.queries(normed2, suffix.rotary)
+            k, v = attention.keys_values(normed, prefix.rotary)
+            k2, v2 = attention.keys_values(normed2, suffix.rotary)
+            k2 = torch.cat((k.repeat_interleave(copies, 0), k2), 1)
+            v2 = torch.cat((v.repeat_interleave(copies, 0), v2), 1)
+            x = prefix.deepstack(layer.after(x, attend(q, k, v, None)), index)
+            y = suffix.deepstack(layer.after(y, attend(q2, k2, v2, mask)), index)
             if index == 0:
                 asked = x[torch.arange(len(queries)), ends]
             if index == self.config.text.num_layers - 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from tests.engine.support import BASE, data_uri, png, score
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaPolicy, MediaReader
 from reranker_engine.inference.prompt import Budgets
+from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 
 SQUARE = Image.new("RGB", (64, 64), (200, 30, 30))
@@ -204,3 +206,30 @@ class TestBudgets:
     def test_an_instruction_over_half_of_the_query_is_refused(self, tight):
         with pytest.raises(InputError, match=r"instruction: is \d+ tokens long"):
             score(tight, GOOD, [GOOD], instruction="find " * 300)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A scorer that takes 3 documents of 10 characters."""
+    return Scorer(BASE, ScorerSettings(limits=RequestLimits(max_documents=3, max_text_chars=10)))
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "instruction", "cause"),
+    [
+        ("a" * 10, ["b" * 10] * 3, "c" * 10, None),
+        ("a", ["b"] * 4, None, "documents: there are 4; at most 3 are allowed in one request"),
+        ("a", ["b", "c" * 11], None, "document 1: text is 11 characters long; at most 10 are allowed"),
+        ("a", [["b" * 6, "c" * 6]], None, "document 0: text is 12 characters long; at most 10 are allowed"),
+        ("é" * 11, ["b"], None, "query: text is 11 characters long; at most 10 are allowed"),
+        ("a", ["b"], "c" * 11, "instruction: is 11 characters long; at most 10 are allowed"),
+    ],
+)
+def test_a_request_over_the_limits_is_refused_before_anything_is_computed(small, query, documents, instruction, cause):
+    raw = [json.dumps({"text": text}).encode() for text in documents]
+    given = (json.dumps({"text": query}).encode(), raw, instruction and instruction.encode())
+    if cause is None:
+        assert len(small.parse(*given).documents) == 3
+        return
+    with pytest.raises(InputError, match=f"^{re.escape(cause)}$"):
+        small.parse(*given)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import COMBINATIONS, draw, film, tell
 from tests.engine.support import BASE, data_uri, score
+from torch.nn import functional
 
-from reranker_engine.inference.batching import MIN_FILL, batches
+from reranker_engine.inference.batching import passes
+from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
+from reranker_engine.model import decoder, packing
+from reranker_engine.model.packing import Share, layout
 
 
 def mixed_requests(rng):
@@ -41,7 +48,7 @@ def prepare(scorer, query, documents):
 @pytest.mark.parametrize("budget", [200, 2000, 16384])
 def test_a_pair_scores_the_same_alone_and_in_a_mixed_batch(base, budget):
     requests = mixed_requests(random.Random(3))
-    scorer = Scorer(BASE, ScorerSettings(max_batch_tokens=budget, max_batch_patches=budget))
+    scorer = Scorer(BASE, ScorerSettings(max_batch_tokens=budget))
     together = scorer.score([prepare(scorer, *request) for request in requests])
     for (query, documents), scores in zip(requests, together, strict=True):
         alone = np.concatenate([score(base, query, [document]) for document in documents])
@@ -60,17 +67,129 @@ def test_scores_stand_in_document_order(base):
 def test_the_same_picture_is_seen_once(base, monkeypatch):
     seen = []
     see = base.model.see
+    monkeypatch.setattr(base, "cache", FeatureCache(0))
     monkeypatch.setattr(base.model, "see", lambda patches, grids: seen.append(len(grids)) or see(patches, grids))
     picture = data_uri(draw(random.Random(1), ("red", "circle")))
     score(base, {"image": picture}, [{"image": picture}, {"image": [picture, picture]}])
     assert seen == [1]
 
 
-@given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 2000))
-def test_batches_hold_every_item_once_within_the_budget(lengths, budget):
-    groups = batches(lengths, budget)
-    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    for group in groups:
-        longest = max(lengths[index] for index in group)
-        assert len(group) == 1 or len(group) * longest <= budget
-        assert all(lengths[index] >= MIN_FILL * longest for index in group)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 7), min_size=1, max_size=8)), min_size=1, max_size=4),
+    st.integers(40, 3000),
+)
+def test_no_company_and_no_order_changes_a_score(alone, chosen, budget):
+    """Any documents of any requests, in any order and any number, cut into passes anywhere."""
+    scorer, prepared, expected = alone
+    asked = [
+        replace(prepared[query], documents=tuple(prepared[query].documents[at] for at in picks))
+        for query, picks in chosen
+    ]
+    found = replaced(scorer, max_batch_tokens=budget).score(asked)
+    for (query, picks), scores in zip(chosen, found, strict=True):
+        assert np.abs(scores - expected[query][picks]).max() <= 1e-5
+
+
+def replaced(scorer, **settings):
+    """The same loaded model under other settings."""
+    other = copy(scorer)
+    other.settings = replace(scorer.settings, **settings)
+    return other
+
+
+@pytest.fixture(scope="module")
+def alone(base):
+    """(scorer, three requests, the score that each of their documents gets on its own)."""
+    prepared = [prepare(base, *request) for request in mixed_requests(random.Random(9))]
+    expected = [
+        np.concatenate([base.score([replace(one, documents=(document,))])[0] for document in one.documents])
+        for one in prepared
+    ]
+    return base, prepared, expected
+
+
+def test_the_prefix_is_computed_once_a_request(alone, monkeypatch):
+    """Passes after a request's first hold its documents' tokens only."""
+    scorer, prepared, _ = alone
+    one = prepared[2]
+    rows = []
+    embed = scorer.model.language_model.embed_tokens
+    monkeypatch.setattr(
+        embed, "forward", lambda tokens: rows.append(len(tokens)) or functional.embedding(tokens, embed.weight)
+    )
+    longest = max(len(document.tokens) for document in one.documents)
+    replaced(scorer, max_batch_tokens=len(one.query.tokens) + longest).score([one])
+    assert len(rows) > 1
+    assert sum(rows) == len(one.query.tokens) + sum(len(document.tokens) for document in one.documents)
+
+
+@pytest.mark.parametrize("bound", [1, 100_000])
+def test_attention_in_small_groups_gives_the_same_scores(alone, monkeypatch, bound):
+    """The bound on expanded keys, and the blocks of a long stretch's queries, are about memory only."""
+    scorer, prepared, expected = alone
+    monkeypatch.setattr(packing, "EXPANDED_BYTES", bound)
+    monkeypatch.setattr(decoder, "QUERY_BLOCK", 50)
+    for scores, wanted in zip(scorer.score(prepared), expected, strict=True):
+        assert np.abs(scores - wanted).max() <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_within_the_bound_in_company(alone, dtype):
+    """The invariance gate allows a logit to move by 0.25 between a pair alone and in a mixed batch."""
+    prepared = alone[1]
+    half = Scorer(BASE, ScorerSettings(dtype=dtype))
+    for one, together in zip(prepared, half.logits(prepared), strict=True):
+        each = [half.logits([replace(one, documents=(document,))])[0] for document in one.documents]
+        assert np.abs(np.concatenate(each) - together).max() <= 0.25
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.lists(st.integers(1, 500), min_size=1, max_size=20)), max_size=6),
+    st.integers(1, 2000),
+)
+def test_passes_hold_every_document_once_within_the_budget(requests, budget):
+    prefixes, documents = [prefix for prefix, _ in requests], [lengths for _, lengths in requests]
+    computed, seen = set(), [[] for _ in requests]
+    for portions in passes(prefixes, documents, budget):
+        tokens = 0
+        for portion in portions:
+            assert portion.documents
+            assert portion.first == (portion.request not in computed)
+            computed.add(portion.request)
+            seen[portion.request] += portion.documents
+            assert portion.last == (len(seen[portion.request]) == len(documents[portion.request]))
+            tokens += portion.first * prefixes[portion.request]
+            tokens += sum(documents[portion.request][at] for at in portion.documents)
+        assert tokens <= budget or sum(len(portion.documents) for portion in portions) == 1
+    assert [sorted(found) for found in seen] == [list(range(len(lengths))) for lengths in documents]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Share, st.integers(1, 90), st.booleans(), st.lists(st.integers(1, 60), min_size=1, max_size=12).map(tuple)
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 20_000_000),
+)
+def test_every_token_attends_in_one_group(shares, bytes_per_token):
+    found = layout(shares, bytes_per_token, torch.device("cpu"))
+    total = sum((0 if share.kept else share.prefix) + sum(share.documents) for share in shares)
+    places, documents = [], []
+    for group in found.groups:
+        flat = group.places.flatten()
+        places += (flat if group.real is None else flat[group.real]).tolist()
+        documents += group.documents.tolist()
+        assert (
+            len(group.places) == 1
+            or (group.places.shape[1] + group.ahead) * len(group.places) * bytes_per_token <= packing.EXPANDED_BYTES
+        )
+        lengths = group.ends + 1
+        assert lengths.min() >= packing.MIN_FILL * lengths.max()
+        for number, row, end in zip(group.documents.tolist(), group.places, group.ends, strict=False):
+            assert found.ends[number] == row[end]
+    assert sorted(places) == list(range(total))
+    assert sorted(documents) == list(range(sum(len(share.documents) for share in shares)))

@@ -12,6 +12,7 @@ import torch
 from tests.engine.digest import weights_digest
 from tests.engine.support import ROOT, score
 
+from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "reference.json").read_text(encoding="utf-8"))
@@ -67,6 +68,7 @@ def test_dropped_deepstack_is_noticed(recorded, monkeypatch):
         features = see(*arguments)
         return features._replace(deepstack=[level * 0 for level in features.deepstack])
 
+    monkeypatch.setattr(scorer, "cache", FeatureCache(0))
     monkeypatch.setattr(scorer.model, "see", without)
     assert max(differences(scorer, scores).values()) > 10 * TOLERANCE
 

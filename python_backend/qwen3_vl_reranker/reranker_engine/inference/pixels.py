@@ -7,8 +7,10 @@ antialiased, rounded to whole values), both to multiples of 32 pixels.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,25 +42,42 @@ FRAME_FACTOR = 2
 release, does (it hands the edge of a token on as that of a patch); leaving it out moves pixels by up to 7 of 255."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Visual:
-    """One image or video, ready for the vision tower.
+    """One image or video, resized for the vision tower.
 
     Attributes:
-        patches: [t * h * w, channels * temporal * patch * patch] of fp32.
+        frames: [t * temporal, height, width, channels] of uint8.
         grid: (t, h, w) in patches.
         tokens_per_group: Decoder tokens of each of the ``t`` frame groups.
+        pipeline: Cuts ``frames`` into patches.
         timestamps: Seconds of each frame group; empty for an image.
     """
 
-    patches: torch.Tensor
+    frames: NDArray[np.uint8]
     grid: Grid
     tokens_per_group: int
+    pipeline: Pixels
     timestamps: tuple[float, ...] = ()
 
     @property
     def is_video(self) -> bool:
         return bool(self.timestamps)
+
+    @property
+    def patches(self) -> torch.Tensor:
+        """[t * h * w, channels * temporal * patch * patch] of fp32.
+
+        Made anew each time: they take four times the bytes of ``frames``, and nobody asks where the features are known.
+        """
+        return self.pipeline.cut(self.frames, self.grid)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Names what the vision tower would see: equal pixels in an equal grid, however they were encoded."""
+        digest = hashlib.blake2b(repr(self.frames.shape).encode(), digest_size=32)
+        digest.update(np.ascontiguousarray(self.frames))
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -85,8 +104,7 @@ class Pixels:
             image.height, image.width, self.factor, IMAGE_MIN_TOKENS * area, IMAGE_MAX_TOKENS * area
         )
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-        patches, grid = self._patches(np.repeat(pixels[None], self.vision.temporal_patch_size, axis=0))
-        return Visual(patches, grid, self._tokens(grid))
+        return self._visual(np.repeat(pixels[None], self.vision.temporal_patch_size, axis=0))
 
     def frames(self, images: Sequence[Image.Image], max_frames: int) -> Visual:
         """Patches of a video given as RGB frames, of which at most ``max_frames`` evenly spaced ones are used.
@@ -128,26 +146,28 @@ class Pixels:
         height, width = whole_size(height, width, self.factor, low, high)
         tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
         tensor = F.interpolate(tensor, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
-        patches, grid = self._patches(tensor.clamp(0, 255).round().permute(0, 2, 3, 1).numpy())
+        whole = tensor.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         seconds = [index / fps for index in (*indices, *[indices[-1]] * missing)]
         # A group's time is the middle between its first and its last frame.
         timestamps = tuple((seconds[at] + seconds[at + group - 1]) / 2 for at in range(0, len(seconds), group))
-        return Visual(patches, grid, self._tokens(grid), timestamps)
+        return self._visual(whole, timestamps)
 
-    def _patches(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> tuple[torch.Tensor, Grid]:
-        """Cut [frames, height, width, channels] into rows, neighbours of a merge block together."""
+    def cut(self, frames: NDArray[np.uint8], grid: Grid) -> torch.Tensor:
+        """Cut [frames, height, width, channels] into normalised rows, neighbours of a merge block together."""
         patch, merge, group = self.vision.patch_size, self.vision.spatial_merge_size, self.vision.temporal_patch_size
-        count, height, width, channels = frames.shape
         mean = np.asarray(self.mean, dtype=np.float32) * 255
         std = np.asarray(self.std, dtype=np.float32) * 255
         values = (frames.astype(np.float32) - mean) / std
-        grid = (count // group, height // patch, width // patch)
+        channels = frames.shape[-1]
         cut = values.reshape(grid[0], group, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, channels)
         ordered = cut.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-        return torch.from_numpy(np.ascontiguousarray(ordered).reshape(grid[0] * grid[1] * grid[2], -1)), grid
+        return torch.from_numpy(np.ascontiguousarray(ordered).reshape(grid[0] * grid[1] * grid[2], -1))
 
-    def _tokens(self, grid: Grid) -> int:
-        return grid[1] * grid[2] // self.vision.spatial_merge_size**2
+    def _visual(self, frames: NDArray[np.uint8], timestamps: tuple[float, ...] = ()) -> Visual:
+        count, height, width, _ = frames.shape
+        patch = self.vision.patch_size
+        grid = (count // self.vision.temporal_patch_size, height // patch, width // patch)
+        return Visual(frames, grid, grid[1] * grid[2] // self.vision.spatial_merge_size**2, self, timestamps)
 
 
 def whole_size(height: int, width: int, factor: int, low: float, high: float) -> tuple[int, int]:

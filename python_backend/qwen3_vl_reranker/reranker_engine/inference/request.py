@@ -49,6 +49,17 @@ class RerankRequest:
     media: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class RequestLimits:
+    """How large a request may be before anything of it is computed."""
+
+    max_documents: int = 4096
+    """Documents of one request."""
+    max_text_chars: int = 1_000_000
+    """Characters of the instruction, and of all texts of the query or of one document. All but some ten thousand tokens
+    would be cut off anyway, after they had cost their tokenizing."""
+
+
 def parse_request(
     query: bytes,
     documents: Sequence[bytes],
@@ -56,6 +67,7 @@ def parse_request(
     options: bytes | None,
     media: Sequence[bytes],
     is_image: Callable[[Reference, Sequence[bytes]], bool],
+    limits: RequestLimits,
 ) -> RerankRequest:
     """Check and convert one request.
 
@@ -67,24 +79,31 @@ def parse_request(
         media: Encoded images and videos.
         is_image: Tells whether a reference holds an image, which decides how ``"video": [...]`` is read: a list that
             begins with an image is one video given by its frames, any other list is several videos.
+        limits: How many documents and characters there may be.
 
     Raises:
         InputError: Names the query or the document, and the cause.
     """
     if not documents:
         raise InputError("documents: there are none")
+    if len(documents) > limits.max_documents:
+        raise InputError(
+            f"documents: there are {len(documents)}; at most {limits.max_documents} are allowed in one request"
+        )
     fps, max_frames = _options(options)
 
     def content(raw: bytes, place: str) -> Content:
         try:
-            return _content(_json_object(raw), media, is_image)
+            found = _content(_json_object(raw), media, is_image)
+            _check_length("text", sum(len(text) for text in found.texts), limits)
         except InputError as error:
             raise error.at(place) from error
+        return found
 
     return RerankRequest(
         query=content(query, "query"),
         documents=tuple(content(raw, f"document {index}") for index, raw in enumerate(documents)),
-        instruction=_instruction(instruction),
+        instruction=_instruction(instruction, limits),
         fps=fps,
         max_frames=max_frames,
         media=tuple(media),
@@ -163,13 +182,19 @@ def _frames(value: list[Any], media: Sequence[bytes]) -> tuple[Reference, ...]:
     return tuple(_reference(frame, f"video frame {index}", media) for index, frame in enumerate(value))
 
 
-def _instruction(raw: bytes | None) -> str:
+def _check_length(what: str, chars: int, limits: RequestLimits) -> None:
+    if chars > limits.max_text_chars:
+        raise InputError(f"{what} is {chars} characters long; at most {limits.max_text_chars} are allowed")
+
+
+def _instruction(raw: bytes | None, limits: RequestLimits) -> str:
     if raw is None:
         return DEFAULT_INSTRUCTION
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"instruction: is not UTF-8 ({error.reason} at byte {error.start})") from error
+    _check_length("instruction:", len(text), limits)
     return text or DEFAULT_INSTRUCTION
 
 

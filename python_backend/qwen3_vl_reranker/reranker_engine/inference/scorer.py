@@ -11,15 +11,16 @@ import torch
 from reranker_engine.model import weights
 from reranker_engine.model.config import read_config, read_json
 from reranker_engine.model.errors import CheckpointError
-from reranker_engine.model.reranker import Row
+from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
-from .batching import batches
+from .batching import passes
+from .cache import FeatureCache
 from .errors import InputError
 from .media import MediaPolicy, MediaReader
 from .pixels import Pixels, Visual
 from .prompt import Budgets, Loaded, Part, PromptBuilder
-from .request import parse_request
+from .request import RequestLimits, parse_request
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from reranker_engine.model.decoder import Past
 
     from .request import Content, Reference, RerankRequest
 
@@ -43,17 +46,19 @@ class ScorerSettings:
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         dtype: Of weights and activations; None takes bf16 on a GPU and fp32 on a CPU.
         budgets: Limits on prompts.
+        limits: How large a request may be.
         media: What media may be read.
-        max_batch_tokens: Tokens of one forward pass of the decoder, padding counted in.
-        max_batch_patches: Image patches of one forward pass of the vision tower.
+        max_batch_tokens: Tokens of one forward pass of the decoder.
+        vision_cache_bytes: What the features of images and videos seen before may take; 0 keeps none.
     """
 
     device: str = "cpu"
     dtype: torch.dtype | None = None
     budgets: Budgets = field(default_factory=Budgets)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_batch_tokens: int = 16384
-    max_batch_patches: int = 32768
+    vision_cache_bytes: int = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Scorer:
         self._pixels = Pixels(config.vision, mean, std)
         device = torch.device(settings.device)
         dtype = settings.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        self.cache = FeatureCache(settings.vision_cache_bytes)
         self.model = weights.load(folder, dtype=dtype, device=device, yes=tokenizer.yes, no=tokenizer.no)
 
     def parse(
@@ -98,7 +104,7 @@ class Scorer:
         media: Sequence[bytes] = (),
     ) -> RerankRequest:
         """Check a request; see ``request.parse_request``."""
-        return parse_request(query, documents, instruction, options, media, self._reader.is_image)
+        return parse_request(query, documents, instruction, options, media, self._reader.is_image, self.settings.limits)
 
     def prepare(self, request: RerankRequest) -> Prepared:
         """Decode and tokenize a request.
@@ -124,7 +130,8 @@ class Scorer:
     def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """Scores of each request's documents, in document order, each in 0..1 (or NaN if the weights make it so).
 
-        Pairs of all requests share forward passes; each distinct image or video is seen once.
+        Pairs of all requests share forward passes; each distinct image or video is seen once, if
+        the cache does not know it.
         """
         return [torch.from_numpy(logits).sigmoid().numpy() for logits in self.logits(requests)]
 
@@ -132,38 +139,43 @@ class Scorer:
     def logits(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """As ``score``, before the sigmoid."""
         features = self._see(requests)
-        pairs = [(request.query, document) for request in requests for document in request.documents]
-        lengths = [len(query.tokens) + len(document.tokens) for query, document in pairs]
-        flat = np.empty(len(pairs), dtype=np.float32)
-        for batch in batches(lengths, self.settings.max_batch_tokens):
-            rows = [_row(*pairs[index], features) for index in batch]
-            flat[batch] = self.model(rows).cpu().numpy()
-        ends = np.cumsum([len(request.documents) for request in requests])
-        return np.split(flat, ends[:-1])
+        prefixes = [len(request.query.tokens) for request in requests]
+        lengths = [[len(document.tokens) for document in request.documents] for request in requests]
+        results = [np.empty(len(request.documents), dtype=np.float32) for request in requests]
+        kept: dict[int, Past] = {}
+        for portions in passes(prefixes, lengths, self.settings.max_batch_tokens):
+            prompts = []
+            for portion in portions:
+                query, documents = requests[portion.request].query, requests[portion.request].documents
+                prefix = _stretch(query, 0, features) if portion.first else kept.pop(portion.request)
+                own = tuple(_stretch(documents[at], query.length, features) for at in portion.documents)
+                prompts.append(Prompts(prefix, own, keep=not portion.last))
+            logits, pasts = self.model(prompts)
+            parts = logits.cpu().split([len(portion.documents) for portion in portions])
+            for portion, part, past in zip(portions, parts, pasts, strict=True):
+                results[portion.request][list(portion.documents)] = part.numpy()
+                if past is not None:
+                    kept[portion.request] = past
+        return results
 
     def _see(self, requests: Sequence[Prepared]) -> dict[int, VisualFeatures]:
-        """Features of each distinct image and video, by the ``id`` of its ``Visual``."""
+        """Features of each distinct image and video, by the ``id`` of its ``Visual``.
+
+        Each is seen on its own. Seen together, its features would be rounded differently in different company, and in
+        half precision a score that took them from the cache would differ from one that did not.
+        """
         parts = [part for request in requests for part in (request.query, *request.documents)]
-        visuals = list({id(visual): visual for part in parts for visual in part.visuals}.values())
-        # Neighbours of one size are computed together in the tower's attention.
-        visuals.sort(key=lambda visual: visual.grid[1:])
-        features: dict[int, VisualFeatures] = {}
-        start = 0
-        while start < len(visuals):
-            stop, patches = start, 0
-            while stop < len(visuals) and (
-                stop == start or patches + len(visuals[stop].patches) <= self.settings.max_batch_patches
-            ):
-                patches += len(visuals[stop].patches)
-                stop += 1
-            batch = visuals[start:stop]
-            found = self.model.see(torch.cat([one.patches for one in batch]), [one.grid for one in batch])
-            sizes = [one.grid[0] * one.tokens_per_group for one in batch]
-            levels = [torch.split(level, sizes) for level in (found.embeds, *found.deepstack)]
-            for visual, (embeds, *deepstack) in zip(batch, zip(*levels, strict=True), strict=True):
-                features[id(visual)] = VisualFeatures(embeds, deepstack)
-            start = stop
-        return features
+        visuals = {id(visual): visual for part in parts for visual in part.visuals}
+        known: dict[bytes, VisualFeatures] = {}
+        for visual in visuals.values():
+            if visual.digest in known:
+                continue
+            features = self.cache.get(visual.digest)
+            if features is None:
+                features = self.model.see(visual.patches, [visual.grid])
+                self.cache.put(visual.digest, features)
+            known[visual.digest] = features
+        return {key: known[visual.digest] for key, visual in visuals.items()}
 
     def _load(self, content: Content, request: RerankRequest, seen: dict[object, Visual]) -> Loaded:
         fps = request.fps or DEFAULT_FPS
@@ -206,15 +218,11 @@ def _once(
     return visuals
 
 
-def _row(query: Part, document: Part, features: dict[int, VisualFeatures]) -> Row:
-    found = [features[id(visual)] for part in (query, document) for visual in part.visuals]
-    joined = None
-    if found:
-        deepstack = [torch.cat(level) for level in zip(*(one.deepstack for one in found), strict=True)]
-        joined = VisualFeatures(torch.cat([one.embeds for one in found]), deepstack)
-    return Row(
-        tokens=torch.from_numpy(np.concatenate([query.tokens, document.tokens])),
-        positions=torch.from_numpy(np.concatenate([query.positions, document.positions + query.length], axis=1)),
-        visual_places=torch.from_numpy(np.concatenate([query.places, document.places + len(query.tokens)])),
-        features=joined,
+def _stretch(part: Part, position: int, features: dict[int, VisualFeatures]) -> Stretch:
+    """A part of the prompt, begun at ``position``, with what the vision tower saw."""
+    return Stretch(
+        tokens=torch.from_numpy(part.tokens),
+        positions=torch.from_numpy(part.positions + position),
+        visual_places=torch.from_numpy(part.places),
+        features=tuple(features[id(visual)] for visual in part.visuals),
     )

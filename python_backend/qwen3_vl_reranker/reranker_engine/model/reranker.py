@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder
+from .packing import Share, layout
 from .vision import VisionTower, VisualFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .config import ModelConfig
+    from .decoder import Past
     from .vision import Grid
 
 
 @dataclass(frozen=True)
-class Row:
-    """One (query, document) pair as the decoder sees it.
+class Stretch:
+    """Tokens that follow each other in a prompt: a request's prefix, or one of its documents.
 
     Attributes:
         tokens: [n] token ids; visual places hold the image's or video's pad id.
-        positions: [3, n] M-RoPE positions.
+        positions: [3, n] M-RoPE positions; a document's go on from its prefix.
         visual_places: [v] indices of the visual tokens in ``tokens``, ascending.
-        features: Their features, in the same order; None when there are none.
+        features: Those of each image and video, in the order of their places.
     """
 
     tokens: Tensor
     positions: Tensor
     visual_places: Tensor
-    features: VisualFeatures | None
+    features: tuple[VisualFeatures, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One request's part of a pass: its prefix, and the documents that follow it, each on its own.
+
+    Attributes:
+        prefix: Tokens to be computed, or the keys and values that an earlier pass kept of them.
+        documents: At least one.
+        keep: Whether a later pass needs the prefix's keys and values.
+    """
+
+    prefix: Stretch | Past
+    documents: tuple[Stretch, ...]
+    keep: bool = False
 
 
 class Reranker(nn.Module):
@@ -56,40 +74,54 @@ class Reranker(nn.Module):
         features: VisualFeatures = self.visual(patches.to(self.device), grids)
         return features
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Logits [rows] in fp32; a score is their sigmoid.
+    def forward(self, prompts: Sequence[Prompts]) -> tuple[Tensor, list[Past | None]]:
+        """Score some documents of some requests in one pass.
 
-        Rows are padded on the right to the longest one. Arithmetic on a row does not depend on the others but for the
-        rounding of differently shaped matrix products (about 1e-6 in fp32).
+        Arithmetic on a pair does not depend on the others but for the rounding of differently shaped matrix products
+        (about 1e-6 in fp32).
+
+        Returns:
+            Logits [documents of all ``prompts``, in order] in fp32, whose sigmoids are the scores; and for each of
+            ``prompts`` the prefix's keys and values, if it asks to keep them.
         """
-        device = self.device
-        lengths = torch.tensor([row.tokens.shape[0] for row in rows], device=device)
-        width = max(row.tokens.shape[0] for row in rows)
-        tokens = torch.zeros(len(rows), width, dtype=torch.long)
-        positions = torch.zeros(3, len(rows), width, dtype=torch.long)
-        for index, row in enumerate(rows):
-            count = row.tokens.shape[0]
-            tokens[index, :count] = row.tokens
-            positions[:, index, :count] = row.positions
-        embeds = self.language_model.embed_tokens(tokens.to(device))
-        visual = self._visual(rows, width)
+        device, decoder = self.device, self.language_model
+        row: list[Stretch] = []
+        shares, pasts = [], []
+        for one in prompts:
+            past = None if isinstance(one.prefix, Stretch) else one.prefix
+            row += [one.prefix, *one.documents] if isinstance(one.prefix, Stretch) else one.documents
+            ahead = len(one.prefix.tokens if isinstance(one.prefix, Stretch) else one.prefix[0][0])
+            shares.append(Share(ahead, past is not None, tuple(len(document.tokens) for document in one.documents)))
+            pasts.append(past)
+        tokens = torch.cat([stretch.tokens for stretch in row]).to(device)
+        positions = torch.cat([stretch.positions for stretch in row], dim=1).to(device)
+        embeds = decoder.embed_tokens(tokens)
+        visual = self._visual(row)
         if visual is not None:
-            places, features = visual
-            flat = embeds.flatten(0, 1).index_copy(0, places, features.embeds.to(embeds.dtype))
-            embeds = flat.view_as(embeds)
-        hidden = self.language_model(
-            embeds, positions.to(device), None if visual is None else (visual[0], visual[1].deepstack)
+            embeds = embeds.index_copy(0, visual[0], visual[1].embeds.to(embeds.dtype))
+        config = self.config.text
+        bytes_per_token = 2 * config.num_kv_heads * config.head_dim * embeds.element_size()
+        ends, found = decoder(
+            embeds,
+            positions,
+            None if visual is None else (visual[0], visual[1].deepstack),
+            layout(shares, bytes_per_token, device),
+            pasts,
         )
-        last = hidden[torch.arange(len(rows), device=device), lengths - 1]
-        logits: Tensor = self.language_model.norm(last).float() @ self.head
-        return logits
+        logits: Tensor = decoder.norm(ends).float() @ self.head
+        return logits, [_own(past) if one.keep else None for one, past in zip(prompts, found, strict=True)]
 
-    def _visual(self, rows: Sequence[Row], width: int) -> tuple[Tensor, VisualFeatures] | None:
-        """Flat places and features of all rows' visual tokens."""
-        seen = [(index, row.visual_places, row.features) for index, row in enumerate(rows) if row.features is not None]
-        if not seen:
+    def _visual(self, row: Sequence[Stretch]) -> tuple[Tensor, VisualFeatures] | None:
+        """Places in the row and features of all its visual tokens."""
+        features = [found for stretch in row for found in stretch.features]
+        if not features:
             return None
-        places = torch.cat([index * width + where for index, where, _ in seen]).to(self.device)
-        features = [found for _, _, found in seen if found is not None]
+        starts = accumulate((len(stretch.tokens) for stretch in row), initial=0)
+        places = torch.cat([start + stretch.visual_places for start, stretch in zip(starts, row, strict=False)])
         deepstack = [torch.cat(level) for level in zip(*(found.deepstack for found in features), strict=True)]
-        return places, VisualFeatures(torch.cat([found.embeds for found in features]), deepstack)
+        return places.to(self.device), VisualFeatures(torch.cat([found.embeds for found in features]), deepstack)
+
+
+def _own(past: Past) -> Past:
+    """A copy of what are views of a whole row's keys and values, which would otherwise all stay in memory."""
+    return tuple((keys.clone(), values.clone()) for keys, values in past)

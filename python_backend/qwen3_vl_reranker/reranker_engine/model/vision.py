@@ -137,17 +137,25 @@ class VisionTower(nn.Module):
                 merge block, as ``inference.pixels`` makes them.
             grids: One for each image or video; neighbours of equal size are computed faster.
         """
-        places = [self._patch_places(rows, columns) for _, rows, columns in grids]
-        repeated = [(place, grid) for place, grid in zip(places, grids, strict=True) for _ in range(grid[0])]
         device = patches.device
         x = self.patch_embed(patches)
-        x = x + torch.cat([self._position_embedding(place.to(device), grid) for place, grid in repeated]).to(x.dtype)
-        rotary = self._rotary(torch.cat([place for place, _ in repeated]).to(device))
+        # The frames of a video are alike: what depends on the place alone is computed for one and repeated.
+        places = [self._patch_places(rows, columns).to(device) for _, rows, columns in grids]
+        learned = [
+            self._position_embedding(place, grid).repeat(grid[0], 1) for place, grid in zip(places, grids, strict=True)
+        ]
+        x = x + torch.cat(learned).to(x.dtype)
+        turned = self._rotary(torch.cat(places))
+        sizes = [rows * columns for _, rows, columns in grids]
+        rotary = tuple(
+            torch.cat([part.repeat(grid[0], 1, 1) for part, grid in zip(angle.split(sizes), grids, strict=True)])
+            for angle in turned
+        )
         lengths = [rows * columns for groups, rows, columns in grids for _ in range(groups)]
         runs = [(len(list(same)), length) for length, same in groupby(lengths)]
         deepstack = []
         for index, block in enumerate(self.blocks):
-            x = block(x, rotary, runs)
+            x = block(x, (rotary[0], rotary[1]), runs)
             if index in self.config.deepstack_layers:
                 merger = self.deepstack_merger_list[self.config.deepstack_layers.index(index)]
                 deepstack.append(merger(x))

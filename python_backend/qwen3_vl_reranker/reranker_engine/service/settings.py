@@ -11,6 +11,7 @@ import torch
 
 from reranker_engine.inference.media import MediaPolicy
 from reranker_engine.inference.prompt import Budgets
+from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import ScorerSettings
 
 from .watchdog import TIMEOUT_PARAMETER
@@ -61,11 +62,15 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     roots = listed("allowed_media_roots")
     if relative := [root for root in roots if not Path(root).is_absolute()]:
         raise ValueError(f"parameter allowed_media_roots names {relative[0]!r}, which is no absolute path")
-    budgets, media = Budgets(), MediaPolicy()
+    budgets, limits, media = Budgets(), RequestLimits(), MediaPolicy()
     budgets = Budgets(
         max_length=int(number("max_length", budgets.max_length, 256)),
         max_query_tokens=int(number("max_query_tokens", budgets.max_query_tokens, 256)),
         min_document_tokens=int(number("min_document_tokens", budgets.min_document_tokens, 64)),
+    )
+    limits = RequestLimits(
+        max_documents=int(number("max_documents", limits.max_documents, 1)),
+        max_text_chars=int(number("max_text_chars", limits.max_text_chars, 1)),
     )
     media = MediaPolicy(
         allowed_roots=tuple(Path(root) for root in roots),
@@ -78,8 +83,10 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
             device=f"cuda:{device_id}" if instance_kind == "GPU" and torch.cuda.is_available() else "cpu",
             dtype=DTYPES[dtype],
             budgets=budgets,
+            limits=limits,
             media=media,
             max_batch_tokens=int(number("max_batch_tokens", ScorerSettings.max_batch_tokens, 1)),
+            vision_cache_bytes=int(number("vision_cache_bytes", ScorerSettings.vision_cache_bytes, 0)),
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
     )

@@ -1,0 +1,114 @@
+"""``make bench-engine``: how fast the engine is, against the official way of computing and behind Triton.
+
+The official way is one (query, document) pair at a time, which is what the official class does; here with
+transformers' own model, tokenizer and image processor (see ``demo.speed.one_pair``). Both compute in this process, in
+turn, with the same threads and the same memory allocator, so that times can be shown as ratios. Ends with exit code 1
+when a ratio is below what is promised, or when the two's scores differ.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from demo.speed.cases import COUNTS, PROMISED_AT, make_cases, make_checkpoint
+from demo.speed.measure import TOLERANCE, Speed, measure
+from demo.speed.one_pair import OnePair
+from demo.speed.served import served
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from reranker_engine.inference.scorer import Scorer, ScorerSettings
+from reranker_engine.service.allocator import keep_freed_memory
+
+SERVED_AT = 4
+DOCUMENTS = 8
+SERVED = 0.9
+console = Console(highlight=False)
+
+
+class Promises:
+    """What did not hold."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+
+    def least(self, what: str, found: float, promised: float) -> None:
+        if found < promised:
+            self.broken.append(f"{what}: {found:.2f} x, {promised:g} x is promised")
+
+    def most(self, what: str, found: float, promised: float) -> None:
+        if not found <= promised:
+            self.broken.append(f"{what}: scores differ by {found:.1e}, at most {promised:g} is promised")
+
+
+def against_one_pair(checkpoint: Path, scorer: Scorer, promises: Promises) -> None:
+    """Prints the first table."""
+    official = OnePair(checkpoint)
+    table = Table(
+        title=(
+            f"Times as fast as one pair at a time on {torch.get_num_threads()} threads, fp32. One pair at a time: the "
+            "official class's\nway, with transformers' own Qwen3VL model, tokenizer and image processor (medians)"
+        ),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("prefix / document tokens")
+    for count in COUNTS:
+        table.add_column(f"{count} doc{'s' if count > 1 else ''}", justify="right")
+    table.add_column(f"promised at {PROMISED_AT}", justify="right")
+    table.add_column(f"pairs/s at {PROMISED_AT}", justify="right")
+    for case in make_cases(scorer):
+        cold: dict[int, Speed] = {}
+        warm: dict[int, Speed] = {}
+        for count in COUNTS:
+            cold[count], seen = measure(case, scorer, official, count)
+            promises.most(f"{case.name}, {count} documents", cold[count].apart, TOLERANCE)
+            if seen is not None:
+                warm[count] = seen
+        rows = [(case.name, cold, case.promised)]
+        if case.warm is not None:
+            rows.append(("  the same, images in the cache", warm, case.warm))
+        for name, found, promised in rows:
+            at = found[PROMISED_AT]
+            promises.least(f"{name.strip()}, {PROMISED_AT} documents", at.ratio, promised)
+            cells = [f"{found[count].ratio:.1f} x" for count in COUNTS]
+            table.add_row(name, *cells, f"{promised:g} x", f"{at.rate:.0f}")
+    console.print(table)
+
+
+def behind_triton(checkpoint: Path, scorer: Scorer, promises: Promises) -> None:
+    """Prints the second table."""
+    case = make_cases(scorer)[0]
+    found = served(checkpoint, scorer, case.request(DOCUMENTS))
+    table = Table(
+        title=f"Pairs a second through Triton, as a share of those in process: {case.name}, {DOCUMENTS} documents",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for count in found:
+        table.add_column(f"concurrency {count}", justify="right")
+    table.add_row(*(f"{share:.2f}" for share in found.values()))
+    console.print(table)
+    promises.least(f"through Triton at concurrency {SERVED_AT}", found[SERVED_AT], SERVED)
+
+
+def main() -> int:
+    keep_freed_memory()
+    promises = Promises()
+    with tempfile.TemporaryDirectory(prefix="baton-bench-engine-") as directory:
+        checkpoint = Path(directory) / "checkpoint"
+        make_checkpoint(checkpoint)
+        scorer = Scorer(checkpoint, ScorerSettings())
+        against_one_pair(checkpoint, scorer, promises)
+        behind_triton(checkpoint, scorer, promises)
+    for line in promises.broken:
+        console.print(f"[red]✖ {line}[/red]")
+    return 1 if promises.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

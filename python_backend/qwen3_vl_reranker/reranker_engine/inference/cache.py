@@ -1,0 +1,59 @@
+"""Vision features of images and videos that were seen before, by what they show."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from reranker_engine.model.vision import VisualFeatures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FeatureCache:
+    """Features by content, the longest unused ones dropped first.
+
+    Attributes:
+        limit: Bytes that all features together may take; 0 keeps nothing.
+        used: Bytes that they take.
+        hits: How often ``get`` found what it was asked for.
+        misses: How often it did not.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.hits = 0
+        self.misses = 0
+        self._features: OrderedDict[bytes, VisualFeatures] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def get(self, digest: bytes) -> VisualFeatures | None:
+        found = self._features.get(digest)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._features.move_to_end(digest)
+        return found
+
+    def put(self, digest: bytes, features: VisualFeatures) -> None:
+        """Keep features, unless they alone are over the limit; their tensors must not be changed afterwards."""
+        size = _size(features)
+        if size > self.limit:
+            return
+        if digest in self._features:
+            self.used -= _size(self._features.pop(digest))
+        self._features[digest] = features
+        self.used += size
+        while self.used > self.limit:
+            _, oldest = self._features.popitem(last=False)
+            self.used -= _size(oldest)
+
+
+def _size(features: VisualFeatures) -> int:
+    tensors: tuple[Tensor, ...] = (features.embeds, *features.deepstack)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

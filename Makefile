@@ -34,7 +34,7 @@ lint: setup ## static checks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup ## rollouts, measured: time from drop to live above the bare load, time of a rollback
+bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
 	@$(BIN)/python -m demo.bench
 
 bench-engine: setup ## the engine, measured: against one pair at a time, and behind Triton

@@ -177,8 +177,8 @@ def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None
     away = 0.0 if rollout.renewed_at is None else view.now - rollout.renewed_at
     if away > policy.lease and not policy.resume:
         why = (
-            f"Nobody renewed the lease of the split for {away:.0f} s (the control plane was away, or could not write its "
-            f"journal), and it ended."
+            f"Nobody renewed the lease of the split for {away:.0f} s (the control plane was away, or could not write "
+            f"its journal), and it ended."
         )
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
         return Decision(phase, why, Halt(Stop(outcome, "engine", why)))

@@ -50,17 +50,19 @@ def against_one_pair(checkpoint: Path, scorer: Scorer, promises: Promises) -> No
     official = OnePair(checkpoint)
     table = Table(
         title=(
-            f"Times as fast as one pair at a time on {torch.get_num_threads()} threads, fp32. One pair at a time: the "
-            "official class's\nway, with transformers' own Qwen3VL model, tokenizer and image processor (medians)"
+            f"Times as fast as one pair at a time: fp32, {torch.get_num_threads()} threads, medians.\n"
+            "One pair at a time: the official class's way of computing, with transformers'\n"
+            "own Qwen3-VL model, tokenizer and image processor. By number of documents;\n"
+            f"the promise and the engine's pairs a second are at {PROMISED_AT}."
         ),
         title_justify="left",
         box=SIMPLE_HEAD,
     )
-    table.add_column("prefix / document tokens")
+    table.add_column("prefix / document tokens", no_wrap=True)
     for count in COUNTS:
-        table.add_column(f"{count} doc{'s' if count > 1 else ''}", justify="right")
-    table.add_column(f"promised at {PROMISED_AT}", justify="right")
-    table.add_column(f"pairs/s at {PROMISED_AT}", justify="right")
+        table.add_column(str(count), justify="right")
+    table.add_column("promised", justify="right")
+    table.add_column("pairs/s", justify="right")
     for case in make_cases(scorer):
         cold: dict[int, Speed] = {}
         warm: dict[int, Speed] = {}
@@ -71,10 +73,10 @@ def against_one_pair(checkpoint: Path, scorer: Scorer, promises: Promises) -> No
                 warm[count] = seen
         rows = [(case.name, cold, case.promised)]
         if case.warm is not None:
-            rows.append(("  the same, images in the cache", warm, case.warm))
+            rows.append(("  with a warm cache", warm, case.warm))
         for name, found, promised in rows:
             at = found[PROMISED_AT]
-            promises.least(f"{name.strip()}, {PROMISED_AT} documents", at.ratio, promised)
+            promises.least(f"{name.strip()} at {PROMISED_AT}", at.ratio, promised)
             cells = [f"{found[count].ratio:.1f} x" for count in COUNTS]
             table.add_row(name, *cells, f"{promised:g} x", f"{at.rate:.0f}")
     console.print(table)

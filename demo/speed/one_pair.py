@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils.logging import disable_progress_bar
 
 from reranker_engine.inference.pixels import IMAGE_MAX_TOKENS, IMAGE_MIN_TOKENS, whole_size
 from reranker_engine.inference.prompt import SYSTEM
@@ -30,6 +31,7 @@ MAX_LENGTH = 10240
 class OnePair:
     def __init__(self, folder: Path) -> None:
         """Load the checkpoint in ``folder`` in fp32."""
+        disable_progress_bar()
         whole = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         self._model = whole.model.eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

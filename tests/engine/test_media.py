@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.engine.support import BASE, data_uri, png, score
 
+from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaPolicy, MediaReader, sampled_frames
 from reranker_engine.inference.pixels import Pixels, whole_size
@@ -47,6 +48,16 @@ def test_a_video_is_sampled_from_its_first_to_its_last_frame(form):
     assert video.frames.shape == (6, 64, 96, 3)
     brightness = video.frames.mean((1, 2, 3))
     assert (np.diff(brightness) > 20).all()
+
+
+def test_a_video_too_large_to_keep_is_decoded_again_to_the_same_frames(monkeypatch):
+    film = encode(31)
+    kept = READER.video(film, 2.0, 64)
+    for pixels in (0, 10 * 96 * 64):
+        monkeypatch.setattr(media, "KEPT_PIXELS", pixels)
+        again = READER.video(film, 2.0, 64)
+        assert again.indices == kept.indices
+        assert np.array_equal(again.frames, kept.frames)
 
 
 def test_options_choose_the_frames(base):

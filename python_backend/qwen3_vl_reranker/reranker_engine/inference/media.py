@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on a stranger's bytes.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FETCH_TIMEOUT_S = 10.0
+KEPT_PIXELS = 64 * 2**20
+"""A video of no more pixels in all its frames (about 100 MB as they are decoded) is decoded once instead of twice."""
 MIN_SHARE = 0.9
 """A video with fewer of the frames that its header promises is cut off. Some may be missing: edit lists hide a few."""
 
@@ -134,27 +136,37 @@ class MediaReader:
         import av
 
         try:
-            total, rate = self._probe(av, data)
+            total, rate, decoded = self._probe(av, data)
             wanted = sampled_frames(total, rate, fps, max_frames)
-            return DecodedVideo(self._pick(av, data, wanted), wanted, rate)
+            return DecodedVideo(self._pick(av, data, wanted, decoded), wanted, rate)
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"cannot be decoded as a video ({_cause(error)})") from error
 
-    def _probe(self, av: Any, data: bytes) -> tuple[int, float]:
-        """(number of frames, frames a second); frames are counted by decoding, as headers often lie or say nothing."""
+    def _probe(self, av: Any, data: bytes) -> tuple[int, float, list[Any]]:
+        """(number of frames, frames a second, the frames); counted by decoding, as headers often lie or say nothing.
+
+        Which are wanted is known only at the end. Those of a short video are kept, so that it is decoded once; of
+        a longer one none are.
+        """
         with av.open(io.BytesIO(data)) as container:
             if not container.streams.video:
                 raise InputError("cannot be decoded as a video (it has no video stream)")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            total, seconds = 0, 0.0
+            total, seconds, room = 0, 0.0, KEPT_PIXELS
+            decoded: list[Any] = []
             for frame in container.decode(stream):
                 if total == 0:
                     self._check_size(frame.width, frame.height)
                 total += 1
                 seconds = frame.time or seconds
+                room -= frame.width * frame.height
+                if room >= 0:
+                    decoded.append(frame)
+                else:
+                    decoded.clear()
                 if total > self.policy.max_video_frames:
                     raise InputError(f"has more than {self.policy.max_video_frames} frames")
             rate = stream.average_rate or stream.guessed_rate
@@ -166,15 +178,15 @@ class MediaReader:
                 raise InputError(
                     f"cannot be decoded as a video (it is cut off: {total} of about {float(promised):.0f} frames)"
                 )
-            return total, float(rate)
+            return total, float(rate), decoded
 
-    def _pick(self, av: Any, data: bytes, wanted: Sequence[int]) -> NDArray[np.uint8]:
+    def _pick(self, av: Any, data: bytes, wanted: Sequence[int], decoded: list[Any]) -> NDArray[np.uint8]:
         keep = set(wanted)
         found: dict[int, NDArray[np.uint8]] = {}
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(decoded or container.decode(stream)):
                 if index in keep:
                     found[index] = frame.to_ndarray(format="rgb24")
                     if len(found) == len(keep):

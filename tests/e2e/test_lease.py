@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from tests.support.stage import Stage, Traffic, stage, toml, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import SOCKET, ApiClient
@@ -48,19 +47,6 @@ def settings(st: Stage, on_lapse: str) -> dict[str, Any]:
     }
     live = {"min_requests": 20, "latency_limit": 30.0}
     return st.settings(traffic=traffic, live=live, keep_previous="1s", drain_timeout="5s")
-
-
-def toml(table: dict[str, Any]) -> str:
-    """Enough of TOML for a configuration: JSON's values are its values, inline tables apart."""
-
-    def value(one: Any) -> str:
-        if isinstance(one, dict):
-            return "{ " + ", ".join(f"{k} = {value(v)}" for k, v in one.items()) + " }"
-        if isinstance(one, list):
-            return "[" + ", ".join(value(v) for v in one) + "]"
-        return json.dumps(one)
-
-    return "\n".join(f"{key} = {value(one)}" for key, one in table.items()) + "\n"
 
 
 class Serve:

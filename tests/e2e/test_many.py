@@ -9,7 +9,7 @@ import pytest
 from tests.support.stage import Stage, Traffic, expected_score, stage
 
 from baton.app import App
-from baton.domain import Gate
+from baton.domain import GATES_OF, Kind
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ROLLOUTS = 20
@@ -67,5 +67,5 @@ def _proven_at(app: App, version: int) -> float:
     first = min((r for r in app.history(limit=1000) if r["candidate"] == version), key=lambda r: r["id"])
     verdicts = [e for e in app._journal.events(rollout=first["id"], limit=1000) if e["kind"] == "verdict"]
     passed = {e["data"]["name"]: e["at"] for e in verdicts if e["data"]["verdict"] == "pass"}
-    assert passed.keys() == set(Gate)
+    assert passed.keys() == set(GATES_OF[Kind.ROLLOUT])
     return max(passed.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from tests.support.stage import Stage, Traffic, stage, toml, until
 
 from baton.api import SOCKET, ApiClient
 from baton.errors import BatonError
@@ -155,15 +154,3 @@ def test_ctl_serve_killed_in_each_phase(st: Stage) -> None:
 def _rests_on(client: ApiClient, version: int) -> bool:
     service = client.status()["services"][0]
     return service["phase"] == "steady" and service["stable"] == version and service["rollout"] is None
-
-
-def toml(table: dict, prefix: str = "") -> str:
-    """A configuration as TOML; its values are texts, numbers, tables and lists of tables."""
-    plain = {k: v for k, v in table.items() if not isinstance(v, dict | list)}
-    text = "".join(f"{k} = {json.dumps(v)}\n" for k, v in plain.items())
-    for key, value in table.items():
-        if isinstance(value, dict):
-            text += f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}"
-        elif isinstance(value, list):
-            text += "".join(f"\n[[{prefix}{key}]]\n{toml(v, f'{prefix}{key}.')}" for v in value)
-    return text

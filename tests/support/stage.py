@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -241,6 +241,21 @@ def stage(root: Path, *, services: tuple[str, ...] = ("ranker",), servers: int =
             home.mkdir()
             started.append(stack.enter_context(running_triton(home, repository, **triton)))
         yield Stage(root, started, engines)
+
+
+def toml(table: Mapping[str, Any], prefix: str = "") -> str:
+    """A configuration as TOML; its values are texts, numbers, tables, lists of those and lists of tables."""
+
+    def is_table(value: Any) -> bool:
+        return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if not is_table(value))
+    for key, value in table.items():
+        if isinstance(value, dict):
+            text += f"\n[{prefix}{key}]\n{toml(value, f'{prefix}{key}.')}"
+        elif is_table(value):
+            text += "".join(f"\n[[{prefix}{key}]]\n{toml(one, f'{prefix}{key}.')}" for one in value)
+    return text
 
 
 QUERY, DOCUMENT = "red round shape", "a red round shape"

@@ -77,8 +77,8 @@ def against_one_pair(checkpoint: Path, scorer: Scorer, promises: Promises) -> No
         for name, found, promised in rows:
             at = found[PROMISED_AT]
             promises.least(f"{name.strip()} at {PROMISED_AT}", at.ratio, promised)
-            cells = [f"{found[count].ratio:.1f} x" for count in COUNTS]
-            table.add_row(name, *cells, f"{promised:g} x", f"{at.rate:.0f}")
+            cells = [f"{found[count].ratio:.1f}" for count in COUNTS]
+            table.add_row(name, *cells, f"{promised:g}", f"{at.rate:.0f}")
     console.print(table)
 
 

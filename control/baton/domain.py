@@ -38,6 +38,10 @@ class Verdict(StrEnum):
     HOLD = "hold"
 
 
+WORST_FIRST = (Verdict.FAIL, Verdict.HOLD, Verdict.PASS)
+"""Of several verdicts about one thing the first of these counts."""
+
+
 class VersionState(StrEnum):
     """What a version on disk is to its service right now."""
 

@@ -230,19 +230,15 @@ class Journal:
                 (rollout.progress + seconds, at, rollout.id),
             )
             if result is not None:
-                db.execute(
-                    "INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)",
-                    (rollout.id, result.gate, at, json.dumps(_result_data(result))),
-                )
+                _verdict(db, rollout, result, at)
             _log(
                 db, at, "progress", what, "baton", rollout.service, rollout.id, {"progress": rollout.progress + seconds}
             )
 
     def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
         """Write down a gate's verdict; a new one replaces an earlier one of the same gate."""
-        text = json.dumps(_result_data(result))
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)", (rollout.id, result.gate, at, text))
+            _verdict(db, rollout, result, at)
             _log(db, at, "verdict", f"{result.gate}: {result.verdict}. {result.message}", "gate", rollout.service,
                  rollout.id, _result_data(result))  # fmt: skip
 
@@ -380,6 +376,11 @@ def _stand(db: sqlite3.Connection, service: str, record: VersionRecord) -> None:
         "INSERT OR REPLACE INTO version VALUES (?,?,?,?,?,?,?)",
         (service, record.version, record.standing, record.reason, record.fingerprint, record.loaded, record.at),
     )
+
+
+def _verdict(db: sqlite3.Connection, rollout: Rollout, result: GateResult, at: float) -> None:
+    text = json.dumps(_result_data(result))
+    db.execute("INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)", (rollout.id, result.gate, at, text))
 
 
 def _stop_text(stop: Stop) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from baton.config import ServerConfig
-from baton.domain import Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, Verdict, VersionState
+from baton.domain import WORST_FIRST, Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, Verdict, VersionState
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
@@ -93,8 +93,7 @@ def _memory(memory: Mapping[int, VersionMemory], row: Mapping[str, Any]) -> dict
 
 def _memory_gate(memory: Mapping[int, VersionMemory]) -> list[dict[str, Any]]:
     """The version that gives most reason to worry; none where nothing is known."""
-    order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
-    worst = min(memory.values(), key=lambda m: order[m.result.verdict], default=None)
+    worst = min(memory.values(), key=lambda m: WORST_FIRST.index(m.result.verdict), default=None)
     return [] if worst is None else [gate(worst.result)]
 
 

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.domain import Gate, GateResult, Kind, Rollout, Verdict
+from baton.domain import WORST_FIRST, Gate, GateResult, Kind, Rollout, Verdict
 from baton.errors import CheckpointError, TimedOut, TritonError
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
@@ -163,8 +163,7 @@ class Gates:
             )
             result = judged(samples)
             results.append(replace(result, evidence={**result.evidence, "server": server.name}))
-        order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
-        return min(results, key=lambda r: (order[r.verdict], -(r.observed or 0.0)))
+        return min(results, key=lambda r: (WORST_FIRST.index(r.verdict), -(r.observed or 0.0)))
 
     def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baton.config import ServiceConfig
-from baton.domain import GateResult, Verdict
+from baton.domain import WORST_FIRST, GateResult, Verdict
 from baton.errors import BatonError
 from baton.journal import Journal
 from baton.judge import judge_memory
@@ -96,8 +96,7 @@ class Memory:
             if samples
             for result in [judge_memory(samples, limit=limits.memory_limit, window_s=limits.memory_window)]
         ]
-        order = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
-        return min(results, key=lambda r: order[r.verdict])
+        return min(results, key=lambda r: WORST_FIRST.index(r.verdict))
 
     def _alarm(self, service: str, result: GateResult) -> None:
         log.warning("%s: %s", service, result.message)

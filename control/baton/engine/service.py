@@ -150,12 +150,13 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         now = self._clock()
+        alias, split = self.files.public_name()
         self.view = View(
             service=self.name,
             now=now,
             policy=self.files.policy(),
-            alias=self.files.alias(),
-            split=self.files.split(),
+            alias=alias,
+            split=split,
             splitter=self.files.splitter(),
             servers=servers,
             folders=folders,

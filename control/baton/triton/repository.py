@@ -68,13 +68,14 @@ class ServiceFiles:
 
         While traffic is split that is the stable one.
         """
-        return self._alias()[0]
+        return self.public_name()[0]
 
     def split(self) -> bool:
         """Whether the public name leads to the splitter."""
-        return self._alias()[1]
+        return self.public_name()[1]
 
-    def _alias(self) -> tuple[int | None, bool]:
+    def public_name(self) -> tuple[int | None, bool]:
+        """:meth:`alias` and :meth:`split` as one reading of the file tells them."""
         path = self.alias_dir / CONFIG
         if not path.exists():
             return None, False

@@ -180,4 +180,6 @@ def test_the_splitter_is_killed(st: Stage) -> None:
     assert "splitter" in row["message"]
     back = min(a.at for a in traffic.answers if a.at > killed and a.version == stable) - killed
     assert back < PATIENT_S
-    assert all("splitter" in e or "Stub" in e or "stub" in e for e in traffic.errors), traffic.errors[:3]
+    # What the process had in hand when it died gets no answer at all, ever: the client's own deadline ends it.
+    others = [e for e in traffic.errors if "splitter" not in e and "stub" not in e.lower() and "timed out" not in e]
+    assert others == []

@@ -160,12 +160,12 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
 
 
 def _failed(view: View, rollout: Rollout) -> Decision | None:
-    """The live analysis says no: write its figures down, then turn back."""
-    gate = view.live_gate
+    """The live analysis says no: write its figures down, then turn back for what was written, whatever it says next."""
+    gate = rollout.gates.get(Gate.LIVE)
     if gate is None or gate.verdict is not Verdict.FAIL:
-        return None
-    before = rollout.gates.get(Gate.LIVE)
-    if before is None or before.verdict is not Verdict.FAIL:
+        gate = view.live_gate
+        if gate is None or gate.verdict is not Verdict.FAIL:
+            return None
         return Decision(rollout.phase, gate.message, Record(gate))
     outcome = Outcome.REJECTED if before_traffic(rollout) else Outcome.ROLLED_BACK
     return Decision(rollout.phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))

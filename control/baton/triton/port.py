@@ -49,7 +49,7 @@ class Triton(Protocol):
         """One request to an exact version (None: the version Triton chooses).
 
         Raises:
-            TritonError: the model answered with an error.
+            TritonError: the model answered with an error; ``InvalidRequest`` where it refused the request itself.
             TimedOut: no answer in time.
         """
         ...
@@ -63,6 +63,10 @@ class Triton(Protocol):
 
         Those that run are not counted (seen on 24.10); Triton ends them before it drops a version.
         """
+        ...
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        """Requests answered without an error since each version was loaded; None where metrics are not known."""
         ...
 
     def close(self) -> None:

@@ -251,6 +251,10 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
         if not view.ready_everywhere(version):
             lost = load(view, phase, version)
             return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
+        if version not in view.policy:
+            # While the stable version was loaded again the policy named that one alone.
+            both = view.policy | {version}
+            return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
         return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))

@@ -368,6 +368,7 @@ class World:
                 return False
             case Reload(name):
                 self._check_reload(name)
+                self._remember(self.files.policy)
                 self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}
                 calls = [("unload", ENGINE), ("load", ENGINE), ("load", ALIAS)]
                 self.jobs[effect] = Job(effect, self.now + self.policy.load_timeout, then=calls)
@@ -596,8 +597,6 @@ class World:
             raise job.call.error
         if job.then:
             verb, model = job.then.pop(0)
-            if (verb, model) == ("load", ENGINE):
-                self._remember(self.files.policy)
             job.call = server.begin(verb, model)
             return self._poll_reload(job)
         if alias not in held(server, ModelState.READY):

@@ -31,6 +31,8 @@ AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
 BLIND = 3
 """Without metrics so many times as many failures condemn a version that does not answer in time: it may be busy."""
+SLOW = 1
+"""With them so many more: a version that takes long for one request answers nobody meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +111,8 @@ class Health:
     def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
         """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.
 
-        It is asked once more before: what began to answer again, by a restart of that Triton say, is left alone. Its
-        processes are ended first where they can be reached: requests that wait for one that hangs would wait for
+        Where it was not asked just now it is asked once more: what answers again, after a restart of that Triton say,
+        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests that wait for one that hangs would wait for
         ever, and its memory would stay.
 
         Raises:
@@ -120,13 +122,18 @@ class Health:
         """
         assert self.question is not None  # noqa: S101 - nothing is sick that nobody asked
         triton, key = self.servers[server], (server, version)
-        try:
-            self.question(triton, version, self.config.health.timeout)
-        except (TimedOut, TritonError) as error:
-            log.info("%s is loaded again on %s: %s", version, server, error)
-        else:
-            self._good(key)
-            return
+        with self._lock:
+            row = self._rows.get(key)
+            fresh = row is not None and row.sick and self.clock() - row.asked_at <= AGAIN_S
+        if not fresh:
+            try:
+                self.question(triton, version, self.config.health.timeout)
+            except (TimedOut, TritonError) as error:
+                if not self._bad(key, error):
+                    return
+            else:
+                self._good(key)
+                return
         begun = self.clock()
         ended = self.end_processes(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
@@ -147,10 +154,7 @@ class Health:
         except Unreachable:
             self._forget(key)
         except (TimedOut, TritonError) as error:
-            try:
-                self._bad(key, error)
-            except Unreachable:
-                self._forget(key)
+            self._bad(key, error)
         else:
             self._good(key)
 
@@ -165,14 +169,18 @@ class Health:
         server, version = key
         self.tell(f"version {version} answers on server {server}", {"server": server, "version": version})
 
-    def _bad(self, key: tuple[str, int], error: BatonError) -> None:
+    def _bad(self, key: tuple[str, int], error: BatonError) -> bool:
+        """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
         server, version = key
-        state = self.servers[server].index().get(self.config.engine, {}).get(version)
+        try:
+            state = self.servers[server].index().get(self.config.engine, {}).get(version)
+        except Unreachable:
+            state = None
         if state is None or state.state is not ModelState.READY:
-            self._forget(key)  # Triton says so itself: it is being loaded, or leaves
-            return
+            self._forget(key)  # it is being loaded, or leaves
+            return False
         counts = self._answered(server)
-        answered = None if counts is None else counts.get(version, 0)
+        answered = None if counts is None else counts.get(version)
         limit, now = self.config.health.failures, self.clock()
         with self._lock:
             row = self._rows.get(key)
@@ -182,8 +190,9 @@ class Health:
                 row = self._rows[key] = _Row(now, since=now, answered=answered)
             row.asked_at, row.failures, row.reason = now, row.failures + 1, str(error)
             row.late |= isinstance(error, TimedOut)
-            blind = row.late and answered is None
-            row.sick = row.failures >= (BLIND * limit if blind else limit)
+            if row.late:
+                limit = BLIND * limit if answered is None else limit + SLOW
+            row.sick = row.failures >= limit
             is_sick = row.sick
         if is_sick and not was:
             told = f"version {version} does not answer on server {server} although Triton calls it READY: {error}"
@@ -191,6 +200,7 @@ class Health:
             self.tell(told, {"server": server, "version": version})
         elif was and not is_sick:
             self._tell_recovered(key)
+        return is_sick
 
     def _answered(self, server: str) -> Mapping[int, int] | None:
         try:

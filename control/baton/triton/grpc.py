@@ -125,7 +125,8 @@ class GrpcTriton:
         counts: dict[int, int] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name == metric and sample.labels.get("model") == model:
+                # The parser gives every counter the name that it has in newer formats.
+                if sample.name.removesuffix("_total") == metric and sample.labels.get("model") == model:
                     counts[int(sample.labels["version"])] = int(sample.value)
         return counts
 
@@ -142,7 +143,7 @@ class GrpcTriton:
         if "DEADLINE_EXCEEDED" in status:
             if silent:
                 return Unreachable(f"Triton, {where}, did not answer within {timeout_s:.0f} s.")
-            return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:.0f} s.")
+            return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:g} s.")
         if "UNAVAILABLE" in status and "protocol is restricted" in words:
             return TritonError(
                 f"Triton, {where}, refuses {what}: {words}.", mend="Name the server's admin key in the configuration."

@@ -112,8 +112,8 @@ class Health:
         """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.
 
         Where it was not asked just now it is asked once more: what answers again, after a restart of that Triton say,
-        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests that wait for one that hangs would wait for
-        ever, and its memory would stay.
+        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests
+        that wait for one that hangs would wait for ever, and its memory would stay.
 
         Raises:
             TritonError: it does not load, or does not answer after that either.
@@ -185,11 +185,13 @@ class Health:
         with self._lock:
             row = self._rows.get(key)
             was = row is not None and row.sick
-            # Where it answered somebody meanwhile it is slow, or does not like this one request: counted anew.
-            if row is None or not row.failures or answered != row.answered:
+            late = isinstance(error, TimedOut)
+            # One that is late and answered somebody meanwhile is slow, and no more: counted anew.
+            slow = row is not None and (row.late or late) and answered != row.answered
+            if row is None or not row.failures or slow:
                 row = self._rows[key] = _Row(now, since=now, answered=answered)
             row.asked_at, row.failures, row.reason = now, row.failures + 1, str(error)
-            row.late |= isinstance(error, TimedOut)
+            row.late |= late
             if row.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
             row.sick = row.failures >= limit

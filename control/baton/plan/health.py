@@ -10,7 +10,11 @@ from __future__ import annotations
 from baton.domain import Kind, Outcome, Phase, Rollout, Stop
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync
 from baton.plan.traffic import before_traffic, stepwise
-from baton.plan.view import Policy, ServerView, View, backoff
+from baton.plan.view import Failure, Policy, ServerView, View
+
+FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
+"""After a reload that did not help; each further one rests four times as long. Then it is seldom the process that is
+wrong, and a version that answers others than Baton must not be taken from them again and again."""
 
 
 def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
@@ -37,8 +41,8 @@ def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
             last = last or Decision(phase, f"{why}. {reason}")
         elif view.policy != {version}:
             return Decision(phase, f"{why}; loading it again, alone.", SetPolicy(frozenset({version})))
-        elif failure is not None and backoff(failure, view.now):
-            told = f"{why}; it was loaded again {failure.count} times, the last try failed: {failure.message}"
+        elif failure is not None and _rests(failure, view.now):
+            told = f"{why}; it was loaded again, and that failed: {failure.message}"
             mending = "`ctl rollback --to N` or `ctl promote N` brings another version."
             last = last or Decision(phase, f"{told} {mending}")
         else:
@@ -101,6 +105,10 @@ def _ill(view: View, server: ServerView, version: int) -> bool:
 def _touched(view: View, server: ServerView) -> bool:
     """Whether a load call is under way on the server, or was begun by a control plane before this one."""
     return any(isinstance(e, Sync) and e.server == server.name for e in view.running) or server.loading()
+
+
+def _rests(failure: Failure, now: float) -> bool:
+    return now - failure.at < min(LONGEST_REST_S, FIRST_REST_S * 4.0 ** (failure.count - 1))
 
 
 def _words(view: View, server: ServerView, version: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from baton.domain import ModelState, ModelVersion
-from baton.errors import TimedOut, TritonError, Unreachable
+from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.fake_splitter import FakeSplitter
 from baton.triton.port import Index, Tensors
@@ -471,7 +471,7 @@ def _answer(version: int, behaviour: Behaviour, inputs: Tensors) -> Mapping[str,
         try:
             json.loads(document)
         except ValueError as error:
-            raise TritonError(f"document {place} is not JSON: {error}") from None
+            raise InvalidRequest(f"document {place} is not JSON: {error}") from None
     scores = [
         behaviour.score if behaviour.score is not None else hashlib.sha256(query + b"\0" + d).digest()[0] / 255
         for d in documents

@@ -66,7 +66,10 @@ class Triton(Protocol):
         ...
 
     def answered(self, model: str) -> Mapping[int, int] | None:
-        """Requests answered without an error since each version was loaded; None where metrics are not known."""
+        """Requests that each version has answered since it was loaded; None where metrics are not known.
+
+        An error that the model itself answers with counts as well (seen on 24.10).
+        """
         ...
 
     def close(self) -> None:

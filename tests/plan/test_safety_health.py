@@ -156,7 +156,7 @@ def test_what_can_not_be_brought_back_to_answer_holds_no_new_version_back():
     assert view.stable() is None
     decision = plan(view, world.policy)
     assert decision.effect is None
-    assert "loaded again 1 times, the last try failed: Stub process is not healthy." in decision.message
+    assert "loaded again, and that failed: Stub process is not healthy." in decision.message
     assert "`ctl promote N`" in decision.message
 
 

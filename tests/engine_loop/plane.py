@@ -13,7 +13,6 @@ from tests.support.triton import eventually
 
 from baton.config import GateConfig, RolloutConfig, ServiceConfig, TrafficConfig
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
-from baton.engine.health import Question
 from baton.engine.loop import Loop
 from baton.engine.service import Service
 from baton.journal import Journal
@@ -86,14 +85,7 @@ class Place:
 class Plane:
     """One control plane; several may follow each other at one place."""
 
-    def __init__(
-        self,
-        place: Place,
-        *,
-        traffic: TrafficConfig = AT_ONCE,
-        question: Question | None = None,
-        **rollout: float,
-    ) -> None:
+    def __init__(self, place: Place, *, traffic: TrafficConfig = AT_ONCE, **rollout: float) -> None:
         self.place = place
         options = {"keep_previous": 0.0, "settle": 0.0, "load_timeout": 60.0, "drain_timeout": 20.0} | rollout
         self.config = ServiceConfig(
@@ -115,7 +107,6 @@ class Plane:
             lambda version: VersionMeta(str(version)),
             place.clock,
             self.wake.set,
-            question,
         )
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
 

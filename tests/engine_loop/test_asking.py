@@ -37,7 +37,8 @@ def asked() -> Asked:
 
 @pytest.fixture
 def plane(place: Place, asked: Asked) -> Iterator[Plane]:
-    made = Plane(place, question=asked)
+    made = Plane(place)
+    made.service.health.question = asked
     place.drop(1)
     made.live(1)
     made.run(lambda: made.service.health.told(1), "it is asked")

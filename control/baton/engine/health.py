@@ -120,14 +120,15 @@ class Health:
             TimedOut: Triton is still at it, or it does not answer in time.
             Unreachable: the server went away.
         """
-        assert self.question is not None  # noqa: S101 - nothing is sick that nobody asked
+        question = self.question
+        assert question is not None  # noqa: S101 - nothing is sick that nobody asked
         triton, key = self.servers[server], (server, version)
         with self._lock:
             row = self._rows.get(key)
             fresh = row is not None and row.sick and self.clock() - row.asked_at <= AGAIN_S
         if not fresh:
             try:
-                self.question(triton, version, self.config.health.timeout)
+                _answers(question, triton, version, self.config.health.timeout)
             except (TimedOut, TritonError) as error:
                 if not self._bad(key, error):
                     return
@@ -138,19 +139,16 @@ class Health:
         ended = self.end_processes(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
-        self.question(triton, version, self.config.gates.request_timeout)
+        _answers(question, triton, version, self.config.gates.request_timeout)
         took = self.clock() - begun
         told = f"version {version} was loaded again on server {server} and answers, after {took:.1f} s"
         self.tell(told, {"server": server, "version": version, "took_s": round(took, 3), "processes_ended": ended})
-        self._good(key)
+        self._forget(key)
 
     def _ask(self, question: Question, server: str, version: int) -> None:
         key = (server, version)
         try:
-            question(self.servers[server], version, self.config.health.timeout)
-        except InvalidRequest:
-            # The golden set is not this version's, but its process is there and answers.
-            self._good(key)
+            _answers(question, self.servers[server], version, self.config.health.timeout)
         except Unreachable:
             self._forget(key)
         except (TimedOut, TritonError) as error:
@@ -214,6 +212,14 @@ class Health:
     def _forget(self, key: tuple[str, int]) -> None:
         with self._lock:
             self._rows[key] = _Row(self.clock())
+
+
+def _answers(question: Question, server: Triton, version: int, timeout_s: float) -> None:
+    try:
+        question(server, version, timeout_s)
+    except InvalidRequest as error:
+        # The golden set is not this version's, but its process is there and answers.
+        log.debug("version %d refuses the golden request: %s", version, error)
 
 
 def nothing_to_end(_server: str, _version: int) -> int:

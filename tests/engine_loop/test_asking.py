@@ -170,15 +170,16 @@ def test_a_gate_under_way_does_not_blame_its_candidate(place, plane):
 
     place.answers.order[Gate.LATENCY] = latency
     place.drop(2)
-    for _ in range(40):
-        plane.turn(wait=False)
-        if place.answers.asked[Gate.LATENCY]:
-            break
-        place.now += 0.5
+    eventually(lambda: plane.turn(wait=False) or place.answers.asked[Gate.LATENCY], "the gate is asked")
     place.servers["a"].die(ENGINE, 1)
-    while not called_off.is_set():
+
+    def found() -> bool:
         plane.turn(wait=False)
         place.now += 0.5
+        return bool(told(plane))
+
+    eventually(found, "the death is found")
+    eventually(lambda: plane.turn(wait=False) or called_off.is_set(), "the gate is called off")
     del place.answers.order[Gate.LATENCY]
     plane.live(2)
     assert plane.ended(2) is Outcome.LIVE

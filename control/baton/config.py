@@ -239,6 +239,15 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """``[services.health]``: how a version that serves is asked whether it answers. Needs a golden set."""
+
+    every: float = _setting(_positive_duration, 5.0)
+    timeout: float = _setting(_positive_duration, 5.0)
+    failures: int = _setting(_count, 2)
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """``[[services]]``: one public name and the engine behind it."""
 
@@ -251,6 +260,7 @@ class ServiceConfig:
     traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata={"table": TrafficConfig})
     live: LiveConfig = field(default_factory=LiveConfig, metadata={"table": LiveConfig})
     gates: GateConfig = field(default_factory=GateConfig, metadata={"table": GateConfig})
+    health: HealthConfig = field(default_factory=HealthConfig, metadata={"table": HealthConfig})
 
     @property
     def splitter(self) -> str:

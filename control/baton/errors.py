@@ -71,6 +71,10 @@ class TritonError(BatonError):
     exit_code = 1
 
 
+class InvalidRequest(TritonError):
+    """The model refused the request itself (INVALID_ARGUMENT): the version answers."""
+
+
 class RepositoryError(BatonError):
     """A file of the model repository can't be read or written as it must be."""
 

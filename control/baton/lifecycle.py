@@ -51,7 +51,11 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition(Phase.SHADOWING, Phase.ROLLING_BACK, "its answers to mirrored requests are bad, or a person aborts"),
     Transition(Phase.SHIFTING, Phase.ROLLING_BACK, "live traffic fails, the splitter fails, or a person aborts"),
-    Transition(Phase.BAKING, Phase.ROLLING_BACK, "a person rolls back: one flip, the old version is still loaded"),
+    Transition(
+        Phase.BAKING,
+        Phase.ROLLING_BACK,
+        "it does not answer, or a person rolls back: one flip, the old version is still loaded",
+    ),
     Transition(Phase.RETIRING, Phase.ROLLING_BACK, "a person aborts while the old version may still be loaded"),
     Transition(Phase.ROLLING_BACK, None, "the stable version serves alone"),
 )

@@ -119,6 +119,7 @@ def _services(services: list[dict[str, Any]]) -> Iterator[Metric]:
         yield family
     yield from _traffic(services)
     yield from _memory(services)
+    yield from _health(services)
 
 
 def _traffic(services: list[dict[str, Any]]) -> Iterator[Metric]:
@@ -173,6 +174,21 @@ def _memory(services: list[dict[str, Any]]) -> Iterator[Metric]:
             if memory["growth"] is not None:
                 growth.add_metric(labels, memory["growth"])
     yield from (family, growth)
+
+
+def _health(services: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Of the versions that are asked: what serves, where the service has a golden set."""
+    family = GaugeMetricFamily(
+        "baton_version_healthy",
+        "1 while a version answers a real request on a server, whatever Triton calls it.",
+        labels=["service", "server", "version"],
+    )
+    for service in services:
+        for version in service["versions"]:
+            for health in version.get("health", []):
+                labels = [service["name"], health["server"], str(version["version"])]
+                family.add_metric(labels, float(health["healthy"]))
+    yield family
 
 
 def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
 from baton.engine.split import MEETING
 from baton.plan import ServerView, View, route
+from baton.plan.health import leaks
 from baton.plan.steps import length
 from baton.plan.traffic import before_traffic, place, shadowed, stepwise
 
@@ -68,11 +69,18 @@ def service(
         "traffic": _traffic(one, rollout),
         "gates": ([] if last is None else [gate(g) for g in gates_of(last, one)]) + _memory_gate(memory),
         "versions": [
-            {**{k: row[k] for k in ("version", "label", "state", "release", "reason")}, "memory": _memory(memory, row)}
+            {
+                **{k: row[k] for k in ("version", "label", "state", "release", "reason")},
+                "memory": _memory(memory, row),
+                "health": [
+                    {"server": name, **told, "since": iso(told["since"])}
+                    for name, told in one.health.told(row["version"]).items()
+                ],
+            }
             for row in versions(one)
             if row["version"] is not None
         ],
-        "problems": [f.problem for f in view.strays] if view is not None else [],
+        "problems": [f.problem for f in view.strays] + leaks(view, one.policy) if view is not None else [],
         "rollout": None if rollout is None else _brief(rollout),
         "updated_at": iso(looked_at or None),
     }
@@ -212,7 +220,8 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     rollout = view.rollout
     ready = any(number in s.ready() for s in view.live())
     if number == view.alias and any(number in s.serving() for s in view.live()):
-        return VersionState.SERVING, ""
+        ill = [f"does not answer on server {s}: {sick.reason}" for (s, v), sick in view.sick.items() if v == number]
+        return VersionState.SERVING, " ".join(ill)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
     if rollout is not None and rollout.previous == number and ready:

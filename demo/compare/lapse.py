@@ -113,7 +113,7 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
     """A split of half of the traffic, and what ends it, one after the other."""
     found = []
     with _stage(home) as (serve, triton, engine):
-        _drop(home, engine, 1)
+        drop(home, engine, 1)
         until(lambda: serve.service()["stable"] == 1, "version 1 to serve")
 
         def abort() -> None:
@@ -143,7 +143,7 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
             traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], questions, rate=20.0)
             traffic.start()
             try:
-                _drop(home, engine, number)
+                drop(home, engine, number)
                 until(lambda: serve.service()["weight"] == 50, "half of the traffic")
                 until(lambda: _answers(traffic, number) >= 20, "answers of the candidate")  # noqa: B023
                 at = time.time()
@@ -167,7 +167,8 @@ def _answers(traffic: Traffic, version: int) -> int:
     return sum(a.version == version for a in list(traffic.answers))
 
 
-def _drop(home: Path, engine: Path, version: int) -> None:
+def drop(home: Path, engine: Path, version: int) -> None:
+    """A copy of the base checkpoint, renamed into place."""
     made = home / "made"
     shutil.copytree(CHECKPOINT, made)
     made.rename(engine / str(version))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from demo.compare import report
+from demo.compare.death import dark, death_table, deaths
 from demo.compare.lapse import lapse_table, lapses, late
 from demo.compare.load import Load, questions, texts
 from demo.compare.measure import Answer, Measured, Moments, measured, moments
@@ -86,9 +87,12 @@ def compare(console: Console) -> bool:
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
         lost = lapses(Path(directory), texts(GOLDEN, QUESTIONS))
     console.print(lapse_table(lost))
+    with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
+        died = deaths(Path(directory), texts(GOLDEN, QUESTIONS))
+    console.print(death_table(died))
     report.figure(drawn, FIGURE)
     console.print(f"Every request: {os.path.relpath(FIGURE)}")
-    broken = promises(found[next(way.name for way in WAYS if way.run is baton)], paths) + late(lost)
+    broken = promises(found[next(way.name for way in WAYS if way.run is baton)], paths) + late(lost) + dark(died)
     for promise in broken:
         console.print(f"[red]✖ {promise}[/red]", soft_wrap=True)
     return not broken

@@ -70,6 +70,7 @@ WEIGHTS = {
     "retry": 2,
     "verify": 2,
     "crash": 3,
+    "die": 2,
 }
 
 
@@ -195,6 +196,11 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
             world.retry(version)
         case "verify":
             world.check_version(version)
+        case "die":
+            there = sorted(held(server, READY))
+            chosen = files.alias if files.alias in there and b % 3 else there[b % len(there)] if there else None
+            if chosen is not None:
+                server.die(ENGINE, chosen)
         case "crash":
             world.restart_control()
         case _:

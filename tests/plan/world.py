@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from baton.domain import (
     Kind,
     Model,
     ModelState,
+    ModelVersion,
     Outcome,
     Phase,
     Release,
@@ -47,11 +48,13 @@ from baton.plan import (
     Policy,
     Progress,
     Record,
+    Reload,
     Renew,
     ServerView,
     SetAlias,
     SetPolicy,
     SetSplitter,
+    Sick,
     Steer,
     Sync,
     View,
@@ -65,6 +68,7 @@ from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
 ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
 SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
+ASKED_EVERY_S = 5.0
 MOST_AT_ONCE = 60
 """Effects of one rollout in a row without time passing: more means that the plan runs in circles."""
 
@@ -117,14 +121,16 @@ class MemoryFiles:
 
 @dataclass
 class Job:
-    """A Sync or an Ask under way."""
+    """A Sync, an Ask or a Reload under way."""
 
-    effect: Sync | Ask
+    effect: Sync | Ask | Reload
     deadline: float
     rollout: int = 0
     call: Call | None = None
     calls_left: int = 0
     wanted: frozenset[int] = frozenset()
+    then: list[tuple[str, str]] = field(default_factory=list)
+    """Of a Reload: the calls that are still to come, as verb and model."""
 
 
 @dataclass
@@ -157,6 +163,9 @@ class World:
         self.live: Verdict | None = Verdict.PASS
         """What the live analysis says whenever it is asked; None: nothing yet."""
         self.steered: dict[str, float] = {}
+        self.sick: dict[tuple[str, int], Sick] = {}
+        self.asked_at = -math.inf
+        self.leaving: dict[tuple[str, int], float] = {}
         self.disk_full = 0
         self.requests: list[contextlib.ExitStack] = []
         self.decision = Decision(Phase.EMPTY, "")
@@ -181,7 +190,22 @@ class World:
         except Unreachable:
             return None
 
+    def _look_for_the_dead(self) -> None:
+        """What serves is asked every five seconds: until then a dead version is unknown, and a mended one sick."""
+        if self.now - self.asked_at < ASKED_EVERY_S:
+            return
+        self.asked_at = self.now
+        asked = {(n, v) for n, s in self.answering().items() for v in held(s, ModelState.READY)}
+        dead = {(n, v) for n, v in asked if self.servers[n]._models[ENGINE][v].dead}
+        self.sick = {key: self.sick.get(key, Sick(self.now, "its process is gone")) for key in dead}
+
+    def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:
+        leaving = {v for v, m in engine.items() if m.state is ModelState.UNLOADING}
+        self.leaving = {k: at for k, at in self.leaving.items() if k[0] != name or k[1] in leaving}
+        return {v: self.leaving.setdefault((name, v), self.now) for v in leaving}
+
     def view(self) -> View:
+        self._look_for_the_dead()
         servers = []
         for name, server in self.servers.items():
             index = self._index(server)
@@ -202,6 +226,7 @@ class World:
                     splitter=states[0] if states else None,
                     steered=self.steered.get(name),
                     inflight=server.inflight(ENGINE) if retiring else None,
+                    leaving_since=self._leaving_since(name, index.get(ENGINE, {})),
                 )
             )
         folders = self.files.scan()
@@ -231,6 +256,7 @@ class World:
             failed=dict(self.failed),
             paused=self.paused,
             live_gate=self._live_gate(),
+            sick=dict(self.sick),
         )
 
     def _live_gate(self) -> GateResult | None:
@@ -310,7 +336,10 @@ class World:
             if effect not in self.jobs:
                 continue
             try:
-                done = self._poll_ask(job) if isinstance(effect, Ask) else self._poll_sync(job)
+                if isinstance(effect, Ask):
+                    done = self._poll_ask(job)
+                else:
+                    done = self._poll_reload(job) if isinstance(effect, Reload) else self._poll_sync(job)
             except BatonError as error:
                 self._note(effect, error)
                 done = True
@@ -336,6 +365,13 @@ class World:
                 except BatonError as error:
                     del self.jobs[effect]
                     self._note(effect, error)
+                return False
+            case Reload(name):
+                self._check_reload(name)
+                self._remember(self.files.policy)
+                self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}
+                calls = [("unload", ENGINE), ("load", ENGINE), ("load", ALIAS)]
+                self.jobs[effect] = Job(effect, self.now + self.policy.load_timeout, then=calls)
                 return False
             case Ask():
                 assert self.rollout is not None
@@ -541,6 +577,34 @@ class World:
         self.failed.pop(job.effect, None)
         return True
 
+    def _poll_reload(self, job: Job) -> bool:
+        assert isinstance(job.effect, Reload)
+        server, alias = self.servers[job.effect.server], self.files.alias
+        server.advance()
+        if not server.reachable:
+            raise Unreachable(f"server {server.name} does not answer")
+        if job.call is None:
+            slot = server._models.get(ENGINE, {}).get(alias or 0)
+            if slot is not None and slot.state is ModelState.READY and not slot.dead:
+                self.sick.pop((server.name, alias or 0), None)  # it came back by itself
+                self.failed.pop(job.effect, None)
+                return True
+        elif not job.call.done:
+            if self.now >= job.deadline:
+                raise Unreachable("took too long")
+            return False
+        elif job.call.error is not None:
+            raise job.call.error
+        if job.then:
+            verb, model = job.then.pop(0)
+            job.call = server.begin(verb, model)
+            return self._poll_reload(job)
+        if alias not in held(server, ModelState.READY):
+            raise TritonError(f"version {alias} is not READY after it was loaded again.")
+        self.sick.pop((server.name, alias or 0), None)
+        self.failed.pop(job.effect, None)
+        return True
+
     def _poll_ask(self, job: Job) -> bool:
         assert isinstance(job.effect, Ask)
         gate, rollout = job.effect.gate, self.rollout
@@ -671,6 +735,16 @@ class World:
             back = all(rollout.previous in held(s, ModelState.READY) for s in self.answering().values())
             self.need(not back or alias in serving(server), "a stopped candidate gains traffic")
 
+    def _check_reload(self, name: str) -> None:
+        """Only where what serves was found dead, one server at a time, and nothing else is loading there."""
+        alias = self.files.alias
+        self.need((name, alias) in self.sick, f"the engine is unloaded on {name}, where version {alias} answers")
+        self.need(self.files.policy == {alias}, f"version {alias} is reloaded together with {set(self.files.policy)}")
+        others = {e for e in self.jobs if isinstance(e, Reload) or (isinstance(e, Sync) and e.server == name)}
+        self.need(not others, f"the engine is unloaded on {name} during {others}")
+        changed = self.loaded.get(alias or 0) != self.files.folders.get(alias or 0)
+        self.need(not changed, f"what is loaded on {name} again is not what served")
+
     def _check_engine_sync(self, server: FakeTriton, wanted: frozenset[int]) -> None:
         if not server.reachable:
             return
@@ -735,6 +809,8 @@ class World:
         self.need(alias is None or self.files.policy == wanted, f"the policy names {set(self.files.policy)}")
         for name, server in self.servers.items():
             self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
+            dead = [v for v in wanted if server._models[ENGINE][v].dead]
+            self.need(not dead, f"version {dead} serves on {name}, and its process is gone: {self.decision}")
             extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct
             self.need(not extra, f"{name} still holds {extra}")
 
@@ -833,6 +909,9 @@ class World:
         self.jobs.clear()
         self.failed.clear()
         self.steered.clear()
+        self.sick.clear()
+        self.leaving.clear()
+        self.asked_at = -math.inf
 
 
 def held(server: FakeTriton, *states: ModelState) -> set[int]:
@@ -870,6 +949,8 @@ def told(effect: Effect) -> str:  # noqa: C901, PLR0912 - one case an effect
             return f"go on by {seconds:g} s" if seconds else "begin the way"
         case Steer(server):
             return f"steer {server}"
+        case Reload(server):
+            return f"load again on {server}"
         case Sync(server, model):
             return f"sync {model} on {server}"
 

@@ -67,11 +67,12 @@ class Stage:
     def settings(self, **rollout: Any) -> dict[str, Any]:
         """The configuration as a table: quick, and with limits of time that no slow machine meets.
 
-        ``rollout`` are settings of ``[services.rollout]``; ``gates``, ``traffic``, ``live`` and ``state`` are taken out
-        of them. Without ``traffic`` all of it moves at once.
+        ``rollout`` are settings of ``[services.rollout]``; ``gates``, ``traffic``, ``live``, ``health`` and ``state``
+        are taken out of them. Without ``traffic`` all of it moves at once.
         """
         traffic = rollout.pop("traffic", {"steps": [], "shadow_share": 0})
         live = rollout.pop("live", {})
+        health = rollout.pop("health", {})
         gates = {
             "latency_min_samples": 40,
             "latency_max_samples": 120,
@@ -102,6 +103,7 @@ class Stage:
                     "gates": gates,
                     "traffic": traffic,
                     "live": live,
+                    "health": health,
                 }
                 for name, engine in self.engines.items()
             ],

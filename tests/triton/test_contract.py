@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -19,7 +20,8 @@ from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, eventually, running_triton
 
 from baton.domain import ModelState
-from baton.errors import TimedOut, TritonError, Unreachable
+from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.local import procfs
 from baton.local.find import find_triton
 from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
 from baton.triton.grpc import GrpcTriton
@@ -415,6 +417,39 @@ def test_drop_under_requests(rig):
     rig.settles({1})
 
 
+def test_answered(rig):
+    rig.drop(1)
+    rig.load(1)
+    before = rig.server.answered(rig.engine).get(1, 0)
+    rig.ask(1)
+    rig.ask(1)
+    with pytest.raises(InvalidRequest, match="document 1"):
+        rig.answer(1, text=b"{")
+    assert rig.server.answered(rig.engine)[1] == before + 3, "an error that the model itself answers with counts"
+
+
+def test_process_that_is_gone(rig):
+    rig.drop(1)
+    rig.load(1)
+    rig.point(1)
+    if isinstance(rig.server, FakeTriton):
+        rig.server.die(rig.engine, 1)
+    else:
+        for stub in [s for s in procfs.stubs() if s.model == rig.engine]:
+            os.kill(stub.pid, signal.SIGKILL)
+    with pytest.raises(TritonError, match="not healthy"):
+        rig.ask(1)
+    rig.load(1)
+    assert rig.states() == {1: READY}, "Triton does not know, and a load call does nothing"
+    with pytest.raises(TritonError, match="not healthy"):
+        rig.ask(1)
+    rig.server.unload(rig.engine, LONG_S)
+    rig.load(1)
+    assert rig.loads() == {1: 2}
+    assert rig.ask(1) == 1
+    assert rig.ask(1, rig.alias) == 1, "the public name comes back with its engine"
+
+
 def test_unreachable(rig):
     gone = rig.server
     if isinstance(gone, FakeTriton):
@@ -428,6 +463,7 @@ def test_unreachable(rig):
             lambda: gone.load(rig.engine, 5.0),
             lambda: gone.unload(rig.engine, 5.0),
             lambda: gone.inflight(rig.engine),
+            lambda: gone.answered(rig.engine),
         ):
             with pytest.raises(Unreachable):
                 call()

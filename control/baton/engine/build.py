@@ -10,11 +10,13 @@ from pathlib import Path
 from baton.config import Config, ServiceConfig
 from baton.domain import Folder, VersionMeta
 from baton.engine.gates import Gates
+from baton.engine.health import EndProcesses
 from baton.engine.loop import Loop
 from baton.engine.memory import Memory
 from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal
+from baton.local import procfs
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Triton
 from baton.triton.repository import ServiceFiles
@@ -81,7 +83,7 @@ def build(
     for one in config.services:
         files = ServiceFiles(config.repository, one.name, one.engine)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
-        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake))
+        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake, _ender(config, one)))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     memory = Memory({s.name: s for s in config.services}, config.repository, journal, clock)
@@ -96,6 +98,7 @@ def _service(
     gates: Gates,
     clock: Callable[[], float],
     wake: threading.Event,
+    end_processes: EndProcesses,
 ) -> Service:
     scanner = Scanner()
 
@@ -105,7 +108,17 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
-    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set)
+    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, gates.question(), end_processes)
+
+
+def _ender(config: Config, service: ServiceConfig) -> EndProcesses:
+    """Ends a version's processes on the servers that run on this machine."""
+    ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
+
+    def end(server: str, version: int) -> int:
+        return procfs.end_stubs(ports[server], service.engine, version) if server in ports else 0
+
+    return end
 
 
 def _key(path: Path | None) -> str | None:

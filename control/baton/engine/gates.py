@@ -10,6 +10,7 @@ from typing import Literal, cast
 from baton import judge, probe
 from baton.config import ServiceConfig
 from baton.domain import WORST_FIRST, Gate, GateResult, Kind, Rollout, Verdict
+from baton.engine.health import Question
 from baton.errors import CheckpointError, TimedOut, TritonError
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
@@ -73,8 +74,21 @@ class Gates:
             # What the candidate's files or the candidate itself answered is a verdict.
             return GateResult(gate, Verdict.FAIL, str(error))
         except (TritonError, TimedOut) as error:
+            if gate is Gate.LATENCY and (told := self._stable_silent(rollout)) is not None:
+                return GateResult(gate, Verdict.HOLD, told)
             says = f"Version {rollout.candidate} did not answer as gate {gate} asked it. Triton says: {error}"
             return GateResult(gate, Verdict.FAIL, says)
+
+    def question(self) -> Question | None:
+        """What tells whether a version answers: its smallest golden request. None where there is no golden set."""
+        asked = self._probe
+        if asked is None:
+            return None
+
+        def ask(server: Triton, version: int, timeout_s: float) -> None:
+            asked.smoke(self._infer(server), version, timeout_s=timeout_s)
+
+        return ask
 
     def manifest(self, version: int) -> dict[str, str]:
         """SHA-256 of every file of a version's folder, in hexadecimal."""
@@ -189,6 +203,17 @@ class Gates:
             ndcg_margin=self._limits.ndcg_margin,
             version=rollout.candidate,
         )
+
+    def _stable_silent(self, rollout: Rollout) -> str | None:
+        """Why there is nothing to compare with: the stable version does not answer either, or alone."""
+        ask = self.question()
+        if ask is None or rollout.previous is None:
+            return None
+        try:
+            ask(next(iter(self._servers.values())), rollout.previous, self._limits.request_timeout)
+        except (TritonError, TimedOut) as error:
+            return f"The stable version {rollout.previous} does not answer: {error}"
+        return None
 
     def _stable_scores(self, asked: Probe, version: int, cancelled: Cancel) -> list[probe.CaseScores]:
         """The stable version's golden scores: those it gave as a candidate, if it still gives the same.

@@ -12,7 +12,7 @@ from baton.domain import Phase
 from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import Journal
-from baton.plan import Decision
+from baton.plan import Check, Decision
 from baton.triton.port import Index, Triton
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ class Loop:
                 break
         fresh = self._clock() - service.policy.settle - IDLE_WAIT_S
         soon = any(f.quiet_since >= fresh for f in view.folders.values())
-        return view.rollout is not None or bool(view.running) or soon
+        running = any(not isinstance(e, Check) for e in view.running)
+        return view.rollout is not None or running or soon
 
     def _look(self) -> dict[str, Index | str]:
         def ask(server: Triton) -> Index | str:

@@ -16,6 +16,7 @@ from baton.domain import (
     Kind,
     Model,
     ModelState,
+    ModelVersion,
     Outcome,
     Phase,
     Release,
@@ -26,6 +27,7 @@ from baton.domain import (
     VersionMeta,
     VersionRecord,
 )
+from baton.engine.health import EndProcesses, Health, Question, nothing_to_end
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
@@ -42,6 +44,7 @@ from baton.plan import (
     Policy,
     Progress,
     Record,
+    Reload,
     Renew,
     ServerView,
     SetAlias,
@@ -53,6 +56,7 @@ from baton.plan import (
 )
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
+from baton.probe import Cancelled
 from baton.triton.port import Index, Triton
 from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
@@ -90,6 +94,8 @@ class Service:
         read_meta: Callable[[int], VersionMeta],
         clock: Callable[[], float],
         wake: Callable[[], None],
+        question: Question | None = None,
+        end_processes: EndProcesses = nothing_to_end,
     ) -> None:
         self.config = config
         self.files = files
@@ -122,6 +128,8 @@ class Service:
         )
         self.steering = Steering(config, files, servers)
         self.split = Split(self.steering, self.policy, self.tasks, clock)
+        self.health = Health(config, servers, question, end_processes, self.tasks, clock, self._tell_health)
+        self._leaving: dict[tuple[str, int], float] = {}
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
@@ -169,6 +177,7 @@ class Service:
             failed=self.tasks.failed(),
             paused=paused,
             live_gate=self.split.judge(rollout, now),
+            sick=self.health.sick(),
         )
         return self.view
 
@@ -191,16 +200,24 @@ class Service:
                 inflight = self._servers[name].inflight(self.config.engine)
             except BatonError as error:
                 log.warning("%s", error)
+        engine = index.get(self.config.engine, {})
         return ServerView(
             name,
             live=True,
-            engine=index.get(self.config.engine, {}),
+            engine=engine,
             alias=index.get(self.config.name, {}),
             split=split,
             splitter=splitter,
             steered=self.steering.steered(name),
             inflight=inflight,
+            leaving_since=self._leaving_since(name, engine),
         )
+
+    def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:
+        """When each version that is UNLOADING was first seen so, by this control plane."""
+        leaving = {v for v, m in engine.items() if m.state is ModelState.UNLOADING}
+        self._leaving = {k: at for k, at in self._leaving.items() if k[0] != name or k[1] in leaving}
+        return {v: self._leaving.setdefault((name, v), self._clock()) for v in leaving}
 
     def meta(self, version: int, fingerprint: str) -> tuple[VersionMeta, str]:
         """What the version's folder says of itself, and what is wrong with that; read again when the folder changes."""
@@ -223,6 +240,7 @@ class Service:
         if rollout is not None and (rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK):
             self.tasks.cancel(lambda e: isinstance(e, Ask))
         self.split.steer(view)
+        self.health.watch(view)
         if effect is None:
             return False
         if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
@@ -241,6 +259,9 @@ class Service:
                 self._log("sync", f"load call: {self._model_name(effect.model)} on {effect.server}", rollout)
                 self.tasks.start(effect, lambda _task: self._sync(effect, view))
                 return False
+            case Reload(server):
+                self._reload(effect, server, view)
+                return False
             case Ask():
                 assert rollout is not None  # noqa: S101 - the plan asks gates only about a rollout
                 self._log("ask", f"gate {effect.gate} about version {rollout.candidate}", rollout)
@@ -248,6 +269,19 @@ class Service:
                 return False
             case _:
                 return self.tasks.attempt(effect, lambda: self._at_once(effect, view))
+
+    def _reload(self, effect: Reload, server: str, view: View) -> None:
+        version = view.alias
+        assert version is not None  # noqa: S101 - the plan asks for it where a version serves
+
+        def load() -> None:
+            self._sync(Sync(server, Model.ENGINE), view)
+            self._sync(Sync(server, Model.ALIAS), view)
+
+        # A gate that is being asked would blame its candidate for what is taken away under it.
+        self.tasks.cancel(lambda e: isinstance(e, Ask))
+        self._log("reload", f"{self.config.engine} on {server}: version {version} does not answer", view.rollout)
+        self.tasks.start(effect, lambda _task: self.health.reload(server, version, load))
 
     def _at_once(self, effect: Effect, view: View) -> None:
         match effect:
@@ -409,6 +443,8 @@ class Service:
 
     def _ask(self, gate: Gate, rollout: Rollout, task: Task) -> None:
         result = self._asker.ask(gate, rollout, task.cancel.is_set)
+        if task.cancel.is_set():
+            raise Cancelled("Nobody wants the verdict any more.")
         if result.verdict is Verdict.HOLD:
             before = rollout.gates.get(gate)
             attempts = 1 + int(before.evidence.get("attempts", 1)) if before is not None else 1
@@ -425,6 +461,10 @@ class Service:
         self._journal.log(
             self._clock(), kind, message, service=self.name, rollout=rollout.id if rollout else None, data=data
         )
+
+    def _tell_health(self, message: str, data: Mapping[str, Any]) -> None:
+        self._log("health", message, self._journal.open_rollout(self.name), data)
+        self._wake()
 
     # What persons ask for
 

@@ -120,8 +120,29 @@ def remove_regions(prefix: str, *, keep: tuple[str, ...] = ()) -> list[str]:
     return removed
 
 
+def end_stubs(port: int, model: str, version: int) -> int:
+    """SIGKILL to the stubs that run a version for the server that listens on ``port``; gives how many there were.
+
+    None where the server is on another machine, or in a container whose processes have other numbers here.
+    """
+    server = listener(port)
+    found = [s for s in stubs() if s.server == server and s.model == model and s.version == version]
+    for stub in found:
+        _kill(stub.pid)
+    return len(found)
+
+
 def port_owner(port: int) -> str:
     """``process 123 (name)`` that listens on a TCP port, or ``another process`` where that can't be seen."""
+    pid = listener(port)
+    try:
+        return "another process" if pid is None else f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    except OSError:  # gone meanwhile
+        return "another process"
+
+
+def listener(port: int) -> int | None:
+    """The process id of what listens on a TCP port; None where that can't be seen."""
     inodes = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         try:
@@ -135,10 +156,10 @@ def port_owner(port: int) -> str:
     for pid in _pids():
         try:
             if any(_link(handle) in inodes for handle in Path(f"/proc/{pid}/fd").iterdir()):
-                return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+                return pid
         except OSError:  # gone, or another user's
             continue
-    return "another process"
+    return None
 
 
 def _link(handle: Path) -> str:

@@ -10,6 +10,7 @@ What must hold after every step, whatever fails (property-tested in ``tests/plan
 * A version is dropped only after the public name left it on every server and its requests ended.
 * The splitter is unloaded only after the public name left it, and a stopped candidate's share is 0 from then on.
 * At most two engine versions are loaded by Baton.
+* An engine is taken out of a server for a reload only where its serving version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.
 """
 
@@ -17,6 +18,7 @@ from baton.plan.effects import (
     Advance,
     Ask,
     Begin,
+    Check,
     Decision,
     Effect,
     End,
@@ -24,6 +26,7 @@ from baton.plan.effects import (
     Judge,
     Progress,
     Record,
+    Reload,
     Renew,
     SetAlias,
     SetPolicy,
@@ -34,12 +37,13 @@ from baton.plan.effects import (
 from baton.plan.rest import at_rest
 from baton.plan.rollout import rolling
 from baton.plan.traffic import route
-from baton.plan.view import Failure, Policy, ServerView, View
+from baton.plan.view import Failure, Policy, ServerView, Sick, View
 
 __all__ = [
     "Advance",
     "Ask",
     "Begin",
+    "Check",
     "Decision",
     "Effect",
     "End",
@@ -49,11 +53,13 @@ __all__ = [
     "Policy",
     "Progress",
     "Record",
+    "Reload",
     "Renew",
     "ServerView",
     "SetAlias",
     "SetPolicy",
     "SetSplitter",
+    "Sick",
     "Steer",
     "Sync",
     "View",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baton.domain import Model, ModelState, Phase
-from baton.plan.effects import Decision, SetPolicy, Sync
+from baton.plan.effects import Decision, Reload, SetPolicy, Sync
 from baton.plan.view import Policy, ServerView, View, backoff
 
 
@@ -12,6 +12,8 @@ def sync(view: View, phase: Phase, server: ServerView, model: Model, why: str) -
     effect = Sync(server.name, model)
     if effect in view.running:
         return Decision(phase, f"{why} (server {server.name}).")
+    if Reload(server.name) in view.running:
+        return Decision(phase, f"{why}: waiting for server {server.name}, which loads its version again.")
     if model is Model.ENGINE and (reason := view.hold_reason()) is not None:
         return Decision(phase, reason)
     failure = view.failed.get(effect)
@@ -92,11 +94,14 @@ def drop_all_but(view: View, phase: Phase, keep: frozenset[int], since: float, p
     """
     if view.policy != keep:
         return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
-    return drop_extra(view, phase, keep, wait=view.now - since <= policy.drain_timeout)
+    wait = policy.drain_timeout if view.now - since <= policy.drain_timeout else None
+    return drop_extra(view, phase, keep, wait=wait)
 
 
-def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) -> Decision | None:
-    """Take out what the policy on disk no longer names. ``wait``: also until what leaves has left.
+def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: float | None) -> Decision | None:
+    """Take out what the policy on disk no longer names.
+
+    ``wait``: also until what leaves has left, except for what has been leaving for longer than that; None: not at all.
 
     With no folder for any version that the policy names Triton refuses the load call (seen on 24.10), and nothing can
     leave: then it stays, and must not keep a rollback from its end.
@@ -109,7 +114,7 @@ def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: bool) ->
         if not extra or server.serving() - keep or server.split:
             continue
         if all(server.leaving(v) for v in extra):
-            if not wait:
+            if wait is None or all(server.stays(v, view.now, wait) for v in extra):
                 continue
             last = Decision(phase, f"{name_all(extra)} finishes its last requests on server {server.name}.")
             continue

@@ -109,6 +109,21 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Take the engine out of one server and load it there again: its serving version does not answer."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Ask a version on one server a real request. Done all the time, and never by decision."""
+
+    server: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """Ask the live analysis about the traffic so far. Done at each interval, and never by decision."""
 
@@ -128,6 +143,8 @@ Effect = (
     | Progress
     | Steer
     | Judge
+    | Reload
+    | Check
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton.domain import Kind, Phase
 from baton.plan.converge import drop_extra, load, name_all, settle
 from baton.plan.effects import Begin, Decision, SetPolicy
+from baton.plan.health import mend
 from baton.plan.traffic import step_aside, unsplit
 from baton.plan.view import Policy, View
 
@@ -18,8 +19,7 @@ def at_rest(view: View, policy: Policy) -> Decision:
     if silent and not view.live():
         return Decision(Phase.DEGRADED, f"{view.silence()} Waiting for it.")
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
-    repair = None if view.alias is None else _repair(view, view.alias)
-    if (mending := repair or step_aside(view, resting) or _leftover(view)) is not None:
+    if (mending := _mending(view, resting)) is not None:
         return mending
     if silent:
         return Decision(
@@ -52,6 +52,16 @@ def _begin(view: View, version: int, why: str) -> Decision:
         f"Version {version}: {why}.",
         Begin(Kind.ROLLOUT, version, view.alias, WATCHER, why),
     )
+
+
+def _mending(view: View, resting: Phase) -> Decision | None:
+    """What serves comes first; while nothing can be done about that, the rest is put in order."""
+    ill = mend(view, Phase.DEGRADED)
+    if ill is not None and ill.effect is not None:
+        return ill
+    repair = None if view.alias is None else _repair(view, view.alias)
+    other = repair or step_aside(view, resting) or _leftover(view)
+    return other if ill is None or (other is not None and other.effect is not None) else ill
 
 
 def _repair(view: View, alias: int) -> Decision | None:
@@ -88,7 +98,7 @@ def _leftover(view: View) -> Decision | None:
             return None
     if keep != view.policy:
         return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
-    return drop_extra(view, phase, keep, wait=False)
+    return drop_extra(view, phase, keep, wait=None)
 
 
 def _standing(view: View, policy: Policy) -> str:

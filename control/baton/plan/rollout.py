@@ -19,6 +19,7 @@ from baton.domain import (
 )
 from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
+from baton.plan.health import mend, reloading, unwell
 from baton.plan.rest import ADOPTED
 from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
@@ -34,6 +35,14 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return Decision(rollout.phase, halt.stop.why, halt)
     if not view.live():
         return Decision(rollout.phase, f"{view.silence()} Waiting for it.")
+    ill = unwell(view, rollout, policy)
+    if ill is not None and (ill.effect is not None or reloading(view)):
+        return ill
+    decision = _phase(view, rollout, policy)
+    return decision if ill is None or decision.effect is not None else ill
+
+
+def _phase(view: View, rollout: Rollout, policy: Policy) -> Decision:
     quiet = before_traffic(rollout) and rollout.phase is not Phase.SHADOWING
     if quiet and (elsewhere := _unsplit_all(view, rollout.phase)) is not None:
         return elsewhere
@@ -187,7 +196,9 @@ def _make_room(
         together = any(rollout.candidate not in s.held() and s.held() - wanted for s in view.live())
         keep = stable if together else stable | (view.policy & {rollout.candidate})
         return drop_all_but(view, Phase.LOADING, keep, rollout.phase_since, policy)
-    if extra and view.now - rollout.phase_since <= policy.drain_timeout:
+    drained = policy.drain_timeout
+    leaving = any(not s.stays(v, view.now, drained) for s in view.live() for v in extra & s.held())
+    if leaving and view.now - rollout.phase_since <= policy.drain_timeout:
         return Decision(Phase.LOADING, f"Waiting until {name_all(extra)} has left memory.")
     return None
 
@@ -240,6 +251,10 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
         if not view.ready_everywhere(version):
             lost = load(view, phase, version)
             return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
+        if version not in view.policy:
+            # While the stable version was loaded again the policy named that one alone.
+            both = view.policy | {version}
+            return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
         return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))
@@ -339,6 +354,8 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return first
     if (moving := settle(view, phase) or step_aside(view, phase)) is not None:
         return moving
+    if (ill := mend(view, phase, once=True)) is not None and (ill.effect is not None or reloading(view)):
+        return ill
     if (dropping := drop_all_but(view, phase, _keep(view, rollout), rollout.phase_since, policy)) is not None:
         return dropping
     if _hopeless(view, rollout) and view.alias == rollout.candidate:

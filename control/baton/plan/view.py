@@ -16,7 +16,7 @@ from baton.domain import (
     Step,
     VersionRecord,
 )
-from baton.plan.effects import Effect, Sync
+from baton.plan.effects import Effect, Reload, Sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Sick:
+    """A version does not answer on a server although Triton calls it READY. ``reason``: the words it failed with."""
+
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerView:
     """One Triton server as its repository index tells it; ``reason`` says why it is not ``live``.
 
@@ -84,6 +92,8 @@ class ServerView:
     steered: float | None = None
     """When the splitter last answered to a route."""
     inflight: Mapping[int, int] | None = None
+    leaving_since: Mapping[int, float] = field(default_factory=dict)
+    """When each engine version that is UNLOADING was first seen so."""
     reason: str = ""
 
     def ready(self) -> frozenset[int]:
@@ -94,9 +104,21 @@ class ServerView:
         """Engine versions that take memory here: all but those that are gone."""
         return frozenset(v for v, m in self.engine.items() if m.state is not ModelState.UNAVAILABLE)
 
+    def loading(self) -> bool:
+        """True while an engine version is being loaded here."""
+        return any(m.state is ModelState.LOADING for m in self.engine.values())
+
     def leaving(self, version: int) -> bool:
         """True while the version answers its last requests before it goes."""
         return self.engine[version].state is ModelState.UNLOADING
+
+    def stays(self, version: int, now: float, drain_timeout: float) -> bool:
+        """True when the version has been leaving for longer than its last requests may take: it never will have left.
+
+        Triton (seen on 24.10) keeps a version UNLOADING for ever when its process died with a request under way.
+        """
+        since = self.leaving_since.get(version)
+        return since is not None and self.leaving(version) and now - since > drain_timeout
 
     def serving(self) -> frozenset[int]:
         """Versions that the public name leads to here: one, or none. While traffic is split, the stable one."""
@@ -133,6 +155,8 @@ class View:
     paused: bool = False
     live_gate: GateResult | None = None
     """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
+    sick: Mapping[tuple[str, int], Sick] = field(default_factory=dict)
+    """By server and version: those that were asked and do not answer."""
 
     def live(self) -> tuple[ServerView, ...]:
         return tuple(s for s in self.servers if s.live)
@@ -154,15 +178,17 @@ class View:
         """The version to compare with and to go back to.
 
         None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
-        load it (or the policy on disk gave it up for that reason). A new version must then not be held to one that
+        load it (or the policy on disk gave it up for that reason), or it does not answer there although it was
+        loaded again. A new version must then not be held to one that
         nobody can ask, nor be loaded together with it: Triton loads all that a policy newly names, or nothing (seen
         on 24.10).
         """
         if self.alias is None or self.silent():
             return self.alias
-        if any(self.alias in s.ready() for s in self.servers):
+        dead = {s for s, v in self.sick if v == self.alias and Reload(s) in self.failed}
+        if any(self.alias in s.ready() and s.name not in dead for s in self.servers):
             return self.alias
-        tries = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers]
+        tries = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers if s.name not in dead]
         lost = self.alias not in self.policy or all(f is not None and f.refused for f in tries)
         return None if lost else self.alias
 

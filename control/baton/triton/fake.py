@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from baton.domain import ModelState, ModelVersion
-from baton.errors import TimedOut, TritonError, Unreachable
+from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.fake_splitter import FakeSplitter
 from baton.triton.port import Index, Tensors
@@ -86,6 +86,9 @@ class _Slot:
     content: str = ""
     requests: int = 0
     idle_since: float = 0.0
+    answered: int = 0
+    dead: bool = False
+    """Its process is gone; Triton 24.10 goes on calling it READY."""
 
 
 class FakeTriton:
@@ -159,6 +162,9 @@ class FakeTriton:
             if splitter is not None and served != splitter.stable and self.versions[served].answer_error is not None:
                 splitter.note(served, 0.0, self.versions[served].answer_error)
                 served = splitter.stable
+            slot = self._models[self._engine_of(model)][served]
+            if slot.dead:
+                raise TritonError(f"Stub process of version {served} is not healthy.")
             behaviour = self.versions[served]
             due = started + min(behaviour.answer_s, timeout_s)
             self._wait(lambda: self._clock() >= due)
@@ -170,6 +176,7 @@ class FakeTriton:
                 raise TritonError(behaviour.answer_error)
             if splitter is not None:
                 splitter.note(served, self._clock() - started)
+            slot.answered += 1
             return _answer(served, behaviour, inputs)
 
     def step(self, model: str) -> str | None:
@@ -183,6 +190,13 @@ class FakeTriton:
         with self._answering():
             slots = self._models.get(model, {})
             return {v: s.requests for v, s in slots.items() if s.state is not ModelState.UNAVAILABLE}
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        if not self._metrics:
+            return None
+        with self._answering():
+            slots = self._models.get(model, {})
+            return {v: s.answered for v, s in slots.items() if s.state is ModelState.READY}
 
     def close(self) -> None:
         """There is no connection to release."""
@@ -201,6 +215,11 @@ class FakeTriton:
             self._pending.append(call)
             self.advance()
             return call
+
+    def die(self, model: str, version: int) -> None:
+        """The version's process ends; until it is loaded anew its requests fail, and it is READY all the same."""
+        with self._changed:
+            self._models[model][version].dead = True
 
     def advance(self) -> None:
         """Bring the server to the clock's time."""
@@ -291,6 +310,13 @@ class FakeTriton:
         files = self._files.get(model)
         return self._splitters.get(files.step[0]) if files is not None and files.step is not None else None
 
+    def _engine_of(self, model: str) -> str:
+        splitter = self._splitter_of(model)
+        files = self._files.get(model)
+        if splitter is not None:
+            return splitter.engine
+        return files.step[0] if files is not None and files.step is not None else model
+
     def _steer(self, model: str, inputs: Tensors) -> Tensors:
         with self._answering():
             splitter = self._splitters.get(model)
@@ -362,7 +388,7 @@ class FakeTriton:
             told = "".join(f"version {v} is at UNAVAILABLE state: {words}; " for v, words in broken.items())
             raise _failed(model, told)
         for version in again:
-            slots[version].content = files.folders[version]
+            slots[version].content, slots[version].dead = files.folders[version], False
         self._leave(slots, set(slots) - wanted)
         if files.splits is not None and new | again:
             self._splitters[model] = FakeSplitter(*files.splits, self._clock)
@@ -445,7 +471,7 @@ def _answer(version: int, behaviour: Behaviour, inputs: Tensors) -> Mapping[str,
         try:
             json.loads(document)
         except ValueError as error:
-            raise TritonError(f"document {place} is not JSON: {error}") from None
+            raise InvalidRequest(f"document {place} is not JSON: {error}") from None
     scores = [
         behaviour.score if behaviour.score is not None else hashlib.sha256(query + b"\0" + d).digest()[0] / 255
         for d in documents

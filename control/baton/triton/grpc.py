@@ -16,11 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from baton.domain import ModelState, ModelVersion
-from baton.errors import TimedOut, TritonError, Unreachable
+from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.port import Index, Tensors
 
 INDEX_TIMEOUT_S = 2.0
 PENDING = "nv_inference_pending_request_count"
+ANSWERED = "nv_inference_request_success"
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 
@@ -105,6 +106,13 @@ class GrpcTriton:
         return str(steps[0].model_name) if steps else None
 
     def inflight(self, model: str) -> Mapping[int, int] | None:
+        return self._counts(PENDING, model)
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        return self._counts(ANSWERED, model)
+
+    def _counts(self, metric: str, model: str) -> Mapping[int, int] | None:
+        """One metric of the model, by version."""
         if self._metrics is None:
             return None
         try:
@@ -117,7 +125,8 @@ class GrpcTriton:
         counts: dict[int, int] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                if sample.name == PENDING and sample.labels.get("model") == model:
+                # The parser gives every counter the name that it has in newer formats.
+                if sample.name.removesuffix("_total") == metric and sample.labels.get("model") == model:
                     counts[int(sample.labels["version"])] = int(sample.value)
         return counts
 
@@ -134,7 +143,7 @@ class GrpcTriton:
         if "DEADLINE_EXCEEDED" in status:
             if silent:
                 return Unreachable(f"Triton, {where}, did not answer within {timeout_s:.0f} s.")
-            return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:.0f} s.")
+            return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:g} s.")
         if "UNAVAILABLE" in status and "protocol is restricted" in words:
             return TritonError(
                 f"Triton, {where}, refuses {what}: {words}.", mend="Name the server's admin key in the configuration."
@@ -142,4 +151,6 @@ class GrpcTriton:
         # UNAVAILABLE is also Triton's word for a version that is loading or leaving: then the server does answer.
         if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):
             return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
+        if "INVALID_ARGUMENT" in status:
+            return InvalidRequest(words or str(status))
         return TritonError(words or str(status))

@@ -49,7 +49,7 @@ class Triton(Protocol):
         """One request to an exact version (None: the version Triton chooses).
 
         Raises:
-            TritonError: the model answered with an error.
+            TritonError: the model answered with an error; ``InvalidRequest`` where it refused the request itself.
             TimedOut: no answer in time.
         """
         ...
@@ -62,6 +62,13 @@ class Triton(Protocol):
         """Requests that wait in the queue, by version; None where the server's metrics are not known.
 
         Those that run are not counted (seen on 24.10); Triton ends them before it drops a version.
+        """
+        ...
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        """Requests that each version has answered since it was loaded; None where metrics are not known.
+
+        An error that the model itself answers with counts as well (seen on 24.10).
         """
         ...
 

@@ -1,0 +1,227 @@
+"""Whether what serves answers: each serving version is asked a small real request, all the time, on every server.
+
+Triton 24.10 goes on calling a version READY when its process died or hangs. What is asked is the smallest request of
+the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. It
+runs in the background and decides nothing: the plan reads the verdicts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from baton.config import ServiceConfig
+from baton.domain import ModelState, Phase
+from baton.engine.tasks import Tasks
+from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.plan import Check, Reload, Sick, View
+from baton.triton.port import Triton
+
+Question = Callable[[Triton, int, float], None]
+"""Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
+EndProcesses = Callable[[str, int], int]
+"""Ends the processes that run a version on a server, where they can be reached; gives how many."""
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Writes a line into the journal: a sentence, and its figures."""
+
+AGAIN_S = 1.0
+"""After a failure the version is asked again this soon."""
+BLIND = 3
+"""Without metrics so many times as many failures condemn a version that does not answer in time: it may be busy."""
+SLOW = 1
+"""With them so many more: a version that takes long for one request answers nobody meanwhile."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One version on one server, and its failures in a row."""
+
+    asked_at: float
+    failures: int = 0
+    late: bool = False
+    """One of the failures was that no answer came in time."""
+    since: float = 0.0
+    answered: int | None = None
+    """What it had answered by the first of the failures, as the server's metrics count."""
+    reason: str = ""
+    sick: bool = False
+
+
+@dataclass(slots=True)
+class Health:
+    """Of one service. All methods may be called from any thread."""
+
+    config: ServiceConfig
+    servers: Mapping[str, Triton]
+    question: Question | None
+    end_processes: EndProcesses
+    tasks: Tasks
+    clock: Callable[[], float]
+    tell: Tell
+    _rows: dict[tuple[str, int], _Row] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def watch(self, view: View) -> None:
+        """Ask what is due: on each server what serves, and the version that a bake would go back to."""
+        question = self.question
+        if question is None:
+            return
+        asked = set()
+        for server in view.live():
+            wanted = server.serving()
+            if view.rollout is not None and view.rollout.phase is Phase.BAKING and view.rollout.previous is not None:
+                wanted |= {view.rollout.previous}
+            if Reload(server.name) in view.running:
+                wanted = frozenset()
+            asked |= {(server.name, version) for version in wanted & server.ready()}
+        kept = {s.name for s in view.servers if Reload(s.name) in view.running}
+        with self._lock:
+            self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
+            due = [key for key in asked if self._due(key, view.now)]
+        for name, version in due:
+
+            def ask(_task: object, name: str = name, version: int = version) -> None:
+                self._ask(question, name, version)
+
+            self.tasks.start(Check(name, version), ask)
+
+    def _due(self, key: tuple[str, int], now: float) -> bool:
+        row, every = self._rows.get(key), self.config.health.every
+        return row is None or now - row.asked_at >= (min(AGAIN_S, every) if row.failures else every)
+
+    def sick(self) -> dict[tuple[str, int], Sick]:
+        """By server and version: those that do not answer."""
+        with self._lock:
+            return {key: Sick(row.since, row.reason) for key, row in self._rows.items() if row.sick}
+
+    def told(self, version: int) -> dict[str, dict[str, Any]]:
+        """Of a version that is watched, by server: whether it answers, since when not, and why not."""
+        with self._lock:
+            rows = {name: row for (name, number), row in sorted(self._rows.items()) if number == version}
+            return {
+                name: {"healthy": not row.sick, "since": row.since if row.sick else None, "reason": row.reason}
+                for name, row in rows.items()
+            }
+
+    def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
+        """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.
+
+        Where it was not asked just now it is asked once more: what answers again, after a restart of that Triton say,
+        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests
+        that wait for one that hangs would wait for ever, and its memory would stay.
+
+        Raises:
+            TritonError: it does not load, or does not answer after that either.
+            TimedOut: Triton is still at it, or it does not answer in time.
+            Unreachable: the server went away.
+        """
+        question = self.question
+        assert question is not None  # noqa: S101 - nothing is sick that nobody asked
+        triton, key = self.servers[server], (server, version)
+        with self._lock:
+            row = self._rows.get(key)
+            fresh = row is not None and row.sick and self.clock() - row.asked_at <= AGAIN_S
+        if not fresh:
+            try:
+                _answers(question, triton, version, self.config.health.timeout)
+            except (TimedOut, TritonError) as error:
+                if not self._bad(key, error):
+                    return
+            else:
+                self._good(key)
+                return
+        begun = self.clock()
+        ended = self.end_processes(server, version)
+        triton.unload(self.config.engine, self.config.gates.request_timeout)
+        load()
+        _answers(question, triton, version, self.config.gates.request_timeout)
+        took = self.clock() - begun
+        told = f"version {version} was loaded again on server {server} and answers, after {took:.1f} s"
+        self.tell(told, {"server": server, "version": version, "took_s": round(took, 3), "processes_ended": ended})
+        self._forget(key)
+
+    def _ask(self, question: Question, server: str, version: int) -> None:
+        key = (server, version)
+        try:
+            _answers(question, self.servers[server], version, self.config.health.timeout)
+        except Unreachable:
+            self._forget(key)
+        except (TimedOut, TritonError) as error:
+            self._bad(key, error)
+        else:
+            self._good(key)
+
+    def _good(self, key: tuple[str, int]) -> None:
+        with self._lock:
+            before = self._rows.get(key)
+            self._rows[key] = _Row(self.clock())
+        if before is not None and before.sick:
+            self._tell_recovered(key)
+
+    def _tell_recovered(self, key: tuple[str, int]) -> None:
+        server, version = key
+        self.tell(f"version {version} answers on server {server}", {"server": server, "version": version})
+
+    def _bad(self, key: tuple[str, int], error: BatonError) -> bool:
+        """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
+        server, version = key
+        try:
+            state = self.servers[server].index().get(self.config.engine, {}).get(version)
+        except Unreachable:
+            state = None
+        if state is None or state.state is not ModelState.READY:
+            self._forget(key)  # it is being loaded, or leaves
+            return False
+        counts = self._answered(server)
+        answered = None if counts is None else counts.get(version)
+        limit, now = self.config.health.failures, self.clock()
+        with self._lock:
+            row = self._rows.get(key)
+            was = row is not None and row.sick
+            late = isinstance(error, TimedOut)
+            # One that is late and answered somebody meanwhile is slow, and no more: counted anew.
+            slow = row is not None and (row.late or late) and answered != row.answered
+            if row is None or not row.failures or slow:
+                row = self._rows[key] = _Row(now, since=now, answered=answered)
+            row.asked_at, row.failures, row.reason = now, row.failures + 1, str(error)
+            row.late |= late
+            if row.late:
+                limit = BLIND * limit if answered is None else limit + SLOW
+            row.sick = row.failures >= limit
+            is_sick = row.sick
+        if is_sick and not was:
+            told = f"version {version} does not answer on server {server} although Triton calls it READY: {error}"
+            log.warning("%s: %s", self.config.name, told)
+            self.tell(told, {"server": server, "version": version})
+        elif was and not is_sick:
+            self._tell_recovered(key)
+        return is_sick
+
+    def _answered(self, server: str) -> Mapping[int, int] | None:
+        try:
+            return self.servers[server].answered(self.config.engine)
+        except Unreachable as error:
+            log.warning("%s", error)
+            return None
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        with self._lock:
+            self._rows[key] = _Row(self.clock())
+
+
+def _answers(question: Question, server: Triton, version: int, timeout_s: float) -> None:
+    try:
+        question(server, version, timeout_s)
+    except InvalidRequest as error:
+        # The golden set is not this version's, but its process is there and answers.
+        log.debug("version %d refuses the golden request: %s", version, error)
+
+
+def nothing_to_end(_server: str, _version: int) -> int:
+    """Where the servers' processes can't be reached."""
+    return 0

@@ -1,0 +1,116 @@
+"""A version that Triton calls READY does not answer: go back where that is one flip, else load it again.
+
+Triton 24.10 goes on calling a version READY when its process died or hangs, nothing restarts it, and a load call does
+not touch it. What brings it back is to unload the engine on that server and to load it again: new requests there fail
+meanwhile, as they did before.
+"""
+
+from __future__ import annotations
+
+from baton.domain import Kind, Outcome, Phase, Rollout, Stop
+from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync
+from baton.plan.traffic import before_traffic, stepwise
+from baton.plan.view import Failure, Policy, ServerView, View
+
+FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
+"""After a reload that did not help; each further one rests four times as long. Then it is seldom the process that is
+wrong, and a version that answers others than Baton must not be taken from them again and again."""
+
+
+def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
+    """Load the serving version again where it does not answer, one server at a time. None when it answers everywhere.
+
+    The policy on disk names what serves alone first: Triton loads all of what it names or nothing (seen on 24.10), and
+    a candidate must not keep the version that clients need out. Its rollout loads it again afterwards. ``once``: in a
+    rollout a server where that failed is left alone until the end, for the candidate may be what mends things.
+    """
+    version, last = view.alias, None
+    if version is None:
+        return None
+    for server in view.live():
+        effect = Reload(server.name)
+        failure = view.failed.get(effect)
+        if not _ill(view, server, version) or (once and failure is not None and effect not in view.running):
+            continue
+        why = _words(view, server, version)
+        if effect in view.running:
+            return Decision(phase, f"{why}; loading it again.")
+        if reloading(view) or _touched(view, server) or any(s.serving() - {version} for s in view.live()):
+            last = last or Decision(phase, f"{why}; it is loaded again when what is under way has ended.")
+        elif (reason := view.hold_reason()) is not None:
+            last = last or Decision(phase, f"{why}. {reason}")
+        elif view.policy != {version}:
+            return Decision(phase, f"{why}; loading it again, alone.", SetPolicy(frozenset({version})))
+        elif failure is not None and _rests(failure, view.now):
+            told = f"{why}; it was loaded again, and that failed: {failure.message}"
+            mending = "`ctl rollback --to N` or `ctl promote N` brings another version."
+            last = last or Decision(phase, f"{told} {mending}")
+        else:
+            return Decision(phase, f"{why}; loading it again.", effect)
+    return last
+
+
+def leaks(view: View, policy: Policy) -> list[str]:
+    """Versions that Triton never lets go of, in words, each with what to do."""
+    return [
+        f"Version {version} has been leaving server {server.name} for {view.now - server.leaving_since[version]:.0f} s "
+        f"and holds its memory: Triton waits for a request that will never end. Restart Triton on {server.name} in a "
+        f"quiet hour; it comes back with what serves."
+        for server in view.live()
+        for version in sorted(server.engine)
+        if server.stays(version, view.now, policy.drain_timeout)
+    ]
+
+
+def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """What a serving version that does not answer means to a rollout that has not been stopped."""
+    version = view.alias
+    ill = [] if version is None else [s for s in view.live() if _ill(view, s, version)]
+    if not ill or version is None:
+        return None
+    why = _words(view, ill[0], version)
+    if version == rollout.candidate:
+        if rollout.phase in (Phase.SHIFTING, Phase.BAKING) and _can_go_back(view, rollout):
+            stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; version {rollout.previous} serves again.")
+            return Decision(rollout.phase, stop.why, Halt(stop))
+        return mend(view, rollout.phase, once=True)
+    if view.split:
+        # Loading the stable version again takes the candidate out as well: there is nothing left to split.
+        outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
+        told = f"{why}, and live traffic can't be compared with it; `ctl retry {rollout.candidate}` begins anew."
+        return Decision(rollout.phase, told, Halt(Stop(outcome, "health", told)))
+    at_once = rollout.phase is Phase.SHIFTING and not stepwise(rollout, policy)
+    if at_once or rollout.kind is Kind.ROLLBACK:
+        return None  # another version is about to serve: that is the quickest cure
+    return mend(view, rollout.phase, once=True)
+
+
+def reloading(view: View) -> bool:
+    """Whether an engine is being loaded again on some server."""
+    return any(isinstance(e, Reload) for e in view.running)
+
+
+def _can_go_back(view: View, rollout: Rollout) -> bool:
+    previous = rollout.previous
+    if previous is None or rollout.kind is not Kind.ROLLOUT or not view.ready_everywhere(previous):
+        return False
+    return not any((s.name, previous) in view.sick for s in view.live())
+
+
+def _ill(view: View, server: ServerView, version: int) -> bool:
+    known = (server.name, version) in view.sick
+    return known and (version in server.ready() or Reload(server.name) in view.running)
+
+
+def _touched(view: View, server: ServerView) -> bool:
+    """Whether a load call is under way on the server, or was begun by a control plane before this one."""
+    return any(isinstance(e, Sync) and e.server == server.name for e in view.running) or server.loading()
+
+
+def _rests(failure: Failure, now: float) -> bool:
+    return now - failure.at < min(LONGEST_REST_S, FIRST_REST_S * 4.0 ** (failure.count - 1))
+
+
+def _words(view: View, server: ServerView, version: int) -> str:
+    reason = view.sick[server.name, version].reason.rstrip(".")
+    return f"Version {version} does not answer on server {server.name} although Triton calls it READY ({reason})"

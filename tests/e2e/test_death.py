@@ -1,0 +1,133 @@
+"""The engine process of the live version dies or hangs under traffic, and Triton goes on saying READY."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.stage import Stage, Traffic, stage, until
+
+from baton.local import procfs
+from baton.local.procfs import Stub
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+QUICK = {"every": "500ms", "timeout": "2s"}
+
+
+@pytest.fixture
+def st(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as st:
+        yield st
+
+
+def stub_of(st: Stage, version: int, server: int = 0) -> Stub:
+    """The process that runs the version on that server."""
+    return next(
+        s
+        for s in procfs.stubs()
+        if s.server == st.servers[server].pid and s.model == "ranker_engine" and s.version == version
+    )
+
+
+def answers_again(traffic: Traffic, since: float) -> None:
+    until(lambda: any(a.at - a.took > since for a in traffic.answers[-50:]), "answers to new requests")
+
+
+def events(st: Stage, kind: str) -> list[str]:
+    return [e["message"] for e in st.app._journal.events(service="ranker") if e["kind"] == kind]
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped", "hangs"])
+def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
+    trigger = st.root / "hang"
+    with st.control(health=QUICK):
+        st.drop(1, toy={"hang_on_request": 3600.0, "only_if": str(trigger)} if how == "hangs" else None)
+        st.wait_live(1)
+        until(lambda: [h["healthy"] for h in st.status()["versions"][0]["health"]] == [True], "it is asked")
+        with Traffic(st) as traffic:
+            traffic.wait_answers(1)
+            stub = stub_of(st, 1)
+            if how == "hangs":
+                trigger.touch()
+                until(lambda: "does not answer" in st.status()["message"], "it is noticed")
+                trigger.unlink()
+            else:
+                os.kill(stub.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+            gone = time.time()
+            message = st.wait_message("Version 1 does not answer on server s0 although Triton calls it READY", "again")
+            assert st.status()["phase"] == "degraded", message
+            answers_again(traffic, gone)
+            status = st.wait_live(1)
+            assert all(h["healthy"] for h in status["versions"][0]["health"])
+
+            def well() -> bool:
+                """Requests that waited for the hung process end with it, one a second."""
+                errors = len(traffic.errors)
+                traffic.wait_answers(1, 100)
+                return len(traffic.errors) == errors
+
+            until(well, "no more errors")
+        assert st.loads() == {1: 2}
+        left = {s.pid for s in procfs.stubs()}
+        assert stub.pid not in left, "what hangs must not keep its memory, nor its requests waiting"
+        told = events(st, "health")
+        assert told[0].startswith("version 1 does not answer on server s0 although Triton calls it READY: ")
+        assert "version 1 was loaded again on server s0 and answers, after" in told[1]
+        # The public name survives what comes next.
+        st.drop(2)
+        st.wait_live(2)
+        assert st.policy() == {2}
+
+
+def test_killed_in_baking_is_one_flip(st: Stage) -> None:
+    with st.control(health=QUICK, keep_previous="10m", drain_timeout="2s") as app:
+        st.drop(1)
+        st.wait_live(1)
+        st.drop(2)
+        st.wait_phase("baking")
+        with Traffic(st) as traffic:
+            traffic.wait_answers(2)
+            os.kill(stub_of(st, 2).pid, signal.SIGKILL)
+            ended = st.wait_end(2)
+            traffic.wait_answers(1, 100)
+        assert ended["outcome"] == "rolled_back"
+        assert "Version 2 does not answer on server s0 although Triton calls it READY" in ended["message"]
+        assert st.loads() == {1: 1, 2: 1}, "the way back needs no load"
+        assert app.history()[0]["who"] == "watcher"
+        # Killed with requests under way it stays UNLOADING for ever (24.10): said once, and waited for by nobody.
+        problem = until(lambda: st.status()["problems"], "the leak is named")[0]
+        assert problem.startswith("Version 2 has been leaving server s0 for")
+        assert "Restart Triton on s0" in problem
+        st.drop(3)
+        st.wait_phase("baking")
+
+
+def test_one_of_two_servers(tmp_path: Path) -> None:
+    with stage(tmp_path, servers=2) as st, st.control(health=QUICK):
+        st.drop(1)
+        st.wait_live(1)
+        os.kill(stub_of(st, 1, server=1).pid, signal.SIGSTOP)
+        st.wait_message("Version 1 does not answer on server s1")
+        st.wait_live(1)
+        assert st.loads() == {1: 3}, "the server that answers is left alone"
+
+
+def test_a_slow_version_is_left_alone(st: Stage) -> None:
+    """Each request takes longer than the question may, and yet it answers them all."""
+    slow = st.root / "slow"
+    with st.control(health={"every": "500ms", "timeout": "1s", "failures": 4}):
+        st.drop(1, toy={"delay_ms": 1100.0, "only_if": str(slow)})
+        st.wait_live(1)
+        slow.touch()
+        with Traffic(st, clients=3) as traffic:
+            late = "took longer than 1 s"
+            until(lambda: late in st.status()["versions"][0]["health"][0]["reason"], "it does not answer in time")
+            traffic.wait_answers(1, 30)
+        assert traffic.errors == []
+        assert events(st, "health") == []
+        assert st.loads() == {1: 1}

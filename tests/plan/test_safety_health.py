@@ -1,0 +1,252 @@
+"""What serves stops to answer although Triton calls it READY; and that the harness notices a plan that fails there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from simulate import caught
+from test_safety import serving_world
+from world import ENGINE, Behaviour, Broken, World, held
+
+from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Step
+from baton.errors import TritonError
+from baton.plan import Decision, Policy, Reload, ServerView, Sync, View, plan
+from baton.plan.health import leaks
+
+# Stories
+
+
+def found(world: World) -> None:
+    """Time passes until the dead are found, and everything that follows happens."""
+    world.now += 6.0
+    world.run()
+
+
+def alive(world: World) -> bool:
+    return not any(s._models[ENGINE][v].dead for s in world.servers.values() for v in held(s, ModelState.READY))
+
+
+def on_the_way(world: World, phase: Phase) -> None:
+    while world.rollout is None or world.rollout.phase is not phase:
+        world.step()
+        world.poll()
+
+
+def reloads(world: World) -> list[str]:
+    return [line for line in world.trace if "-> load again" in line]
+
+
+def test_a_dead_version_is_loaded_again_where_it_died_and_nowhere_else():
+    world = serving_world(servers=3)
+    world.servers["b"].die(ENGINE, 1)
+    found(world)
+    assert alive(world)
+    assert reloads(world) == ["  -> load again on b"]
+    assert world.decision.phase is Phase.STEADY
+    words = "[degraded] Version 1 does not answer on server b although Triton calls it READY (its process is gone)"
+    assert any(words in line for line in world.trace)
+    world.settled()
+
+
+def test_servers_are_mended_one_after_the_other():
+    world = serving_world(servers=2)
+    for server in world.servers.values():
+        server.die(ENGINE, 1)
+        server.versions[1] = Behaviour(load_s=20.0)
+    found(world)
+    assert [e for e in world.jobs if isinstance(e, Reload)] == [Reload("a")]
+    assert "loading it again" in world.decision.message
+    for _ in range(3):
+        world.now += 20.0
+        world.run()
+    assert alive(world)
+    assert len(reloads(world)) == 2
+    world.settled()
+
+
+def test_a_rollout_waits_while_what_serves_is_loaded_again_and_then_goes_on():
+    world = serving_world(servers=1)
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.VALIDATING)
+    world.servers["a"].die(ENGINE, 1)
+    found(world)
+    assert alive(world)
+    assert world.history[-1].outcome is Outcome.LIVE
+    assert world.files.alias == 2
+    assert "  -> policy [1]" in world.trace, "the candidate must not keep the version that clients need out"
+    world.settled()
+
+
+def test_a_dead_candidate_in_baking_is_one_flip_away():
+    world = serving_world(servers=2)
+    world.policy = replace(world.policy, keep_previous=600.0)
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.BAKING)
+    world.servers["b"].die(ENGINE, 2)
+    found(world)
+    assert world.history[-1].outcome is Outcome.ROLLED_BACK
+    assert "version 1 serves again" in world.history[-1].message
+    assert world.files.alias == 1
+    assert reloads(world) == []
+    world.settled()
+
+
+def test_where_the_way_back_is_dead_too_what_serves_is_loaded_again():
+    world = serving_world(servers=1)
+    world.policy = replace(world.policy, keep_previous=600.0)
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.BAKING)
+    for version in (1, 2):
+        world.servers["a"].die(ENGINE, version)
+    found(world)
+    assert alive(world)
+    assert world.rollout is not None
+    assert world.rollout.phase is Phase.BAKING
+    assert world.files.policy == {1, 2}, "the way back is there again as well"
+
+
+def test_the_stable_version_dies_while_traffic_is_split():
+    world = serving_world(servers=2, steps=(Step(5.0, hold=600.0),))
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.SHIFTING)
+    while not world.files.split:
+        world.run()
+    world.servers["a"].die(ENGINE, 1)
+    found(world)
+    assert world.history[-1].outcome is Outcome.ROLLED_BACK
+    assert "`ctl retry 2` begins anew" in world.history[-1].message
+    assert alive(world)
+    world.settled()
+
+
+def test_a_person_who_goes_back_from_a_dead_version_does_not_wait_for_it():
+    world = serving_world(versions=2, servers=1)
+    world.servers["a"].versions[2] = Behaviour(load_s=1000.0)
+    world.servers["a"].die(ENGINE, 2)
+    world.rollback(1)
+    found(world)
+    assert world.files.alias == 1
+    assert reloads(world) == []
+    world.settled()
+
+
+def test_a_version_that_does_not_come_back_is_tried_again_and_the_sentence_says_what_to_do():
+    world = serving_world(servers=1)
+    world.servers["a"].die(ENGINE, 1)
+    world.servers["a"].versions[1] = Behaviour(load_error="CUDA out of memory")
+    found(world)
+    assert world.servers["a"]._models[ENGINE][1].state is ModelState.UNAVAILABLE
+    assert "CUDA out of memory" in world.decision.message
+    world.servers["a"].versions.clear()
+    world.now += 60.0
+    world.run()
+    assert alive(world)
+    world.settled()
+
+
+def test_what_can_not_be_brought_back_to_answer_holds_no_new_version_back():
+    world = serving_world(servers=1)
+    world.servers["a"].die(ENGINE, 1)
+    world.now += 6.0
+    view = world.view()
+    assert view.stable() == 1
+    world._note(Reload("a"), TritonError("Stub process is not healthy."))
+    view = world.view()
+    assert view.stable() is None
+    decision = plan(view, world.policy)
+    assert decision.effect is None
+    assert "loaded again, and that failed: Stub process is not healthy." in decision.message
+    assert "`ctl promote N`" in decision.message
+
+
+def test_a_changed_folder_is_not_loaded_in_place_of_what_served():
+    world = serving_world(servers=1)
+    world.files.put(1, world.now)
+    world.servers["a"].die(ENGINE, 1)
+    found(world)
+    assert reloads(world) == []
+    assert "does not answer" in world.decision.message
+    assert "was changed while it serves" in world.decision.message
+
+
+def test_no_reload_while_a_load_is_under_way_on_that_server():
+    world = serving_world(servers=1)
+    world.files.put(2, world.now)
+    world.servers["a"].versions[2] = Behaviour(load_s=30.0)
+    on_the_way(world, Phase.LOADING)
+    world.run()
+    assert Sync("a", Model.ENGINE) in world.jobs
+    world.servers["a"].die(ENGINE, 1)
+    found(world)
+    assert reloads(world) == []
+    assert "when what is under way has ended" in world.decision.message
+    world.now += 40.0
+    world.run()
+    assert reloads(world) == ["  -> load again on a"]
+
+
+# What never leaves
+
+
+def test_a_version_that_never_leaves_is_named_and_waited_for_once():
+    world = serving_world(servers=1)
+    for version in (2, 3, 4):
+        world.files.put(version, world.now)
+        world.servers["a"].versions[version - 1] = Behaviour(leave_s=float("inf") if version == 2 else 0.0)
+        world.run()
+        if version == 2:
+            assert leaks(world.view(), world.policy) == []
+            world.now += 21.0
+            world.run()
+        assert world.files.alias == version, "nothing waits for it again"
+    told = leaks(world.view(), world.policy)
+    assert len(told) == 1
+    assert told[0].startswith("Version 1 has been leaving server a for 21 s")
+    assert "Restart Triton on a" in told[0]
+    world.servers["a"].restart()
+    assert leaks(world.view(), world.policy) == []
+
+
+def test_only_what_is_still_leaving_is_named():
+    engine = {1: ModelVersion(ModelState.READY), 2: ModelVersion(ModelState.UNLOADING)}
+    server = ServerView("a", live=True, engine=engine, leaving_since={1: 0.0, 2: 0.0})
+    view = View("public", 100.0, frozenset({1}), 1, (server,))
+    assert [told[:9] for told in leaks(view, Policy(drain_timeout=99.0))] == ["Version 2"]
+    assert leaks(view, Policy(drain_timeout=101.0)) == []
+
+
+# Defects that must be noticed
+
+
+def test_leaving_the_dead_alone_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        return plan(replace(view, sick={}), policy)
+
+    assert "its process is gone" in caught(mutant)
+
+
+def test_a_reload_of_what_answers_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        decision = plan(view, policy)
+        well = [s.name for s in view.live() if view.alias in s.serving() and (s.name, view.alias) not in view.sick]
+        if decision.effect is None and view.sick and well and view.policy == {view.alias}:
+            return Decision(Phase.DEGRADED, "hasty", Reload(well[0]))
+        return decision
+
+    assert "answers" in caught(mutant)
+
+
+def test_reloads_on_all_servers_at_once_are_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        running = frozenset(e for e in view.running if not isinstance(e, Reload))
+        sick = {key: sick for key, sick in view.sick.items() if Reload(key[0]) not in view.running}
+        return plan(replace(view, running=running, sick=sick), policy)
+
+    world = serving_world(servers=2, of=mutant)
+    for server in world.servers.values():
+        server.die(ENGINE, 1)
+        server.versions[1] = Behaviour(load_s=20.0)
+    found(world)
+    with pytest.raises(Broken, match="the engine is unloaded on b during"):
+        world.run()

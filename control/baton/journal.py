@@ -8,10 +8,11 @@ way, what was decided about each version, and how the folders looked when Triton
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ ALTER TABLE rollout ADD COLUMN renewed_at REAL;
 """What brings a journal of format 1 to format 2, which knows traffic steps."""
 
 
+BROKEN = (
+    "Put a backup back with `ctl restore FILE`; without one move it away, with its -wal and -shm, and start again: what "
+    "the repository and Triton serve is then adopted."
+)
+"""What to do about a journal that can't be read."""
+
+
 class JournalError(BatonError):
     """The journal can't be written or read. Baton then changes nothing: no action without its record."""
 
@@ -77,50 +85,61 @@ class Journal:
         JournalError: the disk is full, or the file is damaged; the message says which, and what to do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held: Callable[[], None] = lambda: None) -> None:
+        """``held`` raises when this process may not act for the state directory any more; it is asked at each use."""
         self._path = path
+        self._held = held
+        self._ours: os.stat_result | None = None
         self._lock = threading.RLock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._guard():
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _create(path)
+            # Before anything is written: what is damaged stays as it is.
+            found = proved(path)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
         try:
-            self._open()
+            self._open(found)
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, found: int) -> None:
         with self._guard():
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif found == 1:
+            if found == 1:
                 self._db.executescript(f"BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif found != SCHEMA_VERSION:
-                raise JournalError(
-                    f"{self._path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
-                    mend="Start the Baton that wrote it, or give another --state directory.",
-                )
+            self._ours = self._path.stat()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
+    def check(self) -> None:
+        """Whether what is written here is what a later start will read, and this process may act on it.
+
+        Raises:
+            JournalError: the file was removed or replaced: SQLite would go on writing to one that nobody finds again.
+            Refused: the state directory is not this process's any more.
+        """
+        self._held()
+        try:
+            same = self._ours is None or os.path.samestat(self._path.stat(), self._ours)
+        except OSError:
+            same = False
+        if not same:
+            raise JournalError(
+                f"The journal {self._path} was removed or replaced while it was in use; nothing more is done.",
+                mend="Start the control plane again, and put a journal back with `ctl restore` alone.",
+            )
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.DatabaseError as error:
-                mend = (
-                    "Move the file away and start again: what the repository and Triton serve is then adopted."
-                    if "malformed" in str(error) or "not a database" in str(error)
-                    else "Make room on the disk or mend its rights; Baton goes on by itself."
-                )
-                raise JournalError(f"The journal {self._path} fails: {error}.", mend=mend) from error
+        with self._lock, _told(self._path):
+            self.check()
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -347,6 +366,52 @@ class Journal:
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
             approvals=row["approvals"], renewed_at=row["renewed_at"],
         )  # fmt: skip
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """SQLite's own words, with what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        broken = "malformed" in str(error) or "not a database" in str(error)
+        mend = BROKEN if broken else "Make room on the disk or mend its rights; Baton goes on by itself."
+        raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
+
+
+def _create(path: Path) -> None:
+    """An empty journal, whole from the moment it is there: one without tables is then never a new one."""
+    made = path.with_name(f"{path.name}.new")
+    made.unlink(missing_ok=True)
+    with closing(sqlite3.connect(made, isolation_level=None)) as db:
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    made.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def proved(path: Path) -> int:
+    """The format of a sound journal. Nothing is written.
+
+    Raises:
+        JournalError: it is damaged, empty, or of another Baton.
+    """
+    with _told(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        found: int = db.execute("PRAGMA user_version").fetchone()[0]
+        wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if wrong != "ok":
+        raise JournalError(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
+    if found == 0:
+        raise JournalError(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
+    if not 1 <= found <= SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
+            mend="Start the Baton that wrote it, or give another --state directory.",
+        )
+    return found
 
 
 def _allow(before: Phase | None, after: Phase | None) -> None:

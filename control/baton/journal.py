@@ -68,8 +68,8 @@ ALTER TABLE rollout ADD COLUMN renewed_at REAL;
 
 
 BROKEN = (
-    "Put a backup back with `ctl restore FILE`; without one move it away, with its -wal and -shm, and start again: what "
-    "the repository and Triton serve is then adopted."
+    "Put a backup back with `ctl restore FILE`; or move it away, with its -wal and -shm, and start again: what the "
+    "repository and Triton serve is then adopted."
 )
 """What to do about a journal that can't be read."""
 

@@ -42,7 +42,8 @@ class _Standby:
         _log.info("%s", self.why)
         if first and self._config.control.metrics is not None:
             try:
-                self._stack.enter_context(MetricsServer(self, self._config.control.metrics))
+                server = self._stack.enter_context(MetricsServer(self, self._config.control.metrics))
+                _log.info("http://%s/healthz answers meanwhile", server.address)
             except Refused as error:
                 # On the machine of the one that acts, with the same configuration, that one has the address.
                 _log.info("No /healthz until then: %s", error.message)
@@ -55,10 +56,10 @@ class _Standby:
 
     # The rest is asked of the one that acts.
 
-    def status(self, service: str | None, /) -> dict[str, Any]:
+    def status(self, _service: str | None, /) -> dict[str, Any]:
         raise Unreachable(self.why)
 
-    def history(self, service: str | None, limit: int = 50, /) -> list[dict[str, Any]]:
+    def history(self, _service: str | None, _limit: int = 50, /) -> list[dict[str, Any]]:
         raise Unreachable(self.why)
 
     def counts(self) -> dict[tuple[str, str], int]:

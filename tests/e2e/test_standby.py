@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
-LEASE_S = 10.0
+LONG_S, SHORT_S = 60.0, 5.0
+"""Leases: one that no slow machine lets run out, and one that is soon over."""
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def st(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 class Place:
     """A configuration, and the processes that run with it."""
 
-    def __init__(self, st: Stage, state: Path, hold_s: float) -> None:
+    def __init__(self, st: Stage, state: Path, hold_s: float, lease_s: float = LONG_S) -> None:
         traffic = {
             "steps": [{"weight": 50, "hold": f"{hold_s}s"}],
             "shadow_share": 0,
             "interval": "1s",
-            "lease": f"{LEASE_S}s",
+            "lease": f"{lease_s}s",
         }
         live = {"min_requests": 20, "latency_limit": 30.0}
         settings = st.settings(state=state, traffic=traffic, live=live, keep_previous="1s", drain_timeout="5s")
@@ -123,21 +123,18 @@ def split(st: Stage, place: Place, traffic: Traffic) -> tuple[int, int]:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_the_one_that_stands_by_goes_on_in_mid_split(st: Stage, how: int) -> None:
-    place = Place(st, st.root / "state", hold_s=8.0)
+    place = Place(st, st.root / "state", hold_s=5.0)
     with place.serve("first") as first, Traffic(st, clients=4) as traffic:
         acts(first)
         with place.serve("second") as second, place.serve("third") as third:
             until(lambda: place.said("second", "stands by") and place.said("third", "stands by"), "two stand by")
             _, number = split(st, place, traffic)
-            gone = time.monotonic()
             first.send_signal(how)
             until(lambda: place.said("second", "takes over") or place.said("third", "takes over"), "one takes over")
-            took = time.monotonic() - gone
             names = {"second": second, "third": third}
             name = next(n for n in names if place.said(n, "takes over"))
             acts(names[name])
             until(place.steady, f"the end; {place.status()['message']}")
-            sys.stderr.write(f"taken over after {took:.2f} s\n")
             (other,) = set(names) - {name}
             until(lambda: place.said(other, f"process {names[name].pid} on"), "the other one stands by for it")
             assert not place.said(other, "takes over")
@@ -147,21 +144,19 @@ def test_the_one_that_stands_by_goes_on_in_mid_split(st: Stage, how: int) -> Non
             traffic.wait_answers(number)
             lapses = [e for e in place.api.rollout(row["id"])["events"] if e["kind"] == "lapse"]
     assert traffic.errors == []
-    if took < LEASE_S / 4:  # on a machine that is fast enough to say so
-        assert lapses == [], "the lease of the one that died was never over"
+    assert lapses == [], "the lease of the one that died was never over"
     assert not (st.repository / "ranker_splitter").exists()
 
 
 def test_a_state_that_is_lost_in_mid_split(st: Stage) -> None:
     """The splitter that is found is led away from; the candidate, of which nothing is known, meets its gates."""
-    place = Place(st, st.root / "state", hold_s=600.0)
+    place = Place(st, st.root / "state", hold_s=600.0, lease_s=SHORT_S)
     with Traffic(st, clients=4) as traffic:
         with place.serve("holder") as holder:
             acts(holder)
             stable, number = split(st, place, traffic)
             holder.kill()
             holder.wait(60)
-        gone = time.time()
         shutil.rmtree(place.state)
         # Older ones were live before it, and are lower; nothing tells the candidate from one that was just dropped.
         until(lambda: {a.version for a in traffic.answers[-100:]} == {stable}, "the lease ends")
@@ -176,8 +171,6 @@ def test_a_state_that_is_lost_in_mid_split(st: Stage) -> None:
             assert row["state"] == "serving"
     assert traffic.errors == []
     assert st.loads() - before == {}, "nothing that serves was loaded again, and the candidate was there"
-    between = [a.version for a in traffic.answers if a.at > gone + LEASE_S + 60]
-    assert set(between) <= {stable, number}
 
 
 def test_an_old_backup_beside_what_went_on(st: Stage) -> None:

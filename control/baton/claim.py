@@ -82,20 +82,23 @@ def holder(socket: Path) -> str | None:
 def _take(path: Path) -> int | str:
     """The descriptor of the lock, or who holds it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            found = _words(os.pread(handle, 512, 0).decode(errors="replace"))
-            os.close(handle)
-            return found or "a process that is just starting or ending"
-        except BaseException:
-            os.close(handle)
-            raise
-        if _same(path, handle):
-            return handle
-        os.close(handle)  # replaced between the two calls
+        with contextlib.ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found = _words(os.pread(handle, 512, 0).decode(errors="replace"))
+                return found or "a process that is just starting or ending"
+            except OSError as error:
+                raise Refused(
+                    f"The state directory {path.parent} can't be locked: {error.strerror}.",
+                    mend="Give it to the user that runs Baton, or name another one with --state.",
+                ) from None
+            if _same(path, handle):  # else it was replaced between the two calls
+                stack.pop_all()
+                return handle
 
 
 def _words(text: str) -> str | None:

@@ -348,3 +348,31 @@ def test_where_the_name_leads_must_be_known(place):
     with pytest.raises(RepositoryError):
         put_back(place, file)
     assert (state(place) / JOURNAL).read_bytes() == before
+
+
+def test_whose_state_is_taken_away_does_nothing_more(place):
+    """Another control plane may act there by now. Also what needs no journal ends: the share of traffic."""
+    live_at(place, 1)
+    lost = stepwise(place)
+    place.drop(2)
+    lost.run(lambda: _weight(place) == 20.0, "a split")
+    state(place).rename(place.root / "elsewhere")
+    before = calls(place), place.files.policy(), place.files.public_name()
+    rounds(lost, 20)
+    assert (calls(place), place.files.policy(), place.files.public_name()) == before
+    assert _weight(place) == 0.0, "the lease ended"
+    assert lost.service.decision.phase is Phase.DEGRADED
+    assert "was removed or replaced while it was in use" in lost.service.decision.message
+    assert not lost.app.health()["live"]
+    with pytest.raises(JournalError):
+        lost.app.abort(None, who="ann")
+    # The next one, with nothing, adopts what it finds while the lost one is still there.
+    found = stepwise(place)
+    for _ in range(10):
+        lost.turn()
+        rounds(found, 1)
+    assert found.journal.standings(NAME)[1].standing is Standing.ADOPTED
+    assert place.files.alias() == 1
+    lost.close()
+    found.run(lambda: _weight(place) == 20.0, "version 2 comes through its gates again", turns=60)
+    found.close()

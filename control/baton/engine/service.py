@@ -269,7 +269,7 @@ class Service:
         why = f"Version {version} was found serving, and the journal {before}. It is taken as it is."
         folder = view.folders.get(version)
         fingerprint = folder.fingerprint if folder is not None else ""
-        log.warning("%s: %s", self.name, why)
+        log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self.name, why)
         self._log("adopt", why, None)
         record = VersionRecord(version, Standing.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
         self._journal.stand(self.name, record)

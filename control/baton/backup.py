@@ -19,8 +19,9 @@ from baton.config import Config
 from baton.domain import Kind, Outcome, Rollout, Stop
 from baton.engine.loop import PAUSED
 from baton.errors import Refused
-from baton.journal import JOURNAL, Journal, JournalError, proved
+from baton.journal import JOURNAL, Journal
 from baton.plan.traffic import before_traffic
+from baton.schema import JournalError, proved
 from baton.triton.repository import ServiceFiles, sync_directory
 
 _PRIVATE = 0o600

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from baton.api import SOCKET, claim
-from baton.journal import JOURNAL, SCHEMA_VERSION, Journal
+from baton.journal import JOURNAL, Journal
+from baton.schema import SCHEMA_VERSION
 from cli.conftest import Ctl, tidy
 
 SECRET = "only its owner may read what persons wrote"

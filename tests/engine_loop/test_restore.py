@@ -13,7 +13,8 @@ from baton import backup
 from baton.config import Config, LiveConfig, ServiceConfig, TrafficConfig
 from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, Standing, Step, Verdict
 from baton.errors import Refused, RepositoryError
-from baton.journal import JOURNAL, Journal, JournalError
+from baton.journal import JOURNAL, Journal
+from baton.schema import JournalError
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
 
@@ -258,6 +259,8 @@ def test_the_candidate_of_then_serves_by_now(place, phase, way):
         plane.app.resume(who="ann")
         rounds(plane, 5)
     assert plane.ended(2) is Outcome.LIVE
+    unproved = phase in (Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING)
+    assert plane.journal.standings(NAME)[2].standing is (Standing.ADOPTED if unproved else Standing.RELEASED)
     assert plane.service.decision.phase is Phase.STEADY
     assert (loaded(place), place.files.policy()) == ({2}, {2})
     plane.close()

@@ -28,7 +28,8 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.errors import Refused
-from baton.journal import SCHEMA_VERSION, Journal, JournalError
+from baton.journal import Journal
+from baton.schema import SCHEMA_VERSION, JournalError
 
 
 @pytest.fixture

@@ -407,7 +407,10 @@ class Service:
         standings: list[VersionRecord] = []
         match outcome:
             case Outcome.LIVE:
-                standings.append(stands(rollout.candidate, Standing.RELEASED, why))
+                # Ended because it was found serving already: its gates were not all asked.
+                found = rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE
+                standing = Standing.ADOPTED if found and rollout.candidate == view.alias else Standing.RELEASED
+                standings.append(stands(rollout.candidate, standing, why))
                 if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
                     standings.append(stands(rollout.previous, Standing.WITHDRAWN, rollout.why))
             case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:

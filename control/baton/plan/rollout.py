@@ -21,6 +21,7 @@ from baton.plan.converge import drop_all_but, load, name_all, point_alias, settl
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
 from baton.plan.health import mend, reloading, unwell
 from baton.plan.rest import ADOPTED
+from baton.plan.stale import overtaken
 from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
@@ -58,36 +59,10 @@ def _unsplit_all(view: View, phase: Phase) -> Decision | None:
     return unsplit(view, phase) or settle(view, phase) or step_aside(view, phase)
 
 
-def _elsewhere(view: View, rollout: Rollout) -> Stop | None:
-    """The public name's files lead where this rollout never brought them: then it ends, and they stand.
-
-    So it is when the journal is older than the files (it was put back from a backup, or a disk was), and when a person
-    edited them. Clients are where the files lead; no record of an older time may take them from there.
-    """
-    alias, version, previous = view.alias, rollout.candidate, rollout.previous
-    if alias is None:
-        return None
-    moved = rollout.phase in (Phase.BAKING, Phase.RETIRING) and rollout.kind is not Kind.CHECK
-    before = "" if moved else " not"
-    why = (
-        f"The public name leads to version {alias}, though this rollout of version {version} had{before} moved it: the "
-        f"journal is older than the files, or they were edited. They stand."
-    )
-    if alias == version and rollout.kind is not Kind.CHECK:
-        return Stop(Outcome.LIVE, "engine", why) if before_traffic(rollout) else None
-    # A first version may come in place of one that is lost, which the name still leads to; that one is lower.
-    expected = not moved and (alias == previous or (previous is None and alias < version))
-    if expected:
-        return None
-    if moved:
-        return Stop(Outcome.LIVE if alias > version else Outcome.ROLLED_BACK, "engine", why)
-    return Stop(Outcome.ABORTED, "engine", why)
-
-
 def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     """Reasons to turn back that no gate and no person gave."""
-    if (elsewhere := _elsewhere(view, rollout)) is not None:
-        return Halt(elsewhere)
+    if (stale := overtaken(view, rollout)) is not None:
+        return Halt(stale)
     version = rollout.candidate
     folder = view.folders.get(version)
     # Also while traffic is split: a server that restarts loads what is there now, and nobody looked at that.

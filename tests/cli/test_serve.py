@@ -220,10 +220,11 @@ def test_what_is_told_when_the_last_one_died(tmp_path: Path) -> None:
 
 def test_a_state_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    args = ("--config", str(_configuration(tmp_path)), "--state", str(tmp_path / "file"), "serve")
+    state = tmp_path / "file" / "state"
+    args = ("--config", str(_configuration(tmp_path)), "--state", str(state), "serve")
     done = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 3
-    assert f"The state directory {tmp_path / 'file'} can't be locked: File exists." in " ".join(done.stderr.split())
+    assert f"The state directory {state} can't be locked: Not a directory." in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("content", [b"", b"no journal at all" * 99])

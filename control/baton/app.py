@@ -18,7 +18,7 @@ from baton.engine.build import build
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import LOADED, Service
-from baton.errors import Refused, Unreachable
+from baton.errors import BatonError, Refused, Unreachable
 from baton.journal import Journal
 from baton.plan import View
 from baton.plan.rest import ADOPTED
@@ -92,7 +92,11 @@ class App:
         }
 
     def health(self) -> dict[str, Any]:
-        """``live``: the loop turns. ``ready``: it has looked at every service, and a Triton answers."""
+        """``live``: the loop turns, and may act. ``ready``: it has looked at every service, and a Triton answers."""
+        try:
+            self._journal.check()
+        except BatonError as error:
+            return {"live": False, "ready": False, "message": str(error)}
         age = time.time() - self._loop.loop_at
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
         silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
@@ -101,6 +105,10 @@ class App:
         if live and not answering:
             message = " ".join(silent) or "Starting."
         return {"live": live, "ready": live and answering, "message": message}
+
+    def acting(self) -> bool:
+        """Whether this process acts, and does not stand by."""
+        return True
 
     def loop_at(self) -> float:
         """When the loop last went round, in seconds since the epoch."""
@@ -186,7 +194,7 @@ class App:
             view, rollout = self._look(one)  # again: the loop may have gone on in between
             if rollout is not None:
                 raise _busy(rollout)
-            decided = [r for r in view.records.values() if r.standing is not Standing.RELEASED]
+            decided = [r for r in view.records.values() if r.standing in (Standing.REJECTED, Standing.WITHDRAWN)]
             if version is None and not decided:
                 raise Refused(f"No version of {one.name} was refused or withdrawn.")
             chosen = version if version is not None else max(decided, key=lambda r: r.at).version
@@ -362,10 +370,13 @@ def _outcome_of_stop(rollout: Rollout) -> Outcome:
 
 
 @contextmanager
-def open_app(config: Config) -> Iterator[App]:
-    """Start the control plane in this process, and stop it at the end."""
+def open_app(config: Config, held: Callable[[], None] = lambda: None) -> Iterator[App]:
+    """Start the control plane in this process, and stop it at the end.
+
+    ``held`` raises when the state directory is not this process's any more.
+    """
     wake = threading.Event()
-    parts = build(config, clock=time.time, wake=wake)
+    parts = build(config, clock=time.time, wake=wake, held=held)
     parts.start()
     try:
         yield App(config, parts.loop, parts.journal, parts.manifest, parts.memory.of)

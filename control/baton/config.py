@@ -275,6 +275,7 @@ class ControlConfig:
     watch: Literal["auto", "inotify", "poll"] = _setting(_one_of("auto", "inotify", "poll"), "auto")
     rescan: float = _setting(_duration, 5.0)
     metrics: str | None = _setting(_address, "127.0.0.1:9464")
+    second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ def checks(
         _writable("repository", repository),
         _writable("state", state),
         _file_system(repository),
+        _state_file_system(state),
         _watches(),
         _packages(engine_packages),
     ]
@@ -206,6 +207,19 @@ def _file_system(path: Path) -> Check:
             mend="Let Baton poll the repository instead of waiting for events.",
         )
     return Check("file system", ok=True, message=kind or "unknown")
+
+
+def _state_file_system(path: Path) -> Check:
+    """SQLite's write-ahead log needs memory that its readers share, and ``flock`` must keep everybody else out."""
+    kind = file_system(path)
+    if NETWORK.fullmatch(kind):
+        return Check(
+            "state file system",
+            ok=None,
+            message=f"{path} is on {kind}: the journal may be damaged there, and two control planes may act at once",
+            mend="Put the state directory on a disk of this machine; docs/operations.md tells what to do without it.",
+        )
+    return Check("state file system", ok=True, message=kind or "unknown")
 
 
 def _watches() -> Check:

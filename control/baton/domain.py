@@ -261,6 +261,8 @@ class Standing(StrEnum):
     """It served or was about to, and a person or a gate took it back. Only a person brings it again."""
     RELEASED = "released"
     """It passed its gates and served."""
+    ADOPTED = "adopted"
+    """It was found serving, and this journal does not know how it came to: the state was lost, or is an older one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ way, what was decided about each version, and how the folders looked when Triton
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,45 +30,12 @@ from baton.domain import (
     Verdict,
     VersionRecord,
 )
-from baton.errors import BatonError, Refused
+from baton.errors import Refused
 from baton.lifecycle import ALLOWED
+from baton.schema import FROM_1, SCHEMA_VERSION, JournalError, create, proved, told
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE event (
-  id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
-  who TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}');
-CREATE INDEX event_rollout ON event (rollout);
-CREATE TABLE rollout (
-  id INTEGER PRIMARY KEY, service TEXT NOT NULL, kind TEXT NOT NULL, candidate INTEGER NOT NULL, previous INTEGER,
-  phase TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, release TEXT NOT NULL, label TEXT NOT NULL,
-  fingerprint TEXT NOT NULL, started_at REAL NOT NULL, phase_since REAL NOT NULL, promoted INTEGER NOT NULL DEFAULT 0,
-  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '',
-  full INTEGER NOT NULL DEFAULT 0, progress REAL NOT NULL DEFAULT 0, progressed_at REAL,
-  approvals INTEGER NOT NULL DEFAULT 0, renewed_at REAL);
-CREATE UNIQUE INDEX rollout_open ON rollout (service) WHERE ended_at IS NULL;
-CREATE TABLE verdict (
-  rollout INTEGER NOT NULL, gate TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY (rollout, gate));
-CREATE TABLE version (
-  service TEXT NOT NULL, version INTEGER NOT NULL, standing TEXT NOT NULL, reason TEXT NOT NULL,
-  fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
-CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
-"""
-
-FROM_1 = """
-ALTER TABLE rollout ADD COLUMN full INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN progress REAL NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN progressed_at REAL;
-ALTER TABLE rollout ADD COLUMN approvals INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN renewed_at REAL;
-"""
-"""What brings a journal of format 1 to format 2, which knows traffic steps."""
-
-
-class JournalError(BatonError):
-    """The journal can't be written or read. Baton then changes nothing: no action without its record."""
 
 
 class Journal:
@@ -77,50 +45,61 @@ class Journal:
         JournalError: the disk is full, or the file is damaged; the message says which, and what to do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held: Callable[[], None] = lambda: None) -> None:
+        """``held`` raises when this process may not act for the state directory any more; it is asked at each use."""
         self._path = path
+        self._held = held
+        self._ours: os.stat_result | None = None
         self._lock = threading.RLock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._guard():
+        with told(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not path.exists():
+                create(path)
+            # Before anything is written: what is damaged stays as it is.
+            found = proved(path)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
         try:
-            self._open()
+            self._open(found)
         except BaseException:
             self._db.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, found: int) -> None:
         with self._guard():
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif found == 1:
+            if found == 1:
                 self._db.executescript(f"BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            elif found != SCHEMA_VERSION:
-                raise JournalError(
-                    f"{self._path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
-                    mend="Start the Baton that wrote it, or give another --state directory.",
-                )
+            self._ours = self._path.stat()
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
+    def check(self) -> None:
+        """Whether what is written here is what a later start will read, and this process may act on it.
+
+        Raises:
+            JournalError: the file was removed or replaced: SQLite would go on writing to one that nobody finds again.
+            Refused: the state directory is not this process's any more.
+        """
+        self._held()
+        try:
+            same = self._ours is None or os.path.samestat(self._path.stat(), self._ours)
+        except OSError:
+            same = False
+        if not same:
+            raise JournalError(
+                f"The journal {self._path} was removed or replaced while it was in use; nothing more is done.",
+                mend="Start the control plane again, and put a journal back with `ctl restore` alone.",
+            )
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                yield
-            except sqlite3.DatabaseError as error:
-                mend = (
-                    "Move the file away and start again: what the repository and Triton serve is then adopted."
-                    if "malformed" in str(error) or "not a database" in str(error)
-                    else "Make room on the disk or mend its rights; Baton goes on by itself."
-                )
-                raise JournalError(f"The journal {self._path} fails: {error}.", mend=mend) from error
+        with self._lock, told(self._path):
+            self.check()
+            yield
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

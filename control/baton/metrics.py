@@ -38,6 +38,7 @@ class Observed(Protocol):
     def status(self, service: str | None, /) -> dict[str, Any]: ...
     def history(self, service: str | None, limit: int = 50, /) -> list[dict[str, Any]]: ...
     def health(self) -> dict[str, Any]: ...
+    def acting(self) -> bool: ...
     def loop_at(self) -> float: ...
     def counts(self) -> dict[tuple[str, str], int]: ...
 
@@ -55,6 +56,12 @@ class ControlCollector(Collector):
         build = GaugeMetricFamily("baton_build_info", "Baton's version; always 1.", labels=["version", "python"])
         build.add_metric([__version__, platform.python_version()], 1)
         yield build
+        acting = self._app.acting()
+        yield GaugeMetricFamily(
+            "baton_acting", "1 while this control plane acts, 0 while it stands by.", value=float(acting)
+        )
+        if not acting:
+            return
         yield GaugeMetricFamily(
             "baton_loop_last_timestamp_seconds", "When the control loop last went round.", value=self._app.loop_at()
         )

@@ -221,7 +221,9 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     ready = any(number in s.ready() for s in view.live())
     if number == view.alias and any(number in s.serving() for s in view.live()):
         ill = [f"does not answer on server {s}: {sick.reason}" for (s, v), sick in view.sick.items() if v == number]
-        return VersionState.SERVING, " ".join(ill)
+        record = view.records.get(number)
+        found = [record.reason] if record is not None and record.standing is Standing.ADOPTED else []
+        return VersionState.SERVING, " ".join(ill or found)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
     if rollout is not None and rollout.previous == number and ready:

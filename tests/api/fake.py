@@ -202,6 +202,9 @@ class FakeApp:
         self._note("health")
         return {"live": self.live, "ready": self.ready, "message": "ok" if self.live else "The loop stands still."}
 
+    def acting(self) -> bool:
+        return True
+
     def loop_at(self) -> float:
         return self.turned
 

@@ -142,7 +142,8 @@ def test_odd_requests(client: ApiClient, path: Path, verb: str, target: str, bod
 
 
 def test_a_large_request_is_refused_unread(client: ApiClient, path: Path) -> None:
-    status, data = _raw(path, "POST", "/v1/pause", b"{}", **{"Content-Length": str(MAX_BODY + 1)})
+    # No byte of the body is sent: the server may have closed before it could be.
+    status, data = _raw(path, "POST", "/v1/pause", None, **{"Content-Length": str(MAX_BODY + 1)})
     assert status == 400
     assert str(MAX_BODY) in data["message"]
 
@@ -164,7 +165,7 @@ def test_only_its_user_may_open_the_socket_and_it_goes_at_the_end(app: FakeApp, 
 
 
 def test_a_living_one_is_not_replaced(app: FakeApp, client: ApiClient, path: Path) -> None:
-    with pytest.raises(Refused, match=rf"already runs for state directory .* \(process {os.getpid()}\)"):
+    with pytest.raises(Refused, match=rf"already runs for state directory .* \(process {os.getpid()} on "):
         ApiServer(FakeApp(), path).start()
     assert client.status() == app.page
 

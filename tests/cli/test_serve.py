@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.stage import until
 
 from baton.api import SOCKET, ApiClient
 from baton.cli import local
@@ -71,6 +75,170 @@ def test_serve(tmp_path: Path) -> None:
         assert not Path(listening["api"]).exists()
     assert "Traceback" not in log.read_text()
     assert log.read_text().splitlines()[-1] == "Stopped."
+
+
+# Two of them
+
+
+@contextlib.contextmanager
+def standing_by(args: tuple[str, ...], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process; it has said that it stands by."""
+    with log.open("wb") as errors, subprocess.Popen([*CTL, *args], stdout=subprocess.PIPE, stderr=errors) as process:
+        try:
+            said(log, "stands by", process)
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+
+def said(log: Path, words: str, process: subprocess.Popen[bytes]) -> str:
+    """What the log says of it, once it does."""
+
+    def found() -> str | None:
+        assert process.poll() is None, log.read_text()
+        return next((line for line in log.read_text().splitlines() if words in line), None)
+
+    return str(until(found, f"the log says {words!r}"))
+
+
+def listening(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What it prints when it acts."""
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    return found
+
+
+def patient(tmp_path: Path) -> tuple[str, ...]:
+    file = _configuration(tmp_path)
+    file.write_text(file.read_text().replace("[control]", '[control]\nsecond = "stand_by"'))
+    return ("--config", str(file), "--output", "json", "serve")
+
+
+def asked(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_one_stands_by_and_takes_over(tmp_path: Path, how: int) -> None:
+    args, log = patient(tmp_path), tmp_path / "second"
+    with running(*args, log=tmp_path / "first") as (first, places), standing_by(args, log) as second:
+        why = said(log, "stands by", second)
+        assert f"process {first.pid} on {platform.node()}" in why
+        health = said(log, "answers meanwhile", second)
+        address = re.search(r"http://[^/]*", health)
+        assert address is not None
+        assert asked(f"{address[0]}/healthz")[0] == 200
+        code, words = asked(f"{address[0]}/readyz")
+        assert code == 503
+        assert f"Process {second.pid} stands by" in words
+        assert "baton_acting 0.0" in asked(f"{address[0]}/metrics")[1]
+        assert "baton_acting 1.0" in asked(f"{places['console']}/metrics")[1]
+        client = ApiClient(Path(places["api"]))
+        assert client.status()["services"][0]["name"] == "reranker", "the socket is the first one's still"
+        first.send_signal(how)
+        assert listening(second)["api"] == places["api"]
+        assert client.status()["services"][0]["name"] == "reranker"
+        assert first.wait(60) == (-9 if how == signal.SIGKILL else 0)
+        assert client.status()["services"][0]["name"] == "reranker", "what the first one left does no harm"
+        assert log.read_text().count("stands by") == 1, "it is said once"
+    assert "Traceback" not in log.read_text()
+
+
+def test_of_two_that_stand_by_one_takes_over(tmp_path: Path) -> None:
+    args, logs = patient(tmp_path), [tmp_path / "second", tmp_path / "third"]
+    with (
+        running(*args, log=tmp_path / "first") as (first, _),
+        standing_by(args, logs[0]) as second,
+        standing_by(args, logs[1]) as third,
+    ):
+        first.kill()
+        both = (second, third)
+        until(lambda: any("takes over" in log.read_text() for log in logs), "one takes over")
+        acting = 0 if "takes over" in logs[0].read_text() else 1
+        assert listening(both[acting])["api"]
+        other = both[1 - acting]
+        until(lambda: f"process {both[acting].pid} on" in logs[1 - acting].read_text(), "the other one waits for it")
+        assert "takes over" not in logs[1 - acting].read_text()
+        both[acting].kill()
+        assert listening(other)["api"], "and then it is its turn"
+
+
+def test_a_stopped_one_keeps_its_place(tmp_path: Path) -> None:
+    args, log = patient(tmp_path), tmp_path / "second"
+    with running(*args, log=tmp_path / "first") as (first, places), standing_by(args, log) as second:
+        first.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(2.0)  # several tries
+        finally:
+            first.send_signal(signal.SIGCONT)
+        assert "takes over" not in log.read_text()
+        assert ApiClient(Path(places["api"])).health()["live"]
+
+
+def test_one_that_stands_by_can_be_stopped(tmp_path: Path) -> None:
+    args, log = patient(tmp_path), tmp_path / "second"
+    with running(*args, log=tmp_path / "first") as (_, places), standing_by(args, log) as second:
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(60) == 0
+        assert ApiClient(Path(places["api"])).health()["live"]
+    assert log.read_text().splitlines()[-1] == "Stopped."
+
+
+def test_a_state_directory_that_is_replaced_ends_it(tmp_path: Path) -> None:
+    """Else two would act: nothing keeps another one from the new directory."""
+    args, log = patient(tmp_path), tmp_path / "second"
+    with running(*args, log=tmp_path / "first") as (first, places), standing_by(args, log) as second:
+        (tmp_path / "state").rename(tmp_path / "moved")
+        assert listening(second)["api"] == places["api"]
+        assert first.wait(60) == 3
+        assert ApiClient(Path(places["api"])).health()["live"], "the new one's socket stays"
+    told = " ".join((tmp_path / "first").read_text().split())
+    assert f"was removed or replaced under process {first.pid}" in told
+    assert "Traceback" not in told
+
+
+def test_what_is_told_when_the_last_one_died(tmp_path: Path) -> None:
+    args = ("--config", str(_configuration(tmp_path)), "--output", "json", "serve")
+    with running(*args, log=tmp_path / "log") as (process, _):
+        process.kill()
+        process.wait(60)
+    asked = [*CTL, "--config", args[1], "status"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 5
+    told = " ".join(done.stderr.split())
+    assert f"the last one (process {process.pid} on {platform.node()}) died, or is only just starting" in told
+    assert "one that stands by takes over within seconds" in told
+
+
+def test_a_state_directory_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    state = tmp_path / "file" / "state"
+    args = ("--config", str(_configuration(tmp_path)), "--state", str(state), "serve")
+    done = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert f"The state directory {state} can't be locked: Not a directory." in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"no journal at all" * 99])
+def test_a_journal_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    args = ("--config", str(_configuration(tmp_path)), "serve")
+    journal = tmp_path / "state" / "journal.db"
+    journal.parent.mkdir()
+    journal.write_bytes(content)
+    done = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    told = " ".join(done.stderr.split())
+    assert str(journal) in told
+    assert "Put a backup back with `ctl restore FILE`; or move it away" in told
+    assert journal.read_bytes() == content
 
 
 @pytest.mark.triton

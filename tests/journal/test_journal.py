@@ -28,7 +28,8 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.errors import Refused
-from baton.journal import SCHEMA_VERSION, Journal, JournalError
+from baton.journal import Journal
+from baton.schema import SCHEMA_VERSION, JournalError
 
 
 @pytest.fixture
@@ -351,7 +352,8 @@ def test_a_damaged_file(tmp_path):
     path.write_bytes(b"this was a journal once\n" * 200)
     with pytest.raises(JournalError, match=r"journal\.db fails: file is not a database") as caught:
         Journal(path)
-    assert "Move the file away and start again" in str(caught.value)
+    assert "ctl restore FILE" in str(caught.value)
+    assert "start again: what the repository and Triton serve is then adopted" in str(caught.value)
 
 
 def test_damage_in_the_middle(tmp_path):
@@ -363,11 +365,104 @@ def test_damage_in_the_middle(tmp_path):
     whole = path.read_bytes()
     assert len(whole) > 50_000
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-    damaged = Journal(path)
     with pytest.raises(JournalError, match="malformed") as caught:
-        damaged.rollouts()
-    damaged.close()
-    assert "Move the file away" in str(caught.value)
+        Journal(path)
+    assert "ctl restore" in str(caught.value)
+
+
+def test_damage_while_it_is_in_use(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    for number in range(300):
+        journal.set_memo("ranker", f"key {number}", "x" * 200)
+    journal.close()
+    journal = Journal(path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(JournalError, match="malformed"):
+        journal.rollouts()
+    journal.close()
+
+
+@pytest.mark.parametrize("left", [0, 100, 4096, 30_000, 40_960])
+def test_a_file_that_was_cut_short_is_left_as_it_is(tmp_path, left):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    for number in range(300):
+        journal.set_memo("ranker", f"key {number}", "x" * 200)
+    journal.close()
+    os.truncate(path, left)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=r"malformed|not a database|is empty") as caught:
+        Journal(path)
+    assert str(path) in str(caught.value)
+    assert "ctl restore" in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(("-shm", "-wal"))] == ["journal.db"]
+
+
+def test_a_lost_log_of_writes_leaves_an_older_state(path):
+    """Its -wal file is gone: what had not come into the file itself is forgotten, and what is there is sound."""
+    journal = Journal(path)
+    journal.begin(asked(candidate=2))
+    journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal.advance(journal.open_rollout("ranker"), Phase.LOADING, "on", 11.0)
+    whole = path.read_bytes()
+    journal.close()
+    path.write_bytes(whole)
+    older = Journal(path)
+    assert older.open_rollout("ranker").phase is Phase.VERIFYING
+    older.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_goes_away_under_it(path, how):
+    journal = Journal(path)
+    journal.begin(asked())
+    path.rename(path.with_name("elsewhere.db"))
+    if how == "replaced":
+        Journal(path).close()
+    for use in (journal.rollouts, lambda: journal.log(1.0, "note", "unheard")):
+        with pytest.raises(JournalError, match="removed or replaced while it was in use"):
+            use()
+    if how == "removed":
+        path.with_name("elsewhere.db").rename(path)
+        assert journal.open_rollout("ranker") is not None, "it is the same file again"
+    journal.close()
+
+
+def test_closing_a_lost_one_does_not_harm_its_successor(path):
+    """SQLite removes the -wal file by its name when it closes; under the name lies another journal's by then."""
+    lost = Journal(path)
+    lost.begin(asked())
+    path.parent.rename(path.parent.with_name("moved"))
+    next_one = Journal(path)
+    next_one.begin(asked(candidate=9))
+    wal = path.with_name(f"{path.name}-wal")
+    inode = wal.stat().st_ino
+    lost.close()
+    assert wal.stat().st_ino == inode
+    next_one.close()
+    again = Journal(path)
+    assert again.open_rollout("ranker").candidate == 9
+    again.close()
+
+
+def test_who_may_not_act_writes_and_reads_nothing(path):
+    answers: list[BaseException] = []
+
+    def held() -> None:
+        if answers:
+            raise answers[0]
+
+    journal = Journal(path, held)
+    journal.begin(asked())
+    answers.append(Refused("The state directory is another's."))
+    for use in (journal.rollouts, lambda: journal.log(1.0, "note", "unheard"), journal.check):
+        with pytest.raises(Refused, match="another's"):
+            use()
+    journal.close()
 
 
 def test_a_file_of_another_baton(path):

@@ -90,3 +90,12 @@ def test_a_network_file_system_advises_polling(tmp_path, monkeypatch):
     check = doctor._file_system(tmp_path)
     assert check.ok is None
     assert "poll" in check.mend
+
+
+def test_a_state_directory_on_a_network_file_system(tmp_path, monkeypatch):
+    assert doctor._state_file_system(tmp_path).ok
+    monkeypatch.setattr(doctor, "file_system", lambda path: "nfs4")
+    check = doctor._state_file_system(tmp_path)
+    assert check.ok is None
+    assert "two control planes may act at once" in check.message
+    assert "a disk of this machine" in check.mend

@@ -7,7 +7,8 @@ same class, so that ``ctl`` ends with the exit code that the control plane meant
 
 from baton.api.client import ApiClient
 from baton.api.facade import Facade, caller
-from baton.api.server import ApiServer, claim
+from baton.api.server import ApiServer
 from baton.api.wire import SOCKET, error_data
+from baton.claim import claim
 
 __all__ = ["SOCKET", "ApiClient", "ApiServer", "Facade", "caller", "claim", "error_data"]

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from baton.api.facade import Data, caller
 from baton.api.wire import CALLS, PREFIX, reachable, rebuild
+from baton.claim import holder
 from baton.errors import Unreachable
 
 ANSWER_TIMEOUT = 60.0
@@ -121,18 +122,33 @@ class ApiClient:
             response = connection.getresponse()
             return response.status, response.read()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise Unreachable(
-                f"No control plane runs for state directory {state}.", mend="Start one with `ctl up` or `ctl serve`."
-            ) from None
+            raise self._nobody() from None
         except PermissionError:
             raise Unreachable(
                 f"The socket {self._path} belongs to another user.", mend="Run ctl as the user who runs Baton."
             ) from None
         except TimeoutError:
             raise Unreachable(
-                f"The control plane of {state} did not answer within {timeout:g} s.", mend="Look into its log."
+                f"The control plane of {state}{self._who()} did not answer within {timeout:g} s.",
+                mend="Look into its log; one that was stopped (SIGSTOP) goes on with SIGCONT.",
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"The control plane of {state} broke off while it answered ({error}).") from None
         finally:
             connection.close()
+
+    def _nobody(self) -> Unreachable:
+        """Nothing listens: nobody runs, or somebody has the lock, and the socket is still to come."""
+        state, name = self._path.parent, self._who()
+        if not name:
+            return Unreachable(
+                f"No control plane runs for state directory {state}.", mend="Start one with `ctl up` or `ctl serve`."
+            )
+        return Unreachable(
+            f"No control plane runs for state directory {state}: the last one{name} died, or is only just starting.",
+            mend="Try again in a moment; one that stands by takes over within seconds. If there is none, start one "
+            "with `ctl up` or `ctl serve`.",
+        )
+
+    def _who(self) -> str:
+        return f" ({name})" if (name := holder(self._path)) else ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,44 +16,16 @@ from urllib.parse import parse_qsl, urlsplit
 
 from baton.api.facade import Facade
 from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, error_data, reachable
-from baton.errors import BatonError, Refused, UsageError
+from baton.claim import claim
+from baton.errors import BatonError, UsageError
 
 _log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def claim(path: Path) -> Iterator[None]:
-    """Holds the state directory of ``path`` for this process: one control plane may run there, not two.
-
-    The lock belongs to the process and goes with it, however it ends; so a socket that lies there under a lock
-    that can be taken is one of the dead, and is removed.
-
-    Raises ``Refused`` when another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 32).decode(errors="replace").strip()
-            raise Refused(
-                f"A control plane already runs for state directory {path.parent}"
-                f"{f' (process {holder})' if holder else ''}.",
-                mend="Stop it first, or give another --state directory.",
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        path.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(handle)
 
 
 class ApiServer:
     """Serves a facade on the socket ``path``, from ``start()`` to ``stop()``; also a context manager.
 
-    ``claimed``: the caller holds the :func:`claim` already, taken before it opened the journal.
+    ``claimed``: the caller holds the :func:`~baton.claim.claim` already, taken before it opened the journal.
     Raises ``Refused`` from ``start()`` when a living control plane has the socket.
     """
 
@@ -68,7 +39,7 @@ class ApiServer:
                 stack.enter_context(claim(self._path))
             with reachable(self._path) as name:
                 server = _Server(name, self._app)
-            stack.callback(self._path.unlink, missing_ok=True)
+            stack.callback(_remove, self._path, self._path.stat())
             stack.callback(server.server_close)
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="api", daemon=True)
             thread.start()
@@ -86,6 +57,13 @@ class ApiServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _remove(path: Path, ours: os.stat_result) -> None:
+    """Take away the socket, unless it is one that another control plane has put in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(path.stat(), ours):
+            path.unlink()
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

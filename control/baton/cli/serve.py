@@ -18,8 +18,10 @@ from baton.cli.output import print_json, say
 from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
+    from baton.claim import Claim
     from baton.config import Config
 
+HELD_EVERY_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,7 +32,7 @@ def serve(settings: Settings) -> None:
     """Run the control plane alone, against the Triton servers named in the configuration.
 
     Stays in the foreground and logs to stderr; SIGINT and SIGTERM stop it cleanly, with exit code 0. Triton and live
-    traffic go on without it.
+    traffic go on without it. A second one exits with 3, or stands by ([control] second).
     """
     with until_stopped():
         with undisturbed():
@@ -38,15 +40,25 @@ def serve(settings: Settings) -> None:
             from baton.api import SOCKET, claim
         config = settings.load()
         start_logging()
-        with claim(config.state / SOCKET), control_plane(config) as listening:
+        with ExitStack() as stack:
+            if config.control.second == "stand_by":
+                from baton.cli.standby import standing_by
+
+                held = stack.enter_context(standing_by(config))
+            else:
+                held = stack.enter_context(claim(config.state / SOCKET))
+            listening = stack.enter_context(control_plane(config, held))
             tell(settings, {**listening, "triton": ", ".join(s.grpc for s in config.servers)})
-            threading.Event().wait()
+            while True:
+                # Nothing is done under a lock that is lost in any case; a process that ends gets started again.
+                threading.Event().wait(HELD_EVERY_S)
+                held.check()
     say("Stopped.")
 
 
 @contextmanager
-def control_plane(config: Config) -> Iterator[dict[str, str]]:
-    """The loop, the local API and the metrics; yields where they listen. The state directory is claimed already.
+def control_plane(config: Config, held: Claim) -> Iterator[dict[str, str]]:
+    """The loop, the local API and the metrics; yields where they listen.
 
     The loop stops last: what is asked while things close still gets an answer.
     """
@@ -56,7 +68,7 @@ def control_plane(config: Config) -> Iterator[dict[str, str]]:
 
     listening = {"repository": str(config.repository), "state": str(config.state)}
     with ExitStack() as stack:
-        app = stack.enter_context(open_app(config))
+        app = stack.enter_context(open_app(config, held.check))
         stack.enter_context(ApiServer(app, config.state / SOCKET, claimed=True))
         listening["api"] = str(config.state / SOCKET)
         if config.control.metrics is not None:

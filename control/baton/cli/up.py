@@ -86,7 +86,7 @@ def _up(
 
     ports = wanted_ports(config, given)
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
-    stack.enter_context(claim(config.state / SOCKET))
+    held = stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
     triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
     stack.callback(triton.stop)
@@ -96,7 +96,7 @@ def _up(
     server.start(load, ports)
     ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
     config = with_local_server(config, ports, console_port)
-    listening = stack.enter_context(control_plane(config))
+    listening = stack.enter_context(control_plane(config, held))
     places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log)}
     tell(settings, {**places, **listening})
     server.watch(lambda: prepare_repository(config), ports)

@@ -59,8 +59,11 @@ def build(
     clock: Callable[[], float],
     wake: threading.Event,
     servers: dict[str, Triton] | None = None,
+    held: Callable[[], None] = lambda: None,
 ) -> Parts:
     """Wire everything. ``servers`` may be given, as tests do; else they are the configured ones, over gRPC.
+
+    ``held`` raises when this process may not act for the state directory any more: then nothing more is done.
 
     Raises:
         ConfigError: the repository or a golden set is not there.
@@ -71,7 +74,7 @@ def build(
             f"The model repository {config.repository} is not a directory.",
             mend="Name it with repository = ... in baton.toml, or with --repository.",
         )
-    journal = Journal(config.state / JOURNAL)
+    journal = Journal(config.state / JOURNAL, held)
     if servers is None:
         servers = {
             s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=_key(s.admin_key_file))

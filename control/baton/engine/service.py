@@ -234,6 +234,8 @@ class Service:
 
     def step(self, view: View) -> bool:
         """Decide once and act once. True when something changed at once, so that it is worth looking again."""
+        if view.rollout is None:
+            self._adopt(view)
         self.decision = plan(view, self.policy)
         effect = self.decision.effect
         rollout = view.rollout
@@ -251,6 +253,26 @@ class Service:
             phase = Phase.DEGRADED if rollout is None else self.decision.phase
             self.decision = Decision(phase, failure.message)
         return False
+
+    def _adopt(self, view: View) -> None:
+        """Write down a version that serves although the journal does not know that it ever came to.
+
+        So it is after the state was lost, and when an older journal was put back. What serves is taken as it is: nobody
+        is better off when clients are sent elsewhere because of a record.
+        """
+        version, known = view.alias, None if view.alias is None else view.records.get(view.alias)
+        if version is None or not any(version in s.serving() for s in view.live()):
+            return
+        if known is not None and known.standing in (Standing.RELEASED, Standing.ADOPTED):
+            return
+        before = "does not know how it came to" if known is None else f"calls it {known.standing} ({known.reason})"
+        why = f"Version {version} was found serving, and the journal {before}. It is taken as it is."
+        folder = view.folders.get(version)
+        fingerprint = folder.fingerprint if folder is not None else ""
+        log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self.name, why)
+        self._log("adopt", why, None)
+        record = VersionRecord(version, Standing.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
+        self._journal.stand(self.name, record)
 
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout
@@ -385,7 +407,10 @@ class Service:
         standings: list[VersionRecord] = []
         match outcome:
             case Outcome.LIVE:
-                standings.append(stands(rollout.candidate, Standing.RELEASED, why))
+                # Ended because it was found serving already: its gates were not all asked.
+                found = rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE
+                standing = Standing.ADOPTED if found and rollout.candidate == view.alias else Standing.RELEASED
+                standings.append(stands(rollout.candidate, standing, why))
                 if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
                     standings.append(stands(rollout.previous, Standing.WITHDRAWN, rollout.why))
             case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:

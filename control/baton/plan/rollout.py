@@ -21,6 +21,7 @@ from baton.plan.converge import drop_all_but, load, name_all, point_alias, settl
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
 from baton.plan.health import mend, reloading, unwell
 from baton.plan.rest import ADOPTED
+from baton.plan.stale import overtaken
 from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
@@ -60,6 +61,8 @@ def _unsplit_all(view: View, phase: Phase) -> Decision | None:
 
 def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     """Reasons to turn back that no gate and no person gave."""
+    if (stale := overtaken(view, rollout)) is not None:
+        return Halt(stale)
     version = rollout.candidate
     folder = view.folders.get(version)
     # Also while traffic is split: a server that restarts loads what is there now, and nobody looked at that.
@@ -371,6 +374,8 @@ def _point_back(view: View, rollout: Rollout) -> Decision | None:
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if view.alias != rollout.candidate or rollout.kind is Kind.CHECK or _hopeless(view, rollout):
         return None
+    if rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE:
+        return None  # it was found serving: there is nothing to turn back
     if previous is None:
         return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
     both = frozenset({previous, rollout.candidate})

@@ -1,0 +1,99 @@
+"""The journal's file: its format, how it begins, and whether it is sound."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from baton.errors import BatonError
+
+SCHEMA_VERSION = 2
+SCHEMA = """
+CREATE TABLE event (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
+  who TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}');
+CREATE INDEX event_rollout ON event (rollout);
+CREATE TABLE rollout (
+  id INTEGER PRIMARY KEY, service TEXT NOT NULL, kind TEXT NOT NULL, candidate INTEGER NOT NULL, previous INTEGER,
+  phase TEXT NOT NULL, who TEXT NOT NULL, why TEXT NOT NULL, release TEXT NOT NULL, label TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, started_at REAL NOT NULL, phase_since REAL NOT NULL, promoted INTEGER NOT NULL DEFAULT 0,
+  stop TEXT, moved_at REAL, ended_at REAL, outcome TEXT, message TEXT NOT NULL DEFAULT '',
+  full INTEGER NOT NULL DEFAULT 0, progress REAL NOT NULL DEFAULT 0, progressed_at REAL,
+  approvals INTEGER NOT NULL DEFAULT 0, renewed_at REAL);
+CREATE UNIQUE INDEX rollout_open ON rollout (service) WHERE ended_at IS NULL;
+CREATE TABLE verdict (
+  rollout INTEGER NOT NULL, gate TEXT NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY (rollout, gate));
+CREATE TABLE version (
+  service TEXT NOT NULL, version INTEGER NOT NULL, standing TEXT NOT NULL, reason TEXT NOT NULL,
+  fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
+CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
+"""
+
+FROM_1 = """
+ALTER TABLE rollout ADD COLUMN full INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN progress REAL NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN progressed_at REAL;
+ALTER TABLE rollout ADD COLUMN approvals INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollout ADD COLUMN renewed_at REAL;
+"""
+"""What brings a journal of format 1 to format 2, which knows traffic steps."""
+
+
+BROKEN = (
+    "Put a backup back with `ctl restore FILE`; or move it away, with its -wal and -shm, and start again: what the "
+    "repository and Triton serve is then adopted."
+)
+"""What to do about a journal that can't be read."""
+
+
+class JournalError(BatonError):
+    """The journal can't be written or read. Baton then changes nothing: no action without its record."""
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """SQLite's own words, with what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        broken = "malformed" in str(error) or "not a database" in str(error)
+        mend = BROKEN if broken else "Make room on the disk or mend its rights; Baton goes on by itself."
+        raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
+
+
+def create(path: Path) -> None:
+    """An empty journal, whole from the moment it is there: one without tables is then never a new one."""
+    made = path.with_name(f"{path.name}.new")
+    made.unlink(missing_ok=True)
+    with closing(sqlite3.connect(made, isolation_level=None)) as db:
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    made.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def proved(path: Path) -> int:
+    """The format of a sound journal. Nothing is written.
+
+    Raises:
+        JournalError: it is damaged, empty, or of another Baton.
+    """
+    with told(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        found: int = db.execute("PRAGMA user_version").fetchone()[0]
+        wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if wrong != "ok":
+        raise JournalError(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
+    if found == 0:
+        raise JournalError(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
+    if not 1 <= found <= SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
+            mend="Start the Baton that wrote it, or give another --state directory.",
+        )
+    return found

@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baton.errors import BatonError
+from baton import secret
+from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import choose_ports
+from baton.triton.grpc import GrpcTriton
 from baton.watch.watcher import NETWORK, file_system
 
 if TYPE_CHECKING:
+    from baton.config import ServerConfig
     from baton.local.find import Installation
 
 MINIMUM_PYTHON = (3, 11)
@@ -38,6 +41,10 @@ MINIMUM_SHM = 256 * 2**20
 """Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
 MINIMUM_WATCHES = 8192
 _RUN_TIMEOUT = 60.0
+_RESTRICT = (
+    "Start it with --grpc-restricted-protocol=model-repository,shared-memory,logging,trace:admin-key=KEY and the same "
+    "after --http-restricted-api=, and name a file with KEY in admin_key_file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,46 @@ def checks(
         _packages(engine_packages),
     ]
     return results
+
+
+def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
+    """Whether a stranger may load and unload on the configured servers, and Baton may; those that answer.
+
+    A server without a key of its own is also asked with the one of `ctl up` in ``state``.
+    """
+    results = []
+    for server in servers:
+        name = f"access to {server.name}"
+        try:
+            if _answers(server, None):
+                results.append(
+                    Check(name, ok=None, message=f"{server.grpc} lets anybody load and unload models", mend=_RESTRICT)
+                )
+                continue
+        except KeyRefused as error:
+            refusal = error
+        except BatonError:
+            continue  # whether it is reached is told elsewhere
+        key_file = server.admin_key_file or state / "admin.key"
+        try:
+            if server.admin_key_file is None and not key_file.is_file():
+                raise refusal
+            _answers(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
+        except BatonError as error:
+            results.append(_failed(name, error))
+        else:
+            results.append(Check(name, ok=True, message=f"only with the key in {key_file}"))
+    return results
+
+
+def _answers(server: ServerConfig, key: str | None) -> bool:
+    """True when the server shows its repository to who has that key."""
+    triton = GrpcTriton(server.name, server.grpc, admin_key=key)
+    try:
+        triton.index()
+    finally:
+        triton.close()
+    return True
 
 
 def _python() -> Check:

@@ -125,8 +125,9 @@ def test_ports_come_from_the_flag_then_the_file_then_the_default() -> None:
 
 
 def test_the_local_server_takes_the_place_of_the_configured_ones() -> None:
-    config = local.with_local_server(load(None), {"http": 1, "grpc": 2, "metrics": 3}, 4)
+    config = local.with_local_server(load(None), {"http": 1, "grpc": 2, "metrics": 3}, 4, Path("key"))
     assert [s.grpc for s in config.servers] == ["127.0.0.1:2"]
+    assert config.servers[0].admin_key_file == Path("key")
     assert config.control.metrics == "127.0.0.1:4"
 
 

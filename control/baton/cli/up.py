@@ -80,24 +80,27 @@ def _up(
     backends: tuple[Path, ...],
 ) -> NoReturn:  # fmt: skip
     """Runs until a signal leaves it."""
+    from baton import secret
     from baton.api import SOCKET, claim
-    from baton.cli.local import own_backends, prepare_repository, wanted_ports, with_local_server
+    from baton.cli.local import KEY, own_backends, prepare_repository, wanted_ports, with_local_server
     from baton.local import LocalTriton
 
     ports = wanted_ports(config, given)
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
+    key_file = config.state / KEY
+    key = secret.create(key_file)
     triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
     stack.callback(triton.stop)
     say("Starting Triton; it answers when the models that served are loaded.")
     log = config.state / "triton.log"
-    server = _Supervised(triton, config.repository, log)
+    server = _Supervised(triton, config.repository, log, key)
     server.start(load, ports)
     ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
-    config = with_local_server(config, ports, console_port)
+    config = with_local_server(config, ports, console_port, key_file)
     listening = stack.enter_context(control_plane(config))
-    places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log)}
+    places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log), "admin_key": str(key_file)}
     tell(settings, {**places, **listening})
     server.watch(lambda: prepare_repository(config), ports)
 
@@ -105,8 +108,8 @@ def _up(
 class _Supervised:
     """The local Triton, started again whenever it ends by itself. All of it happens in the main thread."""
 
-    def __init__(self, triton: LocalTriton, repository: Path, log: Path) -> None:
-        self._triton, self._repository, self._log = triton, repository, log
+    def __init__(self, triton: LocalTriton, repository: Path, log: Path, admin_key: str) -> None:
+        self._triton, self._repository, self._log, self._admin_key = triton, repository, log, admin_key
 
     def start(self, load: Sequence[str], ports: dict[str, int]) -> None:
         """With ``load``, or empty when Triton can't start with it: the control plane then loads what should serve.
@@ -130,6 +133,7 @@ class _Supervised:
             metrics_port=ports["metrics"],
             log_file=self._log,
             die_with_parent=True,
+            admin_key=self._admin_key,
         )
 
     def watch(self, load: Callable[[], Sequence[str]], ports: dict[str, int]) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as triton
+from tests.support.listening import listening
 from tests.support.toy import make_repository
 from tests.support.triton import ask, eventually, running_triton
 from tritonclient.utils import InferenceServerException
@@ -23,7 +23,6 @@ from baton.local import procfs
 from baton.triton.grpc import KEY_HEADER, GrpcTriton
 
 KEY = "planted-admin-key-1f7c"
-LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +140,9 @@ def test_the_key_is_in_no_process_list_and_no_log(guarded):
 
 @pytest.mark.triton
 def test_all_ports_are_on_loopback(guarded):
-    sockets = {os.readlink(handle) for handle in Path(f"/proc/{guarded.pid}/fd").iterdir()}
-    heard = {}
-    for table in ("tcp", "tcp6"):
-        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            columns = row.split()
-            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:
-                address, _, port = columns[1].partition(":")
-                heard[int(port, 16)] = address
-    assert {guarded.ports.http, guarded.ports.grpc, guarded.ports.metrics} <= set(heard)
-    assert set(heard.values()) <= LOOPBACK
+    heard = listening(guarded.pid)
+    assert {guarded.ports.http, guarded.ports.grpc, guarded.ports.metrics} <= {port for port, _ in heard}
+    assert all(address.is_loopback for _, address in heard), heard
 
 
 @pytest.mark.triton

@@ -100,7 +100,13 @@ def _up(
     ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
     config = with_local_server(config, ports, console_port, key_file)
     listening = stack.enter_context(control_plane(config))
-    places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log), "admin_key": str(key_file)}
+    places = {
+        "http": triton.http_url,
+        "grpc": triton.grpc_url,
+        "metrics": triton.metrics_url,
+        "log": str(log),
+        "admin_key": str(key_file),
+    }
     tell(settings, {**places, **listening})
     server.watch(lambda: prepare_repository(config), ports)
 

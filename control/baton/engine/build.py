@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from baton import secret
 from baton.config import Config, ServerConfig, ServiceConfig
@@ -75,8 +74,7 @@ def build(
     journal = Journal(config.state / JOURNAL)
     if servers is None:
         servers = {
-            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s))
-            for s in config.servers
+            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s)) for s in config.servers
         }
     local = all(s.grpc.startswith(LOOPBACK) for s in config.servers)
     gates: dict[str, Gates] = {}

@@ -358,7 +358,7 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
     missing = [f.name for f in fields(api) if getattr(api, f.name) is None]
     if 0 < len(missing) < len(fields(api)):
         raise ConfigError(
-            f"{where}: control.api: {' and '.join(missing)} missing: over a network Baton speaks TLS and wants a token.",
+            f"{where}: control.api: {' and '.join(missing)} missing: no network without TLS and a token.",
             mend="Give listen, certificate, key and token_file; or none of them, and there is the socket alone.",
         )
     for service in config.services:

@@ -37,7 +37,7 @@ def read(path: Path, setting: str) -> str:
     if not text or not text.isascii() or not text.isprintable() or " " in text or len(text) > _LONGEST:
         raise ConfigError(
             f"{named} does not hold one line of printable ASCII without spaces.",
-            mend=f"`openssl rand -hex 32 > {path}` makes one.",
+            mend=f"`(umask 077; openssl rand -hex 32 > {path})` makes one.",
         )
     return text
 

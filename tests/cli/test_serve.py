@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.listening import listening as listening_on
+from tests.support.triton import eventually
 
+from baton import secret
 from baton.api import SOCKET, ApiClient
 from baton.cli import local
 from baton.config import Config, ServerConfig, load
-from baton.errors import ConfigError
+from baton.errors import ConfigError, KeyRefused
+from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
 CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
@@ -91,18 +95,38 @@ def test_up(tmp_path: Path) -> None:
         assert (tmp_path / "repo" / "qwen3_vl_reranker" / "config.pbtxt").is_file()
         assert ApiClient(Path(listening["api"])).status()["servers"][0]["grpc"] == listening["grpc"]
         (server,) = _children(process.pid)
+        key = Path(listening["admin_key"])
+        _guarded(listening["grpc"], key)
+        for pid in (server, process.pid):
+            assert key.read_bytes().strip() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert all(address.is_loopback for _, address in listening_on(pid))
+        assert len(listening_on(server)) >= 3
+        assert len(listening_on(process.pid)) == 1
         os.kill(server, signal.SIGKILL)
         while b"answers again; the control plane" not in log.read_bytes():
             assert process.poll() is None, log.read_text()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
         assert _children(process.pid) != [server]
+        _guarded(listening["grpc"], key)
+        _eventually_live(Path(listening["api"]))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert _children(process.pid) == []
     text = log.read_text()
     assert "Triton ended by itself with code -9." in text
     assert "Traceback" not in text
+
+
+def _guarded(address: str, key: Path) -> None:
+    """A stranger may not load; who has the key may, and the key is its owner's alone."""
+    with pytest.raises(KeyRefused):
+        GrpcTriton("stranger", address).index()
+    GrpcTriton("owner", address, admin_key=secret.read(key, "key")).index()
+
+
+def _eventually_live(api: Path) -> None:
+    eventually(lambda: ApiClient(api).status()["servers"][0]["live"], "the control plane gets in again")
 
 
 def _children(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from http.server import BaseHTTPRequestHandler
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from baton.api.facade import Facade
@@ -37,11 +37,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Server  # type: ignore[assignment]
     server_version = "baton"
     sys_version = ""
-    timeout: ClassVar[float] = REQUEST_S
     rbufsize = 0  # setup() puts a buffer of its own before the socket
 
     def setup(self) -> None:
         due = time.monotonic() + REQUEST_S
+        self.request.settimeout(REQUEST_S)
         super().setup()
         if isinstance(self.connection, ssl.SSLSocket):
             # Here, in the connection's own thread, and not where connections are accepted.

@@ -12,7 +12,6 @@ from baton.errors import ConfigError
 BYTES = 32
 """Random bytes of a secret that Baton makes: nobody guesses one, so nothing counts the tries."""
 _LONGEST = 4096
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def read(path: Path, setting: str) -> str:
@@ -25,13 +24,13 @@ def read(path: Path, setting: str) -> str:
     named = f"{path}, the {setting},"
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             text = file.read(_LONGEST + 1).decode("ascii", errors="replace").strip()
     except OSError as error:
         raise ConfigError(f"{named} can't be read: {error.strerror}.", mend="Name a file that is there.") from None
-    if mode & _OTHERS:
+    if open_to_others(status.st_mode, status.st_uid, os.geteuid()):
         raise ConfigError(
-            f"{named} may be opened by others than its owner (mode {mode:04o}).",
+            f"{named} may be opened by others than its owner (mode {stat.S_IMODE(status.st_mode):04o}).",
             mend=f"`chmod 600 {path}`; and if others may have read it, put a new secret in.",
         )
     if not text or not text.isascii() or not text.isprintable() or " " in text or len(text) > _LONGEST:
@@ -40,6 +39,16 @@ def read(path: Path, setting: str) -> str:
             mend=f"`(umask 077; openssl rand -hex 32 > {path})` makes one.",
         )
     return text
+
+
+def open_to_others(mode: int, owner: int, user: int) -> bool:
+    """Whether a file of that mode and owner is no place for a secret of ``user``: its group or others can open it.
+
+    What root hands to another user's process by that user's group is one (mode 0440 or 0640): a Kubernetes secret
+    under an ``fsGroup`` can't look otherwise.
+    """
+    handed = stat.S_IRGRP if owner == 0 and user != 0 else 0
+    return bool(mode & (stat.S_IRWXG | stat.S_IRWXO) & ~handed)
 
 
 def create(path: Path) -> str:

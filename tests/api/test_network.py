@@ -77,7 +77,7 @@ def test_it_is_the_same_api(app: FakeApp, client: ApiClient) -> None:
     client.resume()
     assert app.calls == [("promote", None, 2, True, "carol"), ("resume", caller())]
     app.error = Refused("It is so.", mend="Do this.")
-    with pytest.raises(Refused, match="It is so. Do this."):
+    with pytest.raises(Refused, match=r"It is so\. Do this\."):
         client.abort(None)
 
 

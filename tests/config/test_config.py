@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from baton import config
 from baton.config import (
+    ApiConfig,
     Config,
     ControlConfig,
     GateConfig,
@@ -29,6 +30,7 @@ SERVICE = {"name": "ranker", "engine": "engine"}
 TABLES = {
     "Top level": Config,
     "`[control]`": ControlConfig,
+    "`[control.api]`": ApiConfig,
     "`[[servers]]`": ServerConfig,
     "`[[services]]`": ServiceConfig,
     "`[services.rollout]`": RolloutConfig,

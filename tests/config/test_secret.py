@@ -64,6 +64,15 @@ def test_one_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert "PLANTED" not in str(caught.value).replace(str(path), "")
 
 
+def test_what_root_hands_over_by_a_group_is_taken() -> None:
+    """As Kubernetes mounts a secret for a process that is not root's."""
+    assert not secret.open_to_others(0o100440, owner=0, user=1000)
+    assert secret.open_to_others(0o100444, owner=0, user=1000)
+    assert secret.open_to_others(0o100460, owner=0, user=1000)
+    assert secret.open_to_others(0o100440, owner=0, user=0)
+    assert secret.open_to_others(0o100440, owner=1000, user=1000)
+
+
 def test_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the token, can't be read: No such file"):
         secret.read(tmp_path / "key", "token")

@@ -146,6 +146,21 @@ def test_all_ports_are_on_loopback(guarded):
 
 
 @pytest.mark.triton
+def test_metrics_stay_on_loopback_whatever_else_is_opened(tmp_path):
+    repository = make_repository(tmp_path / "repository")
+    with running_triton(tmp_path, repository, admin_key=KEY, host="0.0.0.0") as server:
+        ports = server.ports
+        eventually(lambda: procfs.listener(ports.http) is not None, "HTTP is there")
+        heard = dict(listening(server.pid))
+        assert [heard[port].is_unspecified for port in (ports.http, ports.grpc)] == [True, True]
+        assert heard[ports.metrics].is_loopback
+        with urllib.request.urlopen(server.metrics_url, timeout=60) as page:
+            assert page.status == 200
+        with pytest.raises(KeyRefused):
+            GrpcTriton("stranger", server.grpc_url).index()
+
+
+@pytest.mark.triton
 def test_doctor_tells_who_may_load(guarded, key_file, tmp_path):
     address = guarded.grpc_url
     state = tmp_path / "state"

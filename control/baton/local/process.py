@@ -42,6 +42,8 @@ STOP_TIMEOUT = 40.0
 """Seconds; Triton gives requests in flight 30 s of its own after SIGTERM."""
 RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
 """What a server with an admin key answers to nobody else, over HTTP and gRPC alike."""
+METRICS_HOST = "127.0.0.1"
+"""Triton restricts its metrics by no key, so they are for this machine alone."""
 _LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
 _LOGGED = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE)
 """A line of Triton's own log, told from those of a dynamic linker."""
@@ -95,10 +97,10 @@ class LocalTriton:
     ) -> Self:
         """Starts the server in explicit mode and returns when it answers over gRPC.
 
-        ``load`` names the models for ``--load-model``. A port that is None or 0 is chosen, see :attr:`ports`. The
-        log is appended to ``log_file``. ``env`` is added to Baton's own environment. With ``die_with_parent`` the
-        server also ends when Baton is killed. With ``admin_key`` nobody without that key may ask for what
-        :data:`RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
+        HTTP and gRPC listen on ``host``. ``load`` names the models for ``--load-model``. A port that is None or 0 is
+        chosen, see :attr:`ports`. The log is appended to ``log_file``. ``env`` is added to Baton's own environment.
+        With ``die_with_parent`` the server also ends when Baton is killed. With ``admin_key`` nobody without that key
+        may ask for what :data:`RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
 
         Raises ``Refused`` (port in use, already running), ``Unreachable`` (the server exited; with the end of its
         log) or ``TimedOut``. After an error nothing of the server is left.
@@ -170,7 +172,7 @@ class LocalTriton:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._reach}:{self.ports.metrics}/metrics"
+        return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics"
 
     @property
     def shm_prefix(self) -> str:
@@ -228,7 +230,7 @@ class LocalTriton:
             "--strict-readiness=false",
             f"--http-address={self.host}",
             f"--grpc-address={self.host}",
-            f"--metrics-address={self.host}",
+            f"--metrics-address={METRICS_HOST}",
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",

@@ -139,6 +139,15 @@ def test_the_key_is_in_no_process_list_and_no_log(guarded):
 
 
 @pytest.mark.triton
+def test_a_key_that_stays_visible_is_told(guarded, monkeypatch, caplog):
+    monkeypatch.setattr(procfs, "blank", lambda pid, secret: False)
+    guarded._blank(KEY)
+    assert "stays visible in this machine's process list" in caplog.text
+    assert "hidepid=2" in caplog.text
+    assert KEY not in caplog.text
+
+
+@pytest.mark.triton
 def test_all_ports_are_on_loopback(guarded):
     heard = listening(guarded.pid)
     assert {guarded.ports.http, guarded.ports.grpc, guarded.ports.metrics} <= {port for port, _ in heard}
@@ -158,6 +167,23 @@ def test_metrics_stay_on_loopback_whatever_else_is_opened(tmp_path):
             assert page.status == 200
         with pytest.raises(KeyRefused):
             GrpcTriton("stranger", server.grpc_url).index()
+
+
+@pytest.mark.triton
+def test_more_may_be_restricted_by_the_same_key(tmp_path):
+    more = f"model-config,metadata,statistics:admin-key={KEY}"
+    args = [f"--grpc-restricted-protocol={more}", f"--http-restricted-api={more}"]
+    with running_triton(
+        tmp_path, make_repository(tmp_path / "repository"), load=["toy"], admin_key=KEY, extra_args=args
+    ) as one:
+        stranger, owner = GrpcTriton("stranger", one.grpc_url), GrpcTriton("owner", one.grpc_url, admin_key=KEY)
+        with pytest.raises(KeyRefused):
+            stranger.step("toy")
+        assert owner.step("toy") is None
+        assert owner.index()["toy"]
+        assert ask(one, "toy", "red", ["red one"], version=1).model_version == 1
+        stranger.close()
+        owner.close()
 
 
 @pytest.mark.triton

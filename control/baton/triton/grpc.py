@@ -107,7 +107,7 @@ class GrpcTriton:
             answer = self._client.get_model_config(model, headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
         except InferenceServerException as error:
             told = self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True)
-            if isinstance(told, TritonError):
+            if isinstance(told, TritonError) and not isinstance(told, KeyRefused):
                 return None
             raise told from None
         steps = answer.config.ensemble_scheduling.step

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,7 @@ def checks(
         _shared_memory(),
         _writable("repository", repository),
         _writable("state", state),
+        _private(state),
         _file_system(repository),
         _watches(),
         _packages(engine_packages),
@@ -241,6 +243,16 @@ def _writable(name: str, path: Path) -> Check:
         return Check(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
     made = "" if place == path else f"; {path} will be made"
     return Check(f"{name} writable", ok=True, message=f"{place}{made}")
+
+
+def _private(state: Path) -> Check:
+    """Baton makes the state directory for its user alone; one that was there before keeps its mode."""
+    name = "state private"
+    mode = stat.S_IMODE(state.stat().st_mode) if state.is_dir() else 0o700
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        message = f"{state} may be opened by others than its owner (mode {mode:04o}): the journal and logs lie there"
+        return Check(name, ok=None, message=message, mend=f"chmod 700 {state}")
+    return Check(name, ok=True, message="for its owner alone")
 
 
 def _file_system(path: Path) -> Check:

@@ -90,3 +90,14 @@ def test_a_network_file_system_advises_polling(tmp_path, monkeypatch):
     check = doctor._file_system(tmp_path)
     assert check.ok is None
     assert "poll" in check.mend
+
+
+def test_a_state_directory_that_others_may_open(tmp_path):
+    state = tmp_path / "state"
+    assert doctor._private(state).ok is True  # Baton makes it
+    state.mkdir(mode=0o700)
+    assert doctor._private(state).ok is True
+    state.chmod(0o750)
+    check = doctor._private(state)
+    assert (check.ok, check.mend) == (None, f"chmod 700 {state}")
+    assert "mode 0750" in check.message

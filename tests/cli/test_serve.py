@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.support.listening import listening as listening_on
 from tests.support.triton import eventually
 
 from baton import secret
 from baton.api import SOCKET, ApiClient
-from baton.cli import local
+from baton.cli import local, main
+from baton.cli.up import _Supervised
 from baton.config import Config, ServerConfig, load
 from baton.errors import ConfigError, KeyRefused
 from baton.triton.grpc import GrpcTriton
@@ -178,3 +180,18 @@ def test_triton_starts_with_what_serves_and_nothing_that_was_never_proved(tmp_pa
     files.set_policy(frozenset({3, 4}))  # as a control plane leaves it that was killed while version 4 loaded
     local.prepare_repository(config)
     assert files.policy() == {3}
+
+
+def test_a_local_server_is_started_with_its_key_where_it_was_told(tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+
+    class Started:
+        def start(self, repository: Path, **how: Any) -> None:
+            given.update(how)
+
+    server: Any = _Supervised(Started(), tmp_path, tmp_path / "log", "0.0.0.0", "the-key")  # type: ignore[arg-type]
+    server.start((), {"http": 1, "grpc": 2, "metrics": 3})
+    assert (given["host"], given["admin_key"], given["die_with_parent"]) == ("0.0.0.0", "the-key", True)
+    refused = CliRunner().invoke(main, ["up", "--host", "10.0.0.5"])
+    assert refused.exit_code == 2
+    assert "'127.0.0.1', '0.0.0.0'" in refused.stderr

@@ -269,6 +269,16 @@ class ServiceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """``[control.api]``: the API for other machines, beside the socket. All of it, or nothing."""
+
+    listen: str | None = _setting(_address, None)
+    certificate: Path | None = _setting(_path, None)
+    key: Path | None = _setting(_path, None)
+    token_file: Path | None = _setting(_path, None)
+
+
+@dataclass(frozen=True, slots=True)
 class ControlConfig:
     """``[control]``: the control plane itself."""
 
@@ -276,6 +286,7 @@ class ControlConfig:
     rescan: float = _setting(_duration, 5.0)
     metrics: str | None = _setting(_address, "127.0.0.1:9464")
     second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
+    api: ApiConfig = field(default_factory=ApiConfig, metadata={"table": ApiConfig})
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +355,13 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
                 raise ConfigError(
                     f"{where}: {what}: the name {name!r} is given twice.", mend="Every model name is its own."
                 )
+    api = config.control.api
+    missing = [f.name for f in fields(api) if getattr(api, f.name) is None]
+    if 0 < len(missing) < len(fields(api)):
+        raise ConfigError(
+            f"{where}: control.api: {' and '.join(missing)} missing: no network without TLS and a token.",
+            mend="Give listen, certificate, key and token_file; or none of them, and there is the socket alone.",
+        )
     for service in config.services:
         if service.probe is None and service.golden is not None:
             raise ConfigError(

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baton.errors import BatonError
+from baton import secret
+from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import choose_ports
+from baton.triton.grpc import GrpcTriton
 from baton.watch.watcher import NETWORK, file_system
 
 if TYPE_CHECKING:
+    from baton.config import ServerConfig
     from baton.local.find import Installation
 
 MINIMUM_PYTHON = (3, 11)
@@ -38,6 +42,10 @@ MINIMUM_SHM = 256 * 2**20
 """Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
 MINIMUM_WATCHES = 8192
 _RUN_TIMEOUT = 60.0
+_RESTRICT = (
+    "Start it with --grpc-restricted-protocol=model-repository,shared-memory,logging,trace:admin-key=KEY and the same "
+    "after --http-restricted-api=, and name a file with KEY in admin_key_file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +82,53 @@ def checks(
         _shared_memory(),
         _writable("repository", repository),
         _writable("state", state),
+        _private(state),
         _file_system(repository),
         _state_file_system(state),
         _watches(),
         _packages(engine_packages),
     ]
     return results
+
+
+def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
+    """Whether a stranger may load and unload on the configured servers, and Baton may; those that answer.
+
+    A server without a key of its own is also asked with the one of `ctl up` in ``state``.
+    """
+    results = []
+    for server in servers:
+        name = f"access to {server.name}"
+        try:
+            if _answers(server, None):
+                results.append(
+                    Check(name, ok=None, message=f"{server.grpc} lets anybody load and unload models", mend=_RESTRICT)
+                )
+                continue
+        except KeyRefused as error:
+            refusal = error
+        except BatonError:
+            continue  # whether it is reached is told elsewhere
+        key_file = server.admin_key_file or state / "admin.key"
+        try:
+            if server.admin_key_file is None and not key_file.is_file():
+                raise refusal
+            _answers(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
+        except BatonError as error:
+            results.append(_failed(name, error))
+        else:
+            results.append(Check(name, ok=True, message=f"only with the key in {key_file}"))
+    return results
+
+
+def _answers(server: ServerConfig, key: str | None) -> bool:
+    """True when the server shows its repository to who has that key."""
+    triton = GrpcTriton(server.name, server.grpc, admin_key=key)
+    try:
+        triton.index()
+    finally:
+        triton.close()
+    return True
 
 
 def _python() -> Check:
@@ -195,6 +244,16 @@ def _writable(name: str, path: Path) -> Check:
         return Check(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
     made = "" if place == path else f"; {path} will be made"
     return Check(f"{name} writable", ok=True, message=f"{place}{made}")
+
+
+def _private(state: Path) -> Check:
+    """Baton makes the state directory for its user alone; one that was there before keeps its mode."""
+    name = "state private"
+    mode = stat.S_IMODE(state.stat().st_mode) if state.is_dir() else 0o700
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        message = f"{state} may be opened by others than its owner (mode {mode:04o}): the journal and logs lie there"
+        return Check(name, ok=None, message=message, mend=f"chmod 700 {state}")
+    return Check(name, ok=True, message="for its owner alone")
 
 
 def _file_system(path: Path) -> Check:

@@ -75,6 +75,10 @@ class InvalidRequest(TritonError):
     """The model refused the request itself (INVALID_ARGUMENT): the version answers."""
 
 
+class KeyRefused(TritonError):
+    """Triton lives, and does not take Baton's admin key. Nothing that needs it is worth another try."""
+
+
 class RepositoryError(BatonError):
     """A file of the model repository can't be read or written as it must be."""
 

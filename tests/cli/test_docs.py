@@ -16,7 +16,7 @@ from baton.cli import main
 from baton.metrics import ControlCollector
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ctl.md").read_text()
-COMMON = {"config", "state", "output", "service"}
+COMMON = {"config", "state", "output", "service", "server", "token_file", "ca"}
 WAITING = {"yes", "wait", "timeout"}
 
 
@@ -59,8 +59,8 @@ def test_nothing_is_documented_that_is_not_there() -> None:
     known = {
         flag for c in (main, *main.commands.values()) for o in _options(c) for flag in (*o.opts, *o.secondary_opts)
     }
-    # curl's own option, in the example
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT)) - known == {"--unix-socket", "--help"}
+    # curl's own options, in the examples
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", TEXT)) - known == {"--unix-socket", "--help", "--cacert"}
 
 
 def test_exit_codes() -> None:

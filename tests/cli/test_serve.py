@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from tests.support.listening import listening as listening_on
 from tests.support.stage import until
+from tests.support.triton import eventually
 
+from baton import secret
 from baton.api import SOCKET, ApiClient
-from baton.cli import local
+from baton.cli import local, main
+from baton.cli.up import _Supervised
 from baton.config import Config, ServerConfig, load
-from baton.errors import ConfigError
+from baton.errors import ConfigError, KeyRefused
+from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
 CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
@@ -259,18 +265,38 @@ def test_up(tmp_path: Path) -> None:
         assert (tmp_path / "repo" / "qwen3_vl_reranker" / "config.pbtxt").is_file()
         assert ApiClient(Path(listening["api"])).status()["servers"][0]["grpc"] == listening["grpc"]
         (server,) = _children(process.pid)
+        key = Path(listening["admin_key"])
+        _guarded(listening["grpc"], key)
+        for pid in (server, process.pid):
+            assert key.read_bytes().strip() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert all(address.is_loopback for _, address in listening_on(pid))
+        assert len(listening_on(server)) >= 3
+        assert len(listening_on(process.pid)) == 1
         os.kill(server, signal.SIGKILL)
         while b"answers again; the control plane" not in log.read_bytes():
             assert process.poll() is None, log.read_text()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
         assert _children(process.pid) != [server]
+        _guarded(listening["grpc"], key)
+        _eventually_live(Path(listening["api"]))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert _children(process.pid) == []
     text = log.read_text()
     assert "Triton ended by itself with code -9." in text
     assert "Traceback" not in text
+
+
+def _guarded(address: str, key: Path) -> None:
+    """A stranger may not load; who has the key may, and the key is its owner's alone."""
+    with pytest.raises(KeyRefused):
+        GrpcTriton("stranger", address).index()
+    GrpcTriton("owner", address, admin_key=secret.read(key, "key")).index()
+
+
+def _eventually_live(api: Path) -> None:
+    eventually(lambda: ApiClient(api).status()["servers"][0]["live"], "the control plane gets in again")
 
 
 def _children(pid: int) -> list[int]:
@@ -293,8 +319,9 @@ def test_ports_come_from_the_flag_then_the_file_then_the_default() -> None:
 
 
 def test_the_local_server_takes_the_place_of_the_configured_ones() -> None:
-    config = local.with_local_server(load(None), {"http": 1, "grpc": 2, "metrics": 3}, 4)
+    config = local.with_local_server(load(None), {"http": 1, "grpc": 2, "metrics": 3}, 4, Path("key"))
     assert [s.grpc for s in config.servers] == ["127.0.0.1:2"]
+    assert config.servers[0].admin_key_file == Path("key")
     assert config.control.metrics == "127.0.0.1:4"
 
 
@@ -321,3 +348,18 @@ def test_triton_starts_with_what_serves_and_nothing_that_was_never_proved(tmp_pa
     files.set_policy(frozenset({3, 4}))  # as a control plane leaves it that was killed while version 4 loaded
     local.prepare_repository(config)
     assert files.policy() == {3}
+
+
+def test_a_local_server_is_started_with_its_key_where_it_was_told(tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+
+    class Started:
+        def start(self, repository: Path, **how: Any) -> None:
+            given.update(how)
+
+    server: Any = _Supervised(Started(), tmp_path, tmp_path / "log", "0.0.0.0", "the-key")  # type: ignore[arg-type]
+    server.start((), {"http": 1, "grpc": 2, "metrics": 3})
+    assert (given["host"], given["admin_key"], given["die_with_parent"]) == ("0.0.0.0", "the-key", True)
+    refused = CliRunner().invoke(main, ["up", "--host", "10.0.0.5"])
+    assert refused.exit_code == 2
+    assert "'127.0.0.1', '0.0.0.0'" in refused.stderr

@@ -99,3 +99,14 @@ def test_a_state_directory_on_a_network_file_system(tmp_path, monkeypatch):
     assert check.ok is None
     assert "two control planes may act at once" in check.message
     assert "a disk of this machine" in check.mend
+
+
+def test_a_state_directory_that_others_may_open(tmp_path):
+    state = tmp_path / "state"
+    assert doctor._private(state).ok is True  # Baton makes it
+    state.mkdir(mode=0o700)
+    assert doctor._private(state).ok is True
+    state.chmod(0o750)
+    check = doctor._private(state)
+    assert (check.ok, check.mend) == (None, f"chmod 700 {state}")
+    assert "mode 0750" in check.message

@@ -1,17 +1,16 @@
-"""The asking side of the local API."""
+"""The asking side of the API."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from baton.api.facade import Data, caller
-from baton.api.wire import CALLS, PREFIX, reachable, rebuild
-from baton.claim import holder
+from baton.api.way import Network, Socket
+from baton.api.wire import CALLS, PREFIX, rebuild
 from baton.errors import Unreachable
 
 ANSWER_TIMEOUT = 60.0
@@ -19,28 +18,14 @@ ANSWER_TIMEOUT = 60.0
 HASHING_TIMEOUT = 3600.0
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        with reachable(self._path) as name:
-            self.sock.connect(name)
-
-
 class ApiClient:
-    """The facade, asked over the socket ``path``.
+    """The facade, asked over the socket at a path, or over the network.
 
     Every method raises what the control plane raised, and ``Unreachable`` when none answers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, at: Path | Network) -> None:
+        self._at = Socket(at) if isinstance(at, Path) else at
 
     def status(self, service: str | None = None) -> Data:
         return self._object("status", service=service)
@@ -89,13 +74,13 @@ class ApiClient:
     def _object(self, name: str, timeout: float = ANSWER_TIMEOUT, /, **arguments: Any) -> Data:
         answer = self._call(name, timeout, arguments)
         if not isinstance(answer, dict):
-            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.")
+            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.")
         return answer
 
     def _list(self, name: str, **arguments: Any) -> list[Data]:
         answer = self._call(name, ANSWER_TIMEOUT, arguments)
         if not isinstance(answer, list):
-            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.")
+            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.")
         return answer
 
     def _call(self, name: str, timeout: float, arguments: Data) -> Any:
@@ -109,46 +94,18 @@ class ApiClient:
         try:
             data = json.loads(answer)
         except ValueError:
-            raise Unreachable(f"What answers on {self._path} is no control plane of Baton.") from None
+            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.") from None
         if status != http.client.OK:
             raise rebuild(data if isinstance(data, dict) else {})
         return data
 
     def _exchange(self, timeout: float, verb: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        state = self._path.parent
-        connection = _Connection(self._path, timeout)
+        connection = self._at.connection(timeout)
         try:
-            connection.request(verb, path, body)
+            connection.request(verb, path, body, self._at.headers())
             response = connection.getresponse()
             return response.status, response.read()
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
-            raise self._nobody() from None
-        except PermissionError:
-            raise Unreachable(
-                f"The socket {self._path} belongs to another user.", mend="Run ctl as the user who runs Baton."
-            ) from None
-        except TimeoutError:
-            raise Unreachable(
-                f"The control plane of {state}{self._who()} did not answer within {timeout:g} s.",
-                mend="Look into its log; one that was stopped (SIGSTOP) goes on with SIGCONT.",
-            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"The control plane of {state} broke off while it answered ({error}).") from None
+            raise self._at.explain(error, timeout) from None
         finally:
             connection.close()
-
-    def _nobody(self) -> Unreachable:
-        """Nothing listens: nobody runs, or somebody has the lock, and the socket is still to come."""
-        state, name = self._path.parent, self._who()
-        if not name:
-            return Unreachable(
-                f"No control plane runs for state directory {state}.", mend="Start one with `ctl up` or `ctl serve`."
-            )
-        return Unreachable(
-            f"No control plane runs for state directory {state}: the last one{name} died, or is only just starting.",
-            mend="Try again in a moment; one that stands by takes over within seconds. If there is none, start one "
-            "with `ctl up` or `ctl serve`.",
-        )
-
-    def _who(self) -> str:
-        return f" ({name})" if (name := holder(self._path)) else ""

@@ -1,23 +1,19 @@
-"""The control plane's side of the local API."""
+"""The control plane's side of the API: the socket in the state directory."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socketserver
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, ClassVar, Self
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Self
 
 from baton.api.facade import Facade
-from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, error_data, reachable
+from baton.api.handler import Handler
+from baton.api.wire import reachable
 from baton.claim import claim
-from baton.errors import BatonError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +68,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
     def __init__(self, name: str, app: Facade) -> None:
-        self.app = app
-        super().__init__(name, _Handler)
+        self.app, self.token = app, None  # who may open the socket may call
+        super().__init__(name, Handler)
 
     def server_bind(self) -> None:
         # Linux gives the new socket file the descriptor's mode: it is never open to others, not even for a moment.
@@ -83,61 +79,3 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         # All that is left to go wrong here is a client that went away before its answer.
         _log.debug("a client of the local API went away", exc_info=True)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    server_version = "baton"
-    sys_version = ""
-    timeout: ClassVar[float] = 30.0  # a client that says nothing does not hold a thread for ever
-
-    def do_GET(self) -> None:
-        self._serve("GET", lambda: dict(parse_qsl(urlsplit(self.path).query)))
-
-    def do_POST(self) -> None:
-        self._serve("POST", self._body)
-
-    def _serve(self, verb: str, given: Callable[[], Any]) -> None:
-        name = urlsplit(self.path).path.removeprefix(PREFIX)
-        try:
-            if not self.path.startswith(PREFIX) or name not in CALLS:
-                return self._answer(404, error_data(UsageError(f"The local API has no path {self.path[:200]!r}.")))
-            if CALLS[name].verb != verb:
-                return self._answer(405, error_data(UsageError(f"{name} is asked by {CALLS[name].verb}.")))
-            positional, named = arguments(name, given())
-            return self._answer(200, getattr(self.server.app, name)(*positional, **named))
-        except BatonError as error:
-            return self._answer(STATUS.get(error.exit_code, 500), error_data(error))
-        except Exception:  # noqa: BLE001 - no call may end the server, and none may show a traceback
-            _log.exception("the call %s failed: a defect of Baton, please report it", name)
-            failure = BatonError(
-                f"The control plane failed at {name}: a defect of Baton.", mend="Its log holds the details."
-            )
-            return self._answer(500, error_data(failure))
-
-    def _body(self) -> Any:
-        length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal():
-            raise UsageError("The request's Content-Length is not a number.")
-        if int(length) > MAX_BODY:
-            # The rest is not read; answering and closing is all that is left.
-            self.close_connection = True
-            raise UsageError(f"The request is too large: {length} bytes, {MAX_BODY} are allowed.")
-        try:
-            return json.loads(self.rfile.read(int(length)) or b"{}")
-        except ValueError:
-            raise UsageError("The request is not JSON.") from None
-
-    def _answer(self, status: int, data: Any) -> None:
-        body = json.dumps(data).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "local"  # a unix socket's peer has no address
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        _log.debug(format, *args)

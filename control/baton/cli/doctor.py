@@ -36,12 +36,13 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
     Exits with 0 when nothing failed, else with 1. A warning is no failure.
     """
     from baton.cli.local import own_backends
-    from baton.doctor import checks
+    from baton.doctor import access, checks
 
     configuration, config = _configuration(settings)
     results = [configuration]
     running, control_plane = _control_plane(settings, config)
     results.append(control_plane)
+    results += access(config.servers, config.state)
     results += checks(
         repository=config.repository,
         state=config.state,
@@ -83,7 +84,8 @@ def _control_plane(settings: Settings, config: Config) -> tuple[bool, Check]:
 
     name = "control plane"
     try:
-        health = ApiClient((settings.state or config.state) / SOCKET).health()
+        client = settings.client() if settings.server else ApiClient((settings.state or config.state) / SOCKET)
+        health = client.health()
     except Unreachable as error:
         return False, Check(name, ok=None, message=error.message, mend=error.mend)
     except BatonError as error:

@@ -13,6 +13,8 @@ from baton.triton.repository import ServiceFiles
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
+KEY = "admin.key"
+"""The file in the state directory with the key of the Triton that `ctl up` started; each start makes a new one."""
 _LOOPBACK = frozenset({HOST, "localhost"})
 
 
@@ -39,13 +41,14 @@ def wanted_ports(config: Config, given: dict[str, int | None]) -> dict[str, int]
     return {name: ports[name] if given[name] is None else int(given[name] or 0) for name in ports}
 
 
-def with_local_server(config: Config, ports: dict[str, int], console_port: int | None) -> Config:
-    """The configuration with the local Triton as its only server."""
+def with_local_server(config: Config, ports: dict[str, int], console_port: int | None, key: Path) -> Config:
+    """The configuration with the local Triton as its only server; the file ``key`` holds its admin key."""
     server = ServerConfig(
         name=config.servers[0].name if len(config.servers) == 1 else "local",
         grpc=f"{HOST}:{ports['grpc']}",
         http=f"{HOST}:{ports['http']}",
         metrics=f"{HOST}:{ports['metrics']}",
+        admin_key_file=key,
     )
     control = config.control
     if console_port is not None:

@@ -14,7 +14,7 @@ import click
 from baton.cli.follow import STARTED, ask, follow
 from baton.cli.output import is_terminal, print_json, say, size
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
-from baton.errors import TimedOut, Unreachable
+from baton.errors import TimedOut, Unreachable, UsageError
 
 if TYPE_CHECKING:
     from baton.api import ApiClient
@@ -57,10 +57,16 @@ def push(
     config = settings.load()
     service = config.service(settings.service)
     client = settings.client()
+    if settings.server is not None and repository is None:
+        # The same path can be another directory here, into which everything would go and nothing come of it.
+        raise UsageError(
+            "The control plane is on another machine.",
+            mend="Name where its model repository is mounted here with --repository; or push over there.",
+        )
     home = repository or _served_repository(client) or config.repository
     ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", waiting)
     began = time.monotonic()
-    floor, running = _floor(client, service.name, settings.state_directory())
+    floor, running = _floor(client, service.name, None if settings.server else settings.state_directory())
     with _bar() as progress:
         pushed = copy(
             directory,
@@ -108,12 +114,17 @@ def _served_repository(client: ApiClient) -> Path | None:
     return Path(told) if told and Path(told).is_dir() else None
 
 
-def _floor(client: ApiClient, service: str, state: Path) -> tuple[int, bool]:
-    """The highest number that was ever used, which is never used again; and whether a control plane runs."""
+def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bool]:
+    """The highest number that was ever used, which is never used again; and whether a control plane runs.
+
+    Where none runs the journal in ``state`` tells; raises ``Unreachable`` when that is on another machine (None).
+    """
     try:
         used = [v["version"] for v in client.versions(service)]
         used += [h["candidate"] for h in client.history(service, _HISTORY)]
     except Unreachable:
+        if state is None:
+            raise
         from baton.journal import JOURNAL, Journal
 
         journal = state / JOURNAL

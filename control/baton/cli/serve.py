@@ -18,6 +18,7 @@ from baton.cli.output import print_json, say
 from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
+    from baton.api import Facade, NetworkServer
     from baton.claim import Claim
     from baton.config import Config
 
@@ -71,10 +72,24 @@ def control_plane(config: Config, held: Claim) -> Iterator[dict[str, str]]:
         app = stack.enter_context(open_app(config, held.check))
         stack.enter_context(ApiServer(app, config.state / SOCKET, claimed=True))
         listening["api"] = str(config.state / SOCKET)
+        if (network := _network(app, config)) is not None:
+            listening["network"] = f"https://{stack.enter_context(network).address}"
         if config.control.metrics is not None:
             metrics = stack.enter_context(MetricsServer(app, config.control.metrics))
             listening["console"] = f"http://{metrics.address}"
         yield listening
+
+
+def _network(app: Facade, config: Config) -> NetworkServer | None:
+    """The API over TCP, where the configuration wants it: it names all of it, or nothing."""
+    from baton import secret
+    from baton.api import NetworkServer
+
+    api = config.control.api
+    if api.listen is None or api.certificate is None or api.key is None or api.token_file is None:
+        return None
+    token = secret.read(api.token_file, "token_file of [control.api]")
+    return NetworkServer(app, api.listen, certificate=api.certificate, key=api.key, token=token)
 
 
 @contextmanager

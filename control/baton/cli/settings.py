@@ -28,6 +28,9 @@ class Settings:
     state: Path | None = None
     output: str = "table"
     service: str | None = None
+    server: str | None = None
+    token_file: Path | None = None
+    ca: Path | None = None
 
     @property
     def json(self) -> bool:
@@ -53,8 +56,10 @@ class Settings:
 
     def client(self) -> ApiClient:
         """The facade of the running control plane. Nothing is asked yet."""
-        from baton.api import SOCKET, ApiClient
+        from baton.api import SOCKET, ApiClient, Network
 
+        if self.server is not None:
+            return ApiClient(Network.at(self.server, self.token_file, self.ca))
         return ApiClient(self.state_directory() / SOCKET)
 
 
@@ -99,6 +104,26 @@ def common(*, environment: bool = False) -> Callable[[_F], _F]:
             envvar=env("SERVICE"),
             metavar="NAME",
             help="The service, where there are several.",
+        ),
+        option(
+            "--server",
+            envvar=env("SERVER"),
+            metavar="URL",
+            help="A control plane on another machine, https://host:port, instead of the one of the state directory.",
+        ),
+        option(
+            "--token-file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar=env("TOKEN_FILE"),
+            metavar="FILE",
+            help="With --server: the file that holds its token.",
+        ),
+        option(
+            "--ca",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar=env("CA"),
+            metavar="FILE",
+            help="With --server: the authority that signed its certificate.  [default: the system's]",
         ),
     )
 

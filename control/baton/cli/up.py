@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from baton.config import Config
     from baton.local import LocalTriton
 
+HOST, ANYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - only when it is asked for
 _PORT = click.IntRange(0, 65535)
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 30.0
 _SETTLED_S = 60.0
@@ -36,6 +37,13 @@ _log = logging.getLogger("baton.up")
     envvar="BATON_REPOSITORY",
     metavar="DIR",
     help="The model repository; made if it is not there.  [default: from the configuration, else model_repository]",
+)
+@click.option(
+    "--host",
+    type=click.Choice([HOST, ANYWHERE]),
+    envvar="BATON_HOST",
+    default=HOST,
+    help="Where Triton's HTTP and gRPC listen; all else stays on this machine.  [default: 127.0.0.1]",
 )
 @click.option("--http-port", type=_PORT, envvar="BATON_HTTP_PORT", help="Triton's HTTP port.  [default: 8000]")
 @click.option("--grpc-port", type=_PORT, envvar="BATON_GRPC_PORT", help="Triton's gRPC port.  [default: 8001]")
@@ -56,7 +64,7 @@ _log = logging.getLogger("baton.up")
 @common()
 @pass_settings
 def up(
-    settings: Settings, repository: Path | None, http_port: int | None, grpc_port: int | None,
+    settings: Settings, repository: Path | None, host: str, http_port: int | None, grpc_port: int | None,
     metrics_port: int | None, console_port: int | None, backends: tuple[Path, ...],
 ) -> None:  # fmt: skip
     """Start a local Triton and the control plane together.
@@ -71,33 +79,42 @@ def up(
         if repository is not None:
             config = replace(config, repository=repository)
         start_logging()
-        _up(stack, settings, config, given, console_port, backends)
+        _up(stack, settings, config, host, given, console_port, backends)
     say("Stopped.")
 
 
 def _up(
-    stack: ExitStack, settings: Settings, config: Config, given: dict[str, int | None], console_port: int | None,
-    backends: tuple[Path, ...],
+    stack: ExitStack, settings: Settings, config: Config, host: str, given: dict[str, int | None],
+    console_port: int | None, backends: tuple[Path, ...],
 ) -> NoReturn:  # fmt: skip
     """Runs until a signal leaves it."""
+    from baton import secret
     from baton.api import SOCKET, claim
-    from baton.cli.local import own_backends, prepare_repository, wanted_ports, with_local_server
+    from baton.cli.local import KEY, own_backends, prepare_repository, wanted_ports, with_local_server
     from baton.local import LocalTriton
 
     ports = wanted_ports(config, given)
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     held = stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
+    key_file = config.state / KEY
+    key = secret.create(key_file)
     triton = LocalTriton.prepare(config.state, [*own_backends(), *backends])
     stack.callback(triton.stop)
     say("Starting Triton; it answers when the models that served are loaded.")
     log = config.state / "triton.log"
-    server = _Supervised(triton, config.repository, log)
+    server = _Supervised(triton, config.repository, log, host, key)
     server.start(load, ports)
     ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
-    config = with_local_server(config, ports, console_port)
+    config = with_local_server(config, ports, console_port, key_file)
     listening = stack.enter_context(control_plane(config, held))
-    places = {"http": triton.http_url, "grpc": triton.grpc_url, "metrics": triton.metrics_url, "log": str(log)}
+    places = {
+        "http": triton.http_url,
+        "grpc": triton.grpc_url,
+        "metrics": triton.metrics_url,
+        "log": str(log),
+        "admin_key": str(key_file),
+    }
     tell(settings, {**places, **listening})
     server.watch(lambda: prepare_repository(config), ports)
 
@@ -105,8 +122,9 @@ def _up(
 class _Supervised:
     """The local Triton, started again whenever it ends by itself. All of it happens in the main thread."""
 
-    def __init__(self, triton: LocalTriton, repository: Path, log: Path) -> None:
+    def __init__(self, triton: LocalTriton, repository: Path, log: Path, host: str, admin_key: str) -> None:
         self._triton, self._repository, self._log = triton, repository, log
+        self._host, self._admin_key = host, admin_key
 
     def start(self, load: Sequence[str], ports: dict[str, int]) -> None:
         """With ``load``, or empty when Triton can't start with it: the control plane then loads what should serve.
@@ -128,8 +146,10 @@ class _Supervised:
             http_port=ports["http"],
             grpc_port=ports["grpc"],
             metrics_port=ports["metrics"],
+            host=self._host,
             log_file=self._log,
             die_with_parent=True,
+            admin_key=self._admin_key,
         )
 
     def watch(self, load: Callable[[], Sequence[str]], ports: dict[str, int]) -> NoReturn:

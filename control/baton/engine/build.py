@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from baton.config import Config, ServiceConfig
+from baton import secret
+from baton.config import Config, ServerConfig, ServiceConfig
 from baton.domain import Folder, VersionMeta
 from baton.engine.gates import Gates
 from baton.engine.health import EndProcesses
@@ -66,7 +66,7 @@ def build(
     ``held`` raises when this process may not act for the state directory any more: then nothing more is done.
 
     Raises:
-        ConfigError: the repository or a golden set is not there.
+        ConfigError: the repository, a golden set or an admin key is not there.
         JournalError: the state directory can't be written.
     """
     if not config.repository.is_dir():
@@ -77,8 +77,7 @@ def build(
     journal = Journal(config.state / JOURNAL, held)
     if servers is None:
         servers = {
-            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=_key(s.admin_key_file))
-            for s in config.servers
+            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s)) for s in config.servers
         }
     local = all(s.grpc.startswith(LOOPBACK) for s in config.servers)
     gates: dict[str, Gates] = {}
@@ -124,10 +123,8 @@ def _ender(config: Config, service: ServiceConfig) -> EndProcesses:
     return end
 
 
-def _key(path: Path | None) -> str | None:
-    if path is None:
+def admin_key(server: ServerConfig) -> str | None:
+    """The server's admin key. Raises ``ConfigError``."""
+    if server.admin_key_file is None:
         return None
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"The admin key file {path} can't be read: {error.strerror}.") from None
+    return secret.read(server.admin_key_file, f"admin_key_file of server {server.name}")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -38,10 +40,17 @@ START_TIMEOUT = 900.0
 """Seconds, as the load gate's default: Triton answers only after the models of ``--load-model`` are loaded."""
 STOP_TIMEOUT = 40.0
 """Seconds; Triton gives requests in flight 30 s of its own after SIGTERM."""
-_LOOK_EVERY = 0.05
+RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+"""What a server with an admin key answers to nobody else, over HTTP and gRPC alike."""
+METRICS_HOST = "127.0.0.1"
+"""Triton restricts its metrics by no key, so they are for this machine alone."""
+_LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
+_LOGGED = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE)
+"""A line of Triton's own log, told from those of a dynamic linker."""
 _TAIL_LINES, _TAIL_WIDTH = 15, 400
 _ATTEMPTS = 3
 """Starts with newly chosen ports, when another process took one between the choice and the start."""
+_log = logging.getLogger(__name__)
 
 
 class LocalTriton:
@@ -83,13 +92,15 @@ class LocalTriton:
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         die_with_parent: bool = False,
+        admin_key: str | None = None,
         timeout: float = START_TIMEOUT,
     ) -> Self:
         """Starts the server in explicit mode and returns when it answers over gRPC.
 
-        ``load`` names the models for ``--load-model``. A port that is None or 0 is chosen, see :attr:`ports`. The
-        log is appended to ``log_file``. ``env`` is added to Baton's own environment. With ``die_with_parent`` the
-        server also ends when Baton is killed. ``timeout`` is in seconds, the loading of models included.
+        HTTP and gRPC listen on ``host``. ``load`` names the models for ``--load-model``. A port that is None or 0 is
+        chosen, see :attr:`ports`. The log is appended to ``log_file``. ``env`` is added to Baton's own environment.
+        With ``die_with_parent`` the server also ends when Baton is killed. With ``admin_key`` nobody without that key
+        may ask for what :data:`RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
 
         Raises ``Refused`` (port in use, already running), ``Unreachable`` (the server exited; with the end of its
         log) or ``TimedOut``. After an error nothing of the server is left.
@@ -97,19 +108,19 @@ class LocalTriton:
         if self._process is not None and self.poll() is None:
             raise Refused(f"This server already runs as process {self.pid}.", mend="Stop it first.")
         procfs.sweep(self._family)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log, self.host = log_file, host
         deadline = time.monotonic() + timeout
         picked = not (http_port and grpc_port and metrics_port)
         for attempt in range(_ATTEMPTS):
             self.ports = choose_ports(host, http=http_port, grpc=grpc_port, metrics=metrics_port)
             self._prefix = f"{self._family}{secrets.token_hex(4)}-"
-            command = self._command(repository, load, extra_args)
+            command = self._command(repository, load, [*_restrictions(admin_key), *extra_args])
             if die_with_parent:
                 command = [sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid()), *command]
             try:
                 self._launch(command, self._environment(env))
-                self._wait_until_it_answers(deadline, timeout)
+                self._wait_until_it_answers(deadline, timeout, admin_key)
             except BaseException as error:
                 self._kill()
                 taken = isinstance(error, Unreachable) and "already in use" in error.message
@@ -161,7 +172,7 @@ class LocalTriton:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self._reach}:{self.ports.metrics}/metrics"
+        return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics"
 
     @property
     def shm_prefix(self) -> str:
@@ -219,7 +230,7 @@ class LocalTriton:
             "--strict-readiness=false",
             f"--http-address={self.host}",
             f"--grpc-address={self.host}",
-            f"--metrics-address={self.host}",
+            f"--metrics-address={METRICS_HOST}",
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
@@ -261,9 +272,13 @@ class LocalTriton:
         except OSError as error:
             raise BatonError(f"{command[0]} can't be started: {error}.", mend="Run `ctl doctor`.") from error
 
-    def _wait_until_it_answers(self, deadline: float, timeout: float) -> None:
+    def _wait_until_it_answers(self, deadline: float, timeout: float, admin_key: str | None) -> None:
+        exposed = admin_key
         while not (is_listening(self.host, self.ports.grpc) and self._answers()):
-            if self._exited.wait(_LOOK_EVERY):
+            if exposed is not None and self._has_read_its_options():
+                self._blank(exposed)
+                exposed = None
+            if self._exited.wait(_LOOK_EVERY if exposed is None else _LOOK_SOON):
                 raise Unreachable(
                     f"Triton exited with code {self.poll()} while it started. The end of {self._log}:\n"
                     f"{self.last_log_lines()}"
@@ -273,6 +288,26 @@ class LocalTriton:
                     f"Triton does not answer on {self.grpc_url} after {timeout:g} s. The end of {self._log}:\n"
                     f"{self.last_log_lines()}"
                 )
+
+        if exposed is not None:
+            self._blank(exposed)
+
+    def _has_read_its_options(self) -> bool:
+        """Whether Triton logged something: it reads its command line before that (seen on 2.51)."""
+        assert self._log is not None  # noqa: S101 - start() set it
+        with self._log.open("rb") as log:
+            log.seek(self._log_begin)
+            return _LOGGED.search(log.read(_TAIL_WIDTH * _TAIL_LINES)) is not None
+
+    def _blank(self, secret: str) -> None:
+        """Takes the key out of the process list. Triton has no other way to be given one (seen on 2.51)."""
+        pid = self.pid
+        if pid is not None and not procfs.blank(pid, secret):
+            _log.warning(
+                "Triton's admin key stays visible in this machine's process list: the kernel does not let process %d's "
+                "command line be overwritten. Mount /proc with hidepid=2 where other users are on this machine.",
+                pid,
+            )
 
     def _answers(self) -> bool:
         # A new client each time: an old channel that failed once waits a second and more before it tries again.
@@ -292,6 +327,13 @@ class LocalTriton:
             self._exited.wait()
         procfs.kill_session(self._process.pid)
         procfs.remove_regions(self._prefix)
+
+
+def _restrictions(admin_key: str | None) -> list[str]:
+    if admin_key is None:
+        return []
+    allowed = f"{','.join(RESTRICTED)}:admin-key={admin_key}"
+    return [f"--http-restricted-api={allowed}", f"--grpc-restricted-protocol={allowed}"]
 
 
 def has_gpu() -> bool:

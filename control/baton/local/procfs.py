@@ -20,6 +20,8 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX sh
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
+_ARG_START, _ARG_END = 45, 46
+"""Where the memory addresses of the command line stand in /proc/PID/stat, counted from the state."""
 _LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
@@ -130,6 +132,31 @@ def end_stubs(port: int, model: str, version: int) -> int:
     for stub in found:
         _kill(stub.pid)
     return len(found)
+
+
+def blank(pid: int, secret: str) -> bool:
+    """Overwrites a text in a process's command line with stars, where everybody on the machine could read it.
+
+    What the process read of it before is a copy, and stays. False where the text still stands: the kernel lets a
+    process write there only into its own children (Yama), or into none (mode 2 of Yama and above, some sandboxes).
+    """
+    fields = _stat(pid)
+    if fields is None:
+        return True  # gone, and its command line with it
+    begin, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    wanted = os.fsencode(secret)
+    try:
+        with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
+            memory.seek(begin)
+            words = memory.read(end - begin) or b""
+            at = words.find(wanted)
+            while at >= 0:
+                memory.seek(begin + at)
+                memory.write(b"*" * len(wanted))
+                at = words.find(wanted, at + len(wanted))
+        return wanted not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError, OverflowError):
+        return not Path(f"/proc/{pid}").exists()
 
 
 def port_owner(port: int) -> str:

@@ -22,9 +22,7 @@ def at_rest(view: View, policy: Policy) -> Decision:
     if (mending := _mending(view, resting)) is not None:
         return mending
     if silent:
-        return Decision(
-            Phase.DEGRADED, f"Server {_names(silent)} does not answer; version {view.alias} serves on the others."
-        )
+        return Decision(Phase.DEGRADED, f"{view.silence()} Version {view.alias} serves on the others.")
     if (reason := view.hold_reason()) is not None:
         return Decision(Phase.DEGRADED, reason)
     if view.paused:
@@ -116,7 +114,3 @@ def _standing(view: View, policy: Policy) -> str:
     if view.alias is None and not view.folders:
         return f"{serving}: drop a version folder into the engine's directory, or use `ctl push`."
     return f"{serving}."
-
-
-def _names(servers: tuple[str, ...]) -> str:
-    return ", ".join(servers)

@@ -166,8 +166,8 @@ class View:
         return tuple(s.name for s in self.servers if not s.live)
 
     def silence(self) -> str:
-        """The servers that do not answer, each with the reason."""
-        return " ".join(f"Server {s.name} does not answer: {s.reason}" for s in self.servers if not s.live)
+        """The servers that do not answer Baton, each with the reason: one that refuses its key is none that is away."""
+        return " ".join(f"Server {s.name}: {s.reason or 'it does not answer.'}" for s in self.servers if not s.live)
 
     def leads(self, server: ServerView) -> bool:
         """True when the public name on the server is what the files say."""

@@ -16,23 +16,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from baton.domain import ModelState, ModelVersion
-from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
 from baton.triton.port import Index, Tensors
 
 INDEX_TIMEOUT_S = 2.0
 PENDING = "nv_inference_pending_request_count"
 ANSWERED = "nv_inference_request_success"
+KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
 
 
 class GrpcTriton:
-    """One server at ``address`` (``host:port`` of its gRPC endpoint)."""
+    """One server at ``address`` (``host:port`` of its gRPC endpoint).
+
+    The ``admin_key`` goes with every call: which of its protocols a server restricts by it is the operator's choice.
+    """
 
     def __init__(self, name: str, address: str, *, metrics: str | None = None, admin_key: str | None = None) -> None:
         self._name = name
         self._address = address
         self._metrics = metrics
-        self._headers = {"triton-grpc-protocol-admin-key": admin_key} if admin_key else None
+        self._headers = {KEY_HEADER: admin_key} if admin_key else None
         # Pings without data more often than every five minutes are answered with GOAWAY.
         self._client = client.InferenceServerClient(
             address,
@@ -82,7 +86,11 @@ class GrpcTriton:
             tensors.append(tensor)
         try:
             answer = self._client.infer(
-                model, tensors, model_version="" if version is None else str(version), client_timeout=timeout_s
+                model,
+                tensors,
+                model_version="" if version is None else str(version),
+                headers=self._headers,
+                client_timeout=timeout_s,
             )
         except InferenceServerException as error:
             raise self._translate(error, f"a request to {model} version {version}", timeout_s) from None
@@ -96,10 +104,10 @@ class GrpcTriton:
 
     def step(self, model: str) -> str | None:
         try:
-            answer = self._client.get_model_config(model, client_timeout=INDEX_TIMEOUT_S)
+            answer = self._client.get_model_config(model, headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
         except InferenceServerException as error:
             told = self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True)
-            if isinstance(told, TritonError):
+            if isinstance(told, TritonError) and not isinstance(told, KeyRefused):
                 return None
             raise told from None
         steps = answer.config.ensemble_scheduling.step
@@ -144,9 +152,13 @@ class GrpcTriton:
             if silent:
                 return Unreachable(f"Triton, {where}, did not answer within {timeout_s:.0f} s.")
             return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:g} s.")
+        # Triton's status for this is UNAVAILABLE, too, though it is there and well (seen on 24.10).
         if "UNAVAILABLE" in status and "protocol is restricted" in words:
-            return TritonError(
-                f"Triton, {where}, refuses {what}: {words}.", mend="Name the server's admin key in the configuration."
+            told = "wants an admin key, and none is configured" if self._headers is None else "refused the admin key"
+            return KeyRefused(
+                f"Triton, {where}, {told}: {what}: {words}.",
+                mend="Put the key that it was started with into the file that admin_key_file in [[servers]] names, "
+                "and start the control plane again.",
             )
         # UNAVAILABLE is also Triton's word for a version that is loading or leaving: then the server does answer.
         if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):

@@ -1,0 +1,128 @@
+"""The same API over TCP, for other machines: only under TLS, and only for who shows the token."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import socketserver
+import ssl
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+from baton.api.facade import Facade
+from baton.api.handler import Handler
+from baton.errors import ConfigError, Refused
+
+_log = logging.getLogger(__name__)
+MOST_CONNECTIONS = 64
+"""At a time. More are closed unheard: strangers may keep others from this door, never from the socket."""
+
+
+class NetworkServer:
+    """Serves a facade on ``address`` (``host:port``; port 0 takes a free one) from ``start()`` to ``stop()``.
+
+    ``certificate`` and ``key`` are PEM files, the key without a passphrase; both are read by ``start()``. ``token``
+    is what every call has to show as ``Authorization: Bearer``.
+
+    Raises ``ConfigError`` from ``start()`` when the files are no certificate and its key, and ``Refused`` when the
+    address can't be opened.
+    """
+
+    def __init__(self, app: Facade, address: str, *, certificate: Path, key: Path, token: str) -> None:
+        self._app, self._address, self._token = app, address, token
+        self._certificate, self._key = certificate, key
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Self:
+        context = _context(self._certificate, self._key)
+        host, _, port = self._address.rpartition(":")
+        try:
+            self._server = _Server(host.strip("[]"), int(port), self._app, context, self._token.encode())
+        except (OSError, OverflowError) as error:
+            raise Refused(
+                f"The API's address {self._address} can't be opened: {error}.",
+                mend="Choose another one in [control.api] listen.",
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="api-tls", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Takes no more calls. One that waits is not waited for."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server = self._thread = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` where it listens."""
+        if self._server is None:
+            return self._address
+        return f"{self._address.rpartition(':')[0]}:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # A passphrase would be asked for on the terminal; the empty one makes such a key an error instead.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is one
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"{certificate} and {key} are no certificate and its key: {why}.",
+            mend="[control.api] needs both as PEM files, the key without a passphrase.",
+        ) from None
+    return context
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, app: Facade, context: ssl.SSLContext, token: bytes) -> None:
+        self.app, self.token = app, token
+        self._context = context
+        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            _log.warning("a connection from %s was closed: %d are open", client_address[0], MOST_CONNECTIONS)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no more threads
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            # The handshake waits for the client, so it is the handler's: nothing may wait where connections come in.
+            request = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        except OSError:  # it went away at once
+            self.shutdown_request(request)
+        else:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        # Scanners, clients without TLS, and ones that went away before their answer; what else there is, is a defect.
+        level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
+        _log.log(level, "a connection from %s broke off", client_address[0], exc_info=True)

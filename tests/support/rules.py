@@ -67,6 +67,10 @@ class Rules:
     """Versions that clients ask without a public name, from before Baton came."""
     check: bool = True
 
+    def server_now(self) -> float:
+        """The time as the servers' clocks have it."""
+        return self.now
+
     def answering(self) -> dict[str, FakeTriton]:
         return {n: s for n, s in self.servers.items() if self._index(s) is not None}
 
@@ -234,7 +238,7 @@ class Rules:
             for v, slot in slots.items():
                 if slot.state is ModelState.UNAVAILABLE:
                     continue
-                late = slot.state is ModelState.UNLOADING and self.now - slot.idle_since > self.policy.drain_timeout
+                late = slot.state is ModelState.UNLOADING and self.server_now() - slot.idle_since > self.policy.drain_timeout
                 if not late:
                     taking.append(v)
             self.need(len(taking) <= 2, f"server {server.name} holds {taking}")

@@ -36,9 +36,11 @@ LENGTH = 160
 WEIGHTS = {
     "loop": 60, "task": 90, "time": 40, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1, "tidy": 3,
     "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2, "gate": 4, "full": 2,
-    "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 0.3, "clock": 1, "die": 2, "live": 5, "splitter": 1,
+    "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 1, "die": 2, "live": 5, "splitter": 1,
     "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2, "retry": 3, "verify": 2,
 }  # fmt: skip
+RESTED = 4
+"""So often in a row nothing was left to do: then the story is over."""
 CALM = ("loop", "task", "time", "start", "arrive", "back", "heal", "tidy", "resume")
 STEPS = (
     (),
@@ -218,6 +220,7 @@ def quiet(yard: Yard) -> None:
         server.reachable, server.lost_answers, server.lag, server.twice = True, 0, 0.0, False
     heal(yard)
     make(yard, lambda: start(yard))
+    rested = 0
     for asked in range(200):
         restore(yard)
         settle(yard)
@@ -230,7 +233,9 @@ def quiet(yard: Yard) -> None:
         busy = any(isinstance(e, Sync | Ask | Reload) for e in yard.jobs)
         rests = rollout is None and not busy and yard.decision.effect is None
         well = yard.decision.phase in (Phase.STEADY, Phase.EMPTY)
-        if rests and well and not yard.plane.service.view.pending(yard.policy):
+        # What died unseen is found only after a while.
+        rested = rested + 1 if rests and well and not yard.plane.service.view.pending(yard.policy) else 0
+        if rested == RESTED:
             break
         yard.seconds += 5.0 if asked % 3 else 30.0 if asked < 60 else 200.0
         for server in yard.servers.values():
@@ -398,6 +403,7 @@ def forget(yard: Yard, _move: Move) -> None:
     """The state directory is lost."""
     bury(yard)
     yard._rollout = None
+    yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
 
 

@@ -146,7 +146,8 @@ class Yard(Rules):
         self.passed: dict[tuple[int, str], set[Gate]] = {}
         self.proved: set[int] = set()
         """Versions that passed every gate, or served before Baton came."""
-        self.was_loaded: set[int] = set()
+        self.was_loaded: set[int] = {1}
+        """Versions that were READY once; the first is in the policy that a person wrote."""
         self.stopped_at: float | None = None
         self.blamed: set[str] = set()
         """Servers that something other than Baton touched in this move."""
@@ -358,7 +359,7 @@ class Yard(Rules):
         for server in self.servers.values():
             self.was_loaded |= held(server, ModelState.READY)
         named = self.files.policy - self.was_loaded - ({self.rollout.candidate} if self.rollout else set())
-        self.need(not named or not self.was_loaded, f"the policy names {named}, which never loaded")
+        self.need(not named, f"the policy names {named}, which never loaded")
         for name, server in self.servers.items():
             answers = self.answers(server)
             excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None

@@ -65,6 +65,8 @@ class Rules:
     paused: bool
     direct: frozenset[int]
     """Versions that clients ask without a public name, from before Baton came."""
+    unknown: frozenset[int] = frozenset()
+    """Versions that were there when the state directory was lost: nobody can tell whose they are, and they stay."""
     check: bool = True
 
     def server_now(self) -> float:
@@ -266,12 +268,13 @@ class Rules:
         self.need(not self.jobs, f"still running: {set(self.jobs)}")
         alias = self.files.alias
         wanted = set() if alias is None else {alias}
-        self.need(alias is None or self.files.policy == wanted, f"the policy names {set(self.files.policy)}")
+        named = self.files.policy - self.unknown | wanted
+        self.need(alias is None or (named == wanted and wanted <= self.files.policy), f"the policy names {set(self.files.policy)}")
         for name, server in self.servers.items():
             self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
             dead = [v for v in wanted if server._models[ENGINE][v].dead]
             self.need(not dead, f"version {dead} serves on {name}, and its process is gone: {self.decision}")
-            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct
+            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct - self.unknown
             self.need(not extra, f"{name} still holds {extra}")
 
 

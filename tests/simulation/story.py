@@ -34,11 +34,13 @@ from baton.triton.fake import Behaviour
 LENGTH = 160
 """Moves of a story before it comes to rest."""
 WEIGHTS = {
-    "loop": 60, "task": 90, "time": 40, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1, "tidy": 3,
+    "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1, "tidy": 3,
     "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2, "gate": 4, "full": 2,
     "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 1, "die": 2, "live": 5, "splitter": 1,
     "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2, "retry": 3, "verify": 2,
 }  # fmt: skip
+PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
+"""Seconds that go by at once."""
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
 CALM = ("loop", "task", "time", "start", "arrive", "back", "heal", "tidy", "resume")
@@ -170,9 +172,13 @@ def bury(yard: Yard) -> None:
 def turn(yard: Yard, number: int) -> None:
     """One of those who can go on does."""
     plane = yard.plane
-    ready = [j for j in plane.crew.ready() if j is not plane.round] if plane is not None else []
+    if plane is None:
+        return
+    ready = [j for j in plane.crew.ready() if j is not plane.round]
     if ready:
         plane.crew.go(ready[number % len(ready)])
+    else:
+        plane.turn()
 
 
 def loop(yard: Yard, move: Move) -> None:
@@ -268,7 +274,7 @@ def calm(yard: Yard, _move: Move) -> None:
 
 
 def time(yard: Yard, move: Move) -> None:
-    yard.seconds += (0.3, 1.0, 3.0, 6.0, 1.0, 0.3, 35.0, 70.0, 700.0)[min(move.a % 24, 8)]
+    yard.seconds += PASSES[move.a % len(PASSES)]
 
 
 def arrive(yard: Yard, move: Move) -> None:

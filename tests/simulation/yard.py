@@ -358,7 +358,7 @@ class Yard(Rules):
         super().verify()
         for server in self.servers.values():
             self.was_loaded |= held(server, ModelState.READY)
-        named = self.files.policy - self.was_loaded - ({self.rollout.candidate} if self.rollout else set())
+        named = self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
         self.need(not named, f"the policy names {named}, which never loaded")
         for name, server in self.servers.items():
             answers = self.answers(server)

@@ -7,9 +7,9 @@ threads could take these turns can happen, and the same seed gives the same orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from greenlet import greenlet
@@ -22,21 +22,29 @@ class Crash(BaseException):
     """The control plane is killed here."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How much of what others did to the folders and to each server is known: nobody can act on what came after."""
+
+    folders: int = -1
+    servers: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class Job:
-    """One of them. ``waits`` tells when it can go on; ``seen`` which state of the folders its decision knew."""
+    """One of them. ``waits`` tells when it can go on; ``seen`` what was known when it was decided on."""
 
     label: str
     run: greenlet
     effect: Effect | None
-    seen: int
+    seen: Seen
     waits: Callable[[], bool] | None = None
 
 
 class Crew(Executor):
-    """``starting`` is told each effect that begins; ``seen`` gives the state of the folders that decisions know."""
+    """``starting`` is told each effect that begins; ``seen`` gives what is known now."""
 
-    def __init__(self, starting: Callable[[Effect], None], seen: Callable[[], int]) -> None:
+    def __init__(self, starting: Callable[[Effect], None], seen: Callable[[], Seen]) -> None:
         self.current: Job | None = None
         self._starting = starting
         self._seen = seen

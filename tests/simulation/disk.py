@@ -127,7 +127,9 @@ class ToldFiles(ServiceFiles):
         super().set_splitter(stable)
 
     def _alias_text(self, engine: Any, version: int, *, split: bool) -> str:
-        return _written((ALIAS, version, split), lambda: super(ToldFiles, self)._alias_text(engine, version, split=split))
+        return _written(
+            (ALIAS, version, split), lambda: super(ToldFiles, self)._alias_text(engine, version, split=split)
+        )
 
     def _splitter_text(self, engine: Any, stable: int) -> str:
         return _written((SPLITTER, stable), lambda: super(ToldFiles, self)._splitter_text(engine, stable))
@@ -223,5 +225,3 @@ class ToldConnection:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
-
-

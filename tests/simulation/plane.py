@@ -6,7 +6,7 @@ import contextlib
 import threading
 from typing import Any
 
-from tests.simulation.crew import Crew, Job, Lock
+from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
 from tests.simulation.yard import QUESTION, Asker, Yard
 from tests.support.rules import ALIAS, ENGINE
@@ -82,8 +82,7 @@ class Plane:
         self.dead = False
         self.starting: Effect | None = None
         """An effect that is about to begin: it stands in the books already."""
-        self.seen = -1
-        """The state of the folders that the last scan saw."""
+        self.seen = Seen()
         self.round: Job | None = None
         self._held = contextlib.ExitStack()
         self._held.enter_context(claim(yard.root / "state" / SOCKET))
@@ -134,7 +133,7 @@ class Plane:
 
     def oldest(self) -> int:
         """The oldest state of the folders that something which is under way knows."""
-        return min([self.seen, *(job.seen for job in self.crew._jobs)])
+        return min([self.seen.folders, *(job.seen.folders for job in self.crew._jobs)])
 
     def turn(self, *, scan: bool = True) -> None:
         """The loop goes on: to its next stop, or around once more."""

@@ -36,7 +36,7 @@ LENGTH = 160
 WEIGHTS = {
     "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1, "tidy": 3,
     "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2, "gate": 4, "full": 2,
-    "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 1, "die": 2, "live": 5, "splitter": 1,
+    "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 2, "die": 2, "live": 5, "splitter": 1,
     "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2, "retry": 3, "verify": 2,
 }  # fmt: skip
 PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
@@ -308,9 +308,13 @@ def tidy(yard: Yard, _move: Move) -> None:
 def restore(yard: Yard) -> None:
     """A person puts the folders of what serves back as they were loaded, bit by bit."""
     led_to = {yard.files.alias} | yard.direct | {v for s in yard.servers.values() for v in serving(s)}
+    if yard.files.alias is None:
+        led_to |= yard.files.policy & {v for s in yard.servers.values() for v in held(s, ModelState.READY)}
     for version in led_to - {None}:
         assert version is not None
-        slots = [s._models[ENGINE][version].content for s in yard.servers.values() if version in held(s, ModelState.READY)]
+        slots = [
+            s._models[ENGINE][version].content for s in yard.servers.values() if version in held(s, ModelState.READY)
+        ]
         known = yard.loaded.get(version) if yard.plane is not None else None
         was = known or next(iter(slots), "")
         if was and yard.files.folders.get(version) != was:
@@ -344,14 +348,14 @@ def heal(yard: Yard, _move: Move | None = None) -> None:
 
 
 def _restart(yard: Yard, server: Any) -> None:
-    yard.blamed.add(server.name)
+    yard.upset(server)
     server.lag = 0.0
     server.restart()
 
 
 def away(yard: Yard, move: Move) -> None:
     server = _server(yard, move)
-    yard.blamed.add(server.name)
+    yard.upset(server)
     server.reachable = False
 
 
@@ -409,6 +413,7 @@ def forget(yard: Yard, _move: Move) -> None:
     """The state directory is lost."""
     bury(yard)
     yard._rollout = None
+    yard.files.strays.clear()  # whether they came before Triton's last load nobody knows any more
     yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
 
@@ -425,7 +430,7 @@ def die(yard: Yard, move: Move) -> None:
     alias = yard.files.alias
     chosen = alias if alias in there and move.b % 3 else there[move.b % len(there)] if there else None
     if chosen is not None:
-        yard.blamed.add(server.name)
+        yard.upset(server)
         server.die(ENGINE, chosen)
 
 

@@ -8,13 +8,14 @@ request goes unanswered because of something that Baton did, and that nothing se
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.simulation.crew import Crash
+from tests.simulation.crew import Crash, Seen
 from tests.simulation.disk import CONFIG, SeenFiles, no_space
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
@@ -46,6 +47,7 @@ class Server(FakeTriton):
 
     def index(self) -> Index:
         self.yard.turn()
+        self.yard.looks_at(self)
         return super().index()
 
     def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
@@ -149,8 +151,10 @@ class Yard(Rules):
         self.was_loaded: set[int] = {1}
         """Versions that were READY once; the first is in the policy that a person wrote."""
         self.stopped_at: float | None = None
+        self.upsets: Counter[str] = Counter()
+        """How often something other than Baton took a server, or a version from it, away."""
         self.blamed: set[str] = set()
-        """Servers that something other than Baton touched in this move."""
+        """Servers to which that happened in this move."""
         self.trace: list[str] = []
         self.steps = 0
         self.outcomes: list[Outcome] = []
@@ -190,7 +194,7 @@ class Yard(Rules):
 
     def scan(self) -> list[Folder]:
         if self.plane is not None:
-            self.plane.seen = self.folder_changes
+            self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
         found = []
         for v, f in sorted(self.files.folders.items()):
             missing = ("shard",) if v in self.incomplete else ()
@@ -254,6 +258,20 @@ class Yard(Rules):
         if self._acting() and self.plane.crew.current.effect is not None:
             self.plane.crew.pause()
 
+    def upset(self, server: FakeTriton) -> None:
+        """Something other than Baton takes a server, or a version from it, away."""
+        self.upsets[server.name] += 1
+        self.blamed.add(server.name)
+
+    def looks_at(self, server: Server) -> None:
+        if self._acting() and self.plane.crew.current is self.plane.round:
+            known = {**self.plane.seen.servers, server.name: self.upsets[server.name]}
+            self.plane.seen = replace(self.plane.seen, servers=known)
+
+    def _knows(self, seen: Seen, *servers: str) -> bool:
+        """Whether nothing happened to the folders and those servers since a decision was made."""
+        return seen.folders == self.folder_changes and all(seen.servers.get(n) == self.upsets[n] for n in servers)
+
     def wait(self, condition: Callable[[], bool]) -> None:
         def come() -> bool:
             for server in self.servers.values():
@@ -291,8 +309,9 @@ class Yard(Rules):
             return
         self.act("call")
         self.say(f"    {verb} {model} on {server.name}")
-        effect = self.plane.crew.current.effect
-        if server.away() or not isinstance(effect, Sync | Reload):
+        job = self.plane.crew.current
+        effect = job.effect
+        if server.away() or not isinstance(effect, Sync | Reload) or not self._knows(job.seen, server.name):
             return
         if model == ALIAS:
             if verb == "load":
@@ -300,7 +319,7 @@ class Yard(Rules):
         elif model == SPLITTER:
             led = verb == "unload" and server.step(ALIAS) == SPLITTER and serving(server)
             self.need(not led, f"the splitter leaves {server.name} under the public name")
-        elif isinstance(effect, Sync) and self.plane.crew.current.seen == self.folder_changes:
+        elif isinstance(effect, Sync):
             self._check_engine_sync(server, self.files.policy)
 
     def starting(self, effect: Effect) -> None:
@@ -314,13 +333,15 @@ class Yard(Rules):
 
     def about_to_write(self, what: str, value: Any, *, split: bool = False) -> None:
         """A file of the repository is about to be written."""
-        self.say(f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}")
+        self.say(
+            f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}"
+        )
         if what == "policy":
             self._check_policy(value)
         elif what == "splitter":
             self.need(not self.files.split, "the splitter's files change under the public name")
         else:
-            if self.plane.seen == self.folder_changes:
+            if self._knows(self.plane.seen, *self.servers):
                 self._check_alias(value, split=split)
             self.direct = frozenset()
             if value is not None and not split:
@@ -358,7 +379,9 @@ class Yard(Rules):
         super().verify()
         for server in self.servers.values():
             self.was_loaded |= held(server, ModelState.READY)
-        named = self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
+        named = (
+            self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
+        )
         self.need(not named, f"the policy names {named}, which never loaded")
         for name, server in self.servers.items():
             answers = self.answers(server)
@@ -418,11 +441,17 @@ class Yard(Rules):
             return "does not answer"
         slots = server._models.get(ENGINE, {})
         engine = [
-            f"{v} {'DEAD' if s.dead else s.state}" for v, s in sorted(slots.items()) if s.state is not ModelState.UNAVAILABLE
+            f"{v} {'DEAD' if s.dead else s.state}"
+            for v, s in sorted(slots.items())
+            if s.state is not ModelState.UNAVAILABLE
         ]
         name = server.step(ALIAS) if serving(server) else None
         leads = f"; the public name leads to {name} {', '.join(map(str, serving(server)))}" if name else ""
-        share = f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}" if self.weight(server) else ""
+        share = (
+            f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}"
+            if self.weight(server)
+            else ""
+        )
         return f"{', '.join(engine) or 'nothing loaded'}{leads}{share}"
 
     def _tell(self) -> None:
@@ -447,6 +476,3 @@ def _effect(effect: Effect) -> str:
             return f"load the engine again on {server}"
         case _:
             return str(effect)
-
-
-__all__ = ["QUESTION", "Asker", "Server", "Yard", "replace"]

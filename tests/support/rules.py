@@ -240,7 +240,10 @@ class Rules:
             for v, slot in slots.items():
                 if slot.state is ModelState.UNAVAILABLE:
                     continue
-                late = slot.state is ModelState.UNLOADING and self.server_now() - slot.idle_since > self.policy.drain_timeout
+                late = (
+                    slot.state is ModelState.UNLOADING
+                    and self.server_now() - slot.idle_since > self.policy.drain_timeout
+                )
                 if not late:
                     taking.append(v)
             self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
@@ -269,7 +272,10 @@ class Rules:
         alias = self.files.alias
         wanted = set() if alias is None else {alias}
         named = self.files.policy - self.unknown | wanted
-        self.need(alias is None or (named == wanted and wanted <= self.files.policy), f"the policy names {set(self.files.policy)}")
+        self.need(
+            alias is None or (named == wanted and wanted <= self.files.policy),
+            f"the policy names {set(self.files.policy)}",
+        )
         for name, server in self.servers.items():
             self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
             dead = [v for v in wanted if server._models[ENGINE][v].dead]

@@ -145,7 +145,7 @@ def _written(key: Any, write: Callable[[], str]) -> str:
 
 
 class SeenFiles:
-    """What lies there now, for the rules and for the servers. Version folders live in memory: Baton never writes any."""
+    """What lies there now, for the rules and the servers. Version folders live in memory: Baton never writes any."""
 
     def __init__(self, root: Path) -> None:
         self._plain = ServiceFiles(root, ALIAS, ENGINE)
@@ -191,7 +191,7 @@ class SeenFiles:
         if splits is None:
             return ModelFiles(policy, folders, {}, step, rest=rest)
         token = self._plain.token()
-        return ModelFiles(policy, {v: token for v in folders}, {}, None, (*splits, token), rest)
+        return ModelFiles(policy, dict.fromkeys(folders, token), {}, None, (*splits, token), rest)
 
 
 @functools.lru_cache(maxsize=5000)

@@ -60,8 +60,6 @@ class ToldJournal(Journal):
     def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
         super().record(rollout, result, at)
         self._yard.say(f"  gate {result.gate}: {result.verdict}")
-        if result.gate is Gate.LOAD:
-            return
 
     def end(self, rollout: Rollout, outcome: Outcome, why: str, at: float, standings: list[VersionRecord]) -> None:
         self._yard.ends(rollout, outcome, why)
@@ -116,7 +114,7 @@ class Plane:
         self._rollout: Rollout | None = None
         self._fresh = False
 
-    def _judge(self, _now: float, _release: Release, *, shadow_only: bool) -> GateResult:  # noqa: ARG002
+    def _judge(self, _now: float, _release: Release, *, shadow_only: bool) -> GateResult:
         verdict = self.yard.ordered_live
         if verdict is None:
             raise BatonError("There is no word of live traffic.")

@@ -300,7 +300,7 @@ class Yard(Rules):
             self.full -= 1
             self.say(f"  No room to {_words(what)}.")
             raise no_space()
-        if what != "journal" and what != "call":
+        if what not in ("journal", "call"):
             self.say(f"    {what}")
 
     def called(self, server: Server, verb: str, model: str) -> None:
@@ -368,6 +368,9 @@ class Yard(Rules):
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
+
+    def answering(self) -> dict[str, FakeTriton]:
+        return {n: s for n, s in self.servers.items() if not s.away()}
 
     # What must hold after every step
 
@@ -445,8 +448,9 @@ class Yard(Rules):
             for v, s in sorted(slots.items())
             if s.state is not ModelState.UNAVAILABLE
         ]
-        name = server.step(ALIAS) if serving(server) else None
-        leads = f"; the public name leads to {name} {', '.join(map(str, serving(server)))}" if name else ""
+        led = serving(server)
+        step = server._files[ALIAS].step if led else None
+        leads = f"; the public name leads to {step[0]} {', '.join(map(str, led))}" if step else ""
         share = (
             f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}"
             if self.weight(server)

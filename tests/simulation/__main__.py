@@ -21,7 +21,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first story; the others follow (default: the time)")
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation", *sys.argv[1:]],
+            os.environ | {"PYTHONHASHSEED": "0"},
+        )
     seed = options.seed if options.seed is not None else int(time.time())
     begun = told = time.monotonic()
 

@@ -173,6 +173,8 @@ class Yard(Rules):
             for server in self.servers.values():
                 server.begin("load", ENGINE)
             self.proved.add(1)
+        self.named = self._was_named = False
+        """Whether there is to be a public name, and was one on disk."""
         self._answered = dict.fromkeys(self.servers, False)
         self._shown: dict[str, str] = {}
         self._rollout: Rollout | None = None
@@ -344,6 +346,7 @@ class Yard(Rules):
             if self._knows(self.plane.seen, *self.servers):
                 self._check_alias(value, split=split)
             self.direct = frozenset()
+            self.named = value is not None
             if value is not None and not split:
                 self._check_proved(value)
 
@@ -386,6 +389,7 @@ class Yard(Rules):
             self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
         )
         self.need(not named, f"the policy names {named}, which never loaded")
+        self._check_restart()
         for name, server in self.servers.items():
             answers = self.answers(server)
             excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None
@@ -395,6 +399,20 @@ class Yard(Rules):
             self._answered[name] = answers
         self._tell()
         self.blamed.clear()
+
+    def _check_restart(self) -> None:
+        """What a server that starts now finds on disk works, whenever the control plane died."""
+        alias = self.files.alias
+        if alias is None:
+            self._was_named = self._was_named and self.named
+            self.need(not self._was_named, "the public name is gone from the disk: a restart serves nothing")
+            return
+        self._was_named = True
+        files = self.files.read(ALIAS)
+        whole = files is not None and files.policy <= set(files.folders)
+        self.need(whole, f"the public name on disk lacks the folder of version {alias}: a restart serves nothing")
+        behind = not self.files.split or self.files.read(SPLITTER) is not None
+        self.need(behind, "the public name on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
         """Whether a client's request to the public name would be answered there now."""

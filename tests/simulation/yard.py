@@ -454,7 +454,7 @@ class Yard(Rules):
     # The story
 
     def say(self, line: str) -> None:
-        self.trace.append(line)
+        self.trace.append(line.replace(str(self.root), ""))
 
     def shown(self, server: Server) -> str:
         """A server in a few words."""

@@ -394,7 +394,7 @@ def kill(yard: Yard, _move: Move) -> None:
 
 
 def fuse(yard: Yard, move: Move) -> None:
-    yard.fuse = 1 + move.a % 20
+    yard.fuse, yard.fuse_of_files = 1 + move.a % 20, move.b % 2 == 0
 
 
 def second(yard: Yard, _move: Move) -> None:

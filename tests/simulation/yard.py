@@ -138,6 +138,8 @@ class Yard(Rules):
         """The servers' time, and how far the control plane's clock is from it."""
         self.fuse = 0
         """The control plane is killed instead of its so-manieth durable act from now; 0: never."""
+        self.fuse_of_files = False
+        """Only what it does to files counts."""
         self.full = 0
         """So many of the next durable writes find no room."""
         self.plane: Any = None
@@ -292,7 +294,8 @@ class Yard(Rules):
             raise Crash
         if not self._acting():
             return
-        if self.fuse:
+        told = what not in ("journal", "call")
+        if self.fuse and (told or not self.fuse_of_files):
             self.fuse -= 1
             if not self.fuse:
                 self.plane.dead = True
@@ -302,7 +305,7 @@ class Yard(Rules):
             self.full -= 1
             self.say(f"  No room to {_words(what)}.")
             raise no_space()
-        if what not in ("journal", "call"):
+        if told:
             self.say(f"    {what}")
 
     def called(self, server: Server, verb: str, model: str) -> None:

@@ -15,6 +15,7 @@ from plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Place, Plane
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
 from baton.errors import TritonError
+from baton.plan import Steer
 from baton.triton.fake import Behaviour
 from baton.triton.fake_splitter import FakeSplitter
 
@@ -169,6 +170,36 @@ def test_no_route_is_sent_for_longer_than_the_journal_says(place, plane, monkeyp
     until(place, plane, lambda: plane.rests_at(2), "version 2 live")
     assert len(set(sent)) > 3, "it was renewed again and again"
     assert not too_long
+
+
+def test_a_route_that_is_sent_late_makes_no_lease_longer(place, plane, monkeypatch):
+    """The control plane was stopped after it decided: what goes out when it wakes is of before."""
+    held: list[Callable[[], Any]] = []
+
+    def start(effect: Any, work: Callable[[Any], Any]) -> None:
+        if isinstance(effect, Steer):
+            held.append(lambda: work(None))
+
+    split(place, plane)
+    with monkeypatch.context() as patched:
+        patched.setattr(plane.service.tasks, "start", start)
+        place.now += 2.0
+        plane.loop.once()
+    assert held, "a route was about to be sent"
+    place.now += LEASE + 1.0
+    held[0]()
+    assert shares(place) == {0.0}
+
+
+def test_a_clock_that_is_set_back_makes_no_lease_longer(place, plane):
+    split(place, plane)
+    place.now -= 3600.0
+    for server in place.servers.values():
+        server._splitters[SPLITTER]._until = 0.0
+    plane.service.steering.forget("a")
+    plane.turn()
+    ends = {s._splitters[SPLITTER]._until - place.now for s in place.servers.values()}
+    assert 0.0 < max(ends) <= LEASE
 
 
 def test_a_journal_that_cannot_be_written_lets_the_lease_end(place, plane):

@@ -11,13 +11,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
+from tests.support.rules import ALIAS, ENGINE, SPLIT, SPLITTER, Broken, Rules, held, serving
 
 from baton.domain import (
     FILE_GATES,
-    GATES_OF,
     Folder,
     Gate,
     GateResult,
@@ -61,20 +60,13 @@ from baton.plan import (
     route,
 )
 from baton.plan.rest import ADOPTED
-from baton.plan.steps import further, position
 from baton.plan.traffic import before_traffic, place
 from baton.plan.view import backoff
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 
-ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
-SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 ASKED_EVERY_S = 5.0
 MOST_AT_ONCE = 60
 """Effects of one rollout in a row without time passing: more means that the plan runs in circles."""
-
-
-class Broken(AssertionError):
-    """Something that must hold did not."""
 
 
 class MemoryFiles:
@@ -134,7 +126,7 @@ class Job:
 
 
 @dataclass
-class World:
+class World(Rules):
     """``plan`` is what is under test. ``gates`` holds verdicts for gates to come, by gate; PASS when there is none."""
 
     plan: Callable[[View, Policy], Decision]
@@ -142,7 +134,6 @@ class World:
     policy: Policy = field(default_factory=Policy)
     adopted: bool = False
     """Whether version 1 is served already, by the engine alone: clients ask it directly until a public name exists."""
-    check: bool = True
 
     def __post_init__(self) -> None:
         self.now = 0.0
@@ -180,15 +171,6 @@ class World:
                 server.begin("load", ENGINE)
 
     # Seeing
-
-    def answering(self) -> dict[str, FakeTriton]:
-        return {n: s for n, s in self.servers.items() if self._index(s) is not None}
-
-    def _index(self, server: FakeTriton) -> Any:
-        try:
-            return server.index()
-        except Unreachable:
-            return None
 
     def _look_for_the_dead(self) -> None:
         """What serves is asked every five seconds: until then a dead version is unknown, and a mended one sick."""
@@ -312,11 +294,6 @@ class World:
                 stopped = rollout is None or rollout.stop is not None
                 weight = self.weight(self.servers[server.name])
                 self.need(not (stopped and weight), f"{server.name} still sends {weight} % to a stopped candidate")
-
-    def weight(self, server: FakeTriton) -> float:
-        """The candidate's share that the server's splitter follows now."""
-        splitter = server._splitters.get(SPLITTER)
-        return 0.0 if splitter is None else splitter.weight()
 
     def run(self) -> None:
         """Decide and act, and let calls and gates end, until nothing more happens at this moment."""
@@ -623,197 +600,6 @@ class World:
         self._record(GateResult(gate, verdict, f"gate {gate} says {verdict}.", evidence=evidence))
         return True
 
-    # What must hold
-
-    def need(self, condition: object, what: str) -> None:
-        if self.check and not condition:
-            raise Broken(what)
-
-    def _check_policy(self, versions: frozenset[int]) -> None:
-        self.need(self._named(versions), f"the policy {set(versions)} lacks the alias's version {self.files.alias}")
-        for name, server in self.answering().items():
-            lost = serving(server) - versions
-            self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
-
-    def _named(self, versions: frozenset[int]) -> bool:
-        """Whether a policy names the alias's version, or need not: it is READY nowhere, and a person goes back."""
-        alias, rollout = self.files.alias, self.rollout
-        if alias is None or alias in versions:
-            return True
-        ready = any(alias in held(s, ModelState.READY) for s in self.answering().values())
-        return rollout is not None and rollout.kind is Kind.ROLLBACK and not ready
-
-    def _check_progress(self, rollout: Rollout, seconds: float) -> None:
-        """The way goes on only where live traffic is content, never past a pause, and never for a stopped candidate."""
-        self.need(rollout.stop is None, "a stopped candidate goes on")
-        if not seconds:
-            return
-        self.need(self.live is Verdict.PASS, f"it goes on although live traffic says {self.live}")
-        self.need(rollout.promoted or not self.paused, "it goes on although Baton is paused")
-        self.need(not place(rollout, self.policy).pause, "it goes on past a pause step")
-        if rollout.phase is not Phase.SHADOWING:
-            most = further(self.policy.steps, rollout.progress, rollout.approvals, seconds) - rollout.progress
-            self.need(seconds <= most, "it jumps over the end of a step")
-        since = self.now - rollout.phase_since
-        self.need(seconds <= since, f"it goes on by {seconds} s after {since} s: a person's time to decide counts")
-        self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
-
-    def _stepwise(self, rollout: Rollout) -> bool:
-        """Whether its traffic comes by steps: it is no first version, no way back, and nobody said ``--full``."""
-        return rollout.kind is Kind.ROLLOUT and rollout.previous is not None and not rollout.full
-
-    def _check_shadow(self, rollout: Rollout) -> None:
-        """Where a shadow is asked for, traffic comes only after it."""
-        policy = self.policy
-        shadowed = policy.shadow_share > 0 and policy.shadow_for > 0
-        paused = rollout.phase is Phase.WAITING and rollout.progressed_at is not None
-        if not self._stepwise(rollout) or not shadowed or paused:
-            return
-        mirrored = rollout.progress if rollout.phase is Phase.SHADOWING else 0.0
-        self.need(mirrored >= policy.shadow_for, f"traffic comes after {mirrored} s of shadow")
-
-    def _check_way(self, rollout: Rollout) -> None:
-        """All traffic comes when the way is behind the candidate, or a person skips the rest of it."""
-        steps = self.policy.steps
-        if self._stepwise(rollout) and steps:
-            where = position(steps, rollout.progress, rollout.approvals)
-            self.need(rollout.progressed_at is not None, "all traffic moves before any")
-            self.need(where.index == len(steps), f"all traffic moves in step {where.index + 1} of {len(steps)}")
-
-    def _check_alias(self, version: int | None, *, split: bool) -> None:
-        rollout = self.rollout
-        if not split and self.files.split and version == self.files.alias:
-            return  # back from the splitter to the version that it answers with
-        if split:
-            assert rollout is not None, "only a rollout splits traffic"
-            self.need(version == rollout.previous == self.files.alias, "the split is not before the stable version")
-            self.need(rollout.stop is None, "traffic is split after the candidate was stopped")
-            self.need(rollout.phase in (Phase.SHADOWING, Phase.SHIFTING), f"traffic is split in {rollout.phase}")
-            for name, server in self.answering().items():
-                loaded = server._is_ready(SPLITTER, 1)
-                self.need(loaded, f"the public name moves to the splitter, not READY on {name}")
-            passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
-            self.need(set(GATES_OF[rollout.kind]) <= passed, "live traffic meets a candidate whose gates are open")
-        assert rollout is not None, "only a rollout moves the public name"
-        if version is None:
-            self.need(rollout.previous is None, "the public name is taken away although there is a version to go to")
-            return
-        self.need(version in self.files.policy, f"the alias moves to {version}, which the policy does not name")
-        self.need(bool(self.answering()), "the alias moves unseen")
-        for name, server in self.answering().items():
-            self.need(version in held(server, ModelState.READY), f"the alias moves to {version}, not READY on {name}")
-        if version == rollout.candidate:
-            self.need(rollout.stop is None, "the candidate gains the public name after it was stopped")
-            self.need(rollout.phase is Phase.SHIFTING, f"the public name moves in {rollout.phase}")
-            self._check_way(rollout)
-            met = rollout.progressed_at is not None
-            self.need(not (met and self.live is Verdict.FAIL), "all traffic moves although live traffic says fail")
-            passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
-            open_gates = set(GATES_OF[rollout.kind]) - passed
-            self.need(not open_gates, f"live without {open_gates}")
-            if rollout.kind is Kind.ROLLOUT:
-                for name, server in self.answering().items():
-                    content = server._models[ENGINE][version].content
-                    self.need(content == rollout.fingerprint, f"what {name} loaded is not what the gates met")
-        else:
-            self.need(version == rollout.previous, f"the alias moves to {version}, which is neither old nor new")
-
-    def _check_alias_sync(self, server: FakeTriton) -> None:
-        if not server.reachable:
-            return
-        alias = self.files.alias
-        if alias is None:
-            return
-        self.need(
-            alias in held(server, ModelState.READY), f"the alias is loaded on {server.name} without version {alias}"
-        )
-        behind = not self.files.split or server._is_ready(SPLITTER, 1)
-        self.need(behind, f"the alias is loaded on {server.name} without the splitter that it leads to")
-        rollout = self.rollout
-        if rollout is not None and rollout.stop is not None and alias == rollout.candidate:
-            # It may where the old version can't come back on some server: then all go on with the one that can.
-            back = all(rollout.previous in held(s, ModelState.READY) for s in self.answering().values())
-            self.need(not back or alias in serving(server), "a stopped candidate gains traffic")
-
-    def _check_reload(self, name: str) -> None:
-        """Only where what serves was found dead, one server at a time, and nothing else is loading there."""
-        alias = self.files.alias
-        self.need((name, alias) in self.sick, f"the engine is unloaded on {name}, where version {alias} answers")
-        self.need(self.files.policy == {alias}, f"version {alias} is reloaded together with {set(self.files.policy)}")
-        others = {e for e in self.jobs if isinstance(e, Reload) or (isinstance(e, Sync) and e.server == name)}
-        self.need(not others, f"the engine is unloaded on {name} during {others}")
-        changed = self.loaded.get(alias or 0) != self.files.folders.get(alias or 0)
-        self.need(not changed, f"what is loaded on {name} again is not what served")
-
-    def _check_engine_sync(self, server: FakeTriton, wanted: frozenset[int]) -> None:
-        if not server.reachable:
-            return
-        shown = serving(server)
-        dropped = (self.direct & held(server, ModelState.READY)) - wanted
-        self.need(not dropped, f"version {dropped} is dropped while clients ask it directly")
-        self.need(shown <= wanted, f"a load call on {server.name} drops {shown - wanted}, which its alias leads to")
-        slots = server._models.get(ENGINE, {})
-        files = server._files.get(ENGINE)
-        stray = files is not None and any(files.strays.get(n) != f for n, f in self.files.strays.items())
-        for v in shown & set(slots):  # behind a splitter that a restart brought back there may be no version yet
-            slot = slots[v]
-            known = self.loaded.get(v) == slot.content
-            changed = self.files.folders.get(v) != slot.content
-            self.need(not (known and changed), f"version {v} serves on {server.name} and is reloaded or dropped")
-            self.need(not stray, f"a stray reloads version {v}, which serves on {server.name}")
-        rollout = self.rollout
-        if rollout is not None and rollout.phase is Phase.RETIRING:
-            for v in held(server, ModelState.READY) - wanted:
-                drained = not slots[v].requests or self.now - rollout.phase_since > self.policy.drain_timeout
-                self.need(drained, f"version {v} is dropped while requests are under way")
-
-    def verify(self) -> None:
-        """What must hold after every step."""
-        self.need(self._named(self.files.policy), f"the policy lacks the alias's version {self.files.alias}")
-        self.need(len(self.files.policy) <= 2, f"the policy names {set(self.files.policy)}")
-        for name, server in self.servers.items():
-            self._check_share(name, server)
-            slots = server._models.get(ENGINE, {})
-            taking = []
-            for v, slot in slots.items():
-                if slot.state is ModelState.UNAVAILABLE:
-                    continue
-                late = slot.state is ModelState.UNLOADING and self.now - slot.idle_since > self.policy.drain_timeout
-                if not late:
-                    taking.append(v)
-            self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
-
-    def _check_share(self, name: str, server: FakeTriton) -> None:
-        """A share of traffic belongs to the candidate of a rollout that reached the split."""
-        weight = self.weight(server)
-        if not weight or not server.reachable or self.steered.get(name) != self.now:
-            return
-        rollout = self.rollout
-        legitimate = (
-            rollout is not None
-            and rollout.phase in (Phase.SHIFTING, Phase.WAITING, Phase.BAKING, Phase.ROLLING_BACK)
-            and rollout.candidate == server._splitters[SPLITTER].candidate()
-        )
-        self.need(legitimate, f"{name} sends {weight} % to a candidate in {rollout and rollout.phase}")
-
-    def settled(self) -> None:
-        """What must hold at the end, with servers answering and nothing in the way."""
-        self.need(not self.files.split and self.files.splitter is None, "a splitter is left in the files")
-        for name, server in self.servers.items():
-            left = [s for s in server._models.get(SPLITTER, {}).values() if s.state is not ModelState.UNAVAILABLE]
-            self.need(not left, f"{name} still holds the splitter")
-        self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
-        self.need(not self.jobs, f"still running: {set(self.jobs)}")
-        alias = self.files.alias
-        wanted = set() if alias is None else {alias}
-        self.need(alias is None or self.files.policy == wanted, f"the policy names {set(self.files.policy)}")
-        for name, server in self.servers.items():
-            self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
-            dead = [v for v in wanted if server._models[ENGINE][v].dead]
-            self.need(not dead, f"version {dead} serves on {name}, and its process is gone: {self.decision}")
-            extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct
-            self.need(not extra, f"{name} still holds {extra}")
-
     def say(self, line: str) -> None:
         self.trace.append(line)
 
@@ -912,14 +698,6 @@ class World:
         self.sick.clear()
         self.leaving.clear()
         self.asked_at = -math.inf
-
-
-def held(server: FakeTriton, *states: ModelState) -> set[int]:
-    return {v for v, s in server._models.get(ENGINE, {}).items() if s.state in states}
-
-
-def serving(server: FakeTriton) -> set[int]:
-    return {v for v, s in server._models.get(ALIAS, {}).items() if s.state is ModelState.READY}
 
 
 def told(effect: Effect) -> str:  # noqa: C901, PLR0912 - one case an effect

@@ -52,10 +52,11 @@ class Split:
 
     def steer(self, view: View) -> None:
         """Send every splitter its route, for what is left of the lease that the journal knows of."""
-        rollout, wanted, lease = view.rollout, route(view, self._policy), 0.0
+        rollout, wanted, until = view.rollout, route(view, self._policy), view.now
         if rollout is not None and rollout.renewed_at is not None:
-            lease = rollout.renewed_at + self._policy.lease - view.now
-        if lease <= 0:
+            # Never longer than one lease, also where the clock was set back since.
+            until = min(rollout.renewed_at, view.now) + self._policy.lease
+        if until <= view.now:
             wanted = None
         salt = str(rollout.id if rollout is not None else 0)
         for server in view.live():
@@ -65,6 +66,9 @@ class Split:
             if self._steering.due(server.name, wanted, view.now) and not backoff(view.failed.get(effect), view.now):
 
                 def exchange(_task: Task, name: str = server.name) -> None:
-                    self._steering.exchange(name, wanted, lease, salt, self._clock())
+                    # What is left when it is sent, not when it was decided: this process may have been stopped since.
+                    now = self._clock()
+                    left = until - now
+                    self._steering.exchange(name, wanted if left > 0 else None, left, salt, now)
 
                 self._tasks.start(effect, exchange)

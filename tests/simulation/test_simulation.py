@@ -1,0 +1,112 @@
+"""The whole control plane under every fault that a seed can think of; and that this notices what it must not overlook.
+
+``BATON_STEPS`` sets how many steps are taken (default 150,000).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.simulation.story import Story, play, yard_of
+from tests.simulation.tell import Failure, shortened, tell
+
+from baton.domain import Rollout, Route, Verdict
+from baton.engine import service
+from baton.engine.steering import Steering
+from baton.journal import Journal
+from baton.plan import Decision, Policy, SetAlias, SetPolicy, View, plan
+from baton.triton.repository import ServiceFiles
+
+STEPS = int(os.environ.get("BATON_STEPS", "150000"))
+FIND_WITHIN = 60_000
+"""Steps within which each planted defect must be found. Seeds are fixed, but the order of sets is not."""
+
+
+def test_stories():
+    tally = tell(0, lambda so_far: so_far.steps < STEPS)
+    if tally.failure is not None:
+        pytest.fail(str(shortened(tally.failure)), pytrace=False)
+    missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(tally.outcomes)
+    assert not missing or STEPS < 50_000, f"no story ended {missing}: the stories are too tame"
+
+
+def test_a_seed_tells_the_same_story_again():
+    def trace() -> list[str]:
+        story = Story.of(11)
+        with yard_of(story) as yard:
+            play(yard, story.moves)
+            return yard.trace
+
+    assert trace() == trace()
+
+
+def found() -> Failure:
+    """What the simulation says of a planted defect."""
+    tally = tell(0, lambda so_far: so_far.steps < FIND_WITHIN)
+    assert tally.failure is not None, f"not found in {tally.steps} steps"
+    return tally.failure
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
+    monkeypatch.setattr(service, "plan", mutant)
+
+
+def test_a_version_that_leaves_before_the_public_name_did_is_found(monkeypatch):
+    def hasty(view: View, policy: Policy) -> Decision:
+        one = view.rollout
+        decision = plan(view, policy)
+        moves = isinstance(decision.effect, SetAlias) and decision.effect.version not in (None, view.alias)
+        if one is not None and moves and view.alias is not None:
+            return replace(decision, effect=SetPolicy(frozenset({one.candidate})))
+        return decision
+
+    planted(monkeypatch, hasty)
+    assert "which the public name on" in (why := found().why) or "lacks the alias's version" in why
+
+
+def test_a_version_that_serves_unproved_is_found(monkeypatch):
+    """The verdict that failed is not written down, and the next gate is asked."""
+
+    def record(self: Journal, rollout: Rollout, result: Any, at: float) -> None:
+        real(self, rollout, replace(result, verdict=Verdict.PASS), at)
+
+    real = Journal.record
+    monkeypatch.setattr(Journal, "record", record)
+    failure = found()
+    assert "nobody asked" in failure.why
+    assert any("is to serve, and nobody asked" in line for line in str(failure).splitlines())
+
+
+def test_a_lease_that_a_route_makes_longer_is_found(monkeypatch):
+    def exchange(self: Steering, server: str, route: Route | None, lease_s: float, *rest: Any) -> None:
+        real(self, server, route, lease_s + 10.0, *rest)
+
+    real = Steering.exchange
+    monkeypatch.setattr(Steering, "exchange", exchange)
+    assert "holds a lease of" in found().why
+
+
+def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
+    """A crash in that moment leaves no public name on disk."""
+
+    def set_alias(self: ServiceFiles, version: int | None, *, split: bool = False) -> None:
+        if version is not None:
+            (self.alias_dir / "config.pbtxt").unlink(missing_ok=True)
+        real(self, version, split=split)
+
+    real = ServiceFiles.set_alias
+    monkeypatch.setattr(ServiceFiles, "set_alias", set_alias)
+    assert "the public name is gone from the disk" in found().why
+
+
+def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):
+    def deaf(view: View, policy: Policy) -> Decision:
+        one = view.rollout
+        return plan(view if one is None else replace(view, rollout=replace(one, stop=None)), policy)
+
+    planted(monkeypatch, deaf)
+    why = found().why
+    assert "stopped" in why or "never ends" in why

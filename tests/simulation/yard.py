@@ -1,0 +1,503 @@
+"""What outlives a control plane: the servers, the files, the state directory, time; and what must hold of them.
+
+A :class:`Yard` sees each act of the control plane before it happens and may end the process there. The checks that all
+simulations share are in ``tests/support/rules.py``; those here are about what only the whole shows: that no client's
+request goes unanswered because of something that Baton did, and that nothing serves that was not proved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.simulation.crew import Crash, Seen
+from tests.simulation.disk import CONFIG, SeenFiles, no_space
+from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
+
+from baton.config import ServiceConfig
+from baton.domain import GATES_OF, Folder, Gate, GateResult, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.errors import TimedOut, TritonError
+from baton.plan import Ask, Effect, Policy, Reload, Sync
+from baton.plan.rest import ADOPTED
+from baton.probe import Cancelled
+from baton.triton.fake import FakeTriton
+from baton.triton.port import Index, Tensors
+
+QUESTION: Tensors = {
+    "query": np.array([[b"q"]], dtype=np.object_),
+    "documents": np.array([[b'{"text": "d"}']], dtype=np.object_),
+}
+
+
+class Server(FakeTriton):
+    """A fake server whose callers take turns; calls may come twice, or late."""
+
+    def __init__(self, name: str, yard: Yard, boot: tuple[str, ...]) -> None:
+        self.lag = 0.0
+        """The next load or unload call is carried out so many seconds after it came."""
+        self.twice = False
+        """The next call comes twice, as when a connection broke and was tried again."""
+        self.yard = yard
+        super().__init__(name, yard.files, clock=lambda: yard.seconds, boot=boot)
+
+    def index(self) -> Index:
+        self.yard.turn()
+        self.yard.looks_at(self)
+        return super().index()
+
+    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+        self.yard.turn()
+        return super().infer(model, version, inputs, timeout_s)
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        self.yard.turn()
+        return super().answered(model)
+
+    def begin(self, verb: str, model: str) -> Any:
+        self.yard.turn()
+        self.yard.called(self, verb, model)
+        if self.twice:
+            self.twice = False
+            super().begin(verb, model)
+        return super().begin(verb, model)
+
+    def away(self) -> bool:
+        return not self.reachable or any(not c.done for c in self._booting)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        self.advance()
+        if not condition():
+            self.yard.wait(condition)
+
+    def _load(self, model: str) -> Iterator[float]:
+        yield from self._late()
+        yield from super()._load(model)
+
+    def _unload(self, model: str) -> Iterator[float]:
+        yield from self._late()
+        yield from super()._unload(model)
+
+    def _late(self) -> Iterator[float]:
+        lag, self.lag = self.lag, 0.0
+        if lag:
+            yield self._clock() + lag
+
+
+class Asker:
+    """Stands for the gates: each asks the candidate one request, and says what was ordered, or that it passes."""
+
+    def __init__(self, yard: Yard) -> None:
+        self.yard = yard
+
+    def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
+        yard = self.yard
+        ordered = yard.gates.get(gate)
+        verdict = ordered.pop(0) if ordered else Verdict.PASS
+        if gate is Gate.INTEGRITY:
+            manifest = {"weights": yard.content(rollout.candidate)}
+            assert yard.plane is not None
+            yard.plane.journal.set_memo(ALIAS, f"manifest:{rollout.candidate}", manifest)
+        elif gate not in (Gate.COMPATIBILITY, Gate.CAPACITY):
+            try:
+                next(iter(yard.servers.values())).infer(ENGINE, rollout.candidate, QUESTION, 10.0)
+            except (TritonError, TimedOut) as error:
+                return GateResult(gate, Verdict.FAIL, f"It did not answer: {error}")
+        else:
+            yard.turn()
+        if cancelled():
+            raise Cancelled("Nobody wants the verdict any more.")
+        if verdict is Verdict.PASS:
+            yard.passed.setdefault((rollout.candidate, rollout.fingerprint), set()).add(gate)
+        return GateResult(gate, verdict, f"gate {gate} says {verdict}.")
+
+
+class Defects(logging.Handler):
+    """What the engine catches so that one service's defect does not stop the others is a failure here."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        told = str(cause) if isinstance(cause, Broken) else f"a defect in the engine: {record.getMessage()} {cause!r}"
+        self.found.append(told)
+
+
+class Yard(Rules):
+    """``adopted``: version 1 is served already, by the engine alone. ``boot_engine``: servers start with both names."""
+
+    def __init__(self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool) -> None:
+        self.root, self.config = root, config
+        self.seconds, self.wall = 1_000_000.0, 0.0
+        """The servers' time, and how far the control plane's clock is from it."""
+        self.fuse = 0
+        """The control plane is killed instead of its so-manieth durable act from now; 0: never."""
+        self.fuse_of_files = False
+        """Only what it does to files counts."""
+        self.full = 0
+        """So many of the next durable writes find no room."""
+        self.plane: Any = None
+        self.policy: Policy = Policy()
+        self.steered = {}
+        self.ordered_live: Verdict | None = Verdict.PASS
+        self.gates: dict[Gate, list[Verdict]] = {}
+        self.passed: dict[tuple[int, str], set[Gate]] = {}
+        self.proved: set[int] = set()
+        """Versions that passed every gate, or served before Baton came."""
+        self.was_loaded: set[int] = {1}
+        """Versions that were READY once; the first is in the policy that a person wrote."""
+        self.stopped_at: float | None = None
+        self.upsets: Counter[str] = Counter()
+        """How often something other than Baton took a server, or a version from it, away."""
+        self.blamed: set[str] = set()
+        """Servers to which that happened in this move."""
+        self.trace: list[str] = []
+        self.steps = 0
+        self.outcomes: list[Outcome] = []
+        self.defects = Defects()
+        self.folder_changes = 0
+        self.since: dict[int, float] = {}
+        self.incomplete: set[int] = set()
+        (root / "repository" / ENGINE).mkdir(parents=True)
+        (root / "repository" / ENGINE / "config.pbtxt").write_text(CONFIG)
+        self.files = SeenFiles(root / "repository")
+        boot = (ENGINE, ALIAS) if adopted or boot_engine else (ALIAS,)
+        self.servers = {name: Server(name, self, boot) for name in ("a", "b", "c")[:servers]}
+        self.direct = frozenset({1} if adopted else ())
+        if adopted:
+            self.put(1)
+            for server in self.servers.values():
+                server.begin("load", ENGINE)
+            self.proved.add(1)
+        self.named = self._was_named = False
+        """Whether there is to be a public name, and was one on disk."""
+        self._answered = dict.fromkeys(self.servers, False)
+        self._shown: dict[str, str] = {}
+        self._rollout: Rollout | None = None
+
+    # Folders
+
+    def put(self, version: int, content: str | None = None, *, complete: bool = True) -> None:
+        """A folder comes or changes; each time it looks new to Triton."""
+        self.folder_changes += 1
+        self.files.folders[version] = f"{content or f'weights-{self.folder_changes}'}@{self.folder_changes}"
+        self.since[version] = self.wall_now()
+        (self.incomplete.discard if complete else self.incomplete.add)(version)
+
+    def content(self, version: int) -> str:
+        return self.files.folders.get(version, "").partition("@")[0]
+
+    def manifest(self, _service: str, version: int) -> dict[str, str]:
+        return {"weights": self.content(version)}
+
+    def scan(self) -> list[Folder]:
+        if self.plane is not None:
+            self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
+        found = []
+        for v, f in sorted(self.files.folders.items()):
+            missing = ("shard",) if v in self.incomplete else ()
+            found.append(Folder(str(v), v, f, missing, None, self.since[v], self.since[v], 1))
+        for n, f in self.files.strays.items():
+            found.append(Folder(n, None, f, problem="Not a version number; move it out."))
+        return found
+
+    # The control plane as the rules see it
+
+    @property
+    def now(self) -> float:  # type: ignore[override]
+        return self.wall_now()
+
+    def wall_now(self) -> float:
+        return self.seconds + self.wall
+
+    def server_now(self) -> float:
+        return self.seconds
+
+    @property
+    def rollout(self) -> Rollout | None:  # type: ignore[override]
+        if self.plane is not None:
+            self._rollout = self.plane.rollout()
+        return self._rollout
+
+    @property
+    def jobs(self) -> Collection[Effect]:  # type: ignore[override]
+        running: frozenset[Effect] = self.plane.service.tasks.running() if self.plane is not None else frozenset()
+        return running - {self.plane.starting} if self.plane is not None else running
+
+    @property
+    def sick(self) -> Mapping[tuple[str, int], Any]:  # type: ignore[override]
+        found: Mapping[tuple[str, int], Any] = self.plane.service.health.sick()
+        return found
+
+    @property
+    def loaded(self) -> Mapping[int, str]:  # type: ignore[override]
+        return {int(v): f for v, f in self.plane.journal.memo(ALIAS, "loaded_fingerprints", {}).items()}
+
+    @property
+    def live(self) -> Verdict | None:  # type: ignore[override]
+        verdict = self.plane.service.split.verdict
+        return None if verdict is None else verdict.verdict
+
+    @property
+    def paused(self) -> bool:  # type: ignore[override]
+        return bool(self.plane.loop.paused())
+
+    @property
+    def decision(self) -> Any:  # type: ignore[override]
+        return self.plane.service.decision
+
+    # What the control plane does, before it happens
+
+    def _acting(self) -> bool:
+        return self.plane is not None and self.plane.crew.current is not None
+
+    def turn(self) -> None:
+        """Before a call to a server others may have their turn."""
+        if self._acting() and self.plane.crew.current.effect is not None:
+            self.plane.crew.pause()
+
+    def upset(self, server: FakeTriton) -> None:
+        """Something other than Baton takes a server, or a version from it, away."""
+        self.upsets[server.name] += 1
+        self.blamed.add(server.name)
+
+    def looks_at(self, server: Server) -> None:
+        if self._acting() and self.plane.crew.current is self.plane.round:
+            known = {**self.plane.seen.servers, server.name: self.upsets[server.name]}
+            self.plane.seen = replace(self.plane.seen, servers=known)
+
+    def _knows(self, seen: Seen, *servers: str) -> bool:
+        """Whether nothing happened to the folders and those servers since a decision was made."""
+        return seen.folders == self.folder_changes and all(seen.servers.get(n) == self.upsets[n] for n in servers)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        def come() -> bool:
+            for server in self.servers.values():
+                server.advance()
+            return condition()
+
+        self.plane.crew.pause(come)
+
+    def act(self, what: str) -> None:
+        """A durable act is about to happen."""
+        self.files.changed()
+        if self.plane is None:
+            return
+        self.plane.changed()
+        if self.plane.dead:
+            raise Crash
+        if not self._acting():
+            return
+        told = what not in ("journal", "call")
+        if self.fuse and (told or not self.fuse_of_files):
+            self.fuse -= 1
+            if not self.fuse:
+                self.plane.dead = True
+                self.say(f"  The control plane is killed before it can {_words(what)}.")
+                raise Crash
+        if self.full and what != "call":
+            self.full -= 1
+            self.say(f"  No room to {_words(what)}.")
+            raise no_space()
+        if told:
+            self.say(f"    {what}")
+
+    def called(self, server: Server, verb: str, model: str) -> None:
+        """A load or unload call is about to be made."""
+        if not self._acting():
+            return
+        self.act("call")
+        self.say(f"    {verb} {model} on {server.name}")
+        job = self.plane.crew.current
+        effect = job.effect
+        if server.away() or not isinstance(effect, Sync | Reload) or not self._knows(job.seen, server.name):
+            return
+        if model == ALIAS:
+            if verb == "load":
+                self._check_alias_sync(server)
+        elif model == SPLITTER:
+            led = verb == "unload" and server.step(ALIAS) == SPLITTER and serving(server)
+            self.need(not led, f"the splitter leaves {server.name} under the public name")
+        elif isinstance(effect, Sync):
+            self._check_engine_sync(server, self.files.policy)
+
+    def starting(self, effect: Effect) -> None:
+        """An effect begins in the background."""
+        if isinstance(effect, Reload):
+            self.plane.starting = effect
+            self._check_reload(effect.server)
+            self.plane.starting = None
+        if isinstance(effect, Sync | Ask | Reload):
+            self.say(f"  -> {_effect(effect)}")
+
+    def about_to_write(self, what: str, value: Any, *, split: bool = False) -> None:
+        """A file of the repository is about to be written."""
+        self.say(
+            f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}"
+        )
+        if what == "policy":
+            self._check_policy(value)
+        elif what == "splitter":
+            self.need(not self.files.split, "the splitter's files change under the public name")
+        else:
+            if self._knows(self.plane.seen, *self.servers):
+                self._check_alias(value, split=split)
+            self.direct = frozenset()
+            self.named = value is not None
+            if value is not None and not split:
+                self._check_proved(value)
+
+    def _check_proved(self, version: int) -> None:
+        rollout = self.rollout
+        if rollout is not None and version == rollout.candidate and version not in self.proved:
+            met = {Gate.LOAD} | self.passed.get((version, rollout.fingerprint), set())
+            missing = set(GATES_OF[rollout.kind]) - met
+            self.need(not missing, f"version {version} is to serve, and nobody asked {', '.join(sorted(missing))}")
+            self.proved.add(version)
+        self.need(version in self.proved, f"version {version} is to serve, and was never proved")
+
+    def began(self, rollout: Rollout) -> None:
+        self.stopped_at = None
+        self.say(f"  {rollout.kind} of version {rollout.candidate} begins, from {rollout.previous}, by {rollout.who}")
+        if rollout.candidate in self.direct and rollout.why != ADOPTED:
+            self.direct = frozenset()
+
+    def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
+        self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
+        self.stopped_at = self.seconds
+        if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
+            at = self.files.alias
+            self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
+
+    def answering(self) -> dict[str, FakeTriton]:
+        return {n: s for n, s in self.servers.items() if not s.away()}
+
+    # What must hold after every step
+
+    def verify(self) -> None:
+        for server in self.servers.values():
+            server.advance()
+        if self.defects.found:
+            raise Broken(self.defects.found[0])
+        super().verify()
+        for server in self.servers.values():
+            self.was_loaded |= held(server, ModelState.READY)
+        named = (
+            self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
+        )
+        self.need(not named, f"the policy names {named}, which never loaded")
+        self._check_restart()
+        for name, server in self.servers.items():
+            answers = self.answers(server)
+            excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None
+            unseen = self.plane is None or self.plane.oldest() < self.folder_changes
+            lost = self._answered[name] and not answers
+            self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
+            self._answered[name] = answers
+        self._tell()
+        self.blamed.clear()
+
+    def _check_restart(self) -> None:
+        """What a server that starts now finds on disk works, whenever the control plane died."""
+        alias = self.files.alias
+        if alias is None:
+            self._was_named = self._was_named and self.named
+            self.need(not self._was_named, "the public name is gone from the disk: a restart serves nothing")
+            return
+        self._was_named = True
+        files = self.files.read(ALIAS)
+        whole = files is not None and files.policy <= set(files.folders)
+        self.need(whole, f"the public name on disk lacks the folder of version {alias}: a restart serves nothing")
+        behind = not self.files.split or self.files.read(SPLITTER) is not None
+        self.need(behind, "the public name on disk leads to a splitter that is not there")
+
+    def answers(self, server: Server) -> bool:
+        """Whether a client's request to the public name would be answered there now."""
+        if server.away() or not serving(server):
+            return False
+        step = server._files[ALIAS].step
+        assert step is not None
+        version = step[1]
+        if step[0] == SPLITTER:
+            splitter = server._splitters.get(SPLITTER)
+            if splitter is None:
+                return False
+            version = splitter.stable
+        slot = server._models.get(ENGINE, {}).get(version)
+        return slot is not None and slot.state is ModelState.READY and not slot.dead
+
+    def _check_share(self, name: str, server: FakeTriton) -> None:
+        """A share of traffic is a lease: it never lasts longer, and after a stop it is not renewed."""
+        splitter = server._splitters.get(SPLITTER)
+        if splitter is None or not splitter.weight():
+            return
+        left = splitter._until - self.seconds
+        lease = self.policy.lease
+        self.need(left <= lease + 1e-6, f"{name} holds a lease of {left:.0f} s, longer than {lease:g} s")
+        rollout = self.rollout
+        on_its_way = rollout is not None and rollout.stop is None and rollout.candidate == splitter.candidate()
+        if on_its_way or self.plane is None:
+            return
+        since = self.seconds - (self.stopped_at if self.stopped_at is not None else self.seconds)
+        self.need(since <= lease, f"{name} sends {splitter.weight():g} % to a stopped candidate, after {since:.0f} s")
+
+    def settled(self) -> None:
+        super().settled()
+        self.need(self.decision.phase in (Phase.STEADY, Phase.EMPTY), f"it never rests: {self.decision}")
+        for server in self.servers.values():
+            well = self.files.alias is None or self.answers(server)
+            self.need(well, f"at the end requests on {server.name} find nobody: {self.shown(server)}")
+
+    # The story
+
+    def say(self, line: str) -> None:
+        self.trace.append(line.replace(str(self.root), ""))
+
+    def shown(self, server: Server) -> str:
+        """A server in a few words."""
+        if server.away():
+            return "does not answer"
+        slots = server._models.get(ENGINE, {})
+        engine = [
+            f"{v} {'DEAD' if s.dead else s.state}"
+            for v, s in sorted(slots.items())
+            if s.state is not ModelState.UNAVAILABLE
+        ]
+        led = serving(server)
+        step = server._files[ALIAS].step if led else None
+        leads = f"; the public name leads to {step[0]} {', '.join(map(str, led))}" if step else ""
+        share = (
+            f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}"
+            if self.weight(server)
+            else ""
+        )
+        return f"{', '.join(engine) or 'nothing loaded'}{leads}{share}"
+
+    def _tell(self) -> None:
+        for name, server in self.servers.items():
+            shown = self.shown(server)
+            if self._shown.get(name) != shown:
+                self._shown[name] = shown
+                self.say(f"      {name}: {shown}")
+
+
+def _words(what: str) -> str:
+    return {"journal": "write its journal", "call": "call a server"}.get(what, what)
+
+
+def _effect(effect: Effect) -> str:
+    match effect:
+        case Sync(server, model):
+            return f"sync {model} on {server}"
+        case Ask(gate):
+            return f"ask gate {gate}"
+        case Reload(server):
+            return f"load the engine again on {server}"
+        case _:
+            return str(effect)

@@ -28,6 +28,7 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.engine.health import EndProcesses, Health, Question, nothing_to_end
+from baton.engine.keeper import Keeper
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
@@ -129,6 +130,7 @@ class Service:
         self.steering = Steering(config, files, servers)
         self.split = Split(self.steering, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, end_processes, self.tasks, clock, self._tell_health)
+        self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._leaving: dict[tuple[str, int], float] = {}
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
@@ -158,14 +160,15 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         now = self._clock()
-        alias, split = self.files.public_name()
+        policy = self._keeper.policy()
+        alias, split = self._keeper.public_name()
         self.view = View(
             service=self.name,
             now=now,
-            policy=self.files.policy(),
+            policy=policy,
             alias=alias,
             split=split,
-            splitter=self.files.splitter(),
+            splitter=self._keeper.splitter(),
             servers=servers,
             folders=folders,
             strays=strays,
@@ -178,6 +181,7 @@ class Service:
             paused=paused,
             live_gate=self.split.judge(rollout, now),
             sick=self.health.sick(),
+            answered=self.health.answered(),
         )
         return self.view
 
@@ -293,10 +297,14 @@ class Service:
             case SetAlias(version, split):
                 way = " by way of the splitter" if split else ""
                 self._log("alias", f"public name on disk: version {version}{way}", view.rollout)
+                if version is None:
+                    self._keeper.let_go("alias")
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
                 what = "removed" if stable is None else f"stable version {stable}"
                 self._log("splitter", f"splitter on disk: {what}", view.rollout)
+                if stable is None:
+                    self._keeper.let_go("splitter")
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
@@ -465,6 +473,9 @@ class Service:
     def _tell_health(self, message: str, data: Mapping[str, Any]) -> None:
         self._log("health", message, self._journal.open_rollout(self.name), data)
         self._wake()
+
+    def _tell_mended(self, message: str, data: Mapping[str, Any]) -> None:
+        self._log("mend", message, self._journal.open_rollout(self.name), data)
 
     # What persons ask for
 

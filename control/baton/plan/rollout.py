@@ -19,9 +19,9 @@ from baton.domain import (
 )
 from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
-from baton.plan.health import mend, reloading, unwell
+from baton.plan.health import mend, reloading, unproved, unwell
 from baton.plan.rest import ADOPTED
-from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
+from baton.plan.traffic import before_traffic, first_phase, place, step_aside, stepwise, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
 
@@ -255,6 +255,9 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
             # While the stable version was loaded again the policy named that one alone.
             both = view.policy | {version}
             return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
+        if stepwise(rollout, policy) and (waiting := unproved(view, rollout)):
+            told = f"Version {version} is asked once more on server {', '.join(waiting)} before all traffic moves."
+            return Decision(phase, told)
         return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))

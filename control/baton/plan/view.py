@@ -157,6 +157,8 @@ class View:
     """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
     sick: Mapping[tuple[str, int], Sick] = field(default_factory=dict)
     """By server and version: those that were asked and do not answer."""
+    answered: Mapping[tuple[str, int], float] | None = None
+    """By server and version: when the last question that was answered was put. None: nobody can be asked."""
 
     def live(self) -> tuple[ServerView, ...]:
         return tuple(s for s in self.servers if s.live)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,15 @@ ALTER TABLE rollout ADD COLUMN renewed_at REAL;
 """What brings a journal of format 1 to format 2, which knows traffic steps."""
 
 
+DAMAGED = "The control plane puts it aside when it starts; what the repository and Triton serve is then adopted."
+
+
 class JournalError(BatonError):
     """The journal can't be written or read. Baton then changes nothing: no action without its record."""
+
+
+class JournalDamaged(JournalError):
+    """What the journal's file holds can't be read as what was written there."""
 
 
 class Journal:
@@ -94,6 +102,7 @@ class Journal:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            _prove(self._db)
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
@@ -109,18 +118,51 @@ class Journal:
         with self._lock:
             self._db.close()
 
+    def prove(self) -> None:
+        """Read all that decisions are made of.
+
+        Raises:
+            JournalDamaged: some of it is not what was written.
+        """
+        self.rollouts(limit=10_000)
+        with self._reading():
+            services = [r["service"] for r in self._db.execute("SELECT DISTINCT service FROM version")]
+            for row in self._db.execute("SELECT value FROM memo"):
+                json.loads(row["value"])
+        for service in services:
+            self.standings(service)
+
+    def begin_anew(self, at: float, why: str) -> None:
+        """Put the damaged file aside, under a name with the time, and go on with an empty one in its place."""
+        with self._lock:
+            with suppress(sqlite3.Error):  # it is what can't be read
+                self._db.close()
+            kept = set_aside(self._path, at)
+            with self._guard():
+                self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10.0)
+            self._open()
+            self.log(at, "damaged", f"{why} It was put aside as {kept.name}; what serves is adopted.")
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         with self._lock:
             try:
                 yield
             except sqlite3.DatabaseError as error:
-                mend = (
-                    "Move the file away and start again: what the repository and Triton serve is then adopted."
-                    if "malformed" in str(error) or "not a database" in str(error)
-                    else "Make room on the disk or mend its rights; Baton goes on by itself."
-                )
+                if any(word in str(error) for word in ("malformed", "not a database", "decode")):
+                    raise JournalDamaged(f"The journal {self._path} fails: {error}.", mend=DAMAGED) from error
+                mend = "Make room on the disk or mend its rights; Baton goes on by itself."
                 raise JournalError(f"The journal {self._path} fails: {error}.", mend=mend) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """SQLite notices damage to its own structure alone; what rows hold has to make sense as well."""
+        with self._guard():
+            try:
+                yield
+            except (ValueError, KeyError, TypeError) as error:
+                told = f"The journal {self._path} fails: a row holds what was never written there ({error})."
+                raise JournalDamaged(told, mend=DAMAGED) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -149,11 +191,11 @@ class Journal:
     ) -> list[dict[str, Any]]:
         """The newest events, oldest first."""
         where, values = _where(service=service, rollout=rollout)
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
-        return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
+            return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
 
     # Rollouts
 
@@ -260,7 +302,7 @@ class Journal:
 
     def rollout(self, number: int) -> Rollout | None:
         """One rollout by its id."""
-        with self._guard():
+        with self._reading():
             row = self._db.execute("SELECT * FROM rollout WHERE id = ?", (number,)).fetchone()
             return self._rollout(row) if row else None
 
@@ -269,7 +311,7 @@ class Journal:
         where, values = _where(service=service)
         if only_open:
             where = f"{where} {'AND' if where else 'WHERE'} ended_at IS NULL"
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 f"SELECT * FROM rollout {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
@@ -295,14 +337,14 @@ class Journal:
     # Versions and memos
 
     def standings(self, service: str) -> dict[int, VersionRecord]:
-        with self._guard():
+        with self._reading():
             rows = self._db.execute("SELECT * FROM version WHERE service = ?", (service,)).fetchall()
-        return {
-            r["version"]: VersionRecord(
-                r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
-            )
-            for r in rows
-        }
+            return {
+                r["version"]: VersionRecord(
+                    r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
+                )
+                for r in rows
+            }
 
     def stand(self, service: str, record: VersionRecord) -> None:
         with self._transaction() as db:
@@ -325,9 +367,9 @@ class Journal:
         return int(row[0] or 0)
 
     def memo(self, service: str, key: str, default: Any = None) -> Any:
-        with self._guard():
+        with self._reading():
             row = self._db.execute("SELECT value FROM memo WHERE service = ? AND key = ?", (service, key)).fetchone()
-        return json.loads(row["value"]) if row else default
+            return json.loads(row["value"]) if row else default
 
     def set_memo(self, service: str, key: str, value: Any) -> None:
         with self._transaction() as db:
@@ -347,6 +389,21 @@ class Journal:
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
             approvals=row["approvals"], renewed_at=row["renewed_at"],
         )  # fmt: skip
+
+
+def set_aside(path: Path, at: float) -> Path:
+    """Give a damaged journal, and what SQLite keeps beside it, another name; the name of the journal itself."""
+    kept = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at))}")
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
+    return kept
+
+
+def _prove(db: sqlite3.Connection) -> None:
+    wrong = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if wrong != "ok":
+        raise sqlite3.DatabaseError(f"malformed: {' '.join(str(wrong).split())}")
 
 
 def _allow(before: Phase | None, after: Phase | None) -> None:

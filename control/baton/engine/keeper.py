@@ -46,7 +46,10 @@ class Keeper:
 
     def public_name(self) -> tuple[int | None, bool]:
         """As :meth:`ServiceFiles.public_name` gives it."""
-        return self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
+        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
+        if version is not None:  # Triton wants the folder beside the file; both may have been removed
+            (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
+        return version, split
 
     def splitter(self) -> int | None:
         """As :meth:`ServiceFiles.splitter` gives it."""

@@ -29,6 +29,7 @@ from baton.domain import (
 )
 from baton.engine.health import EndProcesses, Health, Question, nothing_to_end
 from baton.engine.keeper import Keeper
+from baton.engine.proof import LOADED, Proof
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
@@ -44,6 +45,7 @@ from baton.plan import (
     Halt,
     Policy,
     Progress,
+    Prove,
     Record,
     Reload,
     Renew,
@@ -63,7 +65,6 @@ from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
 log = logging.getLogger(__name__)
 
-LOADED = "loaded_fingerprints"
 STRAYS = "known_strays"
 
 
@@ -97,6 +98,7 @@ class Service:
         wake: Callable[[], None],
         question: Question | None = None,
         end_processes: EndProcesses = nothing_to_end,
+        proof: Proof | None = None,
     ) -> None:
         self.config = config
         self.files = files
@@ -108,6 +110,7 @@ class Service:
         self._read_meta = read_meta
         self._clock = clock
         self._wake = wake
+        self._proof = proof
         self.tasks = Tasks(config.name, clock, wake)
         self.policy = Policy(
             keep_previous=config.rollout.keep_previous,
@@ -149,7 +152,8 @@ class Service:
         folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in self._entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
-        loaded = {int(v): f for v, f in self._journal.memo(self.name, LOADED, {}).items()}
+        known = self._journal.memo(self.name, LOADED)
+        loaded = {int(v): f for v, f in (known or {}).items()}
         known_strays = self._journal.memo(self.name, STRAYS)
         # First sight: what Triton serves already, it loaded from what is there. Nothing is disturbed.
         news = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
@@ -162,6 +166,8 @@ class Service:
         now = self._clock()
         policy = self._keeper.policy()
         alias, split = self._keeper.public_name()
+        if known is None and alias is not None:
+            self._adopt(alias, policy, now)
         self.view = View(
             service=self.name,
             now=now,
@@ -184,6 +190,15 @@ class Service:
             answered=self.health.answered(),
         )
         return self.view
+
+    def _adopt(self, alias: int, policy: frozenset[int], now: float) -> None:
+        """The public name is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
+
+        Then nobody else knows that what served before is loaded still, and it would stay for ever.
+        """
+        why = f"served before version {alias}, as far as the files tell; the journal was lost"
+        for version in sorted(v for v in policy if v < alias):
+            self._journal.stand(self.name, VersionRecord(version, Standing.RELEASED, why, "", loaded=True, at=now))
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):
@@ -245,6 +260,7 @@ class Service:
             self.tasks.cancel(lambda e: isinstance(e, Ask))
         self.split.steer(view)
         self.health.watch(view)
+        self._prove(view)
         if effect is None:
             return False
         if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
@@ -273,6 +289,20 @@ class Service:
                 return False
             case _:
                 return self.tasks.attempt(effect, lambda: self._at_once(effect, view))
+
+    def _prove(self, view: View) -> None:
+        """Know what serves by its content, and accept its folder by itself when only its times have changed."""
+        version, proof = view.alias, self._proof
+        folder = None if version is None else view.folders.get(version)
+        if proof is None or version is None or folder is None or view.now - folder.quiet_since < self.policy.settle:
+            return
+        effect = Prove(version, folder.fingerprint)
+        if effect in view.failed or effect in view.running or version not in view.loaded:
+            return
+        if view.loaded[version] != folder.fingerprint:
+            self.tasks.start(effect, lambda _task: proof.accept(version, folder, "baton"))
+        elif not proof.known(version):
+            self.tasks.start(effect, lambda _task: proof.learn(version))
 
     def _reload(self, effect: Reload, server: str, view: View) -> None:
         version = view.alias

@@ -20,7 +20,7 @@ WORDS = ("red", "green", "blue", "round", "square", "small", "large", "old", "ne
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: its begin and its end in seconds since the epoch, and the version that answered, or what was wrong."""
+    """One request: begin and end in seconds since the epoch, and the version that answered, or what was wrong."""
 
     began: float
     ended: float

@@ -1,7 +1,7 @@
 """The faults: what each does, where it is tried, and whether a client may notice.
 
-``strike`` returns when the fault is over as far as a supervisor or a person with another task would end it (the process is
-started again, the disk has room again). What is left is Baton's.
+``strike`` returns when the fault is over as far as a supervisor, or a person with another task, would end it: the
+process is started again, the disk has room again. What is left is Baton's.
 """
 
 from __future__ import annotations
@@ -235,9 +235,22 @@ WITH_CANDIDATE = (*BEFORE_TRAFFIC, *SPLIT)
 FAULTS = (
     Fault("control plane: kill -9", "killed and started again", control_killed),
     Fault("control plane: SIGTERM", "ended and started again", control_ended),
-    Fault("control plane: stopped, short", f"SIGSTOP for {LEASE_S / 3:.1f} s, within the lease", control_stopped(LEASE_S / 3)),
-    Fault("control plane: stopped, long", f"SIGSTOP for {2 * LEASE_S:.0f} s, twice the lease", control_stopped(2 * LEASE_S)),
-    Fault("candidate: kill -9", "its engine process is killed", candidate_hit(signal.SIGKILL), ("loading", "validating", *SPLIT)),
+    Fault(
+        "control plane: stopped, short",
+        f"SIGSTOP for {LEASE_S / 3:.1f} s, within the lease",
+        control_stopped(LEASE_S / 3),
+    ),
+    Fault(
+        "control plane: stopped, long",
+        f"SIGSTOP for {2 * LEASE_S:.0f} s, twice the lease",
+        control_stopped(2 * LEASE_S),
+    ),
+    Fault(
+        "candidate: kill -9",
+        "its engine process is killed",
+        candidate_hit(signal.SIGKILL),
+        ("loading", "validating", *SPLIT),
+    ),
     Fault("candidate: hangs", "its engine process gets SIGSTOP", candidate_hit(signal.SIGSTOP), ("validating", *SPLIT)),
     Fault("live engine: kill -9", "the engine process that serves is killed", live_hit(signal.SIGKILL), fails=NOTICED),
     Fault("live engine: hangs", "the engine process that serves gets SIGSTOP", live_hit(signal.SIGSTOP), fails=NOTICED),
@@ -247,7 +260,11 @@ FAULTS = (
     Fault("Triton: stopped", "SIGSTOP for 2.5 s", triton_stopped),
     Fault("state: disk full", f"no byte left for {1.5 * LEASE_S:.0f} s", disk_full, disks=True),
     Fault("state: gone", "killed, the state directory is emptied, started again", state_gone),
-    Fault("journal: bytes flipped", "killed, 64 bytes of each page overwritten, started again", journal(up=False, damage=flip)),
+    Fault(
+        "journal: bytes flipped",
+        "killed, 64 bytes of each page overwritten, started again",
+        journal(up=False, damage=flip),
+    ),
     Fault("journal: bytes flipped, in use", "the same while the control plane uses it", journal(up=True, damage=flip)),
     Fault("journal: cut", "killed, cut to half of its size, started again", journal(up=False, damage=halve)),
     Fault("journal: cut, in use", "the same while the control plane uses it", journal(up=True, damage=halve)),
@@ -255,8 +272,15 @@ FAULTS = (
     Fault("candidate: file cut", "one shard loses its second half", candidate_cut, WITH_CANDIDATE),
     Fault("candidate: folder removed", "rm -r of its folder", candidate_removed, WITH_CANDIDATE),
     Fault("live folder: touched", "a file's time changes, its content does not", live_touched),
-    Fault("engine's config: no policy", "the line with the version policy is taken out", edited(_engine, without_policy)),
+    Fault(
+        "engine's config: no policy", "the line with the version policy is taken out", edited(_engine, without_policy)
+    ),
     Fault("engine's config: garbage", "its second half is overwritten", edited(_engine, garbage)),
     Fault("public name's config: garbage", "its second half is overwritten", edited(_alias, garbage)),
-    Fault("splitter's config: garbage", "its second half is overwritten", edited(lambda s: s.files.splitter_name, garbage), SPLIT),
-)  # fmt: skip
+    Fault(
+        "splitter's config: garbage",
+        "its second half is overwritten",
+        edited(lambda s: s.files.splitter_name, garbage),
+        SPLIT,
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from demo.chaos.clients import Request
 from demo.chaos.faults import PHASES, Fault
@@ -63,13 +64,13 @@ def settle_failures(strikes: Sequence[Strike], requests: Iterable[Request]) -> l
     answered = [r.ended for r in ended if not r.error]
     for strike in strikes:
         moments = [strike.at, *(a for a in answered if strike.at < a < strike.rest), strike.rest]
-        strike.silence_s = max(b - a for a, b in zip(moments, moments[1:], strict=False))
+        strike.silence_s = max(b - a for a, b in pairwise(moments))
     return outside
 
 
-def broken(strikes: Sequence[Strike]) -> list[str]:
+def broken(strikes: Sequence[Strike], outside: Sequence[Request]) -> list[str]:
     """What was promised and did not hold."""
-    told = []
+    told = [f"{len(outside)} requests failed while nothing was hit: {outside[0].error}"] if outside else []
     for number, one in enumerate(strikes, 1):
         where = f"{number}: {one.fault.name} in {one.phase}"
         if one.why:
@@ -81,7 +82,7 @@ def broken(strikes: Sequence[Strike]) -> list[str]:
     return told
 
 
-HEAD = ("times", "failed", "silence, s", "rest, median s", "worst s", "old", "new", "diverged")
+HEAD = ("times", "failed", "silence, s", "rest, s", "worst, s", "old", "new", "diverged")
 
 
 def _row(strikes: Sequence[Strike]) -> list[str]:
@@ -97,13 +98,12 @@ def _row(strikes: Sequence[Strike]) -> list[str]:
     ]
 
 
-def _faults(strikes: Sequence[Strike], *, promised: bool) -> list[tuple[str, list[str]]]:
-    """Rows by fault, of those that may cost no request or of the others; with the phases in which they struck."""
+def _faults(strikes: Sequence[Strike]) -> list[tuple[str, list[str]]]:
+    """A row for each fault, with the number of phases in which it struck."""
     rows = []
     for fault in dict.fromkeys(s.fault for s in strikes):
-        if promised == (not fault.fails):
-            mine = [s for s in strikes if s.fault is fault]
-            rows.append((fault.name, [str(len({s.phase for s in mine})), *_row(mine)]))
+        mine = [s for s in strikes if s.fault is fault]
+        rows.append((fault.name, [str(len({s.phase for s in mine})), *_row(mine)]))
     return sorted(rows)
 
 
@@ -113,36 +113,47 @@ def _phases(strikes: Sequence[Strike]) -> list[tuple[str, list[str]]]:
     return [(phase, [str(len({s.fault.name for s in mine})), *_row(mine)]) for phase, mine in grouped if mine]
 
 
-def _tables(strikes: Sequence[Strike]) -> list[tuple[str, tuple[str, ...], list[tuple[str, list[str]]]]]:
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A table, however it is shown; the first cell of a row is its name."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, list[str]]]
+
+
+def tables(strikes: Sequence[Strike]) -> list[Figures]:
+    """By fault, those that may cost no request apart from the others; by phase; and all together."""
     kept = [s for s in strikes if not s.fault.fails]
+    everything = [("all", [str(len({s.phase for s in strikes})), *_row(strikes)])] if strikes else []
     found = [
-        ("A living copy answers: no request may fail", ("fault", "phases", *HEAD), _faults(strikes, promised=True)),
-        ("Requests may fail until it is mended", ("fault", "phases", *HEAD), _faults(strikes, promised=False)),
-        ("The first table's faults, by phase", ("phase", "faults", *HEAD), _phases(kept)),
-        ("All of them", ("", "phases", *HEAD), [("all", [str(len({s.phase for s in strikes})), *_row(strikes)])] if strikes else []),
+        Figures("A living copy answers: no request may fail", ("fault", "phases", *HEAD), _faults(kept)),
+        Figures("The same faults, by phase", ("phase", "faults", *HEAD), _phases(kept)),
+        Figures(
+            "Requests may fail until it is mended",
+            ("fault", "phases", *HEAD),
+            _faults([s for s in strikes if s.fault.fails]),
+        ),
+        Figures("All of them", ("", "phases", *HEAD), everything),
     ]
-    return [table for table in found if table[2]]
+    return [table for table in found if table.rows]
 
 
-def console_tables(strikes: Sequence[Strike]) -> list[Table]:
-    shown = []
-    for title, head, rows in _tables(strikes):
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        for number, name in enumerate(head):
-            table.add_column(name, justify="left" if number == 0 else "right")
-        for name, figures in rows:
-            table.add_row(name, *figures)
-        shown.append(table)
-    return shown
+def shown(figures: Figures) -> Table:
+    """For a terminal."""
+    table = Table(title=figures.title, title_justify="left", box=SIMPLE_HEAD)
+    for number, name in enumerate(figures.head):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for name, cells in figures.rows:
+        table.add_row(name, *cells)
+    return table
 
 
-def markdown(strikes: Sequence[Strike]) -> str:
-    """The same tables."""
-    parts = []
-    for title, head, rows in _tables(strikes):
-        lines = [f"### {title}", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-        parts.append("\n".join([*lines, *(_line([name, *figures]) for name, figures in rows)]) + "\n")
-    return "\n".join(parts)
+def markdown(figures: Figures) -> str:
+    """The same for a page."""
+    head = _line(figures.head), _line(["---", *["---:"] * (len(figures.head) - 1)])
+    rows = (_line([name, *cells]) for name, cells in figures.rows)
+    return "\n".join([f"### {figures.title}", "", *head, *rows]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,17 +7,20 @@ import contextlib
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from demo.chaos.clients import Clients
+from demo.chaos.clients import Clients, Request
 from demo.chaos.faults import FAULTS, PHASES, Blow, Fault, Missed
-from demo.chaos.report import Strike, broken, console_tables, markdown, settle_failures
-from demo.chaos.stage import Stage, stage, wait
-from demo.rig import Failed
+from demo.chaos.report import Strike, broken, markdown, settle_failures, shown, tables
+from demo.chaos.stage import ENGINE, Stage, stage, wait
+from demo.compare.death import Death, dark, death_table, deaths
+from demo.compare.load import texts
+from demo.rig import GOLDEN, Failed
 from rich.console import Console
 
 from baton.client import Reranker
@@ -26,6 +29,8 @@ from baton.errors import BatonError
 CONVERGED_WITHIN_S = 90.0
 """Generous: the longest waits of Baton's own are those of a load that must time out first."""
 PHASE_WITHIN_S = 60.0
+WIDTH = 118
+"""Of the tables, where the terminal does not tell."""
 PROBES = 6
 """Answers of the version that is left, on each protocol, before it counts as serving."""
 QUIRKS: dict[str, dict[str, float]] = {
@@ -48,42 +53,47 @@ def plan(draw: random.Random, faults: Sequence[Fault], phases: Sequence[str]) ->
 class Run:
     """One run: stages follow each other only when a fault leaves one in disorder."""
 
-    def __init__(self, seed: int, seconds: float, faults: Sequence[Fault], phases: Sequence[str], console: Console) -> None:
+    def __init__(self, seed: int, seconds: float, pairs: Iterable[tuple[Fault, str]], console: Console) -> None:
+        """``pairs``: the faults to strike and in which phases, until they or the seconds are over."""
         self.seed = seed
         self.strikes: list[Strike] = []
         self.skipped: dict[str, str] = {}
+        self.outside: list[Request] = []
+        """Requests that failed although nothing was hit."""
         self.evidence: list[Path] = []
         self._ends = time.monotonic() + seconds
-        self._faults, self._phases = faults, phases
         self._console = console
         self._draw = random.Random(seed)
-        self._plan = plan(self._draw, faults, phases)
+        self._pairs = iter(pairs)
+        self._next = next(self._pairs, None)
         self._version = 1
 
     def go(self) -> None:
-        while time.monotonic() < self._ends:
+        """Raises ``Failed`` when there is no stage to strike on."""
+        while self._next is not None and time.monotonic() < self._ends:
             with tempfile.TemporaryDirectory(prefix="baton-chaos-") as home, stage(Path(home)) as made:
                 self._version = 1
-                if made.disk.why_not:
-                    self.skipped |= {f.name: made.disk.why_not for f in self._faults if f.disks}
                 urls = [f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"] * 2
                 clients = Clients(urls, made.marks, "reranker")
                 clients.start()
                 try:
                     self._on(made, clients)
                 finally:
-                    clients.stop()
+                    clients.stop()  # also where the stage broke down
 
     def _on(self, made: Stage, clients: Clients) -> None:
         """Strike after strike, until the time is over or one leaves disorder."""
         first = len(self.strikes)
         orderly = True
-        while orderly and time.monotonic() < self._ends:
-            fault, phase = next(self._plan)
-            if fault.name in self.skipped:
+        while orderly and self._next is not None and time.monotonic() < self._ends:
+            fault, phase = self._next
+            self._next = next(self._pairs, None)
+            if fault.disks and made.disk.why_not:
+                self.skipped[fault.name] = made.disk.why_not
                 continue
             orderly = self._once(made, clients, fault, phase)
-        settle_failures(self.strikes[first:], clients.requests)
+        clients.stop()
+        self.outside += settle_failures(self.strikes[first:], clients.requests)
 
     def _once(self, made: Stage, clients: Clients, fault: Fault, phase: str) -> bool:
         old = made.service()["stable"]
@@ -123,7 +133,7 @@ class Run:
         quirks = dict(QUIRKS.get(phase, {}))
         made.drop(new, slow_file=int(quirks.pop("slow_file", 0)), **quirks)
         if phase == "rolling_back":
-            wait(lambda: made.service()["phase"] == "loading" and made.stub("quick_reranker", new), "loading", PHASE_WITHIN_S)
+            wait(lambda: made.service()["phase"] == "loading" and made.stub(ENGINE, new), "loading", PHASE_WITHIN_S)
             made.serve.api.abort(None)
         order = PHASES.index(phase)
 
@@ -201,33 +211,44 @@ def _promote(made: Stage) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the tables; 1 when a promise did not hold."""
-    names = argparse.ArgumentParser(prog="python -m demo.chaos", description=__doc__)
-    names.add_argument("--minutes", type=float, default=30.0)
-    names.add_argument("--seed", type=int, default=None, help="of the plan; by default a new one each time")
-    names.add_argument("--only", default="", help="faults whose names hold this text")
-    names.add_argument("--phase", default="", help="this phase alone")
-    names.add_argument("--report", type=Path, help="write the tables to this file, as Markdown")
-    given = names.parse_args(words)
-    console = Console()
+    asked = argparse.ArgumentParser(prog="python -m demo.chaos", description=__doc__)
+    asked.add_argument("--minutes", type=float, default=30.0)
+    asked.add_argument("--seed", type=int, default=None, help="of the plan; by default a new one each time")
+    asked.add_argument("--only", default="", help="faults whose names hold this text, and nothing else")
+    asked.add_argument("--phase", default="", help="phases whose names hold this text")
+    asked.add_argument("--report", type=Path, help="write the tables to this file, as Markdown")
+    given = asked.parse_args(words)
+    plain = Console(highlight=False)
+    console = Console(highlight=False, width=max(plain.width, WIDTH))
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 20)
     faults = [f for f in FAULTS if given.only in f.name]
     phases = [p for p in PHASES if given.phase in p]
     if not any(p in phases for f in faults for p in f.phases):
-        names.error("no fault and phase of these names")
-    console.print(f"Seed {seed}, {given.minutes:g} minutes.", highlight=False)
-    run = Run(seed, 60.0 * given.minutes, faults, phases, console)
+        asked.error("no fault is tried in a phase of these names")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started and mounted goes first
+    console.print(f"Seed {seed}, {given.minutes:g} minutes.")
+    run = Run(seed, 60.0 * given.minutes, plan(random.Random(seed), faults, phases), console)
+    found: list[Death] = []
     try:
         run.go()
+        if not given.only:
+            with tempfile.TemporaryDirectory(prefix="baton-chaos-") as home:
+                found = deaths(Path(home), texts(GOLDEN, 8))
     except (Failed, BatonError) as error:
         console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
-        return 1
-    for table in console_tables(run.strikes):
-        console.print(table)
+    told = tables(run.strikes)
+    for table in told:
+        console.print(shown(table))
+    if found:
+        console.print(death_table(found))
     for name, reason in run.skipped.items():
-        console.print(f"Not tried: {name} ({reason}).", highlight=False)
-    promises = broken(run.strikes)
+        console.print(f"Not tried: {name} ({reason}).")
+    promises = [*broken(run.strikes, run.outside), *dark(found)]
     for promise in promises:
-        console.print(f"[red]✖ {promise}[/red]", soft_wrap=True, highlight=False)
+        console.print(f"[red]✖ {promise}[/red]", soft_wrap=True)
+    for folder in run.evidence:
+        console.print(f"Evidence (seed {seed}): {folder}", soft_wrap=True)
     if given.report is not None:
-        given.report.write_text(markdown(run.strikes))
-    return 1 if promises else 0
+        given.report.write_text("\n".join(markdown(table) for table in told))
+    complete = bool(run.strikes) and bool(found or given.only)
+    return 0 if complete and not promises else 1

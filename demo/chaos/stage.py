@@ -203,7 +203,8 @@ class Stage:
 
     def leaks(self) -> int:
         """Versions that Triton never lets go of."""
-        return sum(m.state is ModelState.UNLOADING for versions in self.client.index().values() for m in versions.values())
+        states = [m.state for versions in self.client.index().values() for m in versions.values()]
+        return states.count(ModelState.UNLOADING)
 
     def note(self, what: str) -> None:
         """One line for the evidence."""
@@ -221,7 +222,7 @@ class Stage:
 
 
 _GONE = {ModelState.UNAVAILABLE, ModelState.UNLOADING}
-"""A version whose process died with a request under way stays UNLOADING for ever (Triton 24.10): it takes no requests."""
+"""A version whose process died with a request under way stays UNLOADING for ever (Triton 24.10), and takes no more."""
 
 
 def _engine_config(text: str, load_log: Path) -> str:
@@ -233,7 +234,8 @@ def _engine_config(text: str, load_log: Path) -> str:
 def stage(home: Path) -> Iterator[Stage]:
     """A stage on which version 1 serves."""
     with disks(home) as disk, contextlib.ExitStack() as stack:
-        made = Stage(home, disk, LocalTriton.prepare(home / "triton", [*own_backends(), BACKENDS]))
+        triton = stack.enter_context(LocalTriton.prepare(home / "triton", [*own_backends(), BACKENDS]))
+        made = Stage(home, disk, triton)
         stack.callback(made.close)
         made.drop(1)
         wait(lambda: not made.unrest({1}), "version 1 to serve")

@@ -375,7 +375,7 @@ def test_rows_that_make_no_sense(path):
         journal.stand("ranker", VersionRecord(1, Standing.RELEASED, "served", "", loaded=True, at=1.0))
         journal.prove()
         with closing(sqlite3.connect(path)) as other:
-            other.execute("UPDATE version SET standing = 'rele\x00sed'")
+            other.execute("UPDATE version SET standing = ?", ("rele\0sed",))
             other.commit()
         with pytest.raises(JournalDamaged, match="never written there"):
             journal.prove()

@@ -1,9 +1,9 @@
 """Keeps the files that Triton reads usable: what a person's edit broke is put back as it last was.
 
-A running Triton passes over a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it. So a
-file that can't be used is not left there for somebody to find: the last text that could be is written in its place, and
-what stood there is kept in the journal. Where the engine's file lacks an explicit version policy alone, only that is
-put in. Every other edit is left as it is.
+A running Triton passes over a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it.
+So such a file is not left there for somebody to find: the last text that could be used is written in its place, and what
+stood there is kept in the journal. Where the engine's file lacks an explicit version policy alone, only that is put in.
+Every other edit is left as it is.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ class Keeper:
     def _kept(self, name: str, path: Path, read: Callable[[], T]) -> T:
         before = _text(path)
         try:
-            found = read()
-            if before is None and self._last(name) is not None:
-                raise RepositoryError(f"{path} was removed.")
+            found = self._read(name, path, before, read)
         except RepositoryError as error:
             last = self._last(name)
             if last is None:
@@ -79,6 +77,11 @@ class Keeper:
         if before is not None and before != self._last(name) and before == _text(path):
             self._remember(name, before)
         return found
+
+    def _read(self, name: str, path: Path, text: str | None, read: Callable[[], T]) -> T:
+        if text is None and self._last(name) is not None:
+            raise RepositoryError(f"{path} was removed.")
+        return read()
 
     def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
         text, what = last, "the whole file as it last was"

@@ -57,9 +57,7 @@ class Proof:
             )
         # Of the folder as it looked before it was hashed: what changes meanwhile is another change.
         loaded = self._journal.memo(self._service, LOADED, {}) | {str(version): folder.fingerprint}
-        self._journal.log(
-            self._clock(), "retry", f"version {version} proved unchanged", who=who, service=self._service
-        )
+        self._journal.log(self._clock(), "retry", f"version {version} proved unchanged", who=who, service=self._service)
         self._journal.set_memo(self._service, LOADED, loaded)
 
 

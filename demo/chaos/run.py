@@ -119,7 +119,7 @@ class Run:
         end, why = self._converge(made, clients, old, new, blow.at)
         strike = Strike(fault, met, blow.at, over, time.time(), old, new, end, why, made.leaks() if not why else 0)
         self.strikes.append(strike)
-        self._tell(strike, clients)
+        self._tell(made, strike, clients)
         if why:
             self._keep(made, strike)
             return False
@@ -177,8 +177,11 @@ class Run:
                         return f"version {version} is stable; {url} answers {got.error or got.version}"
         return ""
 
-    def _tell(self, strike: Strike, clients: Clients) -> None:
-        failed = sum(bool(r.error) for r in clients.since(strike.at))
+    def _tell(self, made: Stage, strike: Strike, clients: Clients) -> None:
+        errors = [r for r in clients.since(strike.at) if r.error]
+        failed = len(errors)
+        for one in errors:
+            made.note(f"failed, {one.began - strike.at:.2f} to {one.ended - strike.at:.2f} s after: {one.error}")
         sign = "[red]✖[/red]" if strike.why or (failed and not strike.fault.fails) else "✔"
         self._console.print(
             f"{len(self.strikes):4} {sign} {strike.fault.name} in {strike.phase}: {strike.end_state}, "

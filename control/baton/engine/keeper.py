@@ -1,7 +1,7 @@
 """Keeps the files that Triton reads usable: what a person's edit broke is put back as it last was.
 
 A running Triton passes over a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it.
-So such a file is not left there for somebody to find: the last text that could be used is written in its place, and what
+So such a file is not left for somebody to find: the last text that could be used is written in its place, and what
 stood there is kept in the journal. Where the engine's file lacks an explicit version policy alone, only that is put in.
 Every other edit is left as it is.
 """

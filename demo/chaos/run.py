@@ -178,7 +178,8 @@ class Run:
         return ""
 
     def _tell(self, made: Stage, strike: Strike, clients: Clients) -> None:
-        errors = [r for r in clients.since(strike.at) if r.error]
+        before = self.strikes[-2].rest if len(self.strikes) > 1 else 0.0
+        errors = [r for r in clients.since(strike.at) if r.error and r.began > before]
         failed = len(errors)
         for one in errors:
             made.note(f"failed, {one.began - strike.at:.2f} to {one.ended - strike.at:.2f} s after: {one.error}")

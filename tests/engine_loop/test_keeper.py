@@ -95,6 +95,14 @@ def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
     assert bench.look()[1] == (None, False)
 
 
+def test_a_journal_that_was_begun_anew_learns_it_again(bench):
+    bench.journal.begin_anew(0.0, "It was damaged.")
+    bench.look()
+    bench.start()
+    bench.engine.write_text("")
+    assert bench.after_patience()[0] == {1}
+
+
 def test_without_a_good_one_it_is_told_as_it_is(tmp_path):
     bench = Bench(tmp_path)
     bench.engine.write_text("}} half of a")

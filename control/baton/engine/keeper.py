@@ -37,7 +37,6 @@ class Keeper:
         self._journal = journal
         self._clock = clock
         self._tell = tell
-        self._good: dict[str, str | None] = {}
         self._bad_since: dict[str, float] = {}
 
     def policy(self) -> frozenset[int]:
@@ -98,13 +97,12 @@ class Keeper:
         self._tell(told, {"path": str(path), "stood_there": None if broken is None else broken[:MOST_TEXT]})
 
     def _last(self, name: str) -> str | None:
-        if name not in self._good:
-            self._good[name] = self._journal.memo(self._files.alias_name, f"file:{name}")
-        return self._good[name]
+        # Asked each time: a journal that had to be begun anew must come to know it again.
+        last: str | None = self._journal.memo(self._files.alias_name, f"file:{name}")
+        return last
 
     def _remember(self, name: str, text: str | None) -> None:
         self._journal.set_memo(self._files.alias_name, f"file:{name}", text)
-        self._good[name] = text
 
 
 def _text(path: Path) -> str | None:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench bench-engine
+.PHONY: help setup demo up test lint bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,3 +39,6 @@ bench: setup ## rollouts, measured: step by step, against four other ways to upd
 
 bench-engine: setup ## the engine, measured: against one pair at a time, and behind Triton
 	@$(BIN)/python -m demo.bench_engine
+
+chaos: setup ## faults on a real Triton and a real control plane under load, for MINUTES=30; root may fill and freeze disks
+	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)

@@ -17,7 +17,8 @@ from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
 from baton.engine.build import build
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
-from baton.engine.service import LOADED, Service
+from baton.engine.proof import Proof
+from baton.engine.service import Service
 from baton.errors import BatonError, Refused, Unreachable
 from baton.journal import Journal
 from baton.plan import View
@@ -317,32 +318,13 @@ class App:
 
         Hashes the whole folder, outside of the loop's lock.
         """
-        known: Mapping[str, str] | None = self._journal.memo(service.name, f"manifest:{version}")
         folder = view.folders.get(version)
         if folder is None:
             raise Refused(f"The folder of version {version} is gone.", mend="Put it back first.")
         if view.loaded.get(version) == folder.fingerprint:
             raise Refused(f"Version {version} serves, and its folder is as it was loaded.")
-        if known is None:
-            raise Refused(
-                f"What version {version} held when it was loaded was not recorded, so nothing can be proved.",
-                mend="Push the content as a new version, restart Triton in a quiet hour, or name it with --to.",
-            )
-        found = self._manifest(service.name, version)
-        wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
-        if wrong:
-            raise Refused(
-                f"Version {version}: {wrong[0]} and {len(wrong) - 1} more differ from what serves."
-                if len(wrong) > 1
-                else f"Version {version}: {wrong[0]} differs from what serves.",
-                mend="Restore the files as they were, or push the new content as a new version.",
-            )
-        with self._loop.lock:
-            loaded = self._journal.memo(service.name, LOADED, {}) | {str(version): folder.fingerprint}
-            self._journal.log(
-                time.time(), "retry", f"version {version} proved unchanged", who=who, service=service.name
-            )
-            self._journal.set_memo(service.name, LOADED, loaded)
+        proof = Proof(service.name, self._journal, lambda number: self._manifest(service.name, number), time.time)
+        proof.accept(version, folder, who)
         self._loop.wake()
         message = (
             f"Version {version} holds what serves. The next load call makes Triton load it once more, beside itself."

@@ -11,8 +11,9 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from baton.domain import (
 )
 from baton.errors import Refused
 from baton.lifecycle import ALLOWED
-from baton.schema import FROM_1, SCHEMA_VERSION, JournalError, create, proved, told
+from baton.schema import BROKEN, FROM_1, SCHEMA_VERSION, JournalDamaged, JournalError, create, proved, told
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""
@@ -51,13 +52,16 @@ class Journal:
         self._held = held
         self._ours: os.stat_result | None = None
         self._lock = threading.RLock()
-        with told(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():
-                create(path)
+        self._connect()
+
+    def _connect(self) -> None:
+        with told(self._path):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._path.exists():
+                create(self._path)
             # Before anything is written: what is damaged stays as it is.
-            found = proved(path)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
+            found = proved(self._path)
+            self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10.0)
         try:
             self._open(found)
         except BaseException:
@@ -65,6 +69,7 @@ class Journal:
             raise
 
     def _open(self, found: int) -> None:
+        self._ours = None
         with self._guard():
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -101,6 +106,39 @@ class Journal:
             self.check()
             yield
 
+    def prove(self) -> None:
+        """Read all that decisions are made of.
+
+        Raises:
+            JournalDamaged: some of it is not what was written.
+        """
+        self.rollouts(limit=10_000)
+        with self._reading():
+            services = [r["service"] for r in self._db.execute("SELECT DISTINCT service FROM version")]
+            for row in self._db.execute("SELECT value FROM memo"):
+                json.loads(row["value"])
+        for service in services:
+            self.standings(service)
+
+    def begin_anew(self, at: float, why: str) -> None:
+        """Put the damaged file aside, under a name with the time, and go on with an empty one in its place."""
+        with self._lock:
+            with suppress(sqlite3.Error):  # it is what can't be read
+                self._db.close()
+            kept = set_aside(self._path, at)
+            self._connect()
+            self.log(at, "damaged", f"{why} It was put aside as {kept.name}; what serves is adopted.")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """SQLite notices damage to its own structure alone; what rows hold has to make sense as well."""
+        with self._guard():
+            try:
+                yield
+            except (ValueError, KeyError, TypeError) as error:
+                told = f"The journal {self._path} fails: a row holds what was never written there ({error})."
+                raise JournalDamaged(told, mend=BROKEN) from error
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._guard():
@@ -128,11 +166,11 @@ class Journal:
     ) -> list[dict[str, Any]]:
         """The newest events, oldest first."""
         where, values = _where(service=service, rollout=rollout)
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
-        return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
+            return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
 
     # Rollouts
 
@@ -239,7 +277,7 @@ class Journal:
 
     def rollout(self, number: int) -> Rollout | None:
         """One rollout by its id."""
-        with self._guard():
+        with self._reading():
             row = self._db.execute("SELECT * FROM rollout WHERE id = ?", (number,)).fetchone()
             return self._rollout(row) if row else None
 
@@ -248,7 +286,7 @@ class Journal:
         where, values = _where(service=service)
         if only_open:
             where = f"{where} {'AND' if where else 'WHERE'} ended_at IS NULL"
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 f"SELECT * FROM rollout {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
@@ -274,14 +312,14 @@ class Journal:
     # Versions and memos
 
     def standings(self, service: str) -> dict[int, VersionRecord]:
-        with self._guard():
+        with self._reading():
             rows = self._db.execute("SELECT * FROM version WHERE service = ?", (service,)).fetchall()
-        return {
-            r["version"]: VersionRecord(
-                r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
-            )
-            for r in rows
-        }
+            return {
+                r["version"]: VersionRecord(
+                    r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
+                )
+                for r in rows
+            }
 
     def stand(self, service: str, record: VersionRecord) -> None:
         with self._transaction() as db:
@@ -304,9 +342,9 @@ class Journal:
         return int(row[0] or 0)
 
     def memo(self, service: str, key: str, default: Any = None) -> Any:
-        with self._guard():
+        with self._reading():
             row = self._db.execute("SELECT value FROM memo WHERE service = ? AND key = ?", (service, key)).fetchone()
-        return json.loads(row["value"]) if row else default
+            return json.loads(row["value"]) if row else default
 
     def set_memo(self, service: str, key: str, value: Any) -> None:
         with self._transaction() as db:
@@ -326,6 +364,15 @@ class Journal:
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
             approvals=row["approvals"], renewed_at=row["renewed_at"],
         )  # fmt: skip
+
+
+def set_aside(path: Path, at: float) -> Path:
+    """Give a damaged journal, and what SQLite keeps beside it, another name; the name of the journal itself."""
+    kept = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at))}")
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
+    return kept
 
 
 def _allow(before: Phase | None, after: Phase | None) -> None:

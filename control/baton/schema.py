@@ -43,8 +43,8 @@ ALTER TABLE rollout ADD COLUMN renewed_at REAL;
 
 
 BROKEN = (
-    "Put a backup back with `ctl restore FILE`; or move it away, with its -wal and -shm, and start again: what the "
-    "repository and Triton serve is then adopted."
+    "A control plane puts it aside when it starts, and adopts what the repository and Triton serve; `ctl restore FILE` "
+    "puts a backup in its place."
 )
 """What to do about a journal that can't be read."""
 
@@ -53,14 +53,19 @@ class JournalError(BatonError):
     """The journal can't be written or read. Baton then changes nothing: no action without its record."""
 
 
+class JournalDamaged(JournalError):
+    """What the journal's file holds can't be read as what was written there."""
+
+
 @contextmanager
 def told(path: Path) -> Iterator[None]:
     """SQLite's own words, with what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        broken = "malformed" in str(error) or "not a database" in str(error)
-        mend = BROKEN if broken else "Make room on the disk or mend its rights; Baton goes on by itself."
+        if any(word in str(error) for word in ("malformed", "not a database", "decode")):
+            raise JournalDamaged(f"The journal {path} fails: {error}.", mend=BROKEN) from error
+        mend = "Make room on the disk or mend its rights; Baton goes on by itself."
         raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
 
 
@@ -82,15 +87,16 @@ def proved(path: Path) -> int:
     """The format of a sound journal. Nothing is written.
 
     Raises:
-        JournalError: it is damaged, empty, or of another Baton.
+        JournalDamaged: it is damaged or empty.
+        JournalError: it is of another Baton.
     """
     with told(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         found: int = db.execute("PRAGMA user_version").fetchone()[0]
         wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if wrong != "ok":
-        raise JournalError(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
+        raise JournalDamaged(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
     if found == 0:
-        raise JournalError(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
+        raise JournalDamaged(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
     if not 1 <= found <= SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",

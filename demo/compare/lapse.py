@@ -73,8 +73,11 @@ class Serve:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
-        if self.process.stdout is None or not self.process.stdout.readline():
-            raise Failed(f"ctl serve did not start:\n{self._log.read_text()}")
+        assert self.process.stdout is not None  # noqa: S101 - it was asked for above
+        with self.process.stdout as told:  # it prints one line, when everything listens
+            if not told.readline():
+                self.process.wait(60)
+                raise Failed(f"ctl serve did not start:\n{self._log.read_text()}")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from baton.domain import (
 )
 from baton.errors import Refused
 from baton.journal import Journal
-from baton.schema import SCHEMA_VERSION, JournalError
+from baton.schema import SCHEMA_VERSION, JournalDamaged, JournalError
 
 
 @pytest.fixture
@@ -299,6 +300,7 @@ def test_it_is_written_durably(journal, path):
 
 WRITER = """
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from baton.domain import *
@@ -350,10 +352,10 @@ def test_killed_in_the_middle_of_writes(path):
 def test_a_damaged_file(tmp_path):
     path = tmp_path / "journal.db"
     path.write_bytes(b"this was a journal once\n" * 200)
-    with pytest.raises(JournalError, match=r"journal\.db fails: file is not a database") as caught:
+    with pytest.raises(JournalDamaged, match=r"journal\.db fails: file is not a database") as caught:
         Journal(path)
     assert "ctl restore FILE" in str(caught.value)
-    assert "start again: what the repository and Triton serve is then adopted" in str(caught.value)
+    assert "puts it aside when it starts" in str(caught.value)
 
 
 def test_damage_in_the_middle(tmp_path):
@@ -463,6 +465,28 @@ def test_who_may_not_act_writes_and_reads_nothing(path):
         with pytest.raises(Refused, match="another's"):
             use()
     journal.close()
+
+
+def test_rows_that_make_no_sense(path):
+    with closing(Journal(path)) as journal:
+        journal.stand("ranker", VersionRecord(1, Standing.RELEASED, "served", "", loaded=True, at=1.0))
+        journal.prove()
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE version SET standing = ?", ("rele\0sed",))
+            other.commit()
+        with pytest.raises(JournalDamaged, match="never written there"):
+            journal.prove()
+
+
+def test_a_damaged_journal_is_put_aside_and_never_written_to_again(path):
+    with closing(Journal(path)) as journal:
+        journal.set_memo("ranker", "key", "before")
+        journal.begin_anew(0.0, "It was damaged.")
+        assert journal.memo("ranker", "key") is None
+        journal.set_memo("ranker", "key", "after")
+        assert [e["kind"] for e in journal.events()] == ["damaged"]
+    with closing(Journal(path.with_name(f"{path.name}.damaged-19700101T000000Z"))) as aside:
+        assert aside.memo("ranker", "key") == "before"
 
 
 def test_a_file_of_another_baton(path):

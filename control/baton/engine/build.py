@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from baton import secret
 from baton.config import Config, ServerConfig, ServiceConfig
@@ -13,16 +15,20 @@ from baton.engine.gates import Gates
 from baton.engine.health import EndProcesses
 from baton.engine.loop import Loop
 from baton.engine.memory import Memory
+from baton.engine.proof import Proof
 from baton.engine.service import Service
 from baton.errors import ConfigError
-from baton.journal import JOURNAL, Journal
+from baton.journal import JOURNAL, Journal, set_aside
 from baton.local import procfs
+from baton.schema import JournalDamaged
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Triton
 from baton.triton.repository import ServiceFiles
 from baton.verify.checkpoint import read_meta
 from baton.watch.scan import Scanner
 from baton.watch.watcher import Watcher
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 
@@ -74,7 +80,7 @@ def build(
             f"The model repository {config.repository} is not a directory.",
             mend="Name it with repository = ... in baton.toml, or with --repository.",
         )
-    journal = Journal(config.state / JOURNAL, held)
+    journal = open_journal(config.state / JOURNAL, clock, held)
     if servers is None:
         servers = {
             s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s)) for s in config.servers
@@ -90,6 +96,31 @@ def build(
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     memory = Memory({s.name: s for s in config.services}, config.repository, journal, clock)
     return Parts(loop, journal, watcher, servers, lambda name, version: gates[name].manifest(version), memory)
+
+
+def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None] = lambda: None) -> Journal:
+    """The journal of a control plane that is about to act. A damaged one is put aside and never written to again.
+
+    Nobody may be needed for a control plane to come back: what serves, and whether it is right, the files and Triton
+    tell. What only the damaged file knew (the history, what was refused) can be read from it by other means.
+
+    Raises:
+        JournalError: the state directory can't be written, or the journal is of another Baton.
+    """
+    try:
+        journal = Journal(path, held)
+    except JournalDamaged as error:
+        log.error("%s", error.message)  # noqa: TRY400 - a fault of the disk's, not of the code's
+        kept = set_aside(path, clock())
+        journal = Journal(path, held)
+        journal.log(clock(), "damaged", f"{error.message} It was put aside as {kept.name}; what serves is adopted.")
+        return journal
+    try:
+        journal.prove()
+    except JournalDamaged as error:
+        log.error("%s", error.message)  # noqa: TRY400 - as above
+        journal.begin_anew(clock(), error.message)
+    return journal
 
 
 def _service(
@@ -110,7 +141,8 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
-    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, gates.question(), end_processes)
+    proof, asked = Proof(config.name, journal, gates.manifest, clock), gates.question()
+    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, end_processes, proof)
 
 
 def _ender(config: Config, service: ServiceConfig) -> EndProcesses:

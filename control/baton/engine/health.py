@@ -34,6 +34,9 @@ BLIND = 3
 SLOW = 1
 """With them so many more: a version that takes long for one request answers nobody meanwhile."""
 
+WITH_TRAFFIC = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
+"""Where a candidate has been through its gates, and live traffic meets it."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +53,8 @@ class _Row:
     """What it had answered by the first of the failures, as the server's metrics count."""
     reason: str = ""
     sick: bool = False
+    good_at: float = 0.0
+    """When the last question that was answered was put."""
 
 
 @dataclass(slots=True)
@@ -76,13 +81,15 @@ class Health:
             wanted = server.serving()
             if view.rollout is not None and view.rollout.phase is Phase.BAKING and view.rollout.previous is not None:
                 wanted |= {view.rollout.previous}
+            if view.rollout is not None and view.rollout.phase in WITH_TRAFFIC:
+                wanted |= {view.rollout.candidate}
             if Reload(server.name) in view.running:
                 wanted = frozenset()
             asked |= {(server.name, version) for version in wanted & server.ready()}
         kept = {s.name for s in view.servers if Reload(s.name) in view.running}
         with self._lock:
             self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
-            due = [key for key in asked if self._due(key, view.now)]
+            due = [key for key in asked if self._due(key, view)]
         for name, version in due:
 
             def ask(_task: object, name: str = name, version: int = version) -> None:
@@ -90,9 +97,20 @@ class Health:
 
             self.tasks.start(Check(name, version), ask)
 
-    def _due(self, key: tuple[str, int], now: float) -> bool:
+    def _due(self, key: tuple[str, int], view: View) -> bool:
         row, every = self._rows.get(key), self.config.health.every
-        return row is None or now - row.asked_at >= (min(AGAIN_S, every) if row.failures else every)
+        if row is None:
+            return True
+        # A candidate that is about to get all traffic is not kept waiting for its turn.
+        moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
+        return view.now - row.asked_at >= (min(AGAIN_S, every) if row.failures or moving else every)
+
+    def answered(self) -> dict[tuple[str, int], float] | None:
+        """By server and version: when the last question that was answered was put. None where nothing is asked."""
+        if self.question is None:
+            return None
+        with self._lock:
+            return {key: row.good_at for key, row in self._rows.items() if row.good_at}
 
     def sick(self) -> dict[tuple[str, int], Sick]:
         """By server and version: those that do not answer."""
@@ -127,13 +145,14 @@ class Health:
             row = self._rows.get(key)
             fresh = row is not None and row.sick and self.clock() - row.asked_at <= AGAIN_S
         if not fresh:
+            put_at = self.clock()
             try:
                 _answers(question, triton, version, self.config.health.timeout)
             except (TimedOut, TritonError) as error:
                 if not self._bad(key, error):
                     return
             else:
-                self._good(key)
+                self._good(key, put_at)
                 return
         begun = self.clock()
         ended = self.end_processes(server, version)
@@ -146,7 +165,7 @@ class Health:
         self._forget(key)
 
     def _ask(self, question: Question, server: str, version: int) -> None:
-        key = (server, version)
+        key, put_at = (server, version), self.clock()
         try:
             _answers(question, self.servers[server], version, self.config.health.timeout)
         except Unreachable:
@@ -154,12 +173,12 @@ class Health:
         except (TimedOut, TritonError) as error:
             self._bad(key, error)
         else:
-            self._good(key)
+            self._good(key, put_at)
 
-    def _good(self, key: tuple[str, int]) -> None:
+    def _good(self, key: tuple[str, int], put_at: float) -> None:
         with self._lock:
             before = self._rows.get(key)
-            self._rows[key] = _Row(self.clock())
+            self._rows[key] = _Row(self.clock(), good_at=put_at)
         if before is not None and before.sick:
             self._tell_recovered(key)
 

@@ -13,6 +13,7 @@ from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import Journal
 from baton.plan import Check, Decision
+from baton.schema import JournalDamaged
 from baton.triton.port import Index, Triton
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,10 @@ class Loop:
         for service in self.services:
             try:
                 busy = self._serve(service, scan=scan) or busy
+            except JournalDamaged as error:
+                service.decision = Decision(Phase.DEGRADED, str(error))
+                self._begin_anew(error)
+                busy = True
             except BatonError as error:
                 # Nothing is decided on half a picture; the sentence says what is in the way.
                 if service.decision.message != str(error):
@@ -108,6 +113,14 @@ class Loop:
         with self._turned:
             self._turned.notify_all()
         return busy
+
+    def _begin_anew(self, damage: JournalDamaged) -> None:
+        log.error("%s", damage.message)
+        try:
+            with self.lock:
+                self._journal.begin_anew(self._clock(), damage.message)
+        except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
+            log.warning("The journal can't be begun anew: %s", error)
 
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:

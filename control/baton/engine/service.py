@@ -28,6 +28,8 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.engine.health import EndProcesses, Health, Question, nothing_to_end
+from baton.engine.keeper import Keeper
+from baton.engine.proof import LOADED, Proof
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
@@ -43,6 +45,7 @@ from baton.plan import (
     Halt,
     Policy,
     Progress,
+    Prove,
     Record,
     Reload,
     Renew,
@@ -62,7 +65,6 @@ from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
 log = logging.getLogger(__name__)
 
-LOADED = "loaded_fingerprints"
 STRAYS = "known_strays"
 
 
@@ -96,6 +98,7 @@ class Service:
         wake: Callable[[], None],
         question: Question | None = None,
         end_processes: EndProcesses = nothing_to_end,
+        proof: Proof | None = None,
     ) -> None:
         self.config = config
         self.files = files
@@ -107,6 +110,7 @@ class Service:
         self._read_meta = read_meta
         self._clock = clock
         self._wake = wake
+        self._proof = proof
         self.tasks = Tasks(config.name, clock, wake)
         self.policy = Policy(
             keep_previous=config.rollout.keep_previous,
@@ -129,6 +133,7 @@ class Service:
         self.steering = Steering(config, files, servers)
         self.split = Split(self.steering, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, end_processes, self.tasks, clock, self._tell_health)
+        self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._leaving: dict[tuple[str, int], float] = {}
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
@@ -147,7 +152,8 @@ class Service:
         folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in self._entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
-        loaded = {int(v): f for v, f in self._journal.memo(self.name, LOADED, {}).items()}
+        known = self._journal.memo(self.name, LOADED)
+        loaded = {int(v): f for v, f in (known or {}).items()}
         known_strays = self._journal.memo(self.name, STRAYS)
         # First sight: what Triton serves already, it loaded from what is there. Nothing is disturbed.
         news = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
@@ -158,14 +164,17 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         now = self._clock()
-        alias, split = self.files.public_name()
+        policy = self._keeper.policy()
+        alias, split = self._keeper.public_name()
+        if known is None and alias is not None:
+            self._inherit(alias, policy, now)
         self.view = View(
             service=self.name,
             now=now,
-            policy=self.files.policy(),
+            policy=policy,
             alias=alias,
             split=split,
-            splitter=self.files.splitter(),
+            splitter=self._keeper.splitter(),
             servers=servers,
             folders=folders,
             strays=strays,
@@ -178,8 +187,18 @@ class Service:
             paused=paused,
             live_gate=self.split.judge(rollout, now),
             sick=self.health.sick(),
+            answered=self.health.answered(),
         )
         return self.view
+
+    def _inherit(self, alias: int, policy: frozenset[int], now: float) -> None:
+        """The public name is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
+
+        Then nobody else knows that what served before is loaded still, and it would stay for ever.
+        """
+        why = f"served before version {alias}, as far as the files tell; the journal was lost"
+        for version in sorted(v for v in policy if v < alias):
+            self._journal.stand(self.name, VersionRecord(version, Standing.RELEASED, why, "", loaded=True, at=now))
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):
@@ -243,6 +262,7 @@ class Service:
             self.tasks.cancel(lambda e: isinstance(e, Ask))
         self.split.steer(view)
         self.health.watch(view)
+        self._prove(view)
         if effect is None:
             return False
         if not backoff(view.failed.get(effect), view.now) and self._act(effect, view):
@@ -292,6 +312,20 @@ class Service:
             case _:
                 return self.tasks.attempt(effect, lambda: self._at_once(effect, view))
 
+    def _prove(self, view: View) -> None:
+        """Know what serves by its content, and accept its folder by itself when only its times have changed."""
+        version, proof = view.alias, self._proof
+        folder = None if version is None else view.folders.get(version)
+        if proof is None or version is None or folder is None or view.now - folder.quiet_since < self.policy.settle:
+            return
+        effect = Prove(version, folder.fingerprint)
+        if effect in view.failed or effect in view.running or version not in view.loaded:
+            return
+        if view.loaded[version] != folder.fingerprint:
+            self.tasks.start(effect, lambda _task: proof.accept(version, folder, "baton"))
+        elif not proof.known(version):
+            self.tasks.start(effect, lambda _task: proof.learn(version))
+
     def _reload(self, effect: Reload, server: str, view: View) -> None:
         version = view.alias
         assert version is not None  # noqa: S101 - the plan asks for it where a version serves
@@ -315,10 +349,14 @@ class Service:
             case SetAlias(version, split):
                 way = " by way of the splitter" if split else ""
                 self._log("alias", f"public name on disk: version {version}{way}", view.rollout)
+                if version is None:
+                    self._keeper.let_go("alias")
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
                 what = "removed" if stable is None else f"stable version {stable}"
                 self._log("splitter", f"splitter on disk: {what}", view.rollout)
+                if stable is None:
+                    self._keeper.let_go("splitter")
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
@@ -490,6 +528,9 @@ class Service:
     def _tell_health(self, message: str, data: Mapping[str, Any]) -> None:
         self._log("health", message, self._journal.open_rollout(self.name), data)
         self._wake()
+
+    def _tell_mended(self, message: str, data: Mapping[str, Any]) -> None:
+        self._log("mend", message, self._journal.open_rollout(self.name), data)
 
     # What persons ask for
 

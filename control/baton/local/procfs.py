@@ -79,17 +79,21 @@ def kill_session(session: int) -> list[int]:
     members = session_members(session)
     with ExitStack() as stack:
         ends = select.poll()
+        waiting = set()
         for pid in members:
             with suppress(ProcessLookupError):
                 descriptor = os.pidfd_open(pid)
                 stack.callback(os.close, descriptor)
                 ends.register(descriptor, select.POLLIN)
+                waiting.add(descriptor)
                 _kill(pid)
         waited_until = time.monotonic() + _GONE_WITHIN_S
-        for _ in members:
-            # A process that the kernel can't end (its disk does not answer, say) is not waited for for ever.
-            for descriptor, _event in ends.poll(max(0.0, waited_until - time.monotonic()) * 1000):
+        # Several may have ended by the time of one look. And one that the kernel can't end (its disk does not answer,
+        # say) is not waited for for ever.
+        while waiting and (left := waited_until - time.monotonic()) > 0:
+            for descriptor, _event in ends.poll(left * 1000):
                 ends.unregister(descriptor)
+                waiting.remove(descriptor)
     return members
 
 

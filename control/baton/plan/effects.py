@@ -124,6 +124,17 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Prove:
+    """Hash the folder of what serves: to know it, or because it was changed. Never by decision.
+
+    ``fingerprint``: as the folder looks; another look is another try.
+    """
+
+    version: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """Ask the live analysis about the traffic so far. Done at each interval, and never by decision."""
 
@@ -143,6 +154,7 @@ Effect = (
     | Progress
     | Steer
     | Judge
+    | Prove
     | Reload
     | Check
 )

@@ -64,6 +64,8 @@ def leaks(view: View, policy: Policy) -> list[str]:
 
 def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     """What a serving version that does not answer means to a rollout that has not been stopped."""
+    if (silent := _silent_candidate(view, rollout, policy)) is not None:
+        return silent
     version = view.alias
     ill = [] if version is None else [s for s in view.live() if _ill(view, s, version)]
     if not ill or version is None:
@@ -83,6 +85,31 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     if at_once or rollout.kind is Kind.ROLLBACK:
         return None  # another version is about to serve: that is the quickest cure
     return mend(view, rollout.phase, once=True)
+
+
+def _silent_candidate(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """A candidate that was asked and does not answer goes back, however good the live analysis found it before."""
+    version = rollout.candidate
+    if view.alias == version or not stepwise(rollout, policy):
+        return None
+    ill = [s for s in view.live() if _ill(view, s, version)]
+    if not ill:
+        return None
+    why = _words(view, ill[0], version)
+    outcome = Outcome.REJECTED if before_traffic(rollout) else Outcome.ROLLED_BACK
+    return Decision(rollout.phase, why, Halt(Stop(outcome, "health", why)))
+
+
+def unproved(view: View, rollout: Rollout) -> tuple[str, ...]:
+    """Servers whose candidate has not answered a question that was put after the last step of its way.
+
+    The analysis looks at what was; a process that died in the last second of the way would get all traffic.
+    """
+    asked = view.answered
+    if asked is None:
+        return ()
+    since = rollout.phase_since if rollout.progressed_at is None else max(rollout.phase_since, rollout.progressed_at)
+    return tuple(s.name for s in view.live() if asked.get((s.name, rollout.candidate), 0.0) < since)
 
 
 def reloading(view: View) -> bool:

@@ -19,10 +19,10 @@ from baton.domain import (
 )
 from baton.plan.converge import drop_all_but, load, name_all, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAlias, SetPolicy, Sync
-from baton.plan.health import mend, reloading, unwell
+from baton.plan.health import mend, reloading, unproved, unwell
 from baton.plan.rest import ADOPTED
 from baton.plan.stale import overtaken
-from baton.plan.traffic import before_traffic, first_phase, place, step_aside, unsplit, walk
+from baton.plan.traffic import before_traffic, first_phase, place, step_aside, stepwise, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
 
@@ -251,14 +251,7 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if view.alias != version:
         if (under_way := walk(view, rollout, policy)) is not None:
             return under_way
-        if not view.ready_everywhere(version):
-            lost = load(view, phase, version)
-            return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
-        if version not in view.policy:
-            # While the stable version was loaded again the policy named that one alone.
-            both = view.policy | {version}
-            return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
-        return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
+        return _move(view, rollout, policy)
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))
         if failure is not None and failure.refused and failure.at >= rollout.phase_since:
@@ -271,6 +264,22 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if view.silent():
         return Decision(phase, f"Version {version} serves, but {', '.join(view.silent())} does not answer; waiting.")
     return Decision(phase, f"Version {version} serves.", Advance(Phase.BAKING, f"Version {version} serves."))
+
+
+def _move(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    """All traffic to the candidate, which has come the whole way."""
+    version, phase = rollout.candidate, Phase.SHIFTING
+    if not view.ready_everywhere(version):
+        lost = load(view, phase, version)
+        return lost or Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic moves.")
+    if version not in view.policy:
+        # While the stable version was loaded again the policy named that one alone.
+        both = view.policy | {version}
+        return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
+    if stepwise(rollout, policy) and (waiting := unproved(view, rollout)):
+        told = f"Version {version} is asked once more on server {', '.join(waiting)} before all traffic moves."
+        return Decision(phase, told)
+    return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
 
 
 def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:

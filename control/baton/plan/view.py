@@ -157,6 +157,8 @@ class View:
     """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
     sick: Mapping[tuple[str, int], Sick] = field(default_factory=dict)
     """By server and version: those that were asked and do not answer."""
+    answered: Mapping[tuple[str, int], float] | None = None
+    """By server and version: when the last question that was answered was put. None: nobody can be asked."""
 
     def live(self) -> tuple[ServerView, ...]:
         return tuple(s for s in self.servers if s.live)
@@ -239,13 +241,14 @@ class View:
             if folder is None:
                 return (
                     f"The folder of version {version} is gone while it serves; a load call now would take it out "
-                    f"of traffic. Put the folder back, then run `ctl retry {version}`."
+                    f"of traffic. Put the folder back: once it is proved to hold what serves, Baton goes on by itself."
                 )
             known = self.loaded.get(version)
             if known is not None and known != folder.fingerprint:
                 return (
                     f"The folder of version {version} was changed while it serves; a load call now would reload it. "
-                    f"Restore the files, then run `ctl retry {version}`: it proves that they are what serves."
+                    f"Restore the files: once they are proved to be what serves, Baton goes on by itself "
+                    f"(`ctl retry {version}` says what differs)."
                 )
         for stray in self.strays:
             if not stray.harmless and self.known_strays.get(stray.name) != stray.fingerprint:

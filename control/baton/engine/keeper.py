@@ -1,0 +1,113 @@
+"""Keeps the files that Triton reads usable: what a person's edit broke is put back as it last was.
+
+A running Triton passes over a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it.
+So such a file is not left for somebody to find: the last text that could be used is written in its place, and what
+stood there is kept in the journal. Where the engine's file lacks an explicit version policy alone, only that is put in.
+Every other edit is left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from baton.errors import RepositoryError
+from baton.journal import Journal
+from baton.triton import pbtxt
+from baton.triton.repository import CONFIG, ServiceFiles, write_atomically
+
+PATIENCE_S = 2.0
+"""An editor that saves in place is half-way through for a moment."""
+MOST_TEXT = 20_000
+"""Characters of a broken file that the journal keeps."""
+Told = Callable[[str, Mapping[str, Any]], None]
+"""Writes a line into the journal: a sentence, and what belongs to it."""
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Of one service. Used under the loop's lock."""
+
+    def __init__(self, files: ServiceFiles, journal: Journal, clock: Callable[[], float], tell: Told) -> None:
+        self._files = files
+        self._journal = journal
+        self._clock = clock
+        self._tell = tell
+        self._bad_since: dict[str, float] = {}
+
+    def policy(self) -> frozenset[int]:
+        """As :meth:`ServiceFiles.policy` gives it. Raises ``RepositoryError`` while the file is not put back."""
+        return self._kept("engine", self._files.engine_dir / CONFIG, self._files.policy)
+
+    def public_name(self) -> tuple[int | None, bool]:
+        """As :meth:`ServiceFiles.public_name` gives it."""
+        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
+        if version is not None:  # Triton wants the folder beside the file; both may have been removed
+            (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
+        return version, split
+
+    def splitter(self) -> int | None:
+        """As :meth:`ServiceFiles.splitter` gives it."""
+        return self._kept("splitter", self._files.splitter_dir / CONFIG, self._files.splitter)
+
+    def let_go(self, name: str) -> None:
+        """The file is about to be taken away by Baton itself: ``alias`` or ``splitter``."""
+        self._remember(name, None)
+
+    def _kept(self, name: str, path: Path, read: Callable[[], T]) -> T:
+        before = _text(path)
+        try:
+            found = self._read(name, path, before, read)
+        except RepositoryError as error:
+            last = self._last(name)
+            if last is None:
+                raise
+            since = self._bad_since.setdefault(name, self._clock())
+            if self._clock() - since < PATIENCE_S:
+                raise RepositoryError(f"{error.message} It is put back as it was, unless it is mended first.") from None
+            self._put_back(path, before, last, error)
+            found = read()
+        self._bad_since.pop(name, None)
+        # Only what was the same before and after it was read is known to be what was read.
+        if before is not None and before != self._last(name) and before == _text(path):
+            self._remember(name, before)
+        return found
+
+    def _read(self, name: str, path: Path, text: str | None, read: Callable[[], T]) -> T:
+        if text is None and self._last(name) is not None:
+            raise RepositoryError(f"{path} was removed.")
+        return read()
+
+    def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
+        text, what = last, "the whole file as it last was"
+        if broken is not None and path.parent == self._files.engine_dir:
+            try:
+                policy = pbtxt.specific_versions(last, path)
+                text, what = pbtxt.with_specific_versions(broken, policy, path), "its version policy"
+            except RepositoryError:
+                pass  # more than the policy is wrong with it
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text)
+        told = f"put back {what}: {error.message}"
+        log.warning("%s: %s", self._files.alias_name, told)
+        self._tell(told, {"path": str(path), "stood_there": None if broken is None else broken[:MOST_TEXT]})
+
+    def _last(self, name: str) -> str | None:
+        # Asked each time: a journal that had to be begun anew must come to know it again.
+        last: str | None = self._journal.memo(self._files.alias_name, f"file:{name}")
+        return last
+
+    def _remember(self, name: str, text: str | None) -> None:
+        self._journal.set_memo(self._files.alias_name, f"file:{name}", text)
+
+
+def _text(path: Path) -> str | None:
+    """None when it is not there; what is no text counts as broken, and is kept as far as it can be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None

@@ -1,0 +1,114 @@
+"""A ``config.pbtxt`` that an edit made unusable is put back; every other edit stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support.toy import engine_config
+
+from baton.engine.keeper import PATIENCE_S, Keeper
+from baton.errors import RepositoryError
+from baton.journal import Journal
+from baton.triton.repository import ServiceFiles
+
+
+class Bench:
+    """A service's files under a keeper, with a clock by hand."""
+
+    def __init__(self, root: Path) -> None:
+        self.now = 100.0
+        self.told: list[tuple[str, dict]] = []
+        self.files = ServiceFiles(root / "repository", "ranker", "engine")
+        self.engine = self.files.engine_dir / "config.pbtxt"
+        self.alias = self.files.alias_dir / "config.pbtxt"
+        self.engine.parent.mkdir(parents=True)
+        self.engine.write_text(engine_config("engine", [1]))
+        self.files.set_alias(1)
+        self.journal = Journal(root / "journal.db")
+        self.start()
+
+    def start(self) -> None:
+        self.keeper = Keeper(
+            self.files, self.journal, lambda: self.now, lambda text, data: self.told.append((text, dict(data)))
+        )
+
+    def look(self) -> tuple:
+        return self.keeper.policy(), self.keeper.public_name(), self.keeper.splitter()
+
+    def after_patience(self) -> tuple:
+        with pytest.raises(RepositoryError, match="put back as it was, unless it is mended first"):
+            self.look()
+        self.now += PATIENCE_S
+        return self.look()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    assert made.look() == ({1}, (1, False), None)
+    yield made
+    made.journal.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_garbage_is_replaced_by_what_was_there(bench, restarted):
+    for path in (bench.engine, bench.alias):
+        good = path.read_text()
+        path.write_text("}} half of a")
+        if restarted:
+            bench.start()
+        assert bench.after_patience() == ({1}, (1, False), None)
+        assert path.read_text() == good
+        assert bench.told[-1][1]["stood_there"] == "}} half of a"
+
+
+def test_only_the_policy_is_put_in_where_only_that_is_lacking(bench):
+    edited = bench.engine.read_text().replace("max_batch_size: 8", "max_batch_size: 4")
+    without = "\n".join(line for line in edited.splitlines() if not line.startswith("version_policy"))
+    for text in (without, edited.replace("specific { versions: [ 1 ] }", "latest { num_versions: 2 }")):
+        bench.engine.write_text(text)
+        assert bench.after_patience()[0] == {1}
+        assert "max_batch_size: 4" in bench.engine.read_text()
+
+
+def test_what_is_mended_in_time_and_what_can_be_used_stays(bench):
+    good = bench.engine.read_text()
+    bench.engine.write_text("")
+    with pytest.raises(RepositoryError):
+        bench.look()
+    other = good.replace("versions: [ 1 ]", "versions: [ 1, 2 ]")
+    bench.engine.write_text(other)
+    bench.now += PATIENCE_S
+    assert bench.look()[0] == {1, 2}
+    assert bench.engine.read_text() == other
+    assert bench.told == []
+
+
+def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
+    bench.alias.unlink()
+    (bench.files.alias_dir / "1").rmdir()
+    assert bench.after_patience()[1] == (1, False)
+    assert (bench.files.alias_dir / "1").is_dir()
+    bench.keeper.let_go("alias")
+    bench.files.set_alias(None)
+    assert bench.look()[1] == (None, False)
+
+
+def test_a_journal_that_was_begun_anew_learns_it_again(bench):
+    bench.journal.begin_anew(0.0, "It was damaged.")
+    bench.look()
+    bench.start()
+    bench.engine.write_text("")
+    assert bench.after_patience()[0] == {1}
+
+
+def test_without_a_good_one_it_is_told_as_it_is(tmp_path):
+    bench = Bench(tmp_path)
+    bench.engine.write_text("}} half of a")
+    for _ in range(2):
+        with pytest.raises(RepositoryError, match=r"can't be parsed"):
+            bench.look()
+        bench.now += PATIENCE_S
+    assert bench.engine.read_text() == "}} half of a"
+    bench.journal.close()

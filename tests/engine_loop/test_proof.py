@@ -1,0 +1,44 @@
+"""A live version's folder that looks otherwise than when it was loaded: proved by its content, or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from baton.domain import Folder
+from baton.engine.proof import LOADED, Proof
+from baton.errors import Refused
+from baton.journal import Journal
+
+
+@pytest.fixture
+def journal(tmp_path):
+    made = Journal(tmp_path / "journal.db")
+    yield made
+    made.close()
+
+
+def folder(fingerprint: str) -> Folder:
+    return Folder("3", 3, fingerprint, quiet_since=0.0)
+
+
+def test_the_same_content_is_accepted_as_it_looked_before_it_was_hashed(journal):
+    proof = Proof("ranker", journal, lambda _version: {"a": "1"}, lambda: 5.0)
+    assert not proof.known(3)
+    with pytest.raises(Refused, match="was not recorded"):
+        proof.accept(3, folder("new"), "baton")
+    proof.learn(3)
+    assert proof.known(3)
+    journal.set_memo("ranker", LOADED, {"2": "old", "3": "old"})
+    proof.accept(3, folder("new"), "baton")
+    assert journal.memo("ranker", LOADED) == {"2": "old", "3": "new"}
+
+
+@pytest.mark.parametrize("now", [{"a": "2", "b": "1"}, {"b": "1"}])
+def test_other_content_is_refused_and_named(journal, now):
+    contents = [{"a": "1", "b": "1"}, now]
+    proof = Proof("ranker", journal, lambda _version: contents.pop(0), lambda: 5.0)
+    proof.learn(3)
+    journal.set_memo("ranker", LOADED, {"3": "old"})
+    with pytest.raises(Refused, match="Version 3: a differs from what serves"):
+        proof.accept(3, folder("new"), "baton")
+    assert journal.memo("ranker", LOADED) == {"3": "old"}

@@ -233,20 +233,6 @@ def test_a_state_directory_that_is_none(tmp_path: Path) -> None:
     assert f"The state directory {state} can't be locked: Not a directory." in " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize("content", [b"", b"no journal at all" * 99])
-def test_a_journal_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
-    args = ("--config", str(_configuration(tmp_path)), "serve")
-    journal = tmp_path / "state" / "journal.db"
-    journal.parent.mkdir()
-    journal.write_bytes(content)
-    done = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1
-    told = " ".join(done.stderr.split())
-    assert str(journal) in told
-    assert "Put a backup back with `ctl restore FILE`; or move it away" in told
-    assert journal.read_bytes() == content
-
-
 @pytest.mark.triton
 def test_up(tmp_path: Path) -> None:
     ports = [word for name in ("http", "grpc", "metrics", "console") for word in (f"--{name}-port", "0")]

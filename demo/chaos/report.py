@@ -63,7 +63,8 @@ def settle_failures(strikes: Sequence[Strike], requests: Iterable[Request]) -> l
             outside.append(one)
     answered = [r.ended for r in ended if not r.error]
     for strike in strikes:
-        moments = [strike.at, *(a for a in answered if strike.at < a < strike.rest), strike.rest]
+        end = max(strike.over, strike.rest)
+        moments = [strike.at, *(a for a in answered if strike.at < a < end), end]
         strike.silence_s = max(b - a for a, b in pairwise(moments))
     return outside
 

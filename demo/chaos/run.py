@@ -28,6 +28,8 @@ from baton.errors import BatonError
 
 CONVERGED_WITHIN_S = 90.0
 """Generous: the longest waits of Baton's own are those of a load that must time out first."""
+NOTICED_WITHIN_S = 2.5
+"""As often as Baton looks at files whatever the notices say, and what it takes to prove a folder."""
 PHASE_WITHIN_S = 60.0
 WIDTH = 118
 """Of the tables, where the terminal does not tell."""
@@ -76,24 +78,23 @@ class Run:
                 urls = [f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"] * 2
                 clients = Clients(urls, made.marks, "reranker")
                 clients.start()
-                try:
-                    self._on(made, clients)
-                finally:
-                    clients.stop()  # also where the stage broke down
+                self._on(made, clients)
 
     def _on(self, made: Stage, clients: Clients) -> None:
         """Strike after strike, until the time is over or one leaves disorder."""
         first = len(self.strikes)
         orderly = True
-        while orderly and self._next is not None and time.monotonic() < self._ends:
-            fault, phase = self._next
-            self._next = next(self._pairs, None)
-            if fault.disks and made.disk.why_not:
-                self.skipped[fault.name] = made.disk.why_not
-                continue
-            orderly = self._once(made, clients, fault, phase)
-        clients.stop()
-        self.outside += settle_failures(self.strikes[first:], clients.requests)
+        try:
+            while orderly and self._next is not None and time.monotonic() < self._ends:
+                fault, phase = self._next
+                self._next = next(self._pairs, None)
+                if fault.disks and made.disk.why_not:
+                    self.skipped[fault.name] = made.disk.why_not
+                    continue
+                orderly = self._once(made, clients, fault, phase)
+        finally:
+            clients.stop()
+            self.outside += settle_failures(self.strikes[first:], clients.requests)
 
     def _once(self, made: Stage, clients: Clients, fault: Fault, phase: str) -> bool:
         old = made.service()["stable"]
@@ -113,11 +114,11 @@ class Run:
             fault.strike(blow)
         except Missed as error:
             made.note(f"missed: {error}")
-            self._converge(made, clients, old, new, time.time())
+            self._converge(made, clients, old, new)
             return True
         over = time.time()
-        end, why = self._converge(made, clients, old, new, blow.at)
-        strike = Strike(fault, met, blow.at, over, time.time(), old, new, end, why, made.leaks() if not why else 0)
+        end, rest, why = self._converge(made, clients, old, new)
+        strike = Strike(fault, met, blow.at, over, rest, old, new, end, why, made.leaks() if not why else 0)
         self.strikes.append(strike)
         self._tell(made, strike, clients)
         if why:
@@ -134,7 +135,10 @@ class Run:
         made.drop(new, slow_file=int(quirks.pop("slow_file", 0)), **quirks)
         if phase == "rolling_back":
             wait(lambda: made.service()["phase"] == "loading" and made.stub(ENGINE, new), "loading", PHASE_WITHIN_S)
-            made.serve.api.abort(None)
+            try:
+                made.serve.api.abort(None)
+            except BatonError as error:
+                raise Missed(str(error)) from None
         order = PHASES.index(phase)
 
         def there() -> str:
@@ -147,26 +151,31 @@ class Run:
 
         return str(wait(there, f"phase {phase} of version {new}", PHASE_WITHIN_S))
 
-    def _converge(
-        self, made: Stage, clients: Clients, old: int, new: int | None, since: float
-    ) -> tuple[int | None, str]:
-        """Wait for rest; the version that is left, and what is still wrong when the time is over."""
+    def _converge(self, made: Stage, clients: Clients, old: int, new: int | None) -> tuple[int | None, float, str]:
+        """Wait for rest. The version that is left, since when, and what is still wrong when the time is over."""
         allowed = {old} if new is None else {old, new}
-        deadline = time.monotonic() + CONVERGED_WITHIN_S
-        unrest = ""
-        while time.monotonic() < deadline:
+        began = time.time()
+        rest, unrest = None, ""
+        while time.time() - began < CONVERGED_WITHIN_S:
             made.supervise()
-            unrest = made.unrest(allowed)
-            if not unrest:
-                version = made.service()["stable"]
-                unrest = self._answers(made, clients, version) or made.unrest({version})
-                if not unrest:
-                    return version, ""
+            looked = time.time()
+            version, unrest = self._resting(made, clients, allowed)
+            rest = None if unrest else (rest or looked)
+            # What was done to a file is not known at once: rest before anybody looked is none.
+            if rest is not None and looked - began >= NOTICED_WITHIN_S:
+                return version, rest, ""
             if made.service()["phase"] == "waiting":
                 _promote(made)
             time.sleep(0.1)
-        made.note(f"no rest {time.time() - since:.0f} s after the fault: {unrest}")
-        return None, unrest
+        made.note(f"no rest within {CONVERGED_WITHIN_S:.0f} s: {unrest}")
+        return None, time.time(), unrest
+
+    def _resting(self, made: Stage, clients: Clients, allowed: set[int]) -> tuple[int | None, str]:
+        """The version that serves alone, or what is not at rest."""
+        if unrest := made.unrest(allowed):
+            return None, unrest
+        version = int(made.service()["stable"] or 0)
+        return version, self._answers(made, clients, version) or made.unrest({version})
 
     def _answers(self, made: Stage, clients: Clients, version: int) -> str:
         for url in (f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"):

@@ -149,7 +149,9 @@ class Run:
             return f"no answer: {error}"
         return outputs["scores"]["data"]
 
-    def fire(self, case: Case, send: Callable[[Sent], list[float] | str] | None = None, sent: Sent | None = None) -> None:
+    def fire(
+        self, case: Case, send: Callable[[Sent], list[float] | str] | None = None, sent: Sent | None = None
+    ) -> None:
         """Send a case, hold it to its answer, then a good request to its scores."""
         sent = sent or case.build()
         start = time.monotonic()
@@ -175,11 +177,16 @@ class Run:
             "nested deep": (b'{"inputs": ' + b"[" * 10**5, {}),
             "a length that lies": (b"{}", {"Inference-Header-Content-Length": "99999"}),
             "a negative length": (b"{}", {"Inference-Header-Content-Length": "-1"}),
-            "a shape of texts": (b'{"inputs": [{"name": "query", "shape": ["a"], "datatype": "BYTES", "data": []}]}', {}),
+            "a shape of texts": (
+                b'{"inputs": [{"name": "query", "shape": ["a"], "datatype": "BYTES", "data": []}]}',
+                {},
+            ),
             "fewer data": (b'{"inputs": [{"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": []}]}', {}),
         }
         for name, (body, headers) in bodies.items():
-            self.hold(f"HTTP: {name}", "^(400|500): .", self.post(body, headers))  # 500 is Triton's for JSON that is none
+            self.hold(
+                f"HTTP: {name}", "^(400|500): .", self.post(body, headers)
+            )  # 500 is Triton's for JSON that is none
 
     def memory(self) -> dict[str, float]:
         """Resident MiB of the server and of the engine's process, shared memory included."""

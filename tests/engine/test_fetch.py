@@ -62,7 +62,8 @@ def certificate(tmp_path_factory):
     key, cert = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example", "-keyout", key, "-out", cert],
+         "-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example",
+         "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
     return cert, key
@@ -111,7 +112,10 @@ def test_an_allowed_address_is_fetched_under_its_own_name(host, names):
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (b"HTTP/1.1 302 Found\r\nLocation: https://169.254.169.254/\r\n\r\n", "answered 302; redirects are not followed"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: https://169.254.169.254/\r\n\r\n",
+            "answered 302; redirects are not followed",
+        ),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "the host answered 404"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nbytes", "ends early|IncompleteRead"),
         (b"no http at all", "cannot be fetched"),
@@ -144,7 +148,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(host, names):
 
     port, _ = host(drip)
     start = time.monotonic()
-    with pytest.raises(InputError, match="cannot be fetched .not within 0 s."):
+    with pytest.raises(InputError, match=r"cannot be fetched \(not within 0 s\)"):
         get(port, names, seconds=0.4)
     assert time.monotonic() - start < 60  # without the deadline it would be 5,000
     over.set()
@@ -184,7 +188,7 @@ def test_a_host_must_prove_its_name(host, names, certificate, monkeypatch):
 ])  # fmt: skip
 def test_only_the_host_and_the_port_that_were_allowed(reference, monkeypatch):
     monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
-    with pytest.raises(InputError, match="does not allow|a user name or a password"):
+    with pytest.raises(InputError, match=r"does not allow|a user name or a password"):
         fetch(reference, ("pictures.example",), 1000, 10.0)
 
 
@@ -224,11 +228,15 @@ class TestPaths:
                 with pytest.raises(InputError, match=cause):
                     self.read(tmp_path, tmp_path / f"{name}.png")
 
-    @pytest.mark.parametrize("reference", ["/dev/zero", "/proc/self/environ", "/etc/passwd", "/etc/no-such-file", "/root/x"])
+    @pytest.mark.parametrize(
+        "reference", ["/dev/zero", "/proc/self/environ", "/etc/passwd", "/etc/no-such-file", "/root/x"]
+    )
     def test_the_error_does_not_tell_what_exists_elsewhere(self, tmp_path, reference):
         (tmp_path / "link").symlink_to(reference)
         for way in (reference, f"{tmp_path}/../../../../../../..{reference}", tmp_path / "link", f"file://{reference}"):
-            with pytest.raises(InputError, match="^refers to a local file outside the folders that this server allows$"):
+            with pytest.raises(
+                InputError, match=r"^refers to a local file outside the folders that this server allows$"
+            ):
                 self.read(tmp_path, way)
 
     def test_devices_are_refused_also_where_their_folder_is_allowed(self):
@@ -243,5 +251,5 @@ class TestPaths:
 
     @pytest.mark.parametrize("reference", ["a\0b", "\ud800", "x" * 5000, "a/" * 3000])
     def test_names_that_cannot_be(self, tmp_path, reference):
-        with pytest.raises(InputError, match="cannot be read|outside"):
+        with pytest.raises(InputError, match=r"cannot be read|outside"):
             self.read(tmp_path, f"{tmp_path}/{reference}")

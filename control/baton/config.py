@@ -322,7 +322,7 @@ def load(path: Path | None) -> Config:
         raise ConfigError(f"There is no configuration file {path}.", mend="Name one with --config.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits, too
         raise ConfigError(f"{path} is not TOML: {error}.") from None
     return parse(data, str(path), path.parent)
 

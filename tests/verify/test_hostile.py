@@ -200,10 +200,10 @@ def test_settings_of_megabytes(folder):
     refused(folder, "config.json is 5,242,880 bytes; such a file is 4,194,304 bytes at most")
 
 
-def test_tokenizers_of_gigabytes(folder):
+def test_tokenizers_too_large_to_read(folder):
     with (folder / "tokenizer.json").open("ab") as file:
-        file.truncate(1 << 30)
-    refused(folder, "tokenizer.json is 1,073,741,824 bytes; such a file is 67,108,864 bytes at most")
+        file.truncate(100 << 20)
+    refused(folder, "tokenizer.json is 104,857,600 bytes; such a file is 67,108,864 bytes at most")
 
 
 @pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
@@ -295,3 +295,11 @@ def test_a_file_of_gigabytes_without_weights(folder):
     with (folder / "SHA256SUMS").open("wb") as file:
         file.truncate(1 << 30)
     refused(folder, "SHA256SUMS is 1,073,741,824 bytes")
+
+
+def test_ten_thousand_large_texts(folder):
+    for number in range(9):
+        with (folder / f"{number}.json").open("wb") as file:
+            file.truncate(60 << 20)
+    refused(folder, "JSON files are more than 256.0 MiB together")
+    assert missing_parts(folder) == ("its JSON files are 540.0 MiB together; at most 256.0 MiB are allowed",)

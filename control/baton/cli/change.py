@@ -114,4 +114,4 @@ def _switch(settings: Settings, answer: dict[str, object]) -> None:
     if settings.json:
         print_json(answer)
     else:
-        click.echo(safe(answer["message"]))
+        click.echo(safe(str(answer["message"])))

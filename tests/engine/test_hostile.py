@@ -29,7 +29,7 @@ def test_names_are_unique():
     assert len({case.name for case in cases()}) == len(cases())
 
 
-@pytest.mark.filterwarnings("default")  # Pillow warns of what it passes over, which a server prints
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what Pillow passes over
 @pytest.mark.parametrize("name", QUICK)
 def test_a_case_gets_its_answer(base, name):
     case = QUICK[name]

@@ -109,8 +109,8 @@ def _raw(path: Path, verb: str, target: str, body: bytes | None = None, **header
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(os.fspath(path))
     connection.request(verb, target, body, headers)
-    answer = connection.getresponse()
-    data = json.loads(answer.read())
+    with connection.getresponse() as answer:
+        data = json.loads(answer.read())
     connection.close()
     return answer.status, data
 

@@ -11,10 +11,11 @@ from PIL import Image
 from tests.engine.support import BASE, data_uri, png, score
 
 from reranker_engine.inference.errors import InputError
-from reranker_engine.inference.media import MediaPolicy, MediaReader
+from reranker_engine.inference.media import MediaReader
 from reranker_engine.inference.prompt import Budgets
 from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
+from reranker_engine.inference.sources import MediaPolicy
 
 SQUARE = Image.new("RGB", (64, 64), (200, 30, 30))
 GOOD = {"text": "a red circle"}
@@ -129,7 +130,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
 def test_media_of_too_many_bytes_is_refused():
     reader = MediaReader(MediaPolicy(max_bytes=10))
     with pytest.raises(InputError, match="is 11 bytes long; at most 10 are allowed"):
-        reader.read("data:image/png;base64," + base64.b64encode(b"x" * 11).decode(), [])
+        reader.read("data:image/png;base64," + base64.b64encode(b"x" * 11).decode())
 
 
 class TestAllowedRoots:
@@ -139,7 +140,7 @@ class TestAllowedRoots:
     def test_a_file_below_the_root_is_read(self, tmp_path):
         (tmp_path / "a b.png").write_bytes(b"bytes")
         for reference in (str(tmp_path / "a b.png"), f"file://{tmp_path}/a%20b.png"):
-            assert self.reader(tmp_path).read(reference, []) == b"bytes"
+            assert self.reader(tmp_path).read(reference) == b"bytes"
 
     @pytest.mark.parametrize("way", ["..", "link", "absolute"])
     def test_no_way_leads_out_of_the_root(self, tmp_path, way):
@@ -150,11 +151,11 @@ class TestAllowedRoots:
         (root / "link").symlink_to(secret)
         reference = {"..": f"{root}/../secret.png", "link": f"{root}/link", "absolute": str(secret)}[way]
         with pytest.raises(InputError, match="outside the folders"):
-            self.reader(root).read(reference, [])
+            self.reader(root).read(reference)
 
     def test_a_missing_file_is_an_error_of_the_request(self, tmp_path):
         with pytest.raises(InputError, match="cannot be read"):
-            self.reader(tmp_path).read(f"{tmp_path}/none.png", [])
+            self.reader(tmp_path).read(f"{tmp_path}/none.png")
 
 
 def test_only_named_hosts_are_asked_and_only_by_https():
@@ -166,7 +167,7 @@ def test_only_named_hosts_are_asked_and_only_by_https():
         "https://pictures.example.other.example/a.png",
     ):
         with pytest.raises(InputError, match="does not allow"):
-            reader.read(reference, [])
+            reader.read(reference)
 
 
 @pytest.fixture(scope="module")

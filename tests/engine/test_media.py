@@ -15,8 +15,9 @@ from tests.engine.support import BASE, data_uri, png, score
 
 from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
-from reranker_engine.inference.media import MediaPolicy, MediaReader, sampled_frames
+from reranker_engine.inference.media import MediaReader, sampled_frames
 from reranker_engine.inference.pixels import Pixels, whole_size
+from reranker_engine.inference.sources import MediaPolicy
 from reranker_engine.model.config import read_config
 
 READER = MediaReader()
@@ -45,19 +46,21 @@ def test_a_video_is_sampled_from_its_first_to_its_last_frame(form):
     video = READER.video(encode(31, form=form), fps=2.0, max_frames=64)
     assert video.fps == pytest.approx(10.0)
     assert video.indices == (0, 6, 12, 18, 24, 30)
-    assert video.frames.shape == (6, 64, 96, 3)
-    brightness = video.frames.mean((1, 2, 3))
+    frames = np.stack(list(video.frames))
+    assert frames.shape == (6, video.height, video.width, 3) == (6, 64, 96, 3)
+    brightness = frames.mean((1, 2, 3))
     assert (np.diff(brightness) > 20).all()
 
 
 def test_a_video_too_large_to_keep_is_decoded_again_to_the_same_frames(monkeypatch):
     film = encode(31)
     kept = READER.video(film, 2.0, 64)
+    frames = np.stack(list(kept.frames))
     for pixels in (0, 10 * 96 * 64):
         monkeypatch.setattr(media, "KEPT_PIXELS", pixels)
         again = READER.video(film, 2.0, 64)
         assert again.indices == kept.indices
-        assert np.array_equal(again.frames, kept.frames)
+        assert np.array_equal(np.stack(list(again.frames)), frames)
 
 
 def test_options_choose_the_frames(base):
@@ -124,8 +127,8 @@ def test_patches_of_an_image():
 
 def test_timestamps_are_the_middle_of_each_pair_of_frames():
     frames = [Image.new("RGB", (64, 64))] * 5
-    assert PIXELS.frames(frames, 64).timestamps == (0.25, 1.25, 2.25)
-    assert PIXELS.frames(frames * 20, 4).timestamps == (0.25, 1.25)
+    assert PIXELS.frames(frames, len(frames), 64).timestamps == (0.25, 1.25, 2.25)
+    assert PIXELS.frames(frames * 20, 100, 4).timestamps == (0.25, 1.25)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from baton.api.facade import Facade
-from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, error_data
+from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, body, error_data
 from baton.errors import BatonError, Refused, UsageError
 
 _log = logging.getLogger(__name__)
@@ -101,30 +101,29 @@ class Handler(BaseHTTPRequestHandler):
         if "Transfer-Encoding" in self.headers:
             # It would be taken for a request without parameters, and those have a meaning.
             raise UsageError("The request's length has to be told by Content-Length.")
-        if not length.isdecimal():
+        if not length.isdecimal() or len(length) > len(str(MAX_BODY)) + 10:
             raise UsageError("The request's Content-Length is not a number.")
         if int(length) > MAX_BODY:
             # The rest is not read; answering and closing is all that is left.
             raise UsageError(f"The request is too large: {length} bytes, {MAX_BODY} are allowed.")
         try:
-            return json.loads(self.rfile.read(int(length)) or b"{}")
+            sent = self.rfile.read(int(length))
         except TimeoutError:
             raise UsageError(f"The request did not arrive within {REQUEST_S:g} s.") from None
         except OSError:
             raise UsageError("The request broke off.") from None
-        except (ValueError, RecursionError):
-            raise UsageError("The request is not JSON.") from None
+        return body(sent)
 
     def _answer(self, status: int, data: Any) -> None:
-        body = json.dumps(data).encode()
+        answer = json.dumps(data).encode()
         self.connection.settimeout(_ANSWER_S)
         self.send_response(status)
         if status == http.HTTPStatus.UNAUTHORIZED:
             self.send_header("WWW-Authenticate", "Bearer")
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(answer)
 
     def address_string(self) -> str:
         # A unix socket's peer has no address.

@@ -10,8 +10,19 @@ from typing import Any, Final
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.completeness import missing_parts
-from baton.verify.files import Entry, Progress, figure, hash_file, read_json, reason, shown, walk
-from baton.verify.layout import INDEX, SINGLE, is_code, is_pickle, is_shard, read_index
+from baton.verify.files import (
+    JSON_TOTAL,
+    Entry,
+    Progress,
+    figure,
+    hash_file,
+    open_regular,
+    read_json,
+    reason,
+    shown,
+    walk,
+)
+from baton.verify.layout import HEAD, INDEX, SINGLE, hidden_danger, is_code, is_pickle, is_shard, read_index
 from baton.verify.meta import read_table
 from baton.verify.safetensors import Header, read_header
 from baton.verify.sums import SUMS, read_sums
@@ -66,6 +77,10 @@ def cheap_problems(folder: Path, *, links_may_leave: bool, skip: frozenset[str] 
     """
     entries = list(walk(folder, skip=skip))
     root = folder.resolve()
+    if sum(entry.size for entry in entries if entry.path.suffix == ".json") > JSON_TOTAL:
+        return [
+            f"The folder's JSON files are more than {figure(JSON_TOTAL)} together: remove those that are not its own."
+        ]
     problems = [text for entry in entries for text in _unwelcome(entry, root, links_may_leave=links_may_leave)]
     problems += _wrong_texts(entries)
     problems += _wrong_weights(folder, entries)
@@ -164,8 +179,18 @@ def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[s
         return
     if is_pickle(name):
         yield f"{name} may hold a pickle, which runs code when it is read: remove it, or save it as safetensors."
-    if is_code(name):
+    elif is_code(name):
         yield f"{name} is code; a version folder holds data only: remove it."
+    elif entry.is_file and (danger := _danger(entry)):
+        yield f"{name} {danger}: remove it."
+
+
+def _danger(entry: Entry) -> str | None:
+    try:
+        with open_regular(entry.path) as file:
+            return hidden_danger(entry.name, file.read(HEAD))
+    except CheckpointError as error:
+        return f"can't be looked into ({error.message})"
 
 
 def _kind(mode: int) -> str:

@@ -1,25 +1,19 @@
-"""Encoded media to pixels in memory: where the bytes come from, and decoding them with Pillow and PyAV."""
+"""Encoded media to pixels in memory, with Pillow and PyAV, within bounds that do not believe what a header says."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .request import MediaIndex
+from .sources import MediaPolicy, Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -28,27 +22,27 @@ if TYPE_CHECKING:
 
 # Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on a stranger's bytes.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-FETCH_TIMEOUT_S = 10.0
+# Only containers that hold their own pictures. FFmpeg takes playlists and session descriptions for videos as well (HLS,
+# DASH, ffconcat, SDP): those name files and addresses, which it would open.
+VIDEO_FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
+DECODER_THREADS = 4
+"""Of one video. Each holds frames of its own, so that their number multiplies the memory of a large video."""
 KEPT_PIXELS = 64 * 2**20
 """A video of no more pixels in all its frames (about 100 MB as they are decoded) is decoded once instead of twice."""
 MIN_SHARE = 0.9
 """A video with fewer of the frames that its header promises is cut off. Some may be missing: edit lists hide a few."""
+LEAST_PIXELS = 2**15
+"""What the smallest picture counts against ``max_request_pixels``: a frame of 2x2 costs time, too."""
+HEADER_READS, DATA_READS = 20_000, 1_000_000
+"""Reads that Pillow may take for an image's header and for its pixels. Pictures made of chunks or runs of a few bytes,
+which it walks through in Python, would otherwise take minutes; real ones need some tens, and one for each 2 kB."""
+PLAIN_PPM_BYTES = 4 * 2**20
+"""The largest PPM in digits, which Pillow reads in Python."""
+MICROSECONDS = 1_000_000
+"""FFmpeg's unit of a file's duration."""
+PROGRESSIVE_SCAN = b"\xff\xda"
 
-
-@dataclass(frozen=True)
-class MediaPolicy:
-    """What may be read, and how much of it."""
-
-    allowed_roots: tuple[Path, ...] = ()
-    """Local files may be read from below these folders."""
-    allowed_hosts: tuple[str, ...] = ()
-    """https addresses may be fetched from exactly these hosts."""
-    max_bytes: int = 256 * 2**20
-    """The largest encoded image or video."""
-    max_pixels: int = 64 * 2**20
-    """The largest decoded image or video frame: a file of a few kB can claim gigabytes of them."""
-    max_video_frames: int = 100_000
-    """The longest video, in frames, however few of them are used."""
+Image.MAX_IMAGE_PIXELS = None  # the policy's limit holds, which is checked at the same moment
 
 
 @dataclass(frozen=True)
@@ -56,51 +50,61 @@ class DecodedVideo:
     """Some frames of a video.
 
     Attributes:
-        frames: [frames, height, width, 3] of uint8.
+        frames: Each [height, width, 3] of uint8, once: together they may be larger than memory.
         indices: The number of each frame in the whole video.
         fps: Frames a second of the whole video.
+        height: Of each frame, in pixels.
+        width: Of each frame, in pixels.
     """
 
-    frames: NDArray[np.uint8]
+    frames: Iterator[NDArray[np.uint8]]
     indices: tuple[int, ...]
     fps: float
+    height: int
+    width: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class MediaReader:
-    policy: MediaPolicy = field(default_factory=MediaPolicy)
+    """Reads and decodes the media of one request, whose pixels it counts."""
 
-    def read(self, reference: Reference, media: Sequence[bytes]) -> bytes:
+    policy: MediaPolicy = field(default_factory=MediaPolicy)
+    media: Sequence[bytes] = ()
+
+    def __post_init__(self) -> None:
+        self._sources = Sources(self.policy, self.media)
+        self._pixels_left = self.policy.max_request_pixels
+        self._are_images: dict[Reference, bool] = {}
+
+    def read(self, reference: Reference) -> bytes:
         """The encoded bytes behind a reference.
 
         Raises:
             InputError: They cannot or must not be read.
         """
-        if isinstance(reference, MediaIndex):
-            data = media[reference.index]
-        elif reference.startswith("data:"):
-            data = _data_uri(reference)
-        elif reference.startswith(("http://", "https://")):
-            data = self._fetch(reference)
-        else:
-            data = self._local(reference)
-        if len(data) > self.policy.max_bytes:
-            raise InputError(f"is {len(data)} bytes long; at most {self.policy.max_bytes} are allowed")
-        if not data:
-            raise InputError("is empty (0 bytes)")
-        return data
+        return self._sources.read(reference)
 
-    def is_image(self, reference: Reference, media: Sequence[bytes]) -> bool:
+    def is_image(self, reference: Reference) -> bool:
         """Whether a reference holds an image, judged by its label or, without one, by its first bytes."""
         if isinstance(reference, str) and reference.startswith("data:"):
             return reference.startswith("data:image/")
+        if reference not in self._are_images:
+            self._are_images[reference] = self._opens(self.read(reference))
+        return self._are_images[reference]
+
+    def _opens(self, data: bytes) -> bool:
         try:
-            with Image.open(io.BytesIO(self.read(reference, media)), formats=IMAGE_FORMATS):
+            with self._open(data):
                 return True
         except InputError:
-            raise
+            return True  # one that is refused, which is told when it is decoded
         except Exception:  # noqa: BLE001 - decoders raise whatever they like on bytes that are not theirs
             return False
+
+    def _open(self, data: bytes) -> Image.Image:
+        if canvas := _webp_canvas(data):
+            self._check_size(*canvas)  # Pillow makes room for it before it tells its size
+        return Image.open(_Metered(data), formats=IMAGE_FORMATS)
 
     def image(self, data: bytes) -> Image.Image:
         """Decode an image to RGB; transparency is laid on white, as the reference implementation does.
@@ -109,8 +113,8 @@ class MediaReader:
             InputError: It cannot be decoded, or is too large.
         """
         try:
-            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-                self._check_size(image.width, image.height)
+            with self._open(data) as image:
+                self._admit(image, data)
                 image.load()
                 if image.mode == "RGBA":
                     white = Image.new("RGB", image.size, (255, 255, 255))
@@ -122,8 +126,19 @@ class MediaReader:
         except Exception as error:
             raise InputError(f"cannot be decoded as an image ({_cause(error)})") from error
 
+    def _admit(self, image: Image.Image, data: bytes) -> None:
+        """Refuse, before its pixels are decoded, what would take too much memory or time."""
+        self._check_size(image.width, image.height)
+        if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and len(data) > PLAIN_PPM_BYTES:
+            raise InputError(f"is a PPM in digits of {len(data)} bytes; at most {PLAIN_PPM_BYTES} are allowed")
+        # Each scan of a progressive JPEG goes over all pixels; there may be thousands.
+        scans = data.count(PROGRESSIVE_SCAN) if image.format in {"JPEG", "MPO"} else 1
+        self._count(image.width * image.height * max(scans, 1))
+        if isinstance(image.fp, _Metered):
+            image.fp.allow(DATA_READS + len(data) // 1024)
+
     def video(self, data: bytes, fps: float, max_frames: int) -> DecodedVideo:
-        """Decode the frames of a video that the model is to see, evenly spaced from the first to the last.
+        """The frames of a video that the model is to see, evenly spaced from the first to the last.
 
         Args:
             data: An encoded video.
@@ -131,35 +146,34 @@ class MediaReader:
             max_frames: At most so many.
 
         Raises:
-            InputError: It cannot be decoded, or is too large or too long.
+            InputError: It cannot be decoded, or is too large or too long; also while its frames are taken.
         """
-        import av
-
         try:
-            total, rate, decoded = self._probe(av, data)
-            wanted = sampled_frames(total, rate, fps, max_frames)
-            return DecodedVideo(self._pick(av, data, wanted, decoded), wanted, rate)
+            probed = self._probe(data)
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"cannot be decoded as a video ({_cause(error)})") from error
+        total, rate, decoded, (width, height) = probed
+        wanted = sampled_frames(total, rate, fps, max_frames)
+        return DecodedVideo(self._pick(data, wanted, decoded, (width, height)), wanted, rate, height, width)
 
-    def _probe(self, av: Any, data: bytes) -> tuple[int, float, list[Any]]:
-        """(number of frames, frames a second, the frames); counted by decoding, as headers often lie or say nothing.
+    def _probe(self, data: bytes) -> tuple[int, float, list[Any], tuple[int, int]]:
+        """(number of frames, frames a second, the frames, their size); counted by decoding, as headers often lie.
 
         Which are wanted is known only at the end. Those of a short video are kept, so that it is decoded once; of
         a longer one none are.
         """
-        with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise InputError("cannot be decoded as a video (it has no video stream)")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+        with _container(data) as container:
+            stream = self._stream(container)
             total, seconds, room = 0, 0.0, KEPT_PIXELS
             decoded: list[Any] = []
+            size = (0, 0)
             for frame in container.decode(stream):
                 if total == 0:
-                    self._check_size(frame.width, frame.height)
+                    size = (frame.width, frame.height)
+                self._check_size(frame.width, frame.height)
+                self._count(frame.width * frame.height)
                 total += 1
                 seconds = frame.time or seconds
                 room -= frame.width * frame.height
@@ -170,82 +184,101 @@ class MediaReader:
                 if total > self.policy.max_video_frames:
                     raise InputError(f"has more than {self.policy.max_video_frames} frames")
             rate = stream.average_rate or stream.guessed_rate
-            if total == 0 or not rate:
+            if total == 0 or not rate or rate < 0:
                 raise InputError(f"cannot be decoded as a video ({total} frames, frame rate {rate})")
-            promised = stream.frames or _promised_seconds(av, container, stream) * rate
+            promised = stream.frames or _promised_seconds(container, stream) * rate
             there = total if stream.frames else max(total, seconds * rate)
             if there < MIN_SHARE * promised - 1:
                 raise InputError(
                     f"cannot be decoded as a video (it is cut off: {total} of about {float(promised):.0f} frames)"
                 )
-            return total, float(rate), decoded
+            return total, float(rate), decoded, size
 
-    def _pick(self, av: Any, data: bytes, wanted: Sequence[int], decoded: list[Any]) -> NDArray[np.uint8]:
-        keep = set(wanted)
-        found: dict[int, NDArray[np.uint8]] = {}
-        with av.open(io.BytesIO(data)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for index, frame in enumerate(decoded or container.decode(stream)):
-                if index in keep:
-                    found[index] = frame.to_ndarray(format="rgb24")
-                    if len(found) == len(keep):
-                        break
-        frames = [found[index] for index in wanted]
-        if len({frame.shape for frame in frames}) > 1:
-            raise InputError("cannot be decoded as a video (its frames change size)")
-        return np.stack(frames)
+    def _stream(self, container: Any) -> Any:
+        if not container.streams.video:
+            raise InputError("cannot be decoded as a video (it has no video stream)")
+        stream = container.streams.video[0]
+        # Checked before the first frame, whose memory the decoder takes at the header's word.
+        self._check_size(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(self.policy.max_pixels)}
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = DECODER_THREADS
+        return stream
+
+    def _pick(
+        self, data: bytes, wanted: Sequence[int], decoded: list[Any], size: tuple[int, int]
+    ) -> Iterator[NDArray[np.uint8]]:
+        left = list(reversed(wanted))
+        try:
+            with _container(data) as container:
+                for index, frame in enumerate(decoded or container.decode(self._stream(container))):
+                    while left and left[-1] == index:
+                        yield _of_size(frame, size).to_ndarray(format="rgb24")
+                        left.pop()
+                    if not left:
+                        return
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"cannot be decoded as a video ({_cause(error)})") from error
+        raise InputError("cannot be decoded as a video (decoded again, it has fewer frames)")
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self.policy.max_pixels:
             raise InputError(f"has {width}x{height} pixels; at most {self.policy.max_pixels} are allowed")
 
-    def _local(self, reference: str) -> bytes:
-        if not self.policy.allowed_roots:
-            raise InputError("refers to a local file, and this server allows none; send the bytes instead")
-        path = Path(urllib.parse.unquote(reference.removeprefix("file://")))
-        try:
-            real = path.resolve(strict=True)
-            # After resolving: neither ".." nor a symbolic link leads out of an allowed folder.
-            if not any(real.is_relative_to(root.resolve()) for root in self.policy.allowed_roots):
-                raise InputError("refers to a local file outside the folders that this server allows")
-            with real.open("rb") as file:
-                return file.read(self.policy.max_bytes + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot be read ({_cause(error)})") from error
-
-    def _fetch(self, reference: str) -> bytes:
-        parts = urllib.parse.urlsplit(reference)
-        if parts.scheme != "https" or parts.hostname not in self.policy.allowed_hosts:
-            raise InputError("refers to an address that this server does not allow; send the bytes instead")
-        try:
-            with _NO_REDIRECTS.open(reference, timeout=FETCH_TIMEOUT_S) as response:
-                data: bytes = response.read(self.policy.max_bytes + 1)
-                return data
-        except (OSError, ValueError, urllib.error.URLError) as error:
-            raise InputError(f"cannot be fetched ({_cause(error)})") from error
+    def _count(self, pixels: int) -> None:
+        self._pixels_left -= max(pixels, LEAST_PIXELS)
+        if self._pixels_left < 0:
+            raise InputError(
+                f"makes more than {self.policy.max_request_pixels} pixels to decode for one request; "
+                "send smaller media, or fewer"
+            )
 
 
-def _promised_seconds(av: Any, container: Any, stream: Any) -> float:
+def _of_size(frame: Any, size: tuple[int, int]) -> Any:
+    if (frame.width, frame.height) != size:
+        raise InputError("cannot be decoded as a video (its frames change size)")
+    return frame
+
+
+class _Metered(io.BytesIO):
+    """Bytes that may be read so many times."""
+
+    reads_left = HEADER_READS
+
+    def allow(self, reads: int) -> None:
+        self.reads_left = reads
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise InputError("cannot be decoded as an image (it is made of too many tiny pieces)")
+        return super().read(size)
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a WebP file with an extended header, the only kind that may be larger than what it holds."""
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:  # noqa: PLR2004 - the header's length
+        return None
+    return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+
+
+def _container(data: bytes) -> Any:
+    import av
+
+    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "none"}
+    return av.open(io.BytesIO(data), options=options)
+
+
+def _promised_seconds(container: Any, stream: Any) -> float:
     """How long the header says that the video is; 0 where it does not say.
 
     A whole file's duration is that of its longest stream, so it tells only where the video is alone.
     """
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
-
-
-class _RefuseRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead from an allowed host to any other."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_NO_REDIRECTS = urllib.request.build_opener(_RefuseRedirect())
+    return float(container.duration or 0) / MICROSECONDS if len(container.streams) == 1 else 0.0
 
 
 def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tuple[int, ...]:
@@ -259,18 +292,6 @@ def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tupl
     if count == 0:
         return (0,)
     return tuple(int(index) for index in np.linspace(0, total - 1, count).round())
-
-
-def _data_uri(reference: str) -> bytes:
-    header, comma, body = reference.partition(",")
-    if not comma or not header.endswith(";base64"):
-        raise InputError("is a data URI without ;base64,")
-    if not header.startswith(("data:image/", "data:video/")):
-        raise InputError(f"is a data URI of the wrong kind ({header[:40]})")
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"holds broken base64 ({error})") from error
 
 
 def _cause(error: BaseException) -> str:

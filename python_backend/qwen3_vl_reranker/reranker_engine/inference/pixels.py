@@ -11,6 +11,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,6 +66,10 @@ class Visual:
         return bool(self.timestamps)
 
     @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.tokens_per_group
+
+    @property
     def patches(self) -> torch.Tensor:
         """[t * h * w, channels * temporal * patch * patch] of fp32.
 
@@ -106,51 +111,61 @@ class Pixels:
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
         return self._visual(np.repeat(pixels[None], self.vision.temporal_patch_size, axis=0))
 
-    def frames(self, images: Sequence[Image.Image], max_frames: int) -> Visual:
-        """Patches of a video given as RGB frames, of which at most ``max_frames`` evenly spaced ones are used.
+    def frames(self, images: Iterable[Image.Image], count: int, max_frames: int) -> Visual:
+        """Patches of a video given as ``count`` RGB frames; at most ``max_frames`` evenly spaced ones are used.
 
         Raises:
             InputError: The frames differ in size, or are too long and narrow.
         """
-        if len(images) > max_frames:
-            images = [images[index] for index in np.linspace(0, len(images) - 1, max_frames, dtype=int)]
+        used = range(count) if count <= max_frames else np.linspace(0, count - 1, max_frames, dtype=int).tolist()
+        # Filled up before they are numbered, as in the reference: the copy of the last frame has a time of its own.
+        indices = range(len(used) + -len(used) % self.vision.temporal_patch_size)
+        kept = frozenset(used)
+        listed = self._listed(image for index, image in enumerate(images) if index in kept)
+        first = next(listed)
+        height, width, _ = first.shape
+        return self._video(chain([first], listed), (height, width), indices, FRAME_LIST_FPS)
+
+    def _listed(self, images: Iterable[Image.Image]) -> Iterator[NDArray[np.uint8]]:
+        """Each listed frame, resized on its own; see ``FRAME_FACTOR``. One at a time: all may be more than memory."""
         factor = self.factor * FRAME_FACTOR
         low, high = IMAGE_MIN_TOKENS * factor**2, FRAME_MAX_TOKENS * factor**2
-        resized = []
+        first: tuple[str, tuple[int, int]] | None = None
         for image in images:
-            height, width = whole_size(image.height, image.width, factor, low, high)
-            resized.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
-        if len({frame.shape for frame in resized}) > 1:
-            sizes = sorted({f"{image.width}x{image.height}" for image in images})
-            raise InputError(f"has frames of different sizes ({', '.join(sizes)})")
-        # Filled up before they are numbered, as in the reference: the copy of the last frame has a time of its own.
-        resized += resized[-1:] * (-len(resized) % self.vision.temporal_patch_size)
-        return self._video(np.stack(resized), range(len(resized)), FRAME_LIST_FPS)
+            name, size = f"{image.width}x{image.height}", whole_size(image.height, image.width, factor, low, high)
+            first = first or (name, size)
+            if size != first[1]:
+                raise InputError(f"has frames of different sizes ({', '.join(sorted((first[0], name)))})")
+            yield np.array(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
     def video(self, video: DecodedVideo) -> Visual:
         """Patches of a decoded video.
 
         Raises:
-            InputError: Its frames are too long and narrow.
+            InputError: Its frames are too long and narrow, or cannot be decoded.
         """
-        return self._video(video.frames, video.indices, video.fps)
+        return self._video(video.frames, (video.height, video.width), video.indices, video.fps)
 
-    def _video(self, frames: NDArray[np.uint8], indices: Sequence[int], fps: float) -> Visual:
+    def _video(
+        self, frames: Iterable[NDArray[np.uint8]], size: tuple[int, int], indices: Sequence[int], fps: float
+    ) -> Visual:
+        """Patches of frames of (height, width) ``size``, each resized as it comes.
+
+        The last frame stands for those that ``indices`` or a whole group of frames lack.
+        """
         group = self.vision.temporal_patch_size
-        missing = -len(frames) % group
-        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        count, height, width, _ = frames.shape
+        missing = -len(indices) % group
+        count = len(indices) + missing
         area = self.factor**2
         low = VIDEO_FRAME_MIN_TOKENS * area
         high = max(min(VIDEO_FRAME_MAX_TOKENS * area, VIDEO_MAX_TOKENS * area / count * 2), int(low * 1.05))
-        height, width = whole_size(height, width, self.factor, low, high)
-        tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-        tensor = F.interpolate(tensor, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
-        whole = tensor.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        height, width = whole_size(*size, self.factor, low, high)
+        whole = [_shrunk(frame, height, width) for frame in frames]
+        whole += whole[-1:] * (count - len(whole))
         seconds = [index / fps for index in (*indices, *[indices[-1]] * missing)]
         # A group's time is the middle between its first and its last frame.
         timestamps = tuple((seconds[at] + seconds[at + group - 1]) / 2 for at in range(0, len(seconds), group))
-        return self._visual(whole, timestamps)
+        return self._visual(np.stack(whole), timestamps)
 
     def cut(self, frames: NDArray[np.uint8], grid: Grid) -> torch.Tensor:
         """Cut [frames, height, width, channels] into normalised rows, neighbours of a merge block together."""
@@ -169,6 +184,13 @@ class Pixels:
         patch = self.vision.patch_size
         grid = (count // self.vision.temporal_patch_size, height // patch, width // patch)
         return Visual(frames, grid, grid[1] * grid[2] // self.vision.spatial_merge_size**2, self, timestamps)
+
+
+def _shrunk(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A frame resized as the reference does it: bicubic, antialiased, rounded to whole values."""
+    tensor = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+    tensor = F.interpolate(tensor, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    return tensor[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def whole_size(height: int, width: int, factor: int, low: float, high: float) -> tuple[int, int]:

@@ -126,6 +126,10 @@ class PromptBuilder:
         the tokenizer joins a newline with the punctuation before it.
         """
         text = lead
+        # Told before they are laid out: there may be thousands.
+        media = part.count + sum(visual.tokens + 2 * visual.grid[0] for visual in content.visuals)
+        if media > budget:
+            raise InputError(f"its images and videos take {media} tokens; at most {budget} are allowed")
         for visual in content.visuals:
             part.visuals.append(visual)
             for label in [f"<{seconds:.1f} seconds>" for seconds in visual.timestamps] or [""]:
@@ -140,7 +144,7 @@ class PromptBuilder:
             return
         if kept > room:
             raise InputError(f"its images and videos take {part.count} tokens; at most {budget} are allowed")
-        part.ids(self._tokenizer.encode(text + "".join(content.texts))[:room])
+        part.ids((self._tokenizer.encode(text + "".join(content.texts)) if tail else whole)[:room])
         part.ids(ending)
 
 

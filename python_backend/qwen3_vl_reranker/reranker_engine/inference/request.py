@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from .media import MediaReader
 
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 MIN_FRAMES, MAX_FRAMES = 2, 768
@@ -46,7 +48,8 @@ class RerankRequest:
     instruction: str
     fps: float | None
     max_frames: int | None
-    media: tuple[bytes, ...]
+    reader: MediaReader
+    """Holds the media that came along, and counts what is decoded of them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,51 @@ class RequestLimits:
     max_text_chars: int = 1_000_000
     """Characters of the instruction, and of all texts of the query or of one document. All but some ten thousand tokens
     would be cut off anyway, after they had cost their tokenizing."""
+    max_request_chars: int = 2**22
+    """Characters of all texts of a request: four for each of its tokens. Tokenizing them takes seconds."""
+    max_media: int = 2**14
+    """Images, videos and frames that a request mentions, each as often as it does."""
+    max_request_tokens: int = 2**20
+    """Tokens of the query and of all documents: 256 for each of 4096 documents."""
+    max_visual_tokens: int = 2**17
+    """Tokens of all different images and videos, which are in memory at once: 72 of the largest images, or 17 of the
+    longest videos. In bf16 they take 8 kB each for every thousand of the model's hidden size."""
+
+
+class _Meter:
+    """Counts what one request holds; what was counted before a document is told with it."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.limits = limits
+        self._chars = 0
+        self._media = 0
+        self._values = 0
+
+    def values(self, raw: bytes) -> None:
+        """Before JSON is parsed: each of these bytes outside a text begins a value, which takes up to 100 bytes.
+
+        Within texts they count as characters do; base64 has none of them.
+        """
+        self._values += raw.count(b"[") + raw.count(b"{") + raw.count(b",")
+        most = self.limits.max_request_chars
+        if self._values > most:
+            raise InputError(f"makes more than {most} JSON values in one request; send fewer documents at a time")
+
+    def content(self, content: Content) -> None:
+        chars = sum(len(text) for text in content.texts)
+        _check_length("text", chars, self.limits)
+        self.chars(chars)
+        self._media += len(content.images)
+        self._media += sum(len(video) if isinstance(video, tuple) else 1 for video in content.videos)
+        most = self.limits.max_media
+        if self._media > most:
+            raise InputError(f"makes more than {most} images, videos and frames in one request")
+
+    def chars(self, chars: int) -> None:
+        self._chars += chars
+        most = self.limits.max_request_chars
+        if self._chars > most:
+            raise InputError(f"makes more than {most} characters in one request; send fewer documents at a time")
 
 
 def parse_request(
@@ -65,8 +113,7 @@ def parse_request(
     documents: Sequence[bytes],
     instruction: bytes | None,
     options: bytes | None,
-    media: Sequence[bytes],
-    is_image: Callable[[Reference, Sequence[bytes]], bool],
+    reader: MediaReader,
     limits: RequestLimits,
 ) -> RerankRequest:
     """Check and convert one request.
@@ -76,10 +123,10 @@ def parse_request(
         documents: JSON objects, at least one.
         instruction: Plain text; None or blank means the default instruction.
         options: JSON object with ``fps`` and ``max_frames``, both optional.
-        media: Encoded images and videos.
-        is_image: Tells whether a reference holds an image, which decides how ``"video": [...]`` is read: a list that
-            begins with an image is one video given by its frames, any other list is several videos.
-        limits: How many documents and characters there may be.
+        reader: Holds the encoded images and videos, and tells which of them are images, which decides how
+            ``"video": [...]`` is read: a list that begins with an image is one video given by its frames, any other
+            list is several videos.
+        limits: How large the request may be.
 
     Raises:
         InputError: Names the query or the document, and the cause.
@@ -91,11 +138,14 @@ def parse_request(
             f"documents: there are {len(documents)}; at most {limits.max_documents} are allowed in one request"
         )
     fps, max_frames = _options(options)
+    text = _instruction(instruction, limits)
+    meter = _Meter(limits)
 
     def content(raw: bytes, place: str) -> Content:
         try:
-            found = _content(_json_object(raw), media, is_image)
-            _check_length("text", sum(len(text) for text in found.texts), limits)
+            meter.values(raw)
+            found = _content(_json_object(raw), reader)
+            meter.content(found)
         except InputError as error:
             raise error.at(place) from error
         return found
@@ -103,18 +153,20 @@ def parse_request(
     return RerankRequest(
         query=content(query, "query"),
         documents=tuple(content(raw, f"document {index}") for index, raw in enumerate(documents)),
-        instruction=_instruction(instruction, limits),
+        instruction=text,
         fps=fps,
         max_frames=max_frames,
-        media=tuple(media),
+        reader=reader,
     )
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twins)
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 ({error.reason} at byte {error.start})") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"is not valid JSON ({error})") from error
     if not isinstance(value, dict):
@@ -122,12 +174,22 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _content(raw: dict[str, Any], media: Sequence[bytes], is_image: Callable[..., bool]) -> Content:
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys one would be content that nobody looks at."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise InputError(f"has the key {twin[:80]!r} twice in one object")
+    return table
+
+
+def _content(raw: dict[str, Any], reader: MediaReader) -> Content:
     _only(raw, "text", "image", "video")
     content = Content(
         texts=tuple(_text(value, "text") for value in _listed(raw.get("text"))),
-        images=tuple(_reference(value, "image", media) for value in _listed(raw.get("image"))),
-        videos=_videos(raw.get("video"), media, is_image),
+        images=tuple(_reference(value, "image", reader.media) for value in _listed(raw.get("image"))),
+        videos=_videos(raw.get("video"), reader),
     )
     if not (content.texts or content.images or content.videos):
         raise InputError("is empty: it needs a text, an image or a video")
@@ -163,17 +225,25 @@ def _reference(value: Any, name: str, media: Sequence[bytes]) -> Reference:
     raise InputError(f'{name} is a JSON {_json_type(value)}; it must be {{"media": k}} or a data URI')
 
 
-def _videos(value: Any, media: Sequence[bytes], is_image: Callable[..., bool]) -> tuple[Video, ...]:
+def _videos(value: Any, reader: MediaReader) -> tuple[Video, ...]:
     if value is None or value == []:
         if value == []:
             raise InputError("video has no frames")
         return ()
+    media = reader.media
     if not isinstance(value, list):
         return (_reference(value, "video", media),)
     first = value[0]
-    if not isinstance(first, list) and is_image(_reference(first, "video frame 0", media), media):
+    if not isinstance(first, list) and _is_image(_reference(first, "video frame 0", media), reader):
         return (_frames(value, media),)
     return tuple(_frames(one, media) if isinstance(one, list) else _reference(one, "video", media) for one in value)
+
+
+def _is_image(reference: Reference, reader: MediaReader) -> bool:
+    try:
+        return reader.is_image(reference)
+    except InputError as error:
+        raise error.at("video 0") from error
 
 
 def _frames(value: list[Any], media: Sequence[bytes]) -> tuple[Reference, ...]:
@@ -231,7 +301,7 @@ def _only(value: dict[str, Any], *known: str) -> None:
     """Refuse keys that are not known: a misspelt key would otherwise be content that nobody looks at."""
     unknown = sorted(value.keys() - set(known))
     if unknown:
-        raise InputError(f"has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        raise InputError(f"has the unknown key {unknown[0][:80]!r}; known are {', '.join(known)}")
 
 
 def _json_type(value: Any) -> str:

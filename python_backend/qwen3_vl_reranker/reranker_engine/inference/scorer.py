@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from reranker_engine.model.vision import VisualFeatures
 from .batching import passes
 from .cache import FeatureCache
 from .errors import InputError
-from .media import MediaPolicy, MediaReader
+from .media import MediaReader
 from .pixels import Pixels, Visual
 from .prompt import Budgets, Loaded, Part, PromptBuilder
 from .request import RequestLimits, parse_request
+from .sources import MediaPolicy
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
 
     from reranker_engine.model.decoder import Past
 
@@ -83,7 +86,6 @@ class Scorer:
         tokenizer = TextTokenizer(folder)
         preprocessor = read_json(folder / PREPROCESSOR)
         self.settings = settings
-        self._reader = MediaReader(settings.media)
         self._prompts = PromptBuilder(tokenizer, config, settings.budgets)
         try:
             mean, std = (tuple(float(part) for part in preprocessor[key]) for key in ("image_mean", "image_std"))
@@ -104,7 +106,8 @@ class Scorer:
         media: Sequence[bytes] = (),
     ) -> RerankRequest:
         """Check a request; see ``request.parse_request``."""
-        return parse_request(query, documents, instruction, options, media, self._reader.is_image, self.settings.limits)
+        reader = MediaReader(self.settings.media, media)
+        return parse_request(query, documents, instruction, options, reader, self.settings.limits)
 
     def prepare(self, request: RerankRequest) -> Prepared:
         """Decode and tokenize a request.
@@ -112,19 +115,25 @@ class Scorer:
         Raises:
             InputError: Names the query or the document at fault, and the cause.
         """
-        # The same image often stands in several documents; it is then decoded once and, being one object, seen once.
-        seen: dict[object, Visual] = {}
+        seen = _Seen(self.settings.limits.max_visual_tokens)
+        most = self.settings.limits.max_request_tokens
         try:
             content = self._load(request.query, request, seen)
         except InputError as error:
             raise error.at("query") from error
         query = self._prompts.query(request.instruction, content)
+        tokens = len(query.tokens)
         documents = []
         for index, document in enumerate(request.documents):
             try:
                 documents.append(self._prompts.document(query, self._load(document, request, seen)))
             except InputError as error:
                 raise error.at(f"document {index}") from error
+            tokens += len(documents[-1].tokens)
+            if tokens > most:
+                raise InputError(
+                    f"document {index}: makes more than {most} tokens in one request; send fewer documents at a time"
+                )
         return Prepared(query, tuple(documents))
 
     def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
@@ -177,45 +186,65 @@ class Scorer:
             known[visual.digest] = features
         return {key: known[visual.digest] for key, visual in visuals.items()}
 
-    def _load(self, content: Content, request: RerankRequest, seen: dict[object, Visual]) -> Loaded:
+    def _load(self, content: Content, request: RerankRequest, seen: _Seen) -> Loaded:
         fps = request.fps or DEFAULT_FPS
         max_frames = request.max_frames or DEFAULT_MAX_FRAMES
 
+        reader = request.reader
+
         def image(reference: Reference) -> Visual:
-            return self._pixels.image(self._reader.image(self._reader.read(reference, request.media)))
+            return self._pixels.image(reader.image(reader.read(reference)))
 
         def video(one: Reference | tuple[Reference, ...]) -> Visual:
             if not isinstance(one, tuple):
-                return self._pixels.video(self._reader.video(self._reader.read(one, request.media), fps, max_frames))
-            frames = []
-            for index, frame in enumerate(one):
-                try:
-                    frames.append(self._reader.image(self._reader.read(frame, request.media)))
-                except InputError as error:
-                    raise error.at(f"frame {index}") from error
-            return self._pixels.frames(frames, max_frames)
+                return self._pixels.video(reader.video(reader.read(one), fps, max_frames))
+            return self._pixels.frames(map(frame, count(), one), len(one), max_frames)
+
+        def frame(index: int, reference: Reference) -> Image.Image:
+            try:
+                return reader.image(reader.read(reference))
+            except InputError as error:
+                raise error.at(f"frame {index}") from error
 
         visuals = [
-            *_once("video", content.videos, video, seen),
-            *_once("image", content.images, image, seen),
+            *seen.once("video", content.videos, video),
+            *seen.once("image", content.images, image),
         ]
         return Loaded(tuple(visuals), content.texts)
 
 
-def _once(
-    kind: str, references: Sequence[Any], load: Callable[[Any], Visual], seen: dict[object, Visual]
-) -> list[Visual]:
-    """Load each reference, or take what an equal one gave before."""
-    visuals = []
-    for index, reference in enumerate(references):
-        key = (kind, reference)
-        if key not in seen:
-            try:
-                seen[key] = load(reference)
-            except InputError as error:
-                raise error.at(f"{kind} {index}") from error
-        visuals.append(seen[key])
-    return visuals
+class _Seen:
+    """The images and videos of one request.
+
+    The same one often stands in several documents; it is then decoded once and, being one object, seen once.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._tokens = 0
+        self._visuals: dict[object, Visual] = {}
+
+    def once(self, kind: str, references: Sequence[Any], load: Callable[[Any], Visual]) -> list[Visual]:
+        """Load each reference, or take what an equal one gave before."""
+        visuals = []
+        for index, reference in enumerate(references):
+            key = (kind, reference)
+            if key not in self._visuals:
+                try:
+                    self._visuals[key] = self._counted(load(reference))
+                except InputError as error:
+                    raise error.at(f"{kind} {index}") from error
+            visuals.append(self._visuals[key])
+        return visuals
+
+    def _counted(self, visual: Visual) -> Visual:
+        self._tokens += visual.tokens
+        if self._tokens > self._max_tokens:
+            raise InputError(
+                f"makes more than {self._max_tokens} tokens of images and videos in one request; "
+                "send smaller ones, or fewer documents at a time"
+            )
+        return visual
 
 
 def _stretch(part: Part, position: int, features: dict[int, VisualFeatures]) -> Stretch:

@@ -15,7 +15,7 @@ from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Prepared, Scorer
 from reranker_engine.inference.selftest import self_test
 
-from .allocator import keep_freed_memory
+from .allocator import FreedMemory, keep_freed_memory
 from .settings import read_settings
 from .tensors import read_request
 
@@ -44,6 +44,7 @@ class Instance:
         self._scorer = Scorer(Path(args["model_repository"]) / args["model_version"], settings.scorer)
         loaded = time.monotonic()
         warm_s = self_test(self._scorer)
+        self._freed = FreedMemory()
         tested = time.monotonic()
         pb_utils.Logger.log_info(
             f"{args['model_name']} version {args['model_version']}: loaded in {loaded - start:.2f} s and tested in "
@@ -67,6 +68,8 @@ class Instance:
                 responses[index] = self._unexpected("preparing the request", error)
         for index, scores in self._score(ready).items():
             responses[index] = scores if not isinstance(scores, np.ndarray) else self._answer(scores)
+        del ready
+        self._freed.relax()
         return responses
 
     def _prepare(self, request: Any) -> Prepared:

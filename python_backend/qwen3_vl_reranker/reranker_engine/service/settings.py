@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reranker_engine.inference.media import MediaPolicy
 from reranker_engine.inference.prompt import Budgets
 from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import ScorerSettings
+from reranker_engine.inference.sources import MediaPolicy
 
 from .watchdog import TIMEOUT_PARAMETER
 
@@ -71,12 +71,18 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     limits = RequestLimits(
         max_documents=int(number("max_documents", limits.max_documents, 1)),
         max_text_chars=int(number("max_text_chars", limits.max_text_chars, 1)),
+        max_request_chars=int(number("max_request_chars", limits.max_request_chars, 1)),
+        max_media=int(number("max_media", limits.max_media, 0)),
+        max_request_tokens=int(number("max_request_tokens", limits.max_request_tokens, 1)),
+        max_visual_tokens=int(number("max_visual_tokens", limits.max_visual_tokens, 0)),
     )
     media = MediaPolicy(
         allowed_roots=tuple(Path(root) for root in roots),
         allowed_hosts=tuple(host.lower() for host in listed("allowed_media_hosts")),
         max_bytes=int(number("max_media_bytes", media.max_bytes, 1)),
         max_pixels=int(number("max_media_pixels", media.max_pixels, 1)),
+        max_request_pixels=int(number("max_request_pixels", media.max_request_pixels, 1)),
+        max_video_frames=int(number("max_video_frames", media.max_video_frames, 1)),
     )
     settings = Settings(
         scorer=ScorerSettings(

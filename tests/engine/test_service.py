@@ -19,7 +19,7 @@ CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
 
 class TritonError:
-    INVALID_ARG, INTERNAL, CANCELLED = "INVALID_ARG", "INTERNAL", "CANCELLED"
+    INVALID_ARG, INTERNAL, CANCELLED, UNAVAILABLE = "INVALID_ARG", "INTERNAL", "CANCELLED", "UNAVAILABLE"
 
     def __init__(self, message, code):
         self.message, self.code = message, code
@@ -44,12 +44,51 @@ class Response:
 
 
 class Request:
-    def __init__(self, query, documents, *, cancelled=False, **more):
+    def __init__(self, query, documents, *, cancelled=False, timeout_us=0, **more):
         self.tensors = {"query": [query], "documents": documents, **more}
         self.cancelled = cancelled
+        self.timeout_us = timeout_us
+        self.sent = []
 
     def is_cancelled(self):
         return self.cancelled
+
+    def timeout(self):
+        return self.timeout_us
+
+    def get_response_sender(self):
+        return types.SimpleNamespace(send=lambda response, flags: self.sent.append(response))
+
+
+class Metric:
+    def __init__(self, family, labels):
+        self.family, self.labels = family, frozenset(labels.items())
+
+    def increment(self, value):
+        assert value >= 0 or self.family.kind == "gauge"
+        METRICS[self.family.name, self.labels] = METRICS.get((self.family.name, self.labels), 0) + value
+
+    def observe(self, value):
+        METRICS.setdefault((self.family.name, self.labels), []).append(value)
+
+
+class MetricFamily:
+    COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+    def __init__(self, name, description, kind):
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels, buckets=()):  # noqa: N802 - Triton's name
+        return Metric(self, labels)
+
+
+METRICS = {}
+"""As Triton keeps them: beyond the life of a version."""
+
+
+def metric(name, **labels):
+    labels = frozenset({"model": "qwen3_vl_reranker", "version": "7", **labels}.items())
+    return METRICS.get((f"baton_engine_{name}", labels))
 
 
 def as_tensor(request, name):
@@ -62,17 +101,24 @@ def as_tensor(request, name):
     return Tensor(name, np.array([raw], dtype=np.object_))
 
 
+def ignored(_):
+    pass
+
+
 @pytest.fixture(scope="module")
 def backend():
     """The backend's class, imported as Triton imports it."""
     stand_in = types.ModuleType("triton_python_backend_utils")
     stand_in.Tensor, stand_in.InferenceResponse, stand_in.TritonError = Tensor, Response, TritonError
     stand_in.get_input_tensor_by_name = as_tensor
-    stand_in.Logger = types.SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None)
+    stand_in.MetricFamily = MetricFamily
+    stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
     yield importlib.import_module("reranker_engine.service.backend")
     del sys.modules["triton_python_backend_utils"]
-    del sys.modules["reranker_engine.service.instance"]
+    for module in ("instance", "meters"):
+        del sys.modules[f"reranker_engine.service.{module}"]
 
 
 def arguments(repository, version="7", config=CONFIG):
@@ -92,7 +138,8 @@ def model(backend, tmp_path_factory):
     (repository / "7").symlink_to(BASE)
     model = backend.TritonPythonModel()
     model.initialize(arguments(repository))
-    return model
+    yield model
+    model.finalize()
 
 
 DOCUMENTS = [{"text": "a red circle"}, {"text": "a blue star"}]
@@ -147,14 +194,15 @@ def test_wrong_shapes_are_the_clients_fault(model, more, cause):
 
 def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
     """Whatever one request does to the forward pass, the others are answered."""
-    score = model._instance._scorer.score
+    scorer = model._instance._desk.scorer
+    advance = scorer.advance
 
-    def fails_on_three_documents(requests):
-        if any(len(request.documents) == 3 for request in requests):
+    def fails_on_three_documents(scorings, turn):
+        if any(len(scoring.prepared.documents) == 3 for scoring in scorings):
             raise RuntimeError("out of memory")
-        return score(requests)
+        return advance(scorings, turn)
 
-    monkeypatch.setattr(model._instance._scorer, "score", fails_on_three_documents)
+    monkeypatch.setattr(scorer, "advance", fails_on_three_documents)
     good, bad = Request({"text": "red"}, DOCUMENTS), Request({"text": "red"}, [*DOCUMENTS, DOCUMENTS[0]])
     responses = model.execute([good, bad, good])
     assert [response.error and response.error.code for response in responses] == [None, "INTERNAL", None]
@@ -162,7 +210,15 @@ def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
 
 
 def test_a_score_that_is_no_number_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(model._instance._scorer, "score", lambda _: [np.array([0.5, np.nan], dtype=np.float32)])
+    scorer = model._instance._desk.scorer
+    advance = scorer.advance
+
+    def spoils_the_second(scorings, turn):
+        portions = advance(scorings, turn)
+        scorings[0].logits[1] = np.nan
+        return portions
+
+    monkeypatch.setattr(scorer, "advance", spoils_the_second)
     (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])
     assert response.error.code == "INTERNAL"
     assert response.error.message.startswith("document 1: the model's score is not a number")
@@ -188,6 +244,7 @@ def test_loading_and_serving_write_nothing_into_the_checkpoint(backend, tmp_path
     model = backend.TritonPythonModel()
     model.initialize(arguments(tmp_path))
     model.execute([Request({"text": "red"}, DOCUMENTS)])
+    model.finalize()
     assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.support import BACKEND, BASE
+from shapes import draw
+from tests.engine.support import BACKEND, BASE, data_uri
+from tests.support.triton import eventually
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
@@ -87,7 +91,8 @@ METRICS = {}
 
 
 def metric(name, **labels):
-    labels = frozenset({"model": "qwen3_vl_reranker", "version": "7", **labels}.items())
+    """A figure of version 8, which one test alone uses."""
+    labels = frozenset({"model": "qwen3_vl_reranker", "version": "8", **labels}.items())
     return METRICS.get((f"baton_engine_{name}", labels))
 
 
@@ -173,6 +178,58 @@ def test_a_cancelled_request_is_not_computed(model):
     )
     assert cancelled.error.code == "CANCELLED"
     assert good.error is None
+
+
+def test_a_request_whose_timeout_is_over_is_not_computed(model):
+    late, good = model.execute(
+        [Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, DOCUMENTS, timeout_us=10**9)]
+    )
+    assert late.error.code == "UNAVAILABLE"
+    assert late.error.message.startswith("deadline: the request's timeout of 1e-06 s")
+    assert good.error is None
+
+
+def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
+    """``execute`` comes back for the next batch while the long one goes on."""
+    monkeypatch.setattr(model._instance._turns._pace, "turn", lambda _: 200)
+    long, short = Request({"text": "red"}, DOCUMENTS * 200), Request({"text": "red"}, DOCUMENTS)
+    left, done = model.execute([long, short])
+    assert left is None
+    assert done.error is None
+    eventually(lambda: long.sent, "the long request's answer")
+    (response,) = long.sent
+    assert np.abs(response["scores"] - np.tile(done["scores"], 200)).max() <= 1e-5
+
+
+def test_the_metrics_tell_what_was_done(backend, tmp_path):
+    (tmp_path / "8").symlink_to(BASE)
+    model = backend.TritonPythonModel()
+    config = {"parameters": {"max_query_tokens": {"string_value": "256"}}}
+    model.initialize(arguments(tmp_path, "8", config))
+    assert metric("pairs_total") == 0
+    picture = data_uri(draw(random.Random(2), ("red", "star")))
+    long = Request({"text": "red " * 500}, DOCUMENTS)
+    model.execute([long, Request({"text": "red"}, [{"image": picture}, {"image": picture}, DOCUMENTS[0]])])
+    model.execute([Request({"text": "red"}, [{"image": picture}])])
+    model.execute([Request({"text": "red"}, DOCUMENTS, cancelled=True), Request({"text": "red"}, [b"{"])])
+    refused = Request({"text": "red " * 500}, DOCUMENTS, options=[{"truncation": "refuse"}])
+    (response,) = model.execute([refused])
+    assert re.match(r"query: its text is \d+ tokens too long", response.error.message)
+    model.execute([Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, [{"image": "/x"}])])
+    eventually(lambda: metric("info", device="cpu", dtype="fp32", fallback="none") == 1, "the gauge")
+    eventually(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
+    held = metric("vision_cache_bytes")
+    model.finalize()
+    assert metric("pairs_total") == 2 + 3 + 1
+    assert metric("tokens_total") == sum(metric("batch_tokens"))
+    assert sum(metric("batch_pairs")) == 6
+    assert len(metric("request_seconds")) == 3
+    assert metric("truncated_total") == 1
+    assert (metric("vision_cache_hits_total"), metric("vision_cache_misses_total")) == (1, 1)
+    assert held > 0 == metric("vision_cache_bytes")
+    assert metric("info", device="cpu", dtype="fp32", fallback="none") == 0
+    causes = ("cancelled", "request", "content", "deadline", "internal", "no_memory", "not_a_number")
+    assert [metric("rejected_total", cause=cause) for cause in causes] == [1, 1, 2, 1, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import faults
@@ -13,7 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 from shapes import draw
 from tests.engine.support import BACKEND, BASE, ROOT, png, score
-from tests.support.triton import running_triton
+from tests.support.triton import eventually, running_triton
 from tritonclient.utils import InferenceServerException
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -86,6 +88,108 @@ def test_requests_of_different_sizes_and_one_bad_one_at_the_same_time(server, ba
         else:
             assert "INVALID_ARG" in answer
             assert "document 0: image 0: refers to a local file" in answer
+
+
+def ask(address, count, **options):
+    with triton.InferenceServerClient(address) as client:
+        inputs = [
+            tensor("query", [{"text": "a"}]),
+            tensor("documents", [{"text": f"number {n}"} for n in range(count)]),
+        ]
+        start = time.monotonic()
+        result = client.infer(ENGINE, inputs, **options)
+        return result.as_numpy("scores")[0], time.monotonic() - start
+
+
+COUNTERS = (
+    "pairs_total",
+    "tokens_total",
+    "truncated_total",
+    "vision_cache_hits_total",
+    "vision_cache_misses_total",
+    "batch_pairs_count",
+    "batch_pairs_sum",
+    "request_seconds_count",
+)
+
+
+def figure(server, name, *labels):
+    """The sum of a metric's series of version 1 that have the labels; 0 where there are none."""
+    labels = ('version="1"', *labels)
+    with urllib.request.urlopen(server[0].metrics_url, timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line for line in lines if line.startswith(name + "{") and all(label in line for label in labels)]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+PASSES = "baton_engine_batch_pairs_count"
+
+
+def test_small_requests_beside_a_large_one(server):
+    """How long a small one waits, as a share of the time of the large one that was there before it."""
+    address = server[0].grpc_url
+    ask(address, 500)
+    eventually(lambda: figure(server, "baton_engine_pairs_total") >= 500, "the first one is counted")
+    before = figure(server, PASSES)
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(ask, address, 4000)
+        eventually(lambda: figure(server, PASSES) > before, "it is under way")
+        waits = [ask(address, 1)[1] for _ in range(5)]
+        assert not large.done()
+        scores, seconds = large.result(120)
+    assert sorted(waits)[2] < seconds / 3
+    assert np.abs(scores[:1] - ask(address, 1)[0]).max() <= 1e-5
+
+
+def test_what_nobody_waits_for_is_not_computed(server):
+    """Through the public protocol: a client that goes away, and a timeout that is over or can't be held."""
+    address = server[0].grpc_url
+    pairs = figure(server, "baton_engine_pairs_total")
+    with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+        ask(address, 4000, client_timeout=0.3)
+    eventually(lambda: rejected(server, "cancelled") == 1, "the cancelled one is noticed")
+    with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*deadline: the request's timeout"):
+        ask(address, 4000, timeout=300_000)
+    eventually(lambda: rejected(server, "deadline") == 1, "the late one is counted")
+    ask(address, 2, timeout=60_000_000)
+    eventually(lambda: figure(server, "baton_engine_pairs_total") >= pairs + 2, "what was computed is counted")
+    assert figure(server, "baton_engine_pairs_total") < pairs + 4000
+
+
+def rejected(server, cause):
+    return figure(server, "baton_engine_rejected_total", f'cause="{cause}"')
+
+
+def test_the_engines_metrics_stand_beside_tritons(server, client):
+    picture = png(draw(random.Random(5), ("blue", "star")))
+    # What earlier tests asked for is counted up to a moment after it was answered.
+    answered = figure(server, "baton_engine_request_seconds_count")
+    ask(server[0].grpc_url, 1)
+    eventually(lambda: figure(server, "baton_engine_request_seconds_count") > answered, "all is counted")
+    before = {name: figure(server, f"baton_engine_{name}") for name in COUNTERS}
+    for _ in range(2):
+        client.infer(
+            ENGINE,
+            [
+                tensor("query", [{"text": "blue"}]),
+                tensor("documents", [{"image": {"media": 0}}, {"text": "a"}]),
+                tensor("media", [picture]),
+            ],
+        )
+    eventually(lambda: figure(server, "baton_engine_pairs_total") == before["pairs_total"] + 4, "the pairs are counted")
+    grown = {name: figure(server, f"baton_engine_{name}") - value for name, value in before.items()}
+    assert grown.pop("tokens_total") > 100
+    assert grown == {
+        "pairs_total": 4,
+        "truncated_total": 0,
+        "vision_cache_hits_total": 1,
+        "vision_cache_misses_total": 1,
+        "batch_pairs_count": 2,
+        "batch_pairs_sum": 4,
+        "request_seconds_count": 2,
+    }
+    assert figure(server, "baton_engine_vision_cache_bytes") > 0
+    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"') == 1
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def next_pass(works: Sequence[Work], budget: int, turn: int | None = None) -> li
 
 
 def _portion(request: int, work: Work, room: int, share: int, *, alone: bool) -> Portion | None:
-    """What fits: as many documents as ``share`` holds, or one that ``room`` holds, or one that has the pass for itself."""
+    """As many documents as ``share`` holds, or one that ``room`` holds, or one that has the pass for itself; or None."""
     first = work.done == 0
     tokens = work.prefix if first else 0
     taken = work.done

@@ -76,7 +76,7 @@ class Instance:
         figures (success, failure, duration) tell the truth about them; a long one counts in them when it leaves here.
         """
         asked = [Asked(request, self._desk) for request in requests]
-        self._turns.run([one.job for one in asked])
+        self._turns.run([one.job() for one in asked])
         return [one.leave() for one in asked]
 
     def finalize(self) -> None:
@@ -139,7 +139,11 @@ class Desk:
 
 
 class Asked:
-    """A request of Triton's, and who answers it: ``execute``, or its response sender once ``execute`` left it."""
+    """A request of Triton's, and who answers it: ``execute``, or its response sender once ``execute`` left it.
+
+    It must not hold its job, which holds it: Triton's request keeps shared memory until Python lets go of it, and a
+    circle would wait for the garbage collector.
+    """
 
     def __init__(self, request: Any, desk: Desk) -> None:
         self._request = request
@@ -148,10 +152,13 @@ class Asked:
         self._lock = threading.Lock()
         self._response: Any = None
         self._sender: Any = None
-        timeout_us = request.timeout()
-        self.job = Job(
+
+    def job(self) -> Job:
+        """What there is to do, told in a way that knows nothing of Triton."""
+        timeout_us = self._request.timeout()
+        return Job(
             steps=self._steps(),
-            cancelled=request.is_cancelled,
+            cancelled=self._request.is_cancelled,
             finish=self._finish,
             timeout_s=timeout_us / 1e6 if timeout_us else None,
         )
@@ -170,11 +177,11 @@ class Asked:
         self._stage = "content"
         return (yield from scorer.preparing(parsed))
 
-    def _finish(self, result: NDArray[Any] | Exception) -> None:
+    def _finish(self, job: Job, result: NDArray[Any] | Exception) -> None:
         try:
-            response = self._desk.response(self.job, result, self._stage)
+            response = self._desk.response(job, result, self._stage)
         except Exception as error:  # noqa: BLE001 - the thread that computes must go on, and Triton must hear something
-            response = self._desk.response(self.job, error, self._stage)
+            response = self._desk.response(job, error, self._stage)
         with self._lock:
             if self._sender is None:
                 self._response = response

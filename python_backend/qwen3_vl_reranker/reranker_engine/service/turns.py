@@ -49,7 +49,8 @@ class Job:
     Attributes:
         steps: Decodes and tokenizes it.
         cancelled: Whether its client went away.
-        finish: Called once, on the computing thread, with the logits or with what went wrong. Must not raise.
+        finish: Called once, on the computing thread, with the job, and with the logits or what went wrong. Must
+            not raise.
         timeout_s: How long its client waits from ``arrived`` on; None: for ever.
         prepared: What ``steps`` gave.
         scoring: How far it is, while it is neither being prepared nor done.
@@ -57,7 +58,7 @@ class Job:
 
     steps: Generator[None, None, Prepared]
     cancelled: Callable[[], bool]
-    finish: Callable[[NDArray[Any] | Exception], None]
+    finish: Callable[[Job, NDArray[Any] | Exception], None]
     timeout_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
     prepared: Prepared | None = None
@@ -214,4 +215,4 @@ class Turns:
         job.done = True
         job.steps.close()
         job.scoring = None
-        job.finish(result)
+        job.finish(job, result)

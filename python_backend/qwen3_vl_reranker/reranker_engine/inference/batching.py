@@ -99,7 +99,7 @@ def next_pass(works: Sequence[Work], budget: int, turn: int | None = None) -> li
 
 
 def _portion(request: int, work: Work, room: int, share: int, *, alone: bool) -> Portion | None:
-    """As many documents as ``share`` holds, or one that ``room`` holds, or one that has the pass for itself; or None."""
+    """As many documents as ``share`` holds, else one that ``room`` holds, or one that has the pass to itself."""
     first = work.done == 0
     tokens = work.prefix if first else 0
     taken = work.done

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from tests.engine.support import BASE
+from tests.support.triton import eventually
 
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings, scores_of
@@ -31,12 +32,16 @@ class Passes:
     """Counts passes, and may act after each."""
 
     count: int = 0
+    rests: int = 0
     after: dict[int, object] = field(default_factory=dict)
 
     def passed(self, portions):
         self.count += 1
         if act := self.after.get(self.count):
             act()
+
+    def rested(self):
+        self.rests += 1
 
 
 @dataclass
@@ -174,6 +179,7 @@ def test_what_fails_while_preparing_fails_alone(scorer, turns):
     turns.run([bad_job, good_job])
     assert isinstance(bad.result, InputError)
     good.scores()
+    eventually(lambda: passes.rests == 1, "it rests")
 
 
 def test_passes_that_fail_in_company_only_are_done_one_request_at_a_time(scorer, turns, monkeypatch):

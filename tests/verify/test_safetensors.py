@@ -79,8 +79,8 @@ def test_a_file_allocated_in_advance_is_not_there_yet(tmp_path):
     ("content", "words"),
     [
         (safetensors({"w": (2,)}) + b"more", "4 bytes are too many"),
-        (struct.pack("<Q", 100_000_001) + b"{}", "at most 100,000,000"),
-        (struct.pack("<Q", 2**64 - 1) + b"{}", "at most 100,000,000"),
+        (struct.pack("<Q", 16_777_217) + b"{}", "at most 16,777,216"),
+        (struct.pack("<Q", 2**64 - 1) + b"{}", "at most 16,777,216"),
         (raw(b"PK\x03\x04 rest"), "where '{' belongs"),
         (raw(b"{]"), "is not valid JSON"),
         (raw([1]), "no JSON header"),

@@ -21,12 +21,14 @@ from baton.verify.layout import (
     IMAGES,
     INDEX,
     SINGLE,
+    TOKENIZER,
     VIDEOS,
     absent_helpers,
     has_vision,
     read_index,
 )
 from baton.verify.meta import read_meta
+from baton.verify.patterns import pipeline_problems
 from baton.verify.safetensors import read_header
 from baton.verify.tokens import Tokenizer, read_tokenizer
 
@@ -34,6 +36,11 @@ _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _BLOCK: Final = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
 _TOWERS: Final = re.compile(r"(?:^|\.)(?:visual|vision_\w+|vision|audio_\w+)\.")
 """Names of the parts beside the language model; their layers are counted by other settings."""
+
+LARGEST_SETTING: Final = 10**8
+"""Of whole numbers in ``config.json``; positions (10 million) are the largest in use."""
+LONGEST_SETTING: Final = 10_000
+"""Elements of a list there; names of labels and of layers are the longest."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -73,9 +80,9 @@ def _problems(
     candidate: Path, stable: Path | None, architecture: str | None, release: Release | None, evidence: dict[str, Any]
 ) -> Iterator[str]:
     config = read_object(candidate / CONFIG)
-    before = _stable_config(stable)
+    yield from _absurd(config)
     evidence["architecture"] = _kind(config)
-    yield from _other_architecture(config, before, architecture)
+    yield from _other_architecture(config, _stable_config(stable), architecture)
     names = {entry.name for entry in walk(candidate) if entry.is_file}
     absent = absent_helpers(names, config, candidate)
     yield from (f"{sentence}: requests can't be prepared without it." for sentence in absent)
@@ -92,9 +99,24 @@ def _problems(
             f"The tokenizer's largest id is {tokenizer.largest:,}, the embeddings have {rows:,} rows: "
             "tokenizer and weights are from different models."
         )
-    if stable is not None:
+    before = _stable_tokenizer(stable)
+    risks = pipeline_problems(tokenizer.pipeline, before.pipeline if before else {})
+    yield from (f"{TOKENIZER}: {risk}: take the tokenizer that the model was published with." for risk in risks)
+    if stable is not None and before is not None:
         declared = release or read_meta(candidate).release
-        yield from _other_tokens(tokenizer, stable, declared, evidence)
+        yield from _other_tokens(tokenizer, before, stable, declared, evidence)
+
+
+def _absurd(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the numbers that no model has: whoever reads them to make room would take all memory there is."""
+    levels = {"": config} | {f"{key}.": value for key, value in config.items() if isinstance(value, dict)}
+    for prefix, level in levels.items():
+        for key, value in level.items():
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if whole and abs(value) > LARGEST_SETTING:
+                yield f"{CONFIG} says {shown((prefix + key)[:80])} {str(value)[:30]}: no model is that large."
+            elif isinstance(value, list) and len(value) > LONGEST_SETTING:
+                yield f"{CONFIG} says {shown((prefix + key)[:80])} with {len(value):,} elements: no model has so many."
 
 
 def _stable_config(stable: Path | None) -> dict[str, Any] | None:
@@ -108,7 +130,7 @@ def _stable_config(stable: Path | None) -> dict[str, Any] | None:
 
 def _kind(config: Mapping[str, Any]) -> str:
     classes = _classes(config)
-    return classes[0] if classes else str(config.get("model_type", "no architecture"))
+    return shown((classes[0] if classes else str(config.get("model_type", "no architecture")))[:100])
 
 
 def _classes(config: Mapping[str, Any]) -> list[str]:
@@ -213,11 +235,18 @@ def _other_patches(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{file} says {here} {own}, {CONFIG} says vision_config.{there} {wanted}."
 
 
-def _other_tokens(tokenizer: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]) -> Iterator[str]:
+def _stable_tokenizer(stable: Path | None) -> Tokenizer | None:
+    if stable is None:
+        return None
     try:
-        before = read_tokenizer(stable)
+        return read_tokenizer(stable)
     except CheckpointError as error:
         raise CheckpointError(f"The stable version {shown(stable.name)} can't be compared with: {error}") from error
+
+
+def _other_tokens(
+    tokenizer: Tokenizer, before: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]
+) -> Iterator[str]:
     if before.kind is not None and tokenizer.kind is not None and before.kind != tokenizer.kind:
         yield f"The tokenizer is of the kind {tokenizer.kind}, the stable version's is {before.kind}."
         return

@@ -20,10 +20,15 @@ from baton.errors import CheckpointError
 
 CHUNK: Final = 4 << 20
 """Bytes read at a time: large enough that hashlib works outside the GIL nearly all the time."""
-JSON_LIMIT: Final = 256 << 20
-"""Bytes. Tokenizers are the largest JSON files of real checkpoints, 10 to 35 MB."""
-ENTRIES_LIMIT: Final = 100_000
+JSON_LIMIT: Final = 64 << 20
+"""Bytes. Tokenizers are the largest JSON files of real checkpoints, 10 to 35 MB; parsed they take some twenty times
+their size of memory, within the control plane."""
+SETTINGS_LIMIT: Final = 4 << 20
+"""Bytes of a ``*config.json``; real ones are a few kB."""
+ENTRIES_LIMIT: Final = 10_000
 """A checkpoint has tens of files. The bound keeps links that point at each other from multiplying for ever."""
+DEPTH_LIMIT: Final = 32
+"""Folders within folders; real checkpoints have one or two levels."""
 
 _VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
 
@@ -125,6 +130,11 @@ def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], skip
             continue
         here = (target.st_dev, target.st_ino)
         yield Entry(name, path, own, target, loop=here in above)
+        if len(above) > DEPTH_LIMIT:
+            raise CheckpointError(
+                f"{shown(name[:80])}... lies more than {DEPTH_LIMIT} folders deep.",
+                mend="A version folder holds one checkpoint: remove the folders that are not part of it.",
+            )
         if here not in above:
             yield from _descend(path, name + "/", (*above, here), skip)
 
@@ -213,8 +223,9 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
+def read_json(path: Path) -> Any:
     """Read a JSON file; raises ``CheckpointError`` (``JsonError`` when the text is at fault)."""
+    limit = SETTINGS_LIMIT if path.name.endswith("config.json") else JSON_LIMIT
     return parse_json(read_bytes(path, limit), path.name)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.completeness import missing_parts
-from baton.verify.files import Entry, Progress, figure, hash_file, read_json, reason, shown, walk
-from baton.verify.layout import INDEX, SINGLE, is_code, is_pickle, is_shard, read_index
+from baton.verify.files import Entry, Progress, figure, hash_file, open_regular, read_json, reason, shown, walk
+from baton.verify.layout import HEAD, INDEX, SINGLE, hidden_danger, is_code, is_pickle, is_shard, read_index
 from baton.verify.meta import read_table
 from baton.verify.safetensors import Header, read_header
 from baton.verify.sums import SUMS, read_sums
@@ -164,8 +164,18 @@ def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[s
         return
     if is_pickle(name):
         yield f"{name} may hold a pickle, which runs code when it is read: remove it, or save it as safetensors."
-    if is_code(name):
+    elif is_code(name):
         yield f"{name} is code; a version folder holds data only: remove it."
+    elif entry.is_file and (danger := _danger(entry)):
+        yield f"{name} {danger}: remove it."
+
+
+def _danger(entry: Entry) -> str | None:
+    try:
+        with open_regular(entry.path) as file:
+            return hidden_danger(entry.name, file.read(HEAD))
+    except CheckpointError as error:
+        return f"can't be looked into ({error.message})"
 
 
 def _kind(mode: int) -> str:

@@ -31,6 +31,10 @@ PICKLES: Final = frozenset(
 _CODE: Final = re.compile(r".*\.(py|pyc|pyo|pyd|pyx|so(\.\d+)*|dll|dylib|exe)", re.IGNORECASE)
 _EXAMPLE: Final = re.compile(r"scripts/[^/]+\.py")
 
+_TEXT_PICKLE: Final = re.compile(rb"\(*c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
+HEAD: Final = 256
+"""Bytes from which ``hidden_danger`` tells what a file is."""
+
 _TEMPORARY: Final = (
     re.compile(r"\..+\.[A-Za-z0-9]{6}"),  # rsync: .NAME.XXXXXX
     re.compile(r".*\.(part|partial|filepart|incomplete|crdownload|download|tmp|temp|aria2|gstmp|swp)", re.IGNORECASE),
@@ -51,6 +55,22 @@ def is_code(name: str) -> bool:
     from beside ``config.json``, and nothing loads that one: a published checkpoint stays fit to serve unmodified.
     """
     return _CODE.fullmatch(name) is not None and _EXAMPLE.fullmatch(name) is None
+
+
+def hidden_danger(name: str, head: bytes) -> str | None:
+    """What a file is by its first ``HEAD`` bytes, whatever it is called; ``None`` when it holds data only.
+
+    A pickle stays one under the name of a text: who opens it with a library that looks at the content runs it.
+    """
+    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1) or _TEXT_PICKLE.match(head):
+        return "is a pickle by its content, which runs code when it is read"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "is a zip file by its content, as PyTorch's pickles are"
+    if head.startswith((b"\x93NUMPY", b"\x89HDF\r\n")):
+        return "is a NumPy or HDF5 file by its content, which may hold pickles or code"
+    if head.startswith((b"\x7fELF", b"MZ\x90\0", b"#!")) and _EXAMPLE.fullmatch(name) is None:
+        return "is a program by its content"
+    return None
 
 
 def is_temporary(name: str) -> bool:

@@ -20,6 +20,8 @@ LABEL_LIMIT: Final = 100
 """Characters; a label stands in tables of the terminal and in metrics."""
 _NOTES_LIMIT: Final = 10_000
 _FILE_LIMIT: Final = 1 << 20
+_LARGEST_FIGURE: Final = 2**63
+"""Whole numbers beyond it no JSON reader of the answers could take."""
 
 
 def read_meta(folder: Path) -> VersionMeta:
@@ -113,7 +115,11 @@ def _metrics(key: str, value: object) -> dict[str, str | float | bool]:
         raise _wrong(key, value, "a table of names to numbers, text or true/false")
     for name, figure in value.items():
         usable = isinstance(figure, str | int | float) and not (isinstance(figure, float) and not math.isfinite(figure))
-        if not usable or not name.isprintable():
+        if isinstance(figure, str):
+            usable = figure.isprintable() and len(figure) <= LABEL_LIMIT
+        elif isinstance(figure, int):
+            usable = abs(figure) < _LARGEST_FIGURE
+        if not usable or not name.isprintable() or len(name) > LABEL_LIMIT:
             raise _wrong(f"{key}.{shown(name)}", figure, "a finite number, text, or true/false")
     return dict(value)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from baton.errors import CheckpointError
-from baton.verify.files import read_object
+from baton.verify.files import read_object, shown
 from baton.verify.layout import TOKENIZER, TOKENIZER_CONFIG
+from baton.verify.patterns import PIPELINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Tokenizer:
 
     kind: str | None
     ids: Mapping[str, int] | None
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of ``tokenizer.json`` that work on text, by the names of ``patterns.PIPELINE``."""
 
     @property
     def count(self) -> int:
@@ -68,7 +71,8 @@ def _joint(table: Mapping[str, Any]) -> Tokenizer:
             ids[token["content"]] = token["id"]
     if not ids:
         raise CheckpointError(f"{TOKENIZER} holds no tokens.", mend="Save the tokenizer again.")
-    return Tokenizer(kind if isinstance(kind, str) else None, ids)
+    pipeline = {name: table.get(name) for name in PIPELINE}
+    return Tokenizer(shown(kind[:40]) if isinstance(kind, str) else None, ids, pipeline)
 
 
 def _numbers(value: object, file: str) -> dict[str, int]:

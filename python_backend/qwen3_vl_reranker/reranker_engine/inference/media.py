@@ -31,7 +31,7 @@ KEPT_PIXELS = 64 * 2**20
 """A video of no more pixels in all its frames (about 100 MB as they are decoded) is decoded once instead of twice."""
 MIN_SHARE = 0.9
 """A video with fewer of the frames that its header promises is cut off. Some may be missing: edit lists hide a few."""
-LEAST_PIXELS = 2**16
+LEAST_PIXELS = 2**15
 """What the smallest picture counts against ``max_request_pixels``: a frame of 2x2 costs time, too."""
 HEADER_READS, DATA_READS = 20_000, 1_000_000
 """Reads that Pillow may take for an image's header and for its pixels. Pictures made of chunks or runs of a few bytes,

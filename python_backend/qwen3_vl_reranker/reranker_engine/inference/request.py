@@ -63,8 +63,8 @@ class RequestLimits:
     max_text_chars: int = 1_000_000
     """Characters of the instruction, and of all texts of the query or of one document. All but some ten thousand tokens
     would be cut off anyway, after they had cost their tokenizing."""
-    max_request_chars: int = 2**23
-    """Characters of all texts of a request: 2048 for each of 4096 documents. Tokenizing 2 million takes a second."""
+    max_request_chars: int = 2**22
+    """Characters of all texts of a request: four for each of its tokens. Tokenizing them takes seconds."""
     max_media: int = 2**14
     """Images, videos and frames that a request mentions, each as often as it does."""
     max_request_tokens: int = 2**20

@@ -37,8 +37,8 @@ class MediaPolicy:
     """The largest encoded image or video; also of all files and addresses of one request together."""
     max_pixels: int = 64 * 2**20
     """The largest decoded image or video frame: a file of a few kB can claim gigabytes of them."""
-    max_request_pixels: int = 2**33
-    """Pixels decoded for one request: 128 of the largest pictures, or four minutes of video in 1280x720."""
+    max_request_pixels: int = 2**32
+    """Pixels decoded for one request: 64 of the largest pictures, or two minutes of video in 1280x720."""
     max_video_frames: int = 100_000
     """The longest video, in frames, however few of them are used."""
 

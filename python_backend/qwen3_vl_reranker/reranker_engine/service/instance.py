@@ -15,8 +15,8 @@ import triton_python_backend_utils as pb_utils
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import scores_of
 
-from .allocator import keep_freed_memory
-from .loading import is_out_of_memory, load
+from .allocator import FreedMemory, keep_freed_memory
+from .loading import CPU, is_out_of_memory, load
 from .meters import Meters
 from .settings import read_settings
 from .tensors import read_request
@@ -59,6 +59,8 @@ class Instance:
             settings.on_no_memory,
             lambda text: pb_utils.Logger.log_warn(f"{name}: {text}"),
         )
+        if loaded.fallback == CPU:
+            keep_freed_memory()
         self._meters = Meters(args["model_name"], args["model_version"])
         self._meters.level("info", 1, device=loaded.device, dtype=loaded.dtype, fallback=loaded.fallback)
         self._desk = Desk(loaded.scorer, self._meters, version)
@@ -92,6 +94,7 @@ class Desk:
         self.scorer = scorer
         self._meters = meters
         self._version = version
+        self._freed = FreedMemory()
         self._hits, self._misses = scorer.cache.hits, scorer.cache.misses
 
     def passed(self, portions: Sequence[Portion]) -> None:
@@ -106,6 +109,10 @@ class Desk:
             self._meters.add("vision_cache_misses_total", cache.misses - self._misses)
             self._meters.level("vision_cache_bytes", cache.used)
             self._hits, self._misses = cache.hits, cache.misses
+
+    def rested(self) -> None:
+        """All requests are answered."""
+        self._freed.relax()
 
     def response(self, job: Job, result: NDArray[Any] | Exception, stage: str) -> Any:
         """What Triton gets. ``stage`` is what was looked at last: the ``request`` itself, or its ``content``."""

@@ -41,6 +41,9 @@ class Watcher(Protocol):
     def passed(self, portions: Sequence[Portion]) -> None:
         """A pass is done."""
 
+    def rested(self) -> None:
+        """All jobs are done."""
+
 
 @dataclass(eq=False)
 class Job:
@@ -134,6 +137,9 @@ class Turns:
                 self._jobs = [job for job in self._jobs if not job.done]
                 self._rounds += 1
                 self._changed.notify_all()
+                rested = not self._jobs
+            if rested:
+                self._watcher.rested()
 
     def _round(self, jobs: list[Job]) -> None:
         """Prepare what is not prepared yet, for a while, and let all that is have a pass."""

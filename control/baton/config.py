@@ -27,14 +27,18 @@ class _Invalid(ValueError):
     """What is allowed, as the second half of a sentence."""
 
 
+_LARGEST = 1e12
+"""Of any number: beyond it lie mistakes, infinity, and whole numbers that no float holds."""
+
+
 def _duration(value: Any) -> float:
     """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"500ms"`` or a bare number of seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) > _LARGEST:
         raise _Invalid('a duration such as "90s", "10m" or "1.5h"')
-    return float(match[1]) * _UNITS[match[2]]
+    return seconds
 
 
 def _positive_duration(value: Any) -> float:
@@ -46,7 +50,7 @@ def _positive_duration(value: Any) -> float:
 
 def _above(low: float) -> Callable[[Any], float]:
     def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > low:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= _LARGEST:
             raise _Invalid(f"a number above {low:g}")
         return float(value)
 
@@ -54,7 +58,7 @@ def _above(low: float) -> Callable[[Any], float]:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         raise _Invalid("a whole number of at least 1")
     return value
 
@@ -322,7 +326,7 @@ def load(path: Path | None) -> Config:
         raise ConfigError(f"There is no configuration file {path}.", mend="Name one with --config.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits, too
         raise ConfigError(f"{path} is not TOML: {error}.") from None
     return parse(data, str(path), path.parent)
 
@@ -378,6 +382,6 @@ def _table(shape: type[Any], data: Any, where: str, prefix: str, base: Path) -> 
             try:
                 checked = one.metadata["check"](value)
             except _Invalid as error:
-                raise ConfigError(f"{where}: {prefix}{name} = {value!r}: allowed is {error}.") from None
+                raise ConfigError(f"{where}: {prefix}{name} = {repr(value)[:200]}: allowed is {error}.") from None
             values[name] = base / checked if isinstance(checked, Path) else checked
     return shape(**values)

@@ -130,6 +130,12 @@ def _raw(path: Path, verb: str, target: str, body: bytes | None = None, **header
         ("POST", "/v1/promote", b'{"version": 1.5}', 400),
         ("POST", "/v1/promote", b'{"version": true}', 400),
         ("POST", "/v1/promote", b'{"full": 1}', 400),
+        ("POST", "/v1/promote", b"[" * 60_000, 400),
+        ("POST", "/v1/promote", b'{"version": ' + b"9" * 60_000 + b"}", 400),
+        ("POST", "/v1/promote", b'{"version": 1' + b"0" * 30 + b"}", 400),
+        ("GET", "/v1/rollout?id=" + "9" * 5000, None, 400),
+        ("POST", "/v1/expect", b'{"version": 1, "timeout_s": NaN}', 400),
+        ("POST", "/v1/expect", b'{"version": 1, "timeout_s": 1' + b"0" * 400 + b"}", 400),
         ("POST", "/v1/pause", b"", 200),
     ],
 )
@@ -145,6 +151,8 @@ def test_a_large_request_is_refused_unread(client: ApiClient, path: Path) -> Non
     status, data = _raw(path, "POST", "/v1/pause", b"{}", **{"Content-Length": str(MAX_BODY + 1)})
     assert status == 400
     assert str(MAX_BODY) in data["message"]
+    status, data = _raw(path, "POST", "/v1/pause", b"{}", **{"Content-Length": "9" * 5000})
+    assert (status, data["error"]) == (400, "UsageError")
 
 
 def test_without_a_control_plane(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from baton.api.facade import Facade
-from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, error_data, reachable
+from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, body, error_data, reachable
 from baton.errors import BatonError, Refused, UsageError
 
 _log = logging.getLogger(__name__)
@@ -139,16 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> Any:
         length = self.headers.get("Content-Length", "0")
-        if not length.isdecimal():
+        if not length.isdecimal() or len(length) > len(str(MAX_BODY)) + 10:
             raise UsageError("The request's Content-Length is not a number.")
         if int(length) > MAX_BODY:
             # The rest is not read; answering and closing is all that is left.
             self.close_connection = True
             raise UsageError(f"The request is too large: {length} bytes, {MAX_BODY} are allowed.")
-        try:
-            return json.loads(self.rfile.read(int(length)) or b"{}")
-        except ValueError:
-            raise UsageError("The request is not JSON.") from None
+        return body(self.rfile.read(int(length)))
 
     def _answer(self, status: int, data: Any) -> None:
         body = json.dumps(data).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ MAX_BODY = 64 * 1024
 """Bytes of a request; the largest real one is far below 1 KiB."""
 MAX_PATH = 107
 """Bytes of a unix socket's path on Linux (``sun_path`` less its closing zero)."""
+_DIGITS = 20
+_LONGEST_S = 1e9
+_QUOTED = 100
 STATUS = {2: 400, 3: 409, 4: 422, 5: 503, 6: 504}
 """The HTTP status of an error, by its exit code."""
 
@@ -31,15 +35,16 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal():  # from a query string
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
         raise TypeError("a whole number")
     return value
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # Compared before it is converted: a whole number may be larger than any float, and NaN is neither.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST_S:
         raise TypeError("a number of seconds")
     return float(value)
 
@@ -82,6 +87,20 @@ CALLS: Mapping[str, _Call] = {
 _DEFAULTS: Mapping[str, Any] = {"limit": 50, "full": False, "who": "somebody via the local API"}
 
 
+def body(raw: bytes) -> Any:
+    """The JSON of a request; nothing at all is an empty object. Raises ``UsageError``."""
+    try:
+        return json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        raise UsageError("The request is not JSON.") from None
+
+
+def shortened(value: Any) -> str:
+    """A value as an error quotes it."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+
+
 def arguments(name: str, given: Any) -> tuple[list[Any], Data]:
     """The checked arguments of a call, by position and by name; what may be left out is filled in.
 
@@ -92,7 +111,9 @@ def arguments(name: str, given: Any) -> tuple[list[Any], Data]:
         raise UsageError(f"The request to {name} is not a JSON object.")
     for key in given:
         if key not in call.parameters:
-            raise UsageError(f"{name} knows no parameter {key!r}.", mend=f"It knows: {', '.join(call.parameters)}.")
+            raise UsageError(
+                f"{name} knows no parameter {shortened(key)}.", mend=f"It knows: {', '.join(call.parameters)}."
+            )
     checked: Data = {}
     for key, check in call.parameters.items():
         value = given.get(key)
@@ -104,7 +125,7 @@ def arguments(name: str, given: Any) -> tuple[list[Any], Data]:
         try:
             checked[key] = check(value)
         except TypeError as error:
-            raise UsageError(f"{name}: {key} = {value!r}: expected {error}.") from None
+            raise UsageError(f"{name}: {key} = {shortened(value)}: expected {error}.") from None
     return [v for k, v in checked.items() if k not in BY_NAME], {k: v for k, v in checked.items() if k in BY_NAME}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
-from baton.cli.output import print_json
+from baton.cli.output import print_json, safe
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
 
 _VERSION = click.IntRange(min=1)
@@ -114,4 +114,4 @@ def _switch(settings: Settings, answer: dict[str, object]) -> None:
     if settings.json:
         print_json(answer)
     else:
-        click.echo(answer["message"])
+        click.echo(safe(str(answer["message"])))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from baton.cli.output import can_ask, duration, percent, print_json, say
+from baton.cli.output import can_ask, duration, percent, print_json, safe, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
 from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
@@ -62,7 +62,7 @@ def follow(settings: Settings, facade: Facade, ticket: Data, waiting: Waiting, g
         if settings.json:
             print_json(ticket)
         else:
-            click.echo(ticket["message"])
+            click.echo(safe(ticket["message"]))
         if ticket["rollout"] is not None:
             say(f"It is rollout {ticket['rollout']}; `ctl status --watch` follows it.")
         return
@@ -78,7 +78,7 @@ def follow(settings: Settings, facade: Facade, ticket: Data, waiting: Waiting, g
     if failure is not None:
         raise failure
     if not settings.json:
-        click.echo(_summary(rollout))
+        click.echo(safe(_summary(rollout)))
 
 
 def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Data:

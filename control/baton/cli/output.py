@@ -7,6 +7,7 @@ width, so that a pipe gets the same words in the same order as a terminal.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -20,6 +21,8 @@ from typing import IO, Any
 import click
 
 PIPED_WIDTH = 80
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing."""
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 Line = list[tuple[str, str]]
@@ -60,8 +63,21 @@ def width(stream: IO[str]) -> int:
     return max(40, shutil.get_terminal_size().columns) if is_terminal(stream) else PIPED_WIDTH
 
 
+def safe(text: str) -> str:
+    """Text as a terminal may get it. Names of files, errors of Triton and answers of an API come from anywhere."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class SafeFormatter(logging.Formatter):
+    """A log line whose text is safe for a terminal; a traceback keeps its lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record))
+
+
 def say(message: str) -> None:
     """A message for a person, on stderr."""
+    message = safe(message)
     columns = width(sys.stderr)
     for line in message.splitlines() or [""]:
         for part in wrap(line, columns) or [""]:
@@ -69,7 +85,8 @@ def say(message: str) -> None:
 
 
 def print_json(data: Any, *, compact: bool = False) -> None:
-    click.echo(json.dumps(data, indent=None if compact else 2, ensure_ascii=False))
+    # \uXXXX is JSON's own escape: programs read the same text.
+    click.echo(safe(json.dumps(data, indent=None if compact else 2, ensure_ascii=False)))
 
 
 def show(lines: Iterable[Line]) -> None:
@@ -83,11 +100,15 @@ def show(lines: Iterable[Line]) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
-        console.print(Text.assemble(*line))
+        console.print(Text.assemble(*safe_line(line)))
 
 
 def plain(line: Line) -> str:
-    return "".join(text for text, _ in line).rstrip()
+    return safe("".join(text for text, _ in line)).rstrip()
+
+
+def safe_line(line: Line) -> Line:
+    return [(safe(text), style) for text, style in line]
 
 
 def wrap(text: str, columns: int, indent: str = "") -> list[str]:

@@ -7,7 +7,19 @@ import time
 from contextlib import ExitStack
 from typing import Any, Self
 
-from baton.cli.output import Line, duration, gate_lines, is_terminal, moment, percent, plain, unnumbered, wrap
+from baton.cli.output import (
+    Line,
+    duration,
+    gate_lines,
+    is_terminal,
+    moment,
+    percent,
+    plain,
+    safe,
+    safe_line,
+    unnumbered,
+    wrap,
+)
 
 _CLOCK = "%H:%M:%S"
 _INDENT = 10
@@ -83,7 +95,7 @@ class Display:
             else:
                 from rich.text import Text
 
-                self._live.console.print(Text.assemble(*line))
+                self._live.console.print(Text.assemble(*safe_line(line)))
         sys.stderr.flush()
 
     def remark(self, message: str) -> None:
@@ -99,7 +111,7 @@ class Display:
         running = ", ".join(g["name"] for g in rollout["gates"] if g["verdict"] == "running")
         parts = [f"◌ {rollout['phase']}", duration(round(time.monotonic() - self._began)), _way(rollout), running]
         text = "  ".join(part for part in parts if part)
-        self._live.update(Text(text, style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
+        self._live.update(Text(safe(text), style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from baton.cli.output import print_json, say
+from baton.cli.output import SafeFormatter, print_json, say
 from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
@@ -121,6 +121,6 @@ def tell(settings: Settings, listening: dict[str, str]) -> None:
 
 def start_logging() -> None:
     """One line an event, on stderr."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from baton.cli.output import Line, is_terminal, plain, print_json, say, show, unnumbered, width
+from baton.cli.output import Line, is_terminal, plain, print_json, safe_line, say, show, unnumbered, width
 from baton.cli.render import lapsing, status_lines
 from baton.cli.settings import Settings, common, pass_settings
 from baton.errors import Unreachable
@@ -69,7 +69,7 @@ def _draw(pages: Iterator[tuple[dict[str, Any], str | None]]) -> None:
         for page, trouble in pages:
             stale: list[Line] = [] if trouble is None else [[(f"Not fresh: {trouble}", "bold yellow")], []]
             lines = [*stale, *status_lines(page, console.width, console.height - len(stale))]
-            live.update(Text("\n").join(Text.assemble(*line) for line in lines), refresh=True)
+            live.update(Text("\n").join(Text.assemble(*safe_line(line)) for line in lines), refresh=True)
 
 
 def _print_changes(pages: Iterator[tuple[dict[str, Any], str | None]], *, as_json: bool) -> None:

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import Entry, JsonError, read_json, read_object, reason, shown, vanished, walk
+from baton.verify.files import (
+    JSON_TOTAL,
+    Entry,
+    JsonError,
+    figure,
+    read_json,
+    read_object,
+    reason,
+    shown,
+    vanished,
+    walk,
+)
 from baton.verify.layout import CONFIG, INDEX, SINGLE, absent_helpers, is_shard, is_temporary, read_index
 from baton.verify.meta import META
 from baton.verify.safetensors import TruncatedError, read_header
@@ -57,6 +68,10 @@ def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[
 def _lacks(folder: Path, entries: list[Entry]) -> list[str]:
     files = {entry.name: entry for entry in entries if entry.is_file}
     lacks = []
+    texts = sum(entry.size for entry in files.values() if entry.path.suffix == ".json")
+    if texts > JSON_TOTAL:
+        # Before the first is parsed. Told as lacking: what a folder holds too much of, only a person can take away.
+        raise CheckpointError(f"its JSON files are {figure(texts)} together; at most {figure(JSON_TOTAL)} are allowed")
     for entry in entries:
         name = shown(entry.name)
         if is_temporary(entry.path.name):

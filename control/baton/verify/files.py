@@ -23,6 +23,8 @@ CHUNK: Final = 4 << 20
 JSON_LIMIT: Final = 64 << 20
 """Bytes. Tokenizers are the largest JSON files of real checkpoints, 10 to 35 MB; parsed they take some twenty times
 their size of memory, within the control plane."""
+JSON_TOTAL: Final = 256 << 20
+"""Bytes of all JSON files of a folder: they are parsed while the loop waits."""
 SETTINGS_LIMIT: Final = 4 << 20
 """Bytes of a ``*config.json``; real ones are a few kB."""
 ENTRIES_LIMIT: Final = 10_000

@@ -10,7 +10,18 @@ from typing import Any, Final
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.completeness import missing_parts
-from baton.verify.files import Entry, Progress, figure, hash_file, open_regular, read_json, reason, shown, walk
+from baton.verify.files import (
+    JSON_TOTAL,
+    Entry,
+    Progress,
+    figure,
+    hash_file,
+    open_regular,
+    read_json,
+    reason,
+    shown,
+    walk,
+)
 from baton.verify.layout import HEAD, INDEX, SINGLE, hidden_danger, is_code, is_pickle, is_shard, read_index
 from baton.verify.meta import read_table
 from baton.verify.safetensors import Header, read_header
@@ -66,6 +77,10 @@ def cheap_problems(folder: Path, *, links_may_leave: bool, skip: frozenset[str] 
     """
     entries = list(walk(folder, skip=skip))
     root = folder.resolve()
+    if sum(entry.size for entry in entries if entry.path.suffix == ".json") > JSON_TOTAL:
+        return [
+            f"The folder's JSON files are more than {figure(JSON_TOTAL)} together: remove those that are not its own."
+        ]
     problems = [text for entry in entries for text in _unwelcome(entry, root, links_may_leave=links_may_leave)]
     problems += _wrong_texts(entries)
     problems += _wrong_weights(folder, entries)

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.engine.support import BASE, data_uri, png, score

@@ -243,8 +243,9 @@ class Reranker:
         """Score each document against the query.
 
         ``instruction`` replaces the engine's default task description; ``options`` are ``fps`` and ``max_frames`` for
-        videos; ``media`` holds binaries that documents refer to as ``{"media": k}``; ``model_version`` asks one exact
-        version of ``model`` instead of the one that is live.
+        videos, and ``truncation`` (``refuse`` makes an error of a text that would be cut); ``media`` holds binaries
+        that documents refer to as ``{"media": k}``; ``model_version`` asks one exact version of ``model`` instead of
+        the one that is live.
 
         Raises :class:`InvalidInput` (it names the document, and nothing was scored),
         :class:`~baton.errors.Unreachable`, :class:`~baton.errors.TimedOut`, :class:`NotServing` and

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.engine.support import BASE, data_uri, png, score
@@ -107,6 +108,7 @@ def test_json_that_is_none(base, raw, cause):
         ({"fps": True}, "options: fps is true;"),
         ({"max_frames": 1}, "options: max_frames is 1;"),
         ({"max_frames": 2.5}, "options: max_frames is 2.5;"),
+        ({"truncation": True}, 'options: truncation is true; it must be "cut" or "refuse"'),
         ({"frames": 2}, "options: has the unknown key 'frames'"),
         ([], "options: is a JSON array"),
     ],
@@ -114,6 +116,16 @@ def test_json_that_is_none(base, raw, cause):
 def test_bad_options(base, options, cause):
     with pytest.raises(InputError, match=cause.replace(".", r"\.")):
         score(base, GOOD, [GOOD], options=options)
+
+
+def test_a_text_that_would_be_cut_is_refused_on_request(base):
+    tight = Scorer(BASE, ScorerSettings(budgets=Budgets(256, 256, 64)))
+    long = {"text": "red circle " * 500}
+    assert score(tight, GOOD, [GOOD], options={"truncation": "refuse"}) == score(tight, GOOD, [GOOD])
+    assert np.isfinite(score(tight, long, [GOOD], options={"truncation": "cut"})).all()
+    for query, documents, place in ((long, [GOOD], "query"), (GOOD, [GOOD, long], "document 1")):
+        with pytest.raises(InputError, match=rf"^{place}: its text is \d+ tokens too long; .*options\.truncation"):
+            score(tight, query, documents, options={"truncation": "refuse"})
 
 
 def test_no_documents(base):

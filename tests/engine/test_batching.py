@@ -16,7 +16,7 @@ from shapes import COMBINATIONS, draw, film, tell
 from tests.engine.support import BASE, data_uri, score
 from torch.nn import functional
 
-from reranker_engine.inference.batching import passes
+from reranker_engine.inference.batching import PATIENCE, Work, next_pass
 from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.model import decoder, packing
@@ -145,24 +145,52 @@ def test_half_precision_stays_within_the_bound_in_company(alone, dtype):
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 300), st.lists(st.integers(1, 500), min_size=1, max_size=20)), max_size=6),
+    st.lists(
+        st.tuples(st.integers(1, 300), st.lists(st.integers(1, 500), min_size=1, max_size=20)), min_size=1, max_size=6
+    ),
     st.integers(1, 2000),
+    st.none() | st.integers(1, 2000),
 )
-def test_passes_hold_every_document_once_within_the_budget(requests, budget):
-    prefixes, documents = [prefix for prefix, _ in requests], [lengths for _, lengths in requests]
+def test_passes_hold_every_document_once_within_the_budget(requests, budget, turn):
+    works = [Work(prefix, lengths) for prefix, lengths in requests]
     computed, seen = set(), [[] for _ in requests]
-    for portions in passes(prefixes, documents, budget):
-        tokens = 0
+    while any(not work.finished for work in works):
+        portions = next_pass(works, budget, turn)
+        assert portions
         for portion in portions:
             assert portion.documents
             assert portion.first == (portion.request not in computed)
             computed.add(portion.request)
             seen[portion.request] += portion.documents
-            assert portion.last == (len(seen[portion.request]) == len(documents[portion.request]))
-            tokens += portion.first * prefixes[portion.request]
-            tokens += sum(documents[portion.request][at] for at in portion.documents)
-        assert tokens <= budget or sum(len(portion.documents) for portion in portions) == 1
-    assert [sorted(found) for found in seen] == [list(range(len(lengths))) for lengths in documents]
+            prefix, lengths = requests[portion.request]
+            assert portion.last == (len(seen[portion.request]) == len(lengths)) == works[portion.request].finished
+            assert portion.tokens == portion.first * prefix + sum(lengths[at] for at in portion.documents)
+            assert turn is None or portion.tokens <= turn or len(portion.documents) == 1
+        assert (
+            sum(portion.tokens for portion in portions) <= budget
+            or sum(len(portion.documents) for portion in portions) == 1
+        )
+        kept = [work.kept for work in works if work.kept]
+        assert sum(kept) <= budget or len(kept) == 1
+    assert [sorted(found) for found in seen] == [list(range(len(lengths))) for _, lengths in requests]
+    assert all(work.left == 0 for work in works)
+
+
+def test_a_small_request_goes_before_a_large_one_that_came_first():
+    large, small = Work(100, [50] * 1000), Work(20, [30])
+    next_pass([large], 4096, 1024)
+    assert [portion.request for portion in next_pass([large, small], 4096, 1024)] == [1, 0]
+    assert small.finished
+    assert not large.finished
+
+
+def test_no_stream_of_small_requests_keeps_a_large_one_waiting():
+    """Small ones fill every pass; the large one still gets one pass in every ``PATIENCE`` + 1."""
+    large, served = Work(10, [50] * 1000), 0
+    for turns in range(1, 41):
+        works = [large, *(Work(10, [90]) for _ in range(12))]
+        served += any(portion.request == 0 for portion in next_pass(works, 1000))
+        assert served >= turns // (PATIENCE + 1)
 
 
 @given(

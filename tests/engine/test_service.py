@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.support import BACKEND, BASE
+from shapes import draw
+from tests.engine.support import BACKEND, BASE, data_uri
+from tests.support.triton import eventually
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
 
 class TritonError:
-    INVALID_ARG, INTERNAL, CANCELLED = "INVALID_ARG", "INTERNAL", "CANCELLED"
+    INVALID_ARG, INTERNAL, CANCELLED, UNAVAILABLE = "INVALID_ARG", "INTERNAL", "CANCELLED", "UNAVAILABLE"
 
     def __init__(self, message, code):
         self.message, self.code = message, code
@@ -44,12 +48,52 @@ class Response:
 
 
 class Request:
-    def __init__(self, query, documents, *, cancelled=False, **more):
+    def __init__(self, query, documents, *, cancelled=False, timeout_us=0, **more):
         self.tensors = {"query": [query], "documents": documents, **more}
         self.cancelled = cancelled
+        self.timeout_us = timeout_us
+        self.sent = []
 
     def is_cancelled(self):
         return self.cancelled
+
+    def timeout(self):
+        return self.timeout_us
+
+    def get_response_sender(self):
+        return types.SimpleNamespace(send=lambda response, flags: self.sent.append(response))
+
+
+class Metric:
+    def __init__(self, family, labels):
+        self.family, self.labels = family, frozenset(labels.items())
+
+    def increment(self, value):
+        assert value >= 0 or self.family.kind == "gauge"
+        METRICS[self.family.name, self.labels] = METRICS.get((self.family.name, self.labels), 0) + value
+
+    def observe(self, value):
+        METRICS.setdefault((self.family.name, self.labels), []).append(value)
+
+
+class MetricFamily:
+    COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+    def __init__(self, name, description, kind):
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels, buckets=()):  # noqa: N802 - Triton's name
+        return Metric(self, labels)
+
+
+METRICS = {}
+"""As Triton keeps them: beyond the life of a version."""
+
+
+def metric(name, **labels):
+    """A figure of version 8, which one test alone uses."""
+    labels = frozenset({"model": "qwen3_vl_reranker", "version": "8", **labels}.items())
+    return METRICS.get((f"baton_engine_{name}", labels))
 
 
 def as_tensor(request, name):
@@ -62,17 +106,24 @@ def as_tensor(request, name):
     return Tensor(name, np.array([raw], dtype=np.object_))
 
 
+def ignored(_):
+    pass
+
+
 @pytest.fixture(scope="module")
 def backend():
     """The backend's class, imported as Triton imports it."""
     stand_in = types.ModuleType("triton_python_backend_utils")
     stand_in.Tensor, stand_in.InferenceResponse, stand_in.TritonError = Tensor, Response, TritonError
     stand_in.get_input_tensor_by_name = as_tensor
-    stand_in.Logger = types.SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None)
+    stand_in.MetricFamily = MetricFamily
+    stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
     yield importlib.import_module("reranker_engine.service.backend")
     del sys.modules["triton_python_backend_utils"]
-    del sys.modules["reranker_engine.service.instance"]
+    for module in ("instance", "meters"):
+        del sys.modules[f"reranker_engine.service.{module}"]
 
 
 def arguments(repository, version="7", config=CONFIG):
@@ -92,7 +143,8 @@ def model(backend, tmp_path_factory):
     (repository / "7").symlink_to(BASE)
     model = backend.TritonPythonModel()
     model.initialize(arguments(repository))
-    return model
+    yield model
+    model.finalize()
 
 
 DOCUMENTS = [{"text": "a red circle"}, {"text": "a blue star"}]
@@ -128,6 +180,58 @@ def test_a_cancelled_request_is_not_computed(model):
     assert good.error is None
 
 
+def test_a_request_whose_timeout_is_over_is_not_computed(model):
+    late, good = model.execute(
+        [Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, DOCUMENTS, timeout_us=10**9)]
+    )
+    assert late.error.code == "UNAVAILABLE"
+    assert late.error.message.startswith("deadline: the request's timeout of 1e-06 s")
+    assert good.error is None
+
+
+def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
+    """``execute`` comes back for the next batch while the long one goes on."""
+    monkeypatch.setattr(model._instance._turns._pace, "turn", lambda _: 200)
+    long, short = Request({"text": "red"}, DOCUMENTS * 200), Request({"text": "red"}, DOCUMENTS)
+    left, done = model.execute([long, short])
+    assert left is None
+    assert done.error is None
+    eventually(lambda: long.sent, "the long request's answer")
+    (response,) = long.sent
+    assert np.abs(response["scores"] - np.tile(done["scores"], 200)).max() <= 1e-5
+
+
+def test_the_metrics_tell_what_was_done(backend, tmp_path):
+    (tmp_path / "8").symlink_to(BASE)
+    model = backend.TritonPythonModel()
+    config = {"parameters": {"max_query_tokens": {"string_value": "256"}}}
+    model.initialize(arguments(tmp_path, "8", config))
+    assert metric("pairs_total") == 0
+    picture = data_uri(draw(random.Random(2), ("red", "star")))
+    long = Request({"text": "red " * 500}, DOCUMENTS)
+    model.execute([long, Request({"text": "red"}, [{"image": picture}, {"image": picture}, DOCUMENTS[0]])])
+    model.execute([Request({"text": "red"}, [{"image": picture}])])
+    model.execute([Request({"text": "red"}, DOCUMENTS, cancelled=True), Request({"text": "red"}, [b"{"])])
+    refused = Request({"text": "red " * 500}, DOCUMENTS, options=[{"truncation": "refuse"}])
+    (response,) = model.execute([refused])
+    assert re.match(r"query: its text is \d+ tokens too long", response.error.message)
+    model.execute([Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, [{"image": "/x"}])])
+    eventually(lambda: metric("info", device="cpu", dtype="fp32", fallback="none") == 1, "the gauge")
+    eventually(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
+    held = metric("vision_cache_bytes")
+    model.finalize()
+    assert metric("pairs_total") == 2 + 3 + 1
+    assert metric("tokens_total") == sum(metric("batch_tokens"))
+    assert sum(metric("batch_pairs")) == 6
+    assert len(metric("request_seconds")) == 3
+    assert metric("truncated_total") == 1
+    assert (metric("vision_cache_hits_total"), metric("vision_cache_misses_total")) == (1, 1)
+    assert held > 0 == metric("vision_cache_bytes")
+    assert metric("info", device="cpu", dtype="fp32", fallback="none") == 0
+    causes = ("cancelled", "request", "content", "deadline", "internal", "no_memory", "not_a_number")
+    assert [metric("rejected_total", cause=cause) for cause in causes] == [1, 1, 2, 1, None, None, None]
+
+
 @pytest.mark.parametrize(
     ("more", "cause"),
     [
@@ -147,14 +251,15 @@ def test_wrong_shapes_are_the_clients_fault(model, more, cause):
 
 def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
     """Whatever one request does to the forward pass, the others are answered."""
-    score = model._instance._scorer.score
+    scorer = model._instance._desk.scorer
+    advance = scorer.advance
 
-    def fails_on_three_documents(requests):
-        if any(len(request.documents) == 3 for request in requests):
+    def fails_on_three_documents(scorings, turn):
+        if any(len(scoring.prepared.documents) == 3 for scoring in scorings):
             raise RuntimeError("out of memory")
-        return score(requests)
+        return advance(scorings, turn)
 
-    monkeypatch.setattr(model._instance._scorer, "score", fails_on_three_documents)
+    monkeypatch.setattr(scorer, "advance", fails_on_three_documents)
     good, bad = Request({"text": "red"}, DOCUMENTS), Request({"text": "red"}, [*DOCUMENTS, DOCUMENTS[0]])
     responses = model.execute([good, bad, good])
     assert [response.error and response.error.code for response in responses] == [None, "INTERNAL", None]
@@ -162,7 +267,15 @@ def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
 
 
 def test_a_score_that_is_no_number_is_an_error(model, monkeypatch):
-    monkeypatch.setattr(model._instance._scorer, "score", lambda _: [np.array([0.5, np.nan], dtype=np.float32)])
+    scorer = model._instance._desk.scorer
+    advance = scorer.advance
+
+    def spoils_the_second(scorings, turn):
+        portions = advance(scorings, turn)
+        scorings[0].logits[1] = np.nan
+        return portions
+
+    monkeypatch.setattr(scorer, "advance", spoils_the_second)
     (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])
     assert response.error.code == "INTERNAL"
     assert response.error.message.startswith("document 1: the model's score is not a number")
@@ -188,6 +301,7 @@ def test_loading_and_serving_write_nothing_into_the_checkpoint(backend, tmp_path
     model = backend.TritonPythonModel()
     model.initialize(arguments(tmp_path))
     model.execute([Request({"text": "red"}, DOCUMENTS)])
+    model.finalize()
     assert {path.name: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]} == before
 
 

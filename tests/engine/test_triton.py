@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import faults
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from shapes import draw
-from tests.engine.support import BACKEND, BASE, ROOT, png, score
-from tests.support.triton import running_triton
+from tests.engine.support import BACKEND, BASE, RETRAINED, ROOT, png, score
+from tests.support.triton import eventually, running_triton
 from tritonclient.utils import InferenceServerException
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -86,6 +88,151 @@ def test_requests_of_different_sizes_and_one_bad_one_at_the_same_time(server, ba
         else:
             assert "INVALID_ARG" in answer
             assert "document 0: image 0: refers to a local file" in answer
+
+
+def ask(address, count, more="", **options):
+    with triton.InferenceServerClient(address) as client:
+        documents = [{"text": f"number {number}{more}"} for number in range(count)]
+        inputs = [tensor("query", [{"text": "a"}]), tensor("documents", documents)]
+        start = time.monotonic()
+        result = client.infer(ENGINE, inputs, **options)
+        return result.as_numpy("scores")[0], time.monotonic() - start
+
+
+COUNTERS = (
+    "pairs_total",
+    "tokens_total",
+    "truncated_total",
+    "vision_cache_hits_total",
+    "vision_cache_misses_total",
+    "batch_pairs_count",
+    "batch_pairs_sum",
+    "request_seconds_count",
+)
+
+
+def figure(server, name, *labels, version="1"):
+    """The sum of a metric's series of one version that have the labels; 0 where there are none."""
+    labels = (f'version="{version}"', *labels)
+    with urllib.request.urlopen(server[0].metrics_url, timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = [line for line in lines if line.startswith(name + "{") and all(label in line for label in labels)]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+PASSES = "baton_engine_batch_pairs_count"
+
+
+def test_small_requests_beside_a_large_one(server):
+    """How long a small one waits, as a share of the time of the large one that was there before it."""
+    address = server[0].grpc_url
+    ask(address, 500)
+    settle(server)
+    before = figure(server, PASSES)
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(ask, address, 4000, " red" * 25)
+        eventually(lambda: figure(server, PASSES) > before, "it is under way")
+        waits = [ask(address, 1)[1] for _ in range(5)]
+        assert not large.done()
+        scores, seconds = large.result(120)
+    assert sorted(waits)[2] < seconds / 3
+    assert np.abs(scores[:1] - ask(address, 1, " red" * 25)[0]).max() <= 1e-5
+
+
+def test_what_nobody_waits_for_is_not_computed(server):
+    """Through the public protocol: a client that goes away, and a timeout that is over or can't be held."""
+    address = server[0].grpc_url
+    settle(server)
+    pairs = figure(server, "baton_engine_pairs_total")
+    more = " red" * 150  # enough to compute for the fastest machine
+    with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+        ask(address, 4000, more, client_timeout=3)
+    eventually(lambda: rejected(server, "cancelled") == 1, "the cancelled one is noticed")
+    with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*deadline: the request's timeout"):
+        ask(address, 4000, more, timeout=2_000_000)
+    eventually(lambda: rejected(server, "deadline") == 1, "the late one is counted")
+    with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*Request timeout expired"):
+        ask(address, 1, timeout=1)  # over while it is in Triton's own queue
+    ask(address, 2, timeout=60_000_000)
+    settle(server)
+    assert figure(server, "baton_engine_pairs_total") == pairs + 2
+
+
+def settle(server):
+    """Wait until all that was answered is counted: figures come in bulk, this one not before those that precede it."""
+    for _ in range(2):
+        counted = rejected(server, "request")
+        with pytest.raises(InferenceServerException, match="is not valid JSON"), triton_client(server) as client:
+            client.infer(ENGINE, [tensor("query", [b"{"]), tensor("documents", [b"{}"])])
+        eventually(lambda counted=counted: rejected(server, "request") == counted + 1, "the error is counted")
+
+
+def triton_client(server):
+    return triton.InferenceServerClient(server[0].grpc_url)
+
+
+def rejected(server, cause):
+    return figure(server, "baton_engine_rejected_total", f'cause="{cause}"')
+
+
+def test_the_engines_metrics_stand_beside_tritons(server, client):
+    picture = png(draw(random.Random(5), ("blue", "star")))
+    settle(server)
+    before = {name: figure(server, f"baton_engine_{name}") for name in COUNTERS}
+    for _ in range(2):
+        client.infer(
+            ENGINE,
+            [
+                tensor("query", [{"text": "blue"}]),
+                tensor("documents", [{"image": {"media": 0}}, {"text": "a"}]),
+                tensor("media", [picture]),
+            ],
+        )
+    eventually(lambda: figure(server, "baton_engine_pairs_total") == before["pairs_total"] + 4, "the pairs are counted")
+    grown = {name: figure(server, f"baton_engine_{name}") - value for name, value in before.items()}
+    assert grown.pop("tokens_total") > 100
+    assert grown == {
+        "pairs_total": 4,
+        "truncated_total": 0,
+        "vision_cache_hits_total": 1,
+        "vision_cache_misses_total": 1,
+        "batch_pairs_count": 2,
+        "batch_pairs_sum": 4,
+        "request_seconds_count": 2,
+    }
+    assert figure(server, "baton_engine_vision_cache_bytes") > 0
+    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"') == 1
+
+
+def test_versions_count_beside_each_other_and_after_each_other(server, client):
+    """A version that leaves takes its gauges along, and nobody else's figures."""
+    model = server[1]
+    config = (model / "config.pbtxt").read_text()
+
+    def serve(versions):
+        (model / "new").write_text(config.replace("versions: [ 1 ]", f"versions: [ {versions} ]"))
+        (model / "new").replace(model / "config.pbtxt")
+        client.load_model(ENGINE)
+
+    (model / "4").symlink_to(RETRAINED)
+    try:
+        for round_ in (1, 2):
+            serve("1, 4")
+            eventually(lambda: client.is_model_ready(ENGINE, "4"), "version 4 is loaded")
+            eventually(lambda: figure(server, "baton_engine_info", version="4") == 1, "version 4 tells of itself")
+            ask(server[0].grpc_url, 3, model_version="4")
+            serve("1")
+            eventually(lambda: figure(server, "baton_engine_info", version="4") == 0, "version 4 takes leave")
+            assert figure(server, "baton_engine_pairs_total", version="4") == 3 * round_
+            assert figure(server, "baton_engine_info") == 1
+            settle(server)
+            pairs = figure(server, "baton_engine_pairs_total")
+            ask(server[0].grpc_url, 2)
+            settle(server)
+            assert figure(server, "baton_engine_pairs_total") == pairs + 2
+    finally:
+        serve("1")
+        (model / "4").unlink()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ class Part:
         length: The position after the last one, which the next stretch begins at; less than n once there are images.
         places: [v] indices of the visual tokens in ``tokens``.
         visuals: The images and videos that fill them, in order.
+        cut: Tokens of text that did not fit and were left out.
     """
 
     tokens: NDArray[np.int64]
@@ -60,6 +61,7 @@ class Part:
     length: int
     places: NDArray[np.int64]
     visuals: tuple[Visual, ...]
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ class PromptBuilder:
             return
         if kept > room:
             raise InputError(f"its images and videos take {part.count} tokens; at most {budget} are allowed")
-        part.ids((self._tokenizer.encode(text + "".join(content.texts)) if tail else whole)[:room])
+        body = self._tokenizer.encode(text + "".join(content.texts)) if tail else whole
+        part.cut = len(body) - room
+        part.ids(body[:room])
         part.ids(ending)
 
 
@@ -153,6 +157,7 @@ class _Part:
 
     def __init__(self, config: ModelConfig) -> None:
         self.visuals: list[Visual] = []
+        self.cut = 0
         self._config = config
         self._tokens: list[int] = []
         self._positions: list[NDArray[np.int64]] = []
@@ -194,4 +199,5 @@ class _Part:
             length=self._next,
             places=np.concatenate(self._places) if self._places else np.zeros(0, dtype=np.int64),
             visuals=tuple(self.visuals),
+            cut=self.cut,
         )

@@ -48,6 +48,8 @@ class RerankRequest:
     instruction: str
     fps: float | None
     max_frames: int | None
+    refuse_truncation: bool
+    """Whether a text that is too long is an error; else it loses its end."""
     reader: MediaReader
     """Holds the media that came along, and counts what is decoded of them."""
 
@@ -122,7 +124,7 @@ def parse_request(
         query: JSON object.
         documents: JSON objects, at least one.
         instruction: Plain text; None or blank means the default instruction.
-        options: JSON object with ``fps`` and ``max_frames``, both optional.
+        options: JSON object with ``fps``, ``max_frames`` and ``truncation``, all optional.
         reader: Holds the encoded images and videos, and tells which of them are images, which decides how
             ``"video": [...]`` is read: a list that begins with an image is one video given by its frames, any other
             list is several videos.
@@ -137,7 +139,7 @@ def parse_request(
         raise InputError(
             f"documents: there are {len(documents)}; at most {limits.max_documents} are allowed in one request"
         )
-    fps, max_frames = _options(options)
+    fps, max_frames, refuse_truncation = _options(options)
     text = _instruction(instruction, limits)
     meter = _Meter(limits)
 
@@ -156,6 +158,7 @@ def parse_request(
         instruction=text,
         fps=fps,
         max_frames=max_frames,
+        refuse_truncation=refuse_truncation,
         reader=reader,
     )
 
@@ -268,13 +271,13 @@ def _instruction(raw: bytes | None, limits: RequestLimits) -> str:
     return text or DEFAULT_INSTRUCTION
 
 
-def _options(raw: bytes | None) -> tuple[float | None, int | None]:
+def _options(raw: bytes | None) -> tuple[float | None, int | None, bool]:
     if raw is None or not raw.strip():
-        return None, None
+        return None, None, False
     try:
         value = _json_object(raw)
-        _only(value, "fps", "max_frames")
-        return _fps(value.get("fps")), _max_frames(value.get("max_frames"))
+        _only(value, "fps", "max_frames", "truncation")
+        return _fps(value.get("fps")), _max_frames(value.get("max_frames")), _truncation(value.get("truncation"))
     except InputError as error:
         raise error.at("options") from error
 
@@ -295,6 +298,12 @@ def _max_frames(value: Any) -> int | None:
             f"max_frames is {json.dumps(value)}; it must be a whole number from {MIN_FRAMES} to {MAX_FRAMES}"
         )
     return value
+
+
+def _truncation(value: Any) -> bool:
+    if value not in (None, "cut", "refuse"):
+        raise InputError(f'truncation is {json.dumps(value)[:80]}; it must be "cut" or "refuse"')
+    return bool(value == "refuse")
 
 
 def _only(value: dict[str, Any], *known: str) -> None:

@@ -15,25 +15,26 @@ from reranker_engine.model.errors import CheckpointError
 from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
-from .batching import passes
+from .batching import next_pass
 from .cache import FeatureCache
 from .errors import InputError
 from .media import MediaReader
 from .pixels import Pixels, Visual
-from .prompt import Budgets, Loaded, Part, PromptBuilder
+from .prompt import Budgets, Loaded, PromptBuilder
 from .request import RequestLimits, parse_request
+from .scoring import Prepared, Scoring
 from .sources import MediaPolicy
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from PIL import Image
 
-    from reranker_engine.model.decoder import Past
-
+    from .batching import Portion
+    from .prompt import Part
     from .request import Content, Reference, RerankRequest
 
 DEFAULT_FPS = 1.0
@@ -62,14 +63,6 @@ class ScorerSettings:
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_batch_tokens: int = 16384
     vision_cache_bytes: int = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request that is checked, decoded and tokenized: nothing of what is left to do can be the client's fault."""
-
-    query: Part
-    documents: tuple[Part, ...]
 
 
 class Scorer:
@@ -115,6 +108,16 @@ class Scorer:
         Raises:
             InputError: Names the query or the document at fault, and the cause.
         """
+        steps = self.preparing(request)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                prepared: Prepared = end.value
+                return prepared
+
+    def preparing(self, request: RerankRequest) -> Generator[None, None, Prepared]:
+        """As ``prepare``, pausing after the query and after each document; any thread may go on with it."""
         seen = _Seen(self.settings.limits.max_visual_tokens)
         most = self.settings.limits.max_request_tokens
         try:
@@ -122,6 +125,8 @@ class Scorer:
         except InputError as error:
             raise error.at("query") from error
         query = self._prompts.query(request.instruction, content)
+        _check_cut("query", query, request)
+        yield
         tokens = len(query.tokens)
         documents = []
         for index, document in enumerate(request.documents):
@@ -129,62 +134,71 @@ class Scorer:
                 documents.append(self._prompts.document(query, self._load(document, request, seen)))
             except InputError as error:
                 raise error.at(f"document {index}") from error
+            _check_cut(f"document {index}", documents[-1], request)
             tokens += len(documents[-1].tokens)
             if tokens > most:
                 raise InputError(
                     f"document {index}: makes more than {most} tokens in one request; send fewer documents at a time"
                 )
+            yield
         return Prepared(query, tuple(documents))
 
     def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """Scores of each request's documents, in document order, each in 0..1 (or NaN if the weights make it so).
 
-        Pairs of all requests share forward passes; each distinct image or video is seen once, if
-        the cache does not know it.
+        Pairs of all requests share forward passes; each distinct image or video of a request is seen once, if the cache
+        does not know it.
         """
-        return [torch.from_numpy(logits).sigmoid().numpy() for logits in self.logits(requests)]
+        return [scores_of(logits) for logits in self.logits(requests)]
 
-    @torch.inference_mode()
     def logits(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
         """As ``score``, before the sigmoid."""
-        features = self._see(requests)
-        prefixes = [len(request.query.tokens) for request in requests]
-        lengths = [[len(document.tokens) for document in request.documents] for request in requests]
-        results = [np.empty(len(request.documents), dtype=np.float32) for request in requests]
-        kept: dict[int, Past] = {}
-        for portions in passes(prefixes, lengths, self.settings.max_batch_tokens):
-            prompts = []
-            for portion in portions:
-                query, documents = requests[portion.request].query, requests[portion.request].documents
-                prefix = _stretch(query, 0, features) if portion.first else kept.pop(portion.request)
-                own = tuple(_stretch(documents[at], query.length, features) for at in portion.documents)
-                prompts.append(Prompts(prefix, own, keep=not portion.last))
-            logits, pasts = self.model(prompts)
-            parts = logits.cpu().split([len(portion.documents) for portion in portions])
-            for portion, part, past in zip(portions, parts, pasts, strict=True):
-                results[portion.request][list(portion.documents)] = part.numpy()
-                if past is not None:
-                    kept[portion.request] = past
-        return results
+        scorings = [Scoring(request) for request in requests]
+        while any(not scoring.work.finished for scoring in scorings):
+            self.advance(scorings)
+        return [scoring.logits for scoring in scorings]
 
-    def _see(self, requests: Sequence[Prepared]) -> dict[int, VisualFeatures]:
-        """Features of each distinct image and video, by the ``id`` of its ``Visual``.
+    @torch.inference_mode()
+    def advance(self, scorings: Sequence[Scoring], turn: int | None = None) -> list[Portion]:
+        """Take some requests one pass further; returns what the pass held.
+
+        When this raises, the scorings that were not finished before are void: begin them anew.
+
+        Args:
+            scorings: Requests, at least one of them not finished.
+            turn: See ``next_pass``.
+        """
+        portions = next_pass([scoring.work for scoring in scorings], self.settings.max_batch_tokens, turn)
+        self._see([(scorings[portion.request], portion) for portion in portions])
+        prompts = []
+        for portion in portions:
+            scoring = scorings[portion.request]
+            query, documents = scoring.prepared.query, scoring.prepared.documents
+            prefix = scoring.past or _stretch(query, 0, scoring.features)
+            own = tuple(_stretch(documents[at], query.length, scoring.features) for at in portion.documents)
+            prompts.append(Prompts(prefix, own, keep=not portion.last))
+        logits, pasts = self.model(prompts)
+        parts = logits.cpu().split([len(portion.documents) for portion in portions])
+        for portion, part, past in zip(portions, parts, pasts, strict=True):
+            scorings[portion.request].store(portion, part.numpy(), past)
+        return portions
+
+    def _see(self, parts: Sequence[tuple[Scoring, Portion]]) -> None:
+        """Fill in the features of the images and videos of a pass, each distinct one seen once.
 
         Each is seen on its own. Seen together, its features would be rounded differently in different company, and in
         half precision a score that took them from the cache would differ from one that did not.
         """
-        parts = [part for request in requests for part in (request.query, *request.documents)]
-        visuals = {id(visual): visual for part in parts for visual in part.visuals}
         known: dict[bytes, VisualFeatures] = {}
-        for visual in visuals.values():
-            if visual.digest in known:
-                continue
-            features = self.cache.get(visual.digest)
-            if features is None:
-                features = self.model.see(visual.patches, [visual.grid])
-                self.cache.put(visual.digest, features)
-            known[visual.digest] = features
-        return {key: known[visual.digest] for key, visual in visuals.items()}
+        for scoring, portion in parts:
+            for visual in scoring.visuals(portion):
+                if id(visual) in scoring.features:
+                    continue
+                features = known.get(visual.digest) or self.cache.get(visual.digest)
+                if features is None:
+                    features = self.model.see(visual.patches, [visual.grid])
+                    self.cache.put(visual.digest, features)
+                known[visual.digest] = scoring.features[id(visual)] = features
 
     def _load(self, content: Content, request: RerankRequest, seen: _Seen) -> Loaded:
         fps = request.fps or DEFAULT_FPS
@@ -255,3 +269,15 @@ def _stretch(part: Part, position: int, features: dict[int, VisualFeatures]) -> 
         visual_places=torch.from_numpy(part.places),
         features=tuple(features[id(visual)] for visual in part.visuals),
     )
+
+
+def scores_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sigmoid, in fp32."""
+    return torch.from_numpy(logits).sigmoid().numpy()
+
+
+def _check_cut(place: str, part: Part, request: RerankRequest) -> None:
+    if part.cut and request.refuse_truncation:
+        raise InputError(
+            f"{place}: its text is {part.cut} tokens too long; they would be left out, which options.truncation refuses"
+        )

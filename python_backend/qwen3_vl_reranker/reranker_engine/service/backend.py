@@ -33,3 +33,7 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests, each with scores or with an error of its own."""
         return self._instance.execute(requests)
+
+    def finalize(self) -> None:
+        """Triton calls it when every client has its answer; not after a failed ``initialize``."""
+        self._instance.finalize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,25 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from reranker_engine.inference.errors import InputError
-from reranker_engine.inference.scorer import Prepared, Scorer
-from reranker_engine.inference.selftest import self_test
+from reranker_engine.inference.scorer import scores_of
 
 from .allocator import FreedMemory, keep_freed_memory
+from .loading import CPU, is_out_of_memory, load
+from .meters import Meters
 from .settings import read_settings
 from .tensors import read_request
+from .turns import Job, Refused, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from reranker_engine.inference.batching import Portion
+    from reranker_engine.inference.scorer import Scorer
+    from reranker_engine.inference.scoring import Prepared
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class Instance:
@@ -32,81 +43,157 @@ class Instance:
         Raises:
             ValueError: A parameter of config.pbtxt is wrong.
             CheckpointError: The folder is no checkpoint that can be served.
+            RuntimeError: Memory does not suffice, and ``on_no_memory`` allows nothing that does.
         """
-        settings = read_settings(
-            json.loads(args["model_config"]), args["model_instance_kind"], args["model_instance_device_id"]
-        )
-        self._version = np.array([[int(args["model_version"])]], dtype=np.int64)
+        config = json.loads(args["model_config"])
+        settings = read_settings(config, args["model_instance_kind"], args["model_instance_device_id"])
+        name = f"{args['model_name']} version {args['model_version']}"
+        version = np.array([[int(args["model_version"])]], dtype=np.int64)
         torch.set_num_threads(settings.threads)
         if settings.scorer.device == "cpu":
             keep_freed_memory()
         start = time.monotonic()
-        self._scorer = Scorer(Path(args["model_repository"]) / args["model_version"], settings.scorer)
-        loaded = time.monotonic()
-        warm_s = self_test(self._scorer)
-        self._freed = FreedMemory()
-        tested = time.monotonic()
+        loaded = load(
+            Path(args["model_repository"]) / args["model_version"],
+            settings.scorer,
+            settings.on_no_memory,
+            lambda text: pb_utils.Logger.log_warn(f"{name}: {text}"),
+        )
+        if loaded.fallback == CPU:
+            keep_freed_memory()
+        self._meters = Meters(args["model_name"], args["model_version"])
+        self._meters.level("info", 1, device=loaded.device, dtype=loaded.dtype, fallback=loaded.fallback)
+        self._desk = Desk(loaded.scorer, self._meters, version)
+        self._turns = Turns(loaded.scorer, self._desk, most=max(1, int(config.get("max_batch_size", 0))))
         pb_utils.Logger.log_info(
-            f"{args['model_name']} version {args['model_version']}: loaded in {loaded - start:.2f} s and tested in "
-            f"{tested - loaded:.2f} s (warm: {warm_s * 1000:.0f} ms) on {settings.scorer.device} with "
-            f"{settings.threads} threads"
+            f"{name}: loaded and tested in {time.monotonic() - start:.2f} s (warm: {loaded.warm_s * 1000:.0f} ms) in "
+            f"{loaded.dtype} on {loaded.device} with {settings.threads} threads"
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer a batch of requests, each with scores or with an error of its own."""
-        responses: list[Any] = [None] * len(requests)
-        ready: dict[int, Prepared] = {}
-        for index, request in enumerate(requests):
-            if request.is_cancelled():
-                responses[index] = _failed("the client cancelled the request", pb_utils.TritonError.CANCELLED)
-                continue
-            try:
-                ready[index] = self._prepare(request)
-            except InputError as error:
-                responses[index] = _failed(str(error), pb_utils.TritonError.INVALID_ARG)
-            except Exception as error:  # noqa: BLE001 - one request's surprise must not fail its neighbours
-                responses[index] = self._unexpected("preparing the request", error)
-        for index, scores in self._score(ready).items():
-            responses[index] = scores if not isinstance(scores, np.ndarray) else self._answer(scores)
-        del ready
+        """Answer a batch of requests, each with scores or with an error of its own.
+
+        None stands for a request that takes more than one turn: it goes on in the background while Triton hands over
+        other requests, and is answered through its response sender. Short ones are answered here, so that Triton's own
+        figures (success, failure, duration) tell the truth about them; a long one counts in them when it leaves here.
+        """
+        asked = [Asked(request, self._desk) for request in requests]
+        self._turns.run([one.job() for one in asked])
+        return [one.leave() for one in asked]
+
+    def finalize(self) -> None:
+        """Triton calls it when every client has its answer."""
+        self._turns.close()
+        self._meters.close()
+
+
+class Desk:
+    """Turns results into responses, and counts."""
+
+    def __init__(self, scorer: Scorer, meters: Meters, version: NDArray[np.int64]) -> None:
+        self.scorer = scorer
+        self._meters = meters
+        self._version = version
+        self._freed = FreedMemory()
+        self._hits, self._misses = scorer.cache.hits, scorer.cache.misses
+
+    def passed(self, portions: Sequence[Portion]) -> None:
+        """Count a pass through the model."""
+        tokens, pairs = (sum(one.tokens for one in portions), sum(len(one.documents) for one in portions))
+        self._meters.add("tokens_total", tokens)
+        self._meters.observe("batch_tokens", tokens)
+        self._meters.observe("batch_pairs", pairs)
+        cache = self.scorer.cache
+        if (cache.hits, cache.misses) != (self._hits, self._misses):
+            self._meters.add("vision_cache_hits_total", cache.hits - self._hits)
+            self._meters.add("vision_cache_misses_total", cache.misses - self._misses)
+            self._meters.level("vision_cache_bytes", cache.used)
+            self._hits, self._misses = cache.hits, cache.misses
+
+    def rested(self) -> None:
+        """All requests are answered."""
         self._freed.relax()
-        return responses
 
-    def _prepare(self, request: Any) -> Prepared:
-        raw = read_request(lambda name: pb_utils.get_input_tensor_by_name(request, name))
-        parsed = self._scorer.parse(raw.query, raw.documents, raw.instruction, raw.options, raw.media)
-        return self._scorer.prepare(parsed)
-
-    def _score(self, ready: dict[int, Prepared]) -> dict[int, Any]:
-        """Score all requests together; if that fails, each on its own, so that only the guilty one fails."""
-        if not ready:
-            return {}
-        try:
-            return dict(zip(ready, self._scorer.score(list(ready.values())), strict=True))
-        except Exception as error:  # noqa: BLE001 - out of memory, mostly
-            if len(ready) == 1:
-                return dict.fromkeys(ready, self._unexpected("scoring", error))
-        alone: dict[int, Any] = {}
-        for index, prepared in ready.items():
-            alone |= self._score({index: prepared})
-        return alone
-
-    def _answer(self, scores: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    def response(self, job: Job, result: NDArray[Any] | Exception, stage: str) -> Any:
+        """What Triton gets. ``stage`` is what was looked at last: the ``request`` itself, or its ``content``."""
+        if isinstance(result, Refused):
+            code = pb_utils.TritonError.CANCELLED if result.cause == "cancelled" else pb_utils.TritonError.UNAVAILABLE
+            return self._rejected(result.cause, str(result), code)
+        if isinstance(result, InputError):
+            return self._rejected(stage, str(result), pb_utils.TritonError.INVALID_ARG)
+        if isinstance(result, Exception):
+            cause = "no_memory" if is_out_of_memory(result) else "internal"
+            what = "scoring" if job.prepared else "preparing the request"
+            text = f"{what} failed: {type(result).__name__}: {result}"
+            pb_utils.Logger.log_error(text)
+            return self._rejected(cause, text, pb_utils.TritonError.INTERNAL)
+        scores = scores_of(result)
         if not np.isfinite(scores).all():
             broken = int(np.flatnonzero(~np.isfinite(scores))[0])
-            return _failed(f"document {broken}: the model's score is not a number", pb_utils.TritonError.INTERNAL)
+            text = f"document {broken}: the model's score is not a number"
+            return self._rejected("not_a_number", text, pb_utils.TritonError.INTERNAL)
+        self._meters.add("pairs_total", len(scores))
+        if job.prepared and job.prepared.truncated:
+            self._meters.add("truncated_total", job.prepared.truncated)
+        self._meters.observe("request_seconds", time.monotonic() - job.arrived)
         return pb_utils.InferenceResponse(
-            output_tensors=[
-                pb_utils.Tensor("scores", scores[None].astype(np.float32)),
-                pb_utils.Tensor("model_version", self._version),
-            ]
+            output_tensors=[pb_utils.Tensor("scores", scores[None]), pb_utils.Tensor("model_version", self._version)]
         )
 
-    @staticmethod
-    def _unexpected(what: str, error: Exception) -> Any:
-        pb_utils.Logger.log_error(f"{what} failed: {type(error).__name__}: {error}")
-        return _failed(f"{what} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+    def _rejected(self, cause: str, text: str, code: Any) -> Any:
+        self._meters.add("rejected_total", 1, cause=cause)
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
-def _failed(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+class Asked:
+    """A request of Triton's, and who answers it: ``execute``, or its response sender once ``execute`` left it.
+
+    It must not hold its job, which holds it: Triton's request keeps shared memory until Python lets go of it, and a
+    circle would wait for the garbage collector.
+    """
+
+    def __init__(self, request: Any, desk: Desk) -> None:
+        self._request = request
+        self._desk = desk
+        self._stage = "request"
+        self._lock = threading.Lock()
+        self._response: Any = None
+        self._sender: Any = None
+
+    def job(self) -> Job:
+        """What there is to do, told in a way that knows nothing of Triton."""
+        timeout_us = self._request.timeout()
+        return Job(
+            steps=self._steps(),
+            cancelled=self._request.is_cancelled,
+            finish=self._finish,
+            timeout_s=timeout_us / 1e6 if timeout_us else None,
+        )
+
+    def leave(self) -> Any:
+        """The response, or None: it is sent later, by itself."""
+        with self._lock:
+            if self._response is None:
+                self._sender = self._request.get_response_sender()
+            return self._response
+
+    def _steps(self) -> Generator[None, None, Prepared]:
+        scorer, request = self._desk.scorer, self._request
+        raw = read_request(lambda name: pb_utils.get_input_tensor_by_name(request, name))
+        parsed = scorer.parse(raw.query, raw.documents, raw.instruction, raw.options, raw.media)
+        self._stage = "content"
+        return (yield from scorer.preparing(parsed))
+
+    def _finish(self, job: Job, result: NDArray[Any] | Exception) -> None:
+        try:
+            response = self._desk.response(job, result, self._stage)
+        except Exception as error:  # noqa: BLE001 - the thread that computes must go on, and Triton must hear something
+            response = self._desk.response(job, error, self._stage)
+        with self._lock:
+            if self._sender is None:
+                self._response = response
+                return
+        try:
+            self._sender.send(response, flags=_FINAL)
+        except Exception as error:  # noqa: BLE001 - nothing more can be done for this one
+            pb_utils.Logger.log_error(f"an answer could not be sent: {type(error).__name__}: {error}")

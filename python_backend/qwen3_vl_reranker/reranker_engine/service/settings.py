@@ -14,6 +14,7 @@ from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import ScorerSettings
 from reranker_engine.inference.sources import MediaPolicy
 
+from .loading import CPU, ON_NO_MEMORY, REFUSE
 from .watchdog import TIMEOUT_PARAMETER
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRIT
 class Settings:
     scorer: ScorerSettings
     threads: int
+    on_no_memory: str
 
 
 def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str) -> Settings:
@@ -59,6 +61,9 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     dtype = values.pop("dtype", "") or "auto"
     if dtype not in DTYPES:
         raise ValueError(f"parameter dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    on_no_memory = values.pop("on_no_memory", "") or REFUSE
+    if on_no_memory not in ON_NO_MEMORY:
+        raise ValueError(f"parameter on_no_memory is {on_no_memory!r}; it must be one of {', '.join(ON_NO_MEMORY)}")
     roots = listed("allowed_media_roots")
     if relative := [root for root in roots if not Path(root).is_absolute()]:
         raise ValueError(f"parameter allowed_media_roots names {relative[0]!r}, which is no absolute path")
@@ -86,7 +91,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     )
     settings = Settings(
         scorer=ScorerSettings(
-            device=f"cuda:{device_id}" if instance_kind == "GPU" and torch.cuda.is_available() else "cpu",
+            device=_device(instance_kind, device_id, on_no_memory),
             dtype=DTYPES[dtype],
             budgets=budgets,
             limits=limits,
@@ -95,11 +100,25 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
             vision_cache_bytes=int(number("vision_cache_bytes", ScorerSettings.vision_cache_bytes, 0)),
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
+        on_no_memory=on_no_memory,
     )
     unknown = sorted(values.keys() - TRITON_PARAMETERS - {TIMEOUT_PARAMETER})
     if unknown:
         raise ValueError(f"parameter {unknown[0]} is unknown to this engine")
     return settings
+
+
+def _device(instance_kind: str, device_id: str, on_no_memory: str) -> str:
+    if instance_kind != "GPU":
+        return "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{device_id}"
+    if on_no_memory == CPU:
+        return "cpu"
+    raise ValueError(
+        f"Triton gives this instance GPU {device_id}, but torch sees no GPU; install a torch with CUDA, or choose the "
+        "CPU with kind: KIND_CPU in instance_group, or allow it with parameter on_no_memory = cpu"
+    )
 
 
 def default_threads() -> int:

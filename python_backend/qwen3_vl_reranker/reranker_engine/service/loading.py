@@ -1,0 +1,101 @@
+"""Loads a checkpoint where it fits: on the device and in the type that are asked for, or where the operator allows."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from reranker_engine.inference.scorer import Scorer, ScorerSettings
+from reranker_engine.inference.selftest import self_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+REFUSE, LOWER_DTYPE, CPU = ON_NO_MEMORY = ("refuse", "lower_dtype", "cpu")
+BF16_CAPABILITY = 8
+"""The first generation of NVIDIA GPUs that computes in bf16 is Ampere, compute capability 8.0."""
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scorer that passed its self-test.
+
+    Attributes:
+        scorer: The scorer.
+        device: Where it runs: ``cpu`` or ``cuda:<n>``.
+        dtype: ``fp32``, ``bf16`` or ``fp16``.
+        fallback: What was done for want of memory: ``none``, ``lower_dtype`` or ``cpu``.
+        warm_s: Seconds of the self-test's last round.
+    """
+
+    scorer: Scorer
+    device: str
+    dtype: str
+    fallback: str
+    warm_s: float
+
+
+def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callable[[str], None]) -> Loaded:
+    """Load and test a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        settings: What is asked for.
+        on_no_memory: One of ``ON_NO_MEMORY``; what to do when that does not fit.
+        warn: Hears loudly of anything else than what was asked for.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint that can be served.
+        RuntimeError: The memory does not suffice, and nothing else is allowed or left.
+    """
+    device, dtype, fallback = settings.device, settings.dtype or best_dtype(settings.device), "none"
+    while True:
+        try:
+            scorer = Scorer(folder, replace(settings, device=device, dtype=dtype))
+            return Loaded(scorer, device, NAMES[dtype], fallback, self_test(scorer))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            place = f"{folder}: does not fit in {NAMES[dtype]} on {device} ({error})"
+            instead = _instead(device, dtype, on_no_memory)
+            if instead is None:
+                raise RuntimeError(
+                    f"{place}, and on_no_memory is {on_no_memory}; free memory, or allow more with that parameter"
+                ) from None
+        device, dtype = instead
+        fallback = on_no_memory
+        warn(f"{place}; on_no_memory is {on_no_memory}, so it is loaded in {NAMES[dtype]} on {device} instead")
+        # Only here: while the error was being handled, its frames held the weights that were read so far.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bf16 on a GPU that computes with it, fp16 on an older one, fp32 on a CPU."""
+    if not device.startswith("cuda"):
+        return torch.float32
+    major, _ = torch.cuda.get_device_capability(device)
+    return torch.bfloat16 if major >= BF16_CAPABILITY else torch.float16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the GPU or on the host; torch has an exception of its own for the former only."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _instead(device: str, dtype: torch.dtype, on_no_memory: str) -> tuple[str, torch.dtype] | None:
+    """What to try next; None: nothing is left."""
+    if on_no_memory == LOWER_DTYPE and dtype is torch.float32:
+        half = best_dtype(device)
+        return device, half if half is not torch.float32 else torch.bfloat16
+    if on_no_memory == CPU and device != "cpu":
+        return "cpu", torch.float32
+    return None

@@ -1,0 +1,255 @@
+"""Requests take turns: a small one does not wait for a large one's end; what nobody waits for is not computed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from tests.engine.support import BASE
+from tests.support.triton import eventually
+
+from reranker_engine.inference.errors import InputError
+from reranker_engine.inference.scorer import Scorer, ScorerSettings, scores_of
+from reranker_engine.service.pace import MEMORY_S, TURN_S, Pace
+from reranker_engine.service.turns import Job, Refused, Turns
+
+LARGE = [{"text": f"a red circle beside {number} blue squares"} for number in range(1000)]
+SMALL = [{"text": "a red circle"}, {"text": "a blue star"}]
+PATIENT_S = 120
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer(BASE, ScorerSettings(max_batch_tokens=512))
+
+
+@dataclass
+class Passes:
+    """Counts passes, and may act after each."""
+
+    count: int = 0
+    rests: int = 0
+    after: dict[int, object] = field(default_factory=dict)
+
+    def passed(self, portions):
+        self.count += 1
+        if act := self.after.get(self.count):
+            act()
+
+    def rested(self):
+        self.rests += 1
+
+
+@dataclass
+class Asked:
+    result: object = None
+    seconds: float = 0.0
+    answered: threading.Event = field(default_factory=threading.Event)
+    at_pass: int = 0
+
+    def scores(self):
+        assert self.answered.wait(PATIENT_S)
+        assert isinstance(self.result, np.ndarray), self.result
+        return scores_of(self.result)
+
+    def refused(self):
+        assert self.answered.wait(PATIENT_S)
+        assert isinstance(self.result, Refused), self.result
+        return self.result
+
+
+def ask(scorer, passes, documents, *, timeout_s=None, cancelled=lambda: False):
+    asked = Asked()
+    request = scorer.parse(b'{"text": "find a red circle"}', [json.dumps(one).encode() for one in documents])
+
+    def finish(job, result):
+        asked.result, asked.seconds, asked.at_pass = result, time.monotonic() - job.arrived, passes.count
+        asked.answered.set()
+
+    return asked, Job(scorer.preparing(request), cancelled, finish, timeout_s)
+
+
+@pytest.fixture
+def turns(scorer):
+    passes = Passes()
+    found = Turns(scorer, passes, most=4)
+    yield found, passes
+    found.close()
+
+
+def test_a_small_request_waits_for_a_pass_and_not_for_a_large_request(scorer, turns):
+    turns, passes = turns
+    large, job = ask(scorer, passes, LARGE)
+    turns.run([job])
+    assert not large.answered.is_set()  # it goes on in the background
+    waits = []
+    for _ in range(5):
+        small, job = ask(scorer, passes, SMALL)
+        before = passes.count
+        turns.run([job])
+        assert small.answered.is_set()
+        # The pass under way and its own; and one more that may have begun while we looked.
+        assert small.at_pass - before <= 3
+        waits.append(small.seconds)
+    assert not large.answered.is_set()
+    scores = large.scores()
+    assert passes.count > 20
+    # The machine's noise is in the longest of them only.
+    assert sorted(waits)[2] < large.seconds / 5
+    alone = scorer.score([prepare(scorer, LARGE[:7])])[0]
+    assert np.abs(scores[:7] - alone).max() <= 1e-5
+    assert np.abs(small.scores() - scorer.score([prepare(scorer, SMALL)])[0]).max() <= 1e-5
+
+
+def prepare(scorer, documents):
+    return scorer.prepare(
+        scorer.parse(b'{"text": "find a red circle"}', [json.dumps(one).encode() for one in documents])
+    )
+
+
+def test_large_requests_beside_each_other_are_all_answered(scorer, turns):
+    turns, passes = turns
+    expected = scorer.score([prepare(scorer, LARGE[:200])])[0]
+    asked = [ask(scorer, passes, LARGE[:200]) for _ in range(6)]
+    for number, (_, job) in enumerate(asked):
+        turns.run([job])  # comes back only when no more than four are left
+        assert sum(not one.answered.is_set() for one, _ in asked[: number + 1]) <= 4
+    for one, _ in asked:
+        assert np.abs(one.scores() - expected).max() <= 1e-5
+
+
+def test_a_request_cancelled_on_its_way_is_not_computed_to_its_end(scorer, turns):
+    turns, passes = turns
+    gone = threading.Event()
+    passes.after[3] = gone.set
+    asked, job = ask(scorer, passes, LARGE, cancelled=gone.is_set)
+    turns.run([job])
+    assert asked.refused().cause == "cancelled"
+    assert passes.count == 3
+
+
+def test_a_request_whose_time_is_over_is_not_computed_to_its_end(scorer, turns):
+    turns, passes = turns
+    asked, job = ask(scorer, passes, LARGE, timeout_s=1000)
+
+    def hurry():
+        job.timeout_s = 1e-9
+
+    passes.after[3] = hurry
+    turns.run([job])
+    assert asked.refused().cause == "deadline"
+    assert passes.count == 3
+
+
+def test_a_request_that_cannot_end_in_time_is_not_begun(scorer, turns):
+    turns, passes = turns
+    _, job = ask(scorer, passes, SMALL)
+    turns.run([job])
+    turns._pace.note(1024, 1024.0)  # a second a token
+    before = passes.count
+    asked, job = ask(scorer, passes, LARGE, timeout_s=500)
+    turns.run([job])
+    assert passes.count == before
+    assert asked.refused().cause == "deadline"
+    text = str(asked.result)
+    assert "the request's timeout is 500 s, but its " in text
+    assert "send fewer documents at a time, or allow more time" in text
+    asked, job = ask(scorer, passes, SMALL, timeout_s=500)
+    turns.run([job])
+    asked.scores()
+
+
+def test_a_request_that_comes_too_late_is_not_even_decoded(scorer, turns):
+    turns, passes = turns
+    asked, job = ask(scorer, passes, SMALL, timeout_s=0.001)
+    job.arrived -= 1
+    turns.run([job])
+    assert str(asked.refused()) == "deadline: the request's timeout of 0.001 s is over"
+    assert job.prepared is None
+
+
+def test_what_fails_while_preparing_fails_alone(scorer, turns):
+    turns, passes = turns
+    bad, bad_job = ask(scorer, passes, [{"image": "/etc/hostname"}])
+    good, good_job = ask(scorer, passes, SMALL)
+    turns.run([bad_job, good_job])
+    assert isinstance(bad.result, InputError)
+    good.scores()
+    eventually(lambda: passes.rests == 1, "it rests")
+
+
+def test_passes_that_fail_in_company_only_are_done_one_request_at_a_time(scorer, turns, monkeypatch):
+    """Two large requests that together are too much for the memory: each alone to its end, not anew for ever."""
+    turns, passes = turns
+    advance = scorer.advance
+
+    def narrow(scorings, turn):
+        if len(scorings) > 1:
+            raise MemoryError("narrow")
+        return advance(scorings, turn)
+
+    monkeypatch.setattr(scorer, "advance", narrow)
+    asked = [ask(scorer, passes, LARGE[:150]), ask(scorer, passes, LARGE[150:300])]
+    turns.run([job for _, job in asked])
+    found = np.concatenate([one.scores() for one, _ in asked])
+    monkeypatch.undo()
+    assert np.abs(found - scorer.score([prepare(scorer, LARGE[:300])])[0]).max() <= 1e-5
+
+
+def test_nothing_is_held_of_a_request_that_is_done(scorer, turns):
+    """Triton's requests hold shared memory: nothing may wait for the garbage collector, or for the next request."""
+    turns, passes = turns
+    freed = threading.Event()
+
+    class Held:
+        def __call__(self):
+            return False
+
+        def __del__(self):
+            freed.set()
+
+    asked, job = ask(scorer, passes, LARGE[:100], cancelled=Held())
+    turns.run([job])
+    del job
+    asked.scores()
+    assert freed.wait(PATIENT_S)
+
+
+class TestPace:
+    def test_nothing_known_means_no_limit_and_no_refusal(self):
+        pace = Pace()
+        assert pace.turn(1000) == 1000
+        assert pace.least_seconds(500, [], 1000) is None
+
+    def test_the_turn_takes_its_time(self):
+        pace = Pace()
+        pace.note(10_000, 1.0)
+        assert pace.turn(16384) == 10_000 * TURN_S
+        assert pace.turn(2000) == 2000
+
+    def test_small_passes_tell_nothing_of_large_ones(self):
+        """They are dearer a token; a large request would be refused for nothing, and never shown to be quicker."""
+        pace = Pace()
+        pace.note(100, 1.0)
+        assert pace.least_seconds(10_000, [], 16384) is None
+        pace.note(10_000, 10.0)
+        assert pace.least_seconds(10_000, [], 16384) == pytest.approx(10.0)
+        assert pace.least_seconds(100, [], 16384) == pytest.approx(0.1)
+
+    def test_others_count_as_far_as_they_take_turns(self):
+        pace = Pace()
+        pace.note(1000, 1.0)
+        assert pace.least_seconds(1000, [200, 50_000], 1000) == pytest.approx(2.2)
+
+    def test_old_measurements_are_forgotten(self):
+        now = [0.0]
+        pace = Pace(lambda: now[0])
+        pace.note(1000, 100.0)
+        assert pace.least_seconds(1000, [], 1000) == pytest.approx(100)
+        now[0] = MEMORY_S + 1
+        assert pace.least_seconds(1000, [], 1000) is None
+        assert pace.turn(1000) == 1000

@@ -28,13 +28,13 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT / "demo" / "train")]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo" / "train")]
 
 import torch  # noqa: E402
-from digest import weights_digest  # noqa: E402
 from PIL import Image  # noqa: E402
-from reference_cases import make_cases  # noqa: E402
-from reference_cases_media import Case, is_video  # noqa: E402
+from tests.engine.digest import weights_digest  # noqa: E402
+from tests.engine.reference_cases import make_cases  # noqa: E402
+from tests.engine.reference_cases_media import Case, is_video  # noqa: E402
 
 OUT = HERE / "data" / "reference.json"
 OUTER_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -90,7 +90,7 @@ class Recorder:
     def __init__(self, file: Path, checkpoint: Path) -> None:
         self.official = load_official(file, checkpoint)
         self._logits: list[float] = []
-        self._read: list[Any] = []
+        self._read: dict[str, Any] = {}
         self.official.score_linear.register_forward_hook(lambda *seen: self._logits.extend(seen[2].flatten().tolist()))
         self._watch_videos()
 
@@ -102,13 +102,14 @@ class Recorder:
 
         def watched(element: dict[str, Any]) -> Any:
             frames, metadata, fps = read(element)
-            self._read.append({"frames": metadata["frames_indices"], "fps": round(metadata["fps"], 6)})
+            index = Path(element["video"]).stem
+            self._read[index] = {"frames": metadata["frames_indices"], "fps": round(metadata["fps"], 6)}
             return frames, metadata, fps
 
         vision_process.VIDEO_READER_BACKENDS = {"decord": watched}
 
     def record(self, case: Case) -> dict[str, Any]:
-        """``{"logits": [one a document]}``, with ``"videos"`` where there are encoded ones, in order of their reading."""
+        """``{"logits": [one a document]}``, and ``"videos"``, by their place in the media, where some are encoded."""
         self._logits.clear()
         self._read.clear()
         with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +125,7 @@ class Recorder:
         assert torch.equal(torch.tensor(scores), torch.tensor(self._logits).sigmoid())
         found: dict[str, Any] = {"logits": [float(f"{logit:.8g}") for logit in self._logits]}
         if self._read:
-            found["videos"] = list(self._read)
+            found["videos"] = dict(self._read)
         return found
 
 

@@ -9,13 +9,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from reference_cases_media import CODECS, Case, Maker
+from tests.engine.reference_cases_media import CODECS, Case, Maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RED = {"text": "a red circle"}
-FILLING = 10240 - 84
+FILLING = 10240 - 61
 """The tokens that ``max_length`` leaves for a document behind the query ``RED``, in the demo's tokenizer."""
 NTSC = Fraction(30000, 1001)
 
@@ -37,7 +37,10 @@ def _edges() -> Iterator[Case]:
     )
     yield at("leading-space").case({"text": "  red  "}, {"text": "\n\nred circle"}, {"text": " . "}, {"text": "\t\t"})
     yield at("unicode").case(
-        {"text": "красный круг 赤い丸 🔴"}, {"text": "e\u0301toile noire ≠ ﬁ"}, {"text": "عربي 12345"}, {"text": "\u200b"}
+        {"text": "красный круг 赤い丸 🔴"},
+        {"text": "e\u0301toile noire ≠ ﬁ"},
+        {"text": "عربي 12345"},
+        {"text": "\u200b"},
     )
     yield at("list").case(
         {"text": ["a red", " circle"]}, {"text": ["one ", "two", "three?"]}, {"text": ["", "blue star"]}
@@ -87,7 +90,7 @@ def _lengths() -> Iterator[Case]:
     for count in (250, 500, 1000, 2000, 2900, 4500):
         make = Maker(f"length/document-{count}")
         yield make.case(RED, {"text": make.words(count)})
-    for count in (300, 1200, 2000):
+    for count in (300, 1200, 2000, 3100):
         make = Maker(f"length/query-{count}")
         yield make.case({"text": make.words(count)}, {"text": make.text()}, {"text": make.words(40)})
     make = Maker("length/query-and-document")
@@ -188,7 +191,8 @@ def _videos() -> Iterator[Case]:
     asked = (
         (3, 5, {}), (4, 1, {}), (5, 2, {}), (31, 10, {"fps": 2}), (31, 10, {"fps": 0.5}), (90, 30, {"fps": 5}),
         (48, 12, {"max_frames": 4}), (50, 10, {"fps": 3, "max_frames": 9}), (25, NTSC, {"fps": 30, "max_frames": 10}),
-        (130, 10, {"fps": 10}), (66, 1, {}), (40, 60, {"fps": 7.5}), (20, 10, {"max_frames": 2}), (12, 8, {"fps": 1000}),
+        (130, 10, {"fps": 10}), (66, 1, {}), (40, 60, {"fps": 7.5}), (20, 10, {"max_frames": 2}),
+        (12, 8, {"fps": 1000}),
     )  # fmt: skip
     for number, (count, rate, options) in enumerate(asked):
         make = Maker(f"video/asked{number}")

@@ -105,23 +105,29 @@ class Maker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.rng = random.Random(name)  # noqa: S311 - for test data
+        self.rng = random.Random(name)
+        self.subject = self.rng.choice(COMBINATIONS)
         self.media: list[bytes] = []
 
-    def case(
-        self, query: Content, *documents: Content, instruction: str | None = None, options: Any = None
-    ) -> Case:
+    def case(self, query: Content, *documents: Content, instruction: str | None = None, options: Any = None) -> Case:
         return Case(self.name, query, list(documents), instruction, options or {}, tuple(self.media))
 
+    def thing(self) -> tuple[str, str]:
+        """Every second one is the case's subject, so that queries have documents that answer them.
+
+        A document far from its query scores near 0 whatever else is wrong with it.
+        """
+        return self.subject if self.rng.random() < 0.5 else self.rng.choice(COMBINATIONS)
+
     def text(self) -> str:
-        return tell(self.rng, self.rng.choice(COMBINATIONS), "text").text
+        return tell(self.rng, self.thing(), "text").text
 
     def words(self, count: int) -> str:
         """So many words of the little world, with signs between them that the tokenizer may join."""
         return " ".join(self.rng.choice(FILLER) + self.rng.choice(SIGNS) for _ in range(count))
 
     def drawn(self, width: int = 64, height: int = 64) -> Image.Image:
-        image = draw(self.rng, self.rng.choice(COMBINATIONS))
+        image = draw(self.rng, self.thing())
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
     def noise(self, width: int, height: int) -> Image.Image:
@@ -146,7 +152,7 @@ class Maker:
 
     def film(self, count: int, size: tuple[int, int] = (64, 64)) -> list[Image.Image]:
         """A film of any length: what the shape does is repeated forwards and backwards, as it would leave the frame."""
-        few = film(self.rng, self.rng.choice(COMBINATIONS), 8)
+        few = film(self.rng, self.thing(), 8)
         if size != (64, 64):
             few = tuple(frame.resize(size, Image.Resampling.BICUBIC) for frame in few)
         return [few[at % 14 if at % 14 < 8 else 14 - at % 14] for at in range(count)]

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from tests.engine.reference_cases_media import CODECS, Case, Maker
+from tests.engine.reference_cases_media import CODECS, REORDERED, Case, Maker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,10 +184,13 @@ def _frames() -> Iterator[Case]:
 
 def _videos() -> Iterator[Case]:
     """Encoded videos: codecs, lengths, rates, and which frames are asked for."""
-    for codec in range(len(CODECS)):
+    for number, codec in enumerate(CODECS):
         for count, rate in ((2, 10), (7, 24), (30, NTSC), (61, 25)):
-            make = Maker(f"video/codec{codec}-{count}")
+            make = Maker(f"video/codec{number}-{count}")
             yield make.case({"text": make.text()}, {"video": make.encoded(count, rate, codec)})
+    for count in (9, 30):
+        make = Maker(f"video/reordered-{count}")
+        yield make.case({"text": make.text()}, {"video": make.encoded(count, 6, REORDERED)})
     asked = (
         (3, 5, {}), (4, 1, {}), (5, 2, {}), (31, 10, {"fps": 2}), (31, 10, {"fps": 0.5}), (90, 30, {"fps": 5}),
         (48, 12, {"max_frames": 4}), (50, 10, {"fps": 3, "max_frames": 9}), (25, NTSC, {"fps": 30, "max_frames": 10}),
@@ -196,14 +199,16 @@ def _videos() -> Iterator[Case]:
     )  # fmt: skip
     for number, (count, rate, options) in enumerate(asked):
         make = Maker(f"video/asked{number}")
-        yield make.case({"text": make.text()}, {"video": make.encoded(count, rate, number % 3)}, options=options)
-    for number, size in enumerate(((320, 240), (98, 70), (34, 180), (500, 40), (1280, 720), (8, 6))):
+        yield make.case(
+            {"text": make.text()}, {"video": make.encoded(count, rate, CODECS[number % 3])}, options=options
+        )
+    for number, size in enumerate(((320, 240), (98, 70), (34, 180), (500, 40), (1280, 720))):
         make = Maker(f"video/{size[0]}x{size[1]}")
-        yield make.case({"text": make.text()}, {"video": make.encoded(16, 8, number % 3, size)})
+        yield make.case({"text": make.text()}, {"video": make.encoded(16, 8, CODECS[number % 3], size)})
     make = Maker("video/query")
     yield make.case({"video": make.encoded(20, 5)}, {"text": make.text()}, {"video": make.encoded(9, 3)})
     make = Maker("video/several")
-    yield make.case(RED, {"video": [make.encoded(20, 5), make.encoded(6, 24, 2)], "text": "two"})
+    yield make.case(RED, {"video": [make.encoded(20, 5), make.encoded(6, 24, CODECS[2])], "text": "two"})
 
 
 def _mixtures() -> Iterator[Case]:

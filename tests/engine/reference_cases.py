@@ -144,9 +144,6 @@ def _modes() -> Iterator[Case]:
         else:
             image = image.convert(mode)
         yield make.case(RED, {"image": make.put(image, "TIFF")}, {"image": make.picture()})
-    make = Maker("mode/see-through-palette")
-    image = make.drawn().convert("P")
-    yield make.case(RED, {"image": make.put(image, "PNG", transparency=image.getpixel((0, 0)))})
     make = Maker("mode/turned")
     exif = Image.Exif()
     exif[0x0112] = 6  # a camera held upright; neither side turns the picture

@@ -96,7 +96,7 @@ def test_the_cases_reach_the_limits(cases, base):
     tokens = {case.id: _pair_tokens(prepared(base, case)) for case in in_family(cases, "length")}
     limit = base.settings.budgets.max_length + 5
     assert tokens["length/limit-1"] == limit - 1
-    # The others end at the limit, being cut: no two of them score the same, as their last tokens differ.
+    # One fits to the token, the others are cut.
     assert all(tokens[f"length/limit{over}"] == limit for over in ("+0", "+1", "+2", "+700"))
     assert all(tokens[f"length/{kind}-cut"] == limit for kind in ("image", "video", "image-query", "list"))
 
@@ -161,7 +161,7 @@ def test_half_precision_stays_near(cases, name):
     """bf16 moves logits, and by no more than is promised."""
     half = Scorer(ROOT / "demo" / "checkpoints" / name, ScorerSettings(dtype=torch.bfloat16))
     official = RECORDED["checkpoints"][name]["logits"]
-    found = logits(half, cases[::6])
+    found = logits(half, [case for case in cases if case.family not in ("frames", "large", "length")][::6])
     apart = {case: float(np.abs(ours - official[case]).max()) for case, ours in found.items()}
     worst = max(apart, key=apart.get)
     assert 0 < apart[worst] <= HALF_TOLERANCE, apart

@@ -394,7 +394,10 @@ def kill(yard: Yard, _move: Move) -> None:
 
 
 def fuse(yard: Yard, move: Move) -> None:
-    yard.fuse, yard.fuse_of_files = 1 + move.a % 20, move.b % 2 == 0
+    yard.fuse, yard.fuse_of_files = 1 + move.a % 12, move.b % 2 == 0
+    for _ in range(4):
+        if yard.fuse:
+            calm(yard, move)
 
 
 def second(yard: Yard, _move: Move) -> None:

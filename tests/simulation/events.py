@@ -147,6 +147,9 @@ def remove(yard: Yard, move: Move) -> None:
 
 
 def stray(yard: Yard, _move: Move) -> None:
+    # At first sight a control plane takes what is there for what Triton loaded with; it can't know better.
+    if yard.plane is None or yard.plane.seen.folders < 0:
+        return
     yard.folder_changes += 1
     yard.files.strays["junk"] = f"junk-{yard.folder_changes}"
 

@@ -1,1 +1,1 @@
-"""The whole control plane in one thread, driven by a seed: see ``story.py``."""
+"""The whole control plane in one thread, driven by a seed: see ``story.py`` and ``events.py``."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
-from tests.simulation.yard import QUESTION, Asker, Yard
+from tests.simulation.servers import QUESTION, Asker
+from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE
 
 from baton.api.server import claim

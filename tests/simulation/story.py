@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.simulation.crew import Crash
 from tests.simulation.disk import told_files
-from tests.simulation.plane import SOCKET, Plane
+from tests.simulation.events import HAPPENS, Move, heal, make, restore, settle, start
 from tests.simulation.yard import Yard
-from tests.support.rules import ALIAS, ENGINE, Broken, held, serving
+from tests.support.rules import ALIAS, ENGINE, Broken
 
-from baton.api.server import claim
 from baton.config import GateConfig, HealthConfig, RolloutConfig, ServiceConfig, TrafficConfig
-from baton.domain import Gate, Kind, ModelState, Outcome, Phase, Step, Verdict
-from baton.errors import BatonError, Refused
+from baton.domain import Kind, Outcome, Phase, Step, Verdict
+from baton.errors import Refused
 from baton.plan import Ask, Reload, Sync
-from baton.triton.fake import Behaviour
 
 LENGTH = 160
 """Moves of a story before it comes to rest."""
@@ -40,8 +35,6 @@ WEIGHTS = {
     "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
     "retry": 3, "verify": 2,
 }  # fmt: skip
-PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
-"""Seconds that go by at once."""
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
 CALM = ("loop", "task", "time", "start", "arrive", "back", "heal", "tidy", "resume")
@@ -51,25 +44,6 @@ STEPS = (
     (Step(5.0, hold=5.0), Step(pause=True), Step(50.0, hold=5.0)),
     (Step(pause=True),),
 )
-ASKED = (
-    Gate.INTEGRITY,
-    Gate.COMPATIBILITY,
-    Gate.CAPACITY,
-    Gate.WARMUP,
-    Gate.OUTPUT,
-    Gate.INVARIANCE,
-    Gate.LATENCY,
-)
-
-
-@dataclass(frozen=True)
-class Move:
-    """What happens, and three numbers that choose among what is there."""
-
-    what: str
-    a: int
-    b: int
-    c: int
 
 
 @dataclass(frozen=True)
@@ -149,71 +123,6 @@ def _told(yard: Yard, move: Move) -> None:
         yard.say(f"{yard.seconds - 1_000_000:8.1f}  {move.what}")
 
 
-def make(yard: Yard, happen: Callable[[], None]) -> None:
-    """One move, and the check of all that must hold."""
-    yard.steps += 1
-    try:
-        happen()
-    except Crash:
-        bury(yard)
-    yard.verify()
-
-
-def bury(yard: Yard) -> None:
-    """The control plane is no more."""
-    plane = yard.plane
-    if plane is not None:
-        plane.changed()
-        plane.rollout()
-        yard.rollout  # noqa: B018 - remembered while nobody can read the journal
-        plane.close()
-    yard.plane, yard.fuse = None, 0
-
-
-def turn(yard: Yard, number: int) -> None:
-    """One of those who can go on does."""
-    plane = yard.plane
-    if plane is None:
-        return
-    ready = [j for j in plane.crew.ready() if j is not plane.round]
-    if ready:
-        plane.crew.go(ready[number % len(ready)])
-    else:
-        plane.turn()
-
-
-def loop(yard: Yard, move: Move) -> None:
-    if yard.plane is not None:
-        yard.plane.turn(scan=move.a % 4 > 0)
-
-
-def settle(yard: Yard, most: int = 600) -> None:
-    """The loop turns and everybody goes on, until nobody can."""
-    still = 0
-    for _ in range(most):
-        if yard.plane is None:
-            make(yard, lambda: start(yard))
-        make(yard, lambda: loop(yard, Move("loop", 1, 0, 0)))
-        while yard.plane is not None and any(j is not yard.plane.round for j in yard.plane.crew.ready()):
-            make(yard, lambda: turn(yard, 0))
-            still = 0
-        done = yard.plane is not None and yard.plane.round.run.dead
-        still += done
-        if still >= 2:
-            return
-    raise Broken(f"{most} rounds and no rest: {yard.decision}")
-
-
-def start(yard: Yard) -> None:
-    if yard.plane is None:
-        try:
-            yard.plane = Plane(yard)
-        except BatonError as error:
-            yard.say(f"  It does not start: {error}")
-        else:
-            yard.say("  A control plane begins.")
-
-
 def quiet(yard: Yard) -> None:
     """Everything is mended, and time passes."""
     yard.say("-- everything is mended")
@@ -254,217 +163,3 @@ def quiet(yard: Yard) -> None:
         hopeless = ended is None or "can't be brought back" in ended.message
         if not hopeless and ended.outcome is Outcome.LIVE:
             raise Broken(f"it was stopped ({stop.why}), and is live: {ended.message}")
-
-
-# Events
-
-
-def _server(yard: Yard, move: Move) -> Any:
-    return list(yard.servers.values())[move.a % len(yard.servers)]
-
-
-def _version(yard: Yard, move: Move) -> int:
-    versions = sorted(yard.files.folders)
-    return versions[-1 - min(move.b % 4, len(versions) - 1)] if versions else 1
-
-
-def calm(yard: Yard, _move: Move) -> None:
-    """Nothing happens for a while, and what goes on goes on."""
-    settle(yard)
-    yard.seconds += 5.0
-
-
-def time(yard: Yard, move: Move) -> None:
-    yard.seconds += PASSES[move.a % len(PASSES)]
-
-
-def arrive(yard: Yard, move: Move) -> None:
-    yard.put(max(yard.files.folders, default=0) + 1 + (move.b % 5 == 0))
-
-
-def arriving(yard: Yard, _move: Move) -> None:
-    yard.put(max(yard.files.folders, default=0) + 1, complete=False)
-
-
-def change(yard: Yard, move: Move) -> None:
-    if yard.files.folders:
-        yard.put(_version(yard, move), complete=move.c % 4 > 0)
-
-
-def remove(yard: Yard, move: Move) -> None:
-    yard.folder_changes += 1
-    yard.files.folders.pop(_version(yard, move), None)
-
-
-def stray(yard: Yard, _move: Move) -> None:
-    yard.folder_changes += 1
-    yard.files.strays["junk"] = f"junk-{yard.folder_changes}"
-
-
-def tidy(yard: Yard, _move: Move) -> None:
-    yard.files.strays.clear()
-    restore(yard)
-
-
-def restore(yard: Yard) -> None:
-    """A person puts the folders of what serves back as they were loaded, bit by bit."""
-    led_to = {yard.files.alias} | yard.direct | {v for s in yard.servers.values() for v in serving(s)}
-    if yard.files.alias is None:
-        led_to |= yard.files.policy & {v for s in yard.servers.values() for v in held(s, ModelState.READY)}
-    for version in led_to - {None}:
-        assert version is not None
-        slots = [
-            s._models[ENGINE][version].content for s in yard.servers.values() if version in held(s, ModelState.READY)
-        ]
-        known = yard.loaded.get(version) if yard.plane is not None else None
-        was = known or next(iter(slots), "")
-        if was and yard.files.folders.get(version) != was:
-            yard.files.folders[version] = was
-            yard.folder_changes += 1
-        elif version not in yard.files.folders:
-            yard.put(version)
-        yard.since.setdefault(version, yard.wall_now())
-        yard.incomplete.discard(version)
-
-
-def behave(yard: Yard, move: Move) -> None:
-    _server(yard, move).versions[_version(yard, move)] = (
-        Behaviour(load_error="out of memory"),
-        Behaviour(load_s=10.0),
-        Behaviour(load_s=math.inf),
-        Behaviour(leave_s=5.0),
-        Behaviour(leave_s=math.inf),
-        Behaviour(answer_s=7.0),
-    )[move.c % 6]
-
-
-def heal(yard: Yard, _move: Move | None = None) -> None:
-    """Loads go well again; one that hangs still needs a restart, as in life."""
-    for server in yard.servers.values():
-        hung = any(not c.done and c._until == math.inf for c in server._pending)
-        server.versions.clear()
-        server.splitter = Behaviour()
-        if hung:
-            _restart(yard, server)
-
-
-def _restart(yard: Yard, server: Any) -> None:
-    yard.upset(server)
-    server.lag = 0.0
-    server.restart()
-
-
-def away(yard: Yard, move: Move) -> None:
-    server = _server(yard, move)
-    yard.upset(server)
-    server.reachable = False
-
-
-def back(yard: Yard, move: Move) -> None:
-    _server(yard, move).reachable = True
-
-
-def restart(yard: Yard, move: Move) -> None:
-    _restart(yard, _server(yard, move))
-
-
-def lose(yard: Yard, move: Move) -> None:
-    _server(yard, move).lost_answers = 1
-
-
-def late(yard: Yard, move: Move) -> None:
-    _server(yard, move).lag = (3.0, 15.0, 90.0)[move.b % 3]
-
-
-def twice(yard: Yard, move: Move) -> None:
-    _server(yard, move).twice = True
-
-
-def gate(yard: Yard, move: Move) -> None:
-    verdict = (Verdict.FAIL, Verdict.HOLD, Verdict.HOLD)[move.b % 3]
-    yard.gates.setdefault(ASKED[move.a % len(ASKED)], []).append(verdict)
-
-
-def full(yard: Yard, move: Move) -> None:
-    yard.full = 1 + move.a % 6
-
-
-def kill(yard: Yard, _move: Move) -> None:
-    bury(yard)
-
-
-def fuse(yard: Yard, move: Move) -> None:
-    yard.fuse, yard.fuse_of_files = 1 + move.a % 20, move.b % 2 == 0
-
-
-def second(yard: Yard, _move: Move) -> None:
-    """A second control plane comes while one is there."""
-    if yard.plane is None:
-        return
-    try:
-        with claim(yard.root / "state" / SOCKET):
-            pass
-    except Refused as error:
-        yard.say(f"  {error}")
-    else:
-        raise Broken("two control planes hold one state directory")
-
-
-def forget(yard: Yard, _move: Move) -> None:
-    """The state directory is lost."""
-    bury(yard)
-    yard._rollout = None
-    yard.files.strays.clear()  # whether they came before Triton's last load nobody knows any more
-    yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
-    shutil.rmtree(yard.root / "state", ignore_errors=True)
-
-
-def clock(yard: Yard, move: Move) -> None:
-    """The machine's clock is set, while the control plane is away."""
-    bury(yard)
-    yard.wall += (-3600.0, 3600.0, -20.0, 20.0)[move.a % 4]
-
-
-def die(yard: Yard, move: Move) -> None:
-    server = _server(yard, move)
-    there = sorted(held(server, ModelState.READY))
-    alias = yard.files.alias
-    chosen = alias if alias in there and move.b % 3 else there[move.b % len(there)] if there else None
-    if chosen is not None:
-        yard.upset(server)
-        server.die(ENGINE, chosen)
-
-
-def live(yard: Yard, move: Move) -> None:
-    yard.ordered_live = (Verdict.PASS, Verdict.PASS, Verdict.HOLD, None, Verdict.FAIL)[move.a % 5]
-
-
-def splitter(yard: Yard, move: Move) -> None:
-    _server(yard, move).splitter = Behaviour(load_error="no such backend") if move.b % 2 else Behaviour(load_s=10.0)
-
-
-def _verb(what: str, ask: Callable[[Any, int | None, str], Any]) -> Callable[[Yard, Move], None]:
-    def happen(yard: Yard, move: Move) -> None:
-        if yard.plane is None:
-            return
-        who, version = ("ann", "bob")[move.c % 2], None if move.a % 2 else _version(yard, move)
-        yard.plane.verb(f"{who}: {what} {version or ''}".strip(), lambda app: ask(app, version, who))
-
-    return happen
-
-
-HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
-    "loop": loop, "task": lambda y, m: turn(y, m.a), "calm": calm, "time": time, "arrive": arrive,
-    "arriving": arriving, "change": change, "remove": remove, "stray": stray, "tidy": tidy, "behave": behave,
-    "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
-    "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
-    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter,
-    "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
-    "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
-    "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),
-    "skip": _verb("promote --full", lambda app, _v, who: app.promote(None, None, full=True, who=who)),
-    "pause": _verb("pause", lambda app, _v, who: app.pause(who=who)),
-    "resume": _verb("resume", lambda app, _v, who: app.resume(who=who)),
-    "retry": _verb("retry", lambda app, v, who: app.retry(None, v, release=None, who=who)),
-    "verify": _verb("verify", lambda app, v, who: app.verify(None, v or 1, who=who)),
-}  # fmt: skip

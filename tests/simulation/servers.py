@@ -1,0 +1,121 @@
+"""The servers of the simulation, what stands for the gates, and what listens for defects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tests.support.rules import ALIAS, ENGINE, Broken
+
+from baton.domain import Gate, GateResult, Rollout, Verdict
+from baton.errors import TimedOut, TritonError
+from baton.probe import Cancelled
+from baton.triton.fake import FakeTriton
+from baton.triton.port import Index, Tensors
+
+if TYPE_CHECKING:
+    from tests.simulation.yard import Yard
+
+QUESTION: Tensors = {
+    "query": np.array([[b"q"]], dtype=np.object_),
+    "documents": np.array([[b'{"text": "d"}']], dtype=np.object_),
+}
+
+
+class Server(FakeTriton):
+    """A fake server whose callers take turns; calls may come twice, or late."""
+
+    def __init__(self, name: str, yard: Yard, boot: tuple[str, ...]) -> None:
+        self.lag = 0.0
+        """The next load or unload call is carried out so many seconds after it came."""
+        self.twice = False
+        """The next call comes twice, as when a connection broke and was tried again."""
+        self.yard = yard
+        super().__init__(name, yard.files, clock=lambda: yard.seconds, boot=boot)
+
+    def index(self) -> Index:
+        self.yard.turn()
+        self.yard.looks_at(self)
+        return super().index()
+
+    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+        # A lease that is in a message is relative: of a message that is on its way for long nobody can tell.
+        if "baton_control" not in inputs:
+            self.yard.turn()
+        return super().infer(model, version, inputs, timeout_s)
+
+    def answered(self, model: str) -> Mapping[int, int] | None:
+        self.yard.turn()
+        return super().answered(model)
+
+    def begin(self, verb: str, model: str) -> Any:
+        self.yard.turn()
+        self.yard.called(self, verb, model)
+        if self.twice:
+            self.twice = False
+            super().begin(verb, model)
+        return super().begin(verb, model)
+
+    def away(self) -> bool:
+        return not self.reachable or any(not c.done for c in self._booting)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        self.advance()
+        if not condition():
+            self.yard.wait(condition)
+
+    def _load(self, model: str) -> Iterator[float]:
+        yield from self._late()
+        yield from super()._load(model)
+
+    def _unload(self, model: str) -> Iterator[float]:
+        yield from self._late()
+        yield from super()._unload(model)
+
+    def _late(self) -> Iterator[float]:
+        lag, self.lag = self.lag, 0.0
+        if lag:
+            yield self._clock() + lag
+
+
+class Asker:
+    """Stands for the gates: each asks the candidate one request, and says what was ordered, or that it passes."""
+
+    def __init__(self, yard: Yard) -> None:
+        self.yard = yard
+
+    def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
+        yard = self.yard
+        ordered = yard.gates.get(gate)
+        verdict = ordered.pop(0) if ordered else Verdict.PASS
+        if gate is Gate.INTEGRITY:
+            manifest = {"weights": yard.content(rollout.candidate)}
+            assert yard.plane is not None
+            yard.plane.journal.set_memo(ALIAS, f"manifest:{rollout.candidate}", manifest)
+        elif gate not in (Gate.COMPATIBILITY, Gate.CAPACITY):
+            try:
+                next(iter(yard.servers.values())).infer(ENGINE, rollout.candidate, QUESTION, 10.0)
+            except (TritonError, TimedOut) as error:
+                return GateResult(gate, Verdict.FAIL, f"It did not answer: {error}")
+        else:
+            yard.turn()
+        if cancelled():
+            raise Cancelled("Nobody wants the verdict any more.")
+        if verdict is Verdict.PASS:
+            yard.passed.setdefault((rollout.candidate, rollout.fingerprint), set()).add(gate)
+        return GateResult(gate, verdict, f"gate {gate} says {verdict}.")
+
+
+class Defects(logging.Handler):
+    """What the engine catches so that one service's defect does not stop the others is a failure here."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        told = str(cause) if isinstance(cause, Broken) else f"a defect in the engine: {record.getMessage()} {cause!r}"
+        self.found.append(told)

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from demo.chaos.clients import Request
 from demo.chaos.faults import PHASES, Fault
+from demo.compare.death import Death
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -138,6 +139,13 @@ def tables(strikes: Sequence[Strike]) -> list[Figures]:
         Figures("All of them", ("", "phases", *HEAD), everything),
     ]
     return [table for table in found if table.rows]
+
+
+def last_copy(found: Sequence[Death]) -> list[Figures]:
+    """The demo's engine with the default settings, against the bare load; see ``demo.compare.death``."""
+    head = ("how", "noticed, s", "answers again, s", "bare load, s", "ratio")
+    rows = [(d.how, [f"{s:.1f}" for s in (d.told_s, d.answers_s, d.load_s, d.answers_s / d.load_s)]) for d in found]
+    return [Figures("The only engine process dies under traffic", head, rows)] if rows else []
 
 
 def shown(figures: Figures) -> Table:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from demo.chaos.clients import Clients, Request
 from demo.chaos.faults import FAULTS, PHASES, Blow, Fault, Missed
-from demo.chaos.report import Strike, broken, markdown, settle_failures, shown, tables
+from demo.chaos.report import Strike, broken, last_copy, markdown, settle_failures, shown, tables
 from demo.chaos.stage import ENGINE, Stage, stage, wait
-from demo.compare.death import Death, dark, death_table, deaths
+from demo.compare.death import Death, dark, deaths
 from demo.compare.load import texts
 from demo.rig import GOLDEN, Failed
 from rich.console import Console
@@ -249,11 +249,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 found = deaths(Path(home), texts(GOLDEN, 8))
     except (Failed, BatonError) as error:
         console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
-    told = tables(run.strikes)
+    told = [*tables(run.strikes), *last_copy(found)]
     for table in told:
         console.print(shown(table))
-    if found:
-        console.print(death_table(found))
     for name, reason in run.skipped.items():
         console.print(f"Not tried: {name} ({reason}).")
     promises = [*broken(run.strikes, run.outside), *dark(found)]

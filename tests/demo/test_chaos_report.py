@@ -6,8 +6,9 @@ import random
 
 from demo.chaos.clients import Request
 from demo.chaos.faults import FAULTS, PHASES
-from demo.chaos.report import Strike, broken, markdown, settle_failures, tables
+from demo.chaos.report import Strike, broken, last_copy, markdown, settle_failures, tables
 from demo.chaos.run import plan
+from demo.compare.death import Death
 
 KEPT = next(f for f in FAULTS if not f.fails)
 ALLOWED = next(f for f in FAULTS if f.fails)
@@ -56,6 +57,12 @@ def test_every_fault_is_tried_in_every_phase_before_any_is_tried_again():
     assert sorted((f.name, p) for f, p in first) == sorted((f.name, p) for f, p in pairs)
     assert first != pairs
     assert {p for _, p in first} == set(PHASES)
+
+
+def test_the_last_copy():
+    (figures,) = last_copy([Death("kill -9", 2.0, 6.0, 1.5)])
+    assert figures.rows == [("kill -9", ["2.0", "6.0", "1.5", "4.0"])]
+    assert last_copy([]) == []
 
 
 def test_tables():

@@ -29,8 +29,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    # One arena: those of other threads than the main one hand memory back whatever the threshold is, and the thread that
-    # computes is not the main one. Requests took up to four times as long with an arena of its own.
+    # One arena: other threads' arenas hand memory back whatever the threshold is, and the thread that computes is not
+    # the main one.
     settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP_BYTES), (M_TOP_PAD, GROW_BYTES))
     accepted = [mallopt(name, value) for name, value in settings]
     return all(accepted)

@@ -17,6 +17,7 @@ from typing import Any
 from baton import report
 from baton.config import Config
 from baton.domain import Kind, Outcome, Rollout, Stop
+from baton.engine.keeper import KEPT, memo_of
 from baton.engine.loop import PAUSED
 from baton.errors import Refused
 from baton.journal import JOURNAL, Journal
@@ -127,6 +128,9 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
                 journal.halt(rollout, Stop(outcome, who, told), now)
                 stopped.append(rollout.id)
             journal.freeze(rollout)
+        for service in config.services:
+            for file in KEPT:  # as it is now it stands; what it was then must not be put back
+                journal.set_memo(service.name, memo_of(file), None)
         journal.set_memo("", PAUSED, value=True)
         journal.log(now, "restore", told, who=who)
     finally:

@@ -284,6 +284,8 @@ def test_another_version_serves_by_now(place, phase, way):
     assert calls(place) == before, "version 2 is not even loaded"
     assert plane.journal.open_rollout(NAME) is None
     assert "The public name leads to version 3" in plane.app.history()[0]["message"] or way is put_back
+    revived = [e for e in plane.journal.events() if "the whole file as it last was" in e["message"]]
+    assert not revived or way is copied_back, "a splitter that is gone since stays gone"
     plane.close()
 
 

@@ -20,6 +20,8 @@ from baton.triton.repository import CONFIG, ServiceFiles, write_atomically
 
 PATIENCE_S = 2.0
 """An editor that saves in place is half-way through for a moment."""
+KEPT = ("engine", "alias", "splitter")
+"""What a file is called whose last usable text the journal keeps."""
 MOST_TEXT = 20_000
 """Characters of a broken file that the journal keeps."""
 Told = Callable[[str, Mapping[str, Any]], None]
@@ -98,11 +100,16 @@ class Keeper:
 
     def _last(self, name: str) -> str | None:
         # Asked each time: a journal that had to be begun anew must come to know it again.
-        last: str | None = self._journal.memo(self._files.alias_name, f"file:{name}")
+        last: str | None = self._journal.memo(self._files.alias_name, memo_of(name))
         return last
 
     def _remember(self, name: str, text: str | None) -> None:
-        self._journal.set_memo(self._files.alias_name, f"file:{name}", text)
+        self._journal.set_memo(self._files.alias_name, memo_of(name), text)
+
+
+def memo_of(name: str) -> str:
+    """Where the journal keeps the last usable text of one of ``KEPT``."""
+    return f"file:{name}"
 
 
 def _text(path: Path) -> str | None:

@@ -40,5 +40,6 @@ bench: setup ## rollouts, measured: step by step, against four other ways to upd
 bench-engine: setup ## the engine, measured: against one pair at a time, and behind Triton
 	@$(BIN)/python -m demo.bench_engine
 
-chaos: setup ## faults on a real Triton and a real control plane under load, for MINUTES=30; root may fill and freeze disks
+chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, then a third of that in simulation
 	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)
+	@$(BIN)/python -m tests.simulation --minutes $$(( ($(MINUTES) + 2) / 3 ))

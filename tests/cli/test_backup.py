@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from baton.api import SOCKET, claim
+from baton.cli import follow
 from baton.journal import JOURNAL, Journal
 from baton.schema import SCHEMA_VERSION
 from cli.conftest import Ctl, tidy
@@ -120,3 +121,27 @@ def test_a_first_journal_may_come_from_a_backup(ctl: Ctl, journal: Path, tmp_pat
     assert done.exit_code == 0
     assert json.loads(done.stdout)["kept"] is None
     assert (tmp_path / "new" / JOURNAL).is_file()
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_another_machine_is_not_taken_for_this_one(ctl: Ctl, journal: Path, tmp_path: Path, verb: str) -> None:
+    file = tmp_path / "b.db"
+    assert ctl("backup", str(file)).exit_code == 0
+    before = {p: p.read_bytes() for p in journal.parent.iterdir() if p.is_file()}
+    refused = ctl("--server", "https://elsewhere:9465", verb, str(file))
+    assert refused.exit_code == 2
+    assert f"`ctl {verb}` works on the state directory of this machine" in " ".join(refused.stderr.split())
+    assert {p: p.read_bytes() for p in journal.parent.iterdir() if p.is_file()} == before
+
+
+def test_a_person_is_asked_before_the_journal_is_replaced(
+    ctl: Ctl, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ctl("backup", str(tmp_path / "b.db")).exit_code == 0
+    monkeypatch.setattr(follow, "can_ask", lambda: True)
+    before = journal.stat().st_ino
+    declined = ctl("restore", str(tmp_path / "b.db"), input="n\n")
+    assert "Nothing was done." in declined.stderr
+    assert declined.exit_code != 0
+    assert journal.stat().st_ino == before
+    assert ctl("restore", str(tmp_path / "b.db"), "--yes").exit_code == 0

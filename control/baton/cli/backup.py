@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from baton.cli.follow import ask
 from baton.cli.output import print_json, say, size
-from baton.cli.settings import Settings, common, pass_settings
+from baton.cli.settings import YES, Settings, common, pass_settings
 
 
 @click.command()
@@ -22,6 +23,7 @@ def backup(settings: Settings, target: Path, force: bool) -> None:  # noqa: FBT0
     """
     from baton.backup import backup as copy
 
+    settings.only_here("backup")
     made = copy(settings.state_directory(), target, force=force)
     if settings.json:
         print_json(made)
@@ -32,9 +34,10 @@ def backup(settings: Settings, target: Path, force: bool) -> None:  # noqa: FBT0
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE")
+@YES
 @common()
 @pass_settings
-def restore(settings: Settings, source: Path) -> None:
+def restore(settings: Settings, source: Path, yes: bool) -> None:  # noqa: FBT001 - click's way to pass a flag
     """Put a backup in the place of the journal, which is kept beside it.
 
     No control plane may run for the state directory. What serves is not touched, then or later; Baton starts paused.
@@ -42,7 +45,9 @@ def restore(settings: Settings, source: Path) -> None:
     from baton.api import SOCKET, caller, claim
     from baton.backup import restore as put_back
 
+    settings.only_here("restore")
     config = settings.load()
+    ask(f"Put {source} in the place of the journal in {config.state}?", yes=yes)
     with claim(config.state / SOCKET):
         done = put_back(config, source, who=caller())
     if settings.json:

@@ -26,7 +26,7 @@ def promote(settings: Settings, version: int | None, *, full: bool, waiting: Wai
 
     Without N it is the version that waits, else the newest on disk. Done when all traffic is on it.
     """
-    ask(f"Promote {'the next version' if version is None else f'version {version}'}{_of(settings)}?", waiting)
+    ask(f"Promote {'the next version' if version is None else f'version {version}'}{_of(settings)}?", yes=waiting.yes)
     client = settings.client()
     follow(settings, client, client.promote(settings.service, version, full=full), waiting, PROMOTED)
 
@@ -38,7 +38,7 @@ def promote(settings: Settings, version: int | None, *, full: bool, waiting: Wai
 @pass_settings
 def rollback(settings: Settings, to: int | None, *, waiting: Waiting) -> None:
     """Back to the previous (or named) version at once."""
-    ask(f"Roll back{_of(settings)} to {'the previous version' if to is None else f'version {to}'}?", waiting)
+    ask(f"Roll back{_of(settings)} to {'the previous version' if to is None else f'version {to}'}?", yes=waiting.yes)
     client = settings.client()
     ticket = client.rollback(settings.service, to)
     # Either the running rollout gives way, or the earlier version comes back by a rollout of its own.
@@ -51,7 +51,7 @@ def rollback(settings: Settings, to: int | None, *, waiting: Waiting) -> None:
 @pass_settings
 def abort(settings: Settings, *, waiting: Waiting) -> None:
     """Stop the running rollout and return to the stable version."""
-    ask(f"Abort the running rollout{_of(settings)}?", waiting)
+    ask(f"Abort the running rollout{_of(settings)}?", yes=waiting.yes)
     client = settings.client()
     follow(settings, client, client.abort(settings.service), waiting, BACK)
 
@@ -72,7 +72,10 @@ def retry(settings: Settings, version: int | None, release: str | None, *, waiti
     Without N it is the one that failed last. For the version that serves: prove that its changed folder still holds
     what serves.
     """
-    ask(f"Try {'the failed version' if version is None else f'version {version}'}{_of(settings)} again?", waiting)
+    ask(
+        f"Try {'the failed version' if version is None else f'version {version}'}{_of(settings)} again?",
+        yes=waiting.yes,
+    )
     client = settings.client()
     ticket = client.retry(settings.service, version, release=release)
     follow(settings, client, ticket, waiting, STARTED)
@@ -85,7 +88,7 @@ def retry(settings: Settings, version: int | None, release: str | None, *, waiti
 @pass_settings
 def verify(settings: Settings, version: int, *, waiting: Waiting) -> None:
     """Run every gate on version N, with no traffic and no promotion."""
-    ask(f"Load version {version}{_of(settings)} and run every gate on it?", waiting)
+    ask(f"Load version {version}{_of(settings)} and run every gate on it?", yes=waiting.yes)
     client = settings.client()
     follow(settings, client, client.verify(settings.service, version), waiting, VERIFIED)
 
@@ -96,7 +99,7 @@ def verify(settings: Settings, version: int, *, waiting: Waiting) -> None:
 @pass_settings
 def pause(settings: Settings, *, waiting: Waiting) -> None:
     """Freeze automatic steps, of all services. What a person starts still works."""
-    ask("Freeze all automatic steps?", waiting)
+    ask("Freeze all automatic steps?", yes=waiting.yes)
     _switch(settings, settings.client().pause())
 
 
@@ -106,7 +109,7 @@ def pause(settings: Settings, *, waiting: Waiting) -> None:
 @pass_settings
 def resume(settings: Settings, *, waiting: Waiting) -> None:
     """Let automatic steps go on."""
-    ask("Let automatic steps go on?", waiting)
+    ask("Let automatic steps go on?", yes=waiting.yes)
     _switch(settings, settings.client().resume())
 
 

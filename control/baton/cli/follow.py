@@ -45,9 +45,9 @@ BACK = Goal(frozenset({"aborted", "rolled_back", "rejected", "superseded"}))
 """The running rollout has given way to the stable version, whatever it is called in the history."""
 
 
-def ask(question: str, waiting: Waiting) -> None:
+def ask(question: str, *, yes: bool) -> None:
     """Go on only if the person at the terminal says so; without a terminal nobody is asked."""
-    if waiting.yes or not can_ask() or click.confirm(question, err=True):
+    if yes or not can_ask() or click.confirm(question, err=True):
         return
     say("Nothing was done.")
     raise click.exceptions.Exit(DECLINED)

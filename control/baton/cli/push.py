@@ -64,7 +64,7 @@ def push(
             mend="Name where its model repository is mounted here with --repository; or push over there.",
         )
     home = repository or _served_repository(client) or config.repository
-    ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", waiting)
+    ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", yes=waiting.yes)
     began = time.monotonic()
     floor, running = _floor(client, service.name, None if settings.server else settings.state_directory())
     with _bar() as progress:

@@ -54,6 +54,20 @@ class Settings:
         """
         return self.state if self.state is not None else self.load().state
 
+    def only_here(self, verb: str) -> None:
+        """Refuse a verb that works on this machine's files when another machine was named.
+
+        Raises:
+            UsageError: it was.
+        """
+        from baton.errors import UsageError
+
+        if self.server is not None:
+            raise UsageError(
+                f"`ctl {verb}` works on the state directory of this machine, and {self.server} is another one.",
+                mend=f"Run it there; or leave out --server (BATON_SERVER) to {verb} here.",
+            )
+
     def client(self) -> ApiClient:
         """The facade of the running control plane. Nothing is asked yet."""
         from baton.api import SOCKET, ApiClient, Network
@@ -147,10 +161,13 @@ class Waiting:
     timeout: float | None
 
 
+YES = click.option("--yes", "-y", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
+
+
 def changes(function: Callable[..., None]) -> Callable[..., None]:
     """The options of a verb that changes something; it gets them as ``waiting``."""
 
-    @click.option("--yes", "-y", is_flag=True, help="Don't ask. Without a terminal nothing is asked anyway.")
+    @YES
     @click.option(
         "--wait/--no-wait", default=True, help="Return when it is done, or when it has begun.  [default: wait]"
     )

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from demo.chaos.clients import Clients, Request
@@ -69,6 +71,10 @@ class Run:
         self._pairs = iter(pairs)
         self._next = next(self._pairs, None)
         self._version = 1
+
+    def stop(self) -> None:
+        """Strike no more."""
+        self._ends = 0.0
 
     def go(self) -> None:
         """Raises ``Failed`` when there is no stage to strike on."""
@@ -222,11 +228,23 @@ def _promote(made: Stage) -> None:
         made.serve.api.promote(None, None, who="operator")
 
 
+def _together(runs: Sequence[Run]) -> None:
+    """All of them at once. When one fails, or a person ends it, the others end after their present strike."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        try:
+            for done in [pool.submit(run.go) for run in runs]:
+                done.result()
+        finally:
+            for run in runs:
+                run.stop()
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the tables; 1 when a promise did not hold."""
     asked = argparse.ArgumentParser(prog="python -m demo.chaos", description=__doc__)
     asked.add_argument("--minutes", type=float, default=30.0)
     asked.add_argument("--seed", type=int, default=None, help="of the plan; by default a new one each time")
+    asked.add_argument("--stages", type=int, default=2, help="so many Tritons and control planes, side by side")
     asked.add_argument("--only", default="", help="faults whose names hold this text, and nothing else")
     asked.add_argument("--phase", default="", help="phases whose names hold this text")
     asked.add_argument("--report", type=Path, help="write the tables to this file, as Markdown")
@@ -240,26 +258,30 @@ def main(words: Sequence[str] | None = None) -> int:
         asked.error("no fault is tried in a phase of these names")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started and mounted goes first
     console.print(f"Seed {seed}, {given.minutes:g} minutes.")
-    run = Run(seed, 60.0 * given.minutes, plan(random.Random(seed), faults, phases), console)
+    runs = []
+    for number in range(given.stages):  # each its share of one plan
+        share = islice(plan(random.Random(seed), faults, phases), number, None, given.stages)
+        runs.append(Run(seed, 60.0 * given.minutes, share, console))
     found: list[Death] = []
     try:
-        run.go()
+        _together(runs)
         if not given.only:
             with tempfile.TemporaryDirectory(prefix="baton-chaos-") as home:
                 found = deaths(Path(home), texts(GOLDEN, 8))
     except (Failed, BatonError) as error:
         console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
-    told = [*tables(run.strikes), *last_copy(found)]
+    strikes = [strike for run in runs for strike in run.strikes]
+    told = [*tables(strikes), *last_copy(found)]
     for table in told:
         console.print(shown(table))
-    for name, reason in run.skipped.items():
+    for name, reason in sorted({item for run in runs for item in run.skipped.items()}):
         console.print(f"Not tried: {name} ({reason}).")
-    promises = [*broken(run.strikes, run.outside), *dark(found)]
+    promises = [*broken(strikes, [request for run in runs for request in run.outside]), *dark(found)]
     for promise in promises:
         console.print(f"[red]✖ {promise}[/red]", soft_wrap=True)
-    for folder in run.evidence:
+    for folder in (folder for run in runs for folder in run.evidence):
         console.print(f"Evidence (seed {seed}): {folder}", soft_wrap=True)
     if given.report is not None:
         given.report.write_text("\n".join(markdown(table) for table in told))
-    complete = bool(run.strikes) and bool(found or given.only)
+    complete = bool(strikes) and bool(found or given.only)
     return 0 if complete and not promises else 1

@@ -346,7 +346,7 @@ def test_folder_lost_while_it_rolls_out(st: Stage, how: str) -> None:
         target = st.drop(version)
         st.wait_phase("waiting")
         if how == "removed":
-            shutil.rmtree(target)
+            target.rename(st.root / f"gone-{version}")  # in one act: half removed is changed
         else:
             (target / "README.md").write_text("new\n")
         ended = st.wait_end(version)

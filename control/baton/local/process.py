@@ -95,7 +95,7 @@ class LocalTriton:
         admin_key: str | None = None,
         timeout: float = START_TIMEOUT,
     ) -> Self:
-        """Starts the server in explicit mode and returns when it answers over gRPC.
+        """Starts the server in explicit mode and returns when it answers over gRPC and listens for HTTP.
 
         HTTP and gRPC listen on ``host``. ``load`` names the models for ``--load-model``. A port that is None or 0 is
         chosen, see :attr:`ports`. The log is appended to ``log_file``. ``env`` is added to Baton's own environment.
@@ -274,7 +274,10 @@ class LocalTriton:
 
     def _wait_until_it_answers(self, deadline: float, timeout: float, admin_key: str | None) -> None:
         exposed = admin_key
-        while not (is_listening(self.host, self.ports.grpc) and self._answers()):
+        # HTTP listens a moment after gRPC answers (seen on 2.51).
+        while not (
+            is_listening(self.host, self.ports.grpc) and self._answers() and is_listening(self.host, self.ports.http)
+        ):
             if exposed is not None and self._has_read_its_options():
                 self._blank(exposed)
                 exposed = None

@@ -17,13 +17,14 @@ from typing import Any
 from baton import report
 from baton.config import Config
 from baton.domain import Kind, Outcome, Rollout, Stop
+from baton.durable import sync_directory
 from baton.engine.keeper import KEPT, memo_of
 from baton.engine.loop import PAUSED
 from baton.errors import Refused
 from baton.journal import JOURNAL, Journal
 from baton.plan.traffic import before_traffic
 from baton.schema import JournalError, proved
-from baton.triton.repository import ServiceFiles, sync_directory
+from baton.triton.repository import ServiceFiles
 
 _PRIVATE = 0o600
 

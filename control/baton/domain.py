@@ -38,6 +38,9 @@ class Verdict(StrEnum):
     HOLD = "hold"
 
 
+MEETING = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
+"""Phases in which live requests may meet a candidate."""
+
 WORST_FIRST = (Verdict.FAIL, Verdict.HOLD, Verdict.PASS)
 """Of several verdicts about one thing the first of these counts."""
 

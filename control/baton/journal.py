@@ -127,7 +127,11 @@ class Journal:
                 self._db.close()
             kept = set_aside(self._path, at)
             self._connect()
-            self.log(at, "damaged", f"{why} It was put aside as {kept.name}; what serves is adopted.")
+            self.tell_damage(at, why, kept)
+
+    def tell_damage(self, at: float, why: str, kept: Path) -> None:
+        """Say in this journal that it follows one that was put aside."""
+        self.log(at, "damaged", f"{why} It was put aside as {kept.name}; what serves is adopted.")
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baton.domain import Release, Verdict
+from baton.durable import sync_directory
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.verify.files import CHUNK, Entry, figure, read_json, reason, shown, walk
 from baton.verify.integrity import cheap_problems, check_integrity, told
@@ -365,17 +366,8 @@ def _make_folder(path: Path) -> None:
 def _sync_folders(folder: Path) -> None:
     for entry in walk(folder):
         if entry.is_folder:
-            _sync(entry.path)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Put a folder's names on the disk: without it, a file that was synced may have no name after a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_directory(entry.path)
+    sync_directory(folder)
 
 
 def _publish(staged: Path, home: Path, number: int | None, floor: int) -> tuple[int, Path]:
@@ -395,6 +387,6 @@ def _publish(staged: Path, home: Path, number: int | None, floor: int) -> tuple[
             if error.errno in _TAKEN:
                 continue  # likewise, between the look and the rename
             raise
-        _sync(home)
-        _sync(staged.parent)
+        sync_directory(home)
+        sync_directory(staged.parent)
         return version, folder

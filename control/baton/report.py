@@ -7,11 +7,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from baton.config import ServerConfig
-from baton.domain import WORST_FIRST, Folder, Gate, GateResult, Kind, Phase, Rollout, Standing, Verdict, VersionState
+from baton.domain import (
+    MEETING,
+    WORST_FIRST,
+    Folder,
+    Gate,
+    GateResult,
+    Kind,
+    Phase,
+    Rollout,
+    Standing,
+    Verdict,
+    VersionState,
+)
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
-from baton.engine.split import MEETING
 from baton.plan import ServerView, View, route
 from baton.plan.health import leaks
 from baton.plan.steps import length

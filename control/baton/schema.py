@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from baton.durable import sync_directory
 from baton.errors import BatonError
 
 SCHEMA_VERSION = 2
@@ -76,11 +76,7 @@ def create(path: Path) -> None:
     with closing(sqlite3.connect(made, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     made.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def proved(path: Path) -> int:

@@ -17,21 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.compare.lapse import Serve, drop
+from demo.compare.lapse import drop, stage
 from demo.compare.load import texts
-from demo.compare.way import ENGINE, engine_config
+from demo.compare.way import ENGINE
 from demo.rig import GOLDEN, Failed, until
 from demo.traffic import Traffic
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from baton.cli.local import own_backends
 from baton.domain import ModelState
 from baton.errors import BatonError
 from baton.local import LocalTriton, procfs
 from baton.triton.grpc import GrpcTriton
-from baton.triton.repository import CONFIG
 
 CONFIGURATION = """\
 repository = "{repository}"
@@ -65,38 +63,27 @@ class Death:
 
 def deaths(home: Path, asked: Sequence[tuple[Any, Sequence[Any]]]) -> list[Death]:
     """The only version of a service dies under traffic, in two ways."""
-    repository, configuration = home / "model_repository", home / "baton.toml"
-    (repository / ENGINE).mkdir(parents=True)
-    (repository / ENGINE / CONFIG).write_text(engine_config("specific { versions: [ 1 ] }"))
     found = []
-    with LocalTriton.prepare(home / "triton", own_backends()) as triton:
-        triton.start(repository, load=[], log_file=home / "triton.log", die_with_parent=True)
-        places = {"repository": repository, "state": home / "state", "engine": ENGINE, "golden": GOLDEN}
-        metrics = triton.metrics_url.split("/")[2]
-        configuration.write_text(CONFIGURATION.format(grpc=triton.grpc_url, metrics=metrics, **places))
-        drop(home, repository / ENGINE, 1)
+    with stage(home, CONFIGURATION, golden=GOLDEN) as (serve, triton, engine):
+        drop(home, engine, 1)
         load = _bare(triton)
-        serve = Serve(home, configuration)
         serve.start()
-        try:
-            until(lambda: serve.service()["phase"] == "steady" and serve.service()["stable"] == 1, "version 1 to serve")
-            for how, number in (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP)):
-                traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], asked, rate=20.0)
-                traffic.start()
-                try:
-                    until(lambda: len(traffic.answers) > 20, "answers")  # noqa: B023 - used at once
-                    os.kill(next(s.pid for s in procfs.stubs() if s.server == triton.pid and s.model == ENGINE), number)
-                    at = time.time()
-                    until(lambda: serve.service()["phase"] == "degraded", "Baton to notice")
-                    told = time.time() - at
-                    until(lambda: any(a.due > at for a in traffic.answers[-20:]), "answers")  # noqa: B023
-                    answers = min(a.came for a in list(traffic.answers) if a.due > at) - at
-                    until(lambda: serve.service()["phase"] == "steady", "rest")
-                finally:
-                    traffic.stop()
-                found.append(Death(how, told, answers, load))
-        finally:
-            serve.stop()
+        until(lambda: serve.service()["phase"] == "steady" and serve.service()["stable"] == 1, "version 1 to serve")
+        for how, number in (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP)):
+            traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], asked, rate=20.0)
+            traffic.start()
+            try:
+                until(lambda: len(traffic.answers) > 20, "answers")  # noqa: B023 - used at once
+                os.kill(next(s.pid for s in procfs.stubs() if s.server == triton.pid and s.model == ENGINE), number)
+                at = time.time()
+                until(lambda: serve.service()["phase"] == "degraded", "Baton to notice")
+                told = time.time() - at
+                until(lambda: any(a.due > at for a in traffic.answers[-20:]), "answers")  # noqa: B023
+                answers = min(a.came for a in list(traffic.answers) if a.due > at) - at
+                until(lambda: serve.service()["phase"] == "steady", "rest")
+            finally:
+                traffic.stop()
+            found.append(Death(how, told, answers, load))
     return found
 
 

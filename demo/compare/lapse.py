@@ -94,19 +94,22 @@ class Serve:
 
 
 @contextmanager
-def _stage(home: Path) -> Iterator[tuple[Serve, LocalTriton, Path]]:
-    repository = home / "model_repository"
+def stage(home: Path, text: str, **places: object) -> Iterator[tuple[Serve, LocalTriton, Path]]:
+    """A Triton with an empty engine and a ``ctl serve``, not yet started, with the configuration ``text``.
+
+    ``places`` fill the text besides ``repository``, ``state``, ``engine``, ``grpc`` and ``metrics``. Gives the engine's
+    directory as the third.
+    """
+    repository, configuration = home / "model_repository", home / "baton.toml"
     (repository / ENGINE).mkdir(parents=True)
     (repository / ENGINE / CONFIG).write_text(engine_config("specific { versions: [ 1 ] }"))
-    configuration = home / "baton.toml"
     with LocalTriton.prepare(home / "triton", own_backends()) as triton:
         triton.start(repository, load=[], log_file=home / "triton.log", die_with_parent=True)
-        configuration.write_text(
-            CONFIGURATION.format(repository=repository, state=home / "state", grpc=triton.grpc_url, engine=ENGINE)
-        )
+        reached = {"grpc": triton.grpc_url, "metrics": triton.metrics_url.split("/")[2]}
+        here = {"repository": repository, "state": home / "state", "engine": ENGINE}
+        configuration.write_text(text.format(**here, **reached, **places))
         serve = Serve(home, configuration)
         try:
-            serve.start()
             yield serve, triton, repository / ENGINE
         finally:
             serve.stop()
@@ -115,7 +118,8 @@ def _stage(home: Path) -> Iterator[tuple[Serve, LocalTriton, Path]]:
 def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[Lapse]:
     """A split of half of the traffic, and what ends it, one after the other."""
     found = []
-    with _stage(home) as (serve, triton, engine):
+    with stage(home, CONFIGURATION) as (serve, triton, engine):
+        serve.start()
         drop(home, engine, 1)
         until(lambda: serve.service()["stable"] == 1, "version 1 to serve")
 

@@ -8,9 +8,10 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tests.support.rules import ASKED
 from world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 
-from baton.domain import Gate, Kind, ModelState, Phase, Step, Verdict
+from baton.domain import Kind, ModelState, Phase, Step, Verdict
 from baton.errors import BatonError
 from baton.plan import Decision, Policy, View
 
@@ -18,15 +19,6 @@ READY = ModelState.READY
 Plan = Callable[[View, Policy], Decision]
 CATCH_WITHIN = 400
 """Stories within which each deliberate defect must be noticed. Seeds are fixed: it either is, or it is not."""
-ASKED = (
-    Gate.INTEGRITY,
-    Gate.COMPATIBILITY,
-    Gate.CAPACITY,
-    Gate.WARMUP,
-    Gate.OUTPUT,
-    Gate.INVARIANCE,
-    Gate.LATENCY,
-)
 
 
 class Event(NamedTuple):

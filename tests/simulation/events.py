@@ -11,24 +11,15 @@ from typing import Any
 from tests.simulation.crew import Crash
 from tests.simulation.plane import SOCKET, Plane
 from tests.simulation.yard import Yard
-from tests.support.rules import ENGINE, Broken, held, serving
+from tests.support.rules import ASKED, ENGINE, Broken, held, serving
 
 from baton.api.server import claim
-from baton.domain import Gate, ModelState, Verdict
+from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
 from baton.triton.fake import Behaviour
 
 PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
 """Seconds that go by at once."""
-ASKED = (
-    Gate.INTEGRITY,
-    Gate.COMPATIBILITY,
-    Gate.CAPACITY,
-    Gate.WARMUP,
-    Gate.OUTPUT,
-    Gate.INVARIANCE,
-    Gate.LATENCY,
-)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from baton.domain import GATES_OF, Kind, ModelState, Phase, Rollout, Verdict
+from baton.domain import GATES_OF, Gate, Kind, ModelState, Phase, Rollout, Verdict
 from baton.errors import Unreachable
 from baton.plan import Decision, Effect, Policy, Reload, Sync
 from baton.plan.steps import further, position
@@ -17,6 +17,16 @@ from baton.plan.traffic import place
 from baton.triton.fake import FakeTriton
 
 ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
+ASKED = (
+    Gate.INTEGRITY,
+    Gate.COMPATIBILITY,
+    Gate.CAPACITY,
+    Gate.WARMUP,
+    Gate.OUTPUT,
+    Gate.INVARIANCE,
+    Gate.LATENCY,
+)
+"""The gates that a simulation may have fail."""
 SPLIT = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 
 

@@ -113,7 +113,7 @@ def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None
         log.error("%s", error.message)  # noqa: TRY400 - a fault of the disk's, not of the code's
         kept = set_aside(path, clock())
         journal = Journal(path, held)
-        journal.log(clock(), "damaged", f"{error.message} It was put aside as {kept.name}; what serves is adopted.")
+        journal.tell_damage(clock(), error.message, kept)
         return journal
     try:
         journal.prove()

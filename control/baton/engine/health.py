@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baton.config import ServiceConfig
-from baton.domain import ModelState, Phase
+from baton.domain import MEETING, ModelState, Phase
 from baton.engine.tasks import Tasks
 from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.plan import Check, Reload, Sick, View
@@ -33,9 +33,6 @@ BLIND = 3
 """Without metrics so many times as many failures condemn a version that does not answer in time: it may be busy."""
 SLOW = 1
 """With them so many more: a version that takes long for one request answers nobody meanwhile."""
-
-WITH_TRAFFIC = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
-"""Where a candidate has been through its gates, and live traffic meets it."""
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +78,7 @@ class Health:
             wanted = server.serving()
             if view.rollout is not None and view.rollout.phase is Phase.BAKING and view.rollout.previous is not None:
                 wanted |= {view.rollout.previous}
-            if view.rollout is not None and view.rollout.phase in WITH_TRAFFIC:
+            if view.rollout is not None and view.rollout.phase in MEETING:
                 wanted |= {view.rollout.candidate}
             if Reload(server.name) in view.running:
                 wanted = frozenset()

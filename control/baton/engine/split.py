@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from baton.domain import GateResult, ModelState, Phase, Rollout
+from baton.domain import MEETING, GateResult, ModelState, Phase, Rollout
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
 from baton.plan import Judge, Policy, Steer, View, route
 from baton.plan.view import backoff
-
-MEETING = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
-"""Phases in which live requests may meet a candidate."""
 
 
 class Split:

@@ -8,7 +8,7 @@ wrote down: a control plane that is gone, stopped or without a disk can't keep a
 
 from __future__ import annotations
 
-from baton.domain import Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
+from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
 from baton.plan.converge import load, settle, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
 from baton.plan.steps import Position, further, position
@@ -54,8 +54,7 @@ def place(rollout: Rollout, policy: Policy) -> Position:
 def route(view: View, policy: Policy) -> Route | None:
     """What the splitters are to do now. None: the stable version alone answers."""
     rollout = view.rollout
-    on_its_way = (Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING)
-    if rollout is None or rollout.stop is not None or rollout.phase not in on_its_way or rollout.progressed_at is None:
+    if rollout is None or rollout.stop is not None or rollout.phase not in MEETING or rollout.progressed_at is None:
         return None
     if view.alias != rollout.previous:
         return None

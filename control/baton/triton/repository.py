@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from baton.durable import sync_directory
 from baton.errors import RepositoryError
 from baton.triton import pbtxt
 
@@ -232,12 +233,3 @@ def _told(path: Path) -> Iterator[None]:
             f"{path} can't be written: {error.strerror}. The old content stands.",
             mend="Make room on the disk or mend its rights; Baton goes on by itself.",
         ) from None
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new entries in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

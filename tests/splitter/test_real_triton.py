@@ -265,6 +265,22 @@ def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, ho
     assert counts["late"] + counts["failed"] >= 6
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_share(rig, how):
+    split(rig, {"delay_ms": 50}, {}, weight=10, deadline_s=2)
+    with traffic(rig) as clients:
+        clients.wait_answers(1, 20)
+        clients.wait_answers(2, 5)
+        os.kill(rig.pid(1), how)
+        try:
+            clients.wait_answers(2, 100)
+        finally:
+            os.kill(rig.pid(1), signal.SIGKILL)  # else Triton waits for it when it ends
+    assert clients.errors == []
+    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    assert rig.control()["counts"]["rescued"] > 20
+
+
 def test_many_at_once_at_a_hung_candidate_are_all_answered(rig):
     """More than Triton has threads for calls between models: were they all lost, so would be every answer."""
     split(rig, {}, {"hang_on_request": HANG_S}, weight=100, deadline_s=1)

@@ -3,6 +3,10 @@
 No thread ever waits for the candidate on behalf of a client. A request that goes there is a :class:`_Flight`, which
 is claimed by whoever comes first: the candidate's good answer, its error, or the timer. The two latter hand it to the
 stable version.
+
+The stable version may die, too, and Triton says so to nobody. While the candidate has a share of the traffic, it is
+asked what stable answers with an error, and what stable leaves unanswered while it answers nobody else either; a good
+answer of the candidate's is then the client's.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ Triton's side of a python model has 32 threads (``thread-pool-size``), and each 
 ends; sending an answer takes one, too. With 32 hung calls nothing is sent any more, by any version (seen on 24.10). A
 thread of ours has one call or one answer in hand, so 20 + 10 of them and ``execute`` always leave a thread there.
 """
+
+NO_TICKET = -1
+"""Of a request that goes to stable first: its attempts with the candidate tell the breaker nothing."""
 
 
 class Splitter:
@@ -63,6 +70,8 @@ class Splitter:
         self._draw = draw or random.Random().random
         self._shadow = Shadow(candidate_pool, timer, self.breaker, self.patience, self.ledger, clock)
         self._candidate: int | None = None
+        self._heard = clock()
+        """When stable last answered anybody."""
 
     def follow(self, route: Route) -> None:
         """Put a route in force, at once and whole."""
@@ -76,7 +85,7 @@ class Splitter:
         route = self.lease.current()
         self.ledger.count("requests")
         if route is None or not route.takes(request.id, self._draw):
-            self._stable_pool.submit(partial(self._serve, request, route))
+            self._to_stable(request, route, shadow=True)
             return
         ticket = self.breaker.enter()
         if ticket is None:
@@ -92,7 +101,16 @@ class Splitter:
     def _refuse(self, request: Request, route: Route, why: str) -> None:
         self.ledger.count("refused")
         self._tally.answer("candidate", request.id, None, "refused", why)
-        self._stable_pool.submit(partial(self._fall_back, request, route))
+        self._to_stable(request, route, shadow=False)
+
+    def _to_stable(self, request: Request, route: Route | None, *, shadow: bool) -> None:
+        """The ordinary way. ``shadow``: the candidate may see the request afterwards."""
+        if route is None or route.candidate is None or route.weight <= 0:
+            self._stable_pool.submit(partial(self._serve, request, route, shadow=shadow))
+            return
+        flight = _Flight(request, route, NO_TICKET, self._clock())
+        self._stable_pool.submit(partial(self._serve_flight, flight, shadow=shadow))
+        self._watch(flight)
 
     def _attempt(self, flight: _Flight, request: Request) -> None:
         """On the candidate's thread: ask it, and answer if that went well and in time."""
@@ -128,7 +146,8 @@ class Splitter:
 
     def _replace(self, request: Request, flight: _Flight, took_s: float, problem: str) -> None:
         """On a stable thread: the candidate failed. Only stable's answer tells whose fault that was."""
-        answer, _, _ = self._ask_stable(request, flight.route)
+        answer, stable_s = self._call_stable(request, flight.route)
+        self._deliver(request, answer, stable_s)
         if answer.error is None:
             self.breaker.leave(flight.ticket, good=False)
             self.ledger.count("failed")
@@ -137,24 +156,92 @@ class Splitter:
             self.breaker.leave(flight.ticket, good=None)
             self._tally.answer("candidate", request.id, took_s, "client_error", problem)
 
-    def _serve(self, request: Request, route: Route | None) -> None:
-        """On a stable thread: the ordinary way. A share of the good answers is shadowed, after the client has them."""
-        answer, took_s, scores = self._ask_stable(request, route)
-        if route is None or answer.error is not None or 100 * self._draw() >= route.shadow:
+    def _fall_back(self, request: Request, route: Route) -> None:
+        """On a stable thread: the candidate had its chance, and is not asked again by a shadow."""
+        self._deliver(request, *self._call_stable(request, route))
+
+    def _serve(self, request: Request, route: Route | None, *, shadow: bool) -> None:
+        """On a stable thread: nobody else may answer."""
+        answer, took_s = self._call_stable(request, route)
+        self._finish(request, route, answer, took_s, shadow=shadow)
+
+    def _serve_flight(self, flight: _Flight, *, shadow: bool) -> None:
+        """On a stable thread: the candidate may answer what stable can't."""
+        request, route = flight.request, flight.route
+        if request is None:
+            return  # the candidate answered while it stood in line
+        answer, took_s = self._call_stable(request, route)
+        if answer.error is not None and self.breaker.state == "closed":
+            self._candidate_pool.submit(partial(self._rescue, flight, answer, took_s))
+            # A candidate that hangs must not keep the error from the client.
+            delay_s = self.patience.deadline_s(route.deadline_s)
+            self._timer.after(delay_s, partial(self._give_up, flight, answer, took_s))
+        elif flight.claim():
+            self._finish(request, route, answer, took_s, shadow=shadow)
+
+    def _watch(self, flight: _Flight) -> None:
+        delay_s = self.patience.deadline_s(flight.route.deadline_s)
+        self._timer.after(delay_s, partial(self._miss, flight))
+
+    def _miss(self, flight: _Flight) -> None:
+        """On the timer's thread: stable has not answered yet. Slow is one that answers others meanwhile."""
+        if flight.request is None:
+            return
+        if self._heard > flight.begin or self.breaker.state != "closed":
+            flight.begin = self._clock()
+            self._watch(flight)
+            return
+        self._candidate_pool.submit(partial(self._rescue, flight, None, self._clock() - flight.begin))
+
+    def _rescue(self, flight: _Flight, failed: Answer | None, stable_s: float) -> None:
+        """On a candidate thread: stable answered with an error, or (None) not yet. Asked once for each request."""
+        request, route = flight.request, flight.route
+        if request is None:
+            return
+        assert route.candidate is not None  # noqa: S101 - Splitter._to_stable
+        begin = self._clock()
+        answer = request.call(route.candidate, route.compare)
+        took_s = self._clock() - begin
+        problem = flaw(answer, self._shape(request, route))
+        if (problem is not None and failed is None) or not flight.claim():
+            return  # stable's own answer may still come, or came
+        if failed is not None and problem is not None:
+            self._deliver(request, failed, stable_s)
+            self._tally.answer("candidate", request.id, took_s, "client_error", problem)
+            return
+        try:
+            request.reply(answer)
+        finally:
+            self.ledger.count("candidate", "rescued")
+            outcome, text = ("late", "no answer") if failed is None else ("failed", failed.error or "no message")
+            self._tally.answer("stable", request.id, stable_s, outcome, text)
+            self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+
+    def _give_up(self, flight: _Flight, failed: Answer, stable_s: float) -> None:
+        """On the timer's thread: the candidate does not answer what stable answered with an error."""
+        request = flight.claim()
+        if request is not None:
+            self._stable_pool.submit(partial(self._deliver, request, failed, stable_s))
+
+    def _call_stable(self, request: Request, route: Route | None) -> tuple[Answer, float]:
+        begin = self._clock()
+        answer = request.call(self.stable, route.compare if route else None)
+        if answer.error is None:
+            self._heard = self._clock()
+        return answer, self._clock() - begin
+
+    def _finish(self, request: Request, route: Route | None, answer: Answer, took_s: float, *, shadow: bool) -> None:
+        """Deliver; a share of the good answers is shadowed, after the client has them."""
+        scores = self._deliver(request, answer, took_s)
+        if not shadow or route is None or answer.error is not None or 100 * self._draw() >= route.shadow:
             return
         # The call may have taken long: nothing more may reach a candidate that the route no longer names.
         now = self.lease.current()
         if now is not None and now.candidate is not None and now.candidate == route.candidate:
             self._shadow.offer(request, route, self._shape(request, route), took_s, scores)
 
-    def _fall_back(self, request: Request, route: Route) -> None:
-        """On a stable thread: the candidate had its chance, and is not asked again by a shadow."""
-        self._ask_stable(request, route)
-
-    def _ask_stable(self, request: Request, route: Route | None) -> tuple[Answer, float, Scores]:
-        begin = self._clock()
-        answer = request.call(self.stable, route.compare if route else None)
-        took_s = self._clock() - begin
+    def _deliver(self, request: Request, answer: Answer, took_s: float) -> Scores:
+        """Hand stable's answer to the client, and write it down."""
         try:
             request.reply(answer)
         finally:
@@ -166,7 +253,7 @@ class Splitter:
             else:
                 self.ledger.count("client_errors")
                 self._tally.answer("stable", request.id, took_s, "client_error", answer.error)
-        return answer, took_s, scores
+        return scores
 
     def _shape(self, request: Request, route: Route) -> tuple[int, ...] | None:
         """What the compared tensor must look like; None when the client did not ask for it."""
@@ -174,7 +261,10 @@ class Splitter:
 
 
 class _Flight:
-    """A request on its way to the candidate, to be answered once."""
+    """A request that two versions may answer, to be answered once.
+
+    ``ticket``: of the attempt with the candidate, where that comes first.
+    """
 
     __slots__ = ("_lock", "_request", "begin", "route", "ticket")
 
@@ -184,6 +274,11 @@ class _Flight:
         self.route = route
         self.ticket = ticket
         self.begin = begin
+
+    @property
+    def request(self) -> Request | None:
+        """The request, for one who may answer it later; None when it is claimed."""
+        return self._request
 
     def claim(self) -> Request | None:
         """The request for the first who asks, None for all others.

@@ -24,6 +24,7 @@ COUNTS = (
     "late",
     "refused",
     "client_errors",
+    "rescued",
     "shadowed",
     "shadow_dropped",
     "shadow_failed",

@@ -233,6 +233,12 @@ class Journal:
             what = "promoted past its remaining traffic steps" if full else "promoted"
             _log(db, at, "promote", f"version {rollout.candidate} {what}", who, rollout.service, rollout.id, None)
 
+    def take_over(self, rollout: Rollout, why: str, at: float) -> None:
+        """Note that the candidate is to have all traffic at once, since the stable version is dead."""
+        with self._transaction() as db:
+            db.execute("UPDATE rollout SET full = 1 WHERE id = ?", (rollout.id,))
+            _log(db, at, "take_over", why, "health", rollout.service, rollout.id, None)
+
     def freeze(self, rollout: Rollout) -> None:
         """A pause counts also for a rollout that a person promoted before."""
         with self._transaction() as db:

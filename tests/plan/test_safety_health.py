@@ -11,7 +11,7 @@ from world import ENGINE, Behaviour, Broken, World, held
 
 from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Step
 from baton.errors import TritonError
-from baton.plan import Decision, Policy, Reload, ServerView, Sync, View, plan
+from baton.plan import Decision, Policy, Reload, ServerView, Sync, TakeOver, View, plan
 from baton.plan.health import leaks
 
 # Stories
@@ -106,15 +106,69 @@ def test_where_the_way_back_is_dead_too_what_serves_is_loaded_again():
     assert world.files.policy == {1, 2}, "the way back is there again as well"
 
 
-def test_the_stable_version_dies_while_traffic_is_split():
-    world = serving_world(servers=2, steps=(Step(5.0, hold=600.0),))
+def split_world(*steps: Step, servers: int = 2) -> World:
+    """Clients have met version 2."""
+    world = serving_world(servers=servers, steps=steps or (Step(5.0, hold=600.0),))
+    world.policy = replace(world.policy, keep_previous=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.SHIFTING)
+    while not world.files.split or world.rollout.progressed_at is None:
+        world.run()
+        world.now += 1.0
+    return world
+
+
+def test_a_candidate_with_a_share_takes_over_from_a_stable_version_that_dies():
+    world = split_world()
+    world.servers["a"].die(ENGINE, 1)
+    found(world)
+    assert world.rollout is not None
+    assert world.rollout.phase is Phase.BAKING
+    assert world.files.alias == 2
+    assert reloads(world) == []
+    words = "Version 2 passed its gates and answers, and takes all traffic."
+    assert any(words in line for line in world.trace)
+    world.now += 601.0
+    world.run()
+    assert world.history[-1].outcome is Outcome.LIVE
+    world.settled()
+
+
+def test_it_does_so_from_a_pause_step_and_while_baton_is_paused():
+    world = split_world(Step(5.0, hold=1.0), Step(pause=True))
+    for _ in range(20):
+        world.now += 5.0
+        world.run()
+    assert world.rollout is not None
+    assert world.rollout.phase is Phase.WAITING
+    world.paused = True
+    world.servers["b"].die(ENGINE, 1)
+    found(world)
+    assert world.rollout.phase is Phase.BAKING
+    assert world.files.alias == 2
+
+
+def test_a_candidate_that_is_dead_too_does_not_take_over():
+    world = split_world()
+    for version in (1, 2):
+        world.servers["a"].die(ENGINE, version)
+    found(world)
+    assert world.history[-1].outcome is Outcome.ROLLED_BACK
+    assert world.files.alias == 1
+    assert alive(world)
+    world.settled()
+
+
+def test_nor_does_one_that_nobody_but_shadows_met():
+    world = serving_world(servers=1, steps=(Step(5.0, hold=600.0),))
+    world.policy = replace(world.policy, shadow_share=100.0, shadow_for=600.0)
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.SHADOWING)
     while not world.files.split:
         world.run()
     world.servers["a"].die(ENGINE, 1)
     found(world)
-    assert world.history[-1].outcome is Outcome.ROLLED_BACK
+    assert world.history[-1].outcome is Outcome.ABORTED
     assert "`ctl retry 2` begins anew" in world.history[-1].message
     assert alive(world)
     world.settled()
@@ -250,3 +304,13 @@ def test_reloads_on_all_servers_at_once_are_caught():
     found(world)
     with pytest.raises(Broken, match="the engine is unloaded on b during"):
         world.run()
+
+
+def test_a_take_over_from_a_version_that_answers_is_caught():
+    def mutant(view: View, policy: Policy) -> Decision:
+        decision = plan(view, policy)
+        if decision.effect is None and view.split and decision.phase is Phase.SHIFTING and not view.rollout.full:
+            return Decision(decision.phase, "hasty", TakeOver("hasty"))
+        return decision
+
+    assert "takes over" in caught(mutant)

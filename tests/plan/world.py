@@ -56,6 +56,7 @@ from baton.plan import (
     Sick,
     Steer,
     Sync,
+    TakeOver,
     View,
     route,
 )
@@ -408,6 +409,9 @@ class World(Rules):
                 self.rollout = replace(rollout, progress=rollout.progress + seconds, progressed_at=self.now)
                 if result is not None:
                     self._record(result)
+            case TakeOver():
+                self._check_take_over(rollout)
+                self.rollout = replace(rollout, full=True)
             case Halt(stop):
                 self.halt(stop)
             case Record(result):
@@ -725,6 +729,8 @@ def told(effect: Effect) -> str:  # noqa: C901, PLR0912 - one case an effect
             return "renew the lease"
         case Progress(seconds):
             return f"go on by {seconds:g} s" if seconds else "begin the way"
+        case TakeOver():
+            return "all traffic to the candidate, for the stable version is dead"
         case Steer(server):
             return f"steer {server}"
         case Reload(server):

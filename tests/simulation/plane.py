@@ -58,6 +58,11 @@ class ToldJournal(Journal):
         self._yard._check_progress(rollout, seconds)
         super().progress(rollout, seconds, at, what, result)
 
+    def take_over(self, rollout: Rollout, why: str, at: float) -> None:
+        self._yard._check_take_over(rollout)
+        super().take_over(rollout, why, at)
+        self._yard.say(f"  the candidate takes over: {why}")
+
     def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
         super().record(rollout, result, at)
         self._yard.say(f"  gate {result.gate}: {result.verdict}")

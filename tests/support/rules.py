@@ -130,6 +130,15 @@ class Rules:
         self.need(seconds <= since, f"it goes on by {seconds} s after {since} s: a person's time to decide counts")
         self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
 
+    def _check_take_over(self, rollout: Rollout) -> None:
+        """All traffic at once, unasked, is for a candidate that clients have met, and only where stable is dead."""
+        self.need(rollout.phase in (Phase.SHIFTING, Phase.WAITING), f"it takes over in {rollout.phase}")
+        self.need(rollout.progressed_at is not None and rollout.stop is None, "it takes over without a share")
+        self.need(self.live is not Verdict.FAIL, "it takes over although live traffic fails")
+        sick = {version for _, version in self.sick}
+        self.need(rollout.previous in sick, "it takes over although the stable version answers")
+        self.need(rollout.candidate not in sick, "a version takes over that does not answer")
+
     def _stepwise(self, rollout: Rollout) -> bool:
         """Whether its traffic comes by steps: it is no first version, no way back, and nobody said ``--full``."""
         return rollout.kind is Kind.ROLLOUT and rollout.previous is not None and not rollout.full

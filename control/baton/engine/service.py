@@ -54,6 +54,7 @@ from baton.plan import (
     SetPolicy,
     SetSplitter,
     Sync,
+    TakeOver,
     View,
     plan,
 )
@@ -376,6 +377,8 @@ class Service:
                 self._renew(rollout, now)
             case Progress(seconds, verdict):
                 self._journal.progress(rollout, seconds, now, self.decision.message, verdict)
+            case TakeOver(why):
+                self._journal.take_over(rollout, why, now)
             case End(outcome, why):
                 self._end(view, rollout, outcome, why, now)
             case _:

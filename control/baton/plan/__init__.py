@@ -34,6 +34,7 @@ from baton.plan.effects import (
     SetSplitter,
     Steer,
     Sync,
+    TakeOver,
 )
 from baton.plan.rest import at_rest
 from baton.plan.rollout import rolling
@@ -64,6 +65,7 @@ __all__ = [
     "Sick",
     "Steer",
     "Sync",
+    "TakeOver",
     "View",
     "plan",
     "route",

@@ -94,6 +94,13 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The stable version is dead: the candidate is to have all traffic, without the rest of its way."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Steer:
     """Send the route to one server's splitter and take its report. Done all the time, and never by decision."""
 
@@ -152,6 +159,7 @@ Effect = (
     | Sync
     | Renew
     | Progress
+    | TakeOver
     | Steer
     | Judge
     | Prove

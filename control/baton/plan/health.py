@@ -7,8 +7,8 @@ meanwhile, as they did before.
 
 from __future__ import annotations
 
-from baton.domain import Kind, Outcome, Phase, Rollout, Stop
-from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync
+from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
+from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
 from baton.plan.traffic import before_traffic, stepwise
 from baton.plan.view import Failure, Policy, ServerView, View
 
@@ -76,6 +76,11 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
             stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; version {rollout.previous} serves again.")
             return Decision(rollout.phase, stop.why, Halt(stop))
         return mend(view, rollout.phase, once=True)
+    if view.split and _can_take_over(view, rollout):
+        if rollout.full:
+            return None
+        told = f"{why}. Version {rollout.candidate} passed its gates and answers, and takes all traffic."
+        return Decision(rollout.phase, told, TakeOver(told))
     if view.split:
         # Loading the stable version again takes the candidate out as well: there is nothing left to split.
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
@@ -115,6 +120,16 @@ def unproved(view: View, rollout: Rollout) -> tuple[str, ...]:
 def reloading(view: View) -> bool:
     """Whether an engine is being loaded again on some server."""
     return any(isinstance(e, Reload) for e in view.running)
+
+
+def _can_take_over(view: View, rollout: Rollout) -> bool:
+    """Clients have met the candidate, and nothing speaks against it. Then there is no need to fail any request."""
+    version, live = rollout.candidate, view.live_gate or rollout.gates.get(Gate.LIVE)
+    if before_traffic(rollout) or rollout.progressed_at is None or not view.ready_everywhere(version):
+        return False
+    if live is not None and live.verdict is Verdict.FAIL:
+        return False
+    return not any((s.name, version) in view.sick for s in view.live())
 
 
 def _can_go_back(view: View, rollout: Rollout) -> bool:

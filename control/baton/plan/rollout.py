@@ -228,7 +228,8 @@ def _asking(view: View) -> bool:
 def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if not before_traffic(rollout):
         if not place(rollout, policy).pause:
-            return Decision(Phase.WAITING, "Promoted.", Advance(Phase.SHIFTING, "A person let it go past the pause."))
+            why = "It takes over." if rollout.full and not rollout.promoted else "A person let it go past the pause."
+            return Decision(Phase.WAITING, why, Advance(Phase.SHIFTING, why))
         held = walk(view, rollout, policy)
         assert held is not None  # noqa: S101 - a way on which it stands before a pause is not behind it
         return held

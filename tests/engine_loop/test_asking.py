@@ -12,7 +12,7 @@ from tests.support.triton import eventually
 
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
-from baton.triton.port import Triton
+from baton.triton.port import Counts, Triton
 
 
 class Asked:
@@ -79,6 +79,22 @@ def test_a_dead_version_is_found_loaded_again_and_told_of(place, plane):
     assert plane.service.health.told(1)["a"]["healthy"]
 
 
+@pytest.mark.parametrize("met", [True, False])
+def test_a_version_that_failed_somebody_is_asked_at_once(place, plane, asked, met):
+    server = place.servers["a"]
+    plane.turn()
+    before = asked.times
+    server.die(ENGINE, 1)
+    if met:
+        item = np.array([[b'{"text": "red"}']], dtype=np.object_)
+        with pytest.raises(TritonError):
+            server.infer(NAME, None, {"query": item, "documents": item}, 1.0)
+    place.now += 1.0
+    for _ in range(5):
+        plane.turn()
+    assert asked.times - before == int(met)
+
+
 def test_two_errors_in_a_row_condemn(plane, asked):
     asked.error = TritonError("CUDA error: an illegal memory access was encountered")
     assert failures(plane, asked) == 2
@@ -104,15 +120,18 @@ def test_late_answers_condemn_when_nobody_was_answered_meanwhile(plane, asked):
     assert failures(plane, asked) == 3
 
 
-def test_late_answers_condemn_later_where_the_metrics_are_not_known(place, plane, asked, monkeypatch):
-    monkeypatch.setattr(place.servers["a"], "answered", lambda _model: None)
+def test_late_answers_condemn_later_where_nothing_is_counted(place, plane, asked, monkeypatch):
+    def refused() -> None:
+        raise TritonError("statistics: this protocol is restricted")
+
+    monkeypatch.setattr(place.servers["a"], "counts", refused)
     asked.error = TimedOut("took longer than 5 s")
     assert failures(plane, asked) == 6
 
 
 def test_what_answers_others_meanwhile_is_slow_and_left_alone(place, plane, asked, monkeypatch):
     asked.error = TimedOut("took longer than 5 s")
-    monkeypatch.setattr(place.servers["a"], "answered", lambda _model: {1: asked.times})
+    monkeypatch.setattr(place.servers["a"], "counts", lambda: {ENGINE: {1: Counts(asked.times, 0)}})
     assert failures(plane, asked) is None
     assert unloads(place) == 0
 

@@ -364,7 +364,7 @@ class World(Rules):
                 self.failed.pop(effect, None)
                 return True
 
-    def _at_once(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one case an effect
+    def _at_once(self, effect: Effect) -> None:  # noqa: C901, PLR0912, PLR0915 - one case an effect
         match effect:
             case Begin(kind, candidate, previous, who, why):
                 self.begin(kind, candidate, previous, who, why)

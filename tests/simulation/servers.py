@@ -13,7 +13,7 @@ from baton.domain import Gate, GateResult, Rollout, Verdict
 from baton.errors import TimedOut, TritonError
 from baton.probe import Cancelled
 from baton.triton.fake import FakeTriton
-from baton.triton.port import Index, Tensors
+from baton.triton.port import Counts, Index, Tensors
 
 if TYPE_CHECKING:
     from tests.simulation.yard import Yard
@@ -46,9 +46,9 @@ class Server(FakeTriton):
             self.yard.turn()
         return super().infer(model, version, inputs, timeout_s)
 
-    def answered(self, model: str) -> Mapping[int, int] | None:
+    def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         self.yard.turn()
-        return super().answered(model)
+        return super().counts()
 
     def begin(self, verb: str, model: str) -> Any:
         self.yard.turn()

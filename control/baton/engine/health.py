@@ -18,7 +18,7 @@ from baton.domain import MEETING, ModelState, Phase
 from baton.engine.tasks import Tasks
 from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.plan import Check, Reload, Sick, View
-from baton.triton.port import Triton
+from baton.triton.port import Counts, Triton
 
 Question = Callable[[Triton, int, float], None]
 """Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
@@ -30,7 +30,7 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
 BLIND = 3
-"""Without metrics so many times as many failures condemn a version that does not answer in time: it may be busy."""
+"""Without the server's counts so many times as many failures condemn a version that is late: it may be busy."""
 SLOW = 1
 """With them so many more: a version that takes long for one request answers nobody meanwhile."""
 
@@ -47,7 +47,7 @@ class _Row:
     """One of the failures was that no answer came in time."""
     since: float = 0.0
     answered: int | None = None
-    """What it had answered by the first of the failures, as the server's metrics count."""
+    """What it had answered by the first of the failures, as the server counts."""
     reason: str = ""
     sick: bool = False
     good_at: float = 0.0
@@ -65,8 +65,23 @@ class Health:
     tasks: Tasks
     clock: Callable[[], float]
     tell: Tell
+    _failed: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
+    """Requests of anybody's that the version failed, when it was last asked about."""
+    _suspect: set[tuple[str, int]] = field(default_factory=set, init=False)
+    """Those that failed more since."""
     _rows: dict[tuple[str, int], _Row] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def note(self, counts: Mapping[str, Mapping[str, Mapping[int, Counts]]]) -> None:
+        """What each server counts. A version whose process failed somebody's request is asked at once."""
+        found = {
+            (server, version): one.failed
+            for server, models in counts.items()
+            for version, one in models.get(self.config.engine, {}).items()
+        }
+        with self._lock:
+            self._suspect |= {key for key, failed in found.items() if failed > self._failed.get(key, failed)}
+            self._failed = found
 
     def watch(self, view: View) -> None:
         """Ask what is due: on each server what serves, and the version that a bake would go back to."""
@@ -87,6 +102,7 @@ class Health:
         with self._lock:
             self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
             due = [key for key in asked if self._due(key, view)]
+            self._suspect &= asked - set(due)
         for name, version in due:
 
             def ask(_task: object, name: str = name, version: int = version) -> None:
@@ -100,7 +116,8 @@ class Health:
             return True
         # A candidate that is about to get all traffic is not kept waiting for its turn.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
-        return view.now - row.asked_at >= (min(AGAIN_S, every) if row.failures or moving else every)
+        soon = row.failures or moving or key in self._suspect
+        return view.now - row.asked_at >= (min(AGAIN_S, every) if soon else every)
 
     def answered(self) -> dict[tuple[str, int], float] | None:
         """By server and version: when the last question that was answered was put. None where nothing is asked."""
@@ -193,8 +210,8 @@ class Health:
         if state is None or state.state is not ModelState.READY:
             self._forget(key)  # it is being loaded, or leaves
             return False
-        counts = self._answered(server)
-        answered = None if counts is None else counts.get(version)
+        counts = self._counts(server)
+        answered = counts[version].answered if counts and version in counts else None
         limit, now = self.config.health.failures, self.clock()
         with self._lock:
             row = self._rows.get(key)
@@ -218,10 +235,10 @@ class Health:
             self._tell_recovered(key)
         return is_sick
 
-    def _answered(self, server: str) -> Mapping[int, int] | None:
+    def _counts(self, server: str) -> Mapping[int, Counts] | None:
         try:
-            return self.servers[server].answered(self.config.engine)
-        except Unreachable as error:
+            return self.servers[server].counts().get(self.config.engine, {})
+        except BatonError as error:
             log.warning("%s", error)
             return None
 

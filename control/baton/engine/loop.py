@@ -14,7 +14,7 @@ from baton.errors import BatonError
 from baton.journal import Journal
 from baton.plan import Check, Decision
 from baton.schema import JournalDamaged
-from baton.triton.port import Index, Triton
+from baton.triton.port import Counts, Index, Triton
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class Loop:
         self._pool = ThreadPoolExecutor(max_workers=max(4, len(servers)), thread_name_prefix="baton-look")
         self.indexes: dict[str, Index | str] = {}
         """Each server's repository index as of the last round, or why there is none."""
+        self.counts: dict[str, Mapping[str, Mapping[int, Counts]]] = {}
+        """What each server counted as of the last round."""
 
     def start(self) -> None:
         self._thread.start()
@@ -125,6 +127,7 @@ class Loop:
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:
             service.scan()
+        service.health.note(self.counts)
         for _ in range(MOST_STEPS):
             with self.lock:
                 view = service.observe(self.indexes, paused=self.paused())
@@ -140,6 +143,8 @@ class Loop:
         return view.rollout is not None or running or soon
 
     def _look(self) -> dict[str, Index | str]:
+        self.counts = {}
+
         def ask(server: Triton) -> Index | str:
             before = self.indexes.get(server.name)
             try:
@@ -152,6 +157,10 @@ class Loop:
                 return str(error)
             if isinstance(before, str):
                 log.info("server %s answers again", server.name)
+            try:
+                self.counts[server.name] = server.counts()
+            except BatonError as error:  # found dead a little later, then
+                log.debug("%s", error)
             return index
 
         return dict(zip(self._servers, self._pool.map(ask, self._servers.values()), strict=True))

@@ -28,7 +28,7 @@ from baton.domain import ModelState, ModelVersion
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.fake_splitter import FakeSplitter
-from baton.triton.port import Index, Tensors
+from baton.triton.port import Counts, Index, Tensors
 
 __all__ = ["Behaviour", "Call", "DiskRepository", "FakeTriton", "ModelFiles", "RepositoryView"]
 
@@ -87,6 +87,7 @@ class _Slot:
     requests: int = 0
     idle_since: float = 0.0
     answered: int = 0
+    failed: int = 0
     dead: bool = False
     """Its process is gone; Triton 24.10 goes on calling it READY."""
 
@@ -164,6 +165,7 @@ class FakeTriton:
                 served = splitter.stable
             slot = self._models[self._engine_of(model)][served]
             if slot.dead:
+                slot.failed += 1
                 raise TritonError(f"Stub process of version {served} is not healthy.")
             behaviour = self.versions[served]
             due = started + min(behaviour.answer_s, timeout_s)
@@ -191,12 +193,12 @@ class FakeTriton:
             slots = self._models.get(model, {})
             return {v: s.requests for v, s in slots.items() if s.state is not ModelState.UNAVAILABLE}
 
-    def answered(self, model: str) -> Mapping[int, int] | None:
-        if not self._metrics:
-            return None
+    def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         with self._answering():
-            slots = self._models.get(model, {})
-            return {v: s.answered for v, s in slots.items() if s.state is ModelState.READY}
+            return {
+                model: {v: Counts(s.answered, s.failed) for v, s in slots.items() if s.state is ModelState.READY}
+                for model, slots in self._models.items()
+            }
 
     def close(self) -> None:
         """There is no connection to release."""

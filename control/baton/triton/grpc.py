@@ -17,11 +17,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from baton.domain import ModelState, ModelVersion
 from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
-from baton.triton.port import Index, Tensors
+from baton.triton.port import Counts, Index, Tensors
 
 INDEX_TIMEOUT_S = 2.0
 PENDING = "nv_inference_pending_request_count"
-ANSWERED = "nv_inference_request_success"
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -113,14 +112,18 @@ class GrpcTriton:
         steps = answer.config.ensemble_scheduling.step
         return str(steps[0].model_name) if steps else None
 
+    def counts(self) -> Mapping[str, Mapping[int, Counts]]:
+        try:
+            answer = self._client.get_inference_statistics(headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
+        except InferenceServerException as error:
+            raise self._translate(error, "statistics", INDEX_TIMEOUT_S, silent=True) from None
+        found: dict[str, dict[int, Counts]] = {}
+        for model in answer.model_stats:
+            stats = model.inference_stats
+            found.setdefault(model.name, {})[int(model.version)] = Counts(stats.success.count, stats.fail.count)
+        return found
+
     def inflight(self, model: str) -> Mapping[int, int] | None:
-        return self._counts(PENDING, model)
-
-    def answered(self, model: str) -> Mapping[int, int] | None:
-        return self._counts(ANSWERED, model)
-
-    def _counts(self, metric: str, model: str) -> Mapping[int, int] | None:
-        """One metric of the model, by version."""
         if self._metrics is None:
             return None
         try:
@@ -134,7 +137,7 @@ class GrpcTriton:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 # The parser gives every counter the name that it has in newer formats.
-                if sample.name.removesuffix("_total") == metric and sample.labels.get("model") == model:
+                if sample.name.removesuffix("_total") == PENDING and sample.labels.get("model") == model:
                     counts[int(sample.labels["version"])] = int(sample.value)
         return counts
 

@@ -7,6 +7,7 @@ memory, with faults to order). The same contract tests hold both to it (``tests/
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,18 @@ from baton.domain import ModelVersion
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
 Tensors = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Requests to one version since it was loaded.
+
+    An error that the model itself answers with counts as ``answered``; ``failed`` are those that its process did not
+    take, or did not answer (seen on 24.10).
+    """
+
+    answered: int
+    failed: int
 
 
 class Triton(Protocol):
@@ -65,11 +78,8 @@ class Triton(Protocol):
         """
         ...
 
-    def answered(self, model: str) -> Mapping[int, int] | None:
-        """Requests that each version has answered since it was loaded; None where metrics are not known.
-
-        An error that the model itself answers with counts as well (seen on 24.10).
-        """
+    def counts(self) -> Mapping[str, Mapping[int, Counts]]:
+        """Of all loaded models and versions, from Triton's statistics. Bounded by a short deadline."""
         ...
 
     def close(self) -> None:

@@ -15,15 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage
+from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage, wait
 
 from baton.errors import BatonError
 from baton.journal import JOURNAL
 from baton.triton.repository import CONFIG, SPLITTER_VERSION
 
 BEFORE_TRAFFIC = ("verifying", "loading", "validating")
-SPLIT = ("shadowing", "shifting", "waiting")
-PHASES = (*BEFORE_TRAFFIC, *SPLIT, "baking", "retiring", "rolling_back", "steady")
+SHARED = ("shifting", "waiting")
+"""Where clients meet the candidate."""
+SPLIT = ("shadowing", *SHARED)
+AFTER = ("baking", "retiring", "rolling_back", "steady")
+PHASES = (*BEFORE_TRAFFIC, *SPLIT, *AFTER)
+ALONE = tuple(phase for phase in PHASES if phase not in SHARED)
 
 KEPT = ""
 """No request may fail: a living copy answers."""
@@ -106,6 +110,23 @@ def hit(blow: Blow, model: str, version: int | None, number: int) -> None:
 
 def live_hit(number: int) -> Callable[[Blow], None]:
     return lambda blow: hit(blow, ENGINE, blow.stage.files.alias(), number)
+
+
+def stable_hit(number: int) -> Callable[[Blow], None]:
+    """Once the candidate answered clients."""
+
+    def strike(blow: Blow) -> None:
+        def met() -> bool:
+            service = blow.stage.service()
+            if service["phase"] not in SHARED:
+                raise Missed(f"it is {service['phase']} already")
+            return bool(service["traffic"]["observed"])
+
+        wait(met, "an answer of the candidate")
+        blow.now()
+        hit(blow, ENGINE, blow.old, number)
+
+    return strike
 
 
 def candidate_hit(number: int) -> Callable[[Blow], None]:
@@ -252,8 +273,10 @@ FAULTS = (
         ("loading", "validating", *SPLIT),
     ),
     Fault("candidate: hangs", "its engine process gets SIGSTOP", candidate_hit(signal.SIGSTOP), ("validating", *SPLIT)),
-    Fault("live engine: kill -9", "the engine process that serves is killed", live_hit(signal.SIGKILL), fails=NOTICED),
-    Fault("live engine: hangs", "the engine process that serves gets SIGSTOP", live_hit(signal.SIGSTOP), fails=NOTICED),
+    Fault("live engine: kill -9", "the process that serves alone is killed", live_hit(signal.SIGKILL), ALONE, NOTICED),
+    Fault("live engine: hangs", "the process that serves alone gets SIGSTOP", live_hit(signal.SIGSTOP), ALONE, NOTICED),
+    Fault("stable in a split: kill -9", "its engine process is killed", stable_hit(signal.SIGKILL), SHARED),
+    Fault("stable in a split: hangs", "its engine process gets SIGSTOP", stable_hit(signal.SIGSTOP), SHARED),
     Fault("splitter: kill -9", "its process is killed", splitter_killed, SPLIT, fails=SPLITTER),
     Fault("Triton: kill -9", "killed and started again", triton_killed, fails=NO_COPY),
     Fault("Triton: SIGTERM", "ended, within 5 s, and started again", triton_ended, fails=NO_COPY),

@@ -221,7 +221,7 @@ class Splitter:
         """On the timer's thread: the candidate does not answer what stable answered with an error."""
         request = flight.claim()
         if request is not None:
-            self._stable_pool.submit(partial(self._deliver, request, failed, stable_s))
+            self._stable_pool.submit(partial(self._finish, request, flight.route, failed, stable_s, shadow=False))
 
     def _call_stable(self, request: Request, route: Route | None) -> tuple[Answer, float]:
         begin = self._clock()

@@ -25,7 +25,7 @@ def to_stable(stage: Stage, *, run: bool = True) -> FakeRequest:
 
 
 def outcomes(stage: Stage) -> list[tuple[str, str]]:
-    return [(sample["role"], sample["outcome"]) for sample in stage.samples()]
+    return sorted((sample["role"], sample["outcome"]) for sample in stage.samples())
 
 
 def test_what_stable_fails_the_candidate_answers():
@@ -34,8 +34,8 @@ def test_what_stable_fails_the_candidate_answers():
     request = to_stable(stage)
     assert (request.replies, request.calls) == ([CANDIDATE], [1, 2])
     assert stage.counts["rescued"] == stage.counts["candidate"] == 1
-    assert outcomes(stage) == [("stable", "failed"), ("candidate", "ok")]
-    assert stage.samples()[0]["error"] == "its process is gone"
+    assert outcomes(stage) == [("candidate", "ok"), ("stable", "failed")]
+    assert stage.samples()[1]["error"] == "its process is gone"
 
 
 def test_a_request_that_both_refuse_gets_stables_words():
@@ -55,14 +55,42 @@ def test_a_candidate_that_may_answer_nobody_rescues_nobody(route):
     assert (request.replies, request.calls) == ([DEAD], [1])
 
 
-def test_nor_does_one_that_fails_itself():
+def test_a_candidate_that_is_left_alone_is_asked_all_the_same():
     stage = stage_of(weight=100)
     stage.versions = {1: STABLE, 2: failing("broken")}
     for _ in range(FAILURES):
         stage.send()
     assert stage.splitter.breaker.state == "open"
+    stage.versions = {1: DEAD, 2: CANDIDATE}
+    assert stage.send().replies == [CANDIDATE]
+
+
+def test_a_late_candidate_answers_what_stable_fails():
+    stage = stage_of(weight=100)
     stage.versions[1] = DEAD
-    assert stage.send().replies == [DEAD]
+    request = stage.send(run=False)
+    attempt = stage.candidate_pool.tasks.pop()
+    stage.clock.now += 2
+    stage.timer.run()
+    stage.stable_pool.run()
+    assert not request.replies
+    attempt()
+    stage.run()
+    assert request.replies == [CANDIDATE]
+    assert stage.counts["late"] == 1
+
+
+def test_a_late_candidate_that_fails_leaves_the_client_stables_words():
+    stage = stage_of(weight=100)
+    stage.versions = {1: DEAD, 2: failing("broken")}
+    request = stage.send(run=False)
+    attempt = stage.candidate_pool.tasks.pop()
+    stage.clock.now += 2
+    stage.timer.run()
+    stage.stable_pool.run()
+    attempt()
+    stage.run()
+    assert request.replies == [DEAD]
 
 
 def test_what_a_silent_stable_has_in_hand_is_rescued():
@@ -75,7 +103,7 @@ def test_what_a_silent_stable_has_in_hand_is_rescued():
     stage.timer.run()
     stage.candidate_pool.run()
     assert (request.replies, request.calls) == ([CANDIDATE], [2])
-    assert outcomes(stage) == [("stable", "late"), ("candidate", "ok")]
+    assert outcomes(stage) == [("candidate", "ok"), ("stable", "late")]
     stage.stable_pool.run()
     assert (request.replies, request.calls) == ([CANDIDATE], [2]), "what stood in line is not asked of stable any more"
 

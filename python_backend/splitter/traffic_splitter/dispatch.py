@@ -113,32 +113,28 @@ class Splitter:
         self._watch(flight)
 
     def _attempt(self, flight: _Flight, request: Request) -> None:
-        """On the candidate's thread: ask it, and answer if that went well and in time."""
-        route = flight.route
-        assert route.candidate is not None  # noqa: S101 - Route.takes
-        self.ledger.count("sent_to_candidate")
-        begin = self._clock()
-        answer = request.call(route.candidate, route.compare)
-        took_s = self._clock() - begin
-        problem = flaw(answer, self._shape(request, route))
-        if not flight.claim():
-            return  # the timer was first, and has written it down
-        if problem is not None:
+        """On the candidate's thread: ask it, and answer if that went well and nobody was first."""
+        answer, took_s, problem = self._call_candidate(request, flight.route)
+        in_time = flight.first()
+        if problem is None and flight.claim():
+            try:
+                request.reply(answer)
+            finally:
+                self.ledger.count("candidate")
+                if in_time:
+                    self.breaker.leave(flight.ticket, good=True)
+                    self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+        elif in_time and problem is not None and flight.claim():
             self._stable_pool.submit(partial(self._replace, request, flight, took_s, problem))
-            return
-        try:
-            request.reply(answer)
-        finally:
-            self.breaker.leave(flight.ticket, good=True)
-            self.ledger.count("candidate")
-            self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+        elif problem is not None:
+            self._give_up(flight)
 
     def _expire(self, flight: _Flight) -> None:
-        """On the timer's thread: too late, stable answers."""
-        request = flight.claim()
-        if request is None:
+        """On the timer's thread: the candidate is late. Stable is asked, and the first good answer is the client's."""
+        request = flight.request
+        if request is None or not flight.first():
             return
-        self._stable_pool.submit(partial(self._fall_back, request, flight.route))
+        self._stable_pool.submit(partial(self._fall_back, flight))
         self.breaker.leave(flight.ticket, good=False)
         self.ledger.count("late")
         waited_s = self._clock() - flight.begin
@@ -156,9 +152,16 @@ class Splitter:
             self.breaker.leave(flight.ticket, good=None)
             self._tally.answer("candidate", request.id, took_s, "client_error", problem)
 
-    def _fall_back(self, request: Request, route: Route) -> None:
-        """On a stable thread: the candidate had its chance, and is not asked again by a shadow."""
-        self._deliver(request, *self._call_stable(request, route))
+    def _fall_back(self, flight: _Flight) -> None:
+        """On a stable thread: the candidate is late, and is not asked again by a shadow."""
+        request = flight.request
+        if request is None:
+            return
+        answer, took_s = self._call_stable(request, flight.route)
+        if answer.error is not None:
+            self._wait_for_candidate(flight, answer, took_s)
+        elif flight.claim():
+            self._deliver(request, answer, took_s)
 
     def _serve(self, request: Request, route: Route | None, *, shadow: bool) -> None:
         """On a stable thread: nobody else may answer."""
@@ -171,11 +174,9 @@ class Splitter:
         if request is None:
             return  # the candidate answered while it stood in line
         answer, took_s = self._call_stable(request, route)
-        if answer.error is not None and self.breaker.state == "closed":
-            self._candidate_pool.submit(partial(self._rescue, flight, answer, took_s))
-            # A candidate that hangs must not keep the error from the client.
-            delay_s = self.patience.deadline_s(route.deadline_s)
-            self._timer.after(delay_s, partial(self._give_up, flight, answer, took_s))
+        if answer.error is not None:
+            self._wait_for_candidate(flight, answer, took_s)
+            self._candidate_pool.submit(partial(self._rescue, flight))
         elif flight.claim():
             self._finish(request, route, answer, took_s, shadow=shadow)
 
@@ -185,43 +186,61 @@ class Splitter:
 
     def _miss(self, flight: _Flight) -> None:
         """On the timer's thread: stable has not answered yet. Slow is one that answers others meanwhile."""
-        if flight.request is None:
+        if flight.request is None or flight.failed is not None:
             return
-        if self._heard > flight.begin or self.breaker.state != "closed":
+        if self._heard > flight.begin:
             flight.begin = self._clock()
             self._watch(flight)
             return
-        self._candidate_pool.submit(partial(self._rescue, flight, None, self._clock() - flight.begin))
+        self._candidate_pool.submit(partial(self._rescue, flight))
 
-    def _rescue(self, flight: _Flight, failed: Answer | None, stable_s: float) -> None:
-        """On a candidate thread: stable answered with an error, or (None) not yet. Asked once for each request."""
-        request, route = flight.request, flight.route
+    def _rescue(self, flight: _Flight) -> None:
+        """On a candidate thread: stable answered with an error, or not at all."""
+        request = flight.request
         if request is None:
             return
-        assert route.candidate is not None  # noqa: S101 - Splitter._to_stable
+        answer, took_s, problem = self._call_candidate(request, flight.route)
+        if problem is not None:
+            if self._give_up(flight):
+                self._tally.answer("candidate", request.id, took_s, "client_error", problem)
+        elif flight.claim():
+            try:
+                request.reply(answer)
+            finally:
+                self.ledger.count("candidate", "rescued")
+                self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+                if flight.failed is not None:
+                    error, stable_s = flight.failed
+                    self._tally.answer("stable", request.id, stable_s, "failed", error.error or "no message")
+                else:
+                    self._tally.answer("stable", request.id, self._clock() - flight.begin, "late", "no answer")
+
+    def _wait_for_candidate(self, flight: _Flight, answer: Answer, took_s: float) -> None:
+        """Stable's error is the client's only if the candidate has no better answer within its deadline.
+
+        One that is left alone is not waited for so long: the error may well be the client's own.
+        """
+        flight.failed = (answer, took_s)
+        limit_s = flight.route.deadline_s
+        delay_s = limit_s if self.breaker.state == "closed" else self.patience.deadline_s(limit_s)
+        self._timer.after(delay_s, partial(self._give_up, flight))
+
+    def _give_up(self, flight: _Flight) -> bool:
+        """The candidate has no answer: what stable said is the client's, if it said anything. True when it was."""
+        failed = flight.failed
+        request = flight.claim() if failed is not None else None
+        if failed is None or request is None:
+            return False
+        self._stable_pool.submit(partial(self._finish, request, flight.route, *failed, shadow=False))
+        return True
+
+    def _call_candidate(self, request: Request, route: Route) -> tuple[Answer, float, str | None]:
+        """Its answer, the seconds that took, and why the client must not get it."""
+        assert route.candidate is not None  # noqa: S101 - Route.takes, Splitter._to_stable
+        self.ledger.count("sent_to_candidate")
         begin = self._clock()
         answer = request.call(route.candidate, route.compare)
-        took_s = self._clock() - begin
-        problem = flaw(answer, self._shape(request, route))
-        if (problem is not None and failed is None) or not flight.claim():
-            return  # stable's own answer may still come, or came
-        if failed is not None and problem is not None:
-            self._deliver(request, failed, stable_s)
-            self._tally.answer("candidate", request.id, took_s, "client_error", problem)
-            return
-        try:
-            request.reply(answer)
-        finally:
-            self.ledger.count("candidate", "rescued")
-            outcome, text = ("late", "no answer") if failed is None else ("failed", failed.error or "no message")
-            self._tally.answer("stable", request.id, stable_s, outcome, text)
-            self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
-
-    def _give_up(self, flight: _Flight, failed: Answer, stable_s: float) -> None:
-        """On the timer's thread: the candidate does not answer what stable answered with an error."""
-        request = flight.claim()
-        if request is not None:
-            self._stable_pool.submit(partial(self._finish, request, flight.route, failed, stable_s, shadow=False))
+        return answer, self._clock() - begin, flaw(answer, self._shape(request, route))
 
     def _call_stable(self, request: Request, route: Route | None) -> tuple[Answer, float]:
         begin = self._clock()
@@ -263,14 +282,17 @@ class Splitter:
 class _Flight:
     """A request that two versions may answer, to be answered once.
 
-    ``ticket``: of the attempt with the candidate, where that comes first.
+    ``ticket``: of the attempt with the candidate, where that comes first. ``failed``: stable's error and the seconds
+    that took, kept for the client while the candidate may still have an answer.
     """
 
-    __slots__ = ("_lock", "_request", "begin", "route", "ticket")
+    __slots__ = ("_done", "_lock", "_request", "begin", "failed", "route", "ticket")
 
     def __init__(self, request: Request, route: Route, ticket: int, begin: float) -> None:
         self._lock = threading.Lock()
         self._request: Request | None = request
+        self._done = False
+        self.failed: tuple[Answer, float] | None = None
         self.route = route
         self.ticket = ticket
         self.begin = begin
@@ -289,3 +311,9 @@ class _Flight:
         with self._lock:
             request, self._request = self._request, None
             return request
+
+    def first(self) -> bool:
+        """True for the first of two: the candidate's attempt ended, and it is late."""
+        with self._lock:
+            done, self._done = self._done, True
+            return not done

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-Task = Callable[[], None]
+Task = Callable[[], object]
 Report = Callable[[BaseException], None]
 """Told of an error that a task did not handle; the thread goes on."""
 

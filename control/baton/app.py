@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from baton import __version__, report
+from baton.clock import ForwardClock
 from baton.config import Config
 from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
 from baton.engine.build import build
@@ -98,7 +99,7 @@ class App:
             self._journal.check()
         except BatonError as error:
             return {"live": False, "ready": False, "message": str(error)}
-        age = time.time() - self._loop.loop_at
+        age = self._loop.clock() - self._loop.loop_at
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
         silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
         answering = len(silent) < len(self._loop.indexes)
@@ -137,7 +138,7 @@ class App:
                 if rollout.phase in MOVED:
                     raise Refused(f"Version {rollout.candidate} serves already.")
                 pause = rollout.progressed_at is not None and place(rollout, one.policy).pause
-                self._journal.promote(rollout, who, time.time(), full=full, approve=pause)
+                self._journal.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
                 self._loop.wake()
                 return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
             chosen = version if version is not None else self._next(one, view)
@@ -202,7 +203,7 @@ class App:
             if release is not None:
                 self._journal.set_memo(one.name, f"release:{chosen}", Release(release))
             self._startable(view, chosen, again=True)
-            self._journal.forget(one.name, chosen, who, time.time())
+            self._journal.forget(one.name, chosen, who, self._loop.clock())
             why = "tried again" if release is None else f"tried again, declared {release}"
             opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=False)
             self._loop.wake()
@@ -265,7 +266,7 @@ class App:
     def _pause(self, who: str, *, paused: bool) -> dict[str, Any]:
         with self._loop.lock:
             text = "Paused: nothing goes on by itself." if paused else "Resumed."
-            self._journal.log(time.time(), "pause" if paused else "resume", text, who=who)
+            self._journal.log(self._loop.clock(), "pause" if paused else "resume", text, who=who)
             for service in self._services.values() if paused else ():
                 if (rollout := self._journal.open_rollout(service.name)) is not None:
                     self._journal.freeze(rollout)
@@ -323,7 +324,9 @@ class App:
             raise Refused(f"The folder of version {version} is gone.", mend="Put it back first.")
         if view.loaded.get(version) == folder.fingerprint:
             raise Refused(f"Version {version} serves, and its folder is as it was loaded.")
-        proof = Proof(service.name, self._journal, lambda number: self._manifest(service.name, number), time.time)
+        proof = Proof(
+            service.name, self._journal, lambda number: self._manifest(service.name, number), self._loop.clock
+        )
         proof.accept(version, folder, who)
         self._loop.wake()
         message = (
@@ -358,7 +361,7 @@ def open_app(config: Config, held: Callable[[], None] = lambda: None) -> Iterato
     ``held`` raises when the state directory is not this process's any more.
     """
     wake = threading.Event()
-    parts = build(config, clock=time.time, wake=wake, held=held)
+    parts = build(config, clock=ForwardClock(), wake=wake, held=held)
     parts.start()
     try:
         yield App(config, parts.loop, parts.journal, parts.manifest, parts.memory.of)

@@ -9,7 +9,7 @@ from simulate import caught
 from test_safety import serving_world
 from world import ENGINE, Behaviour, Broken, World, held
 
-from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Step
+from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Step, Stop
 from baton.errors import TritonError
 from baton.plan import Decision, Policy, Reload, ServerView, Sync, TakeOver, View, plan
 from baton.plan.health import leaks
@@ -89,6 +89,23 @@ def test_a_dead_candidate_in_baking_is_one_flip_away():
     assert "version 1 serves again" in world.history[-1].message
     assert world.files.alias == 1
     assert reloads(world) == []
+    world.settled()
+
+
+def test_a_person_goes_back_to_a_version_that_died_after_it_was_loaded_again():
+    world = serving_world(servers=2)
+    world.policy = replace(world.policy, keep_previous=600.0)
+    world.files.put(2, world.now)
+    on_the_way(world, Phase.BAKING)
+    world.servers["b"].die(ENGINE, 1)
+    found(world)
+    world.trace.clear()
+    world.halt(Stop(Outcome.ROLLED_BACK, "ann", "rolled back by ann"))
+    world.run()
+    assert world.files.alias == 1
+    assert alive(world)
+    assert reloads(world) == [], "clients are with version 2 until version 1 answers"
+    assert world.trace.index("  -> policy [2]") < world.trace.index("  -> alias 1")
     world.settled()
 
 

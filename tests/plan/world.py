@@ -174,12 +174,16 @@ class World(Rules):
     # Seeing
 
     def _look_for_the_dead(self) -> None:
-        """What serves is asked every five seconds: until then a dead version is unknown, and a mended one sick."""
+        """What serves is asked every five seconds: until then a dead version is unknown.
+
+        What was taken out is forgotten, and asked anew when it is there again.
+        """
+        here = {(n, v) for n, s in self.answering().items() for v in held(s, ModelState.READY)}
+        self.sick = {key: sick for key, sick in self.sick.items() if key in here}
         if self.now - self.asked_at < ASKED_EVERY_S:
             return
         self.asked_at = self.now
-        asked = {(n, v) for n, s in self.answering().items() for v in held(s, ModelState.READY)}
-        dead = {(n, v) for n, v in asked if self.servers[n]._models[ENGINE][v].dead}
+        dead = {(n, v) for n, v in here if self.servers[n]._models[ENGINE][v].dead}
         self.sick = {key: self.sick.get(key, Sick(self.now, "its process is gone")) for key in dead}
 
     def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:

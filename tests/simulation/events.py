@@ -267,8 +267,9 @@ def forget(yard: Yard, _move: Move) -> None:
 
 
 def clock(yard: Yard, move: Move) -> None:
-    """The machine's clock is set, while the control plane is away."""
-    bury(yard)
+    """The machine's clock is set, in half of the cases while the control plane is away."""
+    if move.b % 2:
+        bury(yard)
     yard.wall += (-3600.0, 3600.0, -20.0, 20.0)[move.a % 4]
 
 

@@ -14,6 +14,7 @@ from tests.support.rules import ALIAS, ENGINE
 
 from baton.api.server import claim
 from baton.app import App
+from baton.clock import ForwardClock
 from baton.config import Config, ServerConfig
 from baton.domain import Gate, GateResult, Outcome, Phase, Release, Rollout, Stop, VersionMeta, VersionRecord
 from baton.engine.loop import Loop
@@ -88,6 +89,7 @@ class Plane:
         """An effect that is about to begin: it stands in the books already."""
         self.seen = Seen()
         self.round: Job | None = None
+        self.clock = ForwardClock(yard.wall_now)
         self._held = contextlib.ExitStack()
         self._held.enter_context(claim(yard.root / "state" / SOCKET))
         with contextlib.ExitStack() as opened:
@@ -104,14 +106,14 @@ class Plane:
             Asker(yard),
             yard.scan,
             lambda version: VersionMeta(str(version)),
-            yard.wall_now,
+            self.clock,
             lambda: None,
             _ask,
         )
         yard.policy = self.service.policy
         self.service.tasks._pool = self.crew  # type: ignore[assignment]
         self.service.steering.judge = self._judge  # type: ignore[method-assign]
-        self.loop = Loop([self.service], yard.servers, self.journal, yard.wall_now, threading.Event(), 1.0)
+        self.loop = Loop([self.service], yard.servers, self.journal, self.clock, threading.Event(), 1.0)
         self.loop._pool = self.crew  # type: ignore[assignment]
         self.loop.lock = Lock(self.crew)  # type: ignore[assignment]
         servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in yard.servers)

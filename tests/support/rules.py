@@ -108,12 +108,16 @@ class Rules:
             self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
 
     def _named(self, versions: frozenset[int]) -> bool:
-        """Whether a policy names the alias's version, or need not: it is READY nowhere, and a person goes back."""
+        """Whether a policy names the alias's version, or need not: it is READY nowhere, and what comes does without.
+
+        A person goes back from it, or a new version comes in place of one that is lost.
+        """
         alias, rollout = self.files.alias, self.rollout
         if alias is None or alias in versions:
             return True
         ready = any(alias in held(s, ModelState.READY) for s in self.answering().values())
-        return rollout is not None and rollout.kind is Kind.ROLLBACK and not ready
+        without = rollout is not None and (rollout.kind is Kind.ROLLBACK or rollout.previous is None)
+        return without and not ready
 
     def _check_progress(self, rollout: Rollout, seconds: float) -> None:
         """The way goes on only where live traffic is content, never past a pause, and never for a stopped candidate."""
@@ -133,7 +137,8 @@ class Rules:
     def _check_take_over(self, rollout: Rollout) -> None:
         """All traffic at once, unasked, is for a candidate that clients have met, and only where stable is dead."""
         self.need(rollout.phase in (Phase.SHIFTING, Phase.WAITING), f"it takes over in {rollout.phase}")
-        self.need(rollout.progressed_at is not None and rollout.stop is None, "it takes over without a share")
+        share = rollout.progressed_at is not None and place(rollout, self.policy).weight > 0
+        self.need(share and rollout.stop is None, "it takes over without a share")
         self.need(self.live is not Verdict.FAIL, "it takes over although live traffic fails")
         sick = {version for _, version in self.sick}
         self.need(rollout.previous in sick, "it takes over although the stable version answers")

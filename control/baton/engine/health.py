@@ -34,6 +34,8 @@ BLIND = 3
 SLOW = 1
 """With them so many more: a version that takes long for one request answers nobody meanwhile."""
 
+WITH_A_WAY_BACK = MEETING | {Phase.BAKING, Phase.ROLLING_BACK}
+
 log = logging.getLogger(__name__)
 
 
@@ -84,17 +86,16 @@ class Health:
             self._failed = found
 
     def watch(self, view: View) -> None:
-        """Ask what is due: on each server what serves, and the version that a bake would go back to."""
+        """Ask what is due: on each server what serves, a candidate that clients meet, and the way back from one."""
         question = self.question
         if question is None:
             return
+        rollout, beside = view.rollout, set[int | None]()
+        if rollout is not None and rollout.phase in WITH_A_WAY_BACK:
+            beside = {rollout.previous, rollout.candidate if rollout.phase in MEETING else None}
         asked = set()
         for server in view.live():
-            wanted = server.serving()
-            if view.rollout is not None and view.rollout.phase is Phase.BAKING and view.rollout.previous is not None:
-                wanted |= {view.rollout.previous}
-            if view.rollout is not None and view.rollout.phase in MEETING:
-                wanted |= {view.rollout.candidate}
+            wanted = server.serving() | (server.ready() & beside)
             if Reload(server.name) in view.running:
                 wanted = frozenset()
             asked |= {(server.name, version) for version in wanted & server.ready()}

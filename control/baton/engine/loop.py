@@ -47,7 +47,7 @@ class Loop:
         self._turned = threading.Condition()
         self._servers = servers
         self._journal = journal
-        self._clock = clock
+        self.clock = clock
         self._wake = wake
         self._rescan = rescan
         self._rearm = rearm
@@ -111,7 +111,7 @@ class Loop:
                 if service.decision.message != sentence:
                     log.exception("%s: %s", service.name, sentence)
                 service.decision = Decision(Phase.DEGRADED, sentence)
-        self.loop_at = self._clock()
+        self.loop_at = self.clock()
         with self._turned:
             self._turned.notify_all()
         return busy
@@ -120,7 +120,7 @@ class Loop:
         log.error("%s", damage.message)
         try:
             with self.lock:
-                self._journal.begin_anew(self._clock(), damage.message)
+                self._journal.begin_anew(self.clock(), damage.message)
         except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
             log.warning("The journal can't be begun anew: %s", error)
 
@@ -137,7 +137,7 @@ class Loop:
                     log.info("%s: %s: %s", service.name, service.decision.phase, service.decision.message)
             if not changed:
                 break
-        fresh = self._clock() - service.policy.settle - IDLE_WAIT_S
+        fresh = self.clock() - service.policy.settle - IDLE_WAIT_S
         soon = any(f.quiet_since >= fresh for f in view.folders.values())
         running = any(not isinstance(e, Check) for e in view.running)
         return view.rollout is not None or running or soon
@@ -169,10 +169,10 @@ class Loop:
         while not self._stop.is_set():
             woken = self._wake.is_set()
             self._wake.clear()
-            due = woken or self._clock() - self._scanned_at >= self._rescan
+            due = woken or self.clock() - self._scanned_at >= self._rescan
             if due:
                 self._rearm()
             busy = self.once(scan=due)
             if due:
-                self._scanned_at = float("-inf") if busy else self._clock()
+                self._scanned_at = float("-inf") if busy else self.clock()
             self._wake.wait(BUSY_WAIT_S if busy else IDLE_WAIT_S)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
-from baton.plan.traffic import before_traffic, stepwise
+from baton.plan.traffic import before_traffic, place, stepwise
 from baton.plan.view import Failure, Policy, ServerView, View
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
@@ -76,7 +76,7 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
             stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; version {rollout.previous} serves again.")
             return Decision(rollout.phase, stop.why, Halt(stop))
         return mend(view, rollout.phase, once=True)
-    if view.split and _can_take_over(view, rollout):
+    if view.split and _can_take_over(view, rollout, policy):
         if rollout.full:
             return None
         told = f"{why}. Version {rollout.candidate} passed its gates and answers, and takes all traffic."
@@ -122,10 +122,11 @@ def reloading(view: View) -> bool:
     return any(isinstance(e, Reload) for e in view.running)
 
 
-def _can_take_over(view: View, rollout: Rollout) -> bool:
+def _can_take_over(view: View, rollout: Rollout, policy: Policy) -> bool:
     """Clients have met the candidate, and nothing speaks against it. Then there is no need to fail any request."""
     version, live = rollout.candidate, view.live_gate or rollout.gates.get(Gate.LIVE)
-    if before_traffic(rollout) or rollout.progressed_at is None or not view.ready_everywhere(version):
+    met = rollout.phase in (Phase.SHIFTING, Phase.WAITING) and rollout.progressed_at is not None
+    if not met or place(rollout, policy).weight <= 0 or not view.ready_everywhere(version):
         return False
     if live is not None and live.verdict is Verdict.FAIL:
         return False

@@ -363,7 +363,7 @@ def _end(rollout: Rollout) -> End:
 def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
-    if (first := unsplit(view, phase) or _point_back(view, rollout)) is not None:
+    if (first := unsplit(view, phase) or _point_back(view, rollout, policy)) is not None:
         return first
     if (moving := settle(view, phase) or step_aside(view, phase)) is not None:
         return moving
@@ -379,7 +379,7 @@ def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
     return Decision(phase, rollout.stop.why, End(rollout.stop.outcome, rollout.stop.why))
 
 
-def _point_back(view: View, rollout: Rollout) -> Decision | None:
+def _point_back(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     """Lead the public name's files from the candidate back to the previous version, once that can serve."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if view.alias != rollout.candidate or rollout.kind is Kind.CHECK or _hopeless(view, rollout):
@@ -388,6 +388,8 @@ def _point_back(view: View, rollout: Rollout) -> Decision | None:
         return None  # it was found serving: there is nothing to turn back
     if previous is None:
         return Decision(phase, "The first version goes; there is none to go back to.", SetAlias(None))
+    if (dead := _drop_dead(view, rollout, policy)) is not None:
+        return dead
     both = frozenset({previous, rollout.candidate})
     if not view.live() or any(previous not in s.ready() for s in view.live()):
         if previous not in view.policy:
@@ -398,6 +400,19 @@ def _point_back(view: View, rollout: Rollout) -> Decision | None:
         # A restart between here and the next policy must find the version that the public name leads to.
         return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
     return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
+
+
+def _drop_dead(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """A way back that is known to be dead is taken out first, to be loaded again, while the candidate serves.
+
+    Once: one that does not answer after that either is what the person asked for.
+    """
+    phase, candidate, previous = Phase.ROLLING_BACK, rollout.candidate, rollout.previous
+    sick = [view.sick[s.name, v] for s in view.live() for v in s.ready() & {previous} if (s.name, v) in view.sick]
+    dead = any(one.since <= rollout.phase_since for one in sick)
+    if not dead or any((s.name, candidate) in view.sick or not view.leads(s) for s in view.live()):
+        return None
+    return drop_all_but(view, phase, frozenset({candidate}), rollout.phase_since, policy)
 
 
 def _keep(view: View, rollout: Rollout) -> frozenset[int]:

@@ -270,7 +270,7 @@ class Rules:
                 )
                 if not late:
                     taking.append(v)
-            self.need(len(taking) <= 2, f"server {server.name} holds {taking}")
+            self.need(len(set(taking) - self.unknown) <= 2, f"server {server.name} holds {taking}")
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
         """A share of traffic belongs to the candidate of a rollout that reached the split."""

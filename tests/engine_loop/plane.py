@@ -120,7 +120,7 @@ class Plane:
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
         servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in place.servers)
         config = Config(place.repository, place.root / "state", servers=servers, services=(self.config,))
-        self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {})
+        self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {}, lambda _service: {})
 
     def close(self) -> None:
         self.loop.stop()

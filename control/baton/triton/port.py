@@ -11,10 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from baton.domain import ModelVersion
+from baton.domain import EngineInfo, ModelVersion
 
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
+Infos = Mapping[str, Mapping[int, frozenset[EngineInfo]]]
+"""Model name to version to what its instances run in. A version that tells nothing is absent."""
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -69,6 +71,14 @@ class Triton(Protocol):
         """Requests that each version has answered since it was loaded; None where metrics are not known.
 
         An error that the model itself answers with counts as well (seen on 24.10).
+        """
+        ...
+
+    def infos(self) -> Infos | None:
+        """What the loaded engines tell of themselves, all models at once; None where metrics are not known.
+
+        They tell it by a metric ``baton_engine_info`` of their own, which may come a moment after READY. Triton keeps
+        metrics of a process that was killed for as long as it lives itself (seen on 24.10).
         """
         ...
 

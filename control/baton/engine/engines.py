@@ -110,10 +110,10 @@ class Engines:
 def lowered(version: int, server: str, info: EngineInfo) -> str:
     """For a person: what a version runs in on a server, what was asked for, and what to do."""
     runs, asked = _words(info.dtype, info.device), _words(info.asked_dtype, info.asked_device)
-    told = f"{asked} was asked for" if asked else "that is less than was asked for"
+    than = f"{asked} was asked for" if asked else "something else was asked for"
     return (
-        f"Version {version} runs in {runs or 'something else'} on server {server}, and {told} (fallback "
-        f"{info.fallback}). Make room there and restart Triton on {server} in a quiet hour; or ask for less in the "
+        f"On server {server} version {version} runs in {runs or 'less'}, though {than} (fallback "
+        f"{info.fallback}). Make room on that machine and restart its Triton in a quiet hour; or ask for less in the "
         f"engine's config.pbtxt."
     )
 

@@ -164,7 +164,7 @@ PAGES: dict[str, dict[str, Any]] = {
         phase="steady", message="Version 1 serves on every server.", candidate=None, weight=0, traffic=None,
         step={"index": 0, "count": 4, "name": "", "left_s": None}, rollout=None, gates=PASSED,
         versions=[
-            version(1, "v2.0.0", "serving", device="cuda:0, cuda:1", dtype="bf16", fallback="none"),
+            version(1, "v2.0.0", "serving", device="cuda:0, cuda:1, cuda:2, cuda:3", dtype="bf16", fallback="none"),
             version(2, "v2.1.0", "on_disk"),
         ],
     ),

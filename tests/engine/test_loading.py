@@ -93,9 +93,9 @@ def test_of_several_gpus_the_oldest_decides_the_type(monkeypatch):
 @pytest.mark.parametrize(
     ("there", "devices", "missing"),
     [
-        (0, ("cuda:1",), "cuda:1 is asked for, but torch sees no GPU;"),
-        (1, ("cuda:1",), "cuda:1 is asked for, but torch sees 1 GPU;"),
-        (2, ("cuda:0", "cuda:2", "cuda:3"), "cuda:2, cuda:3 is asked for, but torch sees 2 GPUs;"),
+        (0, ("cuda:1",), "is to run on cuda:1, but torch sees no GPU;"),
+        (1, ("cuda:1",), "is to run on cuda:1, but torch sees 1 GPU;"),
+        (2, ("cuda:0", "cuda:2", "cuda:3"), "is to run on cuda:2, cuda:3, but torch sees 2 GPUs;"),
     ],
 )
 def test_a_gpu_that_torch_does_not_see_is_no_silent_cpu(monkeypatch, there, devices, missing):
@@ -108,4 +108,4 @@ def test_a_gpu_that_torch_does_not_see_is_no_silent_cpu(monkeypatch, there, devi
         loaded = load(BASE, ScorerSettings(devices=devices, dtype=dtype), "cpu", said.append)
         assert (loaded.device, loaded.dtype, loaded.fallback) == ("cpu", "fp32", "cpu")
         assert (loaded.asked_device, loaded.asked_dtype) == (",".join(devices), asked)
-    assert said == [f"{missing} on_no_memory is cpu, so it is loaded in fp32 on cpu instead"] * 2
+    assert said == [f"{BASE}: {missing} on_no_memory is cpu, so it is loaded in fp32 on cpu instead"] * 2

@@ -254,7 +254,7 @@ def test_a_model_for_several_gpus_is_told_from_what_serves_it(server, client):
         config = config.replace(before, after)
     (model / "config.pbtxt").write_text(config)
     try:
-        with pytest.raises(InferenceServerException, match="cuda:0, cuda:1 is asked for, but torch sees no GPU"):
+        with pytest.raises(InferenceServerException, match="is to run on cuda:0, cuda:1, but torch sees no GPU"):
             client.load_model("divided")
         (model / "config.pbtxt").write_text(config.replace('"refuse"', '"cpu"'))
         client.load_model("divided")

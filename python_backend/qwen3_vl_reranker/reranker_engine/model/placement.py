@@ -49,18 +49,16 @@ def divide(layers: Sequence[int], first: int, last: int, room: Sequence[int]) ->
     if limit > 1:
         need = upto[-1] + first + last
         raise MemoryError(f"the weights take {need:,} bytes, and {', '.join(f'{free:,}' for free in room)} are free")
-    # By number of layers: the sum of squared shares, and where each device's layers end.
-    best: list[tuple[float, tuple[int, ...]]] = [
-        (share(0, 0, end) ** 2 if share(0, 0, end) <= limit else float("inf"), (end,)) for end in ends
-    ]
+
+    def uneven(device: int, start: int, end: int) -> float:
+        filled = share(device, start, end)
+        return filled**2 if filled <= limit else float("inf")
+
+    # By number of layers: how uneven the best division is, and where each device's layers end in it.
+    best: list[tuple[float, tuple[int, ...]]] = [(uneven(0, 0, end), (end,)) for end in ends]
     for device in range(1, len(room)):
         best = [
-            min(
-                (best[cut][0] + share(device, cut, end) ** 2, (*best[cut][1], end))
-                if share(device, cut, end) <= limit
-                else (float("inf"), (*best[cut][1], end))
-                for cut in ends[: end + 1]
-            )
+            min((best[cut][0] + uneven(device, cut, end), (*best[cut][1], end)) for cut in ends[: end + 1])
             for end in ends
         ]
     _, stops = best[-1]

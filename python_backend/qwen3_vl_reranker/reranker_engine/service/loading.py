@@ -64,10 +64,10 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
     if unseen := _unseen(devices):
         if on_no_memory != CPU:
             raise ValueError(
-                f"{unseen}; install a torch with CUDA, or choose the CPU with kind: KIND_CPU in instance_group, or "
-                "allow it with parameter on_no_memory = cpu"
+                f"{folder}: {unseen}; install a torch with CUDA, or choose the CPU with kind: KIND_CPU in "
+                "instance_group, or allow it with parameter on_no_memory = cpu"
             )
-        warn(f"{unseen}; on_no_memory is cpu, so it is loaded in fp32 on cpu instead")
+        warn(f"{folder}: {unseen}; on_no_memory is cpu, so it is loaded in fp32 on cpu instead")
         devices, dtype, fallback = (CPU,), torch.float32, CPU
     elif dtype is None:
         dtype = best_dtype(devices)
@@ -113,7 +113,7 @@ def _unseen(devices: Sequence[str]) -> str:
     """Which GPU is asked for that torch does not see, as half a sentence; empty where all are there."""
     there = gpus()
     missing = [device for device in devices if device != CPU and int(device.partition(":")[2]) >= there]
-    return f"{', '.join(missing)} is asked for, but torch sees {there or 'no'} GPU{'s'[: there > 1]}" if missing else ""
+    return f"is to run on {', '.join(missing)}, but torch sees {there or 'no'} GPU{'s'[: there > 1]}" if missing else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

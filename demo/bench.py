@@ -7,6 +7,7 @@ when ``demo.compare`` finds that a request failed while Baton updated.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import statistics
 import sys
@@ -150,6 +151,9 @@ def steps_and_rollback() -> bool:
 
 
 def main() -> int:
+    about = argparse.RawDescriptionHelpFormatter
+    # There is nothing to choose: unknown words are refused, and --help tells what is measured.
+    argparse.ArgumentParser(prog="python -m demo.bench", description=__doc__, formatter_class=about).parse_args()
     try:
         # Both tables, also when the first one says no.
         kept = [steps_and_rollback(), compare(console)]

@@ -8,6 +8,7 @@ when a ratio is below what is promised, or when the two's scores differ.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -99,6 +100,9 @@ def behind_triton(checkpoint: Path, scorer: Scorer, promises: Promises) -> None:
 
 
 def main() -> int:
+    about = argparse.RawDescriptionHelpFormatter
+    # There is nothing to choose: unknown words are refused, and --help tells what is measured.
+    argparse.ArgumentParser(prog="python -m demo.bench_engine", description=__doc__, formatter_class=about).parse_args()
     keep_freed_memory()
     promises = Promises()
     with tempfile.TemporaryDirectory(prefix="baton-bench-engine-") as directory:

@@ -16,6 +16,7 @@ from baton.clock import ForwardClock
 from baton.config import Config
 from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
 from baton.engine.build import build
+from baton.engine.engines import ByServer
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.proof import Proof
@@ -40,12 +41,14 @@ class App:
         journal: Journal,
         manifest: Callable[[str, int], dict[str, str]],
         memory: Callable[[str], Mapping[int, VersionMemory]],
+        engines: Callable[[str], Mapping[int, ByServer]],
     ) -> None:
         self.config = config
         self._loop = loop
         self._journal = journal
         self._manifest = manifest
         self._memory = memory
+        self._engines = engines
         self._services = {s.name: s for s in loop.services}
 
     # What is
@@ -60,7 +63,8 @@ class App:
                 "repository": str(self.config.repository.absolute()),
                 "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
                 "services": [
-                    report.service(s, self._last(s), self._loop.loop_at, self._memory(s.name)) for s in wanted
+                    report.service(s, self._last(s), self._loop.loop_at, self._memory(s.name), self._engines(s.name))
+                    for s in wanted
                 ],
             }
 
@@ -364,6 +368,6 @@ def open_app(config: Config, held: Callable[[], None] = lambda: None) -> Iterato
     parts = build(config, clock=ForwardClock(), wake=wake, held=held)
     parts.start()
     try:
-        yield App(config, parts.loop, parts.journal, parts.manifest, parts.memory.of)
+        yield App(config, parts.loop, parts.journal, parts.manifest, parts.memory.of, parts.engines.of)
     finally:
         parts.close()

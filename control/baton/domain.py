@@ -298,6 +298,25 @@ class ModelVersion:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an instance of an engine version computes with, as the engine itself tells; None where it does not.
+
+    ``fallback`` is what was done where it could not get what was ``asked`` for, ``none`` where nothing was.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    fallback: str | None = None
+    asked_device: str | None = None
+    asked_dtype: str | None = None
+
+    @property
+    def lowered(self) -> bool:
+        """Whether it runs in less than was asked for."""
+        return self.fallback not in (None, "", "none")
+
+
 class Model(StrEnum):
     """The models of a service that Baton loads: the engine, the alias in front of it, and for a while the splitter."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from baton.config import ServerConfig
 from baton.domain import (
     MEETING,
     WORST_FIRST,
+    EngineInfo,
     Folder,
     Gate,
     GateResult,
@@ -20,6 +21,7 @@ from baton.domain import (
     Verdict,
     VersionState,
 )
+from baton.engine.engines import ByServer, lowered
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
@@ -58,10 +60,15 @@ def _in_sync(view: View, one: ServerView) -> bool:
 
 
 def service(
-    one: Service, last: Rollout | None, looked_at: float, memory: Mapping[int, VersionMemory]
+    one: Service,
+    last: Rollout | None,
+    looked_at: float,
+    memory: Mapping[int, VersionMemory],
+    engines: Mapping[int, ByServer],
 ) -> dict[str, Any]:
     """One service, as ``ctl status`` shows it; at rest with the gates of the ``last`` rollout."""
     view, decision = one.view, one.decision
+    infos = [] if view is None else _infos(view, engines)
     rollout = view.rollout if view is not None else None
     ongoing = rollout is not None and rollout.phase in ONGOING
     stable = view.alias if view is not None else None
@@ -83,6 +90,7 @@ def service(
             {
                 **{k: row[k] for k in ("version", "label", "state", "release", "reason")},
                 "memory": _memory(memory, row),
+                **_runs([info for version, _, info in infos if version == row["version"]]),
                 "health": [
                     {"server": name, **told, "since": iso(told["since"])}
                     for name, told in one.health.told(row["version"]).items()
@@ -91,10 +99,40 @@ def service(
             for row in versions(one)
             if row["version"] is not None
         ],
-        "problems": [f.problem for f in view.strays] + leaks(view, one.policy) if view is not None else [],
+        "problems": [] if view is None else _problems(view, one, infos),
         "rollout": None if rollout is None else _brief(rollout),
         "updated_at": iso(looked_at or None),
     }
+
+
+def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> list[str]:
+    """What a person is to see to, each in a sentence."""
+    strays = [f.problem for f in view.strays if f.problem is not None]
+    return strays + leaks(view, one.policy) + [lowered(*info) for info in infos if info[2].lowered]
+
+
+def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, EngineInfo]]:
+    """What runs now, as (version, server, what an instance runs in)."""
+    return [
+        (version, server.name, info)
+        for server in view.live()
+        for version in sorted(server.ready())
+        for info in sorted(engines.get(version, {}).get(server.name, ()), key=str)
+    ]
+
+
+def _runs(infos: Sequence[EngineInfo]) -> dict[str, str | None]:
+    """What a version runs in, the different ones of several instances and servers together; None where not known."""
+    fallbacks = [i.fallback for i in infos if i.lowered] or [i.fallback for i in infos]
+    return {
+        "device": _each(i.device for i in infos),
+        "dtype": _each(i.dtype for i in infos),
+        "fallback": _each(fallbacks),
+    }
+
+
+def _each(values: Iterable[str | None]) -> str | None:
+    return ", ".join(sorted({v for v in values if v})) or None
 
 
 def _memory(memory: Mapping[int, VersionMemory], row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -43,10 +43,21 @@ WRONG = check(
 )  # fmt: skip
 
 
-def version(number: int, label: str, state: str, memory: dict[str, Any] | None = None, reason: str = "") -> Any:
+def version(
+    number: int, label: str, state: str, memory: dict[str, Any] | None = None, reason: str = "", **runs: Any
+) -> Any:
     return {
         "version": number, "label": label, "state": state, "release": "equivalent", "reason": reason, "memory": memory,
+        "device": None, "dtype": None, "fallback": None, **runs,
     }  # fmt: skip
+
+
+GPU = {"device": "cuda:0", "dtype": "bf16", "fallback": "none"}
+LOWERED = {"device": "cpu", "dtype": "fp32", "fallback": "cpu"}
+LESS = (
+    "On server local version 2 runs in fp32 on cpu, though bf16 on cuda:0 was asked for (fallback cpu). Make room on "
+    "that machine and restart its Triton in a quiet hour; or ask for less in the engine's config.pbtxt."
+)
 
 
 def usage(count: int, growth: float | None, verdict: str = "pass") -> dict[str, Any]:
@@ -137,6 +148,24 @@ PAGES: dict[str, dict[str, Any]] = {
         versions=[
             version(1, "v2.0.0", "serving", usage(412_000_000, 0.004)),
             version(2, "v2.1.0", "rejected", None, "live: " + WRONG["message"]),
+        ],
+    ),
+    "devices": page(
+        versions=[
+            version(1, "v2.0.0", "serving", usage(5_312_000_000, 0.002), **GPU),
+            version(2, "v2.1.0", "candidate", usage(398_000_000, None), **LOWERED),
+            version(3, "broken", "rejected", None, "integrity: model-00002-of-00004.safetensors is cut short."),
+        ],
+        problems=[
+            LESS,
+        ],
+    ),
+    "elsewhere": page(
+        phase="steady", message="Version 1 serves on every server.", candidate=None, weight=0, traffic=None,
+        step={"index": 0, "count": 4, "name": "", "left_s": None}, rollout=None, gates=PASSED,
+        versions=[
+            version(1, "v2.0.0", "serving", device="cuda:0, cuda:1, cuda:2, cuda:3", dtype="bf16", fallback="none"),
+            version(2, "v2.1.0", "on_disk"),
         ],
     ),
     "memory-alarm": page(

@@ -144,6 +144,27 @@ def test_the_old_version_is_kept_for_its_time_and_then_retired(st: Stage, next_v
         assert at["baking to retiring"] - at["shifting to baking"] >= 2.0
 
 
+def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
+    lowered = {"device": "cpu", "dtype": "fp32", "fallback": "cpu", "asked_device": "cuda:0", "asked_dtype": "bf16"}
+
+    def runs(version: int) -> tuple[str | None, ...]:
+        row = next(v for v in st.status()["versions"] if v["version"] == version)
+        return row["device"], row["dtype"], row["fallback"]
+
+    with st.control() as app:
+        st.drop_copy(st.wait_phase("steady")["stable"], next_version, info=lowered)
+        st.wait_live(next_version)
+        until(lambda: runs(next_version) == ("cpu", "fp32", "cpu"), "it is read")
+        (problem,) = st.status()["problems"]
+        assert problem.startswith(f"On server s0 version {next_version} runs in fp32 on cpu, though bf16 on cuda:0 was")
+        assert problem in [e["message"] for e in app._journal.events(service="ranker") if e["kind"] == "fallback"]
+        assert st.status()["phase"] == "steady", "it serves all the same"
+        st.drop_copy(next_version, next_version + 1)
+        st.wait_live(next_version + 1)
+        assert st.status()["problems"] == [], "it is loaded no more"
+        assert runs(next_version) == (None, None, None)
+
+
 def test_rollback_after_retirement_and_to_a_named_version(st: Stage, next_version: int) -> None:
     with st.control() as app, Traffic(st) as traffic:
         first = st.wait_phase("steady")["stable"]

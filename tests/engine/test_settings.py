@@ -18,16 +18,16 @@ from reranker_engine.service.watchdog import EXIT_CODE, initialize_timeout
 PBTXT = (ROOT / "model_repository" / "qwen3_vl_reranker" / "config.pbtxt").read_text(encoding="utf-8")
 
 
-def settings(**parameters):
+def settings(kind="CPU", device_id="0", gpus=0, **parameters):
     entries = {name: {"string_value": value} for name, value in parameters.items()}
-    return read_settings({"parameters": entries}, "CPU", "0")
+    return read_settings({"parameters": entries}, kind, device_id, gpus)
 
 
 def test_defaults():
     found = settings()
     assert found.threads == max(1, len(os.sched_getaffinity(0)) - 1)
     assert initialize_timeout({}) == 840
-    assert found.scorer.device == "cpu"
+    assert found.scorer.devices == ("cpu",)
     assert found.scorer.dtype is None
     assert found.scorer.media.allowed_roots == ()
     assert found.scorer.media.allowed_hosts == ()
@@ -57,6 +57,39 @@ def test_values():
 def test_impossible_values_are_named(parameters, cause):
     with pytest.raises(ValueError, match=re.escape(cause)):
         settings(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device_id", "gpus", "devices", "found"),
+    [
+        ("CPU", "0", 2, "", ("cpu",)),
+        ("GPU", "0", 2, "", ("cuda:0",)),
+        ("GPU", "1", 2, "", ("cuda:1",)),
+        ("GPU", "1", 0, "", ("cuda:1",)),
+        ("MODEL", "0", 2, "1, 0", ("cuda:1", "cuda:0")),
+        ("MODEL", "0", 3, "all", ("cuda:0", "cuda:1", "cuda:2")),
+        ("MODEL", "0", 0, "all", ("cuda:0",)),
+    ],
+)
+def test_devices(kind, device_id, gpus, devices, found):
+    assert settings(kind, device_id, gpus, devices=devices).scorer.devices == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "cause"),
+    [
+        ("MODEL", "0,one", "parameter devices names 'one'; it must be numbers of GPUs"),
+        ("MODEL", "all,0", "parameter devices names 'all'; it must be numbers of GPUs"),
+        ("MODEL", "0,-1", "parameter devices names '-1'"),
+        ("MODEL", "1,0,01", "parameter devices names GPU 1 twice"),
+        ("MODEL", "", "here the kind is KIND_MODEL, and devices is empty"),
+        ("GPU", "0,1", "here the kind is KIND_GPU, and devices is 0, 1"),
+        ("CPU", "all", "here the kind is KIND_CPU, and devices is all"),
+    ],
+)
+def test_impossible_devices_are_named(kind, devices, cause):
+    with pytest.raises(ValueError, match=re.escape(cause)):
+        settings(kind, devices=devices)
 
 
 @pytest.mark.parametrize("text", ["nan", "0", "soon"])

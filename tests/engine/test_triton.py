@@ -8,6 +8,7 @@ import shutil
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import faults
 import numpy as np
@@ -17,6 +18,9 @@ from shapes import draw
 from tests.engine.support import BACKEND, BASE, RETRAINED, ROOT, png, score
 from tests.support.triton import eventually, running_triton
 from tritonclient.utils import InferenceServerException
+
+from baton.domain import EngineInfo
+from baton.triton.grpc import GrpcTriton
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ENGINE = "qwen3_vl_reranker"
@@ -233,6 +237,38 @@ def test_versions_count_beside_each_other_and_after_each_other(server, client):
     finally:
         serve("1")
         (model / "4").unlink()
+
+
+def test_a_model_for_several_gpus_is_told_from_what_serves_it(server, client):
+    """KIND_MODEL comes through to the engine; that there are no GPUs is an error, or told where the CPU is allowed."""
+    model = server[1].parent / "divided"
+    model.mkdir()
+    (model / "1").symlink_to(BASE)
+    config = (ROOT / "model_repository" / ENGINE / "config.pbtxt").read_text()
+    for before, after in (
+        (f'name: "{ENGINE}"', 'name: "divided"'),
+        ("kind: KIND_AUTO", "kind: KIND_MODEL"),
+        ('key: "devices"\n    value: { string_value: ""', 'key: "devices"\n    value: { string_value: "0,1"'),
+    ):
+        assert config.count(before) == 1
+        config = config.replace(before, after)
+    (model / "config.pbtxt").write_text(config)
+    try:
+        with pytest.raises(InferenceServerException, match="is to run on cuda:0, cuda:1, but torch sees no GPU"):
+            client.load_model("divided")
+        (model / "config.pbtxt").write_text(config.replace('"refuse"', '"cpu"'))
+        client.load_model("divided")
+        lowered = EngineInfo("cpu", "fp32", "cpu", "cuda:0,cuda:1", "auto")
+        plain = EngineInfo("cpu", "fp32", "none", "cpu", "fp32")
+        with closing(GrpcTriton("a", server[0].grpc_url, metrics=server[0].metrics_url.split("/")[2])) as seen:
+            wanted = {ENGINE: {1: {plain}}, "divided": {1: {lowered}}}
+            eventually(lambda: seen.infos() == wanted, "both tell what they run in")
+            client.unload_model("divided")
+            del wanted["divided"]
+            eventually(lambda: seen.infos() == wanted, "what left tells nothing")
+    finally:
+        client.unload_model("divided")
+        shutil.rmtree(model)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.support.triton import eventually
 from baton.app import App
 from baton.config import Config, GateConfig, LiveConfig, RolloutConfig, ServerConfig, ServiceConfig, TrafficConfig
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
+from baton.engine.engines import Engines
 from baton.engine.loop import Loop
 from baton.engine.service import Service
 from baton.journal import Journal
@@ -118,9 +119,10 @@ class Plane:
             self.wake.set,
         )
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
+        self.engines = Engines({NAME: self.config}, place.servers, lambda: self.loop.indexes, self.journal, place.clock)
         servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in place.servers)
         config = Config(place.repository, place.root / "state", servers=servers, services=(self.config,))
-        self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {})
+        self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {}, self.engines.of)
 
     def close(self) -> None:
         self.loop.stop()

@@ -118,7 +118,7 @@ class Plane:
         self.loop.lock = Lock(self.crew)  # type: ignore[assignment]
         servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in yard.servers)
         config = Config(yard.root / "repository", yard.root / "state", servers=servers, services=(yard.config,))
-        self.app = App(config, self.loop, self.journal, yard.manifest, lambda _service: {})
+        self.app = App(config, self.loop, self.journal, yard.manifest, lambda _service: {}, lambda _service: {})
         self._rollout: Rollout | None = None
         self._fresh = False
 

@@ -19,7 +19,7 @@ import pytest
 from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, eventually, running_triton
 
-from baton.domain import ModelState
+from baton.domain import EngineInfo, ModelState
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.local import procfs
 from baton.local.find import find_triton
@@ -53,6 +53,7 @@ class Rig:
                 answer_s=toy.get("delay_ms", 0.0) / 1000,
                 answer_error="this toy version fails now and then" if toy.get("error_rate") else None,
                 score=toy.get("constant"),
+                info=EngineInfo(**toy["info"]) if "info" in toy else None,
                 leave_s=0.3,
             )
 
@@ -430,6 +431,32 @@ def test_counts(rig):
     eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(3, 0)}, "an error of the model's own is an answer")
 
 
+def test_infos(rig):
+    rig.drop(1)
+    rig.drop(2, info={"device": "cuda:0", "dtype": "bf16", "fallback": "none"})
+    rig.drop(3, info={"device": "cpu", "dtype": "fp32", "fallback": "cpu", "asked_device": "cuda:0"})
+    rig.load(1, 2)
+    rig.point(2)
+
+    def told() -> dict[int, set[EngineInfo]]:
+        assert rig.alias not in rig.server.infos(), "a public name runs in nothing"
+        return {v: set(infos) for v, infos in rig.server.infos().get(rig.engine, {}).items()}
+
+    second = {2: {EngineInfo("cuda:0", "bf16", "none")}}
+    eventually(lambda: told() == second, "the version that tells something, and no other")
+    rig.load(1, 2, 3)
+    third = {3: {EngineInfo("cpu", "fp32", "cpu", asked_device="cuda:0")}}
+    eventually(lambda: told() == second | third, "the new one as well")
+    rig.point(3)
+    rig.load(1, 3)
+    rig.settles({1, 3})
+    eventually(lambda: told() == third, "one that left tells nothing more")
+    rig.drop(4)
+    rig.load(1, 4)
+    rig.settles({1, 4})
+    eventually(lambda: told() == {}, "nor does the last one")
+
+
 def test_process_that_is_gone(rig):
     rig.drop(1)
     rig.load(1)
@@ -467,6 +494,7 @@ def test_unreachable(rig):
             lambda: gone.unload(rig.engine, 5.0),
             lambda: gone.inflight(rig.engine),
             gone.counts,
+            gone.infos,
         ):
             with pytest.raises(Unreachable):
                 call()

@@ -190,7 +190,7 @@ def _gates(gates: list[dict[str, Any]], columns: int, *, brief: bool) -> list[Li
 
 
 def _versions(service: dict[str, Any], columns: int, *, brief: bool) -> list[Line]:
-    """A tree, newest first, with the share of traffic and the memory of each version in columns."""
+    """A tree, newest first, with the share of traffic, the memory and the device of each version in columns."""
     every = sorted(service["versions"], key=lambda v: v["version"], reverse=True)
     versions = [v for v in every if not brief or v["state"] not in _IDLE]
     if len(versions) < len(every):
@@ -203,7 +203,7 @@ def _tree(service: dict[str, Any], versions: list[dict[str, Any]], columns: int)
     names = [_named(v["version"], {v["version"]: v.get("label")}, "{} {}") for v in versions]
     states = [v["state"] for v in versions]
     shares = [_share(service, v["version"]) for v in versions]
-    memories = [_memory(v) for v in versions]
+    memories = _beside(versions)
     beside = 7 + sum(2 + w for w in (max(map(len, cells)) for cells in (states, shares)) if w)
     memory = max(map(len, memories))
     inline = not memory or columns - beside - memory - 2 >= min(max(map(len, names)), _NAME)
@@ -214,17 +214,17 @@ def _tree(service: dict[str, Any], versions: list[dict[str, Any]], columns: int)
     for index, version in enumerate(versions):
         sign, style = _STATES.get(version["state"], ("·", DIM))
         branch, below = ("└─ ", "   ") if index == len(versions) - 1 else ("├─ ", "│  ")
-        grows = WARN if _grows(version) else ""
+        alarm = WARN if _grows(version) or _lowered(version) else ""
         line: Line = [(f"  {branch}", DIM), (f"{sign} ", style), (cut(names[index], widths[0]).ljust(widths[0]), "")]
         line.append((f"  {states[index]:<{widths[1]}}", style))
         if widths[2]:
             line.append((f"  {shares[index]:>{widths[2]}}", ""))
         if memories[index] and inline:
-            line.append((f"  {memories[index]:<{memory}}", grows))
+            line.append((f"  {memories[index]:<{memory}}", alarm))
         lines.append(line)
         lead = f"  {below}  "
         if memories[index] and not inline:
-            lines.append([(lead, DIM), (memories[index], grows or DIM)])
+            lines += [[(lead, DIM), (part, alarm or DIM)] for part in fit(memories[index].strip(), columns - len(lead))]
         if version.get("reason"):
             lines += [[(lead, DIM), (part, DIM)] for part in fit(version["reason"], columns - len(lead))]
     return lines
@@ -237,6 +237,24 @@ def _share(service: dict[str, Any], version: int) -> str:
     if version == service["candidate"]:
         return percent(service["weight"])
     return percent(100 - service["weight"]) if version == service["stable"] else ""
+
+
+def _beside(versions: list[dict[str, Any]]) -> list[str]:
+    """Of each version what it takes and what it runs in, the latter in a column of its own."""
+    memories = [_memory(v) for v in versions]
+    wide = max(map(len, memories))
+    cells = []
+    for version, memory in zip(versions, memories, strict=True):
+        runs = " ".join(version[key] for key in ("dtype", "device") if version.get(key))
+        if _lowered(version):
+            runs = f"{runs} ⚠".strip()
+        cells.append(f"{memory:<{wide}}  {runs}" if wide and runs else memory or runs)
+    return cells
+
+
+def _lowered(version: dict[str, Any]) -> bool:
+    """Whether it runs in less than was asked for; then a problem tells what to do."""
+    return version.get("fallback") not in (None, "none")
 
 
 def _memory(version: dict[str, Any]) -> str:

@@ -127,7 +127,9 @@ def _traffic(traffic: dict[str, Any]) -> Any:
 
 def _version(version: dict[str, Any]) -> Any:
     memory = (version.get("memory") or {}).get("verdict")
-    return version["version"], version.get("label"), version["state"], unnumbered(version.get("reason") or ""), memory
+    runs = tuple(version.get(key) for key in ("device", "dtype", "fallback"))
+    reason = unnumbered(version.get("reason") or "")
+    return version["version"], version.get("label"), version["state"], reason, memory, runs
 
 
 def _gate(gate: dict[str, Any]) -> Any:

@@ -11,11 +11,13 @@ from pathlib import Path
 from baton import secret
 from baton.config import Config, ServerConfig, ServiceConfig
 from baton.domain import Folder, VersionMeta
+from baton.engine.engines import Engines
 from baton.engine.gates import Gates
 from baton.engine.health import EndProcesses
 from baton.engine.loop import Loop
 from baton.engine.memory import Memory
 from baton.engine.proof import Proof
+from baton.engine.rounds import Rounds
 from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal, set_aside
@@ -43,15 +45,17 @@ class Parts:
     servers: dict[str, Triton]
     manifest: Callable[[str, int], dict[str, str]]
     memory: Memory
+    engines: Engines
+    rounds: Rounds
 
     def start(self) -> None:
         self.watcher.start()
         self.loop.start()
-        self.memory.start()
+        self.rounds.start()
 
     def close(self) -> None:
         """Stop in the order in which nothing is asked of what is gone already."""
-        self.memory.stop()
+        self.rounds.stop()
         self.watcher.stop()
         self.loop.stop()
         for server in self.servers.values():
@@ -94,8 +98,15 @@ def build(
         services.append(_service(one, files, servers, journal, gates[one.name], clock, wake, _ender(config, one)))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
-    memory = Memory({s.name: s for s in config.services}, config.repository, journal, clock)
-    return Parts(loop, journal, watcher, servers, lambda name, version: gates[name].manifest(version), memory)
+    configured = {s.name: s for s in config.services}
+    memory = Memory(configured, config.repository, journal, clock)
+    engines = Engines(configured, servers, lambda: loop.indexes, journal, clock)
+    rounds = Rounds(memory.look, engines.look)
+
+    def manifest(service: str, version: int) -> dict[str, str]:
+        return gates[service].manifest(version)
+
+    return Parts(loop, journal, watcher, servers, manifest, memory, engines, rounds)
 
 
 def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None] = lambda: None) -> Journal:

@@ -20,8 +20,6 @@ from baton.judge import judge_memory
 from baton.local import procfs
 from baton.watch.memory import History, MemoryWatch, Usage
 
-EVERY_S = 10.0
-
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +32,7 @@ class VersionMemory:
 
 
 class Memory:
-    """A thread of its own that looks every ten seconds. ``of`` may be called from any thread."""
+    """``of`` may be called from any thread, ``look`` from one."""
 
     def __init__(
         self, services: Mapping[str, ServiceConfig], repository: Path, journal: Journal, clock: Callable[[], float]
@@ -46,16 +44,6 @@ class Memory:
         self._histories = {name: History(s.gates.memory_window) for name, s in services.items()}
         self._lock = threading.Lock()
         self._seen: dict[str, dict[int, VersionMemory]] = {name: {} for name in services}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="baton-memory", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def of(self, service: str) -> dict[int, VersionMemory]:
         """The service's engine versions that have a process on this machine."""
@@ -104,7 +92,3 @@ class Memory:
             self._journal.log(self._clock(), "memory", result.message, service=service, data=dict(result.evidence))
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)
-
-    def _run(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            self.look()

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from baton.domain import ModelState, ModelVersion
+from baton.domain import EngineInfo, ModelState, ModelVersion
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.fake_splitter import FakeSplitter
-from baton.triton.port import Counts, Index, Tensors
+from baton.triton.port import Counts, Index, Infos, Tensors
 
 __all__ = ["Behaviour", "Call", "DiskRepository", "FakeTriton", "ModelFiles", "RepositoryView"]
 
@@ -49,6 +49,8 @@ class Behaviour:
     """Every request is answered by an error with these words."""
     score: float | None = None
     """The same score for every document; NaN is one, too. None: scores that depend on the texts alone."""
+    info: EngineInfo | None = None
+    """What the engine tells of itself; None: nothing."""
     leave_s: float = 0.0
     """How long a dropped version stays UNLOADING after its last request."""
 
@@ -96,7 +98,7 @@ class FakeTriton:
     """One server. Every method may be called from any thread.
 
     ``boot`` names the models that a restart loads, as ``--load-model`` does; nothing is loaded at first.
-    ``metrics`` tells whether :meth:`inflight` knows anything.
+    ``metrics`` tells whether :meth:`inflight`, :meth:`answered` and :meth:`infos` know anything.
     """
 
     def __init__(
@@ -199,6 +201,21 @@ class FakeTriton:
                 model: {v: Counts(s.answered, s.failed) for v, s in slots.items() if s.state is ModelState.READY}
                 for model, slots in self._models.items()
             }
+
+    def infos(self) -> Infos | None:
+        if not self._metrics:
+            return None
+        with self._answering():
+            told = {
+                model: {
+                    v: frozenset({info})
+                    for v, slot in slots.items()
+                    if slot.state is ModelState.READY and (info := self._behaviour(model, v).info) is not None
+                }
+                for model, slots in self._models.items()
+                if self._is_engine(model)
+            }
+        return {model: versions for model, versions in told.items() if versions}
 
     def close(self) -> None:
         """There is no connection to release."""

@@ -5,7 +5,7 @@ Repository calls never go over HTTP: there a load holds every open connection un
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as client
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from baton.domain import ModelState, ModelVersion
+from baton.domain import EngineInfo, ModelState, ModelVersion
 from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
-from baton.triton.port import Counts, Index, Tensors
+from baton.triton.port import Counts, Index, Infos, Tensors
 
 INDEX_TIMEOUT_S = 2.0
 PENDING = "nv_inference_pending_request_count"
+ENGINE_INFO = "baton_engine_info"
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
 
@@ -126,20 +128,41 @@ class GrpcTriton:
     def inflight(self, model: str) -> Mapping[int, int] | None:
         if self._metrics is None:
             return None
+        # The parser gives every counter the name that it has in newer formats.
+        return {
+            version: int(sample.value)
+            for name, version, sample in self._samples(self._metrics)
+            if name == model and sample.name.removesuffix("_total") == PENDING
+        }
+
+    def infos(self) -> Infos | None:
+        if self._metrics is None:
+            return None
+        found: dict[str, dict[int, frozenset[EngineInfo]]] = {}
+        for model, version, sample in self._samples(self._metrics):
+            if sample.name == ENGINE_INFO and sample.value > 0:  # it falls to 0 when the version leaves
+                info = EngineInfo(**{field: sample.labels.get(field) for field in EngineInfo.__dataclass_fields__})
+                versions = found.setdefault(model, {})
+                versions[version] = versions.get(version, frozenset()) | {info}
+        return found
+
+    def _samples(self, address: str) -> list[tuple[str, int, Sample]]:
+        """Every sample of the server's metrics that is about a version of a model: model, version, sample."""
         try:
-            with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
                 text = answer.read().decode()
-        except (urllib.error.URLError, OSError) as error:
+            families = list(text_string_to_metric_families(text))
+        # ValueError: it is no such text. HTTPException: it is no HTTP, or breaks off.
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(
-                f"The metrics of server {self._name} at {self._metrics} do not answer: {error}."
+                f"The metrics of server {self._name} at {address} can't be read: {error or type(error).__name__}."
             ) from None
-        counts: dict[int, int] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                # The parser gives every counter the name that it has in newer formats.
-                if sample.name.removesuffix("_total") == PENDING and sample.labels.get("model") == model:
-                    counts[int(sample.labels["version"])] = int(sample.value)
-        return counts
+        return [
+            (sample.labels["model"], int(sample.labels["version"]), sample)
+            for family in families
+            for sample in family.samples
+            if "model" in sample.labels and sample.labels.get("version", "").isdecimal()
+        ]
 
     def close(self) -> None:
         self._client.close()

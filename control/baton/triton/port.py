@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from baton.domain import ModelVersion
+from baton.domain import EngineInfo, ModelVersion
 
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
+Infos = Mapping[str, Mapping[int, frozenset[EngineInfo]]]
+"""Model name to version to what its instances run in. A version that tells nothing is absent."""
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -80,6 +82,14 @@ class Triton(Protocol):
 
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         """Of all loaded models and versions, from Triton's statistics. Bounded by a short deadline."""
+        ...
+
+    def infos(self) -> Infos | None:
+        """What the loaded engines tell of themselves, all models at once; None where metrics are not known.
+
+        They tell it by a metric ``baton_engine_info`` of their own, which may come a moment after READY. Triton keeps
+        metrics of a process that was killed for as long as it lives itself (seen on 24.10).
+        """
         ...
 
     def close(self) -> None:

@@ -59,6 +59,8 @@ class Toy:
     """Seconds that each batch hangs, as in a call that waits for something which does not come."""
     wrong_on: str | None = None
     """Documents that hold this key (``text``, ``image``, ``video``) get 1 - score."""
+    info: dict[str, str] | None = None
+    """Further labels of ``baton_engine_info``, which it exports then: ``device``, ``dtype``, ``fallback``."""
     only_if: str | None = None
     """It misbehaves in requests only while a file of this path exists: after its gates, say."""
 
@@ -139,6 +141,20 @@ class TritonPythonModel:
         self.weights = read_tensor(folder, WEIGHTS)
         self.random = random.Random(self.version)
         self.leaked: list[bytes] = []
+        self.info: Any = None
+        if self.toy.info is not None:
+            self._tell(args["model_name"], self.toy.info)
+
+    def _tell(self, model: str, info: dict[str, str]) -> None:
+        kind = pb_utils.MetricFamily.GAUGE
+        self.family = pb_utils.MetricFamily(name="baton_engine_info", description="What it runs in", kind=kind)
+        self.info = self.family.Metric(labels={"model": model, "version": str(self.version), **info})
+        self.info.increment(1)
+
+    def finalize(self) -> None:
+        """Triton keeps a metric for as long as it lives itself."""
+        if self.info is not None:
+            self.info.increment(-1)
 
     def _count_load(self, log: str | None) -> None:
         """Appends ``version pid time``. One short O_APPEND write, so that lines of several processes don't mix."""

@@ -47,7 +47,7 @@ class ScorerSettings:
     """How to load and run a checkpoint.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
+        devices: ``cpu``, or one or more of ``cuda:<n>``, among which the model is divided.
         dtype: Of weights and activations; None takes bf16 on a GPU and fp32 on a CPU.
         budgets: Limits on prompts.
         limits: How large a request may be.
@@ -56,7 +56,7 @@ class ScorerSettings:
         vision_cache_bytes: What the features of images and videos seen before may take; 0 keeps none.
     """
 
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     dtype: torch.dtype | None = None
     budgets: Budgets = field(default_factory=Budgets)
     limits: RequestLimits = field(default_factory=RequestLimits)
@@ -85,10 +85,10 @@ class Scorer:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: {PREPROCESSOR} lacks image_mean or image_std ({error})") from error
         self._pixels = Pixels(config.vision, mean, std)
-        device = torch.device(settings.device)
-        dtype = settings.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        devices = [torch.device(device) for device in settings.devices]
+        dtype = settings.dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
         self.cache = FeatureCache(settings.vision_cache_bytes)
-        self.model = weights.load(folder, dtype=dtype, device=device, yes=tokenizer.yes, no=tokenizer.no)
+        self.model = weights.load(folder, dtype=dtype, devices=devices, yes=tokenizer.yes, no=tokenizer.no)
 
     def parse(
         self,

@@ -106,6 +106,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layer's weights lie; a model may be divided among several devices."""
+        return self.input_layernorm.weight.device
+
     def after(self, x: Tensor, heads: Tensor) -> Tensor:
         """The layer's output for its input ``x`` and what the heads found for it."""
         x = x + self.self_attn.join(heads)
@@ -151,6 +156,9 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, list[Past]]:
         """Run one pass, whose tokens lie in one row as ``layout`` says.
 
+        Everything comes in on one device and moves along with the hidden states where the next layer lies elsewhere;
+        keys and values stay where they are computed.
+
         Args:
             embeds: [tokens, hidden].
             positions: [3, tokens].
@@ -160,14 +168,20 @@ class Decoder(nn.Module):
             pasts: For each share the keys and values of its prefix, where they are kept from an earlier pass.
 
         Returns:
-            The documents' last hidden states [documents, hidden] before the last norm, and each share's keys and values
-            of its prefix, which are views of the whole row's unless they came in.
+            The documents' last hidden states [documents, hidden] before the last norm, where the last layer lies, and
+            each share's keys and values of its prefix, which are views of the whole row's unless they came in.
         """
         rotary = self.rotary(positions)
         x = embeds
         levels = [] if visual is None else visual[1]
         found: list[list[KeysValues]] = [[] for _ in layout.prefixes]
         for index, layer in enumerate(self.layers):
+            if (device := layer.device) != x.device:
+                x, layout = x.to(device), layout.to(device)
+                rotary = (rotary[0].to(device), rotary[1].to(device))
+                if visual is not None:
+                    levels = [level.to(device) for level in levels]
+                    visual = (visual[0].to(device), levels)
             normed = layer.input_layernorm(x)
             k, v = layer.self_attn.keys_values(normed, rotary)
             prefixes = [

@@ -7,7 +7,7 @@ runs over the whole row at once and has nothing to pad; in attention, stretches 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,15 @@ class Group:
     ends: Tensor
     documents: Tensor
 
+    def to(self, device: torch.device) -> Group:
+        return replace(
+            self,
+            places=self.places.to(device),
+            real=None if self.real is None else self.real.to(device),
+            ends=self.ends.to(device),
+            documents=self.documents.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -59,6 +68,10 @@ class Layout:
     prefixes: tuple[slice | None, ...]
     ends: Tensor
     groups: tuple[Group, ...]
+
+    def to(self, device: torch.device) -> Layout:
+        """The same with its indices on another device."""
+        return replace(self, ends=self.ends.to(device), groups=tuple(group.to(device) for group in self.groups))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ class Reranker(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.head.device
+        """Where tokens and pixels go in. Of a model that is divided among several devices it is the first."""
+        return self.language_model.embed_tokens.weight.device
 
     def see(self, patches: Tensor, grids: Sequence[Grid]) -> VisualFeatures:
         """Features of images and videos; see ``VisionTower.forward``."""
@@ -108,7 +109,7 @@ class Reranker(nn.Module):
             layout(shares, bytes_per_token, device),
             pasts,
         )
-        logits: Tensor = decoder.norm(ends).float() @ self.head
+        logits: Tensor = decoder.norm(ends.to(self.head.device)).float() @ self.head
         return logits, [_own(past) if one.keep else None for one, past in zip(prompts, found, strict=True)]
 
     def _visual(self, row: Sequence[Stretch]) -> tuple[Tensor, VisualFeatures] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,18 +10,23 @@ from safetensors import SafetensorError, safe_open
 
 from .config import read_config, read_json
 from .errors import CheckpointError
+from .placement import divide, free_bytes
 from .reranker import Reranker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PREFIX = "model."
 OUTPUT_EMBEDDING = "lm_head.weight"
 INPUT_EMBEDDING = "model.language_model.embed_tokens.weight"
+LAST = frozenset({OUTPUT_EMBEDDING, "model.language_model.norm.weight"})
+"""What lies behind the last layer."""
+LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -42,23 +48,24 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{folder}: holds {path.name}; a checkpoint's own code is never run")
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no: int) -> Reranker:
+def load(folder: Path, *, dtype: torch.dtype, devices: Sequence[torch.device], yes: int, no: int) -> Reranker:
     """Build the model and fill it from the checkpoint in ``folder``.
 
     Args:
         folder: The checkpoint; only read.
         dtype: Type of the weights and activations; the scoring head is fp32 whatever this is.
-        device: Where the weights go.
+        devices: Where the weights go: the decoder's layers are divided among several by free memory.
         yes: Token id of "yes".
         no: Token id of "no".
 
     Raises:
         CheckpointError: A file is missing or damaged, a tensor is missing, left over, misshapen or not finite.
+        MemoryError: It does not fit on several devices together.
     """
     config = read_config(folder)
     with torch.device("meta"):
         model = Reranker(config)
-    weights = _read(folder, dtype=dtype, device=device)
+    weights = _read(folder, dtype=dtype, place=_places(model, dtype, devices))
     output = weights.pop(OUTPUT_EMBEDDING, None)
     if config.tie_word_embeddings:
         output = weights.get(INPUT_EMBEDDING)
@@ -67,7 +74,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no
     if max(yes, no) >= output.shape[0]:
         raise CheckpointError(f"{folder}: the tokenizer numbers beyond the {output.shape[0]} rows of the embedding")
     state = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    state["head"] = output[yes].float() - output[no].float()
+    state["head"] = (output[yes].float() - output[no].float()).to(devices[-1])
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
@@ -75,14 +82,36 @@ def load(folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no
     return model.requires_grad_(requires_grad=False).eval()
 
 
-def _read(folder: Path, *, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]) -> Callable[[str], torch.device]:
+    """Tells the device of each of a checkpoint's tensors by its name."""
+    if len(devices) == 1:
+        return lambda _: devices[0]
+    decoder = model.language_model
+    layers = [_bytes(layer, dtype) for layer in decoder.layers]
+    first = _bytes(model.visual, dtype) + _bytes(decoder.embed_tokens, dtype)
+    last = _bytes(decoder.norm, dtype) + model.head.nbytes
+    chosen = divide(layers, first, last, [free_bytes(device) for device in devices])
+
+    def place(name: str) -> torch.device:
+        if (layer := LAYER.match(name)) is not None and int(layer[1]) < len(chosen):
+            return devices[chosen[int(layer[1])]]
+        return devices[-1] if name in LAST else devices[0]
+
+    return place
+
+
+def _bytes(part: nn.Module, dtype: torch.dtype) -> int:
+    return sum(parameter.numel() for parameter in part.parameters()) * dtype.itemsize
+
+
+def _read(folder: Path, *, dtype: torch.dtype, place: Callable[[str], torch.device]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for shard, names in _shards(folder).items():
         try:
             with safe_open(folder / shard, framework="pt") as file:
                 for name in names if names is not None else file.keys():
                     # A copy, so that no page of the file stays mapped: a file changed on disk would change scores.
-                    tensor = file.get_tensor(name).to(device=device, dtype=dtype, copy=True)
+                    tensor = file.get_tensor(name).to(device=place(name), dtype=dtype, copy=True)
                     if not bool(torch.isfinite(tensor).all()):
                         count = int((~torch.isfinite(tensor)).sum())
                         raise CheckpointError(f"{folder}: {name} in {shard} holds {count} values that are not finite")

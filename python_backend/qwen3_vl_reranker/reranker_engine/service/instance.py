@@ -16,7 +16,7 @@ from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import scores_of
 
 from .allocator import FreedMemory, keep_freed_memory
-from .loading import CPU, is_out_of_memory, load
+from .loading import CPU, gpus, is_out_of_memory, load
 from .meters import Meters
 from .settings import read_settings
 from .tensors import read_request
@@ -46,11 +46,11 @@ class Instance:
             RuntimeError: Memory does not suffice, and ``on_no_memory`` allows nothing that does.
         """
         config = json.loads(args["model_config"])
-        settings = read_settings(config, args["model_instance_kind"], args["model_instance_device_id"])
+        settings = read_settings(config, args["model_instance_kind"], args["model_instance_device_id"], gpus())
         name = f"{args['model_name']} version {args['model_version']}"
         version = np.array([[int(args["model_version"])]], dtype=np.int64)
         torch.set_num_threads(settings.threads)
-        if settings.scorer.device == "cpu":
+        if settings.scorer.devices == (CPU,):
             keep_freed_memory()
         start = time.monotonic()
         loaded = load(
@@ -62,7 +62,15 @@ class Instance:
         if loaded.fallback == CPU:
             keep_freed_memory()
         self._meters = Meters(args["model_name"], args["model_version"])
-        self._meters.level("info", 1, device=loaded.device, dtype=loaded.dtype, fallback=loaded.fallback)
+        self._meters.level(
+            "info",
+            1,
+            device=loaded.device,
+            dtype=loaded.dtype,
+            fallback=loaded.fallback,
+            asked_device=loaded.asked_device,
+            asked_dtype=loaded.asked_dtype,
+        )
         self._desk = Desk(loaded.scorer, self._meters, version)
         self._turns = Turns(loaded.scorer, self._desk, most=max(1, int(config.get("max_batch_size", 0))))
         pb_utils.Logger.log_info(

@@ -12,7 +12,7 @@ from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.inference.selftest import self_test
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 REFUSE, LOWER_DTYPE, CPU = ON_NO_MEMORY = ("refuse", "lower_dtype", "cpu")
@@ -27,8 +27,10 @@ class Loaded:
 
     Attributes:
         scorer: The scorer.
-        device: Where it runs: ``cpu`` or ``cuda:<n>``.
+        device: Where it runs: ``cpu``, ``cuda:<n>``, or several of these, comma-separated.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
+        asked_device: Where it was to run.
+        asked_dtype: What it was to run in.
         fallback: What was done for want of memory: ``none``, ``lower_dtype`` or ``cpu``.
         warm_s: Seconds of the self-test's last round.
     """
@@ -36,6 +38,8 @@ class Loaded:
     scorer: Scorer
     device: str
     dtype: str
+    asked_device: str
+    asked_dtype: str
     fallback: str
     warm_s: float
 
@@ -52,36 +56,64 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
     Raises:
         CheckpointError: The folder is no checkpoint that can be served.
         RuntimeError: The memory does not suffice, and nothing else is allowed or left.
+        ValueError: A GPU that is asked for is not there, and the CPU is not allowed.
     """
-    device, dtype, fallback = settings.device, settings.dtype or best_dtype(settings.device), "none"
+    devices, dtype, fallback = settings.devices, settings.dtype, "none"
+    # Where the GPU is not there, nobody can tell what its own type would be.
+    asked_device, asked_dtype = ",".join(devices), "auto" if dtype is None else NAMES[dtype]
+    if unseen := _unseen(devices):
+        if on_no_memory != CPU:
+            raise ValueError(
+                f"{folder}: {unseen}; install a torch with CUDA, or choose the CPU with kind: KIND_CPU in "
+                "instance_group, or allow it with parameter on_no_memory = cpu"
+            )
+        warn(f"{folder}: {unseen}; on_no_memory is cpu, so it is loaded in fp32 on cpu instead")
+        devices, dtype, fallback = (CPU,), torch.float32, CPU
+    elif dtype is None:
+        dtype = best_dtype(devices)
+        asked_dtype = NAMES[dtype]
     while True:
         try:
-            scorer = Scorer(folder, replace(settings, device=device, dtype=dtype))
-            return Loaded(scorer, device, NAMES[dtype], fallback, self_test(scorer))
+            scorer = Scorer(folder, replace(settings, devices=devices, dtype=dtype))
+            warm_s = self_test(scorer)
+            return Loaded(scorer, ",".join(devices), NAMES[dtype], asked_device, asked_dtype, fallback, warm_s)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            place = f"{folder}: does not fit in {NAMES[dtype]} on {device} ({error})"
-            instead = _instead(device, dtype, on_no_memory)
+            place = f"{folder}: does not fit in {NAMES[dtype]} on {','.join(devices)} ({error})"
+            instead = _instead(devices, dtype, on_no_memory)
             if instead is None:
                 raise RuntimeError(
                     f"{place}, and on_no_memory is {on_no_memory}; free memory, or allow more with that parameter"
                 ) from None
-        device, dtype = instead
+        devices, dtype = instead
         fallback = on_no_memory
-        warn(f"{place}; on_no_memory is {on_no_memory}, so it is loaded in {NAMES[dtype]} on {device} instead")
+        where = ",".join(devices)
+        warn(f"{place}; on_no_memory is {on_no_memory}, so it is loaded in {NAMES[dtype]} on {where} instead")
         # Only here: while the error was being handled, its frames held the weights that were read so far.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def best_dtype(device: str) -> torch.dtype:
-    """bf16 on a GPU that computes with it, fp16 on an older one, fp32 on a CPU."""
-    if not device.startswith("cuda"):
+def best_dtype(devices: Sequence[str]) -> torch.dtype:
+    """bf16 on GPUs that all compute with it, fp16 with an older one among them, fp32 on a CPU."""
+    if CPU in devices:
         return torch.float32
-    major, _ = torch.cuda.get_device_capability(device)
+    major = min(torch.cuda.get_device_capability(device)[0] for device in devices)
     return torch.bfloat16 if major >= BF16_CAPABILITY else torch.float16
+
+
+def gpus() -> int:
+    """How many GPUs torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _unseen(devices: Sequence[str]) -> str:
+    """Which GPU is asked for that torch does not see, as half a sentence; empty where all are there."""
+    there = gpus()
+    missing = [device for device in devices if device != CPU and int(device.partition(":")[2]) >= there]
+    return f"is to run on {', '.join(missing)}, but torch sees {there or 'no'} GPU{'s'[: there > 1]}" if missing else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -91,11 +123,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _instead(device: str, dtype: torch.dtype, on_no_memory: str) -> tuple[str, torch.dtype] | None:
+def _instead(
+    devices: tuple[str, ...], dtype: torch.dtype, on_no_memory: str
+) -> tuple[tuple[str, ...], torch.dtype] | None:
     """What to try next; None: nothing is left."""
     if on_no_memory == LOWER_DTYPE and dtype is torch.float32:
-        half = best_dtype(device)
-        return device, half if half is not torch.float32 else torch.bfloat16
-    if on_no_memory == CPU and device != "cpu":
-        return "cpu", torch.float32
+        half = best_dtype(devices)
+        return devices, half if half is not torch.float32 else torch.bfloat16
+    if on_no_memory == CPU and CPU not in devices:
+        return (CPU,), torch.float32
     return None

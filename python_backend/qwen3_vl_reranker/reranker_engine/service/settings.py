@@ -32,13 +32,14 @@ class Settings:
     on_no_memory: str
 
 
-def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str) -> Settings:
+def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str, gpus: int) -> Settings:
     """Turn a model configuration's ``parameters`` into settings.
 
     Args:
         config: The model configuration as Triton gives it, parsed from JSON.
-        instance_kind: ``GPU`` or ``CPU``.
-        device_id: Number of the GPU.
+        instance_kind: Triton's: ``GPU``, ``CPU`` or ``MODEL``.
+        device_id: Number of the GPU that Triton gives the instance, where ``instance_kind`` is ``GPU``.
+        gpus: How many there are.
 
     Raises:
         ValueError: A parameter is unknown or has an impossible value; the text names it.
@@ -91,7 +92,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     )
     settings = Settings(
         scorer=ScorerSettings(
-            device=_device(instance_kind, device_id, on_no_memory),
+            devices=_devices(instance_kind, device_id, listed("devices"), gpus),
             dtype=DTYPES[dtype],
             budgets=budgets,
             limits=limits,
@@ -108,17 +109,24 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str)
     return settings
 
 
-def _device(instance_kind: str, device_id: str, on_no_memory: str) -> str:
-    if instance_kind != "GPU":
-        return "cpu"
-    if torch.cuda.is_available():
-        return f"cuda:{device_id}"
-    if on_no_memory == CPU:
-        return "cpu"
-    raise ValueError(
-        f"Triton gives this instance GPU {device_id}, but torch sees no GPU; install a torch with CUDA, or choose the "
-        "CPU with kind: KIND_CPU in instance_group, or allow it with parameter on_no_memory = cpu"
-    )
+def _devices(instance_kind: str, device_id: str, asked: list[str], gpus: int) -> tuple[str, ...]:
+    """Where an instance runs. Whether it is there, and what to do where it is not, is a matter of loading."""
+    if (instance_kind == "MODEL") != bool(asked):
+        raise ValueError(
+            "parameter devices goes with kind: KIND_MODEL in instance_group, by which Triton leaves the choice of GPUs "
+            f"to the engine; here the kind is KIND_{instance_kind}, and devices is {', '.join(asked) or 'empty'}"
+        )
+    if asked == ["all"]:
+        # Of none it is the first that is missing.
+        return tuple(f"cuda:{number}" for number in range(max(gpus, 1)))
+    if wrong := [one for one in asked if not (one.isascii() and one.isdecimal())]:
+        raise ValueError(f'parameter devices names {wrong[0]!r}; it must be numbers of GPUs, such as "0,1", or "all"')
+    numbers = [int(one) for one in asked]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ValueError(f"parameter devices names GPU {twice[0]} twice")
+    if numbers:
+        return tuple(f"cuda:{number}" for number in numbers)
+    return (f"cuda:{device_id}",) if instance_kind == "GPU" else (CPU,)
 
 
 def default_threads() -> int:

@@ -1,0 +1,122 @@
+"""What each engine version computes with on each server, as the engines tell; an alarm where it is less than asked for.
+
+Like the memory's, the alarm turns nothing back: the operator allowed the engine to make do with less, and a person
+decides when there is room for more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from baton.config import ServiceConfig
+from baton.domain import EngineInfo, ModelState
+from baton.errors import BatonError, Unreachable
+from baton.journal import Journal
+from baton.triton.port import Index, Infos, Triton
+
+log = logging.getLogger(__name__)
+
+ByServer = Mapping[str, frozenset[EngineInfo]]
+"""What a version's instances on each server run in."""
+
+
+class Engines:
+    """``of`` may be called from any thread, ``look`` from one."""
+
+    def __init__(
+        self,
+        services: Mapping[str, ServiceConfig],
+        servers: Mapping[str, Triton],
+        indexes: Callable[[], Mapping[str, Index | str]],
+        journal: Journal,
+        clock: Callable[[], float],
+    ) -> None:
+        """``indexes``: each server's repository index as it was last seen, or why there is none."""
+        self._services = services
+        self._servers = servers
+        self._indexes = indexes
+        self._journal = journal
+        self._clock = clock
+        self._told: dict[str, str] = {}
+        self._alarms: set[tuple[str, int, str, EngineInfo]] = set()
+        self._lock = threading.Lock()
+        self._seen: dict[str, dict[int, dict[str, frozenset[EngineInfo]]]] = {name: {} for name in services}
+
+    def of(self, service: str) -> dict[int, ByServer]:
+        """The service's engine versions that are READY and tell what they run in."""
+        with self._lock:
+            return {version: dict(servers) for version, servers in self._seen[service].items()}
+
+    def look(self) -> None:
+        """Ask each server that has an engine loaded, once for all services.
+
+        What was known stands while a server's metrics do not answer, for as long as its versions are READY.
+        """
+        seen: dict[str, dict[int, dict[str, frozenset[EngineInfo]]]] = {name: {} for name in self._services}
+        for server, index in self._indexes().items():
+            ready = {} if isinstance(index, str) else self._ready(index)
+            infos = self._ask(server) if any(ready.values()) else {}
+            for name, versions in ready.items():
+                for version in versions:
+                    if infos is None:
+                        known = self._seen[name].get(version, {}).get(server, frozenset())
+                    else:
+                        known = infos.get(self._services[name].engine, {}).get(version, frozenset())
+                    if known:
+                        seen[name].setdefault(version, {})[server] = known
+        with self._lock:
+            self._seen = seen
+        alarms = {
+            (name, version, server, info)
+            for name, versions in seen.items()
+            for version, servers in versions.items()
+            for server, infos in servers.items()
+            for info in infos
+            if info.lowered
+        }
+        for name, version, server, info in sorted(alarms - self._alarms, key=str):
+            self._alarm(name, lowered(version, server, info))
+        self._alarms = alarms
+
+    def _ready(self, index: Index) -> dict[str, list[int]]:
+        """By service: the versions of its engine that are READY."""
+        return {
+            name: [v for v, m in index.get(service.engine, {}).items() if m.state is ModelState.READY]
+            for name, service in self._services.items()
+        }
+
+    def _ask(self, server: str) -> Infos | None:
+        """None where it does not answer; nothing where its metrics are not known."""
+        try:
+            infos = self._servers[server].infos()
+        except Unreachable as error:
+            if self._told.get(server) != str(error):
+                log.warning("%s", error)
+            self._told[server] = str(error)
+            return None
+        self._told.pop(server, None)
+        return {} if infos is None else infos
+
+    def _alarm(self, service: str, sentence: str) -> None:
+        log.warning("%s: %s", service, sentence)
+        try:
+            self._journal.log(self._clock(), "fallback", sentence, service=service)
+        except BatonError as error:
+            log.warning("the alarm could not be written down: %s", error)
+
+
+def lowered(version: int, server: str, info: EngineInfo) -> str:
+    """For a person: what a version runs in on a server, what was asked for, and what to do."""
+    runs, asked = _words(info.dtype, info.device), _words(info.asked_dtype, info.asked_device)
+    than = f"{asked} was asked for" if asked else "something else was asked for"
+    return (
+        f"On server {server} version {version} runs in {runs or 'less'}, though {than} (fallback "
+        f"{info.fallback}). Make room on that machine and restart its Triton in a quiet hour; or ask for less in the "
+        f"engine's config.pbtxt."
+    )
+
+
+def _words(dtype: str | None, device: str | None) -> str:
+    return " on ".join(part for part in (dtype, device) if part)

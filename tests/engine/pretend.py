@@ -1,0 +1,124 @@
+"""GPUs that are not there: tensors of the CPU that pretend to lie on them, and refuse to meet where real ones would.
+
+    with Pretend() as gpus:
+        x = torch.ones(3).to("cuda:0")
+        x + torch.ones(3, device="cuda:1")  # raises Meeting
+
+Everything is computed by the CPU, so that results can be compared to the bit. It is stricter than CUDA in one thing (an
+index on the CPU into a tensor on a GPU is refused), and as lenient with numbers: a tensor without dimensions on the CPU
+meets all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+CPU = torch.device("cpu")
+KEY = "_pretended_device"
+
+
+class Meeting(AssertionError):
+    """Tensors of two devices met in one operation."""
+
+
+class Pretend(TorchFunctionMode):
+    """``crossings`` counts the copies from one device to another, ``computed`` the operations on each device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crossings: Counter[tuple[str, str]] = Counter()
+        self.computed: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        # What makes a parameter of a tensor is not told to any mode; the parameter lies where the tensor does.
+        self._new = nn.Parameter.__new__
+
+        def new(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's own
+            made = self._new(cls, data, requires_grad)
+            return made if data is None else tagged(made, device_of(data))
+
+        nn.Parameter.__new__ = new
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        nn.Parameter.__new__ = self._new
+        super().__exit__(*error)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func == Tensor.device.__get__:
+            return device_of(args[0])
+        if func == Tensor.cpu:
+            return self._moved(args[0], CPU)
+        if func == Tensor.to:
+            return self._to(args[0], list(args[1:]), kwargs)
+        if func == Tensor.numpy and device_of(args[0]).type == "cuda":
+            raise Meeting("numpy() of a tensor on a GPU")
+        if getattr(func, "__name__", "") == "__get__":  # shape, dtype and the like, but T as well
+            return tagged(func(*args, **kwargs), device_of(args[0]))
+        asked = kwargs.get("device")
+        if asked is not None and torch.device(asked).type == "cuda":
+            kwargs["device"] = CPU
+            return tagged(func(*args, **kwargs), torch.device(asked))
+        met = {device_of(t) for t in tensors((args, kwargs)) if t.ndim or device_of(t) != CPU}
+        if len(met) > 1:
+            raise Meeting(f"{getattr(func, '__name__', func)}: tensors on {', '.join(sorted(map(str, met)))} meet")
+        device = next(iter(met), CPU)
+        self.computed[str(device)] += 1
+        return tagged(func(*args, **kwargs), device)
+
+    def _to(self, tensor: Tensor, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+        target = kwargs.pop("device", None)
+        if args and isinstance(args[0], str | torch.device):
+            target = args.pop(0)
+        device = device_of(tensor) if target is None else torch.device(target)
+        if args or kwargs:
+            before, tensor = tensor, tensor.to(*args, **kwargs)
+            tagged(tensor, device_of(before))
+        return self._moved(tensor, device)
+
+    def _moved(self, tensor: Tensor, device: torch.device) -> Tensor:
+        before = device_of(tensor)
+        if before == device:
+            return tensor
+        self.crossings[str(before), str(device)] += 1
+        # Another tensor, as on a real device: what is written into one does not show in the other.
+        return tagged(tensor.clone(), device)
+
+
+def device_of(tensor: Tensor) -> torch.device:
+    pretended = tensor.__dict__.get(KEY)
+    with torch._C.DisableTorchFunction():
+        return pretended if pretended is not None else tensor.device
+
+
+def tagged(result: Any, device: torch.device) -> Any:
+    """``result``, whose tensors lie on ``device`` from now on, if that is one of those that are not there."""
+    for tensor in tensors(result):
+        if device.type == "cuda":
+            tensor.__dict__[KEY] = device
+        else:
+            tensor.__dict__.pop(KEY, None)
+    return result
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples, slices and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors(one)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
+    elif isinstance(value, slice):
+        yield from tensors([value.start, value.stop, value.step])

@@ -16,6 +16,7 @@ from tests.support.rules import ASKED, ENGINE, Broken, held, serving
 from baton.api.server import claim
 from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
+from baton.journal import JOURNAL
 from baton.triton.fake import Behaviour
 
 PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
@@ -128,8 +129,13 @@ def arriving(yard: Yard, _move: Move) -> None:
 
 
 def change(yard: Yard, move: Move) -> None:
-    if yard.files.folders:
-        yard.put(_version(yard, move), complete=move.c % 4 > 0)
+    if not yard.files.folders:
+        return
+    version = _version(yard, move)
+    fresh = not (yard.root / "state" / JOURNAL).exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
+    if fresh and any(version in held(s, ModelState.READY) for s in yard.servers.values()):
+        return  # as of a stray: at first sight nobody can know
+    yard.put(version, complete=move.c % 4 > 0)
 
 
 def remove(yard: Yard, move: Move) -> None:

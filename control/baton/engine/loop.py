@@ -91,6 +91,8 @@ class Loop:
 
     def once(self, *, scan: bool = True) -> bool:
         """One round over all services. True when something is under way, so that the next round should come soon."""
+        for service in self.services:
+            service.look()
         self.indexes = self._look()
         busy = False
         for service in self.services:

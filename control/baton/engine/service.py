@@ -135,6 +135,7 @@ class Service:
         self.split = Split(self.steering, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, end_processes, self.tasks, clock, self._tell_health)
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
+        self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}
         self._entries: list[Folder] = []
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
@@ -146,6 +147,10 @@ class Service:
     def scan(self) -> None:
         """Look at the engine's directory. Called without the loop's lock: a network file system may be slow."""
         self._entries = self._scan()
+
+    def look(self) -> None:
+        """The servers' indexes are about to be read: calls that run now may change what they show, also if they end."""
+        self._begun = frozenset(e for e in self.tasks.running() if isinstance(e, Sync | Reload))
 
     def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
         """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
@@ -183,7 +188,7 @@ class Service:
             loaded=loaded,
             known_strays=known_strays,
             rollout=rollout,
-            running=self.tasks.running(),
+            running=self.tasks.running() | self._begun,
             failed=self.tasks.failed(),
             paused=paused,
             live_gate=self.split.judge(rollout, now),

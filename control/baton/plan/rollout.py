@@ -399,6 +399,11 @@ def _point_back(view: View, rollout: Rollout, policy: Policy) -> Decision | None
     if previous not in view.policy:
         # A restart between here and the next policy must find the version that the public name leads to.
         return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
+    under_way = sorted(e.server for e in view.running if isinstance(e, Sync) and e.model is Model.ENGINE)
+    if under_way:
+        # It read the files before this was decided, and may be about to take the previous version out.
+        told = f"A load call is under way on server {under_way[0]}; the public name goes back to {previous} after it."
+        return Decision(phase, told)
     return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
 
 

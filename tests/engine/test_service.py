@@ -216,7 +216,7 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
     (response,) = model.execute([refused])
     assert re.match(r"query: its text is \d+ tokens too long", response.error.message)
     model.execute([Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, [{"image": "/x"}])])
-    eventually(lambda: metric("info", device="cpu", dtype="fp32", fallback="none") == 1, "the gauge")
+    eventually(lambda: metric("info", device="cpu", dtype="fp32", fallback="none", weights="copy") == 1, "the gauge")
     eventually(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
     held = metric("vision_cache_bytes")
     model.finalize()
@@ -227,7 +227,7 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
     assert metric("truncated_total") == 1
     assert (metric("vision_cache_hits_total"), metric("vision_cache_misses_total")) == (1, 1)
     assert held > 0 == metric("vision_cache_bytes")
-    assert metric("info", device="cpu", dtype="fp32", fallback="none") == 0
+    assert metric("info", device="cpu", dtype="fp32", fallback="none", weights="copy") == 0
     causes = ("cancelled", "request", "content", "deadline", "internal", "no_memory", "not_a_number")
     assert [metric("rejected_total", cause=cause) for cause in causes] == [1, 1, 2, 1, None, None, None]
 

@@ -201,7 +201,7 @@ def test_the_engines_metrics_stand_beside_tritons(server, client):
         "request_seconds_count": 2,
     }
     assert figure(server, "baton_engine_vision_cache_bytes") > 0
-    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"') == 1
+    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"', 'weights="copy"') == 1
 
 
 def test_versions_count_beside_each_other_and_after_each_other(server, client):

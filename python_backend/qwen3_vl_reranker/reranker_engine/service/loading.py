@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REFUSE, LOWER_DTYPE, CPU = ON_NO_MEMORY = ("refuse", "lower_dtype", "cpu")
+COPY, MAP = WEIGHTS = ("copy", "map")
 BF16_CAPABILITY = 8
 """The first generation of NVIDIA GPUs that computes in bf16 is Ampere, compute capability 8.0."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -30,13 +32,19 @@ class Loaded:
         device: Where it runs: ``cpu`` or ``cuda:<n>``.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
         fallback: What was done for want of memory: ``none``, ``lower_dtype`` or ``cpu``.
-        warm_s: Seconds of the self-test's last round.
+        weights: ``map`` where weights lie on mappings of the files, else ``copy``.
+        weights_s: Seconds that it took to read the checkpoint.
+        self_test_s: Seconds of the self-test.
+        warm_s: Seconds of its last round.
     """
 
     scorer: Scorer
     device: str
     dtype: str
     fallback: str
+    weights: str
+    weights_s: float
+    self_test_s: float
     warm_s: float
 
 
@@ -54,10 +62,14 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         RuntimeError: The memory does not suffice, and nothing else is allowed or left.
     """
     device, dtype, fallback = settings.device, settings.dtype or best_dtype(settings.device), "none"
+    start = time.monotonic()
     while True:
         try:
             scorer = Scorer(folder, replace(settings, device=device, dtype=dtype))
-            return Loaded(scorer, device, NAMES[dtype], fallback, self_test(scorer))
+            read = time.monotonic()
+            warm_s = self_test(scorer)
+            tested = time.monotonic()
+            break
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,6 +86,13 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    if settings.map_weights and scorer.mapped < 1:
+        warn(
+            f"{folder}: weights is {MAP}, but {1 - scorer.mapped:.0%} of their bytes are copies: a tensor stays in its "
+            f"file only on a CPU (this is {device}), and where the file holds it in {NAMES[dtype]}, as it is served"
+        )
+    weights = MAP if scorer.mapped else COPY
+    return Loaded(scorer, device, NAMES[dtype], fallback, weights, read - start, tested - read, warm_s)
 
 
 def best_dtype(device: str) -> torch.dtype:

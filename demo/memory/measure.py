@@ -67,13 +67,13 @@ class Version:
 
     def step(self) -> dict[str, Any]:
         """Have it take its next step, and return what it says of that."""
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
+        assert self._process.stdout is not None  # noqa: S101 - likewise
         line = self._process.stdout.readline()
         if not line:
             raise Failed(f"A version's process ended with {self._process.wait()}.")
@@ -102,5 +102,5 @@ def memory(first: Path, second: Path, weights: str) -> Memory:
 
 
 def link(folder: Path, target: Path) -> None:
-    """A version whose files are hard links of another's; made before either is loaded, as it changes the files' ctime."""
+    """A version whose files are hard links of another's: do it before that is loaded, as its files' ctime changes."""
     shutil.copytree(folder, target, copy_function=os.link)

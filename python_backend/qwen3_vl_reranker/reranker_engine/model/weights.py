@@ -49,9 +49,7 @@ class Weights(NamedTuple):
     mapped: float
 
 
-def load(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no: int, mapped: bool = False
-) -> Weights:
+def load(folder: Path, *, dtype: torch.dtype, device: torch.device, yes: int, no: int, mapped: bool = False) -> Weights:
     """Build the model and fill it from the checkpoint in ``folder``.
 
     Args:

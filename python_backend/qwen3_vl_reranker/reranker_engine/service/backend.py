@@ -35,8 +35,8 @@ class TritonPythonModel:
         with watchdog(seconds, f"loading {args['model_name']} version {args['model_version']}"):
             seconds_of = {"start": process_age_s()}
             begun = time.monotonic()
-            # torch makes some 180,000 objects, all of which stay. Searching them for garbage takes a seventh of the time
-            # of the imports; later it would hold up a request for 70 ms now and then.
+            # torch makes some 180,000 objects, all of which stay. Looking through them for garbage takes a seventh of
+            # the imports' time, and later would hold up a request for 70 ms now and then.
             gc.disable()
             try:
                 from .instance import Instance

@@ -39,7 +39,7 @@ def show_memory(found: dict[str, Memory]) -> list[str]:
         title=f"Memory as a multiple of the weights ({size / 2**20:.0f} MiB, fp32)", title_justify="left",
         box=SIMPLE_HEAD,
     )  # fmt: skip
-    table.add_column("weights")
+    table.add_column("weights", no_wrap=True)
     for name in ("peak while reading", "with the self-test", "PSS of a version", "PSS a second one adds"):
         table.add_column(name, justify="right")
     broken = []
@@ -58,15 +58,16 @@ def show_starts(found: dict[str, list[Start]]) -> list[str]:
     count = len(next(iter(found.values())))
     table = Table(
         title=(
-            f"Seconds from Triton's load call to READY, medians of {count}; then the first answer to a\n"
-            f"request, and what it is to the median of the {REQUESTS - 1} after it"
+            f"Seconds from Triton's load call to READY, medians of {count}; then the first\n"
+            f"answer to a request, and its ratio to the median of the next {REQUESTS - 1}"
         ),
         title_justify="left",
         box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("weights")
-    for name in (*(part.replace("_", "-") for part in PARTS), "rest", "READY", "first answer", "/ others"):
-        table.add_column(name, justify="right")
+    table.add_column("weights", no_wrap=True)
+    for name in (*(part.replace("_", "-") for part in PARTS), "rest", "READY", "first", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
     broken = []
     for way, rounds in found.items():
         first = statistics.median(one.first for one in rounds)

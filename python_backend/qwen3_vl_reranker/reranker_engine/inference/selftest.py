@@ -33,7 +33,7 @@ def self_test(scorer: Scorer) -> float:
     Image.fromarray(square).save(buffer, format="PNG")
     documents = [
         {"text": "A red circle."},
-        {"text": "Berlin is the capital of Germany. " * 8},
+        {"text": "Berlin is the capital of Germany. " * 2},
         {"image": {"media": 0}},
         {"video": [{"media": 0}, {"media": 0}], "text": "A colour ramp."},
     ]

@@ -104,7 +104,7 @@ def _faults(strikes: Sequence[Strike]) -> list[tuple[str, list[str]]]:
     """A row for each fault, with the number of phases in which it struck."""
     rows = []
     for fault in dict.fromkeys(s.fault for s in strikes):
-        mine = [s for s in strikes if s.fault is fault]
+        mine = [s for s in strikes if s.fault == fault]
         rows.append((fault.name, [str(len({s.phase for s in mine})), *_row(mine)]))
     return sorted(rows)
 

@@ -45,13 +45,13 @@ VISION = {
 }
 
 
-def make_checkpoint(folder: Path) -> None:
-    """A checkpoint with random weights, 35 million of them, and the demo's tokenizer; in the published layout."""
+def make_checkpoint(folder: Path, *, text: dict[str, Any] = TEXT, vision: dict[str, Any] = VISION) -> None:
+    """A checkpoint with random weights, 35 million by default, and the demo's tokenizer; in the published layout."""
     ignore = shutil.ignore_patterns("*.safetensors", "*.index.json")
     shutil.copytree(SOURCE, folder, ignore=ignore)
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    raw["text_config"] |= TEXT
-    raw["vision_config"] |= VISION
+    raw["text_config"] |= text
+    raw["vision_config"] |= vision
     (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     model = Reranker(read_config(folder))
     torch.manual_seed(7)

@@ -216,9 +216,18 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
     (response,) = model.execute([refused])
     assert re.match(r"query: its text is \d+ tokens too long", response.error.message)
     model.execute([Request({"text": "red"}, DOCUMENTS, timeout_us=1), Request({"text": "red"}, [{"image": "/x"}])])
-    told = {"device": "cpu", "dtype": "fp32", "fallback": "none", "asked_device": "cpu", "asked_dtype": "fp32"}
+    told = {
+        "device": "cpu",
+        "dtype": "fp32",
+        "fallback": "none",
+        "asked_device": "cpu",
+        "asked_dtype": "fp32",
+        "weights": "copy",
+    }
     eventually(lambda: metric("info", **told) == 1, "the gauge")
     eventually(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
+    parts = ("start", "imports", "weights", "self_test")
+    assert all(metric("load_seconds", part=part) > 0 for part in parts)
     held = metric("vision_cache_bytes")
     model.finalize()
     assert metric("pairs_total") == 2 + 3 + 1
@@ -229,6 +238,7 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
     assert (metric("vision_cache_hits_total"), metric("vision_cache_misses_total")) == (1, 1)
     assert held > 0 == metric("vision_cache_bytes")
     assert metric("info", **told) == 0
+    assert not any(metric("load_seconds", part=part) for part in parts)
     causes = ("cancelled", "request", "content", "deadline", "internal", "no_memory", "not_a_number")
     assert [metric("rejected_total", cause=cause) for cause in causes] == [1, 1, 2, 1, None, None, None]
 

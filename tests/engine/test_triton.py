@@ -24,6 +24,7 @@ from baton.triton.grpc import GrpcTriton
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ENGINE = "qwen3_vl_reranker"
+PARTS = ("start", "imports", "weights", "self_test")
 
 
 def tensor(name, values):
@@ -205,7 +206,10 @@ def test_the_engines_metrics_stand_beside_tritons(server, client):
         "request_seconds_count": 2,
     }
     assert figure(server, "baton_engine_vision_cache_bytes") > 0
-    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"') == 1
+    assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"', 'weights="copy"') == 1
+    parts = {part: figure(server, "baton_engine_load_seconds", f'part="{part}"') for part in PARTS}
+    assert 0 < parts["start"] < parts["imports"]
+    assert parts["weights"] > 0 < parts["self_test"]
 
 
 def test_versions_count_beside_each_other_and_after_each_other(server, client):

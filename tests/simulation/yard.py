@@ -289,18 +289,23 @@ class Yard(Rules):
         )
         self.need(not named, f"the policy names {named}, which never loaded")
         self._check_restart()
-        rollout = self.rollout
-        # A way back is taken at once, also to a version that died unseen; it is loaded again after that.
-        back = rollout is not None and rollout.stop is not None and self.files.alias == rollout.previous
         for name, server in self.servers.items():
             answers = self.answers(server)
-            excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None or back
+            excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None
+            excused = excused or self._went_back_to_the_dead(server)
             unseen = self.plane is None or self.plane.oldest() < self.folder_changes
             lost = self._answered[name] and not answers
             self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
             self._answered[name] = answers
         self._tell()
         self.blamed.clear()
+
+    def _went_back_to_the_dead(self, server: FakeTriton) -> bool:
+        """A way back is taken at once, also to a version that died unseen; it is loaded again after that."""
+        version, rollout = self.files.alias, self.rollout
+        slot = server._models.get(ENGINE, {}).get(version)
+        back = rollout is None or version != rollout.candidate
+        return back and slot is not None and slot.state is ModelState.READY and slot.dead
 
     def _check_restart(self) -> None:
         """What a server that starts now finds on disk works, whenever the control plane died."""

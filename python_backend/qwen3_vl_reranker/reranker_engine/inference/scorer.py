@@ -54,6 +54,7 @@ class ScorerSettings:
         media: What media may be read.
         max_batch_tokens: Tokens of one forward pass of the decoder.
         vision_cache_bytes: What the features of images and videos seen before may take; 0 keeps none.
+        map_weights: Leave weights on a mapping of the checkpoint's files where that can be done.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -63,6 +64,7 @@ class ScorerSettings:
     media: MediaPolicy = field(default_factory=MediaPolicy)
     max_batch_tokens: int = 16384
     vision_cache_bytes: int = 64 * 2**20
+    map_weights: bool = False
 
 
 class Scorer:
@@ -88,7 +90,9 @@ class Scorer:
         devices = [torch.device(device) for device in settings.devices]
         dtype = settings.dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
         self.cache = FeatureCache(settings.vision_cache_bytes)
-        self.model = weights.load(folder, dtype=dtype, devices=devices, yes=tokenizer.yes, no=tokenizer.no)
+        self.model, self.mapped = weights.load(
+            folder, dtype=dtype, devices=devices, yes=tokenizer.yes, no=tokenizer.no, mapped=settings.map_weights
+        )
 
     def parse(
         self,

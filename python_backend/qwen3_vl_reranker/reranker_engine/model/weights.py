@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from .config import read_config, read_json
 from .errors import CheckpointError
 from .placement import divide, free_bytes
 from .reranker import Reranker
+from .shards import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ SINGLE = "model.safetensors"
 PREFIX = "model."
 OUTPUT_EMBEDDING = "lm_head.weight"
 INPUT_EMBEDDING = "model.language_model.embed_tokens.weight"
-LAST = frozenset({OUTPUT_EMBEDDING, "model.language_model.norm.weight"})
+LAST = "model.language_model.norm.weight"
 """What lies behind the last layer."""
 LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -48,7 +48,16 @@ def check_folder(folder: Path) -> None:
             raise CheckpointError(f"{folder}: holds {path.name}; a checkpoint's own code is never run")
 
 
-def load(folder: Path, *, dtype: torch.dtype, devices: Sequence[torch.device], yes: int, no: int) -> Reranker:
+class Weights(NamedTuple):
+    """A model that is filled; ``mapped`` is the share of its bytes, 0 to 1, that lie on mappings of the files."""
+
+    model: Reranker
+    mapped: float
+
+
+def load(
+    folder: Path, *, dtype: torch.dtype, devices: Sequence[torch.device], yes: int, no: int, mapped: bool = False
+) -> Weights:
     """Build the model and fill it from the checkpoint in ``folder``.
 
     Args:
@@ -57,6 +66,8 @@ def load(folder: Path, *, dtype: torch.dtype, devices: Sequence[torch.device], y
         devices: Where the weights go: the decoder's layers are divided among several by free memory.
         yes: Token id of "yes".
         no: Token id of "no".
+        mapped: Leave on mappings of the files what can stay there: what is of type ``dtype``, aligned to it, and for
+            the CPU. A file that is then changed in place changes scores, and one that is cut ends the process.
 
     Raises:
         CheckpointError: A file is missing or damaged, a tensor is missing, left over, misshapen or not finite.
@@ -65,21 +76,36 @@ def load(folder: Path, *, dtype: torch.dtype, devices: Sequence[torch.device], y
     config = read_config(folder)
     with torch.device("meta"):
         model = Reranker(config)
-    weights = _read(folder, dtype=dtype, place=_places(model, dtype, devices))
-    output = weights.pop(OUTPUT_EMBEDDING, None)
-    if config.tie_word_embeddings:
-        output = weights.get(INPUT_EMBEDDING)
-    if output is None:
-        raise CheckpointError(f"{folder}: {OUTPUT_EMBEDDING} is missing, and config.json does not tie it to the input")
-    if max(yes, no) >= output.shape[0]:
-        raise CheckpointError(f"{folder}: the tokenizer numbers beyond the {output.shape[0]} rows of the embedding")
-    state = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    state["head"] = (output[yes].float() - output[no].float()).to(devices[-1])
+    place = _places(model, dtype, devices)
+    state: dict[str, Tensor] = {}
+    total = left = 0
+    head = None
+    head_name = INPUT_EMBEDDING if config.tie_word_embeddings else OUTPUT_EMBEDDING
+    for path, names in _shards(folder).items():
+        with Shard(folder / path) as shard:
+            for name in names if names is not None else shard.places:
+                if name == head_name:
+                    head = _head(folder, shard, name, yes, no)
+                if name == OUTPUT_EMBEDDING:
+                    continue  # Of a tensor that is a tenth of some models, scoring needs two rows.
+                tensor, device = None, place(name)
+                if mapped and device.type == "cpu" and shard.place(name).dtype is dtype:
+                    tensor = shard.mapped(name)
+                if tensor is not None:
+                    left += tensor.nbytes
+                else:
+                    tensor = shard.read(name, dtype=dtype, device=device)
+                total += tensor.nbytes
+                state[name.removeprefix(PREFIX)] = tensor
+    if head is None:
+        untied = "" if config.tie_word_embeddings else ", and config.json does not tie it to the input"
+        raise CheckpointError(f"{folder}: {head_name} is missing{untied}")
+    state["head"] = head.to(devices[-1])
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: the weights do not fit config.json: {error}") from error
-    return model.requires_grad_(requires_grad=False).eval()
+    return Weights(model.requires_grad_(requires_grad=False).eval(), left / total)
 
 
 def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]) -> Callable[[str], torch.device]:
@@ -95,7 +121,7 @@ def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]
     def place(name: str) -> torch.device:
         if (layer := LAYER.match(name)) is not None and int(layer[1]) < len(chosen):
             return devices[chosen[int(layer[1])]]
-        return devices[-1] if name in LAST else devices[0]
+        return devices[-1] if name == LAST else devices[0]
 
     return place
 
@@ -104,21 +130,14 @@ def _bytes(part: nn.Module, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in part.parameters()) * dtype.itemsize
 
 
-def _read(folder: Path, *, dtype: torch.dtype, place: Callable[[str], torch.device]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    for shard, names in _shards(folder).items():
-        try:
-            with safe_open(folder / shard, framework="pt") as file:
-                for name in names if names is not None else file.keys():
-                    # A copy, so that no page of the file stays mapped: a file changed on disk would change scores.
-                    tensor = file.get_tensor(name).to(device=place(name), dtype=dtype, copy=True)
-                    if not bool(torch.isfinite(tensor).all()):
-                        count = int((~torch.isfinite(tensor)).sum())
-                        raise CheckpointError(f"{folder}: {name} in {shard} holds {count} values that are not finite")
-                    weights[name] = tensor
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder}: {shard} cannot be read: {error}") from error
-    return weights
+def _head(folder: Path, shard: Shard, name: str, yes: int, no: int) -> Tensor:
+    """[hidden] in fp32, on the CPU: the difference of the two rows that scoring needs."""
+    shape = shard.place(name).shape
+    if not shape or max(yes, no) >= shape[0]:
+        count = shape[0] if shape else 0
+        raise CheckpointError(f"{folder}: the tokenizer numbers beyond the {count} rows of the embedding")
+    rows = shard.rows(name, (yes, no)).float()
+    return rows[0] - rows[1]
 
 
 def _shards(folder: Path) -> dict[str, list[str] | None]:

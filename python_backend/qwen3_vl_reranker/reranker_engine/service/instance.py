@@ -37,8 +37,12 @@ _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 class Instance:
     """Serves one checkpoint, which is the version folder itself."""
 
-    def __init__(self, args: Mapping[str, str]) -> None:
-        """Load and test the checkpoint ``<model_repository>/<model_version>/``; ``args`` are ``initialize``'s.
+    def __init__(self, args: Mapping[str, str], seconds: Mapping[str, float]) -> None:
+        """Load and test the checkpoint ``<model_repository>/<model_version>/``.
+
+        Args:
+            args: What Triton gave to ``initialize``.
+            seconds: What the load took so far, by part, from the start of the process on.
 
         Raises:
             ValueError: A parameter of config.pbtxt is wrong.
@@ -52,7 +56,6 @@ class Instance:
         torch.set_num_threads(settings.threads)
         if settings.scorer.devices == (CPU,):
             keep_freed_memory()
-        start = time.monotonic()
         loaded = load(
             Path(args["model_repository"]) / args["model_version"],
             settings.scorer,
@@ -70,12 +73,17 @@ class Instance:
             fallback=loaded.fallback,
             asked_device=loaded.asked_device,
             asked_dtype=loaded.asked_dtype,
+            weights=loaded.weights,
         )
+        seconds = {**seconds, "weights": loaded.weights_s, "self_test": loaded.self_test_s}
+        for part, value in seconds.items():
+            self._meters.level("load_seconds", value, part=part)
         self._desk = Desk(loaded.scorer, self._meters, version)
         self._turns = Turns(loaded.scorer, self._desk, most=max(1, int(config.get("max_batch_size", 0))))
         pb_utils.Logger.log_info(
-            f"{name}: loaded and tested in {time.monotonic() - start:.2f} s (warm: {loaded.warm_s * 1000:.0f} ms) in "
-            f"{loaded.dtype} on {loaded.device} with {settings.threads} threads"
+            f"{name}: loaded and tested in {sum(seconds.values()):.2f} s "
+            f"({', '.join(f'{part} {value:.2f}' for part, value in seconds.items())}; "
+            f"warm: {loaded.warm_s * 1000:.0f} ms) in {loaded.dtype} on {loaded.device} with {settings.threads} threads"
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

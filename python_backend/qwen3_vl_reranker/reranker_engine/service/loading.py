@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REFUSE, LOWER_DTYPE, CPU = ON_NO_MEMORY = ("refuse", "lower_dtype", "cpu")
+COPY, MAP = WEIGHTS = ("copy", "map")
 BF16_CAPABILITY = 8
 """The first generation of NVIDIA GPUs that computes in bf16 is Ampere, compute capability 8.0."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -32,7 +34,10 @@ class Loaded:
         asked_device: Where it was to run.
         asked_dtype: What it was to run in.
         fallback: What was done for want of memory: ``none``, ``lower_dtype`` or ``cpu``.
-        warm_s: Seconds of the self-test's last round.
+        weights: ``map`` where weights lie on mappings of the files, else ``copy``.
+        weights_s: Seconds that it took to read the checkpoint.
+        self_test_s: Seconds of the self-test.
+        warm_s: Seconds of its last round.
     """
 
     scorer: Scorer
@@ -41,6 +46,9 @@ class Loaded:
     asked_device: str
     asked_dtype: str
     fallback: str
+    weights: str
+    weights_s: float
+    self_test_s: float
     warm_s: float
 
 
@@ -72,11 +80,14 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
     elif dtype is None:
         dtype = best_dtype(devices)
         asked_dtype = NAMES[dtype]
+    start = time.monotonic()
     while True:
         try:
             scorer = Scorer(folder, replace(settings, devices=devices, dtype=dtype))
+            read = time.monotonic()
             warm_s = self_test(scorer)
-            return Loaded(scorer, ",".join(devices), NAMES[dtype], asked_device, asked_dtype, fallback, warm_s)
+            tested = time.monotonic()
+            break
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -94,6 +105,24 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    if settings.map_weights and scorer.mapped < 1:
+        place = ",".join(devices)
+        warn(
+            f"{folder}: weights is {MAP}, but {1 - scorer.mapped:.0%} of their bytes are copies: a tensor stays in its "
+            f"file only on a CPU (this is {place}), and where the file holds it in {NAMES[dtype]}, as it is served"
+        )
+    return Loaded(
+        scorer=scorer,
+        device=",".join(devices),
+        dtype=NAMES[dtype],
+        asked_device=asked_device,
+        asked_dtype=asked_dtype,
+        fallback=fallback,
+        weights=MAP if scorer.mapped else COPY,
+        weights_s=read - start,
+        self_test_s=tested - read,
+        warm_s=warm_s,
+    )
 
 
 def best_dtype(devices: Sequence[str]) -> torch.dtype:

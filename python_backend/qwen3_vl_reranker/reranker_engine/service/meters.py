@@ -23,7 +23,8 @@ COUNTERS = {
 }
 GAUGES = {
     "vision_cache_bytes": "Bytes of cached features",
-    "info": "1 while the version is loaded; device and dtype are the chosen ones, fallback what on_no_memory did",
+    "info": "1 while the version is loaded; device, dtype and weights as chosen, fallback what on_no_memory did",
+    "load_seconds": "Seconds of the version's load, by part",
 }
 HISTOGRAMS = {
     "batch_pairs": ("Pairs of one pass through the model", [2.0**n for n in range(13)]),

@@ -14,7 +14,7 @@ from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import ScorerSettings
 from reranker_engine.inference.sources import MediaPolicy
 
-from .loading import CPU, ON_NO_MEMORY, REFUSE
+from .loading import COPY, CPU, MAP, ON_NO_MEMORY, REFUSE, WEIGHTS
 from .watchdog import TIMEOUT_PARAMETER
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
     on_no_memory = values.pop("on_no_memory", "") or REFUSE
     if on_no_memory not in ON_NO_MEMORY:
         raise ValueError(f"parameter on_no_memory is {on_no_memory!r}; it must be one of {', '.join(ON_NO_MEMORY)}")
+    weights = values.pop("weights", "") or COPY
+    if weights not in WEIGHTS:
+        raise ValueError(f"parameter weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
     roots = listed("allowed_media_roots")
     if relative := [root for root in roots if not Path(root).is_absolute()]:
         raise ValueError(f"parameter allowed_media_roots names {relative[0]!r}, which is no absolute path")
@@ -99,6 +102,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
             media=media,
             max_batch_tokens=int(number("max_batch_tokens", ScorerSettings.max_batch_tokens, 1)),
             vision_cache_bytes=int(number("vision_cache_bytes", ScorerSettings.vision_cache_bytes, 0)),
+            map_weights=weights == MAP,
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
         on_no_memory=on_no_memory,

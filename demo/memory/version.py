@@ -23,7 +23,7 @@ def main(folder: Path, weights: str) -> None:
 
     parameters = {"weights": weights, "threads": "1"}
     config = {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
-    settings = read_settings(config, "CPU", "0")
+    settings = read_settings(config, "CPU", "0", gpus=0)
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
     before = figure("VmRSS")

@@ -233,6 +233,17 @@ class Journal:
             what = "promoted past its remaining traffic steps" if full else "promoted"
             _log(db, at, "promote", f"version {rollout.candidate} {what}", who, rollout.service, rollout.id, None)
 
+    def set_back(self, rollout: Rollout, now: float) -> Rollout:
+        """The clock was set back since: no time of an open rollout lies in the future. Gives it as it is then."""
+        with self._transaction() as db:
+            for column in ("started_at", "phase_since", "progressed_at", "renewed_at"):
+                db.execute(f"UPDATE rollout SET {column} = ? WHERE id = ? AND {column} > ?", (now, rollout.id, now))
+            db.execute("UPDATE verdict SET at = ? WHERE rollout = ? AND at > ?", (now, rollout.id, now))
+            _log(db, now, "clock", "the clock was set back", "baton", rollout.service, rollout.id, None)
+        found = self.rollout(rollout.id)
+        assert found is not None  # noqa: S101 - rollouts are never deleted
+        return found
+
     def take_over(self, rollout: Rollout, why: str, at: float) -> None:
         """Note that the candidate is to have all traffic at once, since the stable version is dead."""
         with self._transaction() as db:

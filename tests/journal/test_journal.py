@@ -171,6 +171,28 @@ def test_the_way_of_traffic(journal, path):
     other.close()
 
 
+def test_no_time_of_an_open_rollout_lies_in_the_future(journal):
+    rollout = under_way(journal)
+    result = GateResult(Gate.LIVE, Verdict.PASS, "as good")
+    journal.progress(rollout, 5.0, 5000.0, "goes on", result)
+    journal.renew(rollout, 5001.0)
+    now = journal.set_back(journal.open_rollout("ranker"), 1400.0)
+    assert now == journal.open_rollout("ranker")
+    assert (now.progress, now.progressed_at, now.renewed_at) == (5.0, 1400.0, 1400.0)
+    assert now.gate_times[Gate.LIVE] == 1400.0
+    assert now.phase_since == rollout.phase_since, "what lies in the past stays"
+
+
+def test_a_take_over_is_for_good_and_told(journal):
+    rollout = under_way(journal)
+    journal.take_over(rollout, "version 1 is dead", 20.0)
+    now = journal.open_rollout("ranker")
+    assert (now.full, now.promoted) == (True, False)
+    assert [e["message"] for e in journal.events(rollout=rollout.id) if e["kind"] == "take_over"] == [
+        "version 1 is dead"
+    ]
+
+
 def test_approvals_add_up_and_full_stays(journal):
     rollout = under_way(journal)
     journal.promote(rollout, "ann", 20.0)

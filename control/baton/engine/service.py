@@ -154,7 +154,9 @@ class Service:
 
     def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
         """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
-        rollout = self._journal.open_rollout(self.name)
+        now, rollout = self._clock(), self._journal.open_rollout(self.name)
+        if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
+            rollout = self._journal.set_back(rollout, now)
         folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in self._entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
@@ -169,7 +171,6 @@ class Service:
         if known_strays is None:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
-        now = self._clock()
         policy = self._keeper.policy()
         alias, split = self._keeper.public_name()
         if known is None and alias is not None:

@@ -56,7 +56,9 @@ def route(view: View, policy: Policy) -> Route | None:
     rollout = view.rollout
     if rollout is None or rollout.stop is not None or rollout.phase not in MEETING or rollout.progressed_at is None:
         return None
-    if view.alias != rollout.previous:
+    # Also while the public name moves to the candidate: what still comes to the splitter must not find a dead stable
+    # version alone.
+    if view.alias not in (rollout.previous, rollout.candidate):
         return None
     where = place(rollout, policy)
     # At the end of the way the share of the last step stays until the public name itself has moved.

@@ -74,6 +74,7 @@ class Yard(Rules):
         self.named = self._was_named = False
         """Whether there is to be a public name, and was one on disk."""
         self._answered = dict.fromkeys(self.servers, False)
+        self._reloading: set[str] = set()
         self._shown: dict[str, str] = {}
         self._rollout: Rollout | None = None
 
@@ -289,14 +290,17 @@ class Yard(Rules):
         )
         self.need(not named, f"the policy names {named}, which never loaded")
         self._check_restart()
+        reloading = {effect.server for effect in self.jobs if isinstance(effect, Reload)}
         for name, server in self.servers.items():
             answers = self.answers(server)
-            excused = name in self.blamed or Reload(name) in self.jobs or self.files.alias is None
+            # The last call of a reload may be what takes the version out, its answer lost.
+            excused = name in self.blamed | reloading | self._reloading or self.files.alias is None
             excused = excused or self._went_back_to_the_dead(server)
             unseen = self.plane is None or self.plane.oldest() < self.folder_changes
             lost = self._answered[name] and not answers
             self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
             self._answered[name] = answers
+        self._reloading = reloading
         self._tell()
         self.blamed.clear()
 
@@ -322,7 +326,7 @@ class Yard(Rules):
         self.need(behind, "the public name on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
-        """Whether a client's request to the public name would be answered there now."""
+        """Whether a client's request to the public name would be answered there now, within the health's patience."""
         if server.away() or not serving(server):
             return False
         step = server._files[ALIAS].step
@@ -334,7 +338,8 @@ class Yard(Rules):
                 return False
             version = splitter.stable
         slot = server._models.get(ENGINE, {}).get(version)
-        return slot is not None and slot.state is ModelState.READY and not slot.dead
+        in_time = server._behaviour(ENGINE, version).answer_s <= self.config.health.timeout
+        return slot is not None and slot.state is ModelState.READY and not slot.dead and in_time
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
         """A share of traffic is a lease: it never lasts longer, and after a stop it is not renewed."""

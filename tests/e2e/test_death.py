@@ -131,3 +131,23 @@ def test_a_slow_version_is_left_alone(st: Stage) -> None:
         assert traffic.errors == []
         assert events(st, "health") == []
         assert st.loads() == {1: 1}
+
+
+def test_one_of_several_processes(st: Stage) -> None:
+    """The others answer, and yet every request that meets the dead one fails."""
+    config = st.engine_dir() / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    # Asked once, and not again for as long as the test takes: what is found, the process told.
+    with st.control(health={"every": "10m"}):
+        st.drop(1)
+        st.wait_live(1)
+        until(lambda: [h["healthy"] for h in st.status()["versions"][0]["health"]] == [True], "it is asked")
+        assert st.loads() == {1: 2}, "one for each process"
+        os.kill(stub_of(st, 1).pid, signal.SIGKILL)
+        until(lambda: st.loads() == {1: 4}, "it is loaded again")
+        st.wait_live(1)
+        until(lambda: len(events(st, "health")) == 2, "it is written down")
+        assert "1 of its 2 processes ended" in events(st, "health")[0]
+        with Traffic(st) as traffic:
+            traffic.wait_answers(1, 50)
+        assert traffic.errors == []

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
-from tests.simulation.servers import QUESTION, Asker
+from tests.simulation.servers import QUESTION, Asker, Processes
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE
 
@@ -109,6 +109,7 @@ class Plane:
             self.clock,
             lambda: None,
             _ask,
+            Processes(yard),
         )
         yard.policy = self.service.policy
         self.service.tasks._pool = self.crew  # type: ignore[assignment]

@@ -80,6 +80,34 @@ class Server(FakeTriton):
             yield self._clock() + lag
 
 
+class Processes:
+    """What a control plane on the servers' machine sees of theirs; on another one it sees none."""
+
+    def __init__(self, yard: Yard) -> None:
+        self._yard = yard
+        self._watched: dict[tuple[str, int], int] = {}
+        """By server and version: the load that began what runs it."""
+
+    def running(self, server: str, version: int) -> int:
+        slots = self._yard.servers[server]._models.get(ENGINE, {})
+        return int(self._yard.near and version in slots and not slots[version].dead)
+
+    def watch(self, server: str, version: int) -> None:
+        if self.running(server, version):
+            self._watched[server, version] = self._load(server, version)
+
+    def lost(self, server: str, version: int) -> bool:
+        begun = self._watched.get((server, version))
+        return begun is not None and not (self.running(server, version) and begun == self._load(server, version))
+
+    def end(self, server: str, version: int) -> int:
+        """Nothing: the fake server's requests do not wait for a process."""
+        return self.running(server, version)
+
+    def _load(self, server: str, version: int) -> int:
+        return self._yard.servers[server].loads[ENGINE, version]
+
+
 class Asker:
     """Stands for the gates: each asks the candidate one request, and says what was ordered, or that it passes."""
 

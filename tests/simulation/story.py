@@ -92,7 +92,9 @@ def yard_of(story: Story) -> Iterator[Yard]:
     log = logging.getLogger("baton")
     level, log.propagate = log.level, False
     log.setLevel(logging.ERROR)
-    yard = Yard(root, story.config, story.servers, adopted=story.seed % 8 == 7, boot_engine=story.seed % 2 == 0)
+    seed = story.seed
+    flags = {"adopted": seed % 8 == 7, "boot_engine": seed % 2 == 0, "near": seed % 3 > 0}
+    yard = Yard(root, story.config, story.servers, **flags)
     log.addHandler(yard.defects)
     try:
         with told_files(yard.act):

@@ -26,10 +26,16 @@ from baton.triton.fake import FakeTriton
 
 
 class Yard(Rules):
-    """``adopted``: version 1 is served already, by the engine alone. ``boot_engine``: servers start with both names."""
+    """``adopted``: version 1 is served already, by the engine alone. ``boot_engine``: servers start with both names.
 
-    def __init__(self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool) -> None:
+    ``near``: the control plane can see the servers' processes.
+    """
+
+    def __init__(
+        self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool, near: bool
+    ) -> None:
         self.root, self.config = root, config
+        self.near = near
         self.seconds, self.wall = 1_000_000.0, 0.0
         """The servers' time, and how far the control plane's clock is from it."""
         self.fuse = 0
@@ -299,7 +305,9 @@ class Yard(Rules):
             unseen = self.plane is None or self.plane.oldest() < self.folder_changes
             lost = self._answered[name] and not answers
             self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
-            self._answered[name] = answers
+            # What is slower than the health's patience is as good as dead, and may be loaded again.
+            patience = self.config.health.timeout
+            self._answered[name] = answers and all(server.versions[v].answer_s <= patience for v in serving(server))
         self._reloading = reloading
         self._tell()
         self.blamed.clear()
@@ -326,7 +334,7 @@ class Yard(Rules):
         self.need(behind, "the public name on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
-        """Whether a client's request to the public name would be answered there now, within the health's patience."""
+        """Whether a client's request to the public name would be answered there now, in whatever time."""
         if server.away() or not serving(server):
             return False
         step = server._files[ALIAS].step
@@ -338,8 +346,7 @@ class Yard(Rules):
                 return False
             version = splitter.stable
         slot = server._models.get(ENGINE, {}).get(version)
-        in_time = server._behaviour(ENGINE, version).answer_s <= self.config.health.timeout
-        return slot is not None and slot.state is ModelState.READY and not slot.dead and in_time
+        return slot is not None and slot.state is ModelState.READY and not slot.dead
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
         """A share of traffic is a lease: it never lasts longer, and after a stop it is not renewed."""

@@ -431,6 +431,15 @@ def test_counts(rig):
     eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(3, 0)}, "an error of the model's own is an answer")
 
 
+def test_instances(rig):
+    rig.drop(1)
+    rig.load(1)
+    assert rig.server.instances(rig.engine, 1) == 1
+    for absent in (lambda: rig.server.instances(rig.engine, 2), lambda: rig.server.instances("nobody", 1)):
+        with pytest.raises(TritonError, match="unknown model"):
+            absent()
+
+
 def test_infos(rig):
     rig.drop(1)
     rig.drop(2, info={"device": "cuda:0", "dtype": "bf16", "fallback": "none"})
@@ -494,6 +503,7 @@ def test_unreachable(rig):
             lambda: gone.unload(rig.engine, 5.0),
             lambda: gone.inflight(rig.engine),
             gone.counts,
+            lambda: gone.instances(rig.engine, 1),
             gone.infos,
         ):
             with pytest.raises(Unreachable):

@@ -13,7 +13,6 @@ from baton.config import Config, ServerConfig, ServiceConfig
 from baton.domain import Folder, VersionMeta
 from baton.engine.engines import Engines
 from baton.engine.gates import Gates
-from baton.engine.health import EndProcesses
 from baton.engine.loop import Loop
 from baton.engine.memory import Memory
 from baton.engine.proof import Proof
@@ -21,7 +20,7 @@ from baton.engine.rounds import Rounds
 from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal, set_aside
-from baton.local import procfs
+from baton.local.processes import Processes
 from baton.schema import JournalDamaged
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Triton
@@ -95,7 +94,7 @@ def build(
     for one in config.services:
         files = ServiceFiles(config.repository, one.name, one.engine)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
-        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake, _ender(config, one)))
+        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake, _processes(config, one)))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     configured = {s.name: s for s in config.services}
@@ -142,7 +141,7 @@ def _service(
     gates: Gates,
     clock: Callable[[], float],
     wake: threading.Event,
-    end_processes: EndProcesses,
+    processes: Processes,
 ) -> Service:
     scanner = Scanner()
 
@@ -153,17 +152,12 @@ def _service(
         return read_meta(files.folder(version))
 
     proof, asked = Proof(config.name, journal, gates.manifest, clock), gates.question()
-    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, end_processes, proof)
+    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, processes, proof)
 
 
-def _ender(config: Config, service: ServiceConfig) -> EndProcesses:
-    """Ends a version's processes on the servers that run on this machine."""
+def _processes(config: Config, service: ServiceConfig) -> Processes:
     ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
-
-    def end(server: str, version: int) -> int:
-        return procfs.end_stubs(ports[server], service.engine, version) if server in ports else 0
-
-    return end
+    return Processes(service.engine, ports)
 
 
 def admin_key(server: ServerConfig) -> str | None:

@@ -1,8 +1,9 @@
 """Whether what serves answers: each serving version is asked a small real request, all the time, on every server.
 
 Triton 24.10 goes on calling a version READY when its process died or hangs. What is asked is the smallest request of
-the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. It
-runs in the background and decides nothing: the plan reads the verdicts.
+the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. Where
+its processes can be seen, on this machine, one that has ended is an answer too, and the quickest. All of it runs in the
+background and decides nothing: the plan reads the verdicts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from baton.config import ServiceConfig
 from baton.domain import MEETING, ModelState, Phase
@@ -22,8 +23,6 @@ from baton.triton.port import Counts, Triton
 
 Question = Callable[[Triton, int, float], None]
 """Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
-EndProcesses = Callable[[str, int], int]
-"""Ends the processes that run a version on a server, where they can be reached; gives how many."""
 Tell = Callable[[str, Mapping[str, Any]], None]
 """Writes a line into the journal: a sentence, and its figures."""
 
@@ -37,6 +36,48 @@ SLOW = 1
 WITH_A_WAY_BACK = MEETING | {Phase.BAKING, Phase.ROLLING_BACK}
 
 log = logging.getLogger(__name__)
+
+
+class Processes(Protocol):
+    """The processes that run versions on servers, where they can be seen; each method is of one server and version."""
+
+    def running(self, server: str, version: int) -> int:
+        """How many run it now."""
+        ...
+
+    def watch(self, server: str, version: int) -> None:
+        """It answers: remember what runs it, unless that is known."""
+        ...
+
+    def lost(self, server: str, version: int) -> bool:
+        """Whether one that was remembered has ended."""
+        ...
+
+    def end(self, server: str, version: int) -> int:
+        """End them; gives how many there were."""
+        ...
+
+
+class _Unseen:
+    """Where no process can be seen."""
+
+    def running(self, _server: str, _version: int) -> int:
+        return 0
+
+    end = running
+
+    def watch(self, _server: str, _version: int) -> None:
+        return
+
+    def lost(self, _server: str, _version: int) -> bool:
+        return False
+
+
+UNSEEN: Processes = _Unseen()
+
+
+class ProcessEnded(TritonError):
+    """Of the processes that run a version one has ended, though Triton did not unload it."""
 
 
 @dataclass(slots=True)
@@ -63,7 +104,7 @@ class Health:
     config: ServiceConfig
     servers: Mapping[str, Triton]
     question: Question | None
-    end_processes: EndProcesses
+    processes: Processes
     tasks: Tasks
     clock: Callable[[], float]
     tell: Tell
@@ -95,10 +136,8 @@ class Health:
             beside = {rollout.previous, rollout.candidate if rollout.phase in MEETING else None}
         asked = set()
         for server in view.live():
-            wanted = server.serving() | (server.ready() & beside)
-            if Reload(server.name) in view.running:
-                wanted = frozenset()
-            asked |= {(server.name, version) for version in wanted & server.ready()}
+            if Reload(server.name) not in view.running:
+                asked |= {(server.name, version) for version in server.ready() & (server.serving() | beside)}
         kept = {s.name for s in view.servers if Reload(s.name) in view.running}
         with self._lock:
             self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
@@ -113,7 +152,7 @@ class Health:
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
         row, every = self._rows.get(key), self.config.health.every
-        if row is None:
+        if row is None or (not row.sick and self.processes.lost(*key)):
             return True
         # A candidate that is about to get all traffic is not kept waiting for its turn.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
@@ -162,7 +201,7 @@ class Health:
         if not fresh:
             put_at = self.clock()
             try:
-                _answers(question, triton, version, self.config.health.timeout)
+                self._put(question, server, version)
             except (TimedOut, TritonError) as error:
                 if not self._bad(key, error):
                     return
@@ -170,7 +209,7 @@ class Health:
                 self._good(key, put_at)
                 return
         begun = self.clock()
-        ended = self.end_processes(server, version)
+        ended = self.processes.end(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         _answers(question, triton, version, self.config.gates.request_timeout)
@@ -182,13 +221,27 @@ class Health:
     def _ask(self, question: Question, server: str, version: int) -> None:
         key, put_at = (server, version), self.clock()
         try:
-            _answers(question, self.servers[server], version, self.config.health.timeout)
+            self._put(question, server, version)
         except Unreachable:
             self._forget(key)
         except (TimedOut, TritonError) as error:
             self._bad(key, error)
         else:
             self._good(key, put_at)
+
+    def _put(self, question: Question, server: str, version: int) -> None:
+        """Put the question, unless the processes tell the answer. Raises as ``Triton.infer``, and ``ProcessEnded``."""
+        triton = self.servers[server]
+        if self.processes.lost(server, version):
+            # Triton may have loaded the version anew: then as many run as there should.
+            wanted = triton.instances(self.config.engine, version)
+            missing = wanted - self.processes.running(server, version)
+            if missing > 0:
+                raise ProcessEnded(
+                    "its process has ended" if wanted == 1 else f"{missing} of its {wanted} processes ended"
+                )
+        _answers(question, triton, version, self.config.health.timeout)
+        self.processes.watch(server, version)
 
     def _good(self, key: tuple[str, int], put_at: float) -> None:
         with self._lock:
@@ -224,7 +277,9 @@ class Health:
                 row = self._rows[key] = _Row(now, since=now, answered=answered)
             row.asked_at, row.failures, row.reason = now, row.failures + 1, str(error)
             row.late |= late
-            if row.late:
+            if isinstance(error, ProcessEnded):
+                limit = 1  # there is no doubt
+            elif row.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
             row.sick = row.failures >= limit
             is_sick = row.sick
@@ -254,8 +309,3 @@ def _answers(question: Question, server: Triton, version: int, timeout_s: float)
     except InvalidRequest as error:
         # The golden set is not this version's, but its process is there and answers.
         log.debug("version %d refuses the golden request: %s", version, error)
-
-
-def nothing_to_end(_server: str, _version: int) -> int:
-    """Where the servers' processes can't be reached."""
-    return 0

@@ -27,7 +27,7 @@ from baton.domain import (
     VersionMeta,
     VersionRecord,
 )
-from baton.engine.health import EndProcesses, Health, Question, nothing_to_end
+from baton.engine.health import UNSEEN, Health, Processes, Question
 from baton.engine.keeper import Keeper
 from baton.engine.proof import LOADED, Proof
 from baton.engine.split import Split
@@ -98,7 +98,7 @@ class Service:
         clock: Callable[[], float],
         wake: Callable[[], None],
         question: Question | None = None,
-        end_processes: EndProcesses = nothing_to_end,
+        processes: Processes = UNSEEN,
         proof: Proof | None = None,
     ) -> None:
         self.config = config
@@ -133,7 +133,7 @@ class Service:
         )
         self.steering = Steering(config, files, servers)
         self.split = Split(self.steering, self.policy, self.tasks, clock)
-        self.health = Health(config, servers, question, end_processes, self.tasks, clock, self._tell_health)
+        self.health = Health(config, servers, question, processes, self.tasks, clock, self._tell_health)
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}

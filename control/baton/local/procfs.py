@@ -20,8 +20,10 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX sh
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
-_ARG_START, _ARG_END = 45, 46
-"""Where the memory addresses of the command line stand in /proc/PID/stat, counted from the state."""
+_BEGUN, _ARG_START, _ARG_END = 19, 45, 46
+"""Where its begin and the memory addresses of the command line stand in /proc/PID/stat, counted from the state."""
+ENDED = "ZX"
+"""States of a process that has ended, and nobody asked yet how."""
 _LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
@@ -69,7 +71,7 @@ def session_members(session: int) -> list[int]:
     members = []
     for pid in _pids():
         state = _stat(pid)
-        if state is not None and state[0] != "Z" and int(state[3]) == session:
+        if state is not None and state[0] not in ENDED and int(state[3]) == session:
             members.append(pid)
     return members
 
@@ -86,7 +88,7 @@ def kill_session(session: int) -> list[int]:
                 stack.callback(os.close, descriptor)
                 ends.register(descriptor, select.POLLIN)
                 waiting.add(descriptor)
-                _kill(pid)
+                kill(pid)
         waited_until = time.monotonic() + _GONE_WITHIN_S
         # Several may have ended by the time of one look. And one that the kernel can't end (its disk does not answer,
         # say) is not waited for for ever.
@@ -110,7 +112,7 @@ def sweep(family: str) -> list[str]:
     removed: list[str] = []
     for stub in stubs(family):
         if not stub.region.startswith(keep):
-            _kill(stub.pid)
+            kill(stub.pid)
             removed.append(f"process {stub.pid}")
     return removed + remove_regions(family, keep=keep)
 
@@ -126,16 +128,16 @@ def remove_regions(prefix: str, *, keep: tuple[str, ...] = ()) -> list[str]:
     return removed
 
 
-def end_stubs(port: int, model: str, version: int) -> int:
-    """SIGKILL to the stubs that run a version for the server that listens on ``port``; gives how many there were.
+def begun(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since boot; None when it has ended, a zombie too."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in ENDED else int(fields[_BEGUN])
 
-    None where the server is on another machine, or in a container whose processes have other numbers here.
-    """
-    server = listener(port)
-    found = [s for s in stubs() if s.server == server and s.model == model and s.version == version]
-    for stub in found:
-        _kill(stub.pid)
-    return len(found)
+
+def kill(pid: int) -> None:
+    """SIGKILL; nothing where it has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def blank(pid: int, secret: str) -> bool:
@@ -223,10 +225,3 @@ def _stat(pid: int) -> list[str] | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

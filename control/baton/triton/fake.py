@@ -98,7 +98,7 @@ class FakeTriton:
     """One server. Every method may be called from any thread.
 
     ``boot`` names the models that a restart loads, as ``--load-model`` does; nothing is loaded at first.
-    ``metrics`` tells whether :meth:`inflight`, :meth:`answered` and :meth:`infos` know anything.
+    ``metrics`` tells whether :meth:`inflight` and :meth:`infos` know anything.
     """
 
     def __init__(
@@ -187,6 +187,11 @@ class FakeTriton:
         with self._answering():
             files = self._files.get(model)
             return files.step[0] if files is not None and files.step is not None else None
+
+    def instances(self, model: str, version: int) -> int:
+        with self._answering():
+            self._route(model, version)
+            return 1
 
     def inflight(self, model: str) -> Mapping[int, int] | None:
         if not self._metrics:

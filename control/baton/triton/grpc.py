@@ -114,6 +114,16 @@ class GrpcTriton:
         steps = answer.config.ensemble_scheduling.step
         return str(steps[0].model_name) if steps else None
 
+    def instances(self, model: str, version: int) -> int:
+        try:
+            answer = self._client.get_model_config(
+                model, str(version), headers=self._headers, client_timeout=INDEX_TIMEOUT_S
+            )
+        except InferenceServerException as error:
+            raise self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True) from None
+        # Triton fills in what the file leaves out. A group on GPUs has its count on each of them.
+        return sum(group.count * max(1, len(group.gpus)) for group in answer.config.instance_group)
+
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         try:
             answer = self._client.get_inference_statistics(headers=self._headers, client_timeout=INDEX_TIMEOUT_S)

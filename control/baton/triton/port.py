@@ -73,6 +73,14 @@ class Triton(Protocol):
         """The model that a loaded ensemble's one step leads to; None when it has no steps, or is not loaded."""
         ...
 
+    def instances(self, model: str, version: int) -> int:
+        """How many instances the loaded version has, as Triton counts them; of a python model each is a process.
+
+        Raises:
+            TritonError: it is not loaded.
+        """
+        ...
+
     def inflight(self, model: str) -> Mapping[int, int] | None:
         """Requests that wait in the queue, by version; None where the server's metrics are not known.
 

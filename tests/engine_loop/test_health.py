@@ -1,0 +1,138 @@
+"""What an ended process tells about a version, before any question could."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from plane import ENGINE, NAME
+from tests.support.toy import engine_config
+from tests.support.triton import eventually
+
+from baton.config import HealthConfig, ServiceConfig
+from baton.domain import ModelState
+from baton.engine.health import Health
+from baton.engine.tasks import Tasks
+from baton.errors import Unreachable
+from baton.triton.fake import DiskRepository, FakeTriton
+
+PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
+
+
+class Machine:
+    """The processes of one version, as many as ``runs`` says."""
+
+    def __init__(self) -> None:
+        self.runs, self.known, self.ended = 1, 0, 0
+
+    def running(self, _server: str, _version: int) -> int:
+        return self.runs
+
+    def watch(self, _server: str, _version: int) -> None:
+        self.known = self.runs
+
+    def lost(self, _server: str, _version: int) -> bool:
+        return self.runs < self.known
+
+    def end(self, _server: str, _version: int) -> int:
+        ended, self.ended, self.known, self.runs = self.runs, self.ended + 1, 0, 1
+        return ended
+
+
+class Bench:
+    """Health over one fake server on which version 1 serves."""
+
+    def __init__(self, root: Path) -> None:
+        self.now = 1_000_000.0
+        engine = root / ENGINE
+        engine.mkdir()
+        (engine / "config.pbtxt").write_text(engine_config(ENGINE, [1]))
+        (engine / "1").mkdir()
+        self.server = FakeTriton("a", DiskRepository(root), clock=lambda: self.now)
+        self.server.load(ENGINE, 1.0)
+        self.machine = Machine()
+        self.tasks = Tasks(NAME, lambda: self.now, lambda: None)
+        self.told: list[str] = []
+        self.asked = 0
+        config = ServiceConfig(NAME, ENGINE, health=HealthConfig(every=600.0, timeout=5.0, failures=4))
+        self.health = Health(
+            config, {"a": self.server}, self._ask, self.machine, self.tasks, lambda: self.now, self._tell
+        )
+
+    def _ask(self, server: Any, version: int, timeout_s: float) -> None:
+        self.asked += 1
+        server.infer(ENGINE, version, PAIR, timeout_s)
+
+    def _tell(self, sentence: str, _figures: Any) -> None:
+        self.told.append(sentence)
+
+    def look(self) -> dict[tuple[str, int], str]:
+        """One look by the loop, and what it finds; no time goes by."""
+        server = SimpleNamespace(name="a", serving=lambda: frozenset({1}), ready=lambda: frozenset({1}))
+        view: Any = SimpleNamespace(now=self.now, rollout=None, running=frozenset(), live=lambda: [server])
+        view.servers = [server]
+        self.health.watch(view)
+        eventually(lambda: not self.tasks.running(), "the question is answered")
+        return {key: sick.reason for key, sick in self.health.sick().items()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    assert bench.look() == {}
+    assert bench.asked == 1
+    yield bench
+    bench.tasks.close()
+
+
+def test_an_ended_process_is_found_at_once_and_without_a_question(bench):
+    bench.machine.runs = 0
+    assert bench.look() == {("a", 1): "its process has ended"}
+    assert bench.asked == 1, "who waits for an answer of the dead waits for the whole of the time"
+    assert bench.told == ["version 1 does not answer on server a although Triton calls it READY: its process has ended"]
+    assert bench.look() == {("a", 1): "its process has ended"}, "no haste to ask again"
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
+    assert bench.machine.ended == 1
+    assert bench.look() == {}
+    assert bench.server.loads[ENGINE, 1] == 2
+
+
+def test_one_of_several(bench, monkeypatch):
+    monkeypatch.setattr(bench.server, "instances", lambda _model, _version: 4)
+    bench.machine.runs = bench.machine.known = 4
+    assert bench.look() == {}
+    bench.machine.runs = 3
+    assert bench.look() == {("a", 1): "1 of its 4 processes ended"}
+    bench.now += 1.0
+    assert bench.look() == {("a", 1): "1 of its 4 processes ended"}, "although the others answer"
+    bench.now += 60.0
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
+    assert bench.server.loads[ENGINE, 1] == 2, "however well the others answer"
+
+
+def test_a_version_that_triton_loaded_anew_is_well(bench):
+    bench.machine.known = 2
+    assert bench.look() == {}
+    assert bench.asked == 2, "it is asked, and watched anew"
+    assert bench.machine.known == 1
+
+
+def test_a_version_that_leaves_is_not_sick(bench, monkeypatch):
+    bench.machine.runs = 0
+    slot = bench.server._models[ENGINE][1]
+    slot.state = ModelState.UNLOADING
+    assert bench.look() == {}
+    assert bench.told == []
+
+
+def test_a_server_that_went_away_with_its_processes(bench):
+    bench.machine.runs = 0
+    bench.server.reachable = False
+    with pytest.raises(Unreachable):
+        bench.server.index()
+    assert bench.look() == {}
+    assert bench.told == []

@@ -1,0 +1,113 @@
+"""What is seen of the processes that run a version, on processes that look like Triton's."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.triton import eventually
+
+from baton.local.find import STUB
+from baton.local.processes import Processes
+
+Begin = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """On which this process listens, as a server would."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    with ExitStack() as stack:
+
+        def begin(version: int, model: str = "engine", server: int = os.getpid()) -> subprocess.Popen[bytes]:
+            code = tmp_path / model / str(version) / "model.py"
+            code.parent.mkdir(parents=True, exist_ok=True)
+            code.write_text("print('there', flush=True)\nimport time\ntime.sleep(600)\n")
+            words = [STUB, str(code), "region", "1", "1", str(server)]
+            process = stack.enter_context(subprocess.Popen(words, executable=sys.executable, stdout=subprocess.PIPE))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"there\n"
+            return process
+
+        yield begin
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def test_only_those_of_the_version_on_that_server(begin: Begin, port: int) -> None:
+    processes = Processes("engine", {"s0": port})
+    for other in ({"version": 2}, {"version": 1, "model": "other"}, {"version": 1, "server": 1}):
+        begin(**other)
+    assert processes.running("s0", 1) == 0
+    mine = begin(1)
+    assert processes.running("s0", 1) == 1
+    assert processes.running("far", 1) == 0, "a server on another machine"
+    processes.watch("s0", 1)
+    assert not processes.lost("s0", 1)
+    assert processes.end("s0", 1) == 1
+    # Nobody asked how it ended yet: it is a zombie, and counts as ended.
+    eventually(lambda: processes.lost("s0", 1), "it ended")
+    assert mine.poll() is not None
+    assert processes.lost("s0", 1), "for as long as nobody watches anew"
+
+
+def test_what_was_loaded_anew_is_watched_anew(begin: Begin, port: int) -> None:
+    processes = Processes("engine", {"s0": port})
+    first = begin(1)
+    processes.watch("s0", 1)
+    second = begin(1)
+    processes.watch("s0", 1)
+    ended(second)
+    assert not processes.lost("s0", 1), "what was known runs still, and nothing else was looked for"
+    ended(first)
+    assert processes.lost("s0", 1)
+    third = begin(1)
+    processes.watch("s0", 1)
+    assert not processes.lost("s0", 1)
+    ended(third)
+    assert processes.lost("s0", 1)
+
+
+def test_one_of_several(begin: Begin, port: int) -> None:
+    processes = Processes("engine", {"s0": port})
+    both = [begin(1), begin(1)]
+    processes.watch("s0", 1)
+    ended(both[1])
+    assert processes.lost("s0", 1)
+    assert processes.running("s0", 1) == 1
+
+
+def test_a_number_that_another_process_has_now(begin: Begin, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes("engine", {"s0": port})
+    begin(1)
+    processes.watch("s0", 1)
+    monkeypatch.setattr("baton.local.procfs.begun", lambda _pid: 1)
+    assert processes.lost("s0", 1)
+
+
+def test_another_user_s(begin: Begin, port: int, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    processes = Processes("engine", {"s0": port})
+    mine = begin(1)
+
+    def kill(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("baton.local.procfs.os.kill", kill)
+    assert processes.end("s0", 1) == 0
+    assert f"process {mine.pid} of version 1 on server s0 is another user's" in caplog.text
+    monkeypatch.undo()

@@ -105,7 +105,7 @@ class Splitter:
 
     def _to_stable(self, request: Request, route: Route | None, *, shadow: bool) -> None:
         """The ordinary way. ``shadow``: the candidate may see the request afterwards."""
-        if route is None or route.candidate is None or route.weight <= 0:
+        if route is None or not route.shared:
             self._stable_pool.submit(partial(self._serve, request, route, shadow=shadow))
             return
         flight = _Flight(request, route, NO_TICKET, self._clock())
@@ -236,7 +236,7 @@ class Splitter:
 
     def _call_candidate(self, request: Request, route: Route) -> tuple[Answer, float, str | None]:
         """Its answer, the seconds that took, and why the client must not get it."""
-        assert route.candidate is not None  # noqa: S101 - Route.takes, Splitter._to_stable
+        assert route.candidate is not None  # noqa: S101 - Route.shared
         self.ledger.count("sent_to_candidate")
         begin = self._clock()
         answer = request.call(route.candidate, route.compare)

@@ -46,15 +46,18 @@ class Route:
     kinds: tuple[str, ...]
     contents: bool
 
+    @property
+    def shared(self) -> bool:
+        """Whether the candidate may answer clients at all."""
+        return self.candidate is not None and self.weight > 0
+
     def takes(self, request_id: str, draw: Callable[[], float]) -> bool:
         """Whether the candidate gets this request.
 
         With an id, a hash decides: the same id always goes the same way, and one that went to the candidate stays
         there while the weight grows. Without one, ``draw`` (0 <= x < 1) does.
         """
-        if self.candidate is None or self.weight <= 0:
-            return False
-        return (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
+        return self.shared and (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
 
 
 def percentile(salt: str, request_id: str) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.fake import FakeApp
 
 from baton.doctor import Check
-from cli.conftest import Ctl, tidy
+from tests.api.fake import FakeApp
+from tests.cli.conftest import Ctl, tidy
 
 
 @pytest.fixture

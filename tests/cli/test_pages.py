@@ -11,7 +11,7 @@ import pytest
 
 from baton.cli.output import gate_lines, plain
 from baton.cli.render import status_lines
-from cli.moments import MEMORY, PAGES, PASSED, live, page, traffic, version
+from tests.cli.moments import MEMORY, PAGES, PASSED, live, page, traffic, version
 
 FOLDER = Path(__file__).with_name("pages")
 FILES = sorted(FOLDER.glob("*.txt"))

@@ -4,7 +4,7 @@ from typing import Any
 
 from baton.cli.output import plain
 from baton.cli.progress import Story
-from cli.moments import ERRORS, FEW, SCORES, WRONG, live
+from tests.cli.moments import ERRORS, FEW, SCORES, WRONG, live
 
 
 def event(kind: str, message: str) -> dict[str, str]:

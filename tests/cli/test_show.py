@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 
 from baton.domain import Phase
 from baton.errors import Unreachable
-from cli.conftest import Ctl, tidy
-from cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
+from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
+from tests.cli.conftest import Ctl, tidy
+from tests.cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
 
 
 def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:

@@ -30,7 +30,7 @@ STD = 0.02
 TOLERANCE = 0.0625
 """Between two scores: as far apart as two logits can bring them that differ by the 0.25 promised in half precision."""
 CACHE_BYTES = 2**30
-"""Of the vision cache: a token's features take 32 KiB in the 8B shape, a hundred small pictures' more than the default."""
+"""Of the vision cache: a token's features take 32 KiB in the 8B shape, and a hundred small pictures must fit."""
 WORK_BYTES = 8 * 2**30
 """What a pass may take on the GPU beside the weights."""
 ROUNDS = 3

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.api.fake import FakeApp
 
 from baton.api import ApiServer
 from baton.cli import follow, main
-from tests.api.fake import FakeApp
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from tests.api.fake import FakeApp
 
 from baton.api.wire import CALLS
 from baton.cli import main
 from baton.metrics import ControlCollector
-from tests.api.fake import FakeApp
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ctl.md").read_text()
 COMMON = {"config", "state", "output", "service", "server", "token_file", "ca"}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from baton.doctor import Check
 from tests.api.fake import FakeApp
 from tests.cli.conftest import Ctl, tidy
+
+from baton.doctor import Check
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.support.listening import listening as listening_on
+from tests.support.stage import until
+from tests.support.triton import eventually
 
 from baton import secret
 from baton.api import SOCKET, ApiClient
@@ -27,9 +30,6 @@ from baton.config import Config, ServerConfig, load
 from baton.errors import ConfigError, KeyRefused
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
-from tests.support.listening import listening as listening_on
-from tests.support.stage import until
-from tests.support.triton import eventually
 
 CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 

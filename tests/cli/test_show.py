@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from baton.domain import Phase
-from baton.errors import Unreachable
 from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
 from tests.cli.conftest import Ctl, tidy
 from tests.cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
+
+from baton.domain import Phase
+from baton.errors import Unreachable
 
 
 def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from demo.speed import ROOT
-from layout import write_weights
+from layout import SHARDS, write_weights
 from PIL import Image
 from torch import nn
 
@@ -24,6 +24,7 @@ from reranker_engine.model.reranker import Reranker
 
 SOURCE = ROOT / "demo" / "checkpoints" / "base"
 COUNTS = (1, 8, 32, 100)
+SHARD_BYTES = 2 * 2**30
 PROMISED_AT = 32
 WORDS = ("red", "circle", "blue", "star", "green", "ring", "square", "yellow")
 TEXT = {
@@ -45,22 +46,63 @@ VISION = {
 }
 
 
-def make_checkpoint(folder: Path, *, text: dict[str, Any] = TEXT, vision: dict[str, Any] = VISION) -> None:
-    """A checkpoint with random weights, 35 million by default, and the demo's tokenizer; in the published layout."""
-    ignore = shutil.ignore_patterns("*.safetensors", "*.index.json")
-    shutil.copytree(SOURCE, folder, ignore=ignore)
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    raw["text_config"] |= text
-    raw["vision_config"] |= vision
-    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-    model = Reranker(read_config(folder))
+def make_checkpoint(
+    folder: Path,
+    *,
+    text: dict[str, Any] = TEXT,
+    vision: dict[str, Any] = VISION,
+    tied: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    std: float = 0.04,
+) -> None:
+    """A checkpoint with random weights, 35 million by default, and the demo's tokenizer; in the published layout.
+
+    Args:
+        folder: Is made.
+        text: What ``text_config`` has other than the demo's checkpoint.
+        vision: Likewise, ``vision_config``.
+        tied: Whether the output embedding is the input's; else it is written too.
+        dtype: Of the weights in the files.
+        device: Where random numbers are drawn: 16 GB of them take minutes on a CPU. Memory holds one shard at a time.
+        std: Of the weights.
+    """
+    make_folder(folder, text=text, vision=vision, tied=tied)
+    model = meta_model(folder)
+    weights = {f"model.{name}": value.to(dtype) for name, value in model.state_dict().items() if name != "head"}
+    drawn = {
+        f"model.{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding)
+    }
+    if not tied:
+        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"]
+        drawn.add("lm_head.weight")
     torch.manual_seed(7)
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.04)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
-    write_weights(folder, {f"model.{name}": value for name, value in model.state_dict().items() if name != "head"})
+
+    def made(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name in drawn:
+            return torch.empty(tensor.shape, dtype=dtype, device=device).normal_(std=std).cpu()
+        return (torch.zeros if name.endswith(".bias") else torch.ones)(tensor.shape, dtype=dtype)
+
+    total = sum(tensor.nbytes for tensor in weights.values())
+    write_weights(folder, weights, shards=max(SHARDS, -(-total // SHARD_BYTES)), made=made)
+
+
+def make_folder(folder: Path, *, text: dict[str, Any], vision: dict[str, Any], tied: bool) -> None:
+    """Everything of a checkpoint but its weights."""
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw["text_config"] |= {**text, "tie_word_embeddings": tied}
+    raw["vision_config"] |= vision
+    raw["tie_word_embeddings"] = tied
+    (folder / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+
+
+def meta_model(folder: Path) -> Reranker:
+    """The model that a folder's ``config.json`` describes, without memory for its weights."""
+    with torch.device("meta"):
+        return Reranker(read_config(folder))
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,18 @@ MAX_LENGTH = 10240
 
 
 class OnePair:
-    def __init__(self, folder: Path) -> None:
-        """Load the checkpoint in ``folder`` in fp32."""
+    def __init__(self, folder: Path, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """Load the checkpoint in ``folder``, by default in fp32 on the CPU."""
         disable_progress_bar()
-        whole = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        self._model = whole.model.eval()
+        self._device = device or torch.device("cpu")
+        whole = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+        self._model = whole.model.eval().to(self._device)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._images = Qwen2VLImageProcessorPil.from_pretrained(folder)
         words = self._tokenizer.get_vocab()
         rows = whole.lm_head.weight.data
-        self._head = torch.nn.Linear(rows.shape[1], 1, bias=False)
-        self._head.weight.data[0] = rows[words["yes"]] - rows[words["no"]]
+        # The head and the sigmoid are in the weights' type, as in the official class.
+        self._head = (rows[words["yes"]] - rows[words["no"]]).to(self._device)
 
     @torch.no_grad()
     def scores(self, query: dict[str, Any], documents: list[dict[str, Any]], media: list[bytes]) -> list[float]:
@@ -49,7 +50,7 @@ class OnePair:
             hidden = self._model(**self._inputs(query, document, media)).last_hidden_state[:, -1]
             # The model keeps the last multimodal prompt's offset and would add it to a plain text after it.
             self._model.rope_deltas = None
-            found += torch.sigmoid(self._head(hidden)).squeeze(-1).tolist()
+            found += torch.sigmoid(hidden @ self._head).tolist()
         return found
 
     def _inputs(self, query: dict[str, Any], document: dict[str, Any], media: list[bytes]) -> dict[str, Any]:
@@ -72,7 +73,8 @@ class OnePair:
         ids = ids[:-CLOSING][:MAX_LENGTH] + ids[-CLOSING:]
         padded = dict(self._tokenizer.pad({"input_ids": [ids]}, padding=True, return_tensors="pt"))
         pad = self._tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-        return {**padded, **vision, "mm_token_type_ids": (padded["input_ids"] == pad).long()}
+        inputs = {**padded, **vision, "mm_token_type_ids": (padded["input_ids"] == pad).long()}
+        return {name: tensor.to(self._device) for name, tensor in inputs.items()}
 
 
 def _parts(content: dict[str, Any], lead: str) -> list[dict[str, Any]]:

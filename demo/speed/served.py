@@ -41,6 +41,10 @@ def served(checkpoint: Path, scorer: Scorer, request: Request) -> dict[int, floa
 def _served(home: Path, checkpoint: Path, scorer: Scorer, request: Request) -> dict[int, float]:
     model = home / "repository" / ENGINE
     shutil.copytree(ROOT / "model_repository" / ENGINE, model)
+    # On the kind of device that the scorer has: the shipped configuration takes a GPU where there is one.
+    kind = "KIND_GPU" if scorer.model.device.type == "cuda" else "KIND_CPU"
+    config = (model / "config.pbtxt").read_text(encoding="utf-8")
+    (model / "config.pbtxt").write_text(config.replace("KIND_AUTO", kind), encoding="utf-8")
     (model / "1").symlink_to(checkpoint)
     triton = LocalTriton.prepare(home / "state", [BACKENDS])
     triton.start(home / "repository", load=[ENGINE], log_file=home / "triton.log")

@@ -15,6 +15,7 @@ from shapes import COLOURS, SHAPES, TEMPLATES
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -215,18 +216,31 @@ def write_files(folder: Path, tokenizer: Tokenizer) -> None:
     _write(folder / "config.json", model_config(tokenizer))
 
 
-def write_weights(folder: Path, weights: dict[str, Tensor], shards: int = SHARDS) -> None:
-    """Write ``weights`` in shards of about equal size, with the index that names each tensor's shard."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+def write_weights(
+    folder: Path,
+    weights: dict[str, Tensor],
+    shards: int = SHARDS,
+    made: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
+) -> None:
+    """Write ``weights`` in shards of about equal size, with the index that names each tensor's shard.
+
+    Args:
+        folder: Where to.
+        weights: By name. With ``made`` they may be on the meta device.
+        shards: How many.
+        made: Makes of a name and its tensor what is written. One shard's are in memory at a time.
+    """
+    total = sum(tensor.nbytes for tensor in weights.values())
     groups: list[dict[str, Tensor]] = [{} for _ in range(shards)]
     filled = 0
     for name, tensor in weights.items():
-        groups[min(shards - 1, filled * shards // total)][name] = tensor.contiguous()
-        filled += tensor.numel() * tensor.element_size()
+        groups[min(shards - 1, filled * shards // total)][name] = tensor
+        filled += tensor.nbytes
     weight_map = {}
     for number, group in enumerate(groups, start=1):
         shard = f"model-{number:05d}-of-{shards:05d}.safetensors"
-        save_file(group, folder / shard, metadata={"format": "pt"})
+        written = {name: made(name, tensor).contiguous() for name, tensor in group.items()}
+        save_file(written, folder / shard, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(group, shard))
     _write(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
     for path in folder.iterdir():

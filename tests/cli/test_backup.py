@@ -8,12 +8,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Ctl, tidy
 
 from baton.api import SOCKET, claim
 from baton.cli import follow
 from baton.journal import JOURNAL, Journal
 from baton.schema import SCHEMA_VERSION
-from cli.conftest import Ctl, tidy
 
 SECRET = "only its owner may read what persons wrote"
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 from tests.api.fake import STORY, FakeApp, ended, live, rollout
+from tests.cli.conftest import Ctl, tidy
 
 from baton.api import caller
 from baton.cli import follow, output
 from baton.errors import GateFailed, Refused, TritonError, Unreachable
-from cli.conftest import Ctl, tidy
 
 WHO = caller()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from tests.api.fake import FakeApp
+from tests.cli.conftest import Ctl, tidy
 
 from baton.doctor import Check
-from cli.conftest import Ctl, tidy
 
 
 @pytest.fixture

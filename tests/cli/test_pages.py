@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.cli.moments import MEMORY, PAGES, PASSED, live, page, traffic, version
 
 from baton.cli.output import gate_lines, plain
 from baton.cli.render import status_lines
-from cli.moments import MEMORY, PAGES, PASSED, live, page, traffic, version
 
 FOLDER = Path(__file__).with_name("pages")
 FILES = sorted(FOLDER.glob("*.txt"))

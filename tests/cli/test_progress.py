@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.cli.moments import ERRORS, FEW, SCORES, WRONG, live
+
 from baton.cli.output import plain
 from baton.cli.progress import Story
-from cli.moments import ERRORS, FEW, SCORES, WRONG, live
 
 
 def event(kind: str, message: str) -> dict[str, str]:

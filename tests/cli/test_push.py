@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from tests.api.fake import FakeApp, ended, live
+from tests.cli.conftest import Ctl, tidy
 
 from baton.domain import Release
 from baton.push import Pushed
-from cli.conftest import Ctl, tidy
 
 
 @pytest.fixture

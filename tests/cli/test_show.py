@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status
+from tests.cli.conftest import Ctl, tidy
+from tests.cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
 
 from baton.domain import Phase
 from baton.errors import Unreachable
-from cli.conftest import Ctl, tidy
-from cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
 
 
 def test_status_at_rest(served: FakeApp, ctl: Ctl) -> None:

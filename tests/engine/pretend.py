@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
 KEY = "_pretended_device"
+MEETING = (Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)
+"""What may be given tensors of two devices: a copy, and what ``Module.to`` does with its parameters."""
 
 
 class Meeting(AssertionError):
@@ -69,8 +71,11 @@ class Pretend(TorchFunctionMode):
         if asked is not None and torch.device(asked).type == "cuda":
             kwargs["device"] = CPU
             return tagged(func(*args, **kwargs), torch.device(asked))
-        if func == Tensor.copy_:  # the one operation that reads from another device
-            return tagged(func(*args, **kwargs), device_of(args[0]))
+        if func in MEETING:
+            device = device_of(args[1] if func == Tensor.data.__set__ else args[0])
+            result = func(*args, **kwargs)
+            tagged(args[0], device)
+            return result
         met = {device_of(t) for t in tensors((args, kwargs)) if t.ndim or device_of(t) != CPU}
         if len(met) > 1:
             raise Meeting(f"{getattr(func, '__name__', func)}: tensors on {', '.join(sorted(map(str, met)))} meet")
@@ -82,6 +87,7 @@ class Pretend(TorchFunctionMode):
         target = kwargs.pop("device", None)
         if args and isinstance(args[0], str | torch.device):
             target = args.pop(0)
+            args = [one for one in args if isinstance(one, torch.dtype)]  # Module.to gives all, None and flags as well
         device = device_of(tensor) if target is None else torch.device(target)
         if args or kwargs:
             before, tensor = tensor, tensor.to(*args, **kwargs)

@@ -36,6 +36,15 @@ SEEING = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 3
 TINY = Shape("tiny", TEXT | SMALL, VISION | SEEING | {"deepstack_visual_indexes": [0, 1]}, tied=False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _lean():
+    """Two threads that wait for each other on cores that others use take minutes for what one does in seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("tiny") / "checkpoint"
@@ -58,6 +67,7 @@ def printed(do):
 # The whole of it
 
 
+@pytest.mark.slow
 def test_a_shape_is_measured_and_its_tables_are_printed():
     promises, after = Promises(), []
     text = printed(

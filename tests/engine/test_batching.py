@@ -16,7 +16,8 @@ from shapes import COMBINATIONS, draw, film, tell
 from tests.engine.support import BASE, data_uri, score
 from torch.nn import functional
 
-from reranker_engine.inference.batching import PATIENCE, Work, next_pass
+from reranker_engine.inference import scorer as scorer_module
+from reranker_engine.inference.batching import PATIENCE, Work, next_pass, seen_together
 from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.model import decoder, packing
@@ -72,6 +73,41 @@ def test_the_same_picture_is_seen_once(base, monkeypatch):
     picture = data_uri(draw(random.Random(1), ("red", "circle")))
     score(base, {"image": picture}, [{"image": picture}, {"image": [picture, picture]}])
     assert seen == [1]
+
+
+@pytest.mark.parametrize(("dtype", "together"), [(torch.float32, [3, 2]), (torch.bfloat16, [1] * 5)])
+def test_several_pictures_are_seen_at_once_in_fp32_only(monkeypatch, dtype, together):
+    """As many as the bound holds, which here is three pictures of 64x64, 16 patches each."""
+    monkeypatch.setattr(scorer_module, "SEEN_PATCHES", 3 * 16 + 15)
+    scorer = Scorer(BASE, ScorerSettings(dtype=dtype, vision_cache_bytes=0))
+    seen = []
+    see = scorer.model.see
+    monkeypatch.setattr(scorer.model, "see", lambda patches, grids: seen.append(len(grids)) or see(patches, grids))
+    pictures = [{"image": data_uri(draw(random.Random(at), ("red", "circle")))} for at in range(5)]
+    score(scorer, {"text": "red"}, pictures)
+    assert seen == together
+
+
+def test_pictures_of_several_sizes_seen_together_have_the_features_that_each_has_alone(base):
+    """A video among them; a fault in who gets whose features would move them by far more."""
+    still = draw(random.Random(1), ("red", "circle"))
+    contents = [
+        *({"image": data_uri(still.resize(size))} for size in ((96, 64), (64, 64), (160, 96))),
+        {"video": [data_uri(frame) for frame in film(random.Random(2), ("blue", "star"), 4)]},
+        {"image": data_uri(draw(random.Random(3), ("green", "ring")))},
+    ]
+    raw = [json.dumps(one).encode() for one in contents]
+    visuals = [part.visuals[0] for part in base.prepare(base.parse(b'{"text": "red"}', raw)).documents]
+    (group,) = seen_together(visuals, 10**6)
+    assert sorted(map(id, group)) == sorted(map(id, visuals))
+    with torch.inference_mode():
+        alone = [base.model.see(visual.patches, [visual.grid]) for visual in group]
+        found = base.model.see(torch.cat([visual.patches for visual in group]), [visual.grid for visual in group])
+    parts = found.split([visual.tokens for visual in group])
+    for one, part in zip(alone, parts, strict=True):
+        assert part.embeds.untyped_storage().nbytes() == part.embeds.nbytes, "a view keeps all of them in memory"
+        for expected, level in zip((one.embeds, *one.deepstack), (part.embeds, *part.deepstack), strict=True):
+            assert (expected - level).abs().max() <= 1e-4 * expected.abs().max()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -15,7 +15,7 @@ from reranker_engine.model.errors import CheckpointError
 from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
-from .batching import next_pass
+from .batching import SEEN_PATCHES, next_pass, seen_together
 from .cache import FeatureCache
 from .errors import InputError
 from .media import MediaReader
@@ -89,6 +89,7 @@ class Scorer:
         self._pixels = Pixels(config.vision, mean, std)
         devices = [torch.device(device) for device in settings.devices]
         dtype = settings.dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
+        self._seen_patches = SEEN_PATCHES if dtype is torch.float32 else 0
         self.cache = FeatureCache(settings.vision_cache_bytes)
         self.model, self.mapped = weights.load(
             folder, dtype=dtype, devices=devices, yes=tokenizer.yes, no=tokenizer.no, mapped=settings.map_weights
@@ -190,19 +191,30 @@ class Scorer:
     def _see(self, parts: Sequence[tuple[Scoring, Portion]]) -> None:
         """Fill in the features of the images and videos of a pass, each distinct one seen once.
 
-        Each is seen on its own. Seen together, its features would be rounded differently in different company, and in
-        half precision a score that took them from the cache would differ from one that did not.
+        Several are seen together, except in half precision: there the rounding, which may depend on an image's company,
+        is so coarse that a score with features from the cache would differ from one without.
         """
+        wanted = [
+            (scoring, visual)
+            for scoring, portion in parts
+            for visual in scoring.visuals(portion)
+            if id(visual) not in scoring.features
+        ]
         known: dict[bytes, VisualFeatures] = {}
-        for scoring, portion in parts:
-            for visual in scoring.visuals(portion):
-                if id(visual) in scoring.features:
-                    continue
-                features = known.get(visual.digest) or self.cache.get(visual.digest)
-                if features is None:
-                    features = self.model.see(visual.patches, [visual.grid])
-                    self.cache.put(visual.digest, features)
-                known[visual.digest] = scoring.features[id(visual)] = features
+        unknown: dict[bytes, Visual] = {}
+        for visual in {visual.digest: visual for _, visual in wanted}.values():
+            features = self.cache.get(visual.digest)
+            if features is None:
+                unknown[visual.digest] = visual
+            else:
+                known[visual.digest] = features
+        for group in seen_together(list(unknown.values()), self._seen_patches):
+            found = self.model.see(torch.cat([visual.patches for visual in group]), [visual.grid for visual in group])
+            for visual, features in zip(group, found.split([visual.tokens for visual in group]), strict=True):
+                self.cache.put(visual.digest, features)
+                known[visual.digest] = features
+        for scoring, visual in wanted:
+            scoring.features[id(visual)] = known[visual.digest]
 
     def _load(self, content: Content, request: RerankRequest, seen: _Seen) -> Loaded:
         fps = request.fps or DEFAULT_FPS

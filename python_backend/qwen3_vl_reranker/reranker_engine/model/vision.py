@@ -32,6 +32,17 @@ class VisualFeatures(NamedTuple):
     deepstack: list[Tensor]
     """For each of the decoder's first layers [tokens, hidden], to be added to its output."""
 
+    def split(self, tokens: Sequence[int]) -> list[VisualFeatures]:
+        """Those of each image and video, which have so many ``tokens``; copies where there are several.
+
+        A view of one would keep the features of all in memory.
+        """
+        if len(tokens) == 1:
+            return [self]
+        parts = (part.split(list(tokens)) for part in (self.embeds, *self.deepstack))
+        owned = ([part.clone() for part in of_one] for of_one in zip(*parts, strict=True))
+        return [VisualFeatures(embeds, deepstack) for embeds, *deepstack in owned]
+
 
 class VisionAttention(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
@@ -42,9 +53,10 @@ class VisionAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Attend within each frame. ``runs`` are (frames, patches a frame) of neighbours of equal size."""
-        q, k, v = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).unbind(1)
-        # Rotation in fp32 whatever the weights' type, as the checkpoints were trained.
-        q, k = rotate(q.float(), rotary).to(x.dtype), rotate(k.float(), rotary).to(x.dtype)
+        qkv = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1)
+        # Rotation in fp32 whatever the weights' type, as the checkpoints were trained; both at once, which is faster.
+        q, k = rotate(qkv[:, :2].float(), rotary).to(x.dtype).unbind(1)
+        v = qkv[:, 2]
         outs = []
         start = 0
         for frames, length in runs:
@@ -53,7 +65,7 @@ class VisionAttention(nn.Module):
             out = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
             outs.append(out.transpose(1, 2).reshape(stop - start, -1))
             start = stop
-        result: Tensor = self.proj(torch.cat(outs))
+        result: Tensor = self.proj(outs[0] if len(outs) == 1 else torch.cat(outs))
         return result
 
 
@@ -137,29 +149,28 @@ class VisionTower(nn.Module):
                 merge block, as ``inference.pixels`` makes them.
             grids: One for each image or video; neighbours of equal size are computed faster.
         """
-        device = patches.device
         x = self.patch_embed(patches)
-        # The frames of a video are alike: what depends on the place alone is computed for one and repeated.
-        places = [self._patch_places(rows, columns).to(device) for _, rows, columns in grids]
-        learned = [
-            self._position_embedding(place, grid).repeat(grid[0], 1) for place, grid in zip(places, grids, strict=True)
-        ]
-        x = x + torch.cat(learned).to(x.dtype)
-        turned = self._rotary(torch.cat(places))
-        sizes = [rows * columns for _, rows, columns in grids]
-        rotary = tuple(
-            torch.cat([part.repeat(grid[0], 1, 1) for part, grid in zip(angle.split(sizes), grids, strict=True)])
-            for angle in turned
-        )
+        # What depends on the place alone is computed once for each size of frame: a video's are all alike, and images
+        # often are.
+        sizes = dict.fromkeys((rows, columns) for _, rows, columns in grids)
+        alike = {size: self._of_places(size, patches.device) for size in sizes}
+        frames = [alike[rows, columns] for groups, rows, columns in grids for _ in range(groups)]
+        learned, cos, sin = (torch.cat(parts) for parts in zip(*frames, strict=True))
+        x = x + learned.to(x.dtype)
         lengths = [rows * columns for groups, rows, columns in grids for _ in range(groups)]
         runs = [(len(list(same)), length) for length, same in groupby(lengths)]
         deepstack = []
         for index, block in enumerate(self.blocks):
-            x = block(x, (rotary[0], rotary[1]), runs)
+            x = block(x, (cos, sin), runs)
             if index in self.config.deepstack_layers:
                 merger = self.deepstack_merger_list[self.config.deepstack_layers.index(index)]
                 deepstack.append(merger(x))
         return VisualFeatures(self.merger(x), deepstack)
+
+    def _of_places(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Learned position embeddings, cos and sin of the rotation, for the patches of one frame."""
+        places = self._patch_places(*size).to(device)
+        return self._position_embedding(places, size), *self._rotary(places)
 
     def _patch_places(self, rows: int, columns: int) -> Tensor:
         """(row, column) of each patch [rows * columns, 2], ordered by merge block."""
@@ -169,18 +180,18 @@ class VisionTower(nn.Module):
         return blocks.transpose(1, 2).reshape(-1, 2)
 
     def _rotary(self, places: Tensor) -> Rotary:
-        """(cos, sin) in fp32, each [patches, 1, head_dim]: half the pairs turn with the row, half with the column."""
+        """(cos, sin) of fp32, [patches, 1, 1, head_dim]: half the pairs turn with the row, half with the column."""
         spatial = self.config.hidden_size // self.config.num_heads // 2
         exponents = torch.arange(0, spatial, 2, dtype=torch.float32, device=places.device) / spatial
         angles = (places[..., None].float() * (1.0 / ROPE_THETA**exponents)).flatten(1)
-        both = torch.cat((angles, angles), dim=-1)[:, None]
+        both = torch.cat((angles, angles), dim=-1)[:, None, None]
         return both.cos(), both.sin()
 
-    def _position_embedding(self, places: Tensor, grid: Grid) -> Tensor:
+    def _position_embedding(self, places: Tensor, frame: tuple[int, int]) -> Tensor:
         """The learned square position grid, resampled bilinearly (corners aligned) to the places of one frame."""
         side = round(self.config.num_position_embeddings**0.5)
         table = self.pos_embed.weight.float()
-        size = torch.tensor([max(grid[1] - 1, 1), max(grid[2] - 1, 1)], device=places.device)
+        size = torch.tensor([max(edge - 1, 1) for edge in frame], device=places.device)
         source = places.float() * (side - 1) / size
         low = source.floor().long()
         high = (low + 1).clamp(max=side - 1)

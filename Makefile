@@ -37,7 +37,7 @@ lint: setup ## static checks
 bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
 	@$(BIN)/python -m demo.bench
 
-bench-engine: setup ## the engine, measured: against one pair at a time, and behind Triton
+bench-engine: setup ## the engine, measured: against one pair at a time, behind Triton, and on a GPU where there is one
 	@$(BIN)/python -m demo.bench_engine
 
 chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, then a third of that in simulation

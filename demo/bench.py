@@ -7,7 +7,6 @@ when ``demo.compare`` finds that a request failed while Baton updated.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from demo.command import no_options
 from demo.compare.run import compare
 from demo.rig import CHECKPOINTS, ROOT, Failed, Rig, until
 from rich.console import Console
@@ -151,9 +151,7 @@ def steps_and_rollback() -> bool:
 
 
 def main() -> int:
-    about = argparse.RawDescriptionHelpFormatter
-    # There is nothing to choose: unknown words are refused, and --help tells what is measured.
-    argparse.ArgumentParser(prog="python -m demo.bench", description=__doc__, formatter_class=about).parse_args()
+    no_options("python -m demo.bench", __doc__)
     try:
         # Both tables, also when the first one says no.
         kept = [steps_and_rollback(), compare(console)]

@@ -9,12 +9,12 @@ Ends with exit code 1 when a ratio is below what is promised, or when the two's 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from demo.command import no_options
 from demo.speed.cases import COUNTS, PROMISED_AT, make_cases, make_checkpoint
 from demo.speed.measure import TOLERANCE, Promises, lines
 from demo.speed.one_pair import OnePair
@@ -79,9 +79,7 @@ def behind_triton(checkpoint: Path, scorer: Scorer, promises: Promises, of: str)
 
 
 def main() -> int:
-    about = argparse.RawDescriptionHelpFormatter
-    # There is nothing to choose: unknown words are refused, and --help tells what is measured.
-    argparse.ArgumentParser(prog="python -m demo.bench_engine", description=__doc__, formatter_class=about).parse_args()
+    no_options("python -m demo.bench_engine", __doc__)
     keep_freed_memory()
     promises = Promises()
     with tempfile.TemporaryDirectory(prefix="baton-bench-engine-") as directory:

@@ -68,7 +68,7 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
     """
     devices, dtype, fallback = settings.devices, settings.dtype, "none"
     # Where the GPU is not there, nobody can tell what its own type would be.
-    asked_device, asked_dtype = ",".join(devices), "auto" if dtype is None else NAMES[dtype]
+    asked_device, asked_dtype = _place(devices), "auto" if dtype is None else NAMES[dtype]
     if unseen := _unseen(devices):
         if on_no_memory != CPU:
             raise ValueError(
@@ -91,29 +91,29 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            place = f"{folder}: does not fit in {NAMES[dtype]} on {','.join(devices)} ({error})"
+            fault = f"{folder}: does not fit in {NAMES[dtype]} on {_place(devices)} ({error})"
             instead = _instead(devices, dtype, on_no_memory)
             if instead is None:
                 raise RuntimeError(
-                    f"{place}, and on_no_memory is {on_no_memory}; free memory, or allow more with that parameter"
+                    f"{fault}, and on_no_memory is {on_no_memory}; free memory, or allow more with that parameter"
                 ) from None
         devices, dtype = instead
         fallback = on_no_memory
-        where = ",".join(devices)
-        warn(f"{place}; on_no_memory is {on_no_memory}, so it is loaded in {NAMES[dtype]} on {where} instead")
+        found = f"{NAMES[dtype]} on {_place(devices)}"
+        warn(f"{fault}; on_no_memory is {on_no_memory}, so it is loaded in {found} instead")
         # Only here: while the error was being handled, its frames held the weights that were read so far.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if settings.map_weights and scorer.mapped < 1:
-        place = ",".join(devices)
         warn(
             f"{folder}: weights is {MAP}, but {1 - scorer.mapped:.0%} of their bytes are copies: a tensor stays in its "
-            f"file only on a CPU (this is {place}), and where the file holds it in {NAMES[dtype]}, as it is served"
+            f"file only on a CPU (this is {_place(devices)}), and where the file holds it in {NAMES[dtype]}, as it "
+            "is served"
         )
     return Loaded(
         scorer=scorer,
-        device=",".join(devices),
+        device=_place(devices),
         dtype=NAMES[dtype],
         asked_device=asked_device,
         asked_dtype=asked_dtype,
@@ -123,6 +123,11 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         self_test_s=tested - read,
         warm_s=warm_s,
     )
+
+
+def _place(devices: Sequence[str]) -> str:
+    """Devices in one word, as messages, the log and metrics name them."""
+    return ",".join(devices)
 
 
 def best_dtype(devices: Sequence[str]) -> torch.dtype:

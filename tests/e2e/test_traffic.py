@@ -157,10 +157,14 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
         traffic.wait_answers(stable)
     assert traffic.errors == []
     assert row["outcome"] == "rolled_back"
-    gate = next(g for g in row["gates"] if g["name"] == "live")
-    assert gate["verdict"] == "fail"
-    assert words in gate["message"].lower()
-    assert row["message"] == gate["message"]
+    gate = next((g for g in row["gates"] if g["verdict"] == "fail"), None)
+    if fault == "SIGKILL" and gate is None:  # it was seen before live traffic was looked at again
+        assert "its process has ended" in row["message"]
+    else:
+        assert gate is not None
+        assert gate["name"] == "live"
+        assert words in gate["message"].lower()
+        assert row["message"] == gate["message"]
     slowest = statistics.quantiles([a.took for a in traffic.answers], n=100)[-1]
     assert slowest < 10, "the deadline of 1 s bounds what clients wait, on however busy a machine"
     no_splitter(st)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from reranker_engine.inference.scorer import Prepared
 from reranker_engine.model.reranker import Reranker
@@ -54,6 +53,9 @@ def matrix_rate(
         sides: Rows of the matrices; each is tried.
         seconds: How long to repeat each; its median counts.
     """
+    # Where a torch made for GPUs finds none, this import warns on stderr.
+    from torch.utils.benchmark import Timer  # noqa: PLC0415
+
     found = []
     for side in sides:
         a, b = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))

@@ -54,7 +54,7 @@ def matrix_rate(
         seconds: How long to repeat each; its median counts.
     """
     # Where a torch made for GPUs finds none, this import warns on stderr.
-    from torch.utils.benchmark import Timer  # noqa: PLC0415
+    from torch.utils.benchmark import Timer
 
     found = []
     for side in sides:

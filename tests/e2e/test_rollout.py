@@ -157,7 +157,11 @@ def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
         until(lambda: runs(next_version) == ("cpu", "fp32", "cpu"), "it is read")
         (problem,) = st.status()["problems"]
         assert problem.startswith(f"On server s0 version {next_version} runs in fp32 on cpu, though bf16 on cuda:0 was")
-        assert problem in [e["message"] for e in app._journal.events(service="ranker") if e["kind"] == "fallback"]
+
+        def alarms() -> list[str]:
+            return [e["message"] for e in app._journal.events(service="ranker") if e["kind"] == "fallback"]
+
+        until(lambda: problem in alarms(), "it is written down")
         assert st.status()["phase"] == "steady", "it serves all the same"
         st.drop_copy(next_version, next_version + 1)
         st.wait_live(next_version + 1)

@@ -95,6 +95,18 @@ def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
     assert bench.look()[1] == (None, False)
 
 
+@pytest.mark.parametrize(
+    ("was", "by_hand"),
+    [('model_name: "engine"', 'model_name: "another"'), ("model_version: 1", "model_version: 2"), ("versions: 1", "")],
+)
+def test_a_public_name_that_triton_would_take_for_something_else(bench, was, by_hand):
+    good = bench.alias.read_text()
+    assert was in good
+    bench.alias.write_text(good.replace(was, by_hand))
+    assert bench.after_patience()[1] == (1, False)
+    assert bench.alias.read_text() == good
+
+
 def test_a_journal_that_was_begun_anew_learns_it_again(bench):
     bench.journal.begin_anew(0.0, "It was damaged.")
     bench.look()

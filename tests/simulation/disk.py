@@ -11,9 +11,11 @@ from pathlib import Path, PosixPath
 from typing import Any
 from unittest import mock
 
+from tests.simulation.hands import Hands
 from tests.support.rules import ALIAS, ENGINE, SPLITTER
 from tritonclient.grpc import model_config_pb2
 
+from baton.errors import RepositoryError
 from baton.triton import pbtxt, repository
 from baton.triton.fake import ModelFiles
 from baton.triton.repository import ServiceFiles
@@ -114,6 +116,10 @@ class ToldFiles(ServiceFiles):
         super().__init__(ToldPath(root), ALIAS, ENGINE)
         self._check = check
 
+    def policy(self) -> frozenset[int]:
+        self._check("look", None)
+        return super().policy()
+
     def set_policy(self, versions: frozenset[int]) -> None:
         self._check("policy", versions)
         super().set_policy(versions)
@@ -145,21 +151,36 @@ def _written(key: Any, write: Callable[[], str]) -> str:
 
 
 class SeenFiles:
-    """What lies there now, for the rules and the servers. Version folders live in memory: Baton never writes any."""
+    """What lies there now, for the rules and the servers. Version folders live in memory: Baton never writes any.
+
+    Where a person made a file unusable the rules see what it said before; a server reads what lies there.
+    """
 
     def __init__(self, root: Path) -> None:
         self._plain = ServiceFiles(root, ALIAS, ENGINE)
+        self.hands = Hands(root)
         self.folders: dict[int, str] = {}
         self.strays: dict[str, str] = {}
         self._known: tuple[frozenset[int], int | None, bool, int | None] | None = None
+        self._before: tuple[frozenset[int], int | None, bool, int | None] = (frozenset({1}), None, False, None)
 
     def changed(self) -> None:
         self._known = None
 
     def _look(self) -> tuple[frozenset[int], int | None, bool, int | None]:
         if self._known is None:
-            self._known = (self._plain.policy(), *self._plain.public_name(), self._plain.splitter())
+            policy, alias, split, splitter = self._before
+            unusable = self.hands.unusable
+            policy = policy if unusable(ENGINE) else self._plain.policy()
+            alias, split = (alias, split) if unusable(ALIAS) else self._plain.public_name()
+            splitter = splitter if unusable(SPLITTER) else self._plain.splitter()
+            self._known = self._before = (policy, alias, split, splitter)
         return self._known
+
+    def flip(self, version: int) -> None:
+        """A person points the public name at a version."""
+        self._plain.set_alias(version)
+        self.changed()
 
     @property
     def policy(self) -> frozenset[int]:
@@ -182,9 +203,9 @@ class SeenFiles:
         directory = self._plain.repository / model
         try:
             text = (directory / "config.pbtxt").read_text()
-        except OSError:
+            policy, step, splits, rest = _model(text)
+        except (OSError, RepositoryError):
             return None
-        policy, step, splits, rest = _model(text)
         if model == ENGINE:
             return ModelFiles(policy, dict(self.folders), dict(self.strays), rest=rest)
         folders = {int(p.name): "" for p in directory.iterdir() if p.name.isdigit()}

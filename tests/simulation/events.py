@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.crew import Crash
+from tests.simulation.hands import UNUSABLE, with_policy
 from tests.simulation.plane import SOCKET, Plane
 from tests.simulation.yard import Yard
-from tests.support.rules import ASKED, ENGINE, Broken, held, serving
+from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, serving
 
 from baton.api.server import claim
 from baton.domain import ModelState, Verdict
@@ -267,6 +268,8 @@ def forget(yard: Yard, _move: Move) -> None:
     """The state directory is lost."""
     bury(yard)
     yard._rollout = None
+    yard.files.hands.forget()
+    yard.files.changed()
     yard.files.strays.clear()  # whether they came before Triton's last load nobody knows any more
     yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
@@ -297,6 +300,40 @@ def splitter(yard: Yard, move: Move) -> None:
     _server(yard, move).splitter = Behaviour(load_error="no such backend") if move.b % 2 else Behaviour(load_s=10.0)
 
 
+def edit(yard: Yard, move: Move) -> None:
+    """A person edits a ``config.pbtxt``. What Baton never saw in a usable state it can't put back: that stays out."""
+    hands, files = yard.files.hands, yard.files
+    model = (ENGINE, ENGINE, ALIAS, SPLITTER)[move.a % 4]
+    text = hands.text(model)
+    if text is None or hands.wrong(model) or not hands.known.get(model):
+        return
+    kind = move.b % 10
+    if kind < 5 or model == SPLITTER:
+        one = UNUSABLE[model][move.c % len(UNUSABLE[model])]
+        yard.say(f"  by hand: {model}, {one.__name__}")
+        hands.spoil(model, one)
+    elif model == ENGINE and kind < 8:
+        yard.say("  by hand: another parameter and instance group")
+        hands.mark(move.c)
+    elif model == ENGINE:
+        others = sorted({v for s in yard.servers.values() for v in held(s, ModelState.READY)} - {files.alias})
+        versions = (999,) if move.c % 2 or not others else tuple(others)
+        if files.alias is None or frozenset(versions) == files.policy:
+            return
+        yard.say(f"  by hand: the policy names {versions}")
+        hands.spoil(ENGINE, with_policy(versions), usable=True)
+    else:
+        ready = set.intersection(*(held(s, ModelState.READY) for s in yard.servers.values())) & files.policy
+        if ENGINE in yard.wrong or not ready - {files.alias}:
+            return
+        version = min(ready - {files.alias})
+        yard.say(f"  by hand: the public name leads to version {version}")
+        files.flip(version)
+        hands.edits += 1
+        yard.proved.add(version)
+    files.changed()
+
+
 def _verb(what: str, ask: Callable[[Any, int | None, str], Any]) -> Callable[[Yard, Move], None]:
     def happen(yard: Yard, move: Move) -> None:
         if yard.plane is None:
@@ -312,7 +349,7 @@ HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "arriving": arriving, "change": change, "remove": remove, "stray": stray, "tidy": tidy, "behave": behave,
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
-    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter,
+    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

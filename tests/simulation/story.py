@@ -23,7 +23,7 @@ from tests.support.rules import ALIAS, ENGINE, Broken
 
 from baton.config import GateConfig, HealthConfig, RolloutConfig, ServiceConfig, TrafficConfig
 from baton.domain import Kind, Outcome, Phase, Step, Verdict
-from baton.errors import Refused
+from baton.errors import Refused, RepositoryError, Unreachable
 from baton.plan import Ask, Reload, Sync
 
 LENGTH = 160
@@ -33,7 +33,7 @@ WEIGHTS = {
     "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
     "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 2, "die": 2,
     "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
-    "retry": 3, "verify": 2,
+    "retry": 3, "verify": 2, "edit": 4,
 }  # fmt: skip
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
@@ -146,7 +146,7 @@ def quiet(yard: Yard) -> None:
             yard.plane.app.resume(who="ann")
         rollout = yard.rollout
         if rollout is not None and rollout.phase is Phase.WAITING:
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(Refused, Unreachable, RepositoryError):  # else in the next round
                 yard.plane.app.promote(None, None, full=False, who="ann")
         busy = any(isinstance(e, Sync | Ask | Reload) for e in yard.jobs)
         rests = rollout is None and not busy and yard.decision.effect is None

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.simulation.crew import Crash, Seen
 from tests.simulation.disk import CONFIG, SeenFiles, no_space
+from tests.simulation.hands import NAMES
 from tests.simulation.servers import Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
@@ -152,6 +153,10 @@ class Yard(Rules):
         return bool(self.plane.loop.paused())
 
     @property
+    def wrong(self) -> Collection[str]:  # type: ignore[override]
+        return self.files.hands.all_wrong()
+
+    @property
     def decision(self) -> Any:  # type: ignore[override]
         return self.plane.service.decision
 
@@ -176,8 +181,9 @@ class Yard(Rules):
             self.plane.seen = replace(self.plane.seen, servers=known)
 
     def _knows(self, seen: Seen, *servers: str) -> bool:
-        """Whether nothing happened to the folders and those servers since a decision was made."""
-        return seen.folders == self.folder_changes and all(seen.servers.get(n) == self.upsets[n] for n in servers)
+        """Whether nothing happened to the folders, the files and those servers since a decision was made."""
+        same = seen.folders == self.folder_changes and seen.edits == self.files.hands.edits
+        return same and all(seen.servers.get(n) == self.upsets[n] for n in servers)
 
     def wait(self, condition: Callable[[], bool]) -> None:
         def come() -> bool:
@@ -240,7 +246,11 @@ class Yard(Rules):
             self.say(f"  -> {_effect(effect)}")
 
     def about_to_write(self, what: str, value: Any, *, split: bool = False) -> None:
-        """A file of the repository is about to be written."""
+        """A file of the repository is about to be written, or the loop looks at them."""
+        if what == "look":
+            if self._acting() and self.plane.crew.current is self.plane.round:
+                self.plane.seen = replace(self.plane.seen, edits=self.files.hands.edits)
+            return
         self.say(
             f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}"
         )
@@ -264,6 +274,12 @@ class Yard(Rules):
             self.need(not missing, f"version {version} is to serve, and nobody asked {', '.join(sorted(missing))}")
             self.proved.add(version)
         self.need(version in self.proved, f"version {version} is to serve, and was never proved")
+
+    def noted(self, key: str, value: Any) -> None:
+        """The journal keeps something: perhaps the last usable text of a file."""
+        kind, _, name = key.partition(":")
+        if kind == "file":
+            self.files.hands.known[NAMES[name]] = value
 
     def began(self, rollout: Rollout) -> None:
         self.stopped_at = None
@@ -294,7 +310,9 @@ class Yard(Rules):
         named = (
             self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
         )
-        self.need(not named, f"the policy names {named}, which never loaded")
+        self.need(not named or ENGINE in self.wrong, f"the policy names {named}, which never loaded")
+        lost = self.files.hands.lost_mark()
+        self.need(not lost, f"an edit by hand is lost from the engine's file: {lost}")
         self._check_restart()
         reloading = {effect.server for effect in self.jobs if isinstance(effect, Reload)}
         for name, server in self.servers.items():
@@ -327,10 +345,12 @@ class Yard(Rules):
             self.need(not self._was_named, "the public name is gone from the disk: a restart serves nothing")
             return
         self._was_named = True
+        if ALIAS in self.wrong:
+            return
         files = self.files.read(ALIAS)
         whole = files is not None and files.policy <= set(files.folders)
         self.need(whole, f"the public name on disk lacks the folder of version {alias}: a restart serves nothing")
-        behind = not self.files.split or self.files.read(SPLITTER) is not None
+        behind = not self.files.split or self.files.read(SPLITTER) is not None or SPLITTER in self.wrong
         self.need(behind, "the public name on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
@@ -365,6 +385,7 @@ class Yard(Rules):
 
     def settled(self) -> None:
         super().settled()
+        self.need(not self.wrong, f"what a person broke is not put back: {set(self.wrong)}")
         self.need(self.decision.phase in (Phase.STEADY, Phase.EMPTY), f"it never rests: {self.decision}")
         for server in self.servers.values():
             well = self.files.alias is None or self.answers(server)

@@ -33,7 +33,7 @@ from baton.engine.proof import LOADED, Proof
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
-from baton.errors import BatonError, CheckpointError, Refused, TritonError
+from baton.errors import BatonError, CheckpointError, Refused, RepositoryError, TritonError
 from baton.journal import Journal
 from baton.plan import (
     Advance,
@@ -477,6 +477,7 @@ class Service:
         model = self._model_name(effect.model)
         if effect.model is Model.ALIAS:
             version = self.files.alias()
+            _unchanged(model, version is not None or view.alias is None)
             if version is None:
                 server.unload(model, self.config.gates.request_timeout)
                 return
@@ -486,13 +487,16 @@ class Service:
             server.load(model, self.config.gates.request_timeout)
             wanted = frozenset({version})
         elif effect.model is Model.SPLITTER:
-            if self.files.splitter() is None:
+            stable = self.files.splitter()
+            _unchanged(model, stable is not None or view.splitter is None)
+            if stable is None:
                 server.unload(model, self.config.gates.request_timeout)
                 return
             server.load(model, self.config.gates.request_timeout)
             wanted = frozenset({SPLITTER_VERSION})
         else:
             wanted = self.files.policy()
+            _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
             self._remember(view, wanted)
             if not wanted:
                 server.unload(model, self.policy.load_timeout)
@@ -564,3 +568,12 @@ class Service:
                 result = GateResult(gate, Verdict.RUNNING, "being asked")
             shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))
         return shown
+
+
+def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold
+    """A person may have changed a file since the call was decided on: it must not take from traffic what serves."""
+    if not condition:
+        raise RepositoryError(
+            f"The files of {model} were changed while a load or unload call was about to be made, which would have "
+            f"taken away what serves. Baton looks again."
+        )

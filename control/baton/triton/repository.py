@@ -82,14 +82,16 @@ class ServiceFiles:
             return None, False
         config = pbtxt.parse(self._read(path), path)
         steps, versions = config.ensemble_scheduling.step, config.version_policy.specific.versions
-        ours = len(steps) == 1 and steps[0].model_version >= 1
-        split = ours and steps[0].model_name == self.splitter_name
-        if not ours or (split and len(versions) != 1):
+        step = (steps[0].model_name, steps[0].model_version) if len(steps) == 1 else None
+        split = step == (self.splitter_name, SPLITTER_VERSION)
+        # What Triton takes as something else than Baton reads can't be used, either.
+        if len(versions) != 1 or versions[0] < 1 or not (split or step == (self.engine_name, versions[0])):
             raise RepositoryError(
-                f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step with a model_version.",
+                f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step, which leads to "
+                f"{self.engine_name} with the model_version that the version policy names, or to {self.splitter_name}.",
                 mend=f"Remove the folder {self.alias_dir} and Baton writes it anew, or give the service another name.",
             )
-        return int(versions[0] if split else steps[0].model_version), split
+        return int(versions[0]), split
 
     def set_alias(self, version: int | None, *, split: bool = False) -> None:
         """Point the public name at an engine version, straight or by way of the splitter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken
 
 from baton import plan as planning
 from baton.config import RolloutConfig, TrafficConfig
-from baton.domain import Step
+from baton.domain import Phase, Step
 from baton.engine.keeper import Keeper
 from baton.errors import RepositoryError
 
@@ -84,6 +85,18 @@ def test_a_public_name_that_a_hand_pointed_at_another_version_stays_there():
         quiet(yard)
         assert yard.files.alias == 3
         assert any("They stand." in line for line in yard.trace)
+
+
+@pytest.mark.parametrize("how", range(3))
+def test_a_frozen_repository_changes_nothing_and_the_split_goes_on(how):
+    with split() as yard:
+        happen(yard, edit(ENGINE, 5, 1), move("freeze", how, 22, how), *[move("loop", 1)] * 4)
+        assert yard.decision.phase is Phase.DEGRADED
+        assert os.strerror(yard.frozen_error) in yard.decision.message
+        happen(yard, *[move("calm")] * 8)
+        assert yard.files.split
+        quiet(yard)
+        assert "by_hand" in (yard.files.hands.text(ENGINE) or "")
 
 
 def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):

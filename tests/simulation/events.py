@@ -220,6 +220,11 @@ def restart(yard: Yard, move: Move) -> None:
     _restart(yard, _server(yard, move))
 
 
+def refuse(yard: Yard, move: Move) -> None:
+    """The key that a server was started with is another one for a while."""
+    _server(yard, move).refuses_until = yard.seconds + (3.0, 30.0, 300.0)[move.b % 3]
+
+
 def lose(yard: Yard, move: Move) -> None:
     _server(yard, move).lost_answers = 1
 
@@ -360,7 +365,7 @@ HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
     "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
-    "freeze": freeze,
+    "freeze": freeze, "refuse": refuse,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

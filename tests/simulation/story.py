@@ -33,7 +33,7 @@ WEIGHTS = {
     "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
     "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 2, "die": 2,
     "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
-    "retry": 3, "verify": 2, "edit": 4, "freeze": 3,
+    "retry": 3, "verify": 2, "edit": 4, "freeze": 3, "refuse": 3,
 }  # fmt: skip
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
@@ -134,6 +134,7 @@ def quiet(yard: Yard) -> None:
     yard.ordered_live = Verdict.PASS
     for server in yard.servers.values():
         server.reachable, server.lost_answers, server.lag, server.twice = True, 0, 0.0, False
+        server.refuses_until = 0.0
     heal(yard)
     make(yard, lambda: start(yard))
     rested = 0

@@ -17,7 +17,7 @@ from typing import Any
 from tests.simulation.crew import Crash, Seen
 from tests.simulation.disk import CONFIG, FROZEN, SeenFiles, refusal
 from tests.simulation.hands import NAMES
-from tests.simulation.servers import Defects, Server
+from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
 from baton.config import ServiceConfig
@@ -300,12 +300,13 @@ class Yard(Rules):
     def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
+        self.need(REFUSED_KEY not in why, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
 
     def answering(self) -> dict[str, FakeTriton]:
-        return {n: s for n, s in self.servers.items() if not s.away()}
+        return {n: s for n, s in self.servers.items() if not s.away() and not s.refuses()}
 
     # What must hold after every step
 

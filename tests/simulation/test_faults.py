@@ -44,7 +44,9 @@ def split() -> Iterator[Yard]:
     """Version 1 is live on two servers, and version 2 stands before a pause with a share of the traffic."""
     story = Story.of(0)
     traffic = TrafficConfig(steps=(Step(50.0, hold=5.0), Step(pause=True)), shadow_share=0.0)
-    config = replace(story.config, rollout=RolloutConfig(settle=0.0, load_timeout=60.0, keep_previous=5.0), traffic=traffic)
+    config = replace(
+        story.config, rollout=RolloutConfig(settle=0.0, load_timeout=60.0, keep_previous=5.0), traffic=traffic
+    )
     with yard_of(replace(story, servers=2, config=config)) as yard:
         play_to_split = [move("start"), move("arrive")] + [move("calm")] * 4 + [move("arrive", b=1)]
         happen(yard, *play_to_split, *[move("calm")] * 6)

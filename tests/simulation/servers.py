@@ -91,6 +91,8 @@ class Server(FakeTriton):
 
     def _unload(self, model: str) -> Iterator[float]:
         yield from self._late()
+        if model == ENGINE:  # checked when it was decided on; it may come late, or its answer be lost
+            self.yard.blamed.add(self.name)
         yield from super()._unload(model)
 
     def _late(self) -> Iterator[float]:

@@ -156,6 +156,10 @@ class Yard(Rules):
         return bool(self.plane.loop.paused())
 
     @property
+    def unseen(self) -> bool:  # type: ignore[override]
+        return bool(self.plane.seen.folders < self.folder_changes)
+
+    @property
     def wrong(self) -> Collection[str]:  # type: ignore[override]
         return self.files.hands.all_wrong()
 

@@ -158,7 +158,7 @@ def quiet(yard: Yard) -> None:
         for server in yard.servers.values():
             server.advance()
     yard.settled()
-    if stop is not None and kept is not None and kept.kind is not Kind.CHECK:
+    if stop is not None and stop.outcome is not Outcome.LIVE and kept is not None and kept.kind is not Kind.CHECK:
         ended = yard.plane.journal.rollout(kept.id)
         # Only a version that can't come back leaves the stopped one where it is.
         hopeless = ended is None or "can't be brought back" in ended.message

@@ -405,3 +405,19 @@ def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_tr
     with pytest.raises(RepositoryError, match="Baton looks again"):
         plane.service._sync(Sync("a", model), view)
     assert place.servers["a"].calls == calls
+
+
+def test_a_first_version_does_not_fail_for_one_that_the_policy_names_and_that_never_was(tmp_path):
+    place = Place(tmp_path, servers=2)
+    assert place.files.policy() == {1}
+    plane = Plane(place)
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.VERIFYING, "a rollout")
+    place.servers["b"].reachable = False
+    plane.run(lambda: plane.phase() is Phase.LOADING, "loading")
+    for _ in range(3):
+        plane.turn()
+    place.servers["b"].reachable = True
+    plane.live(2)
+    assert plane.ended(2) is Outcome.LIVE
+    plane.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from baton.triton.repository import ServiceFiles
 
 Act = Callable[[str], None]
 """Told of each durable act before it happens; may raise instead."""
+Look = Callable[[], None]
+"""Told of each look at a file before it happens; may raise instead."""
 
 CONFIG = f"""name: "{ENGINE}"
 backend: "toy"
@@ -33,9 +37,18 @@ version_policy {{ specific {{ versions: [ 1 ] }} }}
 
 
 class ToldPath(PosixPath):
-    """A path whose changes are told before they happen."""
+    """A path whose changes, and looks at it, are told before they happen."""
 
     act: Act = staticmethod(lambda _what: None)
+    look: Look = staticmethod(lambda: None)
+
+    def stat(self, *, follow_symlinks: bool = True) -> Any:
+        ToldPath.look()
+        return super().stat(follow_symlinks=follow_symlinks)
+
+    def iterdir(self) -> Any:
+        ToldPath.look()
+        return super().iterdir()
 
     def mkdir(self, *args: Any, **options: Any) -> None:
         if not self.exists():
@@ -54,6 +67,8 @@ class ToldPath(PosixPath):
     def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:  # type: ignore[override]
         if "w" in mode:
             ToldPath.act(f"write {_short(self)}")
+        else:
+            ToldPath.look()
         return super().open(mode, *args, **options)
 
 
@@ -61,22 +76,28 @@ def _short(path: Path) -> str:
     return "/".join(path.parts[-2:])
 
 
-def no_space() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
+def refusal(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+FROZEN = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE)
+"""What calls end with on a network file system whose server is gone."""
 
 
 @contextmanager
-def told_files(act: Act) -> Iterator[None]:
+def told_files(act: Act, look: Look) -> Iterator[None]:
     """Every change to a :class:`ToldPath` is told; the same text is parsed once (protobuf's parser is pure Python)."""
     rmtree = repository.shutil.rmtree
 
-    def remove(path: Any, **options: Any) -> None:
-        if path.exists():
-            act(f"remove {_short(path)}")
-        rmtree(path, **options)
+    def remove(path: Any, *, ignore_errors: bool = False) -> None:
+        with contextlib.suppress(*[OSError] if ignore_errors else []):
+            if path.exists():
+                act(f"remove {_short(path)}")
+            rmtree(Path(path))
 
     with (
         mock.patch.object(ToldPath, "act", staticmethod(act)),
+        mock.patch.object(ToldPath, "look", staticmethod(look)),
         mock.patch.object(repository, "shutil", mock.Mock(rmtree=remove)),
         mock.patch.object(pbtxt, "parse", _parse),
         mock.patch.object(pbtxt, "specific_versions", _specific_versions),

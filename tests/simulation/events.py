@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.crew import Crash
+from tests.simulation.disk import FROZEN
 from tests.simulation.hands import UNUSABLE, with_policy
 from tests.simulation.plane import SOCKET, Plane
 from tests.simulation.yard import Yard
@@ -219,6 +220,11 @@ def restart(yard: Yard, move: Move) -> None:
     _restart(yard, _server(yard, move))
 
 
+def refuse(yard: Yard, move: Move) -> None:
+    """The key that a server was started with is another one for a while."""
+    _server(yard, move).refuses_until = yard.seconds + (3.0, 30.0, 300.0)[move.b % 3]
+
+
 def lose(yard: Yard, move: Move) -> None:
     _server(yard, move).lost_answers = 1
 
@@ -238,6 +244,15 @@ def gate(yard: Yard, move: Move) -> None:
 
 def full(yard: Yard, move: Move) -> None:
     yard.full = 1 + move.a % 6
+
+
+def freeze(yard: Yard, move: Move) -> None:
+    """The control plane's calls on the repository fail: the next ones, or all of them for a while."""
+    yard.frozen, seconds = ((1 + move.b, 1.0), (1 + move.b % 12, 60.0), (10**6, (3.0, 30.0, 300.0)[move.b % 3]))[
+        move.a % 3
+    ]
+    yard.frozen_until = yard.seconds + seconds
+    yard.frozen_error = FROZEN[move.c % len(FROZEN)]
 
 
 def kill(yard: Yard, _move: Move) -> None:
@@ -350,6 +365,7 @@ HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
     "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
+    "freeze": freeze, "refuse": refuse,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

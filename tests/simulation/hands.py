@@ -129,7 +129,7 @@ class Hands:
 
     def lost_mark(self) -> str:
         """The mark of an edit that must have been kept and is not there."""
-        if self.unusable(ENGINE) or self._marks in (self.text(ENGINE) or ""):
+        if not self._marks or self.unusable(ENGINE) or self._marks in (self.text(ENGINE) or ""):
             return ""
         return self._marks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 from tests.simulation.events import HAPPENS, Move, make
 from tests.simulation.hands import UNUSABLE, no_policy
+from tests.simulation.servers import REFUSED_KEY
 from tests.simulation.story import Story, quiet, yard_of
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken
 
 from baton import plan as planning
 from baton.config import RolloutConfig, TrafficConfig
-from baton.domain import Step
+from baton.domain import Phase, Step
 from baton.engine.keeper import Keeper
 from baton.errors import RepositoryError
 
@@ -42,7 +44,9 @@ def split() -> Iterator[Yard]:
     """Version 1 is live on two servers, and version 2 stands before a pause with a share of the traffic."""
     story = Story.of(0)
     traffic = TrafficConfig(steps=(Step(50.0, hold=5.0), Step(pause=True)), shadow_share=0.0)
-    config = replace(story.config, rollout=RolloutConfig(settle=0.0, load_timeout=60.0), traffic=traffic)
+    config = replace(
+        story.config, rollout=RolloutConfig(settle=0.0, load_timeout=60.0, keep_previous=5.0), traffic=traffic
+    )
     with yard_of(replace(story, servers=2, config=config)) as yard:
         play_to_split = [move("start"), move("arrive")] + [move("calm")] * 4 + [move("arrive", b=1)]
         happen(yard, *play_to_split, *[move("calm")] * 6)
@@ -84,6 +88,41 @@ def test_a_public_name_that_a_hand_pointed_at_another_version_stays_there():
         quiet(yard)
         assert yard.files.alias == 3
         assert any("They stand." in line for line in yard.trace)
+
+
+@pytest.mark.parametrize("how", range(3))
+def test_a_frozen_repository_changes_nothing_and_the_split_goes_on(how):
+    with split() as yard:
+        happen(yard, edit(ENGINE, 5, 1), move("freeze", how, 22, how), *[move("loop", 1)] * 4)
+        assert yard.decision.phase is Phase.DEGRADED
+        assert os.strerror(yard.frozen_error) in yard.decision.message
+        happen(yard, *[move("calm")] * 8)
+        assert yard.files.split
+        quiet(yard)
+        assert "by_hand" in (yard.files.hands.text(ENGINE) or "")
+
+
+def test_a_refused_key_costs_no_request_and_no_version():
+    with split() as yard:
+        happen(yard, move("refuse", 0, 1), move("refuse", 1, 1), *[move("loop", 1)] * 6)
+        assert all(REFUSED_KEY in s.reason for s in yard.plane.service.view.servers)
+        assert all(yard.answers(s) for s in yard.servers.values())
+        happen(yard, *[move("calm")] * 8)
+        assert yard.files.split
+        quiet(yard)
+
+
+def test_a_key_that_is_refused_between_a_look_and_a_load_call_is_not_held_against_the_version():
+    with split() as yard:
+        happen(yard, move("skip"), *[move("calm")] * 4, move("arrive", b=1))
+        begun = len(yard.trace)
+        while not any("-> sync engine on a" in line for line in yard.trace[begun:]):
+            happen(yard, move("loop", 1) if yard.plane.round.run.dead else move("task"))
+            assert yard.steps < 2000, yard.decision
+        happen(yard, move("refuse", 0, 1), *[move("task")] * 9)
+        assert any(REFUSED_KEY in line for line in map(str, yard.plane.service.tasks.failed().values()))
+        quiet(yard)
+        assert yard.files.alias == 4
 
 
 def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):

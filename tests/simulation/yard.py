@@ -7,6 +7,7 @@ request goes unanswered because of something that Baton did, and that nothing se
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.crew import Crash, Seen
-from tests.simulation.disk import CONFIG, SeenFiles, no_space
+from tests.simulation.disk import CONFIG, FROZEN, SeenFiles, refusal
 from tests.simulation.hands import NAMES
-from tests.simulation.servers import Defects, Server
+from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
 from baton.config import ServiceConfig
 from baton.domain import GATES_OF, Folder, Gate, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.errors import RepositoryError
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
 from baton.triton.fake import FakeTriton
@@ -45,6 +47,10 @@ class Yard(Rules):
         """Only what it does to files counts."""
         self.full = 0
         """So many of the next durable writes find no room."""
+        self.frozen = 0
+        """So many of the control plane's next calls on the repository fail, until then, with this error."""
+        self.frozen_until = 0.0
+        self.frozen_error = FROZEN[0]
         self.plane: Any = None
         self.policy: Policy = Policy()
         self.steered = {}
@@ -101,6 +107,10 @@ class Yard(Rules):
         return {"weights": self.content(version)}
 
     def scan(self) -> list[Folder]:
+        try:
+            self.look()
+        except OSError as error:
+            raise RepositoryError(f"The engine's directory can't be listed: {error.strerror}.") from None
         if self.plane is not None:
             self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
         found = []
@@ -151,6 +161,10 @@ class Yard(Rules):
     @property
     def paused(self) -> bool:  # type: ignore[override]
         return bool(self.plane.loop.paused())
+
+    @property
+    def unseen(self) -> bool:  # type: ignore[override]
+        return bool(self.plane.seen.folders < self.folder_changes)
 
     @property
     def wrong(self) -> Collection[str]:  # type: ignore[override]
@@ -213,9 +227,16 @@ class Yard(Rules):
         if self.full and what != "call":
             self.full -= 1
             self.say(f"  No room to {_words(what)}.")
-            raise no_space()
+            raise refusal(errno.ENOSPC)
         if told:
+            self.look()
             self.say(f"    {what}")
+
+    def look(self) -> None:
+        """The control plane is about to look at a file, or to change one."""
+        if self.frozen and self._acting() and self.seconds < self.frozen_until:
+            self.frozen -= 1
+            raise refusal(self.frozen_error)
 
     def called(self, server: Server, verb: str, model: str) -> None:
         """A load or unload call is about to be made."""
@@ -290,12 +311,13 @@ class Yard(Rules):
     def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
+        self.need(REFUSED_KEY not in why, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
 
     def answering(self) -> dict[str, FakeTriton]:
-        return {n: s for n, s in self.servers.items() if not s.away()}
+        return {n: s for n, s in self.servers.items() if not s.away() and not s.refuses()}
 
     # What must hold after every step
 

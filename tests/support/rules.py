@@ -79,6 +79,8 @@ class Rules:
     """Versions that were there when the state directory was lost: nobody can tell whose they are, and they stay."""
     wrong: Collection[str] = ()
     """Models whose ``config.pbtxt`` says exactly what a person's bad edit left there."""
+    unseen: bool = False
+    """Whether folders changed since Baton last looked at them."""
     check: bool = True
 
     def server_now(self) -> float:
@@ -232,7 +234,7 @@ class Rules:
         others = {e for e in self.jobs if isinstance(e, Reload) or (isinstance(e, Sync) and e.server == name)}
         self.need(not others, f"the engine is unloaded on {name} during {others}")
         changed = self.loaded.get(alias or 0) != self.files.folders.get(alias or 0)
-        self.need(not changed, f"what is loaded on {name} again is not what served")
+        self.need(not changed or self.unseen, f"what is loaded on {name} again is not what served")
 
     def _check_engine_sync(self, server: FakeTriton, wanted: frozenset[int]) -> None:
         if not server.reachable:
@@ -291,11 +293,11 @@ class Rules:
 
     def settled(self) -> None:
         """What must hold at the end, with servers answering and nothing in the way."""
+        self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
         self.need(not self.files.split and self.files.splitter is None, "a splitter is left in the files")
         for name, server in self.servers.items():
             left = [s for s in server._models.get(SPLITTER, {}).values() if s.state is not ModelState.UNAVAILABLE]
             self.need(not left, f"{name} still holds the splitter")
-        self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
         self.need(not self.jobs, f"still running: {set(self.jobs)}")
         alias = self.files.alias
         wanted = set() if alias is None else {alias}

@@ -174,7 +174,10 @@ def _stable(view: View, rollout: Rollout) -> frozenset[int]:
 
 def _direct(view: View, rollout: Rollout) -> frozenset[int]:
     """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
-    ready = view.policy if view.silent() else frozenset(v for s in view.live() for v in s.ready())
+    ready = frozenset(v for s in view.live() for v in s.ready())
+    if view.silent():
+        # What does not answer may hold any of them, but none that has no folder and was never seen loaded.
+        ready |= view.policy & (set(view.folders) | set(view.loaded))
     mine = frozenset() if rollout.why == ADOPTED else frozenset({rollout.candidate})
     return (view.policy & ready) - mine
 

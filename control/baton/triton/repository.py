@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from baton.durable import sync_directory
-from baton.errors import RepositoryError
+from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
 
 CONFIG = "config.pbtxt"
@@ -78,9 +78,10 @@ class ServiceFiles:
     def public_name(self) -> tuple[int | None, bool]:
         """:meth:`alias` and :meth:`split` as one reading of the file tells them."""
         path = self.alias_dir / CONFIG
-        if not path.exists():
+        text = read(path)
+        if text is None:
             return None, False
-        config = pbtxt.parse(self._read(path), path)
+        config = pbtxt.parse(text, path)
         steps, versions = config.ensemble_scheduling.step, config.version_policy.specific.versions
         step = (steps[0].model_name, steps[0].model_version) if len(steps) == 1 else None
         split = step == (self.splitter_name, SPLITTER_VERSION)
@@ -100,7 +101,7 @@ class ServiceFiles:
         goes only after: at every moment a restarting Triton finds a pair that works.
         """
         path = self.alias_dir / CONFIG
-        with _told(path):
+        with told(path):
             if version is None:
                 path.unlink(missing_ok=True)
                 sync_directory(self.alias_dir)
@@ -113,9 +114,9 @@ class ServiceFiles:
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
         current = self.alias()
-        if not self.alias_dir.is_dir():
-            return
-        with _told(self.alias_dir):
+        with told(self.alias_dir):
+            if not self.alias_dir.is_dir():
+                return
             for entry in self.alias_dir.iterdir():
                 if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
                     shutil.rmtree(entry)
@@ -123,9 +124,10 @@ class ServiceFiles:
     def splitter(self) -> int | None:
         """The stable version that the splitter's files name, or None when there are none."""
         path = self.splitter_dir / CONFIG
-        if not path.exists():
+        text = read(path)
+        if text is None:
             return None
-        stable = pbtxt.parse(self._read(path), path).parameters["stable"].string_value
+        stable = pbtxt.parse(text, path).parameters["stable"].string_value
         return int(stable) if stable.isdecimal() else None
 
     def set_splitter(self, stable: int | None) -> None:
@@ -135,7 +137,7 @@ class ServiceFiles:
         rest of the repository: Triton may run as another user.
         """
         path = self.splitter_dir / CONFIG
-        with _told(self.splitter_dir):
+        with told(self.splitter_dir):
             if stable is None:
                 path.unlink(missing_ok=True)
                 shutil.rmtree(self.splitter_dir, ignore_errors=True)
@@ -196,15 +198,30 @@ class ServiceFiles:
         return head + str(text_format.MessageToString(config))
 
     def _read(self, path: Path) -> str:
-        try:
-            return path.read_text()
-        except FileNotFoundError:
+        text = read(path)
+        if text is None:
             raise RepositoryError(
                 f"{path} does not exist.",
                 mend="Each engine needs its config.pbtxt; `ctl doctor` shows what it must hold.",
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} can't be read: {error}.") from None
+            )
+        return text
+
+
+def read(path: Path, *, errors: str = "strict") -> str | None:
+    """A file's text, or None when there is none. ``errors``: what to do with bytes that are no text.
+
+    Raises:
+        Unreadable: the file system does not give it.
+        RepositoryError: it is no text.
+    """
+    try:
+        return path.read_text(errors=errors)
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path} can't be read: {error}.") from None
+    except OSError as error:
+        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -213,7 +230,7 @@ def write_atomically(path: Path, text: str) -> None:
     The temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
     """
     staging = path.parent.parent / f".{path.parent.name}.{path.name}.baton"
-    with _told(path):
+    with told(path):
         try:
             with staging.open("w") as file:
                 file.write(text)
@@ -226,7 +243,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
     """What the operating system refuses, as an error that names the file."""
     try:
         yield

@@ -24,7 +24,7 @@ Edit = Callable[[str], str | None]
 
 def cut(text: str) -> str:
     """An editor that saves in place died half-way."""
-    return text[: len(text) // 2] + "{"
+    return text[: len(text) // 2] + "\n{"  # on a line of its own: the half may end in a comment
 
 
 def garbage(_text: str) -> str:

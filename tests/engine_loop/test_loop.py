@@ -13,7 +13,7 @@ import pytest
 from plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
 from tests.support.triton import eventually
 
-from baton.domain import Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import RepositoryError, Unreachable
 from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
@@ -421,3 +421,25 @@ def test_a_first_version_does_not_fail_for_one_that_the_policy_names_and_that_ne
     plane.live(2)
     assert plane.ended(2) is Outcome.LIVE
     plane.close()
+
+
+def test_folders_that_were_never_seen_are_not_gone(place, monkeypatch):
+    before = Plane(place)
+    place.drop(1)
+    before.live(1)
+    place.drop(2)
+    before.run(lambda: before.phase() is Phase.LOADING, "version 2 loads")
+    before.close()
+
+    def frozen() -> list[Folder]:
+        raise RepositoryError("The engine's directory can't be listed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "scan", frozen)
+        after = Plane(place)
+        for scan in (True, False, False):
+            after.loop.once(scan=scan)
+            assert after.service.decision.message == "The engine's directory can't be listed."
+    after.service._scan = place.scan
+    after.live(2)
+    after.close()

@@ -285,7 +285,11 @@ def forget(yard: Yard, _move: Move) -> None:
     yard._rollout = None
     yard.files.hands.forget()
     yard.files.changed()
-    yard.files.strays.clear()  # whether they came before Triton's last load nobody knows any more
+    # What came before Triton's last load, and what after, nobody knows any more.
+    yard.files.strays.clear()
+    for server in yard.servers.values():
+        for version, model in server._models.get(ENGINE, {}).items():
+            model.content = yard.files.folders.get(version, model.content)
     yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
 

@@ -137,16 +137,18 @@ class Service:
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}
-        self._entries: list[Folder] = []
+        self._entries: list[Folder] | None = None
+        """None until the directory could be listed: what was never seen is not gone."""
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
         self.decision = Decision(Phase.EMPTY, "Starting.")
 
     # Seeing
 
-    def scan(self) -> None:
+    def scan(self) -> list[Folder]:
         """Look at the engine's directory. Called without the loop's lock: a network file system may be slow."""
         self._entries = self._scan()
+        return self._entries
 
     def look(self) -> None:
         """The servers' indexes are about to be read: calls that run now may change what they show, also if they end."""
@@ -154,11 +156,12 @@ class Service:
 
     def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
         """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
+        entries = self.scan() if self._entries is None else self._entries
         now, rollout = self._clock(), self._journal.open_rollout(self.name)
         if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
             rollout = self._journal.set_back(rollout, now)
-        folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
-        strays = tuple(f for f in self._entries if f.problem is not None)
+        folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
+        strays = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
         known = self._journal.memo(self.name, LOADED)
         loaded = {int(v): f for v, f in (known or {}).items()}

@@ -159,22 +159,25 @@ def tidy(yard: Yard, _move: Move) -> None:
 
 
 def restore(yard: Yard) -> None:
-    """A person puts the folders of what serves back as they were loaded, bit by bit."""
+    """A person puts the folders of what serves back as they were loaded, bit by bit.
+
+    A server that restarted meanwhile has loaded what stood there then, which Baton can't see: that person has it load again.
+    """
     led_to = {yard.files.alias} | yard.direct | {v for s in yard.servers.values() for v in serving(s)}
     if yard.files.alias is None:
         led_to |= yard.files.policy & {v for s in yard.servers.values() for v in held(s, ModelState.READY)}
     for version in led_to - {None}:
         assert version is not None
-        slots = [
-            s._models[ENGINE][version].content for s in yard.servers.values() if version in held(s, ModelState.READY)
-        ]
+        slots = [s._models[ENGINE][version] for s in yard.servers.values() if version in held(s, ModelState.READY)]
         known = yard.loaded.get(version) if yard.plane is not None else None
-        was = known or next(iter(slots), "")
+        was = known or next((slot.content for slot in slots), "")
         if was and yard.files.folders.get(version) != was:
             yard.files.folders[version] = was
             yard.folder_changes += 1
         elif version not in yard.files.folders:
             yard.put(version)
+        for slot in slots:
+            slot.content = yard.files.folders[version]
         yard.since.setdefault(version, yard.wall_now())
         yard.incomplete.discard(version)
 

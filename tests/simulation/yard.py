@@ -21,7 +21,7 @@ from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
 from baton.config import ServiceConfig
-from baton.domain import GATES_OF, Folder, Gate, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import RepositoryError
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
@@ -286,6 +286,7 @@ class Yard(Rules):
             self.named = value is not None
             if value is not None and not split:
                 self._check_proved(value)
+                self._check_answered(value)
 
     def _check_proved(self, version: int) -> None:
         rollout = self.rollout
@@ -295,6 +296,15 @@ class Yard(Rules):
             self.need(not missing, f"version {version} is to serve, and nobody asked {', '.join(sorted(missing))}")
             self.proved.add(version)
         self.need(version in self.proved, f"version {version} is to serve, and was never proved")
+
+    def _check_answered(self, version: int) -> None:
+        """What is to get all traffic has answered since it had come the whole way."""
+        rollout, answered = self.rollout, self.plane.service.health.answered()
+        if rollout is None or (version, rollout.kind) != (rollout.candidate, Kind.ROLLOUT) or rollout.previous is None:
+            return
+        for name in self.answering():
+            fresh = answered.get((name, version), 0.0) >= rollout.phase_since
+            self.need(fresh, f"version {version} is to serve, and was not asked on {name} since its way ended")
 
     def noted(self, key: str, value: Any) -> None:
         """The journal keeps something: perhaps the last usable text of a file."""
@@ -341,7 +351,7 @@ class Yard(Rules):
             answers = self.answers(server)
             # The last call of a reload may be what takes the version out, its answer lost.
             excused = name in self.blamed | reloading | self._reloading or self.files.alias is None
-            excused = excused or self._went_back_to_the_dead(server)
+            excused = excused or self._leads_to_the_dead(server)
             unseen = self.plane is None or self.plane.oldest() < self.folder_changes
             lost = self._answered[name] and not answers
             self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
@@ -352,12 +362,10 @@ class Yard(Rules):
         self._tell()
         self.blamed.clear()
 
-    def _went_back_to_the_dead(self, server: FakeTriton) -> bool:
-        """A way back is taken at once, also to a version that died unseen; it is loaded again after that."""
-        version, rollout = self.files.alias, self.rollout
-        slot = server._models.get(ENGINE, {}).get(version)
-        back = rollout is None or version != rollout.candidate
-        return back and slot is not None and slot.state is ModelState.READY and slot.dead
+    def _leads_to_the_dead(self, server: FakeTriton) -> bool:
+        """What died after it was asked is found a moment later, and a way back asks nobody."""
+        slot = server._models.get(ENGINE, {}).get(self.files.alias)
+        return slot is not None and slot.state is ModelState.READY and slot.dead
 
     def _check_restart(self) -> None:
         """What a server that starts now finds on disk works, whenever the control plane died."""

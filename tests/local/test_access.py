@@ -29,7 +29,7 @@ KEY = "planted-admin-key-1f7c"
 
 
 class ProcessList(threading.Thread):
-    """Looks at the whole machine's command lines, over and over, as another user could; ``found``: those with the key."""
+    """Looks at the machine's command lines, over and over, as another user could; ``found``: those with the key."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -37,9 +37,9 @@ class ProcessList(threading.Thread):
 
     def run(self):
         while not self.over.is_set():
-            for process in Path("/proc").glob("[0-9]*"):
+            for one in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
-                    line = (process / "cmdline").read_bytes()
+                    line = (one / "cmdline").read_bytes()
                     self.found |= {line} if KEY.encode() in line else set()
             self.looks += 1
 

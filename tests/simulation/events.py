@@ -161,7 +161,8 @@ def tidy(yard: Yard, _move: Move) -> None:
 def restore(yard: Yard) -> None:
     """A person puts the folders of what serves back as they were loaded, bit by bit.
 
-    A server that restarted meanwhile has loaded what stood there then, which Baton can't see: that person has it load again.
+    A server that restarted meanwhile has loaded what stood there then, which Baton can't see: that person has it load
+    it again.
     """
     led_to = {yard.files.alias} | yard.direct | {v for s in yard.servers.values() for v in serving(s)}
     if yard.files.alias is None:

@@ -47,10 +47,8 @@ class Yard(Rules):
         """Only what it does to files counts."""
         self.full = 0
         """So many of the next durable writes find no room."""
-        self.frozen = 0
+        self.frozen, self.frozen_until, self.frozen_error = 0, 0.0, FROZEN[0]
         """So many of the control plane's next calls on the repository fail, until then, with this error."""
-        self.frozen_until = 0.0
-        self.frozen_error = FROZEN[0]
         self.plane: Any = None
         self.policy: Policy = Policy()
         self.steered = {}

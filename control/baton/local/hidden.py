@@ -1,13 +1,13 @@
 """Hides words of a command line, which everybody on the machine may read, from all but the process itself.
 
-Triton takes its admin key on the command line only (seen on 2.51). So the command is started with a name in the place of
-each such word, and with the word itself in an environment variable of that name, which the kernel shows to the same user
-alone. At its first instruction, before any of its code has run, the process is stopped by ``ptrace``, and its argument is
-pointed at the word in its environment; the variable itself is taken away, so no child inherits it. What /proc shows as the
-command line is the memory that the name stands in, from the first moment to the last.
+Triton takes its admin key on the command line only (seen on 2.51). So the command is started with a name in the place
+of each such word, and with the word itself in an environment variable of that name, which the kernel shows to the same
+user alone. At its first instruction, before any of its code has run, ``ptrace`` stops the process; its argument is
+pointed at the word in its environment, and the variable is taken away, so that no child inherits it. What /proc shows
+as the command line is the memory in which the name stands.
 
-The layout of that memory is the kernel's: the words and the variables one after the other, and below them the two arrays
-of addresses, each ended by a null (``create_elf_tables`` in Linux's fs/binfmt_elf.c).
+The layout of that memory is the kernel's: the words and the variables one after the other, and below them the two
+arrays of their addresses, each ended by a null (``create_elf_tables`` in Linux's fs/binfmt_elf.c).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def masked(command: Sequence[str], secret: str) -> tuple[list[str], dict[str, st
 def reveal(pid: int, hidden: Mapping[str, str]) -> bool:
     """Give a command that was started by ``tether.py``, with the variables, its real words, and let it go on.
 
-    Waits until it has stopped. To be called in the thread that started it, before anybody waits for its end. False where
-    it ended, or can't be changed: then it is killed, and only to be waited for.
+    Waits until it has stopped. To be called in the thread that started it, before anybody waits for its end. False
+    where it ended, or can't be changed: then it is killed, and only to be waited for.
     """
     if not hidden or _revealed(pid, hidden):
         return True
@@ -71,7 +71,7 @@ def _revealed(pid: int, hidden: Mapping[str, str]) -> bool:
 
 
 def _changes(pid: int, names: set[bytes]) -> list[tuple[int, int]]:
-    """Which address has to be written where. Raises ``OSError`` or ``ValueError`` where the memory is not as it must be."""
+    """Where to write which address. Raises ``OSError`` or ``ValueError`` where the memory is not as it must be."""
     fields = procfs.stat(pid)
     if fields is None:
         raise ValueError("it is gone")

@@ -305,7 +305,7 @@ class LocalTriton:
             return _LOGGED.search(log.read(_TAIL_WIDTH * _TAIL_LINES)) is not None
 
     def _blank(self, secret: str) -> None:
-        """Takes the key out of the process's environment, and of its command line where it could not be hidden there."""
+        """Takes the key out of the process's environment, and out of a command line that could not hide it."""
         pid = self.pid
         if pid is not None and not procfs.blank(pid, secret):
             _log.warning(

@@ -21,7 +21,7 @@ _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
 _BEGUN, _ARG_START, _ENV_END = 19, 45, 48
-"""Where its begin stands in /proc/PID/stat, counted from the state, and the addresses of its command line and variables."""
+"""Where its begin and the addresses of its words and variables stand in /proc/PID/stat, counted from the state."""
 ENDED = "ZX"
 """States of a process that has ended, and nobody asked yet how."""
 _LISTEN = "0A"

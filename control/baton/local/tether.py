@@ -1,9 +1,9 @@
 """Runs a command that ends when its parent dies, and one whose command line hides a secret; or both.
 
-``tether.py PARENT_PID TRACED COMMAND...``: PARENT_PID 0 for a command that may outlive its parent, TRACED 1 for one that
-stops at its first instruction, so that :func:`baton.local.hidden.reveal` can put in what its command line leaves out.
-Exits with :data:`UNTRACEABLE` where that is not allowed. Run as a file of its own (``python -I -S``), so it imports
-nothing of Baton. Both wishes survive ``exec``.
+``tether.py PARENT_PID TRACED COMMAND...``: PARENT_PID 0 for a command that may outlive its parent, TRACED 1 for one
+that stops at its first instruction, so that :func:`baton.local.hidden.reveal` can put in what its command line leaves
+out. Exits with :data:`UNTRACEABLE` where that is not allowed. Run as a file of its own (``python -I -S``), so it
+imports nothing of Baton. Both wishes survive ``exec``.
 """
 
 from __future__ import annotations

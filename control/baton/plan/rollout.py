@@ -22,7 +22,7 @@ from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAli
 from baton.plan.health import mend, reloading, unproved, unwell
 from baton.plan.rest import ADOPTED
 from baton.plan.stale import overtaken
-from baton.plan.traffic import before_traffic, first_phase, place, refusal, step_aside, stepwise, unsplit, walk
+from baton.plan.traffic import before_traffic, first_phase, place, refusal, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
 

@@ -83,3 +83,7 @@ class RepositoryError(BatonError):
     """A file of the model repository can't be read or written as it must be."""
 
     exit_code = 1
+
+
+class Unreadable(RepositoryError):
+    """The file system does not give a file of the model repository: what is in it, and whether it is there, is open."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from tests.support.toy import engine_config
 
 from baton.engine.keeper import PATIENCE_S, Keeper
-from baton.errors import RepositoryError
+from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.triton.repository import ServiceFiles
 
@@ -93,6 +94,44 @@ def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
     bench.keeper.let_go("alias")
     bench.files.set_alias(None)
     assert bench.look()[1] == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("was", "by_hand"),
+    [('model_name: "engine"', 'model_name: "another"'), ("model_version: 1", "model_version: 2"), ("versions: 1", "")],
+)
+def test_a_public_name_that_triton_would_take_for_something_else(bench, was, by_hand):
+    good = bench.alias.read_text()
+    assert was in good
+    bench.alias.write_text(good.replace(was, by_hand))
+    assert bench.after_patience()[1] == (1, False)
+    assert bench.alias.read_text() == good
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_what_the_file_system_does_not_give_is_not_taken_for_broken(bench, monkeypatch, fails_at):
+    edited = bench.engine.read_text() + "# by hand\n"
+    bench.engine.write_text(edited)
+    reads = 0
+
+    def frozen(path: Path, *args, **options):
+        nonlocal reads
+        reads += 1
+        if reads == fails_at:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **options)
+
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", frozen)
+    for _ in range(3):
+        reads = 0
+        with pytest.raises(Unreadable, match="Input/output error"):
+            bench.keeper.policy()
+        bench.now += PATIENCE_S
+    monkeypatch.undo()
+    assert bench.look() == ({1}, (1, False), None)
+    assert bench.engine.read_text() == edited
+    assert bench.told == []
 
 
 def test_a_journal_that_was_begun_anew_learns_it_again(bench):

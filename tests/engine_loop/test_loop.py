@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane
+from plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
 from tests.support.triton import eventually
 
-from baton.domain import Gate, GateResult, Kind, ModelState, Outcome, Phase, Rollout, Verdict
-from baton.errors import Unreachable
+from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.errors import RepositoryError, Unreachable
 from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
@@ -382,3 +382,64 @@ def test_when_that_one_fails_as_well_the_next_may_still_come(place, plane):
         plane.run(lambda v=version: plane.ended(v), "its end")
         assert plane.ended(version) is outcome
     serving(place, 3)
+
+
+def test_a_policy_that_a_person_wrote_names_what_serves_again(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.files.set_policy(frozenset({7}))
+    plane.turn()
+    serving(place, 1)
+
+
+@pytest.mark.parametrize("model", [Model.ALIAS, Model.ENGINE])
+def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_traffic(place, plane, model):
+    place.drop(1)
+    plane.live(1)
+    plane.turn()
+    view, calls = plane.service.view, list(place.servers["a"].calls)
+    if model is Model.ALIAS:
+        (place.files.alias_dir / "config.pbtxt").unlink()
+    else:
+        place.files.set_policy(frozenset())
+    with pytest.raises(RepositoryError, match="Baton looks again"):
+        plane.service._sync(Sync("a", model), view)
+    assert place.servers["a"].calls == calls
+
+
+def test_a_first_version_does_not_fail_for_one_that_the_policy_names_and_that_never_was(tmp_path):
+    place = Place(tmp_path, servers=2)
+    assert place.files.policy() == {1}
+    plane = Plane(place)
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.VERIFYING, "a rollout")
+    place.servers["b"].reachable = False
+    plane.run(lambda: plane.phase() is Phase.LOADING, "loading")
+    for _ in range(3):
+        plane.turn()
+    place.servers["b"].reachable = True
+    plane.live(2)
+    assert plane.ended(2) is Outcome.LIVE
+    plane.close()
+
+
+def test_folders_that_were_never_seen_are_not_gone(place, monkeypatch):
+    before = Plane(place)
+    place.drop(1)
+    before.live(1)
+    place.drop(2)
+    before.run(lambda: before.phase() is Phase.LOADING, "version 2 loads")
+    before.close()
+
+    def frozen() -> list[Folder]:
+        raise RepositoryError("The engine's directory can't be listed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "scan", frozen)
+        after = Plane(place)
+        for scan in (True, False, False):
+            after.loop.once(scan=scan)
+            assert after.service.decision.message == "The engine's directory can't be listed."
+    after.service._scan = place.scan
+    after.live(2)
+    after.close()

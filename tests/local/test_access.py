@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,18 +20,51 @@ from tritonclient.utils import InferenceServerException
 
 from baton import doctor
 from baton.config import ServerConfig
-from baton.errors import KeyRefused, TritonError
-from baton.local import procfs
+from baton.errors import KeyRefused, TritonError, Unreachable
+from baton.local import process, procfs
+from baton.local.hidden import masked
 from baton.triton.grpc import KEY_HEADER, GrpcTriton
 
 KEY = "planted-admin-key-1f7c"
 
 
+class ProcessList(threading.Thread):
+    """Looks at the machine's command lines, over and over, as another user could; ``found``: those with the key."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.found, self.looks, self.over = set(), 0, threading.Event()
+
+    def run(self):
+        while not self.over.is_set():
+            for one in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    line = (one / "cmdline").read_bytes()
+                    self.found |= {line} if KEY.encode() in line else set()
+            self.looks += 1
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
+def process_list():
+    return ProcessList()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, process_list):
     place = tmp_path_factory.mktemp("guarded")
     repository = make_repository(place / "repository")
-    with running_triton(place, repository, load=["toy"], admin_key=KEY, die_with_parent=True) as server:
+    with contextlib.ExitStack() as until_the_end:
+        with process_list:
+            started = running_triton(place, repository, load=["toy"], admin_key=KEY, die_with_parent=True)
+            server = until_the_end.enter_context(started)
         yield server
 
 
@@ -130,12 +165,33 @@ def test_a_key_that_is_refused_is_no_silence(guarded, key, told):
 
 
 @pytest.mark.triton
-def test_the_key_is_in_no_process_list_and_no_log(guarded):
+def test_the_key_is_in_no_process_list_and_no_log(guarded, process_list):
+    assert process_list.looks > 0
+    assert process_list.found == set()
     for pid in (guarded.pid, *(stub.pid for stub in guarded.stubs())):
         for file in ("cmdline", "environ"):
             assert KEY.encode() not in Path(f"/proc/{pid}/{file}").read_bytes()
-    assert b"admin-key=" + b"*" * len(KEY) in Path(f"/proc/{guarded.pid}/cmdline").read_bytes()
+    assert b"\0--http-restricted-api=BATON_HIDDEN_0\0" in Path(f"/proc/{guarded.pid}/cmdline").read_bytes()
     assert KEY not in guarded.last_log_lines(10_000)
+
+
+@pytest.mark.triton
+def test_where_the_key_can_not_be_hidden_it_is_blanked(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "reveal", lambda pid, hidden: False)
+    with running_triton(tmp_path, make_repository(tmp_path / "repository"), admin_key=KEY) as server:
+        line = Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert KEY.encode() not in line
+        assert b"admin-key=" + b"*" * len(KEY) in line
+        assert GrpcTriton("owner", server.grpc_url, admin_key=KEY).index() is not None
+
+
+@pytest.mark.triton
+def test_a_server_without_its_key_does_not_start(tmp_path, monkeypatch):
+    """Should Baton be killed while it starts one, nothing is left that lets anybody load."""
+    monkeypatch.setattr(process, "masked", lambda command, secret: (masked(command, secret)[0], {}))
+    repository = make_repository(tmp_path / "repository")
+    with pytest.raises(Unreachable, match="exited"), running_triton(tmp_path, repository, admin_key=KEY):
+        pass
 
 
 @pytest.mark.triton

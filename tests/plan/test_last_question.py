@@ -63,6 +63,19 @@ def test_without_an_answer_after_its_last_step_nothing_moves(answered):
     assert decision.message == "Version 2 is asked once more on server s0 before all traffic moves."
 
 
+@pytest.mark.parametrize(("why", "policy"), [({"full": True}, POLICY), ({"progressed_at": None}, Policy(steps=()))])
+def test_so_it_is_without_steps(why, policy):
+    rollout = replace(ROLLOUT, **why)
+    assert plan(replace(view(answered={("s0", 2): 40.0}), rollout=rollout), policy).effect is None
+    assert plan(replace(view(answered={("s0", 2): 99.0}), rollout=rollout), policy).effect == SetAlias(2)
+
+
+@pytest.mark.parametrize("why", [{"kind": Kind.ROLLBACK}, {"previous": None}])
+def test_a_way_back_and_a_first_version_wait_for_nothing(why):
+    seen = replace(view(answered={}), rollout=replace(ROLLOUT, progressed_at=None, **why))
+    assert plan(seen, POLICY).effect == SetAlias(2)
+
+
 @pytest.mark.parametrize("answered", [{("s0", 2): 90.5}, None])
 def test_with_one_it_moves_and_where_nobody_can_be_asked(answered):
     assert plan(view(answered=answered), POLICY).effect == SetAlias(2)

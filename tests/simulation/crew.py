@@ -24,9 +24,10 @@ class Crash(BaseException):
 
 @dataclass(frozen=True)
 class Seen:
-    """How much of what others did to the folders and to each server is known: nobody can act on what came after."""
+    """How much of what others did to folders, files and each server is known: nobody can act on what came after."""
 
     folders: int = -1
+    edits: int = 0
     servers: Mapping[str, int] = field(default_factory=dict)
 
 

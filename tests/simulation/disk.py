@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +13,19 @@ from pathlib import Path, PosixPath
 from typing import Any
 from unittest import mock
 
+from tests.simulation.hands import Hands
 from tests.support.rules import ALIAS, ENGINE, SPLITTER
 from tritonclient.grpc import model_config_pb2
 
+from baton.errors import RepositoryError
 from baton.triton import pbtxt, repository
 from baton.triton.fake import ModelFiles
 from baton.triton.repository import ServiceFiles
 
 Act = Callable[[str], None]
 """Told of each durable act before it happens; may raise instead."""
+Look = Callable[[], None]
+"""Told of each look at a file before it happens; may raise instead."""
 
 CONFIG = f"""name: "{ENGINE}"
 backend: "toy"
@@ -31,9 +37,18 @@ version_policy {{ specific {{ versions: [ 1 ] }} }}
 
 
 class ToldPath(PosixPath):
-    """A path whose changes are told before they happen."""
+    """A path whose changes, and looks at it, are told before they happen."""
 
     act: Act = staticmethod(lambda _what: None)
+    look: Look = staticmethod(lambda: None)
+
+    def stat(self, *, follow_symlinks: bool = True) -> Any:
+        ToldPath.look()
+        return super().stat(follow_symlinks=follow_symlinks)
+
+    def iterdir(self) -> Any:
+        ToldPath.look()
+        return super().iterdir()
 
     def mkdir(self, *args: Any, **options: Any) -> None:
         if not self.exists():
@@ -52,6 +67,8 @@ class ToldPath(PosixPath):
     def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:  # type: ignore[override]
         if "w" in mode:
             ToldPath.act(f"write {_short(self)}")
+        else:
+            ToldPath.look()
         return super().open(mode, *args, **options)
 
 
@@ -59,22 +76,28 @@ def _short(path: Path) -> str:
     return "/".join(path.parts[-2:])
 
 
-def no_space() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
+def refusal(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+FROZEN = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE)
+"""What calls end with on a network file system whose server is gone."""
 
 
 @contextmanager
-def told_files(act: Act) -> Iterator[None]:
+def told_files(act: Act, look: Look) -> Iterator[None]:
     """Every change to a :class:`ToldPath` is told; the same text is parsed once (protobuf's parser is pure Python)."""
     rmtree = repository.shutil.rmtree
 
-    def remove(path: Any, **options: Any) -> None:
-        if path.exists():
-            act(f"remove {_short(path)}")
-        rmtree(path, **options)
+    def remove(path: Any, *, ignore_errors: bool = False) -> None:
+        with contextlib.suppress(*[OSError] if ignore_errors else []):
+            if path.exists():
+                act(f"remove {_short(path)}")
+            rmtree(Path(path))
 
     with (
         mock.patch.object(ToldPath, "act", staticmethod(act)),
+        mock.patch.object(ToldPath, "look", staticmethod(look)),
         mock.patch.object(repository, "shutil", mock.Mock(rmtree=remove)),
         mock.patch.object(pbtxt, "parse", _parse),
         mock.patch.object(pbtxt, "specific_versions", _specific_versions),
@@ -114,6 +137,10 @@ class ToldFiles(ServiceFiles):
         super().__init__(ToldPath(root), ALIAS, ENGINE)
         self._check = check
 
+    def policy(self) -> frozenset[int]:
+        self._check("look", None)
+        return super().policy()
+
     def set_policy(self, versions: frozenset[int]) -> None:
         self._check("policy", versions)
         super().set_policy(versions)
@@ -145,21 +172,36 @@ def _written(key: Any, write: Callable[[], str]) -> str:
 
 
 class SeenFiles:
-    """What lies there now, for the rules and the servers. Version folders live in memory: Baton never writes any."""
+    """What lies there now, for the rules and the servers. Version folders live in memory: Baton never writes any.
+
+    Where a person made a file unusable the rules see what it said before; a server reads what lies there.
+    """
 
     def __init__(self, root: Path) -> None:
         self._plain = ServiceFiles(root, ALIAS, ENGINE)
+        self.hands = Hands(root)
         self.folders: dict[int, str] = {}
         self.strays: dict[str, str] = {}
         self._known: tuple[frozenset[int], int | None, bool, int | None] | None = None
+        self._before: tuple[frozenset[int], int | None, bool, int | None] = (frozenset({1}), None, False, None)
 
     def changed(self) -> None:
         self._known = None
 
     def _look(self) -> tuple[frozenset[int], int | None, bool, int | None]:
         if self._known is None:
-            self._known = (self._plain.policy(), *self._plain.public_name(), self._plain.splitter())
+            policy, alias, split, splitter = self._before
+            unusable = self.hands.unusable
+            policy = policy if unusable(ENGINE) else self._plain.policy()
+            alias, split = (alias, split) if unusable(ALIAS) else self._plain.public_name()
+            splitter = splitter if unusable(SPLITTER) else self._plain.splitter()
+            self._known = self._before = (policy, alias, split, splitter)
         return self._known
+
+    def flip(self, version: int) -> None:
+        """A person points the public name at a version."""
+        self._plain.set_alias(version)
+        self.changed()
 
     @property
     def policy(self) -> frozenset[int]:
@@ -182,9 +224,9 @@ class SeenFiles:
         directory = self._plain.repository / model
         try:
             text = (directory / "config.pbtxt").read_text()
-        except OSError:
+            policy, step, splits, rest = _model(text)
+        except (OSError, RepositoryError):
             return None
-        policy, step, splits, rest = _model(text)
         if model == ENGINE:
             return ModelFiles(policy, dict(self.folders), dict(self.strays), rest=rest)
         folders = {int(p.name): "" for p in directory.iterdir() if p.name.isdigit()}

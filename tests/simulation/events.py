@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.crew import Crash
+from tests.simulation.disk import FROZEN
+from tests.simulation.hands import UNUSABLE, with_policy
 from tests.simulation.plane import SOCKET, Plane
 from tests.simulation.yard import Yard
-from tests.support.rules import ASKED, ENGINE, Broken, held, serving
+from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, serving
 
 from baton.api.server import claim
 from baton.domain import ModelState, Verdict
@@ -157,22 +159,26 @@ def tidy(yard: Yard, _move: Move) -> None:
 
 
 def restore(yard: Yard) -> None:
-    """A person puts the folders of what serves back as they were loaded, bit by bit."""
+    """A person puts the folders of what serves back as they were loaded, bit by bit.
+
+    A server that restarted meanwhile has loaded what stood there then, which Baton can't see: that person has it load
+    it again.
+    """
     led_to = {yard.files.alias} | yard.direct | {v for s in yard.servers.values() for v in serving(s)}
     if yard.files.alias is None:
         led_to |= yard.files.policy & {v for s in yard.servers.values() for v in held(s, ModelState.READY)}
     for version in led_to - {None}:
         assert version is not None
-        slots = [
-            s._models[ENGINE][version].content for s in yard.servers.values() if version in held(s, ModelState.READY)
-        ]
+        slots = [s._models[ENGINE][version] for s in yard.servers.values() if version in held(s, ModelState.READY)]
         known = yard.loaded.get(version) if yard.plane is not None else None
-        was = known or next(iter(slots), "")
+        was = known or next((slot.content for slot in slots), "")
         if was and yard.files.folders.get(version) != was:
             yard.files.folders[version] = was
             yard.folder_changes += 1
         elif version not in yard.files.folders:
             yard.put(version)
+        for slot in slots:
+            slot.content = yard.files.folders[version]
         yard.since.setdefault(version, yard.wall_now())
         yard.incomplete.discard(version)
 
@@ -218,6 +224,11 @@ def restart(yard: Yard, move: Move) -> None:
     _restart(yard, _server(yard, move))
 
 
+def refuse(yard: Yard, move: Move) -> None:
+    """The key that a server was started with is another one for a while."""
+    _server(yard, move).refuses_until = yard.seconds + (3.0, 30.0, 300.0)[move.b % 3]
+
+
 def lose(yard: Yard, move: Move) -> None:
     _server(yard, move).lost_answers = 1
 
@@ -237,6 +248,15 @@ def gate(yard: Yard, move: Move) -> None:
 
 def full(yard: Yard, move: Move) -> None:
     yard.full = 1 + move.a % 6
+
+
+def freeze(yard: Yard, move: Move) -> None:
+    """The control plane's calls on the repository fail: the next ones, or all of them for a while."""
+    yard.frozen, seconds = ((1 + move.b, 1.0), (1 + move.b % 12, 60.0), (10**6, (3.0, 30.0, 300.0)[move.b % 3]))[
+        move.a % 3
+    ]
+    yard.frozen_until = yard.seconds + seconds
+    yard.frozen_error = FROZEN[move.c % len(FROZEN)]
 
 
 def kill(yard: Yard, _move: Move) -> None:
@@ -267,7 +287,13 @@ def forget(yard: Yard, _move: Move) -> None:
     """The state directory is lost."""
     bury(yard)
     yard._rollout = None
-    yard.files.strays.clear()  # whether they came before Triton's last load nobody knows any more
+    yard.files.hands.forget()
+    yard.files.changed()
+    # What came before Triton's last load, and what after, nobody knows any more.
+    yard.files.strays.clear()
+    for server in yard.servers.values():
+        for version, model in server._models.get(ENGINE, {}).items():
+            model.content = yard.files.folders.get(version, model.content)
     yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
 
@@ -297,6 +323,40 @@ def splitter(yard: Yard, move: Move) -> None:
     _server(yard, move).splitter = Behaviour(load_error="no such backend") if move.b % 2 else Behaviour(load_s=10.0)
 
 
+def edit(yard: Yard, move: Move) -> None:
+    """A person edits a ``config.pbtxt``. What Baton never saw in a usable state it can't put back: that stays out."""
+    hands, files = yard.files.hands, yard.files
+    model = (ENGINE, ENGINE, ALIAS, SPLITTER)[move.a % 4]
+    text = hands.text(model)
+    if text is None or hands.wrong(model) or not hands.known.get(model):
+        return
+    kind = move.b % 10
+    if kind < 5 or model == SPLITTER:
+        one = UNUSABLE[model][move.c % len(UNUSABLE[model])]
+        yard.say(f"  by hand: {model}, {one.__name__}")
+        hands.spoil(model, one)
+    elif model == ENGINE and kind < 8:
+        yard.say("  by hand: another parameter and instance group")
+        hands.mark(move.c)
+    elif model == ENGINE:
+        others = sorted({v for s in yard.servers.values() for v in held(s, ModelState.READY)} - {files.alias})
+        versions = (999,) if move.c % 2 or not others else tuple(others)
+        if files.alias is None or frozenset(versions) == files.policy:
+            return
+        yard.say(f"  by hand: the policy names {versions}")
+        hands.spoil(ENGINE, with_policy(versions), usable=True)
+    else:
+        ready = set.intersection(*(held(s, ModelState.READY) for s in yard.servers.values())) & files.policy
+        if ENGINE in yard.wrong or not ready - {files.alias}:
+            return
+        version = min(ready - {files.alias})
+        yard.say(f"  by hand: the public name leads to version {version}")
+        files.flip(version)
+        hands.edits += 1
+        yard.proved.add(version)
+    files.changed()
+
+
 def _verb(what: str, ask: Callable[[Any, int | None, str], Any]) -> Callable[[Yard, Move], None]:
     def happen(yard: Yard, move: Move) -> None:
         if yard.plane is None:
@@ -312,7 +372,8 @@ HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "arriving": arriving, "change": change, "remove": remove, "stray": stray, "tidy": tidy, "behave": behave,
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
-    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter,
+    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
+    "freeze": freeze, "refuse": refuse,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

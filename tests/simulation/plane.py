@@ -35,6 +35,10 @@ class ToldJournal(Journal):
         super().__init__(yard.root / "state" / JOURNAL)
         self._db = ToldConnection(self._db, yard.act)  # type: ignore[assignment]
 
+    def set_memo(self, service: str, key: str, value: Any) -> None:
+        super().set_memo(service, key, value)
+        self._yard.noted(key, value)
+
     def begin(self, rollout: Rollout) -> Rollout:
         opened = super().begin(rollout)
         self._yard.began(opened)

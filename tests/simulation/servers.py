@@ -10,7 +10,7 @@ import numpy as np
 from tests.support.rules import ALIAS, ENGINE, Broken
 
 from baton.domain import Gate, GateResult, Rollout, Verdict
-from baton.errors import TimedOut, TritonError
+from baton.errors import KeyRefused, TimedOut, TritonError
 from baton.probe import Cancelled
 from baton.triton.fake import FakeTriton
 from baton.triton.port import Counts, Index, Tensors
@@ -24,6 +24,9 @@ QUESTION: Tensors = {
 }
 
 
+REFUSED_KEY = "refused the admin key"
+
+
 class Server(FakeTriton):
     """A fake server whose callers take turns; calls may come twice, or late."""
 
@@ -32,13 +35,23 @@ class Server(FakeTriton):
         """The next load or unload call is carried out so many seconds after it came."""
         self.twice = False
         """The next call comes twice, as when a connection broke and was tried again."""
+        self.refuses_until = 0.0
+        """Until then it takes no key, and so none of the calls that need one."""
         self.yard = yard
         super().__init__(name, yard.files, clock=lambda: yard.seconds, boot=boot)
 
     def index(self) -> Index:
         self.yard.turn()
+        self._want_key("repository index")
         self.yard.looks_at(self)
         return super().index()
+
+    def refuses(self) -> bool:
+        return self.yard.seconds < self.refuses_until
+
+    def _want_key(self, what: str) -> None:
+        if self.refuses() and not self.away():
+            raise KeyRefused(f"Triton, server {self.name}, {REFUSED_KEY}: {what}.")
 
     def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
         # A lease that is in a message is relative: of a message that is on its way for long nobody can tell.
@@ -52,6 +65,7 @@ class Server(FakeTriton):
 
     def begin(self, verb: str, model: str) -> Any:
         self.yard.turn()
+        self._want_key(f"{verb}ing {model}")
         self.yard.called(self, verb, model)
         if self.twice:
             self.twice = False
@@ -68,10 +82,17 @@ class Server(FakeTriton):
 
     def _load(self, model: str) -> Iterator[float]:
         yield from self._late()
-        yield from super()._load(model)
+        wrong = self.yard.files.hands.wrong(model)
+        try:
+            yield from super()._load(model)
+        finally:
+            if wrong:  # Triton did what a person wrote
+                self.yard.upset(self)
 
     def _unload(self, model: str) -> Iterator[float]:
         yield from self._late()
+        if model == ENGINE:  # checked when it was decided on; it may come late, or its answer be lost
+            self.yard.blamed.add(self.name)
         yield from super()._unload(model)
 
     def _late(self) -> Iterator[float]:

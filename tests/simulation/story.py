@@ -23,7 +23,7 @@ from tests.support.rules import ALIAS, ENGINE, Broken
 
 from baton.config import GateConfig, HealthConfig, RolloutConfig, ServiceConfig, TrafficConfig
 from baton.domain import Kind, Outcome, Phase, Step, Verdict
-from baton.errors import Refused
+from baton.errors import Refused, RepositoryError, Unreachable
 from baton.plan import Ask, Reload, Sync
 
 LENGTH = 160
@@ -33,7 +33,7 @@ WEIGHTS = {
     "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
     "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 2, "die": 2,
     "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
-    "retry": 3, "verify": 2,
+    "retry": 3, "verify": 2, "edit": 4, "freeze": 3, "refuse": 3,
 }  # fmt: skip
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
@@ -97,7 +97,7 @@ def yard_of(story: Story) -> Iterator[Yard]:
     yard = Yard(root, story.config, story.servers, **flags)
     log.addHandler(yard.defects)
     try:
-        with told_files(yard.act):
+        with told_files(yard.act, yard.look):
             yield yard
     finally:
         if yard.plane is not None:
@@ -130,12 +130,13 @@ def quiet(yard: Yard) -> None:
     yard.say("-- everything is mended")
     kept = yard.rollout
     stop = None if kept is None else kept.stop
-    yard.fuse = yard.full = 0
+    yard.fuse = yard.full = yard.frozen = 0
     yard.files.strays.clear()
     yard.gates.clear()
     yard.ordered_live = Verdict.PASS
     for server in yard.servers.values():
         server.reachable, server.lost_answers, server.lag, server.twice = True, 0, 0.0, False
+        server.refuses_until = 0.0
     heal(yard)
     make(yard, lambda: start(yard))
     rested = 0
@@ -146,7 +147,7 @@ def quiet(yard: Yard) -> None:
             yard.plane.app.resume(who="ann")
         rollout = yard.rollout
         if rollout is not None and rollout.phase is Phase.WAITING:
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(Refused, Unreachable, RepositoryError):  # else in the next round
                 yard.plane.app.promote(None, None, full=False, who="ann")
         busy = any(isinstance(e, Sync | Ask | Reload) for e in yard.jobs)
         rests = rollout is None and not busy and yard.decision.effect is None
@@ -159,7 +160,7 @@ def quiet(yard: Yard) -> None:
         for server in yard.servers.values():
             server.advance()
     yard.settled()
-    if stop is not None and kept is not None and kept.kind is not Kind.CHECK:
+    if stop is not None and stop.outcome is not Outcome.LIVE and kept is not None and kept.kind is not Kind.CHECK:
         ended = yard.plane.journal.rollout(kept.id)
         # Only a version that can't come back leaves the stopped one where it is.
         hopeless = ended is None or "can't be brought back" in ended.message

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.simulation.story import Story, play, yard_of
+from tests.simulation.story import WEIGHTS, Story, play, yard_of
 from tests.simulation.tell import Failure, shortened, tell
 
 from baton.domain import Rollout, Route, Verdict
@@ -99,6 +99,7 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
 
     real = ServiceFiles.set_alias
     monkeypatch.setattr(ServiceFiles, "set_alias", set_alias)
+    monkeypatch.setitem(WEIGHTS, "fuse", 40)  # the moment is short
     assert "the public name is gone from the disk" in found().why
 
 

@@ -7,6 +7,7 @@ request goes unanswered because of something that Baton did, and that nothing se
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.crew import Crash, Seen
-from tests.simulation.disk import CONFIG, SeenFiles, no_space
-from tests.simulation.servers import Defects, Server
+from tests.simulation.disk import CONFIG, FROZEN, SeenFiles, refusal
+from tests.simulation.hands import NAMES
+from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
 from baton.config import ServiceConfig
-from baton.domain import GATES_OF, Folder, Gate, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.errors import RepositoryError
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
 from baton.triton.fake import FakeTriton
@@ -44,6 +47,8 @@ class Yard(Rules):
         """Only what it does to files counts."""
         self.full = 0
         """So many of the next durable writes find no room."""
+        self.frozen, self.frozen_until, self.frozen_error = 0, 0.0, FROZEN[0]
+        """So many of the control plane's next calls on the repository fail, until then, with this error."""
         self.plane: Any = None
         self.policy: Policy = Policy()
         self.steered = {}
@@ -100,6 +105,10 @@ class Yard(Rules):
         return {"weights": self.content(version)}
 
     def scan(self) -> list[Folder]:
+        try:
+            self.look()
+        except OSError as error:
+            raise RepositoryError(f"The engine's directory can't be listed: {error.strerror}.") from None
         if self.plane is not None:
             self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
         found = []
@@ -152,6 +161,14 @@ class Yard(Rules):
         return bool(self.plane.loop.paused())
 
     @property
+    def unseen(self) -> bool:  # type: ignore[override]
+        return bool(self.plane.seen.folders < self.folder_changes)
+
+    @property
+    def wrong(self) -> Collection[str]:  # type: ignore[override]
+        return self.files.hands.all_wrong()
+
+    @property
     def decision(self) -> Any:  # type: ignore[override]
         return self.plane.service.decision
 
@@ -176,8 +193,9 @@ class Yard(Rules):
             self.plane.seen = replace(self.plane.seen, servers=known)
 
     def _knows(self, seen: Seen, *servers: str) -> bool:
-        """Whether nothing happened to the folders and those servers since a decision was made."""
-        return seen.folders == self.folder_changes and all(seen.servers.get(n) == self.upsets[n] for n in servers)
+        """Whether nothing happened to the folders, the files and those servers since a decision was made."""
+        same = seen.folders == self.folder_changes and seen.edits == self.files.hands.edits
+        return same and all(seen.servers.get(n) == self.upsets[n] for n in servers)
 
     def wait(self, condition: Callable[[], bool]) -> None:
         def come() -> bool:
@@ -207,9 +225,16 @@ class Yard(Rules):
         if self.full and what != "call":
             self.full -= 1
             self.say(f"  No room to {_words(what)}.")
-            raise no_space()
+            raise refusal(errno.ENOSPC)
         if told:
+            self.look()
             self.say(f"    {what}")
+
+    def look(self) -> None:
+        """The control plane is about to look at a file, or to change one."""
+        if self.frozen and self._acting() and self.seconds < self.frozen_until:
+            self.frozen -= 1
+            raise refusal(self.frozen_error)
 
     def called(self, server: Server, verb: str, model: str) -> None:
         """A load or unload call is about to be made."""
@@ -240,7 +265,11 @@ class Yard(Rules):
             self.say(f"  -> {_effect(effect)}")
 
     def about_to_write(self, what: str, value: Any, *, split: bool = False) -> None:
-        """A file of the repository is about to be written."""
+        """A file of the repository is about to be written, or the loop looks at them."""
+        if what == "look":
+            if self._acting() and self.plane.crew.current is self.plane.round:
+                self.plane.seen = replace(self.plane.seen, edits=self.files.hands.edits)
+            return
         self.say(
             f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}"
         )
@@ -255,6 +284,7 @@ class Yard(Rules):
             self.named = value is not None
             if value is not None and not split:
                 self._check_proved(value)
+                self._check_answered(value)
 
     def _check_proved(self, version: int) -> None:
         rollout = self.rollout
@@ -265,6 +295,21 @@ class Yard(Rules):
             self.proved.add(version)
         self.need(version in self.proved, f"version {version} is to serve, and was never proved")
 
+    def _check_answered(self, version: int) -> None:
+        """What is to get all traffic has answered since it had come the whole way."""
+        rollout, answered = self.rollout, self.plane.service.health.answered()
+        if rollout is None or (version, rollout.kind) != (rollout.candidate, Kind.ROLLOUT) or rollout.previous is None:
+            return
+        for name in self.answering():
+            fresh = answered.get((name, version), 0.0) >= rollout.phase_since
+            self.need(fresh, f"version {version} is to serve, and was not asked on {name} since its way ended")
+
+    def noted(self, key: str, value: Any) -> None:
+        """The journal keeps something: perhaps the last usable text of a file."""
+        kind, _, name = key.partition(":")
+        if kind == "file":
+            self.files.hands.known[NAMES[name]] = value
+
     def began(self, rollout: Rollout) -> None:
         self.stopped_at = None
         self.say(f"  {rollout.kind} of version {rollout.candidate} begins, from {rollout.previous}, by {rollout.who}")
@@ -274,12 +319,13 @@ class Yard(Rules):
     def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
+        self.need(REFUSED_KEY not in why, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
 
     def answering(self) -> dict[str, FakeTriton]:
-        return {n: s for n, s in self.servers.items() if not s.away()}
+        return {n: s for n, s in self.servers.items() if not s.away() and not s.refuses()}
 
     # What must hold after every step
 
@@ -294,14 +340,16 @@ class Yard(Rules):
         named = (
             self.files.policy - self.was_loaded - self.unknown - ({self.rollout.candidate} if self.rollout else set())
         )
-        self.need(not named, f"the policy names {named}, which never loaded")
+        self.need(not named or ENGINE in self.wrong, f"the policy names {named}, which never loaded")
+        lost = self.files.hands.lost_mark()
+        self.need(not lost, f"an edit by hand is lost from the engine's file: {lost}")
         self._check_restart()
         reloading = {effect.server for effect in self.jobs if isinstance(effect, Reload)}
         for name, server in self.servers.items():
             answers = self.answers(server)
             # The last call of a reload may be what takes the version out, its answer lost.
             excused = name in self.blamed | reloading | self._reloading or self.files.alias is None
-            excused = excused or self._went_back_to_the_dead(server)
+            excused = excused or self._leads_to_the_dead(server)
             unseen = self.plane is None or self.plane.oldest() < self.folder_changes
             lost = self._answered[name] and not answers
             self.need(not lost or excused or unseen, f"requests on {name} find nobody: {self.shown(server)}")
@@ -312,12 +360,10 @@ class Yard(Rules):
         self._tell()
         self.blamed.clear()
 
-    def _went_back_to_the_dead(self, server: FakeTriton) -> bool:
-        """A way back is taken at once, also to a version that died unseen; it is loaded again after that."""
-        version, rollout = self.files.alias, self.rollout
-        slot = server._models.get(ENGINE, {}).get(version)
-        back = rollout is None or version != rollout.candidate
-        return back and slot is not None and slot.state is ModelState.READY and slot.dead
+    def _leads_to_the_dead(self, server: FakeTriton) -> bool:
+        """What died after it was asked is found a moment later, and a way back asks nobody."""
+        slot = server._models.get(ENGINE, {}).get(self.files.alias)
+        return slot is not None and slot.state is ModelState.READY and slot.dead
 
     def _check_restart(self) -> None:
         """What a server that starts now finds on disk works, whenever the control plane died."""
@@ -327,10 +373,12 @@ class Yard(Rules):
             self.need(not self._was_named, "the public name is gone from the disk: a restart serves nothing")
             return
         self._was_named = True
+        if ALIAS in self.wrong:
+            return
         files = self.files.read(ALIAS)
         whole = files is not None and files.policy <= set(files.folders)
         self.need(whole, f"the public name on disk lacks the folder of version {alias}: a restart serves nothing")
-        behind = not self.files.split or self.files.read(SPLITTER) is not None
+        behind = not self.files.split or self.files.read(SPLITTER) is not None or SPLITTER in self.wrong
         self.need(behind, "the public name on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
@@ -365,6 +413,7 @@ class Yard(Rules):
 
     def settled(self) -> None:
         super().settled()
+        self.need(not self.wrong, f"what a person broke is not put back: {set(self.wrong)}")
         self.need(self.decision.phase in (Phase.STEADY, Phase.EMPTY), f"it never rests: {self.decision}")
         for server in self.servers.values():
             well = self.files.alias is None or self.answers(server)

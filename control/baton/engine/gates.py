@@ -11,7 +11,7 @@ from baton import judge, probe
 from baton.config import ServiceConfig
 from baton.domain import WORST_FIRST, Gate, GateResult, Kind, Rollout, Verdict
 from baton.engine.health import Question
-from baton.errors import CheckpointError, TimedOut, TritonError
+from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
@@ -66,6 +66,7 @@ class Gates:
 
         Raises:
             Unreachable: a server went away; that says nothing about the candidate.
+            KeyRefused: neither does a key that is refused.
             Cancelled: nobody wants the verdict any more.
         """
         try:
@@ -73,6 +74,8 @@ class Gates:
         except CheckpointError as error:
             # What the candidate's files or the candidate itself answered is a verdict.
             return GateResult(gate, Verdict.FAIL, str(error))
+        except KeyRefused:
+            raise
         except (TritonError, TimedOut) as error:
             if gate is Gate.LATENCY and (told := self._stable_silent(rollout)) is not None:
                 return GateResult(gate, Verdict.HOLD, told)

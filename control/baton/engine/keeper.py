@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from baton.errors import RepositoryError
+from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.triton import pbtxt
-from baton.triton.repository import CONFIG, ServiceFiles, write_atomically
+from baton.triton.repository import CONFIG, ServiceFiles, read, told, write_atomically
 
 PATIENCE_S = 2.0
 """An editor that saves in place is half-way through for a moment."""
@@ -49,7 +49,8 @@ class Keeper:
         """As :meth:`ServiceFiles.public_name` gives it."""
         version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
         if version is not None:  # Triton wants the folder beside the file; both may have been removed
-            (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
+            with told(self._files.alias_dir):
+                (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
         return version, split
 
     def splitter(self) -> int | None:
@@ -60,10 +61,12 @@ class Keeper:
         """The file is about to be taken away by Baton itself: ``alias`` or ``splitter``."""
         self._remember(name, None)
 
-    def _kept(self, name: str, path: Path, read: Callable[[], T]) -> T:
+    def _kept(self, name: str, path: Path, look: Callable[[], T]) -> T:
         before = _text(path)
         try:
-            found = self._read(name, path, before, read)
+            found = self._read(name, path, before, look)
+        except Unreadable:
+            raise  # whether it is broken nobody knows: nothing is put back
         except RepositoryError as error:
             last = self._last(name)
             if last is None:
@@ -72,17 +75,17 @@ class Keeper:
             if self._clock() - since < PATIENCE_S:
                 raise RepositoryError(f"{error.message} It is put back as it was, unless it is mended first.") from None
             self._put_back(path, before, last, error)
-            found = read()
+            found = look()
         self._bad_since.pop(name, None)
         # Only what was the same before and after it was read is known to be what was read.
         if before is not None and before != self._last(name) and before == _text(path):
             self._remember(name, before)
         return found
 
-    def _read(self, name: str, path: Path, text: str | None, read: Callable[[], T]) -> T:
+    def _read(self, name: str, path: Path, text: str | None, look: Callable[[], T]) -> T:
         if text is None and self._last(name) is not None:
             raise RepositoryError(f"{path} was removed.")
-        return read()
+        return look()
 
     def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
         text, what = last, "the whole file as it last was"
@@ -92,11 +95,12 @@ class Keeper:
                 text, what = pbtxt.with_specific_versions(broken, policy, path), "its version policy"
             except RepositoryError:
                 pass  # more than the policy is wrong with it
-        path.parent.mkdir(exist_ok=True)
+        with told(path):
+            path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
-        told = f"put back {what}: {error.message}"
-        log.warning("%s: %s", self._files.alias_name, told)
-        self._tell(told, {"path": str(path), "stood_there": None if broken is None else broken[:MOST_TEXT]})
+        words = f"put back {what}: {error.message}"
+        log.warning("%s: %s", self._files.alias_name, words)
+        self._tell(words, {"path": str(path), "stood_there": None if broken is None else broken[:MOST_TEXT]})
 
     def _last(self, name: str) -> str | None:
         # Asked each time: a journal that had to be begun anew must come to know it again.
@@ -114,7 +118,4 @@ def memo_of(name: str) -> str:
 
 def _text(path: Path) -> str | None:
     """None when it is not there; what is no text counts as broken, and is kept as far as it can be read."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return None
+    return read(path, errors="replace")

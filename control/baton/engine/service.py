@@ -33,7 +33,7 @@ from baton.engine.proof import LOADED, Proof
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
-from baton.errors import BatonError, CheckpointError, Refused, TritonError
+from baton.errors import BatonError, CheckpointError, Refused, RepositoryError, TritonError
 from baton.journal import Journal
 from baton.plan import (
     Advance,
@@ -137,16 +137,18 @@ class Service:
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}
-        self._entries: list[Folder] = []
+        self._entries: list[Folder] | None = None
+        """None until the directory could be listed: what was never seen is not gone."""
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
         self.decision = Decision(Phase.EMPTY, "Starting.")
 
     # Seeing
 
-    def scan(self) -> None:
+    def scan(self) -> list[Folder]:
         """Look at the engine's directory. Called without the loop's lock: a network file system may be slow."""
         self._entries = self._scan()
+        return self._entries
 
     def look(self) -> None:
         """The servers' indexes are about to be read: calls that run now may change what they show, also if they end."""
@@ -154,11 +156,12 @@ class Service:
 
     def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
         """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
+        entries = self.scan() if self._entries is None else self._entries
         now, rollout = self._clock(), self._journal.open_rollout(self.name)
         if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
             rollout = self._journal.set_back(rollout, now)
-        folders = {f.version: f for f in self._entries if f.version is not None and f.problem is None}
-        strays = tuple(f for f in self._entries if f.problem is not None)
+        folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
+        strays = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
         known = self._journal.memo(self.name, LOADED)
         loaded = {int(v): f for v, f in (known or {}).items()}
@@ -477,6 +480,7 @@ class Service:
         model = self._model_name(effect.model)
         if effect.model is Model.ALIAS:
             version = self.files.alias()
+            _unchanged(model, version is not None or view.alias is None)
             if version is None:
                 server.unload(model, self.config.gates.request_timeout)
                 return
@@ -486,13 +490,16 @@ class Service:
             server.load(model, self.config.gates.request_timeout)
             wanted = frozenset({version})
         elif effect.model is Model.SPLITTER:
-            if self.files.splitter() is None:
+            stable = self.files.splitter()
+            _unchanged(model, stable is not None or view.splitter is None)
+            if stable is None:
                 server.unload(model, self.config.gates.request_timeout)
                 return
             server.load(model, self.config.gates.request_timeout)
             wanted = frozenset({SPLITTER_VERSION})
         else:
             wanted = self.files.policy()
+            _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
             self._remember(view, wanted)
             if not wanted:
                 server.unload(model, self.policy.load_timeout)
@@ -564,3 +571,12 @@ class Service:
                 result = GateResult(gate, Verdict.RUNNING, "being asked")
             shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))
         return shown
+
+
+def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold
+    """A person may have changed a file since the call was decided on: it must not take from traffic what serves."""
+    if not condition:
+        raise RepositoryError(
+            f"The files of {model} were changed while a load or unload call was about to be made, which would have "
+            f"taken away what serves. Baton looks again."
+        )

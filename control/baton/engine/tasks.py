@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from baton.errors import BatonError, TritonError
+from baton.errors import BatonError, KeyRefused, TritonError
 from baton.plan import Effect, Failure
 from baton.probe import Cancelled
 
@@ -104,4 +104,6 @@ class Tasks:
         with self._lock:
             before = self._failed.get(effect)
             count = before.count + 1 if before else 1
-            self._failed[effect] = Failure(self._clock(), count, str(error), refused=isinstance(error, TritonError))
+            # A key that is refused says nothing about a version.
+            refused = isinstance(error, TritonError) and not isinstance(error, KeyRefused)
+            self._failed[effect] = Failure(self._clock(), count, str(error), refused=refused)

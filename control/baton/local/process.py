@@ -29,6 +29,7 @@ from baton.errors import BatonError, Refused, TimedOut, Unreachable
 from baton.local import procfs, tether
 from baton.local.assemble import assemble
 from baton.local.find import find_triton
+from baton.local.hidden import masked, reveal
 from baton.local.ports import Ports, choose_ports, is_listening
 
 if TYPE_CHECKING:
@@ -116,10 +117,8 @@ class LocalTriton:
             self.ports = choose_ports(host, http=http_port, grpc=grpc_port, metrics=metrics_port)
             self._prefix = f"{self._family}{secrets.token_hex(4)}-"
             command = self._command(repository, load, [*_restrictions(admin_key), *extra_args])
-            if die_with_parent:
-                command = [sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid()), *command]
             try:
-                self._launch(command, self._environment(env))
+                self._launch(command, self._environment(env), admin_key, os.getpid() if die_with_parent else 0)
                 self._wait_until_it_answers(deadline, timeout, admin_key)
             except BaseException as error:
                 self._kill()
@@ -252,11 +251,11 @@ class LocalTriton:
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [env.get("PATH")])])
         return env
 
-    def _launch(self, command: list[str], env: dict[str, str]) -> None:
+    def _launch(self, command: list[str], env: dict[str, str], secret: str | None, parent: int) -> None:
         """Starts the process from a thread that stays until it exits.
 
         The kernel sends the parent-death signal when the *thread* that started a process ends, so it must not be
-        one of a caller's that ends earlier.
+        one of a caller's that ends earlier. Nor may another one reveal what the command line hides.
         """
         assert self._log is not None  # noqa: S101 - start() set it
         launched: Future[subprocess.Popen[bytes]] = Future()
@@ -264,7 +263,10 @@ class LocalTriton:
         log = self._log.open("ab")
         self._log_begin = log.tell()
         thread = threading.Thread(
-            target=_run, args=(command, env, log, launched, self._exited), name="local-triton", daemon=True
+            target=_run,
+            args=(command, env, secret, parent, log, launched, self._exited),
+            name="local-triton",
+            daemon=True,
         )
         thread.start()
         try:
@@ -303,7 +305,7 @@ class LocalTriton:
             return _LOGGED.search(log.read(_TAIL_WIDTH * _TAIL_LINES)) is not None
 
     def _blank(self, secret: str) -> None:
-        """Takes the key out of the process list. Triton has no other way to be given one (seen on 2.51)."""
+        """Takes the key out of the process's environment, and out of a command line that could not hide it."""
         pid = self.pid
         if pid is not None and not procfs.blank(pid, secret):
             _log.warning(
@@ -347,16 +349,29 @@ def has_gpu() -> bool:
 def _run(
     command: list[str],
     env: dict[str, str],
+    secret: str | None,
+    parent: int,
     log: IO[bytes],
     launched: Future[subprocess.Popen[bytes]],
     exited: threading.Event,
 ) -> None:
     """Starts the command, hands it over through ``launched`` and waits for its end."""
+
+    def begin(words: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        if parent or variables:
+            how = [str(parent), str(int(bool(variables)))]
+            words = [sys.executable, "-I", "-S", str(Path(tether.__file__)), *how, *words]
+        return subprocess.Popen(  # noqa: S603 - the command is built in this module
+            words, env=env | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
     with log:
         try:
-            process = subprocess.Popen(  # noqa: S603 - the command is built in this module
-                command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            words, hidden = (command, {}) if secret is None else masked(command, secret)
+            process = begin(words, hidden)
+            if not reveal(process.pid, hidden):
+                process.wait()
+                process = begin(command, {})
         except OSError as error:
             launched.set_exception(error)
             return

@@ -20,8 +20,8 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX sh
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
-_BEGUN, _ARG_START, _ARG_END = 19, 45, 46
-"""Where its begin and the memory addresses of the command line stand in /proc/PID/stat, counted from the state."""
+_BEGUN, _ARG_START, _ENV_END = 19, 45, 48
+"""Where its begin and the addresses of its words and variables stand in /proc/PID/stat, counted from the state."""
 ENDED = "ZX"
 """States of a process that has ended, and nobody asked yet how."""
 _LISTEN = "0A"
@@ -70,7 +70,7 @@ def session_members(session: int) -> list[int]:
     """Every process of a session, the server's children and grandchildren included; zombies are left out."""
     members = []
     for pid in _pids():
-        state = _stat(pid)
+        state = stat(pid)
         if state is not None and state[0] not in ENDED and int(state[3]) == session:
             members.append(pid)
     return members
@@ -130,7 +130,7 @@ def remove_regions(prefix: str, *, keep: tuple[str, ...] = ()) -> list[str]:
 
 def begun(pid: int) -> int | None:
     """When a process began, in the kernel's ticks since boot; None when it has ended, a zombie too."""
-    fields = _stat(pid)
+    fields = stat(pid)
     return None if fields is None or fields[0] in ENDED else int(fields[_BEGUN])
 
 
@@ -141,15 +141,15 @@ def kill(pid: int) -> None:
 
 
 def blank(pid: int, secret: str) -> bool:
-    """Overwrites a text in a process's command line with stars, where everybody on the machine could read it.
+    """Overwrites a text in a process's command line and environment with stars.
 
     What the process read of it before is a copy, and stays. False where the text still stands: the kernel lets a
     process write there only into its own children (Yama), or into none (mode 2 of Yama and above, some sandboxes).
     """
-    fields = _stat(pid)
+    fields = stat(pid)
     if fields is None:
         return True  # gone, and its command line with it
-    begin, end = int(fields[_ARG_START]), int(fields[_ARG_END])
+    begin, end = int(fields[_ARG_START]), int(fields[_ENV_END])
     wanted = os.fsencode(secret)
     try:
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
@@ -219,7 +219,7 @@ def _commands() -> Iterator[tuple[int, list[str]]]:
         yield pid, [os.fsdecode(word) for word in words]
 
 
-def _stat(pid: int) -> list[str] | None:
+def stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the name: state, parent, group, session and so on."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

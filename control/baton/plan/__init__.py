@@ -8,12 +8,14 @@ What must hold after every step, whatever fails (property-tested in ``tests/plan
 
 * The public name is only ever pointed at a version that is READY on every server that answers.
 * A version is dropped only after the public name left it on every server and its requests ended.
+* The policy on disk names what serves, whatever a person wrote there: a restart of Triton brings it back.
 * The splitter is unloaded only after the public name left it, and a stopped candidate's share is 0 from then on.
 * At most two engine versions are loaded by Baton.
 * An engine is taken out of a server for a reload only where its serving version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.
 """
 
+from baton.plan.converge import name_what_serves
 from baton.plan.effects import (
     Advance,
     Ask,
@@ -74,4 +76,6 @@ __all__ = [
 
 def plan(view: View, policy: Policy) -> Decision:
     """Decide what to do next for one service."""
+    if (named := name_what_serves(view)) is not None:
+        return named
     return at_rest(view, policy) if view.rollout is None else rolling(view, view.rollout, policy)

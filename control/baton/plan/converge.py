@@ -7,6 +7,33 @@ from baton.plan.effects import Decision, Reload, SetPolicy, Sync
 from baton.plan.view import Policy, ServerView, View, backoff
 
 
+def name_what_serves(view: View) -> Decision | None:
+    """Put a version policy right that a person wrote. None when it is, or while that just failed.
+
+    A restart of Triton loads all of what it names or nothing (seen on 24.10). So it must name the version that the
+    public name leads to, if that is READY anywhere, and nothing that is neither loaded nor of the rollout.
+    """
+    rollout, alias = view.rollout, view.alias
+    if alias is None or not view.live():
+        return None
+    known = {alias} if rollout is None else {alias, rollout.candidate, rollout.previous}
+    known = known.union(*(s.held() for s in view.live()))
+    # A server that does not answer may hold others.
+    keep = frozenset(v for v in view.policy if v in known or (view.silent() and v in view.folders))
+    if view.policy and not keep:
+        keep = frozenset({alias})  # Baton itself gives a lost version up by naming another one, or none
+    if any(alias in s.ready() for s in view.live()):
+        keep |= {alias}
+    if keep != view.policy:
+        keep = keep.union(*(s.serving() for s in view.live()))
+    effect = SetPolicy(keep)
+    if keep == view.policy or backoff(view.failed.get(effect), view.now):
+        return None
+    resting = Phase.DEGRADED if rollout is None else rollout.phase
+    told = f"The version policy names {name_all(view.policy)} while version {alias} serves; it is put right."
+    return Decision(resting, told, effect)
+
+
 def sync(view: View, phase: Phase, server: ServerView, model: Model, why: str) -> Decision:
     """Ask for a load call, unless one is under way, must rest after a failure, or would harm live traffic."""
     effect = Sync(server.name, model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
-from baton.plan.traffic import before_traffic, place, stepwise
+from baton.plan.traffic import before_traffic, place, refusal, stepwise
 from baton.plan.view import Failure, Policy, ServerView, View
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
@@ -64,7 +64,7 @@ def leaks(view: View, policy: Policy) -> list[str]:
 
 def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     """What a serving version that does not answer means to a rollout that has not been stopped."""
-    if (silent := _silent_candidate(view, rollout, policy)) is not None:
+    if (silent := _silent_candidate(view, rollout)) is not None:
         return silent
     version = view.alias
     ill = [] if version is None else [s for s in view.live() if _ill(view, s, version)]
@@ -92,29 +92,34 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     return mend(view, rollout.phase, once=True)
 
 
-def _silent_candidate(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+def _silent_candidate(view: View, rollout: Rollout) -> Decision | None:
     """A candidate that was asked and does not answer goes back, however good the live analysis found it before."""
     version = rollout.candidate
-    if view.alias == version or not stepwise(rollout, policy):
+    if view.alias == version or not _replaces(rollout):
         return None
     ill = [s for s in view.live() if _ill(view, s, version)]
     if not ill:
         return None
     why = _words(view, ill[0], version)
-    outcome = Outcome.REJECTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-    return Decision(rollout.phase, why, Halt(Stop(outcome, "health", why)))
+    return Decision(rollout.phase, why, Halt(Stop(refusal(rollout), "health", why)))
 
 
 def unproved(view: View, rollout: Rollout) -> tuple[str, ...]:
     """Servers whose candidate has not answered a question that was put after the last step of its way.
 
-    The analysis looks at what was; a process that died in the last second of the way would get all traffic.
+    Gates and analysis look at what was; a process that died since, while a person was waited for perhaps, would get all
+    traffic.
     """
     asked = view.answered
-    if asked is None:
+    if asked is None or not _replaces(rollout):
         return ()
     since = rollout.phase_since if rollout.progressed_at is None else max(rollout.phase_since, rollout.progressed_at)
     return tuple(s.name for s in view.live() if asked.get((s.name, rollout.candidate), 0.0) < since)
+
+
+def _replaces(rollout: Rollout) -> bool:
+    """Whether it comes in the place of a version that may serve on. A way back waits for nothing."""
+    return rollout.kind is Kind.ROLLOUT and rollout.previous is not None
 
 
 def reloading(view: View) -> bool:

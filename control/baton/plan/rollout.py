@@ -22,7 +22,7 @@ from baton.plan.effects import Advance, Ask, Decision, End, Halt, Record, SetAli
 from baton.plan.health import mend, reloading, unproved, unwell
 from baton.plan.rest import ADOPTED
 from baton.plan.stale import overtaken
-from baton.plan.traffic import before_traffic, first_phase, place, step_aside, stepwise, unsplit, walk
+from baton.plan.traffic import before_traffic, first_phase, place, refusal, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff
 
 
@@ -68,8 +68,7 @@ def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     # Also while traffic is split: a server that restarts loads what is there now, and nobody looked at that.
     on_its_way = before_traffic(rollout) or rollout.phase in (Phase.SHIFTING, Phase.WAITING)
     if on_its_way and view.alias != version and rollout.kind is not Kind.ROLLBACK:
-        unmet = before_traffic(rollout) or rollout.progressed_at is None
-        outcome = Outcome.REJECTED if unmet else Outcome.ROLLED_BACK
+        outcome = refusal(rollout)
         if folder is None:
             return Halt(Stop(outcome, "watcher", f"The folder of version {version} was removed meanwhile."))
         if folder.fingerprint != rollout.fingerprint:
@@ -174,7 +173,10 @@ def _stable(view: View, rollout: Rollout) -> frozenset[int]:
 
 def _direct(view: View, rollout: Rollout) -> frozenset[int]:
     """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
-    ready = view.policy if view.silent() else frozenset(v for s in view.live() for v in s.ready())
+    ready = frozenset(v for s in view.live() for v in s.ready())
+    if view.silent():
+        # What does not answer may hold any of them, but none that has no folder and was never seen loaded.
+        ready |= view.policy & (set(view.folders) | set(view.loaded))
     mine = frozenset() if rollout.why == ADOPTED else frozenset({rollout.candidate})
     return (view.policy & ready) - mine
 
@@ -252,7 +254,7 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if view.alias != version:
         if (under_way := walk(view, rollout, policy)) is not None:
             return under_way
-        return _move(view, rollout, policy)
+        return _move(view, rollout)
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))
         if failure is not None and failure.refused and failure.at >= rollout.phase_since:
@@ -267,7 +269,7 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     return Decision(phase, f"Version {version} serves.", Advance(Phase.BAKING, f"Version {version} serves."))
 
 
-def _move(view: View, rollout: Rollout, policy: Policy) -> Decision:
+def _move(view: View, rollout: Rollout) -> Decision:
     """All traffic to the candidate, which has come the whole way."""
     version, phase = rollout.candidate, Phase.SHIFTING
     if not view.ready_everywhere(version):
@@ -277,7 +279,7 @@ def _move(view: View, rollout: Rollout, policy: Policy) -> Decision:
         # While the stable version was loaded again the policy named that one alone.
         both = view.policy | {version}
         return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
-    if stepwise(rollout, policy) and (waiting := unproved(view, rollout)):
+    if waiting := unproved(view, rollout):
         told = f"Version {version} is asked once more on server {', '.join(waiting)} before all traffic moves."
         return Decision(phase, told)
     return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))

@@ -23,7 +23,9 @@ def overtaken(view: View, rollout: Rollout) -> Stop | None:
         f"journal is older than the files, or they were edited. They stand."
     )
     if alias == version and rollout.kind is not Kind.CHECK:
-        return Stop(Outcome.LIVE, "engine", why) if before_traffic(rollout) else None
+        # Also in a pause step: only from SHIFTING does a rollout move the name.
+        early = before_traffic(rollout) or rollout.phase is Phase.WAITING
+        return Stop(Outcome.LIVE, "engine", why) if early else None
     # A first version may come in place of one that is lost, which the name still leads to; that one is lower.
     expected = not moved and (alias == previous or (previous is None and alias < version))
     if expected:

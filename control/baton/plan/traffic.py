@@ -41,6 +41,12 @@ def before_traffic(rollout: Rollout) -> bool:
     return rollout.phase in (Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.SHADOWING)
 
 
+def refusal(rollout: Rollout) -> Outcome:
+    """What becomes of a rollout whose candidate turns out bad before all traffic went to it."""
+    unmet = before_traffic(rollout) or rollout.progressed_at is None
+    return Outcome.REJECTED if unmet else Outcome.ROLLED_BACK
+
+
 def place(rollout: Rollout, policy: Policy) -> Position:
     """Where on the way of its phase the candidate is."""
     if rollout.phase is Phase.SHADOWING:

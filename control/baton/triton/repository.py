@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from baton.durable import sync_directory
-from baton.errors import RepositoryError
+from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
 
 CONFIG = "config.pbtxt"
@@ -78,18 +78,21 @@ class ServiceFiles:
     def public_name(self) -> tuple[int | None, bool]:
         """:meth:`alias` and :meth:`split` as one reading of the file tells them."""
         path = self.alias_dir / CONFIG
-        if not path.exists():
+        text = read(path)
+        if text is None:
             return None, False
-        config = pbtxt.parse(self._read(path), path)
+        config = pbtxt.parse(text, path)
         steps, versions = config.ensemble_scheduling.step, config.version_policy.specific.versions
-        ours = len(steps) == 1 and steps[0].model_version >= 1
-        split = ours and steps[0].model_name == self.splitter_name
-        if not ours or (split and len(versions) != 1):
+        step = (steps[0].model_name, steps[0].model_version) if len(steps) == 1 else None
+        split = step == (self.splitter_name, SPLITTER_VERSION)
+        # What Triton takes as something else than Baton reads can't be used, either.
+        if len(versions) != 1 or versions[0] < 1 or not (split or step == (self.engine_name, versions[0])):
             raise RepositoryError(
-                f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step with a model_version.",
+                f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step, which leads to "
+                f"{self.engine_name} with the model_version that the version policy names, or to {self.splitter_name}.",
                 mend=f"Remove the folder {self.alias_dir} and Baton writes it anew, or give the service another name.",
             )
-        return int(versions[0] if split else steps[0].model_version), split
+        return int(versions[0]), split
 
     def set_alias(self, version: int | None, *, split: bool = False) -> None:
         """Point the public name at an engine version, straight or by way of the splitter.
@@ -98,7 +101,7 @@ class ServiceFiles:
         goes only after: at every moment a restarting Triton finds a pair that works.
         """
         path = self.alias_dir / CONFIG
-        with _told(path):
+        with told(path):
             if version is None:
                 path.unlink(missing_ok=True)
                 sync_directory(self.alias_dir)
@@ -111,9 +114,9 @@ class ServiceFiles:
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
         current = self.alias()
-        if not self.alias_dir.is_dir():
-            return
-        with _told(self.alias_dir):
+        with told(self.alias_dir):
+            if not self.alias_dir.is_dir():
+                return
             for entry in self.alias_dir.iterdir():
                 if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
                     shutil.rmtree(entry)
@@ -121,9 +124,10 @@ class ServiceFiles:
     def splitter(self) -> int | None:
         """The stable version that the splitter's files name, or None when there are none."""
         path = self.splitter_dir / CONFIG
-        if not path.exists():
+        text = read(path)
+        if text is None:
             return None
-        stable = pbtxt.parse(self._read(path), path).parameters["stable"].string_value
+        stable = pbtxt.parse(text, path).parameters["stable"].string_value
         return int(stable) if stable.isdecimal() else None
 
     def set_splitter(self, stable: int | None) -> None:
@@ -133,7 +137,7 @@ class ServiceFiles:
         rest of the repository: Triton may run as another user.
         """
         path = self.splitter_dir / CONFIG
-        with _told(self.splitter_dir):
+        with told(self.splitter_dir):
             if stable is None:
                 path.unlink(missing_ok=True)
                 shutil.rmtree(self.splitter_dir, ignore_errors=True)
@@ -194,15 +198,30 @@ class ServiceFiles:
         return head + str(text_format.MessageToString(config))
 
     def _read(self, path: Path) -> str:
-        try:
-            return path.read_text()
-        except FileNotFoundError:
+        text = read(path)
+        if text is None:
             raise RepositoryError(
                 f"{path} does not exist.",
                 mend="Each engine needs its config.pbtxt; `ctl doctor` shows what it must hold.",
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} can't be read: {error}.") from None
+            )
+        return text
+
+
+def read(path: Path, *, errors: str = "strict") -> str | None:
+    """A file's text, or None when there is none. ``errors``: what to do with bytes that are no text.
+
+    Raises:
+        Unreadable: the file system does not give it.
+        RepositoryError: it is no text.
+    """
+    try:
+        return path.read_text(errors=errors)
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path} can't be read: {error}.") from None
+    except OSError as error:
+        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -211,7 +230,7 @@ def write_atomically(path: Path, text: str) -> None:
     The temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
     """
     staging = path.parent.parent / f".{path.parent.name}.{path.name}.baton"
-    with _told(path):
+    with told(path):
         try:
             with staging.open("w") as file:
                 file.write(text)
@@ -224,7 +243,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
     """What the operating system refuses, as an error that names the file."""
     try:
         yield

@@ -170,6 +170,19 @@ def test_attention_in_small_groups_gives_the_same_scores(alone, monkeypatch, bou
         assert np.abs(scores - wanted).max() <= 1e-5
 
 
+@pytest.mark.parametrize("heads", [1, 2, 8])
+def test_keys_of_fewer_heads_are_repeated_where_the_kernels_want_it(monkeypatch, heads):
+    draws = torch.Generator().manual_seed(5)
+    q = torch.randn(2, 5, 8, 4, generator=draws)
+    k, v = (torch.randn(2, 9, heads, 4, generator=draws) for _ in range(2))
+    mask = torch.ones(5, 9, dtype=torch.bool).tril(4)
+    expected = decoder.attend(q, k, v, mask)
+    asked = []
+    monkeypatch.setattr(decoder, "wants_equal_heads", lambda device: not asked.append(device.type))
+    torch.testing.assert_close(decoder.attend(q, k, v, mask), expected)
+    assert asked == ["cpu"]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_within_the_bound_in_company(alone, dtype):
     """The invariance gate allows a logit to move by 0.25 between a pair alone and in a mixed batch."""

@@ -52,9 +52,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     ``k`` and ``v`` may have fewer heads, each of which then serves as many neighbours of ``q``'s. ``mask`` is true
     where a token is seen, broadcast against [batch, heads, tokens of q, tokens of k].
     """
+    if mask is not None and wants_equal_heads(q.device):
+        k, v = (part.repeat_interleave(q.shape[2] // part.shape[2], dim=2) for part in (k, v))
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
     return out.transpose(1, 2)
+
+
+def wants_equal_heads(device: torch.device) -> bool:
+    """Whether a mask leaves no fused kernel for keys with fewer heads than the queries.
+
+    On CUDA flash attention takes no mask, and the memory-efficient kernel no groups of heads: SDPA would compute and
+    keep the scores of all pairs of tokens.
+    """
+    return device.type == "cuda"
 
 
 class Attention(nn.Module):

@@ -14,7 +14,9 @@ STATE_BYTES, REPOSITORY_BYTES = 64 << 20, 1 << 30
 
 def run(*command: str) -> None:
     """Raises ``OSError`` with what the program said."""
-    done = subprocess.run(command, capture_output=True, check=False)
+    # Where programs for root alone lie, which not every root has in its PATH.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    done = subprocess.run(command, capture_output=True, check=False, env=os.environ | {"PATH": path})
     if done.returncode != 0:
         raise OSError(f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip()}")
 

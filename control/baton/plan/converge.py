@@ -72,18 +72,19 @@ def settle(view: View, phase: Phase) -> Decision | None:
     A server that was away may come back with the public name at a version that the files gave up meanwhile. It
     keeps that version until the name has moved: dropping it first would take the name down (seen on 24.10). A
     server that serves nothing and lacks the version has nothing to lose, and is left to :func:`load`.
+
+    A call that is under way may have read the files before they said so, and what it did is not seen yet.
     """
+    why = "Taking the public name away" if view.alias is None else f"Moving the public name to {goal(view)}"
     last: Decision | None = None
     for server in view.live():
-        shown = server.serving()
-        if view.alias is None:
-            if not shown:
-                continue
-            last = sync(view, phase, server, Model.ALIAS, "Taking the public name away")
-        elif view.leads(server):
+        shown, moving = server.serving(), Sync(server.name, Model.ALIAS) in view.running
+        if moving or (view.alias is None and shown):
+            last = sync(view, phase, server, Model.ALIAS, why)
+        elif view.alias is None or view.leads(server):
             continue
         elif view.alias in server.ready():
-            last = sync(view, phase, server, Model.ALIAS, f"Moving the public name to {goal(view)}")
+            last = sync(view, phase, server, Model.ALIAS, why)
         elif shown:
             both = shown | {view.alias}
             if not both <= view.policy:

@@ -1,0 +1,53 @@
+"""A call that moves the public name and ran while the servers were looked at: what it did is not seen yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from baton.domain import Folder, Kind, Model, ModelState, ModelVersion, Outcome, Phase, Release, Rollout, Stop
+from baton.plan import Policy, ServerView, SetPolicy, Sync, View, plan
+
+READY = ModelVersion(ModelState.READY)
+MOVING = Sync("s0", Model.ALIAS)
+
+
+def back(previous: int | None, running: frozenset[Sync]) -> View:
+    """Version 2 was stopped when its files were written. They say what they said before; so does the server, it seems."""
+    rollout = Rollout(
+        id=1,
+        service="ranker",
+        kind=Kind.ROLLOUT,
+        candidate=2,
+        previous=previous,
+        phase=Phase.ROLLING_BACK,
+        who="watcher",
+        why="new",
+        release=Release.EQUIVALENT,
+        label="2",
+        fingerprint="f2",
+        started_at=0.0,
+        phase_since=50.0,
+        stop=Stop(Outcome.ABORTED, "ann", "aborted by ann"),
+    )
+    versions = frozenset({2} if previous is None else {previous, 2})
+    leads = {} if previous is None else {previous: READY}
+    return View(
+        "ranker",
+        now=60.0,
+        policy=versions,
+        alias=previous,
+        servers=(ServerView("s0", live=True, engine=dict.fromkeys(versions, READY), alias=leads),),
+        folders={v: Folder(str(v), v, f"f{v}") for v in versions},
+        loaded={v: f"f{v}" for v in versions},
+        rollout=rollout,
+        running=running,
+    )
+
+
+@pytest.mark.parametrize("previous", [None, 1])
+def test_nothing_is_dropped_until_it_is(previous):
+    decision = plan(back(previous, frozenset({MOVING})), Policy())
+    assert decision.effect is None
+    assert "public name" in decision.message
+    kept = frozenset() if previous is None else frozenset({previous})
+    assert plan(back(previous, frozenset()), Policy()).effect == SetPolicy(kept)

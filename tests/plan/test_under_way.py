@@ -12,7 +12,7 @@ MOVING = Sync("s0", Model.ALIAS)
 
 
 def back(previous: int | None, running: frozenset[Sync]) -> View:
-    """Version 2 was stopped when its files were written. They say what they said before; so does the server, it seems."""
+    """Version 2 was stopped as its files were written. They say what they said before, and so does the server."""
     rollout = Rollout(
         id=1,
         service="ranker",

@@ -51,11 +51,15 @@ class Clients:
     think_s: float = 0.06
     requests: list[Request] = field(default_factory=list)
     """In the order in which they ended."""
+    latest: dict[int, Request] = field(default_factory=dict)
+    """Each client's newest."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._asked = questions(24)
-        self._threads = [threading.Thread(target=self._run, args=(url,), daemon=True) for url in self.urls]
+        self._threads = [
+            threading.Thread(target=self._run, args=asking, daemon=True) for asking in enumerate(self.urls)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -66,6 +70,10 @@ class Clients:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def failing(self, at: float) -> str:
+        """What a request failed with that ended since, or a client's newest: gRPC rests between its connects."""
+        return next((one.error for one in [*self.latest.copy().values(), *self.since(at)] if one.error), "")
 
     def since(self, at: float) -> list[Request]:
         """Those that ended after a moment."""
@@ -96,9 +104,10 @@ class Clients:
             return ""
         return f"version {version} answered {scores}, its scores are {expected}"
 
-    def _run(self, url: str) -> None:
+    def _run(self, mine: int, url: str) -> None:
         number = 0
         with Reranker(url, model=self.model, timeout_s=REQUEST_TIMEOUT_S) as client:
             while not self._stop.wait(self.think_s):
                 number += 1
-                self.requests.append(self.ask(client, number))
+                self.latest[mine] = one = self.ask(client, number)
+                self.requests.append(one)

@@ -183,10 +183,14 @@ class Run:
 
     def _resting(self, made: Stage, clients: Clients, allowed: set[int]) -> tuple[int | None, str]:
         """The version that serves alone, or what is not at rest."""
+        looked = time.time()
         if unrest := made.unrest(allowed):
             return None, unrest
         version = int(made.service()["stable"] or 0)
-        return version, self._answers(made, clients, version) or made.unrest({version})
+        if unrest := self._answers(made, clients, version) or made.unrest({version}):
+            return None, unrest
+        failing = clients.failing(looked)
+        return version, f"clients' requests still fail: {failing}" if failing else ""
 
     def _answers(self, made: Stage, clients: Clients, version: int) -> str:
         for url in (f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"):

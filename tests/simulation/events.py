@@ -226,7 +226,9 @@ def restart(yard: Yard, move: Move) -> None:
 
 def refuse(yard: Yard, move: Move) -> None:
     """The key that a server was started with is another one for a while."""
-    _server(yard, move).refuses_until = yard.seconds + (3.0, 30.0, 300.0)[move.b % 3]
+    server = _server(yard, move)
+    yard.upset(server)  # what was decided before may still come
+    server.refuses_until = yard.seconds + (3.0, 30.0, 300.0)[move.b % 3]
 
 
 def lose(yard: Yard, move: Move) -> None:

@@ -6,17 +6,16 @@ at a time differ by more than half precision explains; without a GPU it says so 
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from demo.command import no_options
 from demo.speed.measure import Promises
 from demo.speed.published import show
 from rich.console import Console
 
 
 def main() -> int:
-    about = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(prog="python -m demo.speed", description=__doc__, formatter_class=about).parse_args()
+    no_options("python -m demo.speed", __doc__)
     console = Console(highlight=False)
     promises = Promises()
     show(console, promises)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.local import hidden, tether
+from baton.local import hidden, procfs, tether
 
 SECRET = "planted-9d21"
 TELL = """
@@ -60,7 +60,7 @@ def test_a_command_that_is_not_there():
 
 
 def test_memory_that_is_not_as_it_must_be_is_left_alone(monkeypatch):
-    monkeypatch.setattr(hidden, "_ENV_START", hidden._ARG_START)
+    monkeypatch.setattr(procfs, "ENV_START", procfs.ARG_START)
     revealed, printed, _ = run([sys.executable, "-c", "print('ran')", f"--a={SECRET}"])
     assert (revealed, printed) == (False, "")
 

@@ -5,30 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import rollouts
+from rollouts import READY
 
-from baton.domain import Folder, Kind, ModelState, ModelVersion, Outcome, Phase, Release, Rollout, Step
+from baton.domain import Folder, Kind, ModelState, Outcome, Phase, Step
 from baton.plan import Halt, Policy, ServerView, SetAlias, Sick, View, plan
 
 POLICY = Policy(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
-READY = ModelVersion(ModelState.READY)
-ROLLOUT = Rollout(
-    id=1,
-    service="ranker",
-    kind=Kind.ROLLOUT,
-    candidate=2,
-    previous=1,
-    phase=Phase.SHIFTING,
-    who="watcher",
-    why="new",
-    release=Release.EQUIVALENT,
-    label="2",
-    fingerprint="f2",
-    started_at=0.0,
-    phase_since=50.0,
-    progress=10.0,
-    progressed_at=90.0,
-    renewed_at=99.0,
-)
+ROLLOUT = replace(rollouts.ROLLOUT, progress=10.0, progressed_at=90.0, renewed_at=99.0)
 
 
 def view(**given) -> View:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from baton.domain import Folder, Kind, Model, ModelState, ModelVersion, Outcome, Phase, Release, Rollout, Stop
+import pytest
+from rollouts import READY, ROLLOUT
+
+from baton.domain import Folder, Model, Outcome, Phase, Stop
 from baton.plan import Policy, ServerView, SetPolicy, Sync, View, plan
 
-READY = ModelVersion(ModelState.READY)
 MOVING = Sync("s0", Model.ALIAS)
 
 
 def back(previous: int | None, running: frozenset[Sync]) -> View:
     """Version 2 was stopped as its files were written. They say what they said before, and so does the server."""
-    rollout = Rollout(
-        id=1,
-        service="ranker",
-        kind=Kind.ROLLOUT,
-        candidate=2,
-        previous=previous,
-        phase=Phase.ROLLING_BACK,
-        who="watcher",
-        why="new",
-        release=Release.EQUIVALENT,
-        label="2",
-        fingerprint="f2",
-        started_at=0.0,
-        phase_since=50.0,
-        stop=Stop(Outcome.ABORTED, "ann", "aborted by ann"),
+    rollout = replace(
+        ROLLOUT, previous=previous, phase=Phase.ROLLING_BACK, stop=Stop(Outcome.ABORTED, "ann", "aborted by ann")
     )
     versions = frozenset({2} if previous is None else {previous, 2})
     leads = {} if previous is None else {previous: READY}

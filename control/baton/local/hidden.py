@@ -25,8 +25,6 @@ from baton.local import procfs
 
 PREFIX = "BATON_HIDDEN_"
 PTRACE_POKEDATA, PTRACE_DETACH = 5, 17
-_ARG_START, _ENV_START, _ENV_END = 45, 47, 48
-"""Where the addresses of the words and the variables stand in /proc/PID/stat, counted from the state."""
 _ADDRESS = struct.calcsize("P")
 
 
@@ -75,7 +73,7 @@ def _changes(pid: int, names: set[bytes]) -> list[tuple[int, int]]:
     fields = procfs.stat(pid)
     if fields is None:
         raise ValueError("it is gone")
-    arguments, variables, end = (int(fields[at]) for at in (_ARG_START, _ENV_START, _ENV_END))
+    arguments, variables, end = (int(fields[at]) for at in (procfs.ARG_START, procfs.ENV_START, procfs.ENV_END))
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         low = _begin_of_mapping(pid, arguments)
         memory.seek(low)

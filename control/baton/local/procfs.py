@@ -20,7 +20,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX sh
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
-_BEGUN, _ARG_START, _ENV_END = 19, 45, 48
+_BEGUN, ARG_START, ENV_START, ENV_END = 19, 45, 47, 48
 """Where its begin and the addresses of its words and variables stand in /proc/PID/stat, counted from the state."""
 ENDED = "ZX"
 """States of a process that has ended, and nobody asked yet how."""
@@ -149,7 +149,7 @@ def blank(pid: int, secret: str) -> bool:
     fields = stat(pid)
     if fields is None:
         return True  # gone, and its command line with it
-    begin, end = int(fields[_ARG_START]), int(fields[_ENV_END])
+    begin, end = int(fields[ARG_START]), int(fields[ENV_END])
     wanted = os.fsencode(secret)
     try:
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
-from baton.plan.traffic import before_traffic, place, refusal, stepwise
+from baton.plan.traffic import before_traffic, place, refusal, replaces, stepwise
 from baton.plan.view import Failure, Policy, ServerView, View
 
 FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
@@ -95,7 +95,7 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
 def _silent_candidate(view: View, rollout: Rollout) -> Decision | None:
     """A candidate that was asked and does not answer goes back, however good the live analysis found it before."""
     version = rollout.candidate
-    if view.alias == version or not _replaces(rollout):
+    if view.alias == version or not replaces(rollout):
         return None
     ill = [s for s in view.live() if _ill(view, s, version)]
     if not ill:
@@ -108,18 +108,13 @@ def unproved(view: View, rollout: Rollout) -> tuple[str, ...]:
     """Servers whose candidate has not answered a question that was put after the last step of its way.
 
     Gates and analysis look at what was; a process that died since, while a person was waited for perhaps, would get all
-    traffic.
+    traffic. A way back waits for nothing.
     """
     asked = view.answered
-    if asked is None or not _replaces(rollout):
+    if asked is None or not replaces(rollout):
         return ()
     since = rollout.phase_since if rollout.progressed_at is None else max(rollout.phase_since, rollout.progressed_at)
     return tuple(s.name for s in view.live() if asked.get((s.name, rollout.candidate), 0.0) < since)
-
-
-def _replaces(rollout: Rollout) -> bool:
-    """Whether it comes in the place of a version that may serve on. A way back waits for nothing."""
-    return rollout.kind is Kind.ROLLOUT and rollout.previous is not None
 
 
 def reloading(view: View) -> bool:

@@ -20,8 +20,12 @@ SILENT_TRIES = 3
 
 def stepwise(rollout: Rollout, policy: Policy) -> bool:
     """Whether traffic comes to the candidate by steps, and not all at once."""
-    first_or_back = rollout.previous is None or rollout.kind is not Kind.ROLLOUT
-    return not first_or_back and not rollout.full and (bool(policy.steps) or shadowed(policy))
+    return replaces(rollout) and not rollout.full and (bool(policy.steps) or shadowed(policy))
+
+
+def replaces(rollout: Rollout) -> bool:
+    """Whether it comes in the place of a version that may serve on: it is no first version, and no way back."""
+    return rollout.kind is Kind.ROLLOUT and rollout.previous is not None
 
 
 def shadowed(policy: Policy) -> bool:

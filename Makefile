@@ -42,4 +42,4 @@ bench-engine: setup ## the engine, measured: against one pair at a time, behind 
 
 chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, then a third of that in simulation
 	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)
-	@$(BIN)/python -m tests.simulation --minutes $$(( ($(MINUTES) + 2) / 3 ))
+	@$(BIN)/python -m tests.simulation --processes $$(nproc) --minutes $$(( ($(MINUTES) + 2) / 3 ))

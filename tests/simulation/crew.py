@@ -24,10 +24,14 @@ class Crash(BaseException):
 
 @dataclass(frozen=True)
 class Seen:
-    """How much of what others did to folders, files and each server is known: nobody can act on what came after."""
+    """How much of what others did to folders, files, rollouts and each server is known.
+
+    Nobody can act on what came after.
+    """
 
     folders: int = -1
     edits: int = 0
+    stops: int = 0
     servers: Mapping[str, int] = field(default_factory=dict)
 
 

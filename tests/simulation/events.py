@@ -355,6 +355,7 @@ def edit(yard: Yard, move: Move) -> None:
         yard.say(f"  by hand: the public name leads to version {version}")
         files.flip(version)
         hands.edits += 1
+        yard.led = version
         yard.proved.add(version)
     files.changed()
 

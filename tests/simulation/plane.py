@@ -52,6 +52,7 @@ class ToldJournal(Journal):
     def halt(self, rollout: Rollout, stop: Stop, at: float) -> None:
         super().halt(rollout, stop, at)
         self._yard.say(f"  the rollout is stopped by {stop.who}: {stop.why}")
+        self._yard.stops += 1
         if self._yard.stopped_at is None:
             self._yard.stopped_at = self._yard.seconds
 

@@ -37,6 +37,8 @@ WEIGHTS = {
 }  # fmt: skip
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
+MOST_ROUNDS = 600
+"""Of waiting for that: a dozen versions, one after the other, each with a person to promote it, took over 200."""
 CALM = ("loop", "task", "time", "start", "arrive", "back", "heal", "tidy", "resume")
 STEPS = (
     (),
@@ -140,7 +142,7 @@ def quiet(yard: Yard) -> None:
     heal(yard)
     make(yard, lambda: start(yard))
     rested = 0
-    for asked in range(200):
+    for asked in range(MOST_ROUNDS):
         restore(yard)
         settle(yard)
         if yard.paused:

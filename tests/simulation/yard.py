@@ -34,6 +34,13 @@ class Yard(Rules):
     ``near``: the control plane can see the servers' processes.
     """
 
+    begun_at: int | None = None
+    """Where the public name's files led when the present rollout began."""
+    led: int | None = None
+    """Where a person led them since Baton last did."""
+    stops = 0
+    """How often a rollout was stopped."""
+
     def __init__(
         self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool, near: bool
     ) -> None:
@@ -193,9 +200,11 @@ class Yard(Rules):
             self.plane.seen = replace(self.plane.seen, servers=known)
 
     def _knows(self, seen: Seen, *servers: str) -> bool:
-        """Whether nothing happened to the folders, the files and those servers since a decision was made."""
-        same = seen.folders == self.folder_changes and seen.edits == self.files.hands.edits
-        return same and all(seen.servers.get(n) == self.upsets[n] for n in servers)
+        """Whether nothing happened to the folders, the files, the rollout and those servers since a decision."""
+        now = (self.folder_changes, self.files.hands.edits, self.stops)
+        return (seen.folders, seen.edits, seen.stops) == now and all(
+            seen.servers.get(n) == self.upsets[n] for n in servers
+        )
 
     def wait(self, condition: Callable[[], bool]) -> None:
         def come() -> bool:
@@ -268,7 +277,7 @@ class Yard(Rules):
         """A file of the repository is about to be written, or the loop looks at them."""
         if what == "look":
             if self._acting() and self.plane.crew.current is self.plane.round:
-                self.plane.seen = replace(self.plane.seen, edits=self.files.hands.edits)
+                self.plane.seen = replace(self.plane.seen, edits=self.files.hands.edits, stops=self.stops)
             return
         self.say(
             f"  -> {what}: {sorted(value) if what == 'policy' else value}{' behind the splitter' if split else ''}"
@@ -280,7 +289,7 @@ class Yard(Rules):
         else:
             if self._knows(self.plane.seen, *self.servers):
                 self._check_alias(value, split=split)
-            self.direct = frozenset()
+            self.direct, self.led = frozenset(), None
             self.named = value is not None
             if value is not None and not split:
                 self._check_proved(value)
@@ -311,7 +320,7 @@ class Yard(Rules):
             self.files.hands.known[NAMES[name]] = value
 
     def began(self, rollout: Rollout) -> None:
-        self.stopped_at = None
+        self.stopped_at, self.begun_at = None, self.files.alias
         self.say(f"  {rollout.kind} of version {rollout.candidate} begins, from {rollout.previous}, by {rollout.who}")
         if rollout.candidate in self.direct and rollout.why != ADOPTED:
             self.direct = frozenset()
@@ -322,10 +331,16 @@ class Yard(Rules):
         self.need(REFUSED_KEY not in why, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
-            self.need(at == rollout.previous, f"{outcome}, but the public name is at {at}")
+            # Or where a person led it; or the rollout began in place of a version that is lost.
+            instead = rollout.previous is None and at == self.begun_at
+            theirs = at is not None and at == self.led
+            self.need(at == rollout.previous or instead or theirs, f"{outcome}, but the public name is at {at}")
 
     def answering(self) -> dict[str, FakeTriton]:
         return {n: s for n, s in self.servers.items() if not s.away() and not s.refuses()}
+
+    def looked_at(self) -> dict[str, FakeTriton]:
+        return {n: s for n, s in self.answering().items() if self._knows(self.plane.seen, n)}
 
     # What must hold after every step
 

@@ -90,6 +90,10 @@ class Rules:
     def answering(self) -> dict[str, FakeTriton]:
         return {n: s for n, s in self.servers.items() if self._index(s) is not None}
 
+    def looked_at(self) -> dict[str, FakeTriton]:
+        """Those of them that were seen, as they are now, when the present decision was made."""
+        return self.answering()
+
     def _index(self, server: FakeTriton) -> Any:
         try:
             return server.index()
@@ -107,7 +111,7 @@ class Rules:
 
     def _check_policy(self, versions: frozenset[int]) -> None:
         self.need(self._named(versions), f"the policy {set(versions)} lacks the alias's version {self.files.alias}")
-        for name, server in self.answering().items():
+        for name, server in self.looked_at().items():
             lost = serving(server) - versions
             self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
 

@@ -52,6 +52,40 @@ def bench(tmp_path):
     made.journal.close()
 
 
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_a_file_that_was_cut_between_two_fields(bench, kept):
+    good = bench.engine.read_text()
+    for tail in ("", "version_policy { specific { versions: [ 1 ] } }\n"):
+        bench.engine.write_text("".join(good.splitlines(keepends=True)[:kept]) + tail)
+        assert bench.after_patience()[0] == {1}
+        assert bench.engine.read_text() == good
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_splitter_that_was_cut_between_two_fields(bench, kept):
+    bench.files.set_splitter(1)
+    assert bench.look()[2] == 1
+    path = bench.files.splitter_dir / "config.pbtxt"
+    good = path.read_text()
+    path.write_text("".join(good.splitlines(keepends=True)[:kept]))
+    assert bench.after_patience()[2] == 1
+    assert path.read_text() == good
+    bench.keeper.let_go("splitter")
+    bench.files.set_splitter(None)
+    assert bench.look()[2] is None
+
+
+def test_both_files_edited_at_once(bench):
+    edited = bench.engine.read_text() + "# by hand\n"
+    bench.engine.write_text(edited)
+    bench.alias.write_text("}} half of a")
+    assert bench.after_patience() == ({1}, (1, False), None)
+    bench.look()
+    bench.engine.write_text("")
+    bench.after_patience()
+    assert bench.engine.read_text() == edited
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_garbage_is_replaced_by_what_was_there(bench, restarted):
     for path in (bench.engine, bench.alias):
@@ -84,6 +118,15 @@ def test_what_is_mended_in_time_and_what_can_be_used_stays(bench):
     assert bench.look()[0] == {1, 2}
     assert bench.engine.read_text() == other
     assert bench.told == []
+
+
+def test_a_policy_without_what_serves_is_not_what_is_put_back(bench):
+    good = bench.engine.read_text()
+    bench.engine.write_text(good.replace("versions: [ 1 ]", "versions: [ 9 ]"))
+    assert bench.look()[0] == {9}
+    bench.engine.unlink()
+    assert bench.after_patience()[0] == {1}
+    assert bench.engine.read_text() == good
 
 
 def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):

@@ -78,19 +78,32 @@ class Keeper:
             found = look()
         self._bad_since.pop(name, None)
         # Only what was the same before and after it was read is known to be what was read.
-        if before is not None and before != self._last(name) and before == _text(path):
+        if before is not None and before != self._last(name) and before == _text(path) and self._usable(found):
             self._remember(name, before)
         return found
+
+    def _usable(self, found: object) -> bool:
+        """A policy that lacks what serves is put right in a moment, and must not come back by being put back."""
+        if not isinstance(found, frozenset):
+            return found is not None
+        try:
+            return self._files.alias() in (None, *found)
+        except RepositoryError:  # nobody knows what serves, until that file is put back
+            return False
 
     def _read(self, name: str, path: Path, text: str | None, look: Callable[[], T]) -> T:
         if text is None and self._last(name) is not None:
             raise RepositoryError(f"{path} was removed.")
-        return look()
+        found = look()
+        if found is None and self._last(name) is not None:
+            raise RepositoryError(f"{path} is no longer what Baton wrote.")
+        return found
 
     def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
         text, what = last, "the whole file as it last was"
         if broken is not None and path.parent == self._files.engine_dir:
             try:
+                pbtxt.parse_engine(broken, path)
                 policy = pbtxt.specific_versions(last, path)
                 text, what = pbtxt.with_specific_versions(broken, policy, path), "its version policy"
             except RepositoryError:

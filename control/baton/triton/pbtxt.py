@@ -32,13 +32,33 @@ def parse(text: str, path: Path) -> model_config_pb2.ModelConfig:
         raise RepositoryError(f"{path} can't be parsed: its blocks are nested too deeply.") from None
 
 
+def parse_engine(text: str, path: Path) -> model_config_pb2.ModelConfig:
+    """An engine's configuration. A file that was cut between two fields can be parsed, too, so it is looked at.
+
+    Raises:
+        RepositoryError: it can't be parsed, or names no tensors, which the public name needs to lead to it.
+    """
+    config = parse(text, path)
+    lacking = [field for field in ("input", "output") if not getattr(config, field)]
+    if lacking:
+        raise RepositoryError(
+            f"{path} names no {' and no '.join(lacking)}.",
+            mend="Write down each tensor that clients send and get: the public name is made from them.",
+        )
+    return config
+
+
 def specific_versions(text: str, path: Path) -> frozenset[int]:
     """The versions named by ``version_policy { specific { versions: [...] } }``.
 
     Raises:
         RepositoryError: another policy, or none: then an unversioned request would go to whatever loads last.
     """
-    config = parse(text, path)
+    return versions_of(parse(text, path), path)
+
+
+def versions_of(config: model_config_pb2.ModelConfig, path: Path) -> frozenset[int]:
+    """:func:`specific_versions` of what is parsed already."""
     if config.version_policy.WhichOneof("policy_choice") != "specific":
         raise RepositoryError(
             f"{path} has no explicit version policy.",

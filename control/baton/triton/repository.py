@@ -50,9 +50,9 @@ class ServiceFiles:
         """The versions that the engine's version policy on disk names.
 
         Raises:
-            RepositoryError: the file can't be read, or its policy is not ``specific``.
+            RepositoryError: the file can't be read or used, or its policy is not ``specific``.
         """
-        return pbtxt.specific_versions(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+        return pbtxt.versions_of(self._engine(), self.engine_dir / CONFIG)
 
     def batches(self) -> bool:
         """Whether the engine's tensors, and so the splitter's, have a leading batch dimension."""
@@ -106,7 +106,7 @@ class ServiceFiles:
                 path.unlink(missing_ok=True)
                 sync_directory(self.alias_dir)
                 return
-            engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+            engine = self._engine()
             (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
             sync_directory(self.alias_dir)
         write_atomically(path, self._alias_text(engine, version, split=split))
@@ -122,13 +122,14 @@ class ServiceFiles:
                     shutil.rmtree(entry)
 
     def splitter(self) -> int | None:
-        """The stable version that the splitter's files name, or None when there are none."""
+        """The stable version that the splitter's files name, or None where there are none, or none of Baton's."""
         path = self.splitter_dir / CONFIG
         text = read(path)
         if text is None:
             return None
-        stable = pbtxt.parse(text, path).parameters["stable"].string_value
-        return int(stable) if stable.isdecimal() else None
+        config = pbtxt.parse(text, path)
+        stable = config.parameters["stable"].string_value
+        return int(stable) if config.backend == SPLITTER_BACKEND and stable.isdecimal() else None
 
     def set_splitter(self, stable: int | None) -> None:
         """Write the splitter's files, with a new token, or take them away.
@@ -149,12 +150,16 @@ class ServiceFiles:
                 file.flush()
                 os.fsync(file.fileno())
             sync_directory(folder)
-        engine = pbtxt.parse(self._read(self.engine_dir / CONFIG), self.engine_dir / CONFIG)
+        engine = self._engine()
         write_atomically(path, self._splitter_text(engine, stable))
 
     def token(self) -> str:
         """What the splitter wants to see in every control request."""
         return self._read(self.splitter_dir / str(SPLITTER_VERSION) / TOKEN)
+
+    def _engine(self) -> model_config_pb2.ModelConfig:
+        path = self.engine_dir / CONFIG
+        return pbtxt.parse_engine(self._read(path), path)
 
     def _splitter_text(self, engine: model_config_pb2.ModelConfig, stable: int) -> str:
         config = model_config_pb2.ModelConfig(

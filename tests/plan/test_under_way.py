@@ -1,4 +1,4 @@
-"""A call that moves the public name and ran while the servers were looked at: what it did is not seen yet."""
+"""A call that ran while the servers were looked at: what it did is not seen yet."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from rollouts import READY, ROLLOUT
 
-from baton.domain import Folder, Model, Outcome, Phase, Stop
-from baton.plan import Policy, ServerView, SetPolicy, Sync, View, plan
+from baton.domain import Folder, Model, ModelState, Outcome, Phase, Stop
+from baton.plan import Failure, Halt, Policy, ServerView, SetPolicy, Steer, Sync, View, plan
 
 MOVING = Sync("s0", Model.ALIAS)
 
@@ -40,3 +40,38 @@ def test_nothing_is_dropped_until_it_is(previous):
     assert "public name" in decision.message
     kept = frozenset() if previous is None else frozenset({previous})
     assert plan(back(previous, frozenset()), Policy()).effect == SetPolicy(kept)
+
+
+def test_a_splitter_that_is_still_being_loaded_is_waited_for():
+    view = replace(back(1, frozenset({Sync("s0", Model.SPLITTER)})), policy=frozenset({1}))
+    decision = plan(view, Policy())
+    assert decision.effect is None
+    assert decision.message == "Taking the splitter out (server s0)."
+
+
+@pytest.mark.parametrize(
+    ("refused", "mend"),
+    [
+        (True, "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."),
+        (False, "If that goes on, restart Triton on s0: it comes back with version 1."),
+    ],
+)
+def test_a_splitter_that_does_not_load_says_what_to_do(refused, mend):
+    failure = Failure(59.5, 3, "loading took too long.", refused=refused)
+    rollout = replace(ROLLOUT, phase=Phase.SHADOWING, stop=None)
+    view = replace(back(1, frozenset()), rollout=rollout, splitter=1, failed={Sync("s0", Model.SPLITTER): failure})
+    decision = plan(view, Policy(shadow_share=10.0, shadow_for=10.0))
+    assert decision.effect is None
+    assert decision.message.endswith(f"loading took too long. {mend}")
+
+
+@pytest.mark.parametrize(("refused", "count", "ends"), [(True, 1, True), (False, 1, False), (False, 3, True)])
+def test_a_splitter_that_dies_before_anybody_depends_on_it(refused, count, ends):
+    view = back(1, frozenset())
+    servers = (replace(view.servers[0], splitter=ModelState.READY),)
+    rollout = replace(ROLLOUT, phase=Phase.SHADOWING, stop=None)
+    failed = {Steer("s0"): Failure(59.5, count, "its process is gone.", refused=refused)}
+    view = replace(view, rollout=rollout, servers=servers, splitter=1, failed=failed)
+    effect = plan(view, Policy(shadow_share=10.0, shadow_for=10.0)).effect
+    why = "The splitter on server s0 does not answer: its process is gone."
+    assert effect == (Halt(Stop(Outcome.ABORTED, "engine", why)) if ends else None)

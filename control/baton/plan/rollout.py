@@ -129,7 +129,26 @@ def _frozen(view: View, rollout: Rollout) -> bool:
 
 
 def _verifying(view: View, rollout: Rollout, policy: Policy) -> Decision:
-    return _ask(view, rollout, policy, FILE_GATES, Phase.LOADING, "The files are whole, fit, and there is room.")
+    if (leaving := _drop_leftover(view, rollout, policy)) is not None:
+        return leaving
+    why = "The files are whole, fit, and there is room."
+    decision = _ask(view, rollout, policy, FILE_GATES, Phase.LOADING, why)
+    if isinstance(decision.effect, Advance) and view.silent():
+        # It may hold the candidate as it was for an earlier rollout, and would count as having loaded it.
+        return Decision(Phase.VERIFYING, f"{why} Waiting for server {', '.join(view.silent())}.")
+    return decision
+
+
+def _drop_leftover(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+    """What an earlier rollout left of the candidate goes first: its folder may have held something else then.
+
+    What the policy names is no leftover: clients may ask the engine for it, or the journal that knew of it was lost.
+    """
+    version = rollout.candidate
+    named = version in view.policy or version == view.alias
+    if rollout.kind is Kind.ROLLBACK or named or not any(version in s.held() for s in view.live()):
+        return None
+    return drop_all_but(view, Phase.VERIFYING, _stable(view, rollout), rollout.phase_since, policy)
 
 
 def _loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
@@ -426,9 +445,11 @@ def _keep(view: View, rollout: Rollout) -> frozenset[int]:
     """What stays loaded when a rollout is over."""
     if view.alias is None:
         return _direct(view, rollout)
+    # Of a rollout that began in place of a version that is lost: a load call that names that one fails, and nothing can
+    # leave. Afterwards the files say what they said before, for the day on which somebody mends it.
     lost = rollout.previous is None and not any(view.alias in s.ready() for s in view.live())
-    # A rollout that began in place of a version that is lost: a load call that names that one would fail for ever.
-    return frozenset() if lost and view.alias != rollout.candidate else frozenset({view.alias})
+    staying = any(not s.leaving(v) for s in view.live() for v in s.held())
+    return frozenset() if lost and staying and view.alias != rollout.candidate else frozenset({view.alias})
 
 
 def _hopeless(view: View, rollout: Rollout) -> bool:

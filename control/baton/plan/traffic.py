@@ -115,7 +115,11 @@ def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
 def _load_splitter(view: View, phase: Phase, server: ServerView) -> Decision:
     decision = sync(view, phase, server, Model.SPLITTER, "Loading the splitter")
     if decision.effect is None and decision.message.startswith("Loading the splitter; the last try"):
-        mend = "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."
+        failure = view.failed.get(Sync(server.name, Model.SPLITTER))
+        if failure is not None and failure.refused:
+            mend = "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."
+        else:  # seen on 24.10: a load whose process was killed never ends
+            mend = f"If that goes on, restart Triton on {server.name}: it comes back with version {view.alias}."
         return Decision(phase, f"{decision.message} {mend}")
     return decision
 
@@ -126,13 +130,15 @@ def _unsteered(view: View, policy: Policy) -> list[ServerView]:
 
 
 def _broken(view: View, rollout: Rollout) -> str | None:
-    """A splitter that clients depend on and that fails, or a candidate that a server lost and can't load again.
+    """A splitter that fails, or a candidate that a server lost and can't load again.
 
     That is no matter of evidence: clients must not wait for it.
     """
     for server in view.live():
         steering, loading = view.failed.get(Steer(server.name)), view.failed.get(Sync(server.name, Model.ENGINE))
-        if server.split and steering is not None and (steering.refused or steering.count >= SILENT_TRIES):
+        # Also before clients depend on it: of one whose process died Triton goes on saying READY (seen on 24.10).
+        used = server.split or server.splitter is ModelState.READY
+        if used and steering is not None and (steering.refused or steering.count >= SILENT_TRIES):
             return f"The splitter on server {server.name} does not answer: {steering.message}"
         lost = rollout.candidate not in server.ready() and rollout.previous in server.ready()
         if lost and loading is not None and loading.refused and loading.at >= rollout.phase_since:
@@ -216,6 +222,7 @@ def step_aside(view: View, phase: Phase) -> Decision | None:
     """Take the splitter out of every server that answers, and its files. None when it is gone.
 
     Only where the public name no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
+    A call that is under way may bring one that nobody sees yet, and that the next rollout could not steer.
     """
     for server in view.live():
         if server.splitter not in (None, ModelState.UNLOADING) and not server.split:
@@ -226,4 +233,5 @@ def step_aside(view: View, phase: Phase) -> Decision | None:
                 return decision
     if view.splitter is not None and not view.split and not any(s.split for s in view.live()):
         return Decision(phase, "Taking the splitter's files away.", SetSplitter(None))
-    return None
+    called = [s.name for s in view.live() if Sync(s.name, Model.SPLITTER) in view.running]
+    return Decision(phase, f"Taking the splitter out (server {', '.join(called)}).") if called else None

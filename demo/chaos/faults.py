@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage, wait
 
+from baton.domain import ModelState
 from baton.errors import BatonError
 from baton.journal import JOURNAL
 from baton.triton.repository import CONFIG, SPLITTER_VERSION
@@ -108,6 +110,19 @@ def hit(blow: Blow, model: str, version: int | None, number: int) -> None:
         raise Missed(f"{model} version {version} has no process") from None
 
 
+def await_in(blow: Blow, phases: tuple[str, ...], condition: Callable[[dict[str, Any]], Any], what: str) -> None:
+    """Until the condition holds of the service, while it is in one of the phases; then is when the fault strikes."""
+
+    def met() -> bool:
+        service = blow.stage.service()
+        if service["phase"] not in phases:
+            raise Missed(f"it is {service['phase']} already")
+        return bool(condition(service))
+
+    wait(met, what)
+    blow.now()
+
+
 def live_hit(number: int) -> Callable[[Blow], None]:
     return lambda blow: hit(blow, ENGINE, blow.stage.files.alias(), number)
 
@@ -116,14 +131,7 @@ def stable_hit(number: int) -> Callable[[Blow], None]:
     """Once the candidate answered clients."""
 
     def strike(blow: Blow) -> None:
-        def met() -> bool:
-            service = blow.stage.service()
-            if service["phase"] not in SHARED:
-                raise Missed(f"it is {service['phase']} already")
-            return bool(service["traffic"]["observed"])
-
-        wait(met, "an answer of the candidate")
-        blow.now()
+        await_in(blow, SHARED, lambda service: service["traffic"]["observed"], "an answer of the candidate")
         hit(blow, ENGINE, blow.old, number)
 
     return strike
@@ -134,6 +142,8 @@ def candidate_hit(number: int) -> Callable[[Blow], None]:
 
 
 def splitter_killed(blow: Blow) -> None:
+    """Once it is loaded: for a load whose process is gone Triton 24.10 waits until it is restarted itself."""
+    await_in(blow, SPLIT, lambda _service: blow.stage.splitter() is ModelState.READY, "the splitter")
     hit(blow, blow.stage.files.splitter_name, SPLITTER_VERSION, signal.SIGKILL)
 
 

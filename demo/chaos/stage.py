@@ -24,7 +24,7 @@ from baton.errors import BatonError, RepositoryError
 from baton.local import LocalTriton
 from baton.local.procfs import Stub
 from baton.triton.grpc import GrpcTriton
-from baton.triton.repository import CONFIG, ServiceFiles
+from baton.triton.repository import CONFIG, SPLITTER_VERSION, ServiceFiles
 
 HERE = Path(__file__).parent
 BACKENDS = HERE / "backends"
@@ -136,6 +136,11 @@ class Stage:
             if (stub.model, stub.version) == (model, version) and (begun is None or stub.pid in begun):
                 return stub
         return None
+
+    def splitter(self) -> ModelState | None:
+        """The state of the splitter; None where Triton knows of none."""
+        states = self.client.index().get(self.files.splitter_name, {})
+        return states[SPLITTER_VERSION].state if SPLITTER_VERSION in states else None
 
     def _loads(self) -> list[str]:
         return self._load_log.read_text().splitlines() if self._load_log.exists() else []

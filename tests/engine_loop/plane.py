@@ -68,10 +68,10 @@ class Place:
     def clock(self) -> float:
         return self.now
 
-    def drop(self, version: int) -> None:
+    def drop(self, version: int, weights: str = "") -> None:
         made = self.root / f"made-{version}"
         made.mkdir()
-        (made / "weights").write_text(str(version))
+        (made / "weights").write_text(weights or str(version))
         made.rename(self.files.folder(version))
 
     def scan(self) -> list[Folder]:
@@ -166,6 +166,26 @@ class Plane:
     def phase(self) -> Phase | None:
         rollout = self.journal.open_rollout(NAME)
         return None if rollout is None else rollout.phase
+
+
+class Machine:
+    """The processes of one version of a model, as many as ``runs`` says."""
+
+    def __init__(self) -> None:
+        self.runs, self.known, self.ended = 1, 0, 0
+
+    def running(self, _server: str, _version: int) -> int:
+        return self.runs
+
+    def watch(self, _server: str, _version: int) -> None:
+        self.known = self.runs
+
+    def lost(self, _server: str, _version: int) -> bool:
+        return self.runs < self.known
+
+    def end(self, _server: str, _version: int) -> int:
+        ended, self.ended, self.known, self.runs = self.runs, self.ended + 1, 0, 1
+        return ended
 
 
 class Full:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plane import ENGINE, NAME
+from plane import ENGINE, NAME, Machine
 from tests.support.toy import engine_config
 from tests.support.triton import eventually
 
@@ -21,26 +21,6 @@ from baton.errors import Unreachable
 from baton.triton.fake import DiskRepository, FakeTriton
 
 PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
-
-
-class Machine:
-    """The processes of one version, as many as ``runs`` says."""
-
-    def __init__(self) -> None:
-        self.runs, self.known, self.ended = 1, 0, 0
-
-    def running(self, _server: str, _version: int) -> int:
-        return self.runs
-
-    def watch(self, _server: str, _version: int) -> None:
-        self.known = self.runs
-
-    def lost(self, _server: str, _version: int) -> bool:
-        return self.runs < self.known
-
-    def end(self, _server: str, _version: int) -> int:
-        ended, self.ended, self.known, self.runs = self.runs, self.ended + 1, 0, 1
-        return ended
 
 
 class Bench:

@@ -412,14 +412,39 @@ def test_a_first_version_does_not_fail_for_one_that_the_policy_names_and_that_ne
     assert place.files.policy() == {1}
     plane = Plane(place)
     place.drop(2)
-    plane.run(lambda: plane.phase() is Phase.VERIFYING, "a rollout")
-    place.servers["b"].reachable = False
     plane.run(lambda: plane.phase() is Phase.LOADING, "loading")
+    place.servers["b"].reachable = False
     for _ in range(3):
         plane.turn()
     place.servers["b"].reachable = True
     plane.live(2)
     assert plane.ended(2) is Outcome.LIVE
+    plane.close()
+
+
+def test_a_server_that_was_away_holds_the_version_as_it_was(tmp_path):
+    """Its folder held something else when an earlier rollout loaded it there: that must not count as loaded."""
+    place = Place(tmp_path, servers=2)
+    plane = Plane(place)
+    away = place.servers["b"]
+    place.drop(1)
+    plane.live(1)
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.VALIDATING, "version 2 is loaded")
+    away.reachable = False
+    shutil.rmtree(place.files.folder(2))
+    place.drop(2, "other weights")
+    plane.run(lambda: plane.ended(2) is not None, "its folder was changed")
+    plane.app.retry(None, 2, release=None, who="ann")
+    plane.app.promote(None, 2, full=False, who="ann")
+    for _ in range(20):
+        plane.turn()
+        place.now += 1.0
+    assert "The files are whole, fit, and there is room. Waiting for server b." in plane.service.decision.message
+    assert away.loads[ENGINE, 2] == 1
+    away.reachable = True
+    plane.live(2)
+    assert away.loads[ENGINE, 2] == 2
     plane.close()
 
 

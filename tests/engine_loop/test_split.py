@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Place, Plane
+from plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Machine, Place, Plane
 
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
@@ -352,6 +352,19 @@ def test_a_splitter_that_refuses_its_route_is_taken_out(place, plane, monkeypatc
     rollout = plane.journal.rollouts(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert "The splitter on server a does not answer" in rollout.message
+    nothing_left(place, 1)
+
+
+def test_a_splitter_whose_process_ended_is_asked_nothing(place, plane, monkeypatch):
+    """Its queue would tell late: Triton fails each request in it after a second."""
+    plane.service.split._processes = machine = Machine()
+    split(place, plane)
+    monkeypatch.setattr(FakeSplitter, "control", lambda *_: pytest.fail("it was asked"))
+    machine.runs = 0
+    until(place, plane, lambda: plane.ended(2), "the end")
+    rollout = plane.journal.rollouts(service=NAME)[0]
+    assert rollout.outcome is Outcome.ROLLED_BACK
+    assert rollout.message == "The splitter on server a does not answer: its process has ended."
     nothing_left(place, 1)
 
 

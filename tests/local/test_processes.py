@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,6 +82,23 @@ def test_what_was_loaded_anew_is_watched_anew(begin: Begin, port: int) -> None:
     assert not processes.lost("s0", 1)
     ended(third)
     assert processes.lost("s0", 1)
+
+
+def test_an_end_is_told_once(begin: Begin, port: int) -> None:
+    told = threading.Semaphore(0)
+    processes = Processes("engine", {"s0": port}, told.release)
+    both = [begin(1), begin(1)]
+    processes.watch("s0", 1)
+    processes.watch("s0", 1)
+    ended(both[0])
+    assert told.acquire(timeout=60)
+    both.append(begin(1))
+    processes.watch("s0", 1)
+    ended(both[1])
+    assert told.acquire(timeout=60)
+    ended(both[2])
+    assert told.acquire(timeout=60)
+    assert not told.acquire(blocking=False), "nothing is told twice, or of a process that runs"
 
 
 def test_one_of_several(begin: Begin, port: int) -> None:

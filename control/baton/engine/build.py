@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +88,14 @@ def build(
         servers = {
             s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s)) for s in config.servers
         }
-    local = all(s.grpc.startswith(LOOPBACK) for s in config.servers)
+    ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
+    local = len(ports) == len(config.servers)
     gates: dict[str, Gates] = {}
     services = []
     for one in config.services:
         files = ServiceFiles(config.repository, one.name, one.engine)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
-        services.append(_service(one, files, servers, journal, gates[one.name], clock, wake, _processes(config, one)))
+        services.append(_service(one, files, servers, ports, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     configured = {s.name: s for s in config.services}
@@ -137,11 +138,11 @@ def _service(
     config: ServiceConfig,
     files: ServiceFiles,
     servers: dict[str, Triton],
+    ports: Mapping[str, int],
     journal: Journal,
     gates: Gates,
     clock: Callable[[], float],
     wake: threading.Event,
-    processes: Processes,
 ) -> Service:
     scanner = Scanner()
 
@@ -152,12 +153,10 @@ def _service(
         return read_meta(files.folder(version))
 
     proof, asked = Proof(config.name, journal, gates.manifest, clock), gates.question()
-    return Service(config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, processes, proof)
-
-
-def _processes(config: Config, service: ServiceConfig) -> Processes:
-    ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
-    return Processes(service.engine, ports)
+    engines, splitters = (Processes(model, ports, wake.set) for model in (config.engine, config.splitter))
+    return Service(
+        config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof
+    )
 
 
 def admin_key(server: ServerConfig) -> str | None:

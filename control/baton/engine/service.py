@@ -99,6 +99,7 @@ class Service:
         wake: Callable[[], None],
         question: Question | None = None,
         processes: Processes = UNSEEN,
+        splitters: Processes = UNSEEN,
         proof: Proof | None = None,
     ) -> None:
         self.config = config
@@ -132,7 +133,7 @@ class Service:
             resume=config.traffic.on_lapse == "resume",
         )
         self.steering = Steering(config, files, servers)
-        self.split = Split(self.steering, self.policy, self.tasks, clock)
+        self.split = Split(self.steering, splitters, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, processes, self.tasks, clock, self._tell_health)
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()

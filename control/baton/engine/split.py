@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from baton.domain import MEETING, GateResult, ModelState, Phase, Rollout
+from baton.engine.health import ProcessEnded, Processes
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
 from baton.plan import Judge, Policy, Steer, View, route
 from baton.plan.view import backoff
+from baton.triton.repository import SPLITTER_VERSION
 
 
 class Split:
     """Of one service. Called by its loop; what takes time runs in the background."""
 
-    def __init__(self, steering: Steering, policy: Policy, tasks: Tasks, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, steering: Steering, processes: Processes, policy: Policy, tasks: Tasks, clock: Callable[[], float]
+    ) -> None:
         self._steering = steering
+        self._processes = processes
         self._policy = policy
         self._tasks = tasks
         self._clock = clock
@@ -60,12 +65,21 @@ class Split:
             effect = Steer(server.name)
             if server.splitter is not ModelState.READY or view.splitter is None:
                 continue
-            if self._steering.due(server.name, wanted, view.now) and not backoff(view.failed.get(effect), view.now):
+            due = self._steering.due(server.name, wanted, view.now) or self._dead(server.name)
+            if due and not backoff(view.failed.get(effect), view.now):
 
                 def exchange(_task: Task, name: str = server.name) -> None:
+                    if self._dead(name):
+                        raise ProcessEnded("its process has ended.")
                     # What is left when it is sent, not when it was decided: this process may have been stopped since.
                     now = self._clock()
                     left = until - now
                     self._steering.exchange(name, wanted if left > 0 else None, left, salt, now)
+                    self._processes.watch(name, SPLITTER_VERSION)
 
                 self._tasks.start(effect, exchange)
+
+    def _dead(self, server: str) -> bool:
+        """Whether the splitter's process has ended. Its queue tells that late: each request fails after a second."""
+        lost = self._processes.lost(server, SPLITTER_VERSION)
+        return lost and not self._processes.running(server, SPLITTER_VERSION)

@@ -1,9 +1,9 @@
-"""The processes that run one engine's versions, on the servers of this machine."""
+"""The processes that run one model's versions, on the servers of this machine."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from baton.local import procfs
 
@@ -13,12 +13,14 @@ log = logging.getLogger(__name__)
 class Processes:
     """``ports``: the gRPC ports of the servers on this machine, by name; of other servers nothing is known.
 
-    Neither is it of a server in a container, whose processes have other numbers here. Any thread may call.
+    Neither is it of a server in a container, whose processes have other numbers here. ``ended`` is called, from another
+    thread, as soon as a process ends that is watched. Any thread may call.
     """
 
-    def __init__(self, engine: str, ports: Mapping[str, int]) -> None:
-        self._engine = engine
+    def __init__(self, model: str, ports: Mapping[str, int], ended: Callable[[], None] = lambda: None) -> None:
+        self._model = model
         self._ports = ports
+        self._ended = ended
         self._watched: dict[tuple[str, int], dict[int, int | None]] = {}
         """By server and version: the process ids, and when each process began."""
 
@@ -30,7 +32,10 @@ class Processes:
         """Remember what runs the version now, unless all that was remembered still runs."""
         key = (server, version)
         if key not in self._watched or self.lost(server, version):
+            known = self._watched.get(key, {})
             self._watched[key] = {pid: procfs.begun(pid) for pid in self._found(server, version)}
+            for pid in self._watched[key].keys() - known.keys():
+                procfs.watch_end(pid, self._ended)
 
     def lost(self, server: str, version: int) -> bool:
         """Whether a process that was remembered has ended."""
@@ -58,4 +63,4 @@ class Processes:
         triton = None if port is None else procfs.listener(port)
         if triton is None:
             return []
-        return [s.pid for s in procfs.stubs() if (s.server, s.model, s.version) == (triton, self._engine, version)]
+        return [s.pid for s in procfs.stubs() if (s.server, s.model, s.version) == (triton, self._model, version)]

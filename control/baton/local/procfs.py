@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,27 @@ def begun(pid: int) -> int | None:
     """When a process began, in the kernel's ticks since boot; None when it has ended, a zombie too."""
     fields = stat(pid)
     return None if fields is None or fields[0] in ENDED else int(fields[_BEGUN])
+
+
+def watch_end(pid: int, ended: Callable[[], None]) -> None:
+    """Have ``ended`` called, from a thread of its own, when a process ends that need not be one's own child.
+
+    A hint, and no more: where the process has ended already, or the kernel gives no descriptor of it (Linux before 5.3,
+    a container's filter, another system), nothing is called.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return
+
+    def wait() -> None:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        end.poll()
+        os.close(descriptor)
+        ended()
+
+    threading.Thread(target=wait, name=f"baton-end-of-{pid}", daemon=True).start()
 
 
 def kill(pid: int) -> None:

@@ -119,6 +119,7 @@ def test_without_room_for_a_watch_it_polls_and_says_so(tmp_path, monkeypatch, ca
     bell = Bell()
     with caplog.at_level(logging.WARNING), quick(tmp_path, bell, "auto") as watcher:
         assert watcher.mode == "poll"
+        assert [t.name for t in threading.enumerate()].count("baton-watch-poll") == 1
         (tmp_path / "file").write_text("x")
         assert bell.wait_beyond(0)
     assert "max_user_watches" in caplog.text
@@ -176,6 +177,31 @@ def test_it_starts_and_stops_cleanly(tmp_path):
         watcher.stop()
         watcher.stop()
     watcher.rearm()
+    assert threading.active_count() == before
+
+
+def test_a_stop_waits_for_what_is_just_being_armed(tmp_path, monkeypatch, caplog):
+    observers = type(Observer())
+    schedule, begun, ended = observers.schedule, threading.Event(), []
+
+    def slow(observer, *args, **more):
+        begun.set()
+        observer.stopped_event.wait(0.5)  # which must not come
+        ended.append(observer.stopped_event.is_set())
+        return schedule(observer, *args, **more)
+
+    before = threading.active_count()
+    watcher = quick(tmp_path / "engine", Bell())
+    watcher.start()
+    monkeypatch.setattr(observers, "schedule", slow)
+    (tmp_path / "engine").mkdir()
+    loop = threading.Thread(target=watcher.rearm)
+    loop.start()
+    assert begun.wait(10)
+    watcher.stop()
+    loop.join()
+    assert ended == [False]
+    assert not caplog.records
     assert threading.active_count() == before
 
 

@@ -90,15 +90,17 @@ class Watcher(FileSystemEventHandler):
             else:
                 self._observer = observer
         self._spawn(self._tell, "baton-watch-tell")
-        self.rearm()
         if self._observer is None:
             self._spawn(self._poll, "baton-watch-poll")
+        else:
+            self.rearm()
 
     def stop(self) -> None:
         """Stop watching and wait until no call is under way; a second call does nothing."""
         self._stopping.set()
         self._changed.set()  # the telling thread waits for this one
-        observer, self._observer = self._observer, None
+        with self._arming:  # a rearm under way would take what stops for a kernel that refuses, and begin to poll
+            observer, self._observer = self._observer, None
         if observer is not None:
             _end(observer)
         for thread in self._threads:

@@ -20,6 +20,7 @@ from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
 from baton.journal import JOURNAL
 from baton.triton.fake import Behaviour
+from baton.triton.repository import SPLITTER_VERSION
 
 PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
 """Seconds that go by at once."""
@@ -198,6 +199,7 @@ def heal(yard: Yard, _move: Move | None = None) -> None:
     """Loads go well again; one that hangs still needs a restart, as in life."""
     for server in yard.servers.values():
         hung = any(not c.done and c._until == math.inf for c in server._pending)
+        yard.upset(server)
         server.versions.clear()
         server.splitter = Behaviour()
         if hung:
@@ -309,6 +311,11 @@ def clock(yard: Yard, move: Move) -> None:
 
 def die(yard: Yard, move: Move) -> None:
     server = _server(yard, move)
+    if SPLITTER in server._splitters and move.c % 2:
+        yard.upset(server)
+        server.die(SPLITTER, SPLITTER_VERSION)
+        yard.say(f"  the splitter's process on {server.name} ends")
+        return
     there = sorted(held(server, ModelState.READY))
     alias = yard.files.alias
     chosen = alias if alias in there and move.b % 3 else there[move.b % len(there)] if there else None

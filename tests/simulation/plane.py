@@ -10,7 +10,7 @@ from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
 from tests.simulation.servers import QUESTION, Asker, Processes
 from tests.simulation.yard import Yard
-from tests.support.rules import ALIAS, ENGINE
+from tests.support.rules import ALIAS, ENGINE, SPLITTER
 
 from baton.api.server import claim
 from baton.app import App
@@ -114,7 +114,8 @@ class Plane:
             self.clock,
             lambda: None,
             _ask,
-            Processes(yard),
+            Processes(ENGINE, yard),
+            Processes(SPLITTER, yard),
         )
         yard.policy = self.service.policy
         self.service.tasks._pool = self.crew  # type: ignore[assignment]

@@ -104,13 +104,14 @@ class Server(FakeTriton):
 class Processes:
     """What a control plane on the servers' machine sees of theirs; on another one it sees none."""
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, model: str, yard: Yard) -> None:
+        self._model = model
         self._yard = yard
         self._watched: dict[tuple[str, int], int] = {}
         """By server and version: the load that began what runs it."""
 
     def running(self, server: str, version: int) -> int:
-        slots = self._yard.servers[server]._models.get(ENGINE, {})
+        slots = self._yard.servers[server]._models.get(self._model, {})
         return int(self._yard.near and version in slots and not slots[version].dead)
 
     def watch(self, server: str, version: int) -> None:
@@ -126,7 +127,7 @@ class Processes:
         return self.running(server, version)
 
     def _load(self, server: str, version: int) -> int:
-        return self._yard.servers[server].loads[ENGINE, version]
+        return self._yard.servers[server].loads[self._model, version]
 
 
 class Asker:

@@ -25,7 +25,8 @@ from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phas
 from baton.errors import RepositoryError
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
-from baton.triton.fake import FakeTriton
+from baton.triton.fake import Behaviour, FakeTriton
+from baton.triton.repository import SPLITTER_VERSION
 
 
 class Yard(Rules):
@@ -151,7 +152,8 @@ class Yard(Rules):
 
     @property
     def sick(self) -> Mapping[tuple[str, int], Any]:  # type: ignore[override]
-        found: Mapping[tuple[str, int], Any] = self.plane.service.health.sick()
+        """As the present decision knows it: before it acts on that it asks once more."""
+        found: Mapping[tuple[str, int], Any] = self.plane.service.view.sick
         return found
 
     @property
@@ -263,6 +265,9 @@ class Yard(Rules):
             self.need(not led, f"the splitter leaves {server.name} under the public name")
         elif isinstance(effect, Sync):
             self._check_engine_sync(server, self.files.policy)
+        elif verb == "unload":
+            alive = self.answers(server) and server.versions[self.files.alias] == Behaviour()
+            self.need(not alive, f"the engine is unloaded on {server.name}, where it answers")
 
     def starting(self, effect: Effect) -> None:
         """An effect begins in the background."""
@@ -377,8 +382,11 @@ class Yard(Rules):
 
     def _leads_to_the_dead(self, server: FakeTriton) -> bool:
         """What died after it was asked is found a moment later, and a way back asks nobody."""
-        slot = server._models.get(ENGINE, {}).get(self.files.alias)
-        return slot is not None and slot.state is ModelState.READY and slot.dead
+        slots = (
+            server._models.get(ENGINE, {}).get(self.files.alias),
+            server._models.get(SPLITTER, {}).get(SPLITTER_VERSION),
+        )
+        return any(s is not None and s.state is ModelState.READY and s.dead for s in slots)
 
     def _check_restart(self) -> None:
         """What a server that starts now finds on disk works, whenever the control plane died."""

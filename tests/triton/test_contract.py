@@ -87,6 +87,15 @@ class Rig:
         """The versions that answer so many requests to the public name."""
         return {self.ask(None, self.alias) for _ in range(requests)}
 
+    def kill(self, model: str) -> None:
+        """End the processes of the model, of which one version is loaded."""
+        if isinstance(self.server, FakeTriton):
+            (version,) = self.states(model)
+            self.server.die(model, version)
+        else:
+            for stub in [s for s in procfs.stubs() if s.model == model]:
+                os.kill(stub.pid, signal.SIGKILL)
+
     def loads(self) -> Counter[int]:
         if isinstance(self.server, FakeTriton):
             return Counter({v: n for (model, v), n in self.server.loads.items() if model == self.engine})
@@ -471,11 +480,7 @@ def test_process_that_is_gone(rig):
     rig.drop(1)
     rig.load(1)
     rig.point(1)
-    if isinstance(rig.server, FakeTriton):
-        rig.server.die(rig.engine, 1)
-    else:
-        for stub in [s for s in procfs.stubs() if s.model == rig.engine]:
-            os.kill(stub.pid, signal.SIGKILL)
+    rig.kill(rig.engine)
     with pytest.raises(TritonError, match="not healthy"):
         rig.ask(1)
     eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(0, 1)}, "the failure is counted")
@@ -484,10 +489,35 @@ def test_process_that_is_gone(rig):
     with pytest.raises(TritonError, match="not healthy"):
         rig.ask(1)
     rig.server.unload(rig.engine, LONG_S)
+    assert rig.states() == {1: ModelState.UNLOADING}, "the requests that it failed keep it for ever"
     rig.load(1)
     assert rig.loads() == {1: 2}
     assert rig.ask(1) == 1
     assert rig.ask(1, rig.alias) == 1, "the public name comes back with its engine"
+
+
+def test_splitter_whose_process_is_gone(rig):
+    rig.drop(1)
+    rig.load(1)
+    rig.split(1)
+    rig.kill(rig.splitter)
+    with pytest.raises(TritonError, match="not healthy"):
+        rig.control()
+    with pytest.raises(TritonError):
+        rig.ask(None, rig.alias)
+    rig.server.load(rig.splitter, LONG_S)
+    assert rig.states(rig.splitter) == {SPLITTER_VERSION: READY}, "Triton does not know, and a load call does nothing"
+    with pytest.raises(TritonError, match="not healthy"):
+        rig.control()
+    rig.point(1)
+    assert rig.answering(3) == {1}, "the public name leads past it"
+    rig.server.unload(rig.splitter, LONG_S)
+    assert rig.states(rig.splitter) == {SPLITTER_VERSION: ModelState.UNLOADING}, (
+        "the requests that it failed keep it for ever"
+    )
+    rig.split(1)
+    assert rig.states(rig.splitter) == {SPLITTER_VERSION: READY}
+    assert rig.answering(3) == {1}, "the next one is alive"
 
 
 def test_unreachable(rig):

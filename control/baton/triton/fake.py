@@ -92,6 +92,14 @@ class _Slot:
     failed: int = 0
     dead: bool = False
     """Its process is gone; Triton 24.10 goes on calling it READY."""
+    stuck: bool = False
+    """A request came to it after that: it stays UNLOADING until it is loaded anew (seen on 24.10)."""
+
+    def want_live(self) -> None:
+        if self.dead:
+            self.failed += 1
+            self.stuck = True
+            raise TritonError("Stub process is not healthy.")
 
 
 class FakeTriton:
@@ -166,9 +174,7 @@ class FakeTriton:
                 splitter.note(served, 0.0, self.versions[served].answer_error)
                 served = splitter.stable
             slot = self._models[self._engine_of(model)][served]
-            if slot.dead:
-                slot.failed += 1
-                raise TritonError(f"Stub process of version {served} is not healthy.")
+            slot.want_live()
             behaviour = self.versions[served]
             due = started + min(behaviour.answer_s, timeout_s)
             self._wait(lambda: self._clock() >= due)
@@ -241,9 +247,13 @@ class FakeTriton:
             return call
 
     def die(self, model: str, version: int) -> None:
-        """The version's process ends; until it is loaded anew its requests fail, and it is READY all the same."""
+        """The process of an engine's version, or of a splitter, ends.
+
+        Until it is loaded anew its requests fail, and it is READY all the same.
+        """
         with self._changed:
             self._models[model][version].dead = True
+            self._splitters.pop(model, None)
 
     def advance(self) -> None:
         """Bring the server to the clock's time."""
@@ -261,7 +271,7 @@ class FakeTriton:
                 busy |= touched
             for model, slots in self._models.items():
                 for version, slot in slots.items():
-                    if slot.state is ModelState.UNLOADING and not slot.requests:
+                    if slot.state is ModelState.UNLOADING and not slot.requests and not slot.stuck:
                         stays = self._behaviour(model, version).leave_s if self._is_engine(model) else 0.0
                         if now >= slot.idle_since + stays:
                             slot.state, slot.reason, slot.content = ModelState.UNAVAILABLE, UNLOADED, ""
@@ -345,7 +355,8 @@ class FakeTriton:
         with self._answering():
             splitter = self._splitters.get(model)
             if splitter is None:
-                raise TritonError(f"Request for unknown model: '{model}' is not found")
+                self._route(model, None)[0].want_live()
+                raise TritonError(f"unexpected inference input 'baton_control' for model '{model}'")
             return splitter.control(inputs)
 
     def _behaviour(self, model: str, version: int) -> Behaviour:
@@ -412,7 +423,7 @@ class FakeTriton:
             told = "".join(f"version {v} is at UNAVAILABLE state: {words}; " for v, words in broken.items())
             raise _failed(model, told)
         for version in again:
-            slots[version].content, slots[version].dead = files.folders[version], False
+            slots[version].content, slots[version].dead, slots[version].stuck = files.folders[version], False, False
         self._leave(slots, set(slots) - wanted)
         if files.splits is not None and new | again:
             self._splitters[model] = FakeSplitter(*files.splits, self._clock)
@@ -434,8 +445,9 @@ class FakeTriton:
 
     def _unload(self, model: str) -> Iterator[float]:
         self._leave(self._models.get(model, {}), set(self._models.get(model, {})))
-        if not self._is_engine(model) or model in self._splitters:
-            self._files.pop(model, None)
+        files = self._files.get(model)
+        if files is not None and (files.step is not None or files.splits is not None):
+            self._files.pop(model)
             self._splitters.pop(model, None)
         self._follow(model)
         yield from ()

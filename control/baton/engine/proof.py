@@ -12,7 +12,8 @@ from baton.domain import Folder
 from baton.errors import Refused
 from baton.journal import Journal
 
-LOADED = "loaded_fingerprints"
+LOADED, STRAYS = "loaded_fingerprints", "known_strays"
+"""Memos of the journal: how each version's folder, and what else lies there, looked when it was last loaded."""
 Manifest = Callable[[int], Mapping[str, str]]
 """SHA-256 of every file of a version's folder."""
 

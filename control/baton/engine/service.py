@@ -21,40 +21,34 @@ from baton.domain import (
     Phase,
     Release,
     Rollout,
-    Standing,
     Stop,
     Verdict,
     VersionMeta,
-    VersionRecord,
 )
+from baton.engine.calls import Calls
 from baton.engine.health import UNSEEN, Health, Processes, Question
 from baton.engine.keeper import Keeper
-from baton.engine.proof import LOADED, Proof
+from baton.engine.proof import LOADED, STRAYS, Proof
+from baton.engine.records import Records
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
-from baton.errors import BatonError, CheckpointError, Refused, RepositoryError, TritonError
+from baton.errors import BatonError, CheckpointError, Refused
 from baton.journal import Journal
 from baton.plan import (
-    Advance,
     Ask,
     Begin,
     Decision,
     Effect,
     End,
-    Halt,
     Policy,
-    Progress,
     Prove,
-    Record,
     Reload,
-    Renew,
     ServerView,
     SetAlias,
     SetPolicy,
     SetSplitter,
     Sync,
-    TakeOver,
     View,
     plan,
 )
@@ -62,11 +56,9 @@ from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.probe import Cancelled
 from baton.triton.port import Index, Triton
-from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
+from baton.triton.repository import ServiceFiles
 
 log = logging.getLogger(__name__)
-
-STRAYS = "known_strays"
 
 
 class Asker(Protocol):
@@ -132,6 +124,8 @@ class Service:
             lease=config.traffic.lease,
             resume=config.traffic.on_lapse == "resume",
         )
+        self._calls = Calls(config, files, servers, journal)
+        self._records = Records(config.name, journal, config.traffic.lease, clock)
         self.steering = Steering(config, files, servers)
         self.split = Split(self.steering, splitters, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, processes, self.tasks, clock, self._tell_health)
@@ -178,7 +172,7 @@ class Service:
         policy = self._keeper.policy()
         alias, split = self._keeper.public_name()
         if known is None and alias is not None:
-            self._inherit(alias, policy, now)
+            self._records.inherit(alias, policy)
         self.view = View(
             service=self.name,
             now=now,
@@ -201,15 +195,6 @@ class Service:
             answered=self.health.answered(),
         )
         return self.view
-
-    def _inherit(self, alias: int, policy: frozenset[int], now: float) -> None:
-        """The public name is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
-
-        Then nobody else knows that what served before is loaded still, and it would stay for ever.
-        """
-        why = f"served before version {alias}, as far as the files tell; the journal was lost"
-        for version in sorted(v for v in policy if v < alias):
-            self._journal.stand(self.name, VersionRecord(version, Standing.RELEASED, why, "", loaded=True, at=now))
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
         if isinstance(index, str):
@@ -265,7 +250,7 @@ class Service:
     def step(self, view: View) -> bool:
         """Decide once and act once. True when something changed at once, so that it is worth looking again."""
         if view.rollout is None:
-            self._adopt(view)
+            self._records.adopt(view)
         self.decision = plan(view, self.policy)
         effect = self.decision.effect
         rollout = view.rollout
@@ -285,39 +270,19 @@ class Service:
             self.decision = Decision(phase, failure.message)
         return False
 
-    def _adopt(self, view: View) -> None:
-        """Write down a version that serves although the journal does not know that it ever came to.
-
-        So it is after the state was lost, and when an older journal was put back. What serves is taken as it is: nobody
-        is better off when clients are sent elsewhere because of a record.
-        """
-        version, known = view.alias, None if view.alias is None else view.records.get(view.alias)
-        if version is None or not any(version in s.serving() for s in view.live()):
-            return
-        if known is not None and known.standing in (Standing.RELEASED, Standing.ADOPTED):
-            return
-        before = "does not know how it came to" if known is None else f"calls it {known.standing} ({known.reason})"
-        why = f"Version {version} was found serving, and the journal {before}. It is taken as it is."
-        folder = view.folders.get(version)
-        fingerprint = folder.fingerprint if folder is not None else ""
-        log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self.name, why)
-        self._log("adopt", why, None)
-        record = VersionRecord(version, Standing.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
-        self._journal.stand(self.name, record)
-
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout
         match effect:
             case Sync():
-                self._log("sync", f"load call: {self._model_name(effect.model)} on {effect.server}", rollout)
-                self.tasks.start(effect, lambda _task: self._sync(effect, view))
+                self._records.log("sync", f"load call: {self._calls.name(effect.model)} on {effect.server}", rollout)
+                self.tasks.start(effect, lambda _task: self._calls.sync(effect, view))
                 return False
             case Reload(server):
                 self._reload(effect, server, view)
                 return False
             case Ask():
                 assert rollout is not None  # noqa: S101 - the plan asks gates only about a rollout
-                self._log("ask", f"gate {effect.gate} about version {rollout.candidate}", rollout)
+                self._records.log("ask", f"gate {effect.gate} about version {rollout.candidate}", rollout)
                 self.tasks.start(effect, lambda task: self._ask(effect.gate, rollout, task))
                 return False
             case _:
@@ -342,12 +307,13 @@ class Service:
         assert version is not None  # noqa: S101 - the plan asks for it where a version serves
 
         def load() -> None:
-            self._sync(Sync(server, Model.ENGINE), view)
-            self._sync(Sync(server, Model.ALIAS), view)
+            self._calls.sync(Sync(server, Model.ENGINE), view)
+            self._calls.sync(Sync(server, Model.ALIAS), view)
 
         # A gate that is being asked would blame its candidate for what is taken away under it.
         self.tasks.cancel(lambda e: isinstance(e, Ask))
-        self._log("reload", f"{self.config.engine} on {server}: version {version} does not answer", view.rollout)
+        told = f"{self.config.engine} on {server}: version {version} does not answer"
+        self._records.log("reload", told, view.rollout)
         self.tasks.start(effect, lambda _task: self.health.reload(server, version, load))
 
     def _at_once(self, effect: Effect, view: View) -> None:
@@ -355,55 +321,26 @@ class Service:
             case Begin():
                 self.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
             case SetPolicy(versions):
-                self._log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
+                self._records.log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
                 self.files.set_policy(versions)
             case SetAlias(version, split):
                 way = " by way of the splitter" if split else ""
-                self._log("alias", f"public name on disk: version {version}{way}", view.rollout)
+                self._records.log("alias", f"public name on disk: version {version}{way}", view.rollout)
                 if version is None:
                     self._keeper.let_go("alias")
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
                 what = "removed" if stable is None else f"stable version {stable}"
-                self._log("splitter", f"splitter on disk: {what}", view.rollout)
+                self._records.log("splitter", f"splitter on disk: {what}", view.rollout)
                 if stable is None:
                     self._keeper.let_go("splitter")
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
-                self._write(effect, view, view.rollout)
-
-    def _write(self, effect: Effect, view: View, rollout: Rollout) -> None:
-        """The effects that are nothing but a line in the journal."""
-        now = self._clock()
-        match effect:
-            case Advance(phase, why):
-                self._journal.advance(rollout, phase, why, now)
-            case Halt(stop):
-                self._journal.halt(rollout, stop, now)
-            case Record(result):
-                self._journal.record(rollout, result, now)
-            case Renew():
-                self._renew(rollout, now)
-            case Progress(seconds, verdict):
-                self._journal.progress(rollout, seconds, now, self.decision.message, verdict)
-            case TakeOver(why):
-                self._journal.take_over(rollout, why, now)
-            case End(outcome, why):
-                self._end(view, rollout, outcome, why, now)
-            case _:
-                raise AssertionError(f"nobody carries out {effect}")
-
-    def _renew(self, rollout: Rollout, now: float) -> None:
-        away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
-        if away > self.policy.lease:
-            told = (
-                f"nobody renewed the lease of {self.policy.lease:g} s for {away:.0f} s (the control plane was away, or "
-                f"could not write its journal): the stable version served alone meanwhile. The split goes on"
-            )
-            log.warning("%s: %s", self.name, told)
-            self._log("lapse", told, rollout, {"away_s": round(away, 3)})
-        self._journal.renew(rollout, now)
+                self._records.write(effect, view, view.rollout, self.decision.message)
+                if isinstance(effect, End):
+                    self.tasks.forget_failures()
+                    self.files.tidy_alias()
 
     def begin(
         self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *,
@@ -445,81 +382,7 @@ class Service:
             self._journal.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
         return rollout
 
-    def _end(self, view: View, rollout: Rollout, outcome: Outcome, why: str, now: float) -> None:
-        folder = view.folders.get(rollout.candidate)
-        fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
-        loaded = rollout.candidate in view.loaded
-
-        def stands(version: int, standing: Standing, text: str) -> VersionRecord:
-            return VersionRecord(
-                version, standing, text, fingerprint if version == rollout.candidate else "", loaded, now
-            )
-
-        standings: list[VersionRecord] = []
-        match outcome:
-            case Outcome.LIVE:
-                # Ended because it was found serving already: its gates were not all asked.
-                found = rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE
-                standing = Standing.ADOPTED if found and rollout.candidate == view.alias else Standing.RELEASED
-                standings.append(stands(rollout.candidate, standing, why))
-                if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
-                    standings.append(stands(rollout.previous, Standing.WITHDRAWN, rollout.why))
-            case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
-                standings.append(stands(rollout.candidate, Standing.REJECTED, why))
-            case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
-                standings.append(stands(rollout.candidate, Standing.WITHDRAWN, why))
-            case _:
-                pass
-        self._journal.end(rollout, outcome, why, now, standings)
-        self.tasks.forget_failures()
-        self.files.tidy_alias()
-
     # In the background
-
-    def _sync(self, effect: Sync, view: View) -> None:
-        server = self._servers[effect.server]
-        model = self._model_name(effect.model)
-        if effect.model is Model.ALIAS:
-            version = self.files.alias()
-            _unchanged(model, version is not None or view.alias is None)
-            if version is None:
-                server.unload(model, self.config.gates.request_timeout)
-                return
-            # An ensemble that was just loaded is made anew by every later load call until it got a second one
-            # (seen on 24.10); the second call changes nothing else.
-            server.load(model, self.config.gates.request_timeout)
-            server.load(model, self.config.gates.request_timeout)
-            wanted = frozenset({version})
-        elif effect.model is Model.SPLITTER:
-            stable = self.files.splitter()
-            _unchanged(model, stable is not None or view.splitter is None)
-            if stable is None:
-                server.unload(model, self.config.gates.request_timeout)
-                return
-            server.load(model, self.config.gates.request_timeout)
-            wanted = frozenset({SPLITTER_VERSION})
-        else:
-            wanted = self.files.policy()
-            _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
-            self._remember(view, wanted)
-            if not wanted:
-                server.unload(model, self.policy.load_timeout)
-                return
-            server.load(model, self.policy.load_timeout)
-        states = server.index().get(model, {})
-        for version in sorted(wanted):
-            state = states.get(version)
-            if state is None or state.state is not ModelState.READY:
-                shown = "not in the repository index" if state is None else f"{state.state}: {state.reason}"
-                raise TritonError(f"{model} version {version} is {shown} after the load call.")
-
-    def _remember(self, view: View, wanted: frozenset[int]) -> None:
-        """Note how the folders look as Triton is about to load them; what is READY stays as it was."""
-        ready = {v for s in view.servers for v in s.ready()}
-        loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
-        loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
-        self._journal.set_memo(self.name, LOADED, loaded)
-        self._journal.set_memo(self.name, STRAYS, {s.name: s.fingerprint for s in view.strays})
 
     def _ask(self, gate: Gate, rollout: Rollout, task: Task) -> None:
         result = self._asker.ask(gate, rollout, task.cancel.is_set)
@@ -533,21 +396,12 @@ class Service:
         if current is not None and current.id == rollout.id:
             self._journal.record(current, result, self._clock())
 
-    def _model_name(self, model: Model) -> str:
-        names = {Model.ENGINE: self.config.engine, Model.ALIAS: self.config.name, Model.SPLITTER: self.config.splitter}
-        return names[model]
-
-    def _log(self, kind: str, message: str, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
-        self._journal.log(
-            self._clock(), kind, message, service=self.name, rollout=rollout.id if rollout else None, data=data
-        )
-
     def _tell_health(self, message: str, data: Mapping[str, Any]) -> None:
-        self._log("health", message, self._journal.open_rollout(self.name), data)
+        self._records.log("health", message, self._journal.open_rollout(self.name), data)
         self._wake()
 
     def _tell_mended(self, message: str, data: Mapping[str, Any]) -> None:
-        self._log("mend", message, self._journal.open_rollout(self.name), data)
+        self._records.log("mend", message, self._journal.open_rollout(self.name), data)
 
     # What persons ask for
 
@@ -572,12 +426,3 @@ class Service:
                 result = GateResult(gate, Verdict.RUNNING, "being asked")
             shown.append(result or GateResult(gate, Verdict.PENDING, "not asked yet"))
         return shown
-
-
-def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold
-    """A person may have changed a file since the call was decided on: it must not take from traffic what serves."""
-    if not condition:
-        raise RepositoryError(
-            f"The files of {model} were changed while a load or unload call was about to be made, which would have "
-            f"taken away what serves. Baton looks again."
-        )

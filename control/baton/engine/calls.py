@@ -1,0 +1,93 @@
+"""Load and unload calls that bring what a server holds in line with a service's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from baton.config import ServiceConfig
+from baton.domain import Model, ModelState
+from baton.engine.proof import LOADED, STRAYS
+from baton.errors import RepositoryError, TritonError
+from baton.journal import Journal
+from baton.plan import Sync, View
+from baton.triton.port import Triton
+from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
+
+
+class Calls:
+    """Of one service. Called without the loop's lock: a load may take minutes."""
+
+    def __init__(
+        self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton], journal: Journal
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._servers = servers
+        self._journal = journal
+
+    def name(self, model: Model) -> str:
+        """What Triton calls it."""
+        config = self._config
+        return {Model.ENGINE: config.engine, Model.ALIAS: config.name, Model.SPLITTER: config.splitter}[model]
+
+    def sync(self, effect: Sync, view: View) -> None:
+        """Have a server load, or unload, a model as the files say now.
+
+        Raises:
+            RepositoryError: the files have changed since that was decided, or can't be read.
+            TritonError: it does not load.
+            TimedOut: Triton is still at it.
+            Unreachable: the server went away.
+        """
+        server = self._servers[effect.server]
+        model = self.name(effect.model)
+        if effect.model is Model.ALIAS:
+            version = self._files.alias()
+            _unchanged(model, version is not None or view.alias is None)
+            if version is None:
+                server.unload(model, self._config.gates.request_timeout)
+                return
+            # An ensemble that was just loaded is made anew by every later load call until it got a second one
+            # (seen on 24.10); the second call changes nothing else.
+            server.load(model, self._config.gates.request_timeout)
+            server.load(model, self._config.gates.request_timeout)
+            wanted = frozenset({version})
+        elif effect.model is Model.SPLITTER:
+            stable = self._files.splitter()
+            _unchanged(model, stable is not None or view.splitter is None)
+            if stable is None:
+                server.unload(model, self._config.gates.request_timeout)
+                return
+            server.load(model, self._config.gates.request_timeout)
+            wanted = frozenset({SPLITTER_VERSION})
+        else:
+            wanted = self._files.policy()
+            _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
+            self._remember(view, wanted)
+            if not wanted:
+                server.unload(model, self._config.rollout.load_timeout)
+                return
+            server.load(model, self._config.rollout.load_timeout)
+        states = server.index().get(model, {})
+        for version in sorted(wanted):
+            state = states.get(version)
+            if state is None or state.state is not ModelState.READY:
+                shown = "not in the repository index" if state is None else f"{state.state}: {state.reason}"
+                raise TritonError(f"{model} version {version} is {shown} after the load call.")
+
+    def _remember(self, view: View, wanted: frozenset[int]) -> None:
+        """Note how the folders look as Triton is about to load them; what is READY stays as it was."""
+        ready = {v for s in view.servers for v in s.ready()}
+        loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
+        loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
+        self._journal.set_memo(self._config.name, LOADED, loaded)
+        self._journal.set_memo(self._config.name, STRAYS, {s.name: s.fingerprint for s in view.strays})
+
+
+def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold
+    """A person may have changed a file since the call was decided on: it must not take from traffic what serves."""
+    if not condition:
+        raise RepositoryError(
+            f"The files of {model} were changed while a load or unload call was about to be made, which would have "
+            f"taken away what serves. Baton looks again."
+        )

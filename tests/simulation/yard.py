@@ -8,7 +8,7 @@ request goes unanswered because of something that Baton did, and that nothing se
 from __future__ import annotations
 
 import errno
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, se
 
 from baton.config import ServiceConfig
 from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.engine.health import AGAIN_S
 from baton.errors import RepositoryError
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
@@ -68,8 +69,8 @@ class Yard(Rules):
         self.was_loaded: set[int] = {1}
         """Versions that were READY once; the first is in the policy that a person wrote."""
         self.stopped_at: float | None = None
-        self.upsets: Counter[str] = Counter()
-        """How often something other than Baton took a server, or a version from it, away."""
+        self.upsets: defaultdict[str, list[float]] = defaultdict(list)
+        """When something other than Baton took a server, or a version from it, away, or made it well."""
         self.blamed: set[str] = set()
         """Servers to which that happened in this move."""
         self.trace: list[str] = []
@@ -192,20 +193,20 @@ class Yard(Rules):
             self.plane.crew.pause()
 
     def upset(self, server: FakeTriton) -> None:
-        """Something other than Baton takes a server, or a version from it, away."""
-        self.upsets[server.name] += 1
+        """Something other than Baton takes a server, or a version from it, away, or makes it well."""
+        self.upsets[server.name].append(self.seconds)
         self.blamed.add(server.name)
 
     def looks_at(self, server: Server) -> None:
         if self._acting() and self.plane.crew.current is self.plane.round:
-            known = {**self.plane.seen.servers, server.name: self.upsets[server.name]}
+            known = {**self.plane.seen.servers, server.name: len(self.upsets[server.name])}
             self.plane.seen = replace(self.plane.seen, servers=known)
 
     def _knows(self, seen: Seen, *servers: str) -> bool:
         """Whether nothing happened to the folders, the files, the rollout and those servers since a decision."""
         now = (self.folder_changes, self.files.hands.edits, self.stops)
         return (seen.folders, seen.edits, seen.stops) == now and all(
-            seen.servers.get(n) == self.upsets[n] for n in servers
+            seen.servers.get(n) == len(self.upsets[n]) for n in servers
         )
 
     def wait(self, condition: Callable[[], bool]) -> None:
@@ -267,7 +268,10 @@ class Yard(Rules):
             self._check_engine_sync(server, self.files.policy)
         elif verb == "unload":
             alive = self.answers(server) and server.versions[self.files.alias] == Behaviour()
-            self.need(not alive, f"the engine is unloaded on {server.name}, where it answers")
+            # A question that was put before it was well again may have failed just now.
+            patience = self.config.health.timeout + AGAIN_S
+            late = any(self.seconds - at <= patience for at in self.upsets[server.name])
+            self.need(not alive or late, f"the engine is unloaded on {server.name}, where it answers")
 
     def starting(self, effect: Effect) -> None:
         """An effect begins in the background."""

@@ -115,7 +115,7 @@ class ServerView:
     def stays(self, version: int, now: float, drain_timeout: float) -> bool:
         """True when the version has been leaving for longer than its last requests may take: it never will have left.
 
-        Triton (seen on 24.10) keeps a version UNLOADING for ever when its process died with a request under way.
+        Triton (seen on 24.10) keeps one UNLOADING for ever whose process died before a request to it was answered.
         """
         since = self.leaving_since.get(version)
         return since is not None and self.leaving(version) and now - since > drain_timeout

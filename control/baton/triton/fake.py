@@ -93,7 +93,7 @@ class _Slot:
     dead: bool = False
     """Its process is gone; Triton 24.10 goes on calling it READY."""
     stuck: bool = False
-    """A request came to it after that: it stays UNLOADING until it is loaded anew (seen on 24.10)."""
+    """A request came to it after that: Triton 24.10 keeps it UNLOADING until it is loaded anew."""
 
     def want_live(self) -> None:
         if self.dead:

@@ -101,6 +101,23 @@ def test_a_version_that_triton_loaded_anew_is_well(bench):
     assert bench.machine.known == 1
 
 
+def test_what_came_back_while_it_was_being_judged_is_left_alone(bench, monkeypatch):
+    index = bench.server.index
+
+    def slow():
+        if bench.machine.runs == 0:
+            bench.now += 30.0
+            bench.machine.runs = bench.machine.known = 1  # the server restarted meanwhile
+        return index()
+
+    monkeypatch.setattr(bench.server, "index", slow)
+    bench.machine.runs = 0
+    assert bench.look() == {("a", 1): "its process has ended"}
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
+    assert bench.server.loads[ENGINE, 1] == 1
+    assert bench.told[-1] == "version 1 answers on server a"
+
+
 def test_a_version_that_leaves_is_not_sick(bench, monkeypatch):
     bench.machine.runs = 0
     slot = bench.server._models[ENGINE][1]

@@ -256,7 +256,8 @@ class Health:
 
     def _bad(self, key: tuple[str, int], error: BatonError) -> bool:
         """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
-        server, version = key
+        # So it is as of now: before the next call returns this process may be stopped, and the server restarted.
+        (server, version), now = key, self.clock()
         try:
             state = self.servers[server].index().get(self.config.engine, {}).get(version)
         except Unreachable:
@@ -266,7 +267,7 @@ class Health:
             return False
         counts = self._counts(server)
         answered = counts[version].answered if counts and version in counts else None
-        limit, now = self.config.health.failures, self.clock()
+        limit = self.config.health.failures
         with self._lock:
             row = self._rows.get(key)
             was = row is not None and row.sick

@@ -147,7 +147,7 @@ def test_a_version_that_is_not_ready_is_no_news(place, plane, asked):
     place.servers["a"].unload(ENGINE, 1.0)
     asked.error = TritonError("not found")
     health = plane.service.health
-    assert health._bad(("a", 1), asked.error) is False
+    assert health._bad(("a", 1), place.now, asked.error) is False
     assert health.sick() == {}
 
 
@@ -155,7 +155,7 @@ def test_what_answers_again_by_itself_is_left_alone(place, plane, asked):
     health = plane.service.health
     asked.error = TritonError("Stub process is not healthy.")
     for _ in range(2):
-        health._bad(("a", 1), asked.error)
+        health._bad(("a", 1), place.now, asked.error)
     assert set(health.sick()) == {("a", 1)}
     asked.error = None
     place.now += 30.0

@@ -17,7 +17,7 @@ from baton.config import HealthConfig, ServiceConfig
 from baton.domain import ModelState
 from baton.engine.health import Health
 from baton.engine.tasks import Tasks
-from baton.errors import Unreachable
+from baton.errors import TimedOut, Unreachable
 from baton.triton.fake import DiskRepository, FakeTriton
 
 PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
@@ -113,6 +113,20 @@ def test_what_came_back_while_it_was_being_judged_is_left_alone(bench, monkeypat
     monkeypatch.setattr(bench.server, "index", slow)
     bench.machine.runs = 0
     assert bench.look() == {("a", 1): "its process has ended"}
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
+    assert bench.server.loads[ENGINE, 1] == 1
+    assert bench.told[-1] == "version 1 answers on server a"
+
+
+def test_a_question_that_this_process_slept_through_is_put_again(bench, monkeypatch):
+    def sleep(_server, _version, _timeout_s):
+        bench.now += 60.0
+        raise TimedOut("no answer in time")
+
+    with monkeypatch.context() as slept:
+        slept.setattr(bench.health, "question", sleep)
+        while not bench.look():
+            bench.now += 1.0
     bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
     assert bench.server.loads[ENGINE, 1] == 1
     assert bench.told[-1] == "version 1 answers on server a"

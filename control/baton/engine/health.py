@@ -95,6 +95,8 @@ class _Row:
     sick: bool = False
     good_at: float = 0.0
     """When the last question that was answered was put."""
+    bad_at: float = 0.0
+    """When the last one that was not was put."""
 
 
 @dataclass(slots=True)
@@ -194,16 +196,12 @@ class Health:
         """
         question = self.question
         assert question is not None  # noqa: S101 - nothing is sick that nobody asked
-        triton, key = self.servers[server], (server, version)
-        with self._lock:
-            row = self._rows.get(key)
-            fresh = row is not None and row.sick and self.clock() - row.asked_at <= AGAIN_S
-        if not fresh:
-            put_at = self.clock()
+        triton, key, put_at = self.servers[server], (server, version), self.clock()
+        if not self._just_found(key, put_at):
             try:
                 self._put(question, server, version)
             except (TimedOut, TritonError) as error:
-                if not self._bad(key, error):
+                if not self._bad(key, put_at, error):
                     return
             else:
                 self._good(key, put_at)
@@ -218,6 +216,14 @@ class Health:
         self.tell(told, {"server": server, "version": version, "took_s": round(took, 3), "processes_ended": ended})
         self._forget(key)
 
+    def _just_found(self, key: tuple[str, int], now: float) -> bool:
+        """Whether it was found sick a moment ago. A question that this process slept through is old when it fails."""
+        with self._lock:
+            row = self._rows.get(key)
+        if row is None or not row.sick:
+            return False
+        return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
+
     def _ask(self, question: Question, server: str, version: int) -> None:
         key, put_at = (server, version), self.clock()
         try:
@@ -225,7 +231,7 @@ class Health:
         except Unreachable:
             self._forget(key)
         except (TimedOut, TritonError) as error:
-            self._bad(key, error)
+            self._bad(key, put_at, error)
         else:
             self._good(key, put_at)
 
@@ -254,7 +260,7 @@ class Health:
         server, version = key
         self.tell(f"version {version} answers on server {server}", {"server": server, "version": version})
 
-    def _bad(self, key: tuple[str, int], error: BatonError) -> bool:
+    def _bad(self, key: tuple[str, int], put_at: float, error: BatonError) -> bool:
         """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
         # So it is as of now: before the next call returns this process may be stopped, and the server restarted.
         (server, version), now = key, self.clock()
@@ -276,7 +282,7 @@ class Health:
             slow = row is not None and (row.late or late) and answered != row.answered
             if row is None or not row.failures or slow:
                 row = self._rows[key] = _Row(now, since=now, answered=answered)
-            row.asked_at, row.failures, row.reason = now, row.failures + 1, str(error)
+            row.asked_at, row.bad_at, row.failures, row.reason = now, put_at, row.failures + 1, str(error)
             row.late |= late
             if isinstance(error, ProcessEnded):
                 limit = 1  # there is no doubt

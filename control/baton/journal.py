@@ -11,7 +11,6 @@ import json
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -33,7 +32,18 @@ from baton.domain import (
 )
 from baton.errors import Refused
 from baton.lifecycle import ALLOWED
-from baton.schema import BROKEN, FROM_1, SCHEMA_VERSION, JournalDamaged, JournalError, create, proved, told
+from baton.schema import (
+    BROKEN,
+    FROM_1,
+    SCHEMA_VERSION,
+    JournalDamaged,
+    JournalError,
+    aside,
+    create,
+    proved,
+    set_aside,
+    told,
+)
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""
@@ -51,6 +61,8 @@ class Journal:
         self._path = path
         self._held = held
         self._ours: os.stat_result | None = None
+        self._damage: tuple[str, Path] | None = None
+        """Why the file is put aside, and as what, as long as there is nothing in its place."""
         self._lock = threading.RLock()
         self._connect()
 
@@ -91,7 +103,8 @@ class Journal:
         """
         self._held()
         try:
-            same = self._ours is None or os.path.samestat(self._path.stat(), self._ours)
+            ours = self._ours if self._damage is None else None
+            same = ours is None or os.path.samestat(self._path.stat(), ours)
         except OSError:
             same = False
         if not same:
@@ -104,6 +117,8 @@ class Journal:
     def _guard(self) -> Iterator[None]:
         with self._lock, told(self._path):
             self.check()
+            if self._damage is not None:
+                raise JournalDamaged(self._damage[0])
             yield
 
     def prove(self) -> None:
@@ -121,13 +136,24 @@ class Journal:
             self.standings(service)
 
     def begin_anew(self, at: float, why: str) -> None:
-        """Put the damaged file aside, under a name with the time, and go on with an empty one in its place."""
+        """Put the damaged file aside, under a name with the time, and go on with an empty one in its place.
+
+        Raises:
+            JournalError: it can't be done now, the disk may be full. Until it is done by another call, each use of the
+                journal raises ``JournalDamaged``.
+        """
         with self._lock:
-            with suppress(sqlite3.Error):  # it is what can't be read
-                self._db.close()
-            kept = set_aside(self._path, at)
-            self._connect()
-            self.tell_damage(at, why, kept)
+            why, kept = self._damage or (why, aside(self._path, at))
+            try:
+                with suppress(sqlite3.Error):  # it is what can't be read
+                    self._db.close()
+                set_aside(self._path, kept)
+                self._damage = None
+                self._connect()
+                self.tell_damage(at, why, kept)
+            except BaseException:
+                self._damage = why, kept
+                raise
 
     def tell_damage(self, at: float, why: str, kept: Path) -> None:
         """Say in this journal that it follows one that was put aside."""
@@ -385,15 +411,6 @@ class Journal:
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
             approvals=row["approvals"], renewed_at=row["renewed_at"],
         )  # fmt: skip
-
-
-def set_aside(path: Path, at: float) -> Path:
-    """Give a damaged journal, and what SQLite keeps beside it, another name; the name of the journal itself."""
-    kept = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at))}")
-    for suffix in ("-wal", "-shm", ""):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))
-    return kept
 
 
 def _allow(before: Phase | None, after: Phase | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from baton.durable import sync_directory
@@ -99,3 +101,18 @@ def proved(path: Path) -> int:
             mend="Start the Baton that wrote it, or give another --state directory.",
         )
     return found
+
+
+def aside(path: Path, at: float) -> Path:
+    """What a damaged journal that is put aside is called: a name with the time, and of nothing that is there."""
+    named = (f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
+    return next(kept for name in named if not (kept := path.with_name(name)).exists())
+
+
+def set_aside(path: Path, kept: Path) -> None:
+    """Give a damaged journal, and what SQLite keeps beside it, another name. What was broken off can be done again."""
+    if kept.exists():
+        return
+    for suffix in ("-wal", "-shm", ""):  # the journal itself comes last
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).replace(kept.with_name(kept.name + suffix))

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from plane import NAME, Plane
 from test_loop import serving
 
-from baton.domain import Phase
+from baton import journal as journal_module
+from baton.domain import Outcome, Phase
 from baton.engine.build import open_journal
 from baton.journal import Journal
+
+
+def spoil(plane):
+    """Overwrite the journal while it is in use."""
+    path = plane.place.root / "state" / "journal.db"
+    for file in (path, path.with_name("journal.db-wal")):
+        with file.open("r+b") as damaged:
+            damaged.write(b"\xff" * file.stat().st_size)
+    plane.journal._db.execute("PRAGMA shrink_memory")  # else SQLite goes on with what it remembers
+    return path
 
 
 def test_in_the_middle_of_a_bake(place):
@@ -18,11 +31,7 @@ def test_in_the_middle_of_a_bake(place):
         plane.live(1)
         place.drop(2)
         plane.run(lambda: plane.phase() is Phase.BAKING, "version 2 bakes")
-        path = place.root / "state" / "journal.db"
-        for file in (path, path.with_name("journal.db-wal")):
-            with file.open("r+b") as damaged:
-                damaged.write(b"\xff" * file.stat().st_size)
-        plane.journal._db.execute("PRAGMA shrink_memory")  # else SQLite goes on with what it remembers
+        path = spoil(plane)
         plane.turn()
         plane.run(lambda: plane.rests_at(2) and place.files.policy() == {2}, "version 2 is adopted")
         serving(place, 2)
@@ -32,6 +41,35 @@ def test_in_the_middle_of_a_bake(place):
         place.drop(3)
         plane.run(lambda: plane.phase() is Phase.BAKING, "the next one goes its way")
         assert plane.ended(2) is None
+    finally:
+        plane.close()
+
+
+def test_while_the_disk_is_full(place, monkeypatch, caplog):
+    """Bytes flip, and are met when there is no room for another journal: nobody is needed once there is."""
+    plane = Plane(place)
+
+    def full(_path):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    try:
+        place.drop(1)
+        plane.live(1)
+        spoil(plane)
+        with monkeypatch.context() as filled:
+            filled.setattr(journal_module, "create", full)
+            for _ in range(5):
+                plane.turn()
+                serving(place, 1)
+            told = plane.service.decision.message
+            assert "is not a database. Another one can't be begun yet: " in told
+            assert "disk is full. Make room on the disk" in told
+            assert [r.levelname for r in caplog.records if r.name == "baton.engine.loop"].count("ERROR") == 1
+        plane.turn()
+        plane.run(lambda: plane.rests_at(1), "version 1 is adopted")
+        serving(place, 1)
+        place.drop(2)
+        plane.run(lambda: plane.ended(2) is Outcome.LIVE, "the next one goes its way")
     finally:
         plane.close()
 

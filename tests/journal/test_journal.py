@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from baton import journal as journal_module
 from baton.domain import (
     Gate,
     GateResult,
@@ -509,6 +510,40 @@ def test_a_damaged_journal_is_put_aside_and_never_written_to_again(path):
         assert [e["kind"] for e in journal.events()] == ["damaged"]
     with closing(Journal(path.with_name(f"{path.name}.damaged-19700101T000000Z"))) as aside:
         assert aside.memo("ranker", "key") == "before"
+
+
+@pytest.mark.parametrize("fails", ["create", "_log"])
+def test_a_damaged_journal_is_put_aside_once_there_is_room_for_another(path, monkeypatch, fails):
+    kept = path.with_name(f"{path.name}.damaged-19700101T000000Z")
+
+    def full(*_args):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with closing(Journal(path)) as journal:
+        journal.set_memo("ranker", "key", "before")
+        with monkeypatch.context() as filled:
+            filled.setattr(journal_module, fails, full)
+            for at in range(3):
+                with pytest.raises(JournalError, match="full"):
+                    journal.begin_anew(float(at), f"Damage {at}.")
+                journal.check()  # it is ours still, and goes on by itself
+                with pytest.raises(JournalDamaged, match="Damage 0"):
+                    journal.memo("ranker", "key")
+        journal.begin_anew(4.0, "Damage 4.")
+        assert journal.memo("ranker", "key") is None
+        assert [e["message"].split(".")[0] for e in journal.events()] == ["Damage 0"]
+    with closing(Journal(kept)) as before:
+        assert before.memo("ranker", "key") == "before"
+
+
+def test_two_damaged_journals_in_one_second(path):
+    with closing(Journal(path)) as journal:
+        for value in ("first", "second"):
+            journal.set_memo("ranker", "key", value)
+            journal.begin_anew(0.0, "It was damaged.")
+    for second, value in enumerate(("first", "second")):
+        with closing(Journal(path.with_name(f"{path.name}.damaged-19700101T00000{second}Z"))) as kept:
+            assert kept.memo("ranker", "key") == value
 
 
 def test_a_file_of_another_baton(path):

@@ -19,9 +19,9 @@ from baton.engine.proof import Proof
 from baton.engine.rounds import Rounds
 from baton.engine.service import Service
 from baton.errors import ConfigError
-from baton.journal import JOURNAL, Journal, set_aside
+from baton.journal import JOURNAL, Journal
 from baton.local.processes import Processes
-from baton.schema import JournalDamaged
+from baton.schema import JournalDamaged, aside, set_aside
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Triton
 from baton.triton.repository import ServiceFiles
@@ -122,7 +122,7 @@ def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None
         journal = Journal(path, held)
     except JournalDamaged as error:
         log.error("%s", error.message)  # noqa: TRY400 - a fault of the disk's, not of the code's
-        kept = set_aside(path, clock())
+        set_aside(path, kept := aside(path, clock()))
         journal = Journal(path, held)
         journal.tell_damage(clock(), error.message, kept)
         return journal

@@ -99,8 +99,7 @@ class Loop:
             try:
                 busy = self._serve(service, scan=scan) or busy
             except JournalDamaged as error:
-                service.decision = Decision(Phase.DEGRADED, str(error))
-                self._begin_anew(error)
+                self._begin_anew(service, error)
                 busy = True
             except BatonError as error:
                 # Nothing is decided on half a picture; the sentence says what is in the way.
@@ -118,13 +117,16 @@ class Loop:
             self._turned.notify_all()
         return busy
 
-    def _begin_anew(self, damage: JournalDamaged) -> None:
-        log.error("%s", damage.message)
+    def _begin_anew(self, service: Service, damage: JournalDamaged) -> None:
+        found = damage.message
         try:
             with self.lock:
                 self._journal.begin_anew(self.clock(), damage.message)
         except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
-            log.warning("The journal can't be begun anew: %s", error)
+            found = f"{damage.message} Another one can't be begun yet: {error}"
+        if service.decision.message != found:
+            log.error("%s", found)
+        service.decision = Decision(Phase.DEGRADED, found)
 
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:

@@ -183,6 +183,7 @@ class Watcher(FileSystemEventHandler):
 
     def _poll(self) -> None:
         before = self._fingerprints()
+        self._changed.set()  # what was put there before made no difference
         while not self._stopping.wait(self._poll_interval):
             now = self._fingerprints()
             if now != before:

@@ -222,6 +222,12 @@ def flip(path: Path, draw: random.Random) -> None:
         os.truncate(log, log.stat().st_size // 2)
 
 
+def flipped_without_room(blow: Blow) -> None:
+    with blow.stage.disk.full():
+        flip(blow.stage.state / JOURNAL, blow.draw)
+        time.sleep(1.5 * LEASE_S)
+
+
 def halve(path: Path, _draw: random.Random) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -299,6 +305,12 @@ FAULTS = (
         journal(up=False, damage=flip),
     ),
     Fault("journal: bytes flipped, in use", "the same while the control plane uses it", journal(up=True, damage=flip)),
+    Fault(
+        "journal: bytes flipped, disk full",
+        f"in use, no byte left for {1.5 * LEASE_S:.0f} s",
+        flipped_without_room,
+        disks=True,
+    ),
     Fault("journal: cut", "killed, cut to half of its size, started again", journal(up=False, damage=halve)),
     Fault("journal: cut, in use", "the same while the control plane uses it", journal(up=True, damage=halve)),
     Fault("repository: frozen", "fsfreeze for 1.5 s", repository_frozen, disks=True),

@@ -12,11 +12,13 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage, wait
+from demo.rig import Failed
 
 from baton.domain import ModelState
 from baton.errors import BatonError
@@ -223,9 +225,12 @@ def flip(path: Path, draw: random.Random) -> None:
 
 
 def flipped_without_room(blow: Blow) -> None:
+    blow.stage.kill_serve()
     with blow.stage.disk.full():
         flip(blow.stage.state / JOURNAL, blow.draw)
-        time.sleep(1.5 * LEASE_S)
+        with suppress(Failed):  # as long as nothing can be written it ends, and says so
+            blow.stage.serve.start()
+    blow.stage.supervise()
 
 
 def halve(path: Path, _draw: random.Random) -> None:
@@ -307,7 +312,7 @@ FAULTS = (
     Fault("journal: bytes flipped, in use", "the same while the control plane uses it", journal(up=True, damage=flip)),
     Fault(
         "journal: bytes flipped, disk full",
-        f"in use, no byte left for {1.5 * LEASE_S:.0f} s",
+        "killed, the same, no byte left when it is started",
         flipped_without_room,
         disks=True,
     ),

@@ -124,21 +124,30 @@ def time(yard: Yard, move: Move) -> None:
 
 
 def arrive(yard: Yard, move: Move) -> None:
-    yard.put(max(yard.files.folders, default=0) + 1 + (move.b % 5 == 0))
+    _arrive(yard, max(yard.files.folders, default=0) + 1 + (move.b % 5 == 0), complete=True)
 
 
 def arriving(yard: Yard, _move: Move) -> None:
-    yard.put(max(yard.files.folders, default=0) + 1, complete=False)
+    _arrive(yard, max(yard.files.folders, default=0) + 1, complete=False)
+
+
+def _arrive(yard: Yard, version: int, *, complete: bool) -> None:
+    if not _at_first_sight(yard, version):
+        yard.put(version, complete=complete)
+
+
+def _at_first_sight(yard: Yard, version: int) -> bool:
+    """Whether a folder that changes now is taken for what is loaded: nobody can know better without a journal."""
+    fresh = not (yard.root / "state" / JOURNAL).exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
+    return fresh and any(version in held(s, ModelState.READY) for s in yard.servers.values())
 
 
 def change(yard: Yard, move: Move) -> None:
     if not yard.files.folders:
         return
     version = _version(yard, move)
-    fresh = not (yard.root / "state" / JOURNAL).exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
-    if fresh and any(version in held(s, ModelState.READY) for s in yard.servers.values()):
-        return  # as of a stray: at first sight nobody can know
-    yard.put(version, complete=move.c % 4 > 0)
+    if not _at_first_sight(yard, version):
+        yard.put(version, complete=move.c % 4 > 0)
 
 
 def remove(yard: Yard, move: Move) -> None:

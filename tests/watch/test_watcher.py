@@ -203,7 +203,7 @@ def test_a_stop_waits_for_what_is_just_being_armed(tmp_path, monkeypatch, caplog
     watcher.stop()
     loop.join()
     assert ended == [False]
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.name.startswith("baton")]  # watchdog has words of its own
     assert threading.active_count() == before
 
 

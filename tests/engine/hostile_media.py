@@ -43,9 +43,11 @@ def png_of_chunks(count: int) -> bytes:
     return png(8, 8, before=chunk(b"prVt", b"") * count)
 
 
-def jpeg_of_scans(side: int, count: int) -> bytes:
+def jpeg_of_scans(side: int, count: int, mode: str = "RGB") -> bytes:
     """A progressive JPEG that goes over all its pixels again and again."""
-    whole = saved("JPEG", (side, side), progressive=True)
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * count + whole[-2:]
 
@@ -78,24 +80,32 @@ def bmp(width: int, height: int, bits: int = 24) -> bytes:
     )
 
 
-def bmp_of_runs(side: int) -> bytes:
-    """Run-length encoded, each run a single pixel: Pillow reads it in Python."""
+def bmp_of_runs(side: int, runs: bytes = b"") -> bytes:
+    """Run-length encoded, each run a single pixel where none are given: Pillow reads it in Python."""
     palette = bytes(1024)
     head = struct.pack("<IHHI", 0, 0, 0, 54 + len(palette))
     info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 0, 0, 0, 256, 0)
-    return b"BM" + head + info + palette + b"\x01\x07" * (side * side)
+    return b"BM" + head + info + palette + (runs or b"\x01\x07" * (side * side))
 
 
-def tiff(width: int, height: int, tile: int = 0) -> bytes:
-    """An uncompressed TIFF; with ``tile``, compressed and in tiles of that side."""
-    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 8 if tile else 1), (262, 3, 1), (277, 3, 1)]
-    tags += [(322, 4, tile), (323, 4, tile), (324, 4, 8), (325, 4, 200)] if tile else [(273, 4, 8), (278, 4, height)]
-    tags += [] if tile else [(279, 4, min(width * height, 2**32 - 1))]
+def tiff(width: int, height: int, tile: int = 0, *, kind: int = 4, packing: int = 8, data: bytes = b"") -> bytes:
+    """A TIFF, uncompressed; with ``tile``, compressed and in tiles of that side, which is told as a value of ``kind``;
+    with ``data``, those bytes in the ``packing`` given."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, packing if tile or data else 1), (262, 3, 1)]
+    tags += [(277, 3, 1)]
+    tags += [(322, kind, tile), (323, kind, tile), (324, 4, 8), (325, 4, 200)] if tile else []
+    tags += [] if tile else [(273, 4, 122 if data else 8), (278, 4, height)]
+    tags += [] if tile else [(279, 4, len(data) or min(width * height, 2**32 - 1))]
     entries = b"".join(
         struct.pack("<HHI", tag, kind, 1) + (struct.pack("<HH", value, 0) if kind == 3 else struct.pack("<I", value))
         for tag, kind, value in tags
     )
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(204)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + (bytes(4) + data if data else bytes(204))
+
+
+def tiff_of_scans(side: int, count: int) -> bytes:
+    """A TIFF whose pixels are a progressive JPEG of that many scans."""
+    return tiff(side, side, packing=7, data=jpeg_of_scans(side, count, "L"))
 
 
 def webp(width: int, height: int) -> bytes:
@@ -158,6 +168,20 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
+def film_of_streams(count: int) -> bytes:
+    """A Matroska file of that many streams of pictures."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(film())) as source, av.open(buffer, "w", format="matroska") as container:
+        stream = source.streams.video[0]
+        first = next(packet for packet in source.demux(stream) if packet.size)
+        for copy in [container.add_stream_from_template(stream) for _ in range(count)]:
+            packet = av.Packet(bytes(first))
+            packet.stream, packet.time_base, packet.pts, packet.dts = copy, first.time_base, first.pts, first.dts
+            packet.is_keyframe = True
+            container.mux(packet)
+    return buffer.getvalue()
+
+
 def patched(data: bytes, box: bytes, offset: int, value: bytes) -> bytes:
     """A film with other bytes at ``offset`` after the name of its first such box."""
     place = data.index(box) + 4 + offset
@@ -176,3 +200,46 @@ def film_claiming(what: str) -> bytes:
     if what == "clock":
         return patched(data, b"mdhd", 12, b"\x00\x00\x00\x00")
     return data[: data.index(b"moov") - 4]  # nothing but the pixels
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
+
+
+def numbers(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}I", *values)
+
+
+def film_with(*, instead_of: bytes, boxes: bytes, before: bytes = b"") -> bytes:
+    """A film whose first such box is another one; what lies around it is told of the new size."""
+    data = film()
+    at = data.index(instead_of) - 4
+    size = int.from_bytes(data[at : at + 4])
+    data = data[:at] + boxes + data[at + size :]
+    for around in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place = data.index(around) - 4
+        grown = int.from_bytes(data[place : place + 4]) + len(boxes) - size
+        data = data[:place] + numbers(grown) + data[place + 4 :]
+    return before + data
+
+
+MANY = 80_000_000
+"""Of FFmpeg's entries: two gigabytes."""
+PROMISING = {
+    "80 million samples": film_with(instead_of=b"stsz", boxes=box(b"stsz", numbers(0, 1, MANY))),
+    "80 million samples in a box of 64 bits": film_with(
+        instead_of=b"stsz", boxes=numbers(1) + b"stsz" + numbers(0, 28) + numbers(0, 1, MANY)
+    ),
+    "80 million chunks": film_with(
+        instead_of=b"stsc",
+        boxes=box(b"stsc", numbers(0, 1, 1, 2**32 - 1, 1)) + box(b"stco", numbers(0, 18, *range(18))),
+    ),
+    "80 million samples in a fragment": film()
+    + box(b"moof", box(b"traf", box(b"tfhd", numbers(0x20000, 1)), box(b"trun", numbers(0, MANY)))),
+    "250 million pictures": film() + box(b"meta", numbers(0), box(b"iinf", numbers(2**24, 0x0F000000))),
+    "250 million places of pictures": film()
+    + box(b"meta", numbers(0), box(b"iloc", numbers(2**25), bytes(2), numbers(0x0F000000))),
+    "an index of its own within": film() + box(b"moov", box(b"cmov", bytes(40))),
+    "tables over tables": film() + box(b"moov", *[box(b"stsc", numbers(0, 10**6))] * 10),
+}
+"""Films of some kilobytes whose index FFmpeg makes room for before it looks whether it is there."""

@@ -79,24 +79,36 @@ def test_weights_that_overflow_fail_the_self_test(base, monkeypatch):
         self_test(base)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "extra/weights.pkl"])
-def test_pickles_are_refused(copy, name):
-    (copy / name).parent.mkdir(exist_ok=True)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt"])
+def test_weights_in_pickles_alone_are_refused(copy, name):
+    for path in copy.glob("model*"):
+        path.unlink()
     (copy / name).write_bytes(b"")
-    with pytest.raises(CheckpointError, match="never pickles"):
+    with pytest.raises(CheckpointError, match=f"weights are in {name}, a pickle, .*save them as safetensors"):
         load(copy)
 
 
-def test_code_is_refused(copy):
-    (copy / "modeling.py").write_text("")
-    with pytest.raises(CheckpointError, match=r"holds modeling\.py; a checkpoint's own code is never run"):
-        load(copy)
-
-
-def test_the_example_that_published_checkpoints_carry_is_no_obstacle(copy):
-    (copy / "scripts").mkdir()
-    (copy / "scripts" / "qwen3_vl_reranker.py").write_text("raise SystemExit")
-    load(copy)
+def test_what_lies_beside_the_checkpoint_is_never_opened(copy):
+    beside = ["training_args.bin", "model.py", "modeling.py", "extra/weights.pkl", "scripts/qwen3_vl_reranker.py"]
+    for name in beside:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("raise SystemExit")
+    program = (
+        "import os, sys; from pathlib import Path; from reranker_engine.inference.scorer import *\n"
+        f"folder, seen = {str(copy)!r}, set()\n"
+        "def watch(event, what):\n"
+        "    if event == 'open' and isinstance(what[0], str) and what[0].startswith(folder):\n"
+        "        seen.add(os.path.relpath(what[0], folder))\n"
+        "sys.addaudithook(watch)\n"
+        "Scorer(Path(folder), ScorerSettings())\n"
+        "print(*sorted(seen))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, check=True, timeout=60
+    )
+    shards = [f"model-0000{number}-of-00005.safetensors" for number in range(1, 6)]
+    texts = ["config.json", "preprocessor_config.json", "tokenizer.json", "video_preprocessor_config.json"]
+    assert done.stdout.split() == sorted([*texts, "model.safetensors.index.json", *shards])
 
 
 def test_custom_code_is_refused(copy):

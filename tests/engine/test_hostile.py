@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,11 +16,13 @@ from tests.engine.hostile import cases
 from tests.engine.run_hostile import Run, attack, judge, server
 from tests.engine.support import BACKEND, BASE, png, score
 
+from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaReader
 from reranker_engine.inference.request import RequestLimits
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.inference.sources import MediaPolicy
+from reranker_engine.inference.streams import formats_of, promised_samples
 
 QUICK = {case.name: case for case in cases() if not case.slow}
 GOOD = {"text": "a red circle"}
@@ -104,6 +107,28 @@ def test_a_list_that_leads_to_files_is_no_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="cannot be decoded as a video"):
         MediaReader().video(b"ffconcat version 1.0\nfile film.mp4\n", 1.0, 64)
+
+
+def test_opening_a_video_decodes_few_streams_and_no_large_frames(monkeypatch):
+    """It holds one frame of each stream together. What is looked at afterwards is decoded all the same."""
+    data, opened, as_it_is = hostile_media.film_of_streams(40), [], av.open
+
+    def kept(*args, **options):
+        container = as_it_is(*args, **options)
+        opened.append((len(container.streams), options["options"]["max_pixels"]))
+        return container
+
+    monkeypatch.setattr(av, "open", kept)
+    monkeypatch.setattr(media, "PROBED_PIXELS", 1000)
+    assert len(list(MediaReader().video(data, 10.0, 64).frames)) == 1
+    assert set(opened) == {(32, "1000")}
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska"])
+def test_an_index_of_a_whole_film_promises_less_than_there_is(form):
+    data = hostile_media.film(60, (320, 240), form)
+    assert ("mov" in formats_of(data)) == (form == "mp4")
+    assert form != "mp4" or 60 <= promised_samples(data) < 100
 
 
 def test_frames_of_a_large_video_are_not_held_together():

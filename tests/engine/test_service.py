@@ -120,7 +120,10 @@ def backend():
     stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
+    turns = importlib.import_module("reranker_engine.service.turns")
+    held, turns.HOLD_S = turns.HOLD_S, 600.0  # however slow the machine is
     yield importlib.import_module("reranker_engine.service.backend")
+    turns.HOLD_S = held
     del sys.modules["triton_python_backend_utils"]
     for module in ("instance", "meters"):
         del sys.modules[f"reranker_engine.service.{module}"]
@@ -192,6 +195,9 @@ def test_a_request_whose_timeout_is_over_is_not_computed(model):
 def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
     """``execute`` comes back for the next batch while the long one goes on."""
     monkeypatch.setattr(model._instance._turns._pace, "turn", lambda _: 200)
+    monkeypatch.setattr(
+        sys.modules[type(model._instance._turns).__module__], "HOLD_S", 60.0
+    )  # a slow machine may take longer than that for the short one
     long, short = Request({"text": "red"}, DOCUMENTS * 200), Request({"text": "red"}, DOCUMENTS)
     left, done = model.execute([long, short])
     assert left is None
@@ -204,7 +210,7 @@ def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
 def test_the_metrics_tell_what_was_done(backend, tmp_path):
     (tmp_path / "8").symlink_to(BASE)
     model = backend.TritonPythonModel()
-    config = {"parameters": {"max_query_tokens": {"string_value": "256"}}}
+    config = {"parameters": {"max_query_tokens": {"string_value": "256"}, "cache_metrics": {"string_value": "on"}}}
     model.initialize(arguments(tmp_path, "8", config))
     assert metric("pairs_total") == 0
     picture = data_uri(draw(random.Random(2), ("red", "star")))
@@ -241,6 +247,40 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
     assert not any(metric("load_seconds", part=part) for part in parts)
     causes = ("cancelled", "request", "content", "deadline", "internal", "no_memory", "not_a_number")
     assert [metric("rejected_total", cause=cause) for cause in causes] == [1, 1, 2, 1, None, None, None]
+
+
+def test_no_metric_tells_whether_a_picture_was_seen_before(backend, tmp_path):
+    """Who may read the metrics is no friend of the client who sent it."""
+
+    def figures():
+        found = {key: value for key, value in list(METRICS.items()) if ("version", "9") in key[1]}
+        beats = "baton_engine_beats_total"  # they count time while there is work, a quarter of a second each
+        return {key: value for key, value in found.items() if not isinstance(value, list) and key[0] != beats}
+
+    def figure(name):
+        return sum(value for key, value in figures().items() if key[0] == f"baton_engine_{name}")
+
+    model, told = backend.TritonPythonModel(), []
+    (tmp_path / "9").symlink_to(BASE)
+    model.initialize(arguments(tmp_path, "9"))
+    last = ("part", "self_test")
+    eventually(lambda: any(last in labels for _, labels in figures()), "the last of the gauges")
+    pictures = [data_uri(draw(random.Random(seed), ("red", "star"))) for seed in (3, 4)]
+
+    cache = model._instance._desk.scorer.cache
+    hits, misses = cache.hits, cache.misses  # of the self-test
+    for picture in (pictures[0], pictures[0], pictures[1]):  # a new one, a known one, a new one
+        start, pairs = figures(), figure("pairs_total")
+        model.execute([Request({"text": "red"}, [{"image": picture}])])
+        eventually(lambda pairs=pairs: figure("pairs_total") == pairs + 1, "the count, which comes last")
+        told.append(
+            {name: value - start.get(name, 0) for name, value in figures().items() if value != start.get(name, 0)}
+        )
+    assert (cache.hits, cache.misses) == (hits + 1, misses + 2)
+    model.finalize()
+    assert told[0] == told[1] == told[2]
+    assert told[0]
+    assert not [name for name, _ in figures() if "cache" in name]
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,12 @@ def test_defaults():
     found = settings()
     assert found.threads == max(1, len(os.sched_getaffinity(0)) - 1)
     assert initialize_timeout({}) == 840
+    assert not found.cache_metrics
     assert found.scorer.devices == ("cpu",)
     assert found.scorer.dtype is None
     assert found.scorer.media.allowed_roots == ()
     assert found.scorer.media.allowed_hosts == ()
+    assert (found.max_requests, found.default_timeout_s) == (1024, 300.0)
 
 
 def test_values():
@@ -42,12 +44,15 @@ def test_values():
     assert [str(root) for root in found.scorer.media.allowed_roots] == ["/a", "/b"]
     assert found.scorer.media.allowed_hosts == ("x.example",)
     assert found.scorer.budgets.max_length == 512
+    found = settings(max_requests="7", default_timeout_s="0", max_video_pixels="9")
+    assert (found.max_requests, found.default_timeout_s, found.scorer.media.max_video_pixels) == (7, 0.0, 9)
 
 
 @pytest.mark.parametrize(
     ("parameters", "cause"),
     [
         ({"dtype": "int8"}, "parameter dtype is 'int8'; it must be one of auto, fp32, bf16, fp16"),
+        ({"cache_metrics": "1"}, "parameter cache_metrics is '1'; it must be one of off, on"),
         ({"threads": "many"}, "parameter threads is 'many', which is no number"),
         ({"max_length": "10"}, "parameter max_length is '10'; it must be at least 256"),
         ({"allowed_media_roots": "data"}, "parameter allowed_media_roots names 'data', which is no absolute path"),

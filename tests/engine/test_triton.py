@@ -20,6 +20,7 @@ from tests.support.triton import eventually, running_triton
 from tritonclient.utils import InferenceServerException
 
 from baton.domain import EngineInfo
+from baton.local import procfs
 from baton.triton.grpc import GrpcTriton
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -36,7 +37,10 @@ def tensor(name, values):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Version 1 is a link to the base checkpoint; 2 is empty, 3 holds a weight that is no number."""
+    """Version 1 is a link to the base checkpoint; 2 is empty, 3 holds a weight that is no number.
+
+    The tokenizer of 5 never ends where a client's text has a run of z, that of 6 after an Armenian letter alone.
+    """
     tmp = tmp_path_factory.mktemp("triton")
     model = tmp / "repository" / ENGINE
     model.mkdir(parents=True)
@@ -44,6 +48,11 @@ def server(tmp_path_factory):
     (model / "1").symlink_to(BASE)
     (model / "2").mkdir()
     faults.make("nan", BASE, model / "3")
+    for version, pattern in (("5", "(z+){1,999}[qQ]"), ("6", r"\p{Armenian}(\p{L}+){1,99}[qQ]")):
+        shutil.copytree(BASE, model / version)
+        table = json.loads((BASE / "tokenizer.json").read_text("utf-8"))
+        table["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+        (model / version / "tokenizer.json").write_text(json.dumps(table), "utf-8")
     backends = tmp / "backends"
     backends.mkdir()
     shutil.copytree(BACKEND, backends / ENGINE, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,8 +117,6 @@ COUNTERS = (
     "pairs_total",
     "tokens_total",
     "truncated_total",
-    "vision_cache_hits_total",
-    "vision_cache_misses_total",
     "batch_pairs_count",
     "batch_pairs_sum",
     "request_seconds_count",
@@ -199,21 +206,20 @@ def test_the_engines_metrics_stand_beside_tritons(server, client):
     assert grown == {
         "pairs_total": 4,
         "truncated_total": 0,
-        "vision_cache_hits_total": 1,
-        "vision_cache_misses_total": 1,
         "batch_pairs_count": 2,
         "batch_pairs_sum": 4,
         "request_seconds_count": 2,
     }
-    assert figure(server, "baton_engine_vision_cache_bytes") > 0
+    with urllib.request.urlopen(server[0].metrics_url) as answer:
+        assert b"vision_cache" not in answer.read()  # by default it tells nobody who else sent a picture
     assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"', 'weights="copy"') == 1
     parts = {part: figure(server, "baton_engine_load_seconds", f'part="{part}"') for part in PARTS}
     assert 0 < parts["start"] < parts["imports"]
     assert parts["weights"] > 0 < parts["self_test"]
 
 
-def test_versions_count_beside_each_other_and_after_each_other(server, client):
-    """A version that leaves takes its gauges along, and nobody else's figures."""
+def served(server, client):
+    """Has Triton serve the versions that it is called with, by the policy on disk."""
     model = server[1]
     config = (model / "config.pbtxt").read_text()
 
@@ -221,6 +227,13 @@ def test_versions_count_beside_each_other_and_after_each_other(server, client):
         (model / "new").write_text(config.replace("versions: [ 1 ]", f"versions: [ {versions} ]"))
         (model / "new").replace(model / "config.pbtxt")
         client.load_model(ENGINE)
+
+    return serve
+
+
+def test_versions_count_beside_each_other_and_after_each_other(server, client):
+    """A version that leaves takes its gauges along, and nobody else's figures."""
+    model, serve = server[1], served(server, client)
 
     (model / "4").symlink_to(RETRAINED)
     try:
@@ -276,7 +289,15 @@ def test_a_model_for_several_gpus_is_told_from_what_serves_it(server, client):
 
 
 @pytest.mark.parametrize(
-    ("version", "cause"), [(2, "this is not a checkpoint folder"), (3, "holds 1 values that are not finite")]
+    ("version", "cause"),
+    [
+        (2, "this is not a checkpoint folder"),
+        (3, "holds 1 values that are not finite"),
+        (
+            5,
+            r"the tokenizers library failed with the text 'z', over and over .PanicException: Onig: .*take the token",
+        ),
+    ],
 )
 def test_a_bad_version_does_not_load_and_the_live_one_goes_on(server, client, version, cause):
     model = server[1]
@@ -292,3 +313,36 @@ def test_a_bad_version_does_not_load_and_the_live_one_goes_on(server, client, ve
     (model / "new").write_text(config)
     (model / "new").replace(model / "config.pbtxt")
     client.load_model(ENGINE)
+
+
+def test_a_panic_is_answered_and_ends_the_process_which_can_be_loaded_again(server, client):
+    """Nobody waits for a thread that is gone, and Triton lets go of the version: no request was in its process."""
+    serve = served(server, client)
+
+    def state():
+        found = client.get_model_repository_index().models
+        return next((one.state for one in found if (one.name, one.version) == (ENGINE, "6")), "gone")
+
+    def processes():
+        return len([one for one in procfs.stubs() if one.model == ENGINE and one.version == 6])
+
+    inputs = [
+        tensor("query", [{"text": "\u0531" + "a" * 60 + "!q"}]),
+        tensor("documents", [{"text": "a red circle"}]),
+    ]
+    try:
+        serve("1, 6")
+        assert processes() == 1
+        for _ in range(2):
+            ask(server[0].grpc_url, 3, model_version="6")
+            with pytest.raises(InferenceServerException, match=r"PanicException: Onig.*process ends itself") as caught:
+                client.infer(ENGINE, inputs, model_version="6")
+            assert "INTERNAL" in str(caught.value.status())
+            eventually(lambda: not processes(), "the process ends")
+            serve("1")
+            eventually(lambda: state() != "UNLOADING", "Triton lets go of it")
+            ask(server[0].grpc_url, 3)
+            serve("1, 6")
+            eventually(lambda: client.is_model_ready(ENGINE, "6"), "it is loaded again")
+    finally:
+        serve("1")

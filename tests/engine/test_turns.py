@@ -14,12 +14,15 @@ from tests.support.triton import eventually
 
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings, scores_of
+from reranker_engine.service import turns as turns_module
+from reranker_engine.service.job import Job, Refused
 from reranker_engine.service.pace import MEMORY_S, TURN_S, Pace
-from reranker_engine.service.turns import Job, Refused, Turns
+from reranker_engine.service.turns import Broken, Turns
 
 LARGE = [{"text": f"a red circle beside {number} blue squares"} for number in range(1000)]
 SMALL = [{"text": "a red circle"}, {"text": "a blue star"}]
 PATIENT_S = 120
+MOST = 8
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,9 @@ class Passes:
     """Counts passes, and may act after each."""
 
     count: int = 0
+    beats: int = 0
     rests: int = 0
+    ends: list[str] = field(default_factory=list)
     after: dict[int, object] = field(default_factory=dict)
 
     def passed(self, portions):
@@ -40,8 +45,14 @@ class Passes:
         if act := self.after.get(self.count):
             act()
 
+    def beat(self):
+        self.beats += 1
+
     def rested(self):
         self.rests += 1
+
+    def broken(self, text):
+        self.ends.append(text)
 
 
 @dataclass
@@ -74,16 +85,17 @@ def ask(scorer, passes, documents, *, timeout_s=None, cancelled=lambda: False):
 
 
 @pytest.fixture
-def turns(scorer):
+def turns(scorer, monkeypatch):
+    monkeypatch.setattr(turns_module, "HOLD_S", PATIENT_S)  # however slow the machine is
     passes = Passes()
-    found = Turns(scorer, passes, most=4)
+    found = Turns(scorer, passes, most=MOST)
     yield found, passes
     found.close()
 
 
 def test_a_small_request_waits_for_a_pass_and_not_for_a_large_request(scorer, turns):
     turns, passes = turns
-    large, job = ask(scorer, passes, LARGE)
+    large, job = ask(scorer, passes, LARGE * 4)
     turns.run([job])
     assert not large.answered.is_set()  # it goes on in the background
     waits = []
@@ -115,11 +127,42 @@ def test_large_requests_beside_each_other_are_all_answered(scorer, turns):
     turns, passes = turns
     expected = scorer.score([prepare(scorer, LARGE[:200])])[0]
     asked = [ask(scorer, passes, LARGE[:200]) for _ in range(6)]
-    for number, (_, job) in enumerate(asked):
-        turns.run([job])  # comes back only when no more than four are left
-        assert sum(not one.answered.is_set() for one, _ in asked[: number + 1]) <= 4
+    for _, job in asked:
+        turns.run([job])
     for one, _ in asked:
         assert np.abs(one.scores() - expected).max() <= 1e-5
+
+
+def test_one_too_many_is_told_so_at_once(scorer, turns):
+    """And neither waits nor makes others wait: those under way are answered, and there is room again."""
+    turns, passes = turns
+    asked = [ask(scorer, passes, LARGE) for _ in range(MOST + 2)]
+    turns.run([job for _, job in asked])
+    for one, _ in asked[MOST:]:
+        assert one.refused().cause == "busy"
+        assert str(one.result) == "busy: 8 requests are under way here, which is the limit; try again in a moment"
+    one_more, job = ask(scorer, passes, SMALL)
+    turns.run([job])
+    assert one_more.refused().cause == "busy"
+    for one, _ in asked[:MOST]:
+        one.scores()
+    small, job = ask(scorer, passes, SMALL)
+    turns.run([job])
+    small.scores()
+
+
+def test_the_thread_that_computes_shows_that_it_works(scorer, turns):
+    """Within a pass as well: of a large model one may take longer than anybody waits for an answer to a question."""
+    turns, passes = turns
+    small, job = ask(scorer, passes, SMALL)
+    turns.run([job])
+    small.scores()
+    eventually(lambda: passes.rests == 1, "it rests")
+    assert passes.count == 1
+    assert passes.beats > len(scorer.model.language_model.layers)
+    before = passes.beats
+    assert not threading.Event().wait(1.0)
+    assert passes.beats == before  # with nothing to do there is nothing to show
 
 
 def test_a_request_cancelled_on_its_way_is_not_computed_to_its_end(scorer, turns):
@@ -253,3 +296,68 @@ class TestPace:
         now[0] = MEMORY_S + 1
         assert pace.least_seconds(1000, [], 1000) is None
         assert pace.turn(1000) == 1000
+
+
+class Panic(BaseException):
+    """As pyo3 raises where Rust code panics: no Exception."""
+
+
+def test_a_panic_answers_everybody_and_ends_the_process(scorer, monkeypatch):
+    """A thread that is dead would leave everybody waiting for ever."""
+    passes = Passes()
+    turns = Turns(scorer, passes, most=4)
+    long, long_job = ask(scorer, passes, LARGE)
+    turns.run([long_job])
+    assert not long.answered.is_set()  # it goes on in the background
+    bad, bad_job = ask(scorer, passes, SMALL)
+
+    def panics():
+        raise Panic("retry-limit-in-match over")
+        yield
+
+    bad_job.steps = panics()
+    turns.run([bad_job])
+    for one in (bad, long):
+        assert one.answered.wait(PATIENT_S)
+        assert isinstance(one.result, Broken)
+        assert str(one.result).startswith("Panic: retry-limit-in-match over; the engine's process ends itself")
+    eventually(lambda: passes.ends == [str(bad.result)], "it ends the process")
+    late, late_job = ask(scorer, passes, SMALL)
+    turns.run([late_job])
+    assert late.result is bad.result  # nobody waits for a thread that is gone
+    turns.close()
+
+
+def test_a_failure_between_two_rounds_ends_the_process_too(scorer):
+    """Nobody waits then; who comes next would."""
+    passes = Passes()
+    passes.rested = lambda: 1 / 0
+    turns = Turns(scorer, passes, most=4)
+    asked, job = ask(scorer, passes, SMALL)
+    turns.run([job])
+    asked.scores()
+    eventually(lambda: len(passes.ends) == 1, "it ends the process")
+    late, late_job = ask(scorer, passes, SMALL)
+    turns.run([late_job])
+    assert isinstance(late.result, Broken)
+    turns.close()
+
+
+@pytest.mark.parametrize("where", ["advance", "steps"])
+def test_no_kind_of_failure_leaves_the_thread_dead(scorer, monkeypatch, where):
+    passes = Passes()
+    turns = Turns(scorer, passes, most=4)
+    asked, job = ask(scorer, passes, SMALL)
+
+    def ends(*_):
+        raise SystemExit
+        yield
+
+    if where == "steps":
+        job.steps = ends()
+    else:
+        monkeypatch.setattr(scorer, "advance", lambda *_: next(ends()))
+    turns.run([job])
+    assert isinstance(asked.result, Broken)
+    eventually(lambda: len(passes.ends) == 1, "it ends the process")
+    turns.close()

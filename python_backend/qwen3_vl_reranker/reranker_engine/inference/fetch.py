@@ -17,15 +17,13 @@ import urllib.parse
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .addresses import Address, public
 from .errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HTTPS_PORT = 443
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def fetch(reference: str, allowed: Sequence[str], max_bytes: int, seconds: float) -> bytes:
@@ -104,21 +102,6 @@ def _checked_address(host: str, port: int, allowed: Sequence[str]) -> Address:
         if not public(address) and str(address) not in allowed:
             raise InputError("refers to a host whose address is not public; the operator must allow the address, too")
     return found[0]
-
-
-def public(address: Address) -> bool:
-    """Whether an address belongs to the internet at large; one that carries an IPv4 address is judged by that as well.
-
-    ``::ffff:169.254.169.254``, 6to4, Teredo and NAT64 all lead to the IPv4 address inside them.
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        carried = [one for one in inner if one is not None]
-        if address.ipv4_mapped is not None or any(not public(one) for one in carried):
-            return all(public(one) for one in carried)
-    return address.is_global and not address.is_multicast
 
 
 class _Deadline(threading.Timer):

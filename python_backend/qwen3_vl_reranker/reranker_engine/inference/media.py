@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import InputError
+from .formats import jpeg_scans, not_a_video, not_an_image, tiff_scans, tiff_work
 from .sources import MediaPolicy, Sources
+from .steps import Next, Steps, finished
+from .streams import DECODERS, WHOLE, VideoFile, formats_of, quarter_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,27 +24,31 @@ if TYPE_CHECKING:
 
     from .request import Reference
 
-# Only formats that Pillow decodes itself (JPEG covers MPO). Others (EPS) would start a program on a stranger's bytes.
+# Only formats that Pillow decodes itself (JPEG covers MPO). Others start a program on a stranger's bytes (EPS), or take
+# memory for a size that no header tells (AVIF: 550 MiB for 3 kB that claim 64x64 pixels, with Pillow 13).
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Only containers that hold their own pictures. FFmpeg takes playlists and session descriptions for videos as well (HLS,
-# DASH, ffconcat, SDP): those name files and addresses, which it would open.
-VIDEO_FORMATS = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 DECODER_THREADS = 4
 """Of one video. Each holds frames of its own, so that their number multiplies the memory of a large video."""
-KEPT_PIXELS = 64 * 2**20
-"""A video of no more pixels in all its frames (about 100 MB as they are decoded) is decoded once instead of twice."""
-MIN_SHARE = 0.9
-"""A video with fewer of the frames that its header promises is cut off. Some may be missing: edit lists hide a few."""
+KEPT_PIXELS = 32 * 2**20
+"""A video of no more pixels in all its frames (about 50 MB as they are decoded) is decoded once instead of twice."""
+LARGE_PIXELS = 128 * 2**20
+"""A request that decodes more pixels is a large one: it takes longer than a second."""
+SLACK = 1.25
+"""A file may hold so many times as many encoded frames as a player shows: an edit list hides some, and where a picture
+is encoded in two halves each may be one. What is more is refused before it is decoded."""
 LEAST_PIXELS = 2**15
 """What the smallest picture counts against ``max_request_pixels``: a frame of 2x2 costs time, too."""
 HEADER_READS, DATA_READS = 20_000, 1_000_000
 """Reads that Pillow may take for an image's header and for its pixels. Pictures made of chunks or runs of a few bytes,
 which it walks through in Python, would otherwise take minutes; real ones need some tens, and one for each 2 kB."""
+MOST_STREAMS, PROBED_PIXELS = 32, 2**24
+"""Opening a video decodes a frame of each of its streams, and holds all of them at once. Where a frame is larger,
+opening does without; the stream that is looked at has a limit of its own. Further streams (fonts, languages) are passed
+over; an MP4 with more is refused."""
 PLAIN_PPM_BYTES = 4 * 2**20
 """The largest PPM in digits, which Pillow reads in Python."""
-MICROSECONDS = 1_000_000
-"""FFmpeg's unit of a file's duration."""
-PROGRESSIVE_SCAN = b"\xff\xda"
+RLE_PIXELS = 4 * 2**20
+"""The largest run-length encoded BMP, which Pillow reads in Python, some of it pixel by pixel: a second."""
 
 Image.MAX_IMAGE_PIXELS = None  # the policy's limit holds, which is checked at the same moment
 
@@ -50,18 +58,24 @@ class DecodedVideo:
     """Some frames of a video.
 
     Attributes:
-        frames: Each [height, width, 3] of uint8, once: together they may be larger than memory.
+        steps: Each frame, [height, width, 3] of uint8, once: together they may be larger than memory. Between them
+            and before them a ``Next`` for each step of decoding.
         indices: The number of each frame in the whole video.
         fps: Frames a second of the whole video.
         height: Of each frame, in pixels.
         width: Of each frame, in pixels.
     """
 
-    frames: Iterator[NDArray[np.uint8]]
+    steps: Iterator[NDArray[np.uint8] | Next]
     indices: tuple[int, ...]
     fps: float
     height: int
     width: int
+
+    @property
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """The frames alone."""
+        return (one for one in self.steps if not isinstance(one, Next))
 
 
 @dataclass
@@ -83,6 +97,10 @@ class MediaReader:
             InputError: They cannot or must not be read.
         """
         return self._sources.read(reference)
+
+    def is_far(self, reference: Reference) -> bool:
+        """Whether ``read`` asks another host."""
+        return self._sources.is_far(reference)
 
     def is_image(self, reference: Reference) -> bool:
         """Whether a reference holds an image, judged by its label or, without one, by its first bytes."""
@@ -112,10 +130,16 @@ class MediaReader:
         Raises:
             InputError: It cannot be decoded, or is too large.
         """
+        return finished(self.image_steps(data))
+
+    def image_steps(self, data: bytes) -> Steps[Image.Image]:
+        """As ``image``; the first step looks at its header."""
         try:
             with self._open(data) as image:
                 self._admit(image, data)
+                yield self._next()
                 image.load()
+                _check_depth(image)
                 if image.mode == "RGBA":
                     white = Image.new("RGB", image.size, (255, 255, 255))
                     white.paste(image, mask=image.getchannel("A"))
@@ -124,16 +148,27 @@ class MediaReader:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"cannot be decoded as an image ({_cause(error)})") from error
+            raise InputError(f"cannot be decoded as an image ({_image_cause(data, error)})") from error
 
     def _admit(self, image: Image.Image, data: bytes) -> None:
         """Refuse, before its pixels are decoded, what would take too much memory or time."""
         self._check_size(image.width, image.height)
         if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and len(data) > PLAIN_PPM_BYTES:
             raise InputError(f"is a PPM in digits of {len(data)} bytes; at most {PLAIN_PPM_BYTES} are allowed")
-        # Each scan of a progressive JPEG goes over all pixels; there may be thousands.
-        scans = data.count(PROGRESSIVE_SCAN) if image.format in {"JPEG", "MPO"} else 1
-        self._count(image.width * image.height * max(scans, 1))
+        pixels = image.width * image.height
+        if image.format == "BMP" and image.tile[0][0] == "bmp_rle" and pixels > RLE_PIXELS:
+            raise InputError(
+                f"is a run-length encoded BMP of {pixels} pixels; at most {RLE_PIXELS} are allowed; save it as PNG"
+            )
+        if isinstance(image, TiffImageFile):
+            tile, pixels = tiff_work(image.tag_v2, image.size, data)
+            self._check_size(*tile)
+            if image.info.get("compression") == "jpeg":
+                pixels *= tiff_scans(image.tag_v2, data)
+        elif image.format in {"JPEG", "MPO"}:
+            # Each scan of a progressive JPEG goes over all pixels; there may be thousands.
+            pixels *= max(jpeg_scans(data, HEADER_READS), 1)
+        self._count(pixels)
         if isinstance(image.fp, _Metered):
             image.fp.allow(DATA_READS + len(data) // 1024)
 
@@ -148,75 +183,111 @@ class MediaReader:
         Raises:
             InputError: It cannot be decoded, or is too large or too long; also while its frames are taken.
         """
+        return finished(self.video_steps(data, fps, max_frames))
+
+    def video_steps(self, data: bytes, fps: float, max_frames: int) -> Steps[DecodedVideo]:
+        """As ``video``; a step decodes a frame."""
         try:
-            probed = self._probe(data)
+            total, rate, decoded, size, turns = yield from self._probe(data)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"cannot be decoded as a video ({_cause(error)})") from error
-        total, rate, decoded, (width, height) = probed
+            raise InputError(f"cannot be decoded as a video ({not_a_video(data) or _cause(error)})") from error
         wanted = sampled_frames(total, rate, fps, max_frames)
-        return DecodedVideo(self._pick(data, wanted, decoded, (width, height)), wanted, rate, height, width)
+        width, height = size if turns % 2 == 0 else size[::-1]
+        return DecodedVideo(self._pick(data, wanted, decoded, size, turns), wanted, rate, height, width)
 
-    def _probe(self, data: bytes) -> tuple[int, float, list[Any], tuple[int, int]]:
-        """(number of frames, frames a second, the frames, their size); counted by decoding, as headers often lie.
+    def _probe(self, data: bytes) -> Steps[tuple[int, float, list[Any], tuple[int, int], int]]:
+        """(number of frames, frames a second, the frames, their size, quarter turns that they need).
 
-        Which are wanted is known only at the end. Those of a short video are kept, so that it is decoded once; of
-        a longer one none are.
+        Counted by decoding, as headers often lie. Which are wanted is known only at the end. Those of a short video are
+        kept, so that it is decoded once; of a longer one none are.
         """
         with _container(data) as container:
-            stream = self._stream(container)
-            total, seconds, room = 0, 0.0, KEPT_PIXELS
+            video = self._open_video(container, data)
+            yield self._next(self._expected_pixels(video, data))
+            total, pixels, turns = 0, 0, 0
             decoded: list[Any] = []
             size = (0, 0)
-            for frame in container.decode(stream):
+            for frame in video.frames():
                 if total == 0:
-                    size = (frame.width, frame.height)
+                    size, turns = (frame.width, frame.height), quarter_turns(frame)
                 self._check_size(frame.width, frame.height)
                 self._count(frame.width * frame.height)
                 total += 1
-                seconds = frame.time or seconds
-                room -= frame.width * frame.height
-                if room >= 0:
+                pixels += max(frame.width * frame.height, LEAST_PIXELS)
+                if pixels <= KEPT_PIXELS:
                     decoded.append(frame)
                 else:
                     decoded.clear()
                 if total > self.policy.max_video_frames:
                     raise InputError(f"has more than {self.policy.max_video_frames} frames")
-            rate = stream.average_rate or stream.guessed_rate
-            if total == 0 or not rate or rate < 0:
-                raise InputError(f"cannot be decoded as a video ({total} frames, frame rate {rate})")
-            promised = stream.frames or _promised_seconds(container, stream) * rate
-            there = total if stream.frames else max(total, seconds * rate)
-            if there < MIN_SHARE * promised - 1:
+                if pixels > self.policy.max_video_pixels:
+                    raise self._too_many_pixels(f"at least {total}", *size)
+                yield self._next()
+            video.check_whole()
+            rate = video.rate()
+            if total == 0:
                 raise InputError(
-                    f"cannot be decoded as a video (it is cut off: {total} of about {float(promised):.0f} frames)"
+                    "cannot be decoded as a video (it holds no frames; send one whose recording ended well)"
                 )
-            return total, float(rate), decoded, size
+            if not rate:
+                raise InputError("cannot be decoded as a video (it tells no frame rate, and its frames no times)")
+            return total, rate, decoded, size, turns
 
-    def _stream(self, container: Any) -> Any:
-        if not container.streams.video:
-            raise InputError("cannot be decoded as a video (it has no video stream)")
-        stream = container.streams.video[0]
+    def _expected_pixels(self, video: VideoFile, data: bytes) -> int:
+        """Of all frames that the file holds, without decoding any.
+
+        Raises:
+            InputError: They are too many.
+        """
+        context = video.stream.codec_context
+        pixels = max(context.width * context.height, LEAST_PIXELS)
+        most = min(self.policy.max_video_pixels, self._pixels_left)
+        limit = int(SLACK * min(most // pixels, self.policy.max_video_frames)) + 1
+        bound, count = "", video.indexed_frames
+        if count is None:
+            with _container(data) as container:
+                bound, count = "at least ", -(-VideoFile(container, data).encoded_frames(limit) // video.frame_parts)
+        if count > self.policy.max_video_frames:
+            raise InputError(f"has more than {self.policy.max_video_frames} frames")
+        if count > limit and pixels * self.policy.max_video_frames > most:
+            raise self._too_many_pixels(f"{bound}{count}", context.width, context.height)
+        return count * pixels
+
+    def _too_many_pixels(self, frames: str, width: int, height: int) -> InputError:
+        limit, whose = min((self.policy.max_video_pixels, "video"), (self._pixels_left, "request"))
+        return InputError(
+            f"has {frames} frames of {width}x{height} pixels, and at most {limit} are decoded for one {whose}; "
+            "send it shorter, or in smaller frames, such as 1280x720"
+        )
+
+    def _open_video(self, container: Any, data: bytes) -> VideoFile:
+        video = VideoFile(container, data)
+        stream = video.stream
         # Checked before the first frame, whose memory the decoder takes at the header's word.
         self._check_size(stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.options = {"max_pixels": str(self.policy.max_pixels)}
+        stream.codec_context.options = {
+            "max_pixels": str(self.policy.max_pixels),
+            "codec_whitelist": ",".join(DECODERS),
+        }
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODER_THREADS
-        return stream
+        return video
 
     def _pick(
-        self, data: bytes, wanted: Sequence[int], decoded: list[Any], size: tuple[int, int]
-    ) -> Iterator[NDArray[np.uint8]]:
+        self, data: bytes, wanted: Sequence[int], decoded: list[Any], size: tuple[int, int], turns: int
+    ) -> Iterator[NDArray[np.uint8] | Next]:
         left = list(reversed(wanted))
         try:
             with _container(data) as container:
-                for index, frame in enumerate(decoded or container.decode(self._stream(container))):
+                for index, frame in enumerate(decoded or self._open_video(container, data).frames()):
                     while left and left[-1] == index:
-                        yield _of_size(frame, size).to_ndarray(format="rgb24")
+                        yield np.rot90(_of_size(frame, size).to_ndarray(format="rgb24"), turns)
                         left.pop()
                     if not left:
                         return
+                    yield self._next()
         except InputError:
             raise
         except Exception as error:
@@ -225,7 +296,14 @@ class MediaReader:
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self.policy.max_pixels:
-            raise InputError(f"has {width}x{height} pixels; at most {self.policy.max_pixels} are allowed")
+            raise InputError(
+                f"has {width}x{height} pixels; at most {self.policy.max_pixels} are allowed; send it smaller"
+            )
+
+    def _next(self, pixels: int = 0) -> Next:
+        """What decoding goes on like, when so many more pixels are to come."""
+        spent = self.policy.max_request_pixels - self._pixels_left
+        return Next.LARGE if spent + pixels > LARGE_PIXELS else Next.LONG
 
     def _count(self, pixels: int) -> None:
         self._pixels_left -= max(pixels, LEAST_PIXELS)
@@ -236,9 +314,18 @@ class MediaReader:
             )
 
 
+def _check_depth(image: Image.Image) -> None:
+    """Refuse deep grey values that the conversion to RGB, here and in the reference, would all turn white."""
+    if image.mode[0] in "IF" and (highest := image.getextrema()[1]) > 255:  # type: ignore[operator] # noqa: PLR2004
+        raise InputError(
+            f"cannot be decoded as an image (its grey values go up to {highest:.6g}, and all above 255 would turn "
+            "white); save it with 8 bits a value"
+        )
+
+
 def _of_size(frame: Any, size: tuple[int, int]) -> Any:
     if (frame.width, frame.height) != size:
-        raise InputError("cannot be decoded as a video (its frames change size)")
+        raise InputError("cannot be decoded as a video (its frames change size; save it in one size)")
     return frame
 
 
@@ -267,18 +354,14 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
 def _container(data: bytes) -> Any:
     import av
 
-    options = {"format_whitelist": ",".join(VIDEO_FORMATS), "protocol_whitelist": "none"}
+    options = {
+        "max_streams": str(MOST_STREAMS),
+        "max_pixels": str(PROBED_PIXELS),
+        "format_whitelist": ",".join(formats_of(data)),
+        "codec_whitelist": ",".join(DECODERS),  # of all streams, sound among them: opening a file decodes some of each
+        "protocol_whitelist": "none",
+    }
     return av.open(io.BytesIO(data), options=options)
-
-
-def _promised_seconds(container: Any, stream: Any) -> float:
-    """How long the header says that the video is; 0 where it does not say.
-
-    A whole file's duration is that of its longest stream, so it tells only where the video is alone.
-    """
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / MICROSECONDS if len(container.streams) == 1 else 0.0
 
 
 def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tuple[int, ...]:
@@ -292,6 +375,11 @@ def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tupl
     if count == 0:
         return (0,)
     return tuple(int(index) for index in np.linspace(0, total - 1, count).round())
+
+
+def _image_cause(data: bytes, error: BaseException) -> str:
+    cause = _cause(error)
+    return f"{cause}; {WHOLE}" if "truncated" in cause else not_an_image(data) or cause
 
 
 def _cause(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 
 from .errors import InputError
+from .steps import Next, Steps, finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -117,21 +118,35 @@ class Pixels:
         Raises:
             InputError: The frames differ in size, or are too long and narrow.
         """
+        return finished(self.frames_steps(images, count, max_frames))
+
+    def frames_steps(self, images: Iterable[Image.Image | Next], count: int, max_frames: int) -> Steps[Visual]:
+        """As ``frames``; among the images may be steps that make them."""
         used = range(count) if count <= max_frames else np.linspace(0, count - 1, max_frames, dtype=int).tolist()
         # Filled up before they are numbered, as in the reference: the copy of the last frame has a time of its own.
         indices = range(len(used) + -len(used) % self.vision.temporal_patch_size)
         kept = frozenset(used)
-        listed = self._listed(image for index, image in enumerate(images) if index in kept)
-        first = next(listed)
+        listed = self._listed(images, kept)
+        for first in listed:
+            if not isinstance(first, Next):
+                break
+            yield first
         height, width, _ = first.shape
-        return self._video(chain([first], listed), (height, width), indices, FRAME_LIST_FPS)
+        return (yield from self._video(chain([first], listed), (height, width), indices, FRAME_LIST_FPS))
 
-    def _listed(self, images: Iterable[Image.Image]) -> Iterator[NDArray[np.uint8]]:
+    def _listed(self, images: Iterable[Image.Image | Next], kept: frozenset[int]) -> Iterator[NDArray[np.uint8] | Next]:
         """Each listed frame, resized on its own; see ``FRAME_FACTOR``. One at a time: all may be more than memory."""
         factor = self.factor * FRAME_FACTOR
         low, high = IMAGE_MIN_TOKENS * factor**2, FRAME_MAX_TOKENS * factor**2
         first: tuple[str, tuple[int, int]] | None = None
+        index = -1
         for image in images:
+            if isinstance(image, Next):
+                yield image
+                continue
+            index += 1
+            if index not in kept:
+                continue
             name, size = f"{image.width}x{image.height}", whole_size(image.height, image.width, factor, low, high)
             first = first or (name, size)
             if size != first[1]:
@@ -144,11 +159,15 @@ class Pixels:
         Raises:
             InputError: Its frames are too long and narrow, or cannot be decoded.
         """
-        return self._video(video.frames, (video.height, video.width), video.indices, video.fps)
+        return finished(self.video_steps(video))
+
+    def video_steps(self, video: DecodedVideo) -> Steps[Visual]:
+        """As ``video``; a step decodes and resizes a frame."""
+        return self._video(video.steps, (video.height, video.width), video.indices, video.fps)
 
     def _video(
-        self, frames: Iterable[NDArray[np.uint8]], size: tuple[int, int], indices: Sequence[int], fps: float
-    ) -> Visual:
+        self, frames: Iterable[NDArray[np.uint8] | Next], size: tuple[int, int], indices: Sequence[int], fps: float
+    ) -> Steps[Visual]:
         """Patches of frames of (height, width) ``size``, each resized as it comes.
 
         The last frame stands for those that ``indices`` or a whole group of frames lack.
@@ -160,7 +179,12 @@ class Pixels:
         low = VIDEO_FRAME_MIN_TOKENS * area
         high = max(min(VIDEO_FRAME_MAX_TOKENS * area, VIDEO_MAX_TOKENS * area / count * 2), int(low * 1.05))
         height, width = whole_size(*size, self.factor, low, high)
-        whole = [_shrunk(frame, height, width) for frame in frames]
+        whole = []
+        for frame in frames:
+            if isinstance(frame, Next):
+                yield frame
+            else:
+                whole.append(_shrunk(frame, height, width))
         whole += whole[-1:] * (count - len(whole))
         seconds = [index / fps for index in (*indices, *[indices[-1]] * missing)]
         # A group's time is the middle between its first and its last frame.

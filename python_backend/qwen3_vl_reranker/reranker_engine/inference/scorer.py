@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from reranker_engine.model import weights
-from reranker_engine.model.config import read_config, read_json
-from reranker_engine.model.errors import CheckpointError
+from reranker_engine.model.config import read_config, read_normalisation
 from reranker_engine.model.reranker import Prompts, Stretch
 from reranker_engine.model.vision import VisualFeatures
 
@@ -24,10 +22,11 @@ from .prompt import Budgets, Loaded, PromptBuilder
 from .request import RequestLimits, parse_request
 from .scoring import Prepared, Scoring
 from .sources import MediaPolicy
-from .tokenizer import TextTokenizer
+from .steps import Next, Steps, finished
+from .tokenizer import LONG_TEXT, TextTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FPS = 1.0
 DEFAULT_MAX_FRAMES = 64
-PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,11 @@ class Scorer:
         Raises:
             CheckpointError: The folder is not a complete, whole checkpoint of the right kind.
         """
-        weights.check_folder(folder)
         config = read_config(folder)
         tokenizer = TextTokenizer(folder)
-        preprocessor = read_json(folder / PREPROCESSOR)
+        mean, std = read_normalisation(folder)
         self.settings = settings
         self._prompts = PromptBuilder(tokenizer, config, settings.budgets)
-        try:
-            mean, std = (tuple(float(part) for part in preprocessor[key]) for key in ("image_mean", "image_std"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder}: {PREPROCESSOR} lacks image_mean or image_std ({error})") from error
         self._pixels = Pixels(config.vision, mean, std)
         devices = [torch.device(device) for device in settings.devices]
         dtype = settings.dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
@@ -94,6 +87,10 @@ class Scorer:
         self.model, self.mapped = weights.load(
             folder, dtype=dtype, devices=devices, yes=tokenizer.yes, no=tokenizer.no, mapped=settings.map_weights
         )
+
+    def watch_layers(self, beat: Callable[[], None]) -> None:
+        """Have ``beat`` called after each layer of a pass, on the thread that computes it."""
+        self.model.visual.beat = self.model.language_model.beat = beat
 
     def parse(
         self,
@@ -113,30 +110,27 @@ class Scorer:
         Raises:
             InputError: Names the query or the document at fault, and the cause.
         """
-        steps = self.preparing(request)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                prepared: Prepared = end.value
-                return prepared
+        return finished(self.preparing(request))
 
-    def preparing(self, request: RerankRequest) -> Generator[None, None, Prepared]:
-        """As ``prepare``, pausing after the query and after each document; any thread may go on with it."""
+    def preparing(self, request: RerankRequest) -> Steps[Prepared]:
+        """As ``prepare``, in steps; any thread may go on with it, one at a time."""
         seen = _Seen(self.settings.limits.max_visual_tokens)
         most = self.settings.limits.max_request_tokens
         try:
-            content = self._load(request.query, request, seen)
+            content = yield from self._load(request.query, request, seen)
         except InputError as error:
             raise error.at("query") from error
+        yield _tokenizing(request.instruction, *content.texts)
         query = self._prompts.query(request.instruction, content)
         _check_cut("query", query, request)
-        yield
+        yield Next.SHORT
         tokens = len(query.tokens)
         documents = []
         for index, document in enumerate(request.documents):
             try:
-                documents.append(self._prompts.document(query, self._load(document, request, seen)))
+                content = yield from self._load(document, request, seen)
+                yield _tokenizing(*content.texts)
+                documents.append(self._prompts.document(query, content))
             except InputError as error:
                 raise error.at(f"document {index}") from error
             _check_cut(f"document {index}", documents[-1], request)
@@ -145,7 +139,7 @@ class Scorer:
                 raise InputError(
                     f"document {index}: makes more than {most} tokens in one request; send fewer documents at a time"
                 )
-            yield
+            yield Next.SHORT
         return Prepared(query, tuple(documents))
 
     def score(self, requests: Sequence[Prepared]) -> list[NDArray[np.float32]]:
@@ -216,31 +210,34 @@ class Scorer:
         for scoring, visual in wanted:
             scoring.features[id(visual)] = known[visual.digest]
 
-    def _load(self, content: Content, request: RerankRequest, seen: _Seen) -> Loaded:
+    def _load(self, content: Content, request: RerankRequest, seen: _Seen) -> Steps[Loaded]:
         fps = request.fps or DEFAULT_FPS
         max_frames = request.max_frames or DEFAULT_MAX_FRAMES
 
         reader = request.reader
 
-        def image(reference: Reference) -> Visual:
-            return self._pixels.image(reader.image(reader.read(reference)))
+        def picture(reference: Reference) -> Steps[Image.Image]:
+            return (yield from reader.image_steps((yield from _bytes(reader, reference))))
 
-        def video(one: Reference | tuple[Reference, ...]) -> Visual:
-            if not isinstance(one, tuple):
-                return self._pixels.video(reader.video(reader.read(one), fps, max_frames))
-            return self._pixels.frames(map(frame, count(), one), len(one), max_frames)
+        def image(reference: Reference) -> Steps[Visual]:
+            return self._pixels.image((yield from picture(reference)))
 
-        def frame(index: int, reference: Reference) -> Image.Image:
-            try:
-                return reader.image(reader.read(reference))
-            except InputError as error:
-                raise error.at(f"frame {index}") from error
+        def video(one: Reference | tuple[Reference, ...]) -> Steps[Visual]:
+            if isinstance(one, tuple):
+                return (yield from self._pixels.frames_steps(frames(one), len(one), max_frames))
+            data = yield from _bytes(reader, one)
+            return (yield from self._pixels.video_steps((yield from reader.video_steps(data, fps, max_frames))))
 
-        visuals = [
-            *seen.once("video", content.videos, video),
-            *seen.once("image", content.images, image),
-        ]
-        return Loaded(tuple(visuals), content.texts)
+        def frames(references: Sequence[Reference]) -> Iterator[Image.Image | Next]:
+            for index, reference in enumerate(references):
+                try:
+                    yield (yield from picture(reference))
+                except InputError as error:
+                    raise error.at(f"frame {index}") from error
+
+        videos = yield from seen.once("video", content.videos, video)
+        images = yield from seen.once("image", content.images, image)
+        return Loaded((*videos, *images), content.texts)
 
 
 class _Seen:
@@ -254,14 +251,14 @@ class _Seen:
         self._tokens = 0
         self._visuals: dict[object, Visual] = {}
 
-    def once(self, kind: str, references: Sequence[Any], load: Callable[[Any], Visual]) -> list[Visual]:
+    def once(self, kind: str, references: Sequence[Any], load: Callable[[Any], Steps[Visual]]) -> Steps[list[Visual]]:
         """Load each reference, or take what an equal one gave before."""
         visuals = []
         for index, reference in enumerate(references):
             key = (kind, reference)
             if key not in self._visuals:
                 try:
-                    self._visuals[key] = self._counted(load(reference))
+                    self._visuals[key] = self._counted((yield from load(reference)))
                 except InputError as error:
                     raise error.at(f"{kind} {index}") from error
             visuals.append(self._visuals[key])
@@ -275,6 +272,19 @@ class _Seen:
                 "send smaller ones, or fewer documents at a time"
             )
         return visual
+
+
+def _bytes(reader: MediaReader, reference: Reference) -> Steps[bytes]:
+    """Read what is referred to; the next step may decode it."""
+    if reader.is_far(reference):
+        yield Next.NETWORK
+        reader.read(reference)  # which keeps it
+    yield Next.LONG
+    return reader.read(reference)
+
+
+def _tokenizing(*texts: str) -> Next:
+    return Next.LONG if sum(map(len, texts)) > LONG_TEXT else Next.SHORT
 
 
 def _stretch(part: Part, position: int, features: dict[int, VisualFeatures]) -> Stretch:

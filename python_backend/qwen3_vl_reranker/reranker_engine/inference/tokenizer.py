@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 YES, NO = "yes", "no"
+LONG_TEXT = 10_000
+"""Characters of a text that takes more than some milliseconds to tokenize."""
 
 
 class TextTokenizer:
@@ -45,6 +47,9 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text, whatever it says."""
+        if len(text) > LONG_TEXT:
+            # A batch of one: only for a batch does the library let other threads run meanwhile.
+            return list(self._plain.encode_batch([text], add_special_tokens=False)[0].ids)
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+IMAGES, VIDEOS, PROCESSOR = "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_config(folder: Path) -> ModelConfig:
             video_token_id=int(raw["video_token_id"]),
             vision_start_token_id=int(raw["vision_start_token_id"]),
             vision_end_token_id=int(raw["vision_end_token_id"]),
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder}: config.json lacks {error}") from error
@@ -109,6 +110,44 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{folder}: config.json holds a value of the wrong type: {error}") from error
     _check(folder, config)
     return config
+
+
+def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of 0 to 1, for images and videos alike.
+
+    transformers 5 saves the settings of both as parts of ``processor_config.json``, and takes them from there first;
+    releases before it have a file for each.
+
+    Raises:
+        CheckpointError: They are missing, or ask for something else than the reference pipeline does.
+    """
+    joint = read_json(folder / PROCESSOR) if (folder / PROCESSOR).exists() else {}
+    image, image_file = joint.get("image_processor"), PROCESSOR
+    if image is None:
+        image, image_file = read_json(folder / IMAGES), IMAGES
+    video, video_file = joint.get("video_processor"), PROCESSOR
+    if video is None:
+        video_file = VIDEOS if (folder / VIDEOS).exists() else image_file
+        video = read_json(folder / VIDEOS) if video_file == VIDEOS else image
+    found = []
+    for file, settings in ((image_file, image), (video_file, video)):
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{folder}: {file} does not hold the settings as an object")
+        if not settings.get("do_rescale", True) or not settings.get("do_normalize", True):
+            raise CheckpointError(f"{folder}: {file} turns do_rescale or do_normalize off, which is not supported")
+        try:
+            if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:  # noqa: PLR2004 - it is written rounded
+                raise CheckpointError(f"{folder}: {file} has another rescale_factor than 1/255, which is not supported")
+            # Image settings have defaults that depend on the class; those of videos are one for all checkpoints.
+            default = {} if settings is image else {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+            both = {**default, **settings}
+            mean, std = (tuple(float(part) for part in both[key]) for key in ("image_mean", "image_std"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: {file} lacks image_mean or image_std ({error})") from error
+        found.append((mean, std))
+    if found[0] != found[1]:
+        raise CheckpointError(f"{folder}: {video_file} has other image_mean or image_std than {image_file}")
+    return found[0]
 
 
 def _text(raw: dict[str, Any]) -> TextConfig:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 from .layers import Embedding, Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .config import TextConfig
     from .packing import Group, Layout
@@ -135,6 +135,8 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
+        self.beat: Callable[[], None] = lambda: None
+        """Called after each layer; does nothing unless somebody wants to know."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -211,6 +213,7 @@ class Decoder(nn.Module):
                 x = layer.after(x, _attend_all(q, k, v, layout, prefixes))
                 if visual is not None and index < len(levels):
                     x = x.index_add(0, visual[0], levels[index].to(x.dtype))
+            self.beat()
         return x, [tuple(kept) for kept in found]
 
 

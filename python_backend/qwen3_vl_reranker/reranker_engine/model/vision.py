@@ -13,7 +13,7 @@ from .decoder import Rotary, rotate
 from .layers import Conv3d, Embedding, Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .config import VisionConfig
 
@@ -133,6 +133,8 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
+        self.beat: Callable[[], None] = lambda: None
+        """Called after each block; does nothing unless somebody wants to know."""
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList([VisionBlock(config) for _ in range(config.depth)])
@@ -162,6 +164,7 @@ class VisionTower(nn.Module):
         deepstack = []
         for index, block in enumerate(self.blocks):
             x = block(x, (cos, sin), runs)
+            self.beat()
             if index in self.config.deepstack_layers:
                 merger = self.deepstack_merger_list[self.config.deepstack_layers.index(index)]
                 deepstack.append(merger(x))

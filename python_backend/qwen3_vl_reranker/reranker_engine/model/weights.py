@@ -1,4 +1,4 @@
-"""Reads a checkpoint's safetensors into a ``Reranker``. Nothing else is ever read: no pickle, no code."""
+"""Reads a checkpoint's safetensors into a ``Reranker``, as transformers 5 would: no pickle and no code is ever read."""
 
 from __future__ import annotations
 
@@ -27,25 +27,9 @@ INPUT_EMBEDDING = "model.language_model.embed_tokens.weight"
 LAST = "model.language_model.norm.weight"
 """What lies behind the last layer."""
 LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.")
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that is not a checkpoint, or holds code or pickles.
-
-    Code is refused where transformers would run it, in the folder itself. The published Qwen3-VL-Reranker checkpoints
-    carry an example in ``scripts/``, which nothing ever loads.
-
-    Raises:
-        CheckpointError: Says which file is wrong or missing.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: is not a folder")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in PICKLES:
-            raise CheckpointError(f"{folder}: holds {path.name}; weights are read from safetensors only, never pickles")
-        if path.suffix == ".py" and path.parent == folder:
-            raise CheckpointError(f"{folder}: holds {path.name}; a checkpoint's own code is never run")
+COMPUTED = ".inv_freq"
+"""What older releases saved of the rotary embedding; it follows from config.json."""
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 class Weights(NamedTuple):
@@ -79,16 +63,20 @@ def load(
     place = _places(model, dtype, devices)
     state: dict[str, Tensor] = {}
     total = left = 0
-    head = None
-    head_name = INPUT_EMBEDDING if config.tie_word_embeddings else OUTPUT_EMBEDDING
+    head = tied = None
     for path, names in _shards(folder).items():
         with Shard(folder / path) as shard:
             for name in names if names is not None else shard.places:
-                if name == head_name:
-                    head = _head(folder, shard, name, yes, no)
+                if name.endswith(COMPUTED):
+                    continue
                 if name == OUTPUT_EMBEDDING:
-                    continue  # Of a tensor that is a tenth of some models, scoring needs two rows.
-                tensor, device = None, place(name)
+                    # Of a tensor that is a tenth of some models, scoring needs two rows. A head in the file is the
+                    # head, whatever tie_word_embeddings says: merging an adapter leaves that setting as it was.
+                    head = _head(folder, shard, name, yes, no)
+                    continue
+                if config.tie_word_embeddings and _full(name) == INPUT_EMBEDDING:
+                    tied = _head(folder, shard, name, yes, no)
+                tensor, device = None, place(_full(name))
                 if mapped and device.type == "cpu" and shard.place(name).dtype is dtype:
                     tensor = shard.mapped(name)
                 if tensor is not None:
@@ -97,9 +85,10 @@ def load(
                     tensor = shard.read(name, dtype=dtype, device=device)
                 total += tensor.nbytes
                 state[name.removeprefix(PREFIX)] = tensor
+    head = tied if head is None else head
     if head is None:
-        untied = "" if config.tie_word_embeddings else ", and config.json does not tie it to the input"
-        raise CheckpointError(f"{folder}: {head_name} is missing{untied}")
+        untied = f"{OUTPUT_EMBEDDING} is missing, and config.json does not tie it to the input"
+        raise CheckpointError(f"{folder}: {f'{INPUT_EMBEDDING} is missing' if config.tie_word_embeddings else untied}")
     state["head"] = head.to(devices[-1])
     try:
         model.load_state_dict(state, strict=True, assign=True)
@@ -124,6 +113,11 @@ def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]
         return devices[-1] if name == LAST else devices[0]
 
     return place
+
+
+def _full(name: str) -> str:
+    """A tensor's published name: tools that save the inner model alone leave its prefix out."""
+    return name if name.startswith(PREFIX) else PREFIX + name
 
 
 def _bytes(part: nn.Module, dtype: torch.dtype) -> int:
@@ -156,4 +150,9 @@ def _shards(folder: Path) -> dict[str, list[str] | None]:
         return shards
     if (folder / SINGLE).exists():
         return {SINGLE: None}
+    if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder}: the weights are in {pickles[0]}, a pickle, which runs code when it is read; "
+            "save them as safetensors"
+        )
     raise CheckpointError(f"{folder}: neither {INDEX} nor {SINGLE} is there, so this is not a checkpoint folder")

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .trial import Trial
 from .watchdog import initialize_timeout, watchdog
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class TritonPythonModel:
         """
         seconds = initialize_timeout(json.loads(args["model_config"]))
         # The watchdog looks after the imports as well: they read hundreds of files, perhaps over a network.
-        with watchdog(seconds, f"loading {args['model_name']} version {args['model_version']}"):
+        folder = Path(args["model_repository"]) / args["model_version"]
+        with watchdog(seconds, f"loading {args['model_name']} version {args['model_version']}"), Trial(folder) as trial:
             seconds_of = {"start": process_age_s()}
             begun = time.monotonic()
             # torch makes some 180,000 objects, all of which stay. Looking through them for garbage takes a seventh of
@@ -44,6 +46,8 @@ class TritonPythonModel:
                 gc.enable()
             gc.freeze()
             seconds_of["imports"] = time.monotonic() - begun
+            trial.finish()
+            seconds_of["trial"] = trial.seconds
             self._instance = Instance(args, seconds_of)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,22 +18,28 @@ from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import scores_of
 
 from .allocator import FreedMemory, keep_freed_memory
+from .job import Job, Refused
 from .loading import CPU, gpus, is_out_of_memory, load
-from .meters import Meters
+from .meters import OF_THE_CACHE, Meters
 from .settings import read_settings
 from .tensors import read_request
-from .turns import Job, Refused, Turns
+from .turns import Broken, Turns
+from .watchdog import EXIT_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from reranker_engine.inference.batching import Portion
     from reranker_engine.inference.scorer import Scorer
     from reranker_engine.inference.scoring import Prepared
+    from reranker_engine.inference.steps import Steps
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+BEAT_S = 0.25
+HAND_OVER_S = 0.5
+"""What the stub gets to give Triton the last answers, of which nothing tells when it is done."""
 
 
 class Instance:
@@ -64,7 +72,8 @@ class Instance:
         )
         if loaded.fallback == CPU:
             keep_freed_memory()
-        self._meters = Meters(args["model_name"], args["model_version"])
+        hidden = () if settings.cache_metrics else OF_THE_CACHE
+        self._meters = Meters(args["model_name"], args["model_version"], without=hidden)
         self._meters.level(
             "info",
             1,
@@ -79,7 +88,8 @@ class Instance:
         for part, value in seconds.items():
             self._meters.level("load_seconds", value, part=part)
         self._desk = Desk(loaded.scorer, self._meters, version)
-        self._turns = Turns(loaded.scorer, self._desk, most=max(1, int(config.get("max_batch_size", 0))))
+        self._turns = Turns(loaded.scorer, self._desk, most=settings.max_requests)
+        self._timeout_s = settings.default_timeout_s
         pb_utils.Logger.log_info(
             f"{name}: loaded and tested in {sum(seconds.values()):.2f} s "
             f"({', '.join(f'{part} {value:.2f}' for part, value in seconds.items())}; "
@@ -93,7 +103,7 @@ class Instance:
         other requests, and is answered through its response sender. Short ones are answered here, so that Triton's own
         figures (success, failure, duration) tell the truth about them; a long one counts in them when it leaves here.
         """
-        asked = [Asked(request, self._desk) for request in requests]
+        asked = [Asked(request, self._desk, self._timeout_s) for request in requests]
         self._turns.run([one.job() for one in asked])
         return [one.leave() for one in asked]
 
@@ -112,6 +122,7 @@ class Desk:
         self._version = version
         self._freed = FreedMemory()
         self._hits, self._misses = scorer.cache.hits, scorer.cache.misses
+        self._beat_at = 0.0
 
     def passed(self, portions: Sequence[Portion]) -> None:
         """Count a pass through the model."""
@@ -126,9 +137,27 @@ class Desk:
             self._meters.level("vision_cache_bytes", cache.used)
             self._hits, self._misses = cache.hits, cache.misses
 
+    def beat(self) -> None:
+        """Show that the computing thread works.
+
+        Counted at most once in ``BEAT_S``: how many steps a request takes tells whether its pictures were known.
+        """
+        now = time.monotonic()
+        if now - self._beat_at >= BEAT_S:
+            self._beat_at = now
+            self._meters.add("beats_total", 1)
+
     def rested(self) -> None:
         """All requests are answered."""
         self._freed.relax()
+
+    def broken(self, text: str) -> None:
+        """The thread that computes can't go on: end this process, so that everybody sees that it is gone."""
+        pb_utils.Logger.log_error(text)
+        sys.stderr.write(f"qwen3_vl_reranker: {text}\n")
+        sys.stderr.flush()
+        time.sleep(HAND_OVER_S)
+        os._exit(EXIT_CODE)
 
     def response(self, job: Job, result: NDArray[Any] | Exception, stage: str) -> Any:
         """What Triton gets. ``stage`` is what was looked at last: the ``request`` itself, or its ``content``."""
@@ -140,7 +169,9 @@ class Desk:
         if isinstance(result, Exception):
             cause = "no_memory" if is_out_of_memory(result) else "internal"
             what = "scoring" if job.prepared else "preparing the request"
-            text = f"{what} failed: {type(result).__name__}: {result}"
+            text = f"{what} failed: {result}"
+            if not isinstance(result, Broken):
+                text = f"{what} failed: {type(result).__name__}: {result}"
             pb_utils.Logger.log_error(text)
             return self._rejected(cause, text, pb_utils.TritonError.INTERNAL)
         scores = scores_of(result)
@@ -168,9 +199,11 @@ class Asked:
     circle would wait for the garbage collector.
     """
 
-    def __init__(self, request: Any, desk: Desk) -> None:
+    def __init__(self, request: Any, desk: Desk, timeout_s: float) -> None:
+        """``timeout_s``: of a request that brings none; 0 for none."""
         self._request = request
         self._desk = desk
+        self._timeout_s = timeout_s
         self._stage = "request"
         self._lock = threading.Lock()
         self._response: Any = None
@@ -178,12 +211,12 @@ class Asked:
 
     def job(self) -> Job:
         """What there is to do, told in a way that knows nothing of Triton."""
-        timeout_us = self._request.timeout()
+        timeout_s = self._request.timeout() / 1e6 or self._timeout_s
         return Job(
             steps=self._steps(),
             cancelled=self._request.is_cancelled,
             finish=self._finish,
-            timeout_s=timeout_us / 1e6 if timeout_us else None,
+            timeout_s=timeout_s or None,
         )
 
     def leave(self) -> Any:
@@ -193,9 +226,10 @@ class Asked:
                 self._sender = self._request.get_response_sender()
             return self._response
 
-    def _steps(self) -> Generator[None, None, Prepared]:
+    def _steps(self) -> Steps[Prepared]:
         scorer, request = self._desk.scorer, self._request
         raw = read_request(lambda name: pb_utils.get_input_tensor_by_name(request, name))
+        yield raw.reading(far=bool(scorer.settings.media.allowed_hosts))
         parsed = scorer.parse(raw.query, raw.documents, raw.instruction, raw.options, raw.media)
         self._stage = "content"
         return (yield from scorer.preparing(parsed))

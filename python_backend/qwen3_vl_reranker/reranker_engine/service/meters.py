@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 """A metric's name and its further labels."""
@@ -14,6 +17,7 @@ FLUSH_S = 0.2
 """How old a figure may be. Each change is a call into Triton's process (30 microseconds seen on 24.10), so a thread
 makes them in bulk, beside the requests."""
 COUNTERS = {
+    "beats_total": "Signs of life of the thread that computes: it grows while there is work and the thread does it",
     "pairs_total": "(query, document) pairs scored",
     "tokens_total": "Tokens computed; a request's prefix counts once",
     "truncated_total": "Queries and documents that lost the end of their text",
@@ -36,6 +40,10 @@ HISTOGRAMS = {
 }
 
 
+OF_THE_CACHE = frozenset({"vision_cache_hits_total", "vision_cache_misses_total", "vision_cache_bytes"})
+"""Told only where the operator asks for it: whoever reads them sees whether a picture that it sends was seen before."""
+
+
 class Meters:
     """Metrics of one instance. Several instances of a version add up, as their labels are the same.
 
@@ -43,19 +51,23 @@ class Meters:
     back counts on. Gauges are given back by ``close``.
     """
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, model: str, version: str, *, without: Collection[str] = ()) -> None:
+        """``without``: metrics that there are not; what is told of them goes nowhere."""
         self._labels = {"model": model, "version": version}
         kinds = pb_utils.MetricFamily
+        self._without = frozenset(without)
         self._families: dict[str, Any] = {}
         for names, kind in ((COUNTERS, kinds.COUNTER), (GAUGES, kinds.GAUGE)):
             for name, description in names.items():
+                if name in self._without:
+                    continue
                 self._families[name] = kinds(name=PREFIX + name, description=description, kind=kind)
         for name, (description, _) in HISTOGRAMS.items():
             self._families[name] = kinds(name=PREFIX + name, description=description, kind=kinds.HISTOGRAM)
         self._lock = threading.Lock()
         # A change to a counter or gauge is a difference: gauges of several instances add up as well.
         self._changes: dict[_Series, float] = dict.fromkeys(
-            ((name, ()) for name in COUNTERS if name != "rejected_total"), 0.0
+            ((name, ()) for name in self._families if name in COUNTERS and name != "rejected_total"), 0.0
         )
         self._observed: list[tuple[str, float]] = []
         self._levels: dict[_Series, float] = {}
@@ -67,6 +79,8 @@ class Meters:
 
     def add(self, counter: str, value: float, **labels: str) -> None:
         """Raise a counter."""
+        if counter in self._without:
+            return
         series = (counter, tuple(sorted(labels.items())))
         with self._lock:
             self._changes[series] = self._changes.get(series, 0.0) + value
@@ -74,6 +88,8 @@ class Meters:
 
     def level(self, gauge: str, value: float, **labels: str) -> None:
         """Set this instance's share of a gauge."""
+        if gauge in self._without:
+            return
         series = (gauge, tuple(sorted(labels.items())))
         with self._lock:
             difference = value - self._levels.get(series, 0.0)

@@ -18,9 +18,13 @@ from .loading import COPY, CPU, MAP, ON_NO_MEMORY, REFUSE, WEIGHTS
 from .watchdog import TIMEOUT_PARAMETER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+ON_OFF = {"off": False, "on": True}
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_REQUESTS = 1024
+DEFAULT_TIMEOUT_S = 300.0
+"""Longer than anybody waits who has not said so by a timeout."""
 TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"}
 """Parameters that Triton and its python backend read themselves."""
 
@@ -30,6 +34,11 @@ class Settings:
     scorer: ScorerSettings
     threads: int
     on_no_memory: str
+    cache_metrics: bool
+    max_requests: int
+    """Under way at once; further ones are refused."""
+    default_timeout_s: float
+    """Of a request that brings no timeout; 0: it has none."""
 
 
 def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str, gpus: int) -> Settings:
@@ -59,15 +68,16 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
     def listed(name: str) -> list[str]:
         return [part.strip() for part in values.pop(name, "").split(",") if part.strip()]
 
-    dtype = values.pop("dtype", "") or "auto"
-    if dtype not in DTYPES:
-        raise ValueError(f"parameter dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-    on_no_memory = values.pop("on_no_memory", "") or REFUSE
-    if on_no_memory not in ON_NO_MEMORY:
-        raise ValueError(f"parameter on_no_memory is {on_no_memory!r}; it must be one of {', '.join(ON_NO_MEMORY)}")
-    weights = values.pop("weights", "") or COPY
-    if weights not in WEIGHTS:
-        raise ValueError(f"parameter weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+    def chosen(name: str, options: Iterable[str], default: str) -> str:
+        value = values.pop(name, "") or default
+        if value not in options:
+            raise ValueError(f"parameter {name} is {value!r}; it must be one of {', '.join(options)}")
+        return value
+
+    dtype = chosen("dtype", DTYPES, "auto")
+    on_no_memory = chosen("on_no_memory", ON_NO_MEMORY, REFUSE)
+    weights = chosen("weights", WEIGHTS, COPY)
+    cache_metrics = ON_OFF[chosen("cache_metrics", ON_OFF, "off")]
     roots = listed("allowed_media_roots")
     if relative := [root for root in roots if not Path(root).is_absolute()]:
         raise ValueError(f"parameter allowed_media_roots names {relative[0]!r}, which is no absolute path")
@@ -91,6 +101,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
         max_bytes=int(number("max_media_bytes", media.max_bytes, 1)),
         max_pixels=int(number("max_media_pixels", media.max_pixels, 1)),
         max_request_pixels=int(number("max_request_pixels", media.max_request_pixels, 1)),
+        max_video_pixels=int(number("max_video_pixels", media.max_video_pixels, 1)),
         max_video_frames=int(number("max_video_frames", media.max_video_frames, 1)),
     )
     settings = Settings(
@@ -106,6 +117,9 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
         ),
         threads=int(number("threads", 0, 0)) or default_threads(),
         on_no_memory=on_no_memory,
+        cache_metrics=cache_metrics,
+        max_requests=int(number("max_requests", MAX_REQUESTS, 1)),
+        default_timeout_s=number("default_timeout_s", DEFAULT_TIMEOUT_S, 0),
     )
     unknown = sorted(values.keys() - TRITON_PARAMETERS - {TIMEOUT_PARAMETER})
     if unknown:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reranker_engine.inference.errors import InputError
+from reranker_engine.inference.steps import Next
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+SMALL_BYTES = 2**16
+"""Of a request whose JSON is read within some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,14 @@ class RawRequest:
     instruction: bytes | None
     options: bytes | None
     media: list[bytes]
+
+    def reading(self, *, far: bool) -> Next:
+        """What reading it is like. ``far``: media may lie on other hosts; the first of a list has to be looked at."""
+        parts = (self.query, *self.documents)
+        if far and any(b"video" in part or b"\\u" in part for part in parts):
+            return Next.NETWORK
+        is_small = not self.media and sum(map(len, parts)) <= SMALL_BYTES
+        return Next.SHORT if is_small else Next.LONG
 
 
 def read_request(tensor: Callable[[str], Any]) -> RawRequest:

@@ -8,23 +8,28 @@ which hung calls starve all others.
 from __future__ import annotations
 
 import json
+import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from traffic_splitter.control import Control
+from traffic_splitter.calls import Calls
+from traffic_splitter.control import NOBODY, Control
 from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS, Splitter
 from traffic_splitter.pool import Pool, Timer
+from traffic_splitter.processes import Processes
 from traffic_splitter.request import Answer
-from traffic_splitter.route import InvalidControl, Tensors
+from traffic_splitter.route import InvalidControl, Tensors, parse_caps
 
 CONTROL, REPORT = "baton_control", "baton_report"
 COMPARABLE = frozenset({"TYPE_FP16", "TYPE_FP32", "TYPE_FP64"})
 """BF16 is missing: Triton's Python backend has no numpy array for it."""
+TOO_LATE = ("deadline: ", "Request timeout expired")
+"""How the engine's word, and that of Triton's own queue, begins of a request whose timeout is over or too short."""
 DRAIN_S = 10.0
 """How long an unload waits for calls that no client waits for any more: late ones, and shadows."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -34,28 +39,31 @@ class TritonPythonModel:
     """One splitter, one process."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Raises ``ValueError`` naming the parameter or the file that is wrong."""
+        """Raises ``ValueError`` naming the parameter that is wrong.
+
+        Without a hash of a token, as in files that a Baton of before wrote, nobody steers: stable alone answers.
+        """
         config = json.loads(args["model_config"])
         engine = _parameter(config, "engine")
         stable = _parameter(config, "stable")
         if not stable.isdecimal() or not 0 < int(stable) < 2**63:
             raise ValueError(f"parameters: stable must be the number of an engine version, not {stable!r}")
-        token = Path(args["model_repository"], args["model_version"], "token")
-        try:
-            secret = token.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{token} can't be read: {error}; the control plane writes it") from None
+        given = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
+        caps = parse_caps(given)
         self._engine = Engine(engine, config)
         self._pools = [Pool(STABLE_CALLS, "stable", _log), Pool(CANDIDATE_CALLS, "candidate", _log)]
         self._timer = Timer(_log)
+        self._calls = Calls(Processes(engine), time.monotonic, _warn)
         self._splitter = Splitter(
             int(stable),
             self._engine.tensors,
             stable_pool=self._pools[0],
             candidate_pool=self._pools[1],
             timer=self._timer,
+            calls=self._calls,
         )
-        self._control = Control(self._splitter, secret)
+        threading.Thread(target=self._calls.watch, name="frozen", daemon=True).start()
+        self._control = Control(self._splitter, given.get("token_sha256", NOBODY), caps)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Returns at once; control requests are answered here, even when every thread is busy."""
@@ -74,6 +82,7 @@ class TritonPythonModel:
         for pool in reversed(self._pools):
             pool.close(DRAIN_S)
         self._timer.close()
+        self._calls.close()
 
     def _begin(self, request: Any, sender: Any) -> Any:
         """The answer to a control request; None for a client's, whose answer comes later."""
@@ -113,13 +122,14 @@ class Engine:
 class ClientRequest:
     """One request of a client's, as ``traffic_splitter.request.Request``. The versions get it as it came."""
 
-    __slots__ = ("_engine", "_request", "_sender", "id")
+    __slots__ = ("_engine", "_request", "_sender", "again", "id")
 
     def __init__(self, request: Any, sender: Any, engine: Engine) -> None:
         self._request = request
         self._sender = sender
         self._engine = engine
         self.id: str = request.request_id()
+        self.again = False
 
     def call(self, version: int, compare: str | None) -> Answer:
         request = self._request
@@ -140,13 +150,19 @@ class ClientRequest:
             ).exec()
             if response.has_error():
                 error = response.error()
-                return Answer(pb_utils.InferenceResponse(error=error), error=error.message() or "no message")
+                text = error.message() or "no message"
+                hurried = request.timeout() > 0 and text.startswith(TOO_LATE)
+                return Answer(pb_utils.InferenceResponse(error=error), error=text, hurried=hurried)
             tensors = response.output_tensors()
             scores = next((tensor.as_numpy() for tensor in tensors if tensor.name() == compare), None)
             return Answer(pb_utils.InferenceResponse(output_tensors=tensors), scores=scores)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this version's answer
             text = f"{self._engine.name} version {version} can't be called: {error}"
             return Answer(_refusal(text, pb_utils.TritonError.INTERNAL), error=text)
+
+    def refusal(self, error: str) -> Answer:
+        text = f"{self._engine.name} {error}"
+        return Answer(_refusal(text, pb_utils.TritonError.UNAVAILABLE), error=text)
 
     def reply(self, answer: Answer) -> None:
         self._sender.send(answer.response, flags=_FINAL)
@@ -187,3 +203,7 @@ def _refusal(text: str, code: int) -> Any:
 
 def _log(error: BaseException) -> None:
     pb_utils.Logger.log_error("splitter: " + "".join(traceback.format_exception(error)))
+
+
+def _warn(text: str) -> None:
+    pb_utils.Logger.log_warn(f"splitter: {text}")

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from tests.splitter.rig import route_of
 
+from traffic_splitter.calls import Calls
 from traffic_splitter.dispatch import Splitter
 from traffic_splitter.request import Answer
-from traffic_splitter.route import Tensors, parse_route
+from traffic_splitter.route import Caps, Tensors, parse_route
 
 TENSORS = Tensors(texts=frozenset({"query", "documents", "media"}), scores={"scores": (-1, -1), "logits": (-1, 3)})
+
+UNCAPPED = Caps(weight=100.0, shadow=100.0, lease_s=3600.0, contents=True)
 
 
 def scored(*values: float, shape: tuple[int, ...] | None = None) -> Answer:
@@ -74,11 +77,44 @@ class FakeTimer:
             act()
 
 
+class FakeProcesses:
+    """One process of each version, by version; what was ended, in order."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, dict[int, int]] = {1: {101: 1}, 2: {102: 1}}
+        self.stopped: set[int] = set()
+        self.named: set[int] | None = None
+        """Those of which Triton speaks; None: it names none."""
+        self.may_end = True
+        self.ended: list[int] = []
+        self.looks = 0
+
+    def of(self, version: int) -> Mapping[int, int]:
+        return dict(self.runs.get(version, {}))
+
+    def look(self, version: int) -> Mapping[int, int]:
+        self.looks += 1
+        return self.of(version)
+
+    def blamed(self, version: int, _error: str) -> Mapping[int, int]:
+        return {p: b for p, b in self.of(version).items() if self.named is None or p in self.named}
+
+    def frozen(self, version: int) -> Mapping[int, int]:
+        return {pid: begun for pid, begun in self.of(version).items() if pid in self.stopped}
+
+    def end(self, known: Mapping[int, int]) -> bool:
+        if self.may_end:
+            self.ended += known
+            self.runs = {v: {p: b for p, b in all_.items() if p not in known} for v, all_ in self.runs.items()}
+        return self.may_end
+
+
 class FakeRequest:
     """``versions`` maps a version to its answer, or to what makes one; a call takes ``took_s``."""
 
     def __init__(self, stage: Stage, request_id: str = "", **given: Any) -> None:
         self.id = request_id
+        self.again = False
         self.stage = stage
         self.replies: list[Answer] = []
         self.calls: list[int] = []
@@ -90,6 +126,9 @@ class FakeRequest:
         answer = self.stage.versions[version]
         self.stage.clock.now += self.stage.took_s
         return answer(self) if callable(answer) else answer
+
+    def refusal(self, error: str) -> Answer:
+        return failing(error)
 
     def reply(self, answer: Answer) -> None:
         self.replies.append(answer)
@@ -111,6 +150,9 @@ class Stage:
         self.clock = Clock()
         self.stable_pool, self.candidate_pool = FakePool(20), FakePool(10)
         self.timer = FakeTimer(self.clock)
+        self.processes = FakeProcesses()
+        self.told: list[str] = []
+        self.calls = Calls(self.processes, self.clock, self.told.append)
         self.draws: list[float] = []
         """What the random draws give; 0 when used up."""
         self.splitter = Splitter(
@@ -119,6 +161,7 @@ class Stage:
             stable_pool=self.stable_pool,
             candidate_pool=self.candidate_pool,
             timer=self.timer,
+            calls=self.calls,
             clock=self.clock,
             draw=lambda: self.draws.pop(0) if self.draws else 0.0,
         )
@@ -129,7 +172,7 @@ class Stage:
             self.follow(**route)
 
     def follow(self, **route: Any) -> None:
-        self.splitter.follow(parse_route(route_of(**route), stable=1, tensors=TENSORS))
+        self.splitter.follow(parse_route(route_of(**route), stable=1, tensors=TENSORS, caps=UNCAPPED))
 
     def send(self, request_id: str = "", *, run: bool = True) -> FakeRequest:
         request = FakeRequest(self, request_id)

@@ -15,18 +15,20 @@ from tests.support.toy import engine_config, make_checkpoint
 from tritonclient.grpc import model_config_pb2
 
 from baton.local import LocalTriton
+from baton.triton.key import Caps, Key
 from baton.triton.repository import ServiceFiles
 
 LONG_S = 120.0
+UNCAPPED = Caps(weight=100.0, shadow=100.0, lease_s=3600.0, contents=True)
 
 
 class Rig:
     """One service: alias -> splitter -> engine versions 1 (stable) and 2 (candidate)."""
 
-    def __init__(self, server: LocalTriton, repository: Path, name: str) -> None:
+    def __init__(self, server: LocalTriton, repository: Path, name: str, caps: Caps = UNCAPPED) -> None:
         self.server = server
         self.name, self.engine, self.splitter = name, f"{name}_engine", f"{name}_splitter"
-        self.files = ServiceFiles(repository, name, self.engine)
+        self.files = ServiceFiles(repository, name, self.engine, Key(repository.parent / f"{name}.token", caps))
         self.client = triton.InferenceServerClient(server.grpc_url)
         self.config: model_config_pb2.ModelConfig
 

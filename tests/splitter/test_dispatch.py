@@ -73,6 +73,17 @@ def test_a_candidate_that_fails_is_replaced_and_blamed():
     assert (candidate["outcome"], candidate["error"], candidate["took_ms"]) == ("failed", "out of memory", 10.0)
 
 
+def test_one_that_had_too_little_time_is_replaced_and_marked():
+    stage = Stage(weight=100)
+    stage.versions[2] = Answer("error", error="deadline: over", hurried=True)
+    for _ in range(FAILURES):
+        request = stage.send()
+        assert (request.calls, request.replies) == ([2, 1], [stage.versions[1]])
+    assert stage.splitter.breaker.state == "closed"
+    mine = [sample for sample in stage.samples() if sample["role"] == "candidate"]
+    assert [(sample["outcome"], sample["hurried"]) for sample in mine] == [("failed", True)] * FAILURES
+
+
 def test_when_both_fail_the_request_is_to_blame():
     stage = Stage(weight=100)
     stage.versions = {1: failing("stable says no"), 2: failing("candidate says no")}
@@ -151,8 +162,9 @@ def test_at_the_deadline_stable_answers_and_the_late_answer_is_dropped():
     stage.candidate_pool.run()  # now the candidate answers as well
     assert answered(late) == STABLE
     assert stage.counts == {"requests": 1, "stable": 1, "sent_to_candidate": 1, "late": 1}
-    candidate, stable = stage.samples()
+    stable, candidate = stage.samples()
     assert (candidate["outcome"], candidate["took_ms"], stable["role"]) == ("late", 2000.0, "stable")
+    assert candidate["stable_ms"] == stable["took_ms"]
 
 
 def test_an_answer_in_time_is_not_called_late():

@@ -6,7 +6,9 @@ import itertools
 import json
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +16,11 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
-from tests.splitter.rig import LONG_S, Rig, tensors, version_of
+from google.protobuf import text_format
+from tests.splitter.rig import LONG_S, Rig, route_of, tensors, version_of
 from tests.support.stage import Traffic, expected_score, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton
+from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.triton
@@ -253,16 +257,23 @@ def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, ho
         if how == "killed":
             clients.wait_answers(2, 5)
             os.kill(rig.pid(2), signal.SIGKILL)
-        until(lambda: rig.control()["breaker"]["opened"], "the breaker opens")
-        clients.wait_answers(1, 200)
-        # Half open, one request tries and fails again.
-        until(lambda: rig.control()["breaker"]["opened"] >= 2, "the breaker opens again")
+        if how == "hang":
+            until(lambda: rig.control()["breaker"]["opened"], "the breaker opens")
+            clients.wait_answers(1, 200)
+            # Half open, one request tries and fails again.
+            until(lambda: rig.control()["breaker"]["opened"] >= 2, "the breaker opens again")
+        else:
+            # One that Triton gave up is not called again before it has a new process.
+            until(lambda: rig.control()["calls"]["2"]["given_up"], "it is given up")
+            asked = rig.control()["counts"]["sent_to_candidate"]
+            clients.wait_answers(1, 200)
+            assert rig.control()["counts"]["sent_to_candidate"] == asked
     assert clients.errors == []
     assert max(answer.took for answer in clients.answers) < GENEROUS_S
     counts = rig.counted(requests=len(clients.answers), stable=clients.versions[1], candidate=clients.versions[2])[
         "counts"
     ]
-    assert counts["late"] + counts["failed"] >= 6
+    assert counts["late"] + counts["failed"] >= (6 if how == "hang" else 1)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -279,6 +290,39 @@ def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_sh
     assert clients.errors == []
     assert max(answer.took for answer in clients.answers) < GENEROUS_S
     assert rig.control()["counts"]["rescued"] > 20
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_process_that_stands_still_and_goes_on_brings_nothing_down(rig, version):
+    """Woken after Triton lost patience with it, it would take the whole server with it (24.10)."""
+    split(rig, weight=50)
+    server, pid = rig.server.pid, rig.pid(version)
+    other = 3 - version
+    with traffic(rig) as clients:
+        clients.wait_answers(1, 20)
+        clients.wait_answers(2, 20)
+        os.kill(pid, signal.SIGSTOP)
+        frozen_at = time.monotonic()
+        told = until(lambda: rig.control()["calls"][str(version)]["given_up"], "it is given up")
+        assert "stood still for" in told
+        time.sleep(max(0.0, frozen_at + 1.5 - time.monotonic()))  # the moment that is harmful
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+        clients.wait_answers(other, 200)
+        begun = rig.control()["calls"][str(version)]["begun"]
+        clients.wait_answers(other, 200)
+        calls = until(lambda: (c := rig.control()["calls"][str(version)])["ended"] == c["begun"] and c, "the last end")
+        assert calls["begun"] == begun, "nothing more is sent to it"
+    assert clients.errors == []
+    assert rig.server.pid == server
+    assert Path(f"/proc/{server}").exists()
+    # Loaded anew, it is called again.
+    rig.point("engine", stable=other)
+    rig.unload(rig.engine)
+    rig.load(rig.engine)
+    rig.point("splitter")
+    with traffic(rig) as clients:
+        clients.wait_answers(version, 20)
 
 
 def test_many_at_once_at_a_hung_candidate_are_all_answered(rig):
@@ -425,16 +469,60 @@ def test_a_hung_candidate_does_not_stand_in_the_way_of_the_next_splitter(rig):
     assert version_of(rig.infer()) == 3
 
 
-@pytest.mark.parametrize("wrong", ["token", "stable", "engine"])
+@pytest.mark.parametrize("wrong", ["token_sha256", "max_weight", "stable", "engine"])
 def test_a_splitter_with_wrong_files_does_not_load_and_says_why(rig, wrong):
     rig.toys({})
     rig.load(rig.engine)
     rig.files.set_splitter(1)
-    if wrong == "token":
-        (rig.files.repository / rig.splitter / "1" / "token").unlink()
-    else:
-        path = rig.files.repository / rig.splitter / "config.pbtxt"
-        good = {"stable": 'string_value: "1"', "engine": f'string_value: "{rig.engine}"'}[wrong]
-        path.write_text(path.read_text().replace(good, 'string_value: ""'))
-    with pytest.raises(InferenceServerException, match=rf"{wrong} (can't be read|is missing)"):
+    path = rig.files.repository / rig.splitter / "config.pbtxt"
+    good = {
+        "stable": "1",
+        "engine": rig.engine,
+        "token_sha256": rig.files.key.parameters()["token_sha256"],
+        "max_weight": "100.0",
+    }[wrong]
+    bad = "" if wrong in {"stable", "engine"} else "x"
+    path.write_text(path.read_text().replace(f'string_value: "{good}"', f'string_value: "{bad}"'))
+    with pytest.raises(InferenceServerException, match=rf"{wrong} (must be|is missing)"):
         rig.load(rig.splitter)
+
+
+def test_a_splitter_with_files_of_a_baton_of_before_serves_stable_and_nobody_steers_it(rig):
+    rig.toys({}, {})
+    rig.files.set_splitter(1)
+    path = rig.files.repository / rig.splitter / "config.pbtxt"
+    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    for name in rig.files.key.parameters():
+        del config.parameters[name]
+    path.write_text(text_format.MessageToString(config))
+    (path.parent / "1" / "token").write_text("c1ea4" * 12)
+    rig.load(rig.engine)
+    rig.load(rig.splitter)
+    rig.point("splitter")
+    assert version_of(rig.infer()) == 1
+    for token in (rig.files.token(), "c1ea4" * 12, ""):
+        with pytest.raises(InferenceServerException, match="token is missing or wrong"):
+            rig.control(token=token, route=route_of(weight=100))
+    with traffic(rig) as clients:
+        clients.wait_answers(1)
+        rig.files.set_splitter(1)
+        rig.load(rig.splitter)
+        rig.route(weight=100)
+        clients.wait_answers(2)
+    assert clients.errors == []
+
+
+def test_what_fails_by_a_timeout_that_the_client_chose_is_marked(rig):
+    split(rig, {}, {"least_timeout_ms": 1000}, weight=0, shadow=100)
+    for number in range(1, 7):
+        rig.infer(timeout=500_000)
+        rig.counted(shadow_failed=number)
+    rig.infer(timeout=2_000_000)
+    rig.counted(shadowed=7)
+    rig.route(weight=100)
+    rig.infer(timeout=500_000)
+    rig.counted(failed=1)
+    until(lambda: len(rig.samples("pair")) == 7, "the last one")
+    assert [pair.get("hurried", False) for pair in rig.samples("pair")] == [True] * 6 + [False]
+    assert [sample["hurried"] for sample in rig.samples("answer") if sample["outcome"] == "failed"] == [True]
+    assert rig.control()["breaker"] == {"state": "closed", "opened": 0}

@@ -108,6 +108,44 @@ def test_what_a_silent_stable_has_in_hand_is_rescued():
     assert (request.replies, request.calls) == ([CANDIDATE], [2]), "what stood in line is not asked of stable any more"
 
 
+def test_for_a_stable_that_was_given_up_the_candidate_has_more_time():
+    """All who ask come to it at once; nobody else has an answer."""
+    stage = stage_of()
+    stage.versions[1] = failing("Stub process 'x_0_0' is not healthy.")
+    assert to_stable(stage).replies == [CANDIDATE]
+    request = to_stable(stage, run=False)
+    stage.stable_pool.run()
+    stage.clock.now += 3  # the candidate is busy, for longer than its deadline
+    stage.timer.run()
+    assert request.replies == []
+    stage.candidate_pool.run()
+    assert (request.replies, request.calls) == ([CANDIDATE], [2])
+
+
+@pytest.mark.parametrize(("weight", "answer"), [(50, CANDIDATE), (0, None)])
+def test_a_lease_that_ends_leaves_the_candidate_where_stable_was_given_up(weight, answer):
+    """The control plane was away just then: nobody else is left to answer. In shadow the candidate answers nobody."""
+    stage = stage_of(weight=weight, shadow=100, lease_s=5)
+    stage.versions[1] = failing("Stub process 'x_0_0' is not healthy.")
+    stage.clock.now += 5
+    assert stage.splitter.lease.current() is None
+    for _ in range(2):  # the request by which that is found, and one after it
+        [reply] = to_stable(stage).replies
+        assert reply == answer if answer else reply.error
+        assert stage.splitter.calls.given_up(1) is not None
+    stage.follow(candidate=None)
+    [reply] = to_stable(stage).replies
+    assert reply.error
+
+
+def test_a_lease_that_ends_leaves_stable_alone_where_it_only_fails():
+    stage = stage_of(lease_s=5)
+    stage.versions[1] = failing("this request is wrong")
+    stage.clock.now += 5
+    request = to_stable(stage)
+    assert (request.replies, request.calls) == ([stage.versions[1]], [1])
+
+
 def test_a_stable_that_answers_others_is_slow_and_no_more():
     stage = stage_of()
     slow = to_stable(stage, run=False)

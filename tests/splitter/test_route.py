@@ -6,14 +6,16 @@ import json
 import random
 
 import pytest
-from tests.splitter.fakes import TENSORS, Clock
+from tests.splitter.fakes import TENSORS, UNCAPPED, Clock
 from tests.splitter.rig import route_of
 
-from traffic_splitter.route import InvalidControl, Lease, parse_route, percentile
+from traffic_splitter.route import Caps, InvalidControl, Lease, parse_caps, parse_route, percentile
+
+CAPS = Caps(weight=50.0, shadow=25.0, lease_s=15.0, contents=False)
 
 
-def parsed(**route):
-    return parse_route(route_of(**route), stable=1, tensors=TENSORS)
+def parsed(caps=UNCAPPED, **route):
+    return parse_route(route_of(**route), stable=1, tensors=TENSORS, caps=caps)
 
 
 def never() -> float:
@@ -53,7 +55,50 @@ def test_no_key_may_be_missing(key):
     route = route_of()
     del route[key]
     with pytest.raises(InvalidControl, match=f"route.{key} is missing"):
-        parse_route(route, stable=1, tensors=TENSORS)
+        parse_route(route, stable=1, tensors=TENSORS, caps=UNCAPPED)
+
+
+def test_what_is_configured_may_be_asked():
+    route = parsed(CAPS, weight=50, shadow=25, lease_s=15)
+    assert (route.weight, route.shadow, route.lease_s, route.contents) == (50.0, 25.0, 15.0, False)
+    assert parsed(UNCAPPED, lease_s=3600, contents=True).contents
+
+
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        ({"weight": 100}, "route.weight is 100, and this service is configured for at most 50"),
+        ({"shadow": 25.1}, "route.shadow is 25.1, and this service is configured for at most 25"),
+        ({"lease_s": 3600}, "route.lease_s is 3600, and this service is configured for at most 15"),
+        ({"contents": True}, "route.contents must be false: this service is not configured to keep documents"),
+    ],
+)
+def test_more_than_is_configured_is_refused(route, why):
+    with pytest.raises(InvalidControl) as refusal:
+        parsed(CAPS, **({"lease_s": 15} | route))
+    assert str(refusal.value) == why
+
+
+def test_caps_come_from_the_configuration():
+    given = {"max_weight": "50.0", "max_shadow": "25.0", "max_lease_s": "15.0", "contents": "false"}
+    assert parse_caps(given) == CAPS
+    assert parse_caps(given | {"contents": "true"}).contents
+    assert parse_caps({}) == Caps(weight=0.0, shadow=0.0, lease_s=0.0, contents=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("max_weight", ["-1", "101", "nan", "inf", "", "x"]),
+        ("max_shadow", ["-0.5", "1e3"]),
+        ("max_lease_s", ["3601", "1h"]),
+        ("contents", ["True", "yes", ""]),
+    ],
+)
+def test_wrong_caps_are_refused_by_name(key, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"parameters: {key} must be "):
+            parse_caps({key: value})
 
 
 def test_an_unknown_key_and_no_object_are_refused():
@@ -61,7 +106,7 @@ def test_an_unknown_key_and_no_object_are_refused():
         parsed(wieght=5)
     for route in (None, [], "x", 5):
         with pytest.raises(InvalidControl, match="must be an object"):
-            parse_route(route, stable=1, tensors=TENSORS)
+            parse_route(route, stable=1, tensors=TENSORS, caps=UNCAPPED)
 
 
 def test_an_id_stays_with_the_candidate_as_the_weight_grows():

@@ -8,6 +8,7 @@ import pytest
 from tests.splitter.fakes import FakeRequest, Stage, failing, scored
 
 from traffic_splitter.breaker import FAILURES
+from traffic_splitter.request import Answer
 from traffic_splitter.shadow import HELD_BYTES, UNDER_WAY
 
 
@@ -97,6 +98,15 @@ def test_a_shadow_that_fails_counts_for_the_breaker(bad):
     assert stage.samples("pair")[-1]["outcome"] == "dropped"
 
 
+def test_a_shadow_without_enough_time_says_so_and_leaves_the_breaker_alone():
+    stage = shadowing()
+    stage.versions[2] = Answer("error", error="deadline: over", hurried=True)
+    for _ in range(FAILURES):
+        stage.send()
+    assert stage.splitter.breaker.state == "closed"
+    assert [(pair["outcome"], pair["hurried"]) for pair in stage.samples("pair")] == [("failed", True)] * FAILURES
+
+
 def test_a_shadow_that_hangs_is_late_once():
     stage = shadowing(deadline_s=2)
 
@@ -109,7 +119,7 @@ def test_a_shadow_that_hangs_is_late_once():
     stage.versions[2] = hang
     stage.send("a")
     (pair,) = stage.samples("pair")
-    assert (pair["kind"], pair["candidate_ms"]) == ("documents.image,documents.text,query.text", None)
+    assert (pair["kind"], pair["candidate_ms"]) == ("documents.image,documents.text,query.text", 2000.0)
     assert stage.counts == {"requests": 1, "stable": 1, "shadowed": 1, "shadow_failed": 1}
 
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from typing import Any, NoReturn
 
 from .dispatch import Splitter
-from .route import InvalidControl, parse_route
+from .probes import parse_probe
+from .route import Caps, InvalidControl, Route, parse_route
 
 LARGEST = 65536
 """Bytes of a control request; more is not parsed."""
+NOBODY = ""
+"""In the place of a hash: no token is right."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Control:
-    """Answers one JSON object with another one. Called from one thread."""
+    """Answers one JSON object with another one. Called from one thread.
 
-    def __init__(self, splitter: Splitter, token: str) -> None:
-        if not token:
-            raise ValueError("the token is empty; write the secret into the version folder's file 'token'")
+    ``token_sha256`` is the hash of the token, in lower-case hexadecimal digits, or :data:`NOBODY`. The token is 32
+    random bytes as text, which nobody finds by trying: no salt and no slow hash is needed.
+    """
+
+    def __init__(self, splitter: Splitter, token_sha256: str, caps: Caps) -> None:
+        if token_sha256 != NOBODY and not _SHA256.fullmatch(token_sha256):
+            raise ValueError("parameters: token_sha256 must be 64 hexadecimal digits, the SHA-256 of the token")
         self._splitter = splitter
-        self._token = token.encode()
+        self._sha256 = token_sha256
+        self._caps = caps
         self.boot = secrets.token_hex(8)
 
     def answer(self, raw: bytes) -> str:
@@ -33,21 +44,41 @@ class Control:
         """
         asked = _decode(raw)
         token = asked.pop("token", None)
-        if not isinstance(token, str) or not hmac.compare_digest(token.encode(errors="replace"), self._token):
+        if not isinstance(token, str) or not self._known(token):
             raise InvalidControl("the token is missing or wrong")
         after, boot = asked.pop("after", 0), asked.pop("boot", None)
         if type(after) is not int or after < 0:
             raise InvalidControl("after must be a whole number of at least 0")
         if boot is not None and not isinstance(boot, str):
             raise InvalidControl("boot must be a text")
-        route = asked.pop("route", None)
+        route, probe = asked.pop("route", None), asked.pop("probe", None)
         if asked:
-            raise InvalidControl(f"unknown key {next(iter(asked))[:40]!r}; known are token, route, after, boot")
+            raise InvalidControl(f"unknown key {next(iter(asked))[:40]!r}; known are token, route, probe, after, boot")
+        announced = None if probe is None else parse_probe(probe)
+        splitter = self._splitter
+        before = self._shown(splitter.lease.current())
         if route is not None:
-            self._splitter.follow(parse_route(route, stable=self._splitter.stable, tensors=self._splitter.tensors))
-        return self._report(after if boot == self.boot else 0)
+            splitter.follow(parse_route(route, stable=splitter.stable, tensors=splitter.tensors, caps=self._caps))
+        if announced is not None:
+            splitter.announced.expect(*announced)
+        return self._report(after if boot == self.boot else 0, before)
 
-    def _report(self, after: int) -> str:
+    def _known(self, token: str) -> bool:
+        digest = hashlib.sha256(token.encode(errors="replace")).hexdigest()
+        return hmac.compare_digest(digest, self._sha256)
+
+    def _shown(self, route: Route | None) -> dict[str, Any] | None:
+        if route is None:
+            return None
+        return {
+            "candidate": route.candidate,
+            "weight": route.weight,
+            "shadow": route.shadow,
+            "contents": route.contents,
+            "lease_left_s": round(self._splitter.lease.left_s(), 3),
+        }
+
+    def _report(self, after: int, before: dict[str, Any] | None) -> str:
         splitter = self._splitter
         route = splitter.lease.current()
         samples, newest, lost = splitter.ledger.newer(after)
@@ -55,22 +86,18 @@ class Control:
             "boot": self.boot,
             "pid": os.getpid(),
             "stable": splitter.stable,
-            "route": None,
+            "route": self._shown(route),
+            "before": before,
             "lapses": splitter.lease.lapses,
             "breaker": {"state": splitter.breaker.state, "opened": splitter.breaker.opened},
             "deadline_s": None,
             "counts": splitter.ledger.counts(),
+            "calls": splitter.calls.report(),
             "next": newest,
             "lost": lost,
         }
         if route is not None:
             head["deadline_s"] = round(splitter.patience.deadline_s(route.deadline_s), 3)
-            head["route"] = {
-                "candidate": route.candidate,
-                "weight": route.weight,
-                "shadow": route.shadow,
-                "lease_left_s": round(splitter.lease.left_s(), 3),
-            }
         return f'{json.dumps(head)[:-1]}, "samples": {samples}}}'
 
 

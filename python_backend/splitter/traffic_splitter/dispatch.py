@@ -11,17 +11,21 @@ answer of the candidate's is then the client's.
 
 from __future__ import annotations
 
-import random
+import copy
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 
 from .breaker import Breaker
+from .calls import Calls
+from .ids import Ids
 from .patience import Patience
+from .probes import CANDIDATE, Announced, Own
 from .request import Answer, Clockwork, Request, Scores, Threads, flaw
 from .route import Lease, Route, Tensors
-from .samples import Ledger
+from .samples import Books, Ledger
 from .shadow import Shadow
 from .tally import Tally
 
@@ -35,6 +39,8 @@ ends; sending an answer takes one, too. With 32 hung calls nothing is sent any m
 thread of ours has one call or one answer in hand, so 20 + 10 of them and ``execute`` always leave a thread there.
 """
 
+LAST_RESORT_S = 10.0
+"""Where stable was given up the candidate has so long for a request: all come at once, and nobody else answers."""
 NO_TICKET = -1
 """Of a request that goes to stable first: its attempts with the candidate tell the breaker nothing."""
 
@@ -42,7 +48,8 @@ NO_TICKET = -1
 class Splitter:
     """Takes requests and returns at once; answers come from the pools.
 
-    Until :meth:`follow` puts a route in force, and when its lease is over, the stable version answers alone.
+    Until :meth:`follow` puts a route in force, and when its lease is over, the stable version answers alone. Where that
+    one was given up, the route goes on: the candidate that had a share a moment ago is then the only one that answers.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Splitter:
         stable_pool: Threads,
         candidate_pool: Threads,
         timer: Clockwork,
+        calls: Calls,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] | None = None,
     ) -> None:
@@ -62,16 +70,31 @@ class Splitter:
         self.breaker = Breaker(clock)
         self.ledger = Ledger(clock)
         self.patience = Patience()
-        self._tally = Tally(self.ledger)
+        self.calls = calls
+        self.announced = Announced()
         self._stable_pool = stable_pool
         self._candidate_pool = candidate_pool
         self._timer = timer
         self._clock = clock
-        self._draw = draw or random.Random().random
-        self._shadow = Shadow(candidate_pool, timer, self.breaker, self.patience, self.ledger, clock)
+        # Of the system: what a generator of our own draws could be told from where requests went.
+        self._draw = draw or secrets.SystemRandom().random
+        self._ids = Ids()
         self._candidate: int | None = None
         self._heard = clock()
         """When stable last answered anybody."""
+        self._write_into(self.ledger)
+        # The control plane's own requests meet the same pools, breaker and patience, and are written down apart. They
+        # are few, so every one that stable answers is shadowed, where anything is: chance draws 0. Last of all: what is
+        # assigned from here on is not shared.
+        self._apart = copy.copy(self)
+        self._apart._draw = lambda: 0.0  # noqa: SLF001 - one of its own kind
+        self._apart._write_into(Own(self.ledger))  # noqa: SLF001
+
+    def _write_into(self, books: Books) -> None:
+        self._books, self._tally = books, Tally(books)
+        self._shadow = Shadow(
+            self._candidate_pool, self._timer, self.calls, self.breaker, self.patience, books, self._clock
+        )
 
     def follow(self, route: Route) -> None:
         """Put a route in force, at once and whole."""
@@ -82,10 +105,29 @@ class Splitter:
 
     def take(self, request: Request) -> None:
         """Send the request on its way."""
+        route, announced = self._route(), self.announced.claim(request.id)
+        if announced is None:
+            if route is not None and route.shared and request.id:
+                request.again = self._ids.again(route.salt, request.id)
+            self._send(request, route, candidate=route is not None and route.takes(request.id, self._draw))
+        else:
+            shared = route is not None and route.shared
+            self._apart._send(request, route, candidate=shared and announced == CANDIDATE)  # noqa: SLF001
+
+    def _route(self) -> Route | None:
+        """What is in force, or was last, where nobody else is left to answer."""
         route = self.lease.current()
-        self.ledger.count("requests")
-        if route is None or not route.takes(request.id, self._draw):
+        if route is None and self.calls.given_up(self.stable) is not None:
+            return self.lease.over
+        return route
+
+    def _send(self, request: Request, route: Route | None, *, candidate: bool) -> None:
+        self._books.count("requests")
+        if route is None or not candidate:
             self._to_stable(request, route, shadow=True)
+            return
+        if route.candidate is not None and (why := self.calls.given_up(route.candidate)) is not None:
+            self._refuse(request, route, why)
             return
         ticket = self.breaker.enter()
         if ticket is None:
@@ -99,8 +141,8 @@ class Splitter:
         self._timer.after(self.patience.deadline_s(route.deadline_s), partial(self._expire, flight))
 
     def _refuse(self, request: Request, route: Route, why: str) -> None:
-        self.ledger.count("refused")
-        self._tally.answer("candidate", request.id, None, "refused", why)
+        self._books.count("refused")
+        self._tally.answer("candidate", request, None, "refused", why)
         self._to_stable(request, route, shadow=False)
 
     def _to_stable(self, request: Request, route: Route | None, *, shadow: bool) -> None:
@@ -120,12 +162,12 @@ class Splitter:
             try:
                 request.reply(answer)
             finally:
-                self.ledger.count("candidate")
+                self._books.count("candidate")
                 if in_time:
                     self.breaker.leave(flight.ticket, good=True)
-                    self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+                    self._tally.answer("candidate", request, took_s, "ok", scores=Scores.of(answer))
         elif in_time and problem is not None and flight.claim():
-            self._stable_pool.submit(partial(self._replace, request, flight, took_s, problem))
+            self._stable_pool.submit(partial(self._replace, request, flight, took_s, problem, answer.hurried))
         elif problem is not None:
             self._give_up(flight)
 
@@ -134,38 +176,49 @@ class Splitter:
         request = flight.request
         if request is None or not flight.first():
             return
-        self._stable_pool.submit(partial(self._fall_back, flight))
+        self._stable_pool.submit(partial(self._fall_back, flight, request, self._clock() - flight.begin))
         self.breaker.leave(flight.ticket, good=False)
-        self.ledger.count("late")
-        waited_s = self._clock() - flight.begin
-        self._tally.answer("candidate", request.id, waited_s, "late", f"no answer within {waited_s:.3g} s")
+        self._books.count("late")
 
-    def _replace(self, request: Request, flight: _Flight, took_s: float, problem: str) -> None:
-        """On a stable thread: the candidate failed. Only stable's answer tells whose fault that was."""
+    def _replace(self, request: Request, flight: _Flight, took_s: float, problem: str, hurried: bool) -> None:  # noqa: FBT001 - of partial
+        """On a stable thread: the candidate failed. Only stable's answer tells whose fault that was.
+
+        Not even that tells where the client allowed too little time: who chooses it can choose a moment, too.
+        """
         answer, stable_s = self._call_stable(request, flight.route)
         self._deliver(request, answer, stable_s)
         if answer.error is None:
-            self.breaker.leave(flight.ticket, good=False)
-            self.ledger.count("failed")
-            self._tally.answer("candidate", request.id, took_s, "failed", problem)
+            self.breaker.leave(flight.ticket, good=None if hurried else False)
+            self._books.count("failed")
+            self._tally.answer("candidate", request, took_s, "failed", problem, stable_s=stable_s, hurried=hurried)
         else:
             self.breaker.leave(flight.ticket, good=None)
-            self._tally.answer("candidate", request.id, took_s, "client_error", problem)
+            self._tally.answer("candidate", request, took_s, "client_error", problem)
 
-    def _fall_back(self, flight: _Flight) -> None:
-        """On a stable thread: the candidate is late, and is not asked again by a shadow."""
-        request = flight.request
-        if request is None:
-            return
-        answer, took_s = self._call_stable(request, flight.route)
-        if answer.error is not None:
-            self._wait_for_candidate(flight, answer, took_s)
-        elif flight.claim():
-            self._deliver(request, answer, took_s)
+    def _fall_back(self, flight: _Flight, request: Request, waited_s: float) -> None:
+        """On a stable thread: the candidate is late, and is not asked again by a shadow.
+
+        Only stable's answer to the same request tells whose fault that is, unless the candidate was quicker yet.
+        """
+        outcome, stable_s = "late", None
+        try:
+            if flight.request is not None:
+                answer, stable_s = self._call_stable(request, flight.route)
+                if answer.error is not None:
+                    outcome = "client_error"
+                    self._wait_for_candidate(flight, answer, stable_s)
+                elif flight.claim():
+                    self._deliver(request, answer, stable_s)
+        finally:
+            error = f"no answer within {waited_s:.3g} s"
+            self._tally.answer("candidate", request, waited_s, outcome, error, stable_s=stable_s)
 
     def _serve(self, request: Request, route: Route | None, *, shadow: bool) -> None:
-        """On a stable thread: nobody else may answer."""
+        """On a stable thread: nobody else may answer, unless stable is found dead by this very request."""
         answer, took_s = self._call_stable(request, route)
+        if answer.error is not None and (now := self._route()) is not None and now.shared:
+            self._ask_candidate(_Flight(request, now, NO_TICKET, self._clock()), answer, took_s)
+            return
         self._finish(request, route, answer, took_s, shadow=shadow)
 
     def _serve_flight(self, flight: _Flight, *, shadow: bool) -> None:
@@ -175,8 +228,7 @@ class Splitter:
             return  # the candidate answered while it stood in line
         answer, took_s = self._call_stable(request, route)
         if answer.error is not None:
-            self._wait_for_candidate(flight, answer, took_s)
-            self._candidate_pool.submit(partial(self._rescue, flight))
+            self._ask_candidate(flight, answer, took_s)
         elif flight.claim():
             self._finish(request, route, answer, took_s, shadow=shadow)
 
@@ -202,18 +254,23 @@ class Splitter:
         answer, took_s, problem = self._call_candidate(request, flight.route)
         if problem is not None:
             if self._give_up(flight):
-                self._tally.answer("candidate", request.id, took_s, "client_error", problem)
+                self._tally.answer("candidate", request, took_s, "client_error", problem)
         elif flight.claim():
             try:
                 request.reply(answer)
             finally:
-                self.ledger.count("candidate", "rescued")
-                self._tally.answer("candidate", request.id, took_s, "ok", scores=Scores.of(answer))
+                self._books.count("candidate", "rescued")
+                self._tally.answer("candidate", request, took_s, "ok", scores=Scores.of(answer))
                 if flight.failed is not None:
                     error, stable_s = flight.failed
-                    self._tally.answer("stable", request.id, stable_s, "failed", error.error or "no message")
+                    self._tally.answer("stable", request, stable_s, "failed", error.error or "no message")
                 else:
-                    self._tally.answer("stable", request.id, self._clock() - flight.begin, "late", "no answer")
+                    self._tally.answer("stable", request, self._clock() - flight.begin, "late", "no answer")
+
+    def _ask_candidate(self, flight: _Flight, answer: Answer, took_s: float) -> None:
+        """Stable answered with an error: a good answer of the candidate's is the client's instead."""
+        self._wait_for_candidate(flight, answer, took_s)
+        self._candidate_pool.submit(partial(self._rescue, flight))
 
     def _wait_for_candidate(self, flight: _Flight, answer: Answer, took_s: float) -> None:
         """Stable's error is the client's only if the candidate has no better answer within its deadline.
@@ -223,6 +280,8 @@ class Splitter:
         flight.failed = (answer, took_s)
         limit_s = flight.route.deadline_s
         delay_s = limit_s if self.breaker.state == "closed" else self.patience.deadline_s(limit_s)
+        if self.calls.given_up(self.stable) is not None:
+            delay_s = max(delay_s, LAST_RESORT_S)
         self._timer.after(delay_s, partial(self._give_up, flight))
 
     def _give_up(self, flight: _Flight) -> bool:
@@ -237,14 +296,14 @@ class Splitter:
     def _call_candidate(self, request: Request, route: Route) -> tuple[Answer, float, str | None]:
         """Its answer, the seconds that took, and why the client must not get it."""
         assert route.candidate is not None  # noqa: S101 - Route.shared
-        self.ledger.count("sent_to_candidate")
+        self._books.count("sent_to_candidate")
         begin = self._clock()
-        answer = request.call(route.candidate, route.compare)
+        answer = self.calls.call(request, route.candidate, route.compare)
         return answer, self._clock() - begin, flaw(answer, self._shape(request, route))
 
     def _call_stable(self, request: Request, route: Route | None) -> tuple[Answer, float]:
         begin = self._clock()
-        answer = request.call(self.stable, route.compare if route else None)
+        answer = self.calls.call(request, self.stable, route.compare if route else None)
         if answer.error is None:
             self._heard = self._clock()
         return answer, self._clock() - begin
@@ -265,13 +324,13 @@ class Splitter:
             request.reply(answer)
         finally:
             scores = Scores.of(answer)
-            self.ledger.count("stable")
+            self._books.count("stable")
             if answer.error is None:
                 self.patience.learn(took_s)
-                self._tally.answer("stable", request.id, took_s, "ok", scores=scores)
+                self._tally.answer("stable", request, took_s, "ok", scores=scores)
             else:
-                self.ledger.count("client_errors")
-                self._tally.answer("stable", request.id, took_s, "client_error", answer.error)
+                self._books.count("client_errors")
+                self._tally.answer("stable", request, took_s, "client_error", answer.error)
         return scores
 
     def _shape(self, request: Request, route: Route) -> tuple[int, ...] | None:

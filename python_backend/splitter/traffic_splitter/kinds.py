@@ -1,8 +1,9 @@
-"""What kind a request is of, told from the keys of its JSON inputs, and its contents for a person to look at."""
+"""What kind a request is of, whether it is one that came before, and its contents for a person to look at."""
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,18 @@ def _keys(elements: Sequence[bytes]) -> Iterator[str]:
             continue
         for key in item:
             yield key if _KEY.fullmatch(key) else "other"
+
+
+def digest_of(texts: Mapping[str, Sequence[bytes]], salt: str) -> str:
+    """The same for the very same texts under one salt, and nothing to guess them from; empty where there are none."""
+    if not texts:
+        return ""
+    digest = hashlib.blake2b(salt.encode(errors="surrogatepass"), digest_size=8)
+    for name, elements in sorted(texts.items()):
+        for part in (name.encode(), *elements, b""):
+            digest.update(len(part).to_bytes(8))
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def contents_of(texts: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:

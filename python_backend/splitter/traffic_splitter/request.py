@@ -24,10 +24,15 @@ class Answer:
     error: str | None = None
     scores: np.ndarray[Any, Any] | None = None
     """The compared tensor in the answer's shape, or None: nothing is compared, or the answer has none."""
+    hurried: bool = False
+    """It is an error for want of time, and how much time there was is what the client chose."""
 
 
 class Request(Protocol):
     """One client's request."""
+
+    again: bool
+    """Its id was used before in this split, so its sender could know where it goes. The splitter says so."""
 
     @property
     def id(self) -> str:
@@ -35,6 +40,9 @@ class Request(Protocol):
 
     def call(self, version: int, compare: str | None) -> Answer:
         """The version's answer; waits for it. Never raises: what goes wrong is an answer with an error."""
+
+    def refusal(self, error: str) -> Answer:
+        """What stands for the answer of a version that is not called."""
 
     def reply(self, answer: Answer) -> None:
         """Send the answer to the client; once."""

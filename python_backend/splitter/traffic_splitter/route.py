@@ -18,6 +18,19 @@ MAX_DEADLINE_S = 600.0
 _SALT_LENGTH = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most that may be asked for, with the right token too: the splitter's own configuration says so.
+
+    Shares are in percent. Without any of it nothing may.
+    """
+
+    weight: float = 0.0
+    shadow: float = 0.0
+    lease_s: float = 0.0
+    contents: bool = False
+
+
 class InvalidControl(ValueError):
     """A control request that is refused; the text names the key and what is allowed."""
 
@@ -66,7 +79,35 @@ def percentile(salt: str, request_id: str) -> float:
     return 100 * int.from_bytes(digest) / 2**48  # 48 bits: the quotient stays below 1 as a float
 
 
-def parse_route(given: Any, *, stable: int, tensors: Tensors) -> Route:
+def parse_caps(given: Mapping[str, str]) -> Caps:
+    """Caps out of the parameters of the splitter's configuration; a key that is missing allows nothing.
+
+    Raises:
+        ValueError: a parameter is wrong; the text names it.
+    """
+    contents = given.get("contents", "false")
+    if contents not in {"true", "false"}:
+        raise ValueError(f"parameters: contents must be true or false, not {contents!r}")
+    return Caps(
+        weight=_cap(given, "max_weight", 100),
+        shadow=_cap(given, "max_shadow", 100),
+        lease_s=_cap(given, "max_lease_s", MAX_LEASE_S),
+        contents=contents == "true",
+    )
+
+
+def _cap(given: Mapping[str, str], key: str, high: float) -> float:
+    text = given.get(key, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= high:
+        raise ValueError(f"parameters: {key} must be a number from 0 to {high:g}, not {text!r}")
+    return value
+
+
+def parse_route(given: Any, *, stable: int, tensors: Tensors, caps: Caps) -> Route:
     """A route out of decoded JSON, every key checked.
 
     Raises:
@@ -85,11 +126,13 @@ def parse_route(given: Any, *, stable: int, tensors: Tensors) -> Route:
         raise InvalidControl(f"route.kinds must be a list of BYTES inputs, which are: {_names(tensors.texts)}")
     if not isinstance(given["contents"], bool):
         raise InvalidControl("route.contents must be true or false")
+    if given["contents"] and not caps.contents:
+        raise InvalidControl("route.contents must be false: this service is not configured to keep documents")
     return Route(
         candidate=candidate,
-        weight=_number(given, "weight", 0, 100),
-        shadow=_number(given, "shadow", 0, 100),
-        lease_s=_number(given, "lease_s", 0, MAX_LEASE_S, above=True),
+        weight=_number(given, "weight", 0, 100, cap=caps.weight),
+        shadow=_number(given, "shadow", 0, 100, cap=caps.shadow),
+        lease_s=_number(given, "lease_s", 0, MAX_LEASE_S, above=True, cap=caps.lease_s),
         salt=salt,
         deadline_s=_number(given, "deadline_s", 0, MAX_DEADLINE_S, above=True),
         compare=compare,
@@ -110,11 +153,15 @@ def _check_keys(given: Any) -> None:
             raise InvalidControl(f"route.{key} is missing")
 
 
-def _number(given: Mapping[str, Any], key: str, low: float, high: float, *, above: bool = False) -> float:
+def _number(
+    given: Mapping[str, Any], key: str, low: float, high: float, *, above: bool = False, cap: float | None = None
+) -> float:
     value = given[key]
     good = type(value) in (int, float) and low <= value <= high and not (above and value == low)
     if not good or not math.isfinite(value):
         raise InvalidControl(f"route.{key} must be a number {'above' if above else 'from'} {low:g} to {high:g}")
+    if cap is not None and value > cap:
+        raise InvalidControl(f"route.{key} is {value:g}, and this service is configured for at most {cap:g}")
     return float(value)
 
 
@@ -131,12 +178,14 @@ class Lease:
         self._held: tuple[Route, float] | None = None
         self.lapses = 0
         """Leases that ended by themselves."""
+        self.over: Route | None = None
+        """The route whose lease ended by itself, until another one is put in force."""
 
     def replace(self, route: Route) -> None:
         """Put a route in force for its ``lease_s`` from now."""
         self.current()  # a lease that is over counts as lapsed, even if nobody asked in between
         with self._lock:
-            self._held = route, self._clock() + route.lease_s
+            self._held, self.over = (route, self._clock() + route.lease_s), None
 
     def current(self) -> Route | None:
         """The route in force, or None: there is none, or its lease is over."""
@@ -145,7 +194,7 @@ class Lease:
             return held[0] if held else None
         with self._lock:
             if self._held is held:
-                self._held = None
+                self._held, self.over = None, held[0]
                 self.lapses += 1
         return None
 

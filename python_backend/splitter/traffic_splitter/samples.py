@@ -7,7 +7,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 KEPT = 4096
 """Samples in the ring."""
@@ -28,7 +28,16 @@ COUNTS = (
     "shadowed",
     "shadow_dropped",
     "shadow_failed",
+    "own",
 )
+"""``own`` are the control plane's own requests, which count as nothing else; see ``traffic_splitter.probes``."""
+
+
+class Books(Protocol):
+    """What happened is written into them."""
+
+    def count(self, *names: str) -> None: ...
+    def add(self, sample: Mapping[str, Any]) -> None: ...
 
 
 class Ledger:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .breaker import Breaker
-from .kinds import contents_of, kind_of
+from .calls import Calls
+from .kinds import contents_of, digest_of, kind_of
 from .patience import Patience
 from .request import Answer, Clockwork, Request, Scores, Threads, flaw
 from .route import Route
-from .samples import Ledger
+from .samples import Books
 from .tally import Tally
 
 UNDER_WAY = 4
@@ -30,13 +31,15 @@ class Shadow:
         self,
         pool: Threads,
         timer: Clockwork,
+        calls: Calls,
         breaker: Breaker,
         patience: Patience,
-        ledger: Ledger,
+        ledger: Books,
         clock: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._timer = timer
+        self._calls = calls
         self._breaker = breaker
         self._patience = patience
         self._ledger = ledger
@@ -49,6 +52,9 @@ class Shadow:
     def offer(self, request: Request, route: Route, shape: Sequence[int] | None, took_s: float, stable: Scores) -> None:
         """Send it to the candidate if there is room; its client has stable's answer already."""
         pair = _Pair(request.id, took_s, stable)
+        if route.candidate is not None and (why := self._calls.given_up(route.candidate)) is not None:
+            self._drop(pair, why)
+            return
         if (size := self._reserve(request)) is None:
             self._drop(pair, "no room for another shadow call")
             return
@@ -71,11 +77,12 @@ class Shadow:
             # Before the call, so that the timer need not parse anything.
             texts = request.texts()
             pair.kind = kind_of(texts, route.kinds)
+            pair.digest = digest_of(texts, route.salt)
             pair.contents = contents_of(texts) if route.contents else None
             deadline_s = self._patience.deadline_s(route.deadline_s)
             self._timer.after(deadline_s, partial(self._late, pair, ticket, deadline_s))
             begin = self._clock()
-            answer = request.call(route.candidate, route.compare)
+            answer = self._calls.call(request, route.candidate, route.compare)
             took_s = self._clock() - begin
             if pair.claim():
                 self._end(pair, ticket, took_s, answer, flaw(answer, shape))
@@ -84,13 +91,21 @@ class Shadow:
             self._release(size)
 
     def _end(self, pair: _Pair, ticket: int, took_s: float, answer: Answer, problem: str | None) -> None:
-        # Stable answered this very request, so an error is the candidate's own.
-        self._breaker.leave(ticket, good=problem is None)
+        # Stable answered this very request, so an error is the candidate's own, but for one of the time that it had.
+        self._breaker.leave(ticket, good=None if answer.hurried else problem is None)
         if problem is not None:
             self._ledger.count("shadow_failed")
         outcome = "ok" if problem is None else "failed"
         self._tally.pair(
-            pair.id, pair.kind, pair.stable, (took_s, Scores.of(answer)), outcome, problem or "", pair.contents
+            pair.id,
+            pair.kind,
+            pair.stable,
+            (took_s, Scores.of(answer)),
+            outcome,
+            problem or "",
+            pair.contents,
+            pair.digest,
+            hurried=answer.hurried,
         )
 
     def _late(self, pair: _Pair, ticket: int, deadline_s: float) -> None:
@@ -98,7 +113,9 @@ class Shadow:
             self._breaker.leave(ticket, good=False)
             self._ledger.count("shadow_failed")
             error = f"no answer within {deadline_s:.3g} s"
-            self._tally.pair(pair.id, pair.kind, pair.stable, (None, Scores()), "late", error, pair.contents)
+            self._tally.pair(
+                pair.id, pair.kind, pair.stable, (deadline_s, Scores()), "late", error, pair.contents, pair.digest
+            )
 
     def _drop(self, pair: _Pair, why: str) -> None:
         self._ledger.count("shadow_dropped")
@@ -125,12 +142,12 @@ class Shadow:
 class _Pair:
     """One shadowed request; the first of call and timer writes it down."""
 
-    __slots__ = ("_claimed", "_lock", "contents", "id", "kind", "stable")
+    __slots__ = ("_claimed", "_lock", "contents", "digest", "id", "kind", "stable")
 
     def __init__(self, request_id: str, took_s: float, stable: Scores) -> None:
         self.id = request_id
         self.stable = took_s, stable
-        self.kind = ""
+        self.kind = self.digest = ""
         self.contents: dict[str, list[str]] | None = None
         self._lock = threading.Lock()
         self._claimed = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .request import Scores
-from .samples import Ledger
+from .request import Request, Scores
+from .samples import Books
 
 MOST_ERROR = 200
 MOST_ID = 200
@@ -14,32 +14,42 @@ MOST_ID = 200
 class Tally:
     """Writes answers and pairs into the ledger. Outcomes: ``ok failed late refused dropped client_error``."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Books) -> None:
         self._ledger = ledger
 
     def answer(
         self,
         role: str,
-        request_id: str,
+        request: Request,
         took_s: float | None,
         outcome: str,
         error: str = "",
         scores: Scores | None = None,
+        stable_s: float | None = None,
+        *,
+        hurried: bool = False,
     ) -> None:
+        """``stable_s``: seconds that stable took for a request that the candidate had failed, or was late with."""
         scores = scores or Scores()
-        self._ledger.add(
-            {
-                "what": "answer",
-                "role": role,
-                "took_ms": _ms(took_s),
-                "outcome": outcome,
-                "error": error[:MOST_ERROR],
-                "id": request_id[:MOST_ID],
-                "top": scores.top,
-                "mean": scores.mean,
-                "n": scores.count,
-            }
-        )
+        sample: dict[str, Any] = {
+            "what": "answer",
+            "role": role,
+            "took_ms": _ms(took_s),
+            "outcome": outcome,
+            "error": error[:MOST_ERROR],
+            "id": request.id[:MOST_ID],
+            "bytes": 0 if took_s is None else request.size(),
+            "top": scores.top,
+            "mean": scores.mean,
+            "n": scores.count,
+        }
+        if request.again:
+            sample["again"] = True
+        if hurried:
+            sample["hurried"] = True
+        if stable_s is not None:
+            sample["stable_ms"] = _ms(stable_s)
+        self._ledger.add(sample)
 
     def pair(
         self,
@@ -50,6 +60,9 @@ class Tally:
         outcome: str,
         error: str = "",
         contents: dict[str, list[str]] | None = None,
+        digest: str = "",
+        *,
+        hurried: bool = False,
     ) -> None:
         """``stable`` and ``candidate``: seconds around the call, and scores."""
         sample: dict[str, Any] = {
@@ -65,6 +78,10 @@ class Tally:
         }
         if max(stable[1].count, candidate[1].count) > max(len(stable[1].values), len(candidate[1].values)):
             sample["cut"] = True
+        if digest:
+            sample["digest"] = digest
+        if hurried:
+            sample["hurried"] = True
         if contents is not None:
             sample["contents"] = contents
         self._ledger.add(sample)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baton import lifecycle
 from baton.domain import GATES_OF, Kind, Phase
-from baton.plan import rest, rollout, traffic
+from baton.plan import loading, rest, rollout, traffic
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
@@ -51,9 +51,8 @@ def test_every_phase_has_a_handler():
 
 def test_all_that_the_plan_can_ask_for_is_in_the_table():
     """Reads the plan's source: which function asks for which next phase, and which ends a rollout."""
-    functions = {
-        n.name: n for n in ast.parse(Path(rollout.__file__).read_text()).body if isinstance(n, ast.FunctionDef)
-    }
+    sources = [ast.parse(Path(module.__file__).read_text()) for module in (rollout, loading)]
+    functions = {n.name: n for source in sources for n in source.body if isinstance(n, ast.FunctionDef)}
     handlers = {phase: function.__name__ for phase, function in rollout.PHASES.items()}
     handlers[Phase.ROLLING_BACK] = "_rolling_back"
     asked: set[tuple[Phase | None, Phase | None]] = set()
@@ -64,6 +63,9 @@ def test_all_that_the_plan_can_ask_for_is_in_the_table():
                 asked |= {(phase, after) for after in named(call.args[0])}
             elif called == "_ask":
                 asked |= {(phase, after) for after in named(call.args[4])}
+                asked.add((phase, Phase.WAITING))  # _again: a gate holds
+            elif called == "_unjudged":
+                asked |= {(phase, Phase.VERIFYING), (phase, Phase.VALIDATING)}
             elif called in ("End", "_end"):
                 asked.add((phase, None))
     # On the way of live traffic there is one thing more: a pause step, which _go_on meets in shifting alone.

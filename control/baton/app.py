@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from baton import __version__, report
@@ -44,6 +45,8 @@ class App:
         engines: Callable[[str], Mapping[int, ByServer]],
     ) -> None:
         self.config = config
+        self.source: Path | None = None
+        """The file that ``config`` was read from."""
         self._loop = loop
         self._journal = journal
         self._manifest = manifest
@@ -80,7 +83,7 @@ class App:
         return [report.rollout(r, self._services) for r in self._journal.rollouts(service=name, limit=limit)]
 
     def rollout(self, number: int) -> dict[str, Any]:
-        """One rollout with its events.
+        """One rollout with its events, and what it does or waits for now (``doing``).
 
         Raises:
             Refused: there is none of that number.
@@ -89,20 +92,26 @@ class App:
         if found is None:
             raise Refused(f"There is no rollout {number}.", mend="`ctl history` lists them.")
         events = self._journal.events(rollout=number)
+        service = self._services.get(found.service) if found.ended_at is None else None
         return {
             **report.rollout(found, self._services),
             "events": [{"at": report.iso(e["at"]), **{k: e[k] for k in ("kind", "who", "message")}} for e in events],
             "moved": found.kind is not Kind.CHECK
             and ((found.phase in MOVED and found.stop is None) or found.outcome is Outcome.LIVE),
             "ended": found.ended_at is not None,
+            "doing": "" if service is None else service.decision.message,
         }
 
     def health(self) -> dict[str, Any]:
-        """``live``: the loop turns, and may act. ``ready``: it has looked at every service, and a Triton answers."""
+        """``live``: the loop turns, and may act. ``ready``: it has looked at every service, and a Triton answers.
+
+        ``runs``: the configuration that it runs with, as far as it concerns the machine; paths are absolute.
+        """
+        runs = report.runs(self.config, self.source)
         try:
             self._journal.check()
         except BatonError as error:
-            return {"live": False, "ready": False, "message": str(error)}
+            return {"live": False, "ready": False, "message": str(error), "runs": runs}
         age = self._loop.clock() - self._loop.loop_at
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
         silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
@@ -110,7 +119,7 @@ class App:
         message = "ok" if live else f"The loop has not turned for {age:.0f} s."
         if live and not answering:
             message = " ".join(silent) or "Starting."
-        return {"live": live, "ready": live and answering, "message": message}
+        return {"live": live, "ready": live and answering, "message": message, "runs": runs}
 
     def acting(self) -> bool:
         """Whether this process acts, and does not stand by."""
@@ -141,6 +150,12 @@ class App:
                     raise Refused(f"Version {rollout.candidate} is on its way back: {_why(rollout)}")
                 if rollout.phase in MOVED:
                     raise Refused(f"Version {rollout.candidate} serves already.")
+                if rollout.phase is Phase.WAITING and (held := rollout.held()) is not None:
+                    raise Refused(
+                        f"Version {rollout.candidate} is not promoted: gate {held.gate} has not enough evidence. "
+                        f"{held.message}",
+                        mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
+                    )
                 pause = rollout.progressed_at is not None and place(rollout, one.policy).pause
                 self._journal.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
                 self._loop.wake()
@@ -199,7 +214,7 @@ class App:
         with self._loop.lock:
             view, rollout = self._look(one)  # again: the loop may have gone on in between
             if rollout is not None:
-                raise _busy(rollout)
+                return self._ask_again(rollout, version, release, who)
             decided = [r for r in view.records.values() if r.standing in (Standing.REJECTED, Standing.WITHDRAWN)]
             if version is None and not decided:
                 raise Refused(f"No version of {one.name} was refused or withdrawn.")
@@ -212,6 +227,20 @@ class App:
             opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=False)
             self._loop.wake()
             return _ticket(opened, "live", f"Version {chosen} is {why}.")
+
+    def _ask_again(self, rollout: Rollout, version: int | None, release: str | None, who: str) -> dict[str, Any]:
+        """Ask the gates of a rollout that waits for evidence once more."""
+        if rollout.phase is not Phase.WAITING or rollout.held() is None or version not in (None, rollout.candidate):
+            raise _busy(rollout)
+        if release not in (None, rollout.release):
+            raise Refused(
+                f"Version {rollout.candidate} is being judged as {rollout.release}.",
+                mend=f"`ctl abort`, then `ctl retry {rollout.candidate} --release {release}`.",
+            )
+        message = f"The gates of version {rollout.candidate} that held are asked again."
+        opened = self._journal.ask_again(rollout, who, message, self._loop.clock())
+        self._loop.wake()
+        return _ticket(opened, "live", message)
 
     def verify(self, service: str | None, version: int, *, who: str) -> dict[str, Any]:
         """Every gate on a version, with no traffic and no promotion."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing
 from itertools import count
@@ -35,7 +36,8 @@ def backup(state: Path, target: Path, *, force: bool) -> dict[str, Any]:
     Nobody needs to stand still: SQLite copies one state of it, while a control plane writes on or while none runs.
 
     Raises:
-        Refused: there is no journal, or the file is there already and ``force`` is not given.
+        Refused: there is no journal, the file is there already and ``force`` is not given, or everybody can write
+            where it is to lie.
         JournalError: the journal is damaged, or the copy can't be written. An older backup stays as it was.
     """
     source = state / JOURNAL
@@ -45,6 +47,11 @@ def backup(state: Path, target: Path, *, force: bool) -> dict[str, Any]:
         target /= time.strftime("baton-%Y%m%dT%H%M%SZ.db", time.gmtime())
     if target.exists() and not force:
         raise Refused(f"{target} is there already.", mend="Name another file, or replace it with --force.")
+    if target.parent.is_dir() and (mode := target.parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise Refused(
+            f"Every user can write in {target.parent}, and could have the journal written into a file of his own.",
+            mend="Name a directory that only you can write in.",
+        )
     proved(source)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:

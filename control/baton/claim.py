@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from baton.durable import make_private
 from baton.errors import Refused
+from baton.ownership import open_own
 
 EVERY_S = 0.5
 """How often one that stands by tries. It does not sleep in ``flock``: the file that it would wait for may be replaced,
@@ -51,6 +53,7 @@ def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterat
 
     Raises:
         Refused: another process holds it.
+        Untrusted: the directory or the lock is another user's.
     """
     path, told = socket.with_suffix(".lock"), ""
     while isinstance(taken := _take(path), str):
@@ -84,8 +87,8 @@ def _take(path: Path) -> int | str:
     while True:
         with contextlib.ExitStack() as stack:
             try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                make_private(path.parent)
+                handle = open_own(path, os.O_RDWR | os.O_CREAT)
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

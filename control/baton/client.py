@@ -299,7 +299,7 @@ class _Grpc:
         tensors = _wire(triton.InferInput, inputs)
         try:
             answer = client.infer(
-                model, tensors, model_version=version, request_id=request_id, client_timeout=self._timeout_s
+                model, tensors, client_timeout=self._timeout_s, **_options(version, request_id, self._timeout_s)
             )
         except InferenceServerException as error:
             code = str(error.status() or "").removeprefix("StatusCode.")
@@ -313,7 +313,10 @@ class _Grpc:
                 self._client = None
 
 
+DIRECT = ("grpc.enable_http_proxy", 0)
+"""A channel option: gRPC sends what is meant for 127.0.0.1 through ``https_proxy``, too, and in clear text."""
 _CHANNEL = (
+    DIRECT,
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -337,7 +340,7 @@ class _Http:
         outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
         tensors = _wire(triton.InferInput, inputs)
         try:
-            options = {"model_version": version, "outputs": outputs, "request_id": request_id}
+            options = {"outputs": outputs, **_options(version, request_id, self._timeout_s)}
             answer = self._retrying(triton, lambda client: client.infer(model, tensors, **options))
         except InferenceServerException as error:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
@@ -381,6 +384,11 @@ def _wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[A
     return tensors
 
 
+def _options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
+    """``timeout``, in microseconds, tells the engine when this client gives up; Triton tells it nothing of that."""
+    return {"model_version": version, "request_id": request_id, "timeout": int(min(timeout_s, 1e9) * 1e6) or 1}
+
+
 def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
     found = {name: answer.as_numpy(name) for name in _OUTPUTS}
     return {name: value for name, value in found.items() if value is not None}
@@ -389,6 +397,10 @@ def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
 def _error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:
     if code == "INVALID_ARGUMENT":
         return InvalidInput(words)
+    if code == "UNAVAILABLE" and "deadline: " in words:
+        return TimedOut(f"Triton at {address} said: {words}.", mend="Raise timeout_s.")
+    if code == "UNAVAILABLE" and "busy: " in words:
+        return NotServing(words, mend="Send fewer requests at a time.")
     if code == "NOT_FOUND" or (code == "UNAVAILABLE" and any(said in words for said in _TRITON_UNAVAILABLE)):
         return NotServing(words, mend="Is the model loaded? `ctl status` tells.")
     if code == "UNAVAILABLE":

@@ -96,6 +96,10 @@ def _address(value: Any) -> str:
     return value
 
 
+def _address_or_false(value: Any) -> str | Literal[False]:
+    return False if value is False else _address(value)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise _Invalid("a text that is not empty")
@@ -120,8 +124,8 @@ class ServerConfig:
 
     name: str = _setting(_name)
     grpc: str = _setting(_address)
-    http: str | None = _setting(_address, None)
-    metrics: str | None = _setting(_address, None)
+    http: str | Literal[False] | None = _setting(_address_or_false, None)
+    metrics: str | Literal[False] | None = _setting(_address_or_false, None)
     admin_key_file: Path | None = _setting(_path, None)
 
 
@@ -196,6 +200,8 @@ class TrafficConfig:
     compare: str = _setting(_name, "scores")
     kinds: tuple[str, ...] = _setting(_names, ("query", "documents"))
     contents: bool = _setting(_flag, default=False)
+    on_no_traffic: str = _setting(_one_of("probe", "hold"), "probe")
+    no_traffic_after: float = _setting(_positive_duration, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,7 @@ class LiveConfig:
 class GateConfig:
     """``[services.gates]``: the limits of the gates."""
 
+    allow_unjudged: bool = _setting(_flag, default=False)
     capacity_margin: float = _setting(_fraction, 0.10)
     memory_factor: float = _setting(_above(0), 1.2)
     available_memory: int | None = _setting(_count, None)

@@ -25,6 +25,8 @@ from baton.local import procfs
 from baton.local.assemble import find_backends
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import choose_ports
+from baton.local.tether import OWN, Memory, memory_here, told, wanted
+from baton.ownership import user, writers
 from baton.triton.grpc import GrpcTriton
 from baton.watch.watcher import NETWORK, file_system
 
@@ -46,6 +48,11 @@ _RESTRICT = (
     "Start it with --grpc-restricted-protocol=model-repository,shared-memory,logging,trace:admin-key=KEY and the same "
     "after --http-restricted-api=, and name a file with KEY in admin_key_file."
 )
+_OWN_MEMORY = (
+    "Let users make namespaces (sysctl user.max_user_namespaces; on Debian kernel.unprivileged_userns_clone=1, on "
+    "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0) and start `ctl up` again, or in a container of its own."
+)
+_OTHERS_MEMORY = "Start that Triton again with a /dev/shm of its own: `ctl up` does so; docs/security.md says how else."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +74,34 @@ def checks(
     host: str = "127.0.0.1",
     ports: Mapping[str, int] | None = None,
     engine_packages: Sequence[str] = ENGINE_PACKAGES,
+    no_triton: str = "",
 ) -> list[Check]:
     """Every check, in the order in which a start would meet the trouble.
 
     ``ports`` maps names (``http``, ``grpc``, ``metrics``, ``console``) to the port numbers that ``ctl up`` would
-    open; leave it out while Baton runs.
+    open; leave it out while Baton runs. ``no_triton`` says why Baton starts no Triton here, so that what only a Triton
+    needs is not asked of this machine.
     """
-    results = [_python(), *_triton(triton), _backends(backends)]
+    results = [_python()]
+    if no_triton:
+        results.append(Check("Triton", ok=True, message=f"Baton starts none on this machine: {no_triton}"))
+    else:
+        results += [*_triton(triton), _backends(backends)]
     results += [_port(name, host, number) for name, number in (ports or {}).items() if number]
+    results += [] if no_triton else [_memory()]
+    results += [_disk("repository disk", repository), _disk("state disk", state)]
+    results += [] if no_triton else [_shared_memory()]
     results += [
-        _memory(),
-        _disk("repository disk", repository),
-        _disk("state disk", state),
-        _shared_memory(),
+        _requests(repository, state, starts=not no_triton),
         _writable("repository", repository),
         _writable("state", state),
         _private(state),
+        _others(repository, state),
         _file_system(repository),
         _state_file_system(state),
         _watches(),
-        _packages(engine_packages),
     ]
-    return results
+    return results if no_triton else [*results, _packages(engine_packages)]
 
 
 def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
@@ -231,6 +244,20 @@ def _shared_memory() -> Check:
     return _enough("shared memory", shutil.disk_usage(procfs.SHARED_MEMORY).free, MINIMUM_SHM, mend)
 
 
+def _requests(repository: Path, state: Path, *, starts: bool) -> Check:
+    """Who can read clients' requests in shared memory; ``starts``: Baton starts a Triton here, or may."""
+    name = "requests private"
+    found, why = memory_here(memory := wanted(repository, state)) if starts else (Memory.OWN, "")
+    if found is not Memory.OPEN and (regions := procfs.open_regions()):
+        more = f" and {len(regions) - 1} more" if regions[1:] else ""
+        message = f"every user of this machine can read clients' requests in {procfs.SHARED_MEMORY}/{regions[0]}{more}"
+        return Check(name, ok=None, message=message, mend=_OTHERS_MEMORY)
+    if not starts:
+        return Check(name, ok=True, message=f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
+    mend = _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
+    return Check(name, ok=True if found is Memory.OWN else None, message=told(found, why), mend=mend)
+
+
 def _writable(name: str, path: Path) -> Check:
     path = path.absolute()
     place = _existing(path)
@@ -249,11 +276,42 @@ def _writable(name: str, path: Path) -> Check:
 def _private(state: Path) -> Check:
     """Baton makes the state directory for its user alone; one that was there before keeps its mode."""
     name = "state private"
+    if state.is_dir() and (owner := state.stat().st_uid) not in {0, os.geteuid()}:
+        message = f"{state} belongs to {user(owner)}, who could put keys and code of his own into it"
+        return Check(
+            name, ok=None, message=message, mend=f"Run Baton as {user(owner)}, or give it the directory: chown"
+        )
     mode = stat.S_IMODE(state.stat().st_mode) if state.is_dir() else 0o700
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         message = f"{state} may be opened by others than its owner (mode {mode:04o}): the journal and logs lie there"
         return Check(name, ok=None, message=message, mend=f"chmod 700 {state}")
     return Check(name, ok=True, message="for its owner alone")
+
+
+def _others(repository: Path, state: Path) -> Check:
+    """Who can write in the repository decides what is served. Whom the state directory belongs to runs Baton."""
+    name = "repository writers"
+    if not repository.is_dir():
+        return Check(name, ok=True, message=f"{repository} will be made")
+    us = state.stat().st_uid if state.is_dir() else os.geteuid()
+    try:
+        places = [repository, *(entry for entry in sorted(repository.iterdir()) if entry.is_dir())]
+        found = {place: who for place in places if (who := writers(place, us=us))}
+        if who := writers(repository.resolve().parent, us=us, within=False):
+            found[repository.resolve().parent] = who
+    except OSError as error:
+        mend = f"Give the user that runs Baton (uid {os.getuid()}) the right to read it."
+        return Check(name, ok=None, message=f"{error.filename}: {error.strerror}", mend=mend)
+    if not found:
+        return Check(name, ok=True, message=f"{user(us)} and root alone")
+    place, who = next(iter(found.items()))
+    more = f", and in {len(found) - 1} more of its folders" if len(found) > 1 else ""
+    return Check(
+        name,
+        ok=None,
+        message=f"{who} can write in {place}{more}, and so change what is served",
+        mend=f"`chmod go-w` what only Baton and whoever pushes should write, or trust all of them: {place}",
+    )
 
 
 def _file_system(path: Path) -> Check:

@@ -95,7 +95,8 @@ class GateResult:
 
     ``observed`` and ``limit`` are in the unit that ``message`` names. ``evidence`` holds sample sizes and
     further figures, JSON-compatible. ``skipped`` marks a gate that had nothing to compare with: it passes and
-    its message says why.
+    its message says why. Of a gate that holds, ``evidence["missing"]`` names what a person has to bring: asking again
+    brings nothing without it.
     """
 
     gate: Gate
@@ -167,6 +168,8 @@ class Folder:
     size: int = 0
     cut: bool = False
     """Incomplete only in that a file which is there ends too early, or a tokenizer or processor file is not there."""
+    newest: float = 0.0
+    """The newest modification time in it; 0 where that is not known."""
     harmless: bool = False
     """It has a ``problem``, but Triton passes over it: a name of digits alone that leads somewhere (seen on 24.10)."""
 
@@ -254,6 +257,14 @@ class Rollout:
     ended_at: float | None = None
     outcome: Outcome | None = None
     message: str = ""
+    salt: str = field(default="", repr=False, compare=False)
+    """Of the hash that tells which request ids meet the candidate. Secret: who knows it chooses who answers; so it is
+    told to the splitters alone. Empty once the rollout has ended."""
+
+    def held(self) -> GateResult | None:
+        """The first gate, in their order, that holds for want of evidence; the live one holds while it gathers it."""
+        results = (self.gates.get(gate) for gate in GATES_OF[self.kind])
+        return next((r for r in results if r is not None and r.verdict is Verdict.HOLD), None)
 
 
 class Standing(StrEnum):
@@ -315,6 +326,28 @@ class EngineInfo:
     def lowered(self) -> bool:
         """Whether it runs in less than was asked for."""
         return self.fallback not in (None, "", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as a model's configuration declares it, without the batch dimension; -1: any size.
+
+    ``datatype`` is Triton's word on the wire: ``FP32``, ``INT64``, ``BYTES``.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives. ``batched``: every tensor has a batch dimension before its shape."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
 
 
 class Model(StrEnum):

@@ -41,6 +41,10 @@ class Refused(BatonError):
     exit_code = 3
 
 
+class Untrusted(Refused):
+    """Another user could have prepared a file or a folder, or could still change it: it is not used."""
+
+
 class GateFailed(BatonError):
     """A gate failed, or the rollout was rolled back."""
 
@@ -66,13 +70,29 @@ class CheckpointError(BatonError):
 
 
 class TritonError(BatonError):
-    """Triton answered, and said no. The message holds Triton's own words."""
+    """Triton answered, and said no. The message holds the cause in Triton's own words; ``words`` are all of them."""
 
     exit_code = 1
+
+    def __init__(self, message: str, *, mend: str | None = None, words: str | None = None) -> None:
+        super().__init__(message, mend=mend)
+        self.words = message if words is None else words
 
 
 class InvalidRequest(TritonError):
     """The model refused the request itself (INVALID_ARGUMENT): the version answers."""
+
+
+class GivenUp(TritonError):
+    """Triton gave requests to this version up, since its process shows no sign of life. It is not asked any more.
+
+    Not before it was loaded anew: a request that reaches such a process after Triton gave one up can bring the whole
+    server down (seen on 24.10).
+    """
+
+
+class NotSteered(BatonError):
+    """The splitter takes no route from this control plane: it was loaded with files that have changed since."""
 
 
 class KeyRefused(TritonError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,10 @@ from baton.domain import (
     Verdict,
     VersionRecord,
 )
+from baton.durable import close_to_others, make_private
 from baton.errors import Refused
 from baton.lifecycle import ALLOWED
+from baton.ownership import open_own
 from baton.schema import (
     BROKEN,
     FROM_1,
@@ -47,6 +50,8 @@ from baton.schema import (
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""
+SALT = "salt"
+"""The memo that holds the salt of a service's newest rollout, with its id."""
 
 
 class Journal:
@@ -54,6 +59,7 @@ class Journal:
 
     Raises:
         JournalError: the disk is full, or the file is damaged; the message says which, and what to do.
+        Untrusted: it is a link or another user's.
     """
 
     def __init__(self, path: Path, held: Callable[[], None] = lambda: None) -> None:
@@ -67,10 +73,15 @@ class Journal:
         self._connect()
 
     def _connect(self) -> None:
+        with suppress(OSError):  # told by SQLite, which makes it where it is not there
+            os.close(open_own(self._path, os.O_RDONLY))
         with told(self._path):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             if not self._path.exists():
                 create(self._path)
+            for part in (self._path, *(self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm"))):
+                with suppress(FileNotFoundError):
+                    close_to_others(part)
             # Before anything is written: what is damaged stays as it is.
             found = proved(self._path)
             self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=10.0)
@@ -103,8 +114,7 @@ class Journal:
         """
         self._held()
         try:
-            ours = self._ours if self._damage is None else None
-            same = ours is None or os.path.samestat(self._path.stat(), ours)
+            same = self._ours is None or os.path.samestat(self._path.stat(), self._ours)
         except OSError:
             same = False
         if not same:
@@ -152,7 +162,7 @@ class Journal:
                 self._connect()
                 self.tell_damage(at, why, kept)
             except BaseException:
-                self._damage = why, kept
+                self._damage, self._ours = (why, kept), None  # what is in its place is nobody's yet
                 raise
 
     def tell_damage(self, at: float, why: str, kept: Path) -> None:
@@ -221,7 +231,9 @@ class Journal:
                  rollout.why, rollout.release, rollout.label, rollout.fingerprint, rollout.started_at,
                  rollout.phase_since, rollout.promoted, rollout.full),
             )  # fmt: skip
-            opened = replace(rollout, id=int(cursor.lastrowid or 0))
+            opened = replace(rollout, id=int(cursor.lastrowid or 0), salt=secrets.token_bytes(16).hex())
+            memo = json.dumps({"rollout": opened.id, "salt": opened.salt})
+            db.execute("INSERT OR REPLACE INTO memo VALUES (?,?,?)", (rollout.service, SALT, memo))
             _log(db, rollout.started_at, "begin", f"{rollout.kind} of version {rollout.candidate}: {rollout.why}",
                  rollout.who, rollout.service, opened.id, {"previous": rollout.previous})  # fmt: skip
         return opened
@@ -258,6 +270,17 @@ class Journal:
             )
             what = "promoted past its remaining traffic steps" if full else "promoted"
             _log(db, at, "promote", f"version {rollout.candidate} {what}", who, rollout.service, rollout.id, None)
+
+    def ask_again(self, rollout: Rollout, who: str, why: str, at: float) -> Rollout:
+        """Forget the verdicts of gates that hold for want of evidence, so that they are asked anew. Gives the rest."""
+        with self._transaction() as db:
+            for gate, result in rollout.gates.items():
+                if result.verdict is Verdict.HOLD:
+                    db.execute("DELETE FROM verdict WHERE rollout = ? AND gate = ?", (rollout.id, gate))
+            _log(db, at, "ask_again", why, who, rollout.service, rollout.id, None)
+        found = self.rollout(rollout.id)
+        assert found is not None  # noqa: S101 - rollouts are never deleted
+        return found
 
     def set_back(self, rollout: Rollout, now: float) -> Rollout:
         """The clock was set back since: no time of an open rollout lies in the future. Gives it as it is then."""
@@ -399,6 +422,11 @@ class Journal:
 
     def _rollout(self, row: sqlite3.Row) -> Rollout:
         verdicts = self._db.execute("SELECT * FROM verdict WHERE rollout = ?", (row["id"],)).fetchall()
+        salt = ""
+        if row["ended_at"] is None:
+            memo = self.memo(row["service"], SALT, {})
+            # One that began before rollouts had a salt of their own goes on as it began: ids stay where they are.
+            salt = str(memo["salt"] if memo.get("rollout") == row["id"] else row["id"])
         results = {Gate(v["gate"]): _result(json.loads(v["result"])) for v in verdicts}
         return Rollout(
             id=row["id"], service=row["service"], kind=Kind(row["kind"]), candidate=row["candidate"],
@@ -409,7 +437,7 @@ class Journal:
             stop=_stop(row["stop"]), moved_at=row["moved_at"], ended_at=row["ended_at"],
             outcome=Outcome(row["outcome"]) if row["outcome"] else None, message=row["message"],
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
-            approvals=row["approvals"], renewed_at=row["renewed_at"],
+            approvals=row["approvals"], renewed_at=row["renewed_at"], salt=salt,
         )  # fmt: skip
 
 

@@ -9,23 +9,21 @@ from __future__ import annotations
 import logging
 import platform
 import socket
-import socketserver
-import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, Protocol, Self
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from baton import __version__
+from baton import __version__, httpd
 from baton.domain import Outcome, Phase, Verdict
 from baton.errors import BatonError, ConfigError, Refused
 
+MOST_CONNECTIONS = 32
+"""At a time: a few Prometheus servers and balancers, each for a moment."""
 _LAST_ROLLOUTS = 200
 """How far back the figures of the last rollout are looked for; all services together."""
 
@@ -258,7 +256,7 @@ class MetricsServer:
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return self._server.server_port if self._server is not None else self._port
+        return int(self._server.server_address[1]) if self._server is not None else self._port
 
     @property
     def address(self) -> str:
@@ -271,37 +269,31 @@ class MetricsServer:
         self.stop()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class _Server(httpd.Server):
     def __init__(self, host: str, port: int, app: Observed, registry: CollectorRegistry) -> None:
         self.app, self.registry = app, registry
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
-
-    def server_bind(self) -> None:
-        # Not HTTPServer's own, which asks the name service for this machine's name and may hang on it.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        gone = isinstance(sys.exception(), OSError)
-        _log.log(logging.DEBUG if gone else logging.ERROR, "a request for metrics failed", exc_info=True)
+        super().__init__((host, port), _Handler, MOST_CONNECTIONS)
 
 
-class _Handler(BaseHTTPRequestHandler):
+def _encoder(accept: str) -> Any:
+    """The form that is asked for, with its content type; the usual one where a client asks for none that there is."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none (seen with prometheus_client 0.26)
+        return choose_encoder("")
+
+
+class _Handler(httpd.Handler):
     server: _Server
-    server_version = "baton"
-    sys_version = ""
-    timeout: ClassVar[float] = 30.0
 
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+    def do_GET(self) -> None:  # noqa: N802 - the base class's way to name it
+        self.server.heard(self.request)
+        path = self.path.partition("?")[0]
         try:
             if path == "/metrics":
-                encode, kind = choose_encoder(self.headers.get("Accept", ""))
-                self._answer(200, kind, encode(self.server.registry))
+                encode, kind = _encoder(self.headers.get("Accept", ""))
+                self.answer(200, kind, encode(self.server.registry))
             elif path in {"/healthz", "/readyz"}:
                 health = self.server.app.health()
                 good = health["live"] if path == "/healthz" else health["ready"]
@@ -312,18 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
             _log.warning("%s could not be answered: %s", path, error)
             self._text(503, str(error))
 
-    do_HEAD = do_GET  # noqa: N815 - the base class's way to name it; load balancers ask like that
+    do_HEAD = do_GET  # noqa: N815 - load balancers ask like that
 
     def _text(self, status: int, message: str) -> None:
-        self._answer(status, "text/plain; charset=utf-8", f"{message}\n".encode())
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        _log.debug(format, *args)
+        self.answer(status, "text/plain; charset=utf-8", f"{message}\n".encode())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from baton.config import ServerConfig
+from baton.config import Config, ServerConfig
 from baton.domain import (
     MEETING,
     WORST_FIRST,
@@ -32,6 +33,9 @@ from baton.plan.traffic import before_traffic, place, shadowed, stepwise
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
 
+AHEAD_S = 60.0
+"""Clocks of machines that are synchronized differ by far less."""
+
 
 def iso(at: float | None) -> str | None:
     """UTC, to the second, as in ``2026-01-01T00:00:00Z``."""
@@ -44,12 +48,15 @@ def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dic
     silent = index if isinstance(index, str) else None
     views = [s.view for s in services if s.view is not None]
     shown = [(v, one) for v in views for one in v.servers if one.name == config.name]
+    # A server is not away because a service's files can't be read, or because it keeps something from Baton.
+    unknown = [f"What it should serve as {s.name} is not known: {s.decision.message}" for s in services if s.blind]
+    kept = [one.reason for _, one in shown if not one.live and one.reason]
     return {
         "name": config.name,
         "grpc": config.grpc,
-        "live": silent is None and bool(shown) and all(one.live for _, one in shown),
-        "in_sync": bool(shown) and all(_in_sync(view, one) for view, one in shown),
-        "message": silent or "",
+        "live": index is not None and silent is None and all(one.live for _, one in shown),
+        "in_sync": bool(shown) and not unknown and all(_in_sync(view, one) for view, one in shown),
+        "message": silent or next(iter(kept + unknown), ""),
     }
 
 
@@ -108,7 +115,20 @@ def service(
 def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> list[str]:
     """What a person is to see to, each in a sentence."""
     strays = [f.problem for f in view.strays if f.problem is not None]
-    return strays + leaks(view, one.policy) + [lowered(*info) for info in infos if info[2].lowered]
+    steering = one.steering.strayed(view.now) if view.split else []
+    slow = [lowered(*info) for info in infos if info[2].lowered]
+    return strays + _ahead(view) + steering + leaks(view, one.policy) + slow
+
+
+def _ahead(view: View) -> list[str]:
+    """Versions whose files another clock dated, in words."""
+    return [
+        f"Files of version {version} are dated {(folder.newest - view.now) / 60:.0f} min ahead of this machine's "
+        f"clock. Baton allows for it, but Triton passes over a config.pbtxt that somebody else edits until that time "
+        f"has come: set the clock of the machine that writes versions (`timedatectl` shows whether it is synchronized)."
+        for version, folder in sorted(view.folders.items())
+        if folder.newest - view.now > AHEAD_S
+    ]
 
 
 def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, EngineInfo]]:
@@ -215,7 +235,9 @@ def _traffic(one: Service, rollout: Rollout | None) -> dict[str, Any] | None:
     return {
         "weight": weight(one, rollout),
         "shadow": policy.shadow_share,
+        "contents": one.config.traffic.contents,
         **one.steering.told(view.now),
+        "splitters": one.steering.doing(view.now),
         "lease_s": policy.lease,
         "lease_left_s": None if lease is None else round(lease, 1),
         "waiting_for": gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
@@ -310,6 +332,24 @@ def gate(result: GateResult) -> dict[str, Any]:
         "message": result.message,
         "skipped": result.skipped,
         "evidence": dict(result.evidence),
+    }
+
+
+def runs(config: Config, source: Path | None) -> dict[str, Any]:
+    """What ``ctl doctor`` judges beside a running control plane; ``configuration`` is null where the defaults hold."""
+    return {
+        "configuration": None if source is None else str(source.absolute()),
+        "repository": str(config.repository.absolute()),
+        "state": str(config.state.absolute()),
+        "services": [one.name for one in config.services],
+        "servers": [
+            {
+                "name": one.name,
+                "grpc": one.grpc,
+                "admin_key_file": None if one.admin_key_file is None else str(one.admin_key_file.absolute()),
+            }
+            for one in config.servers
+        ],
     }
 
 

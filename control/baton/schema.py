@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from baton.durable import sync_directory
+from baton.durable import open_private, sync_directory
 from baton.errors import BatonError
 
 SCHEMA_VERSION = 2
@@ -75,6 +75,7 @@ def create(path: Path) -> None:
     """An empty journal, whole from the moment it is there: one without tables is then never a new one."""
     made = path.with_name(f"{path.name}.new")
     made.unlink(missing_ok=True)
+    open_private(made).close()  # SQLite gives what it puts beside it the same mode
     with closing(sqlite3.connect(made, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     made.rename(path)

@@ -85,6 +85,7 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "why": "promoted", "message": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": None, "duration_s": None,
         "time_to_live_s": None, "gates": [],
         "events": [_event("begin", "rollout of version 2: promoted")], "moved": False, "ended": False,
+        "doing": "" if changes.get("ended") else "Gate integrity looks at version 2.",
     } | changes  # fmt: skip
 
 
@@ -119,9 +120,10 @@ def ended(outcome: str, message: str, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+NOT_LISTED = {"events", "moved", "ended", "doing"}
 HISTORY = [
-    {k: v for k, v in ended("rejected", LONG, gates=GATES).items() if k not in {"events", "moved", "ended"}},
-    {k: v for k, v in rollout(id=6, kind="check").items() if k not in {"events", "moved", "ended"}},
+    {k: v for k, v in ended("rejected", LONG, gates=GATES).items() if k not in NOT_LISTED},
+    {k: v for k, v in rollout(id=6, kind="check").items() if k not in NOT_LISTED},
 ]
 
 
@@ -137,6 +139,8 @@ class FakeApp:
         self.expected: list[int | None] = [7]
         self.live = self.ready = True
         self.turned = 1_700_000_000.0
+        self.runs: dict[str, Any] = {}
+        """What the configuration is that it runs with; empty for one that does not tell, as an older one."""
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)
@@ -200,7 +204,8 @@ class FakeApp:
 
     def health(self) -> dict[str, Any]:
         self._note("health")
-        return {"live": self.live, "ready": self.ready, "message": "ok" if self.live else "The loop stands still."}
+        health = {"live": self.live, "ready": self.ready, "message": "ok" if self.live else "The loop stands still."}
+        return health | ({"runs": self.runs} if self.runs else {})
 
     def acting(self) -> bool:
         return True

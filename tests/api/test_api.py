@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -120,6 +121,7 @@ def _raw(path: Path, verb: str, target: str, body: bytes | None = None, **header
     [
         ("GET", "/v1/nothing", None, 404),
         ("GET", "/status", None, 404),
+        ("GET", "HTTP://[x/v1/status", None, 404),
         ("GET", "/v1/pause", None, 405),
         ("GET", "/v1/rollout", None, 400),
         ("GET", "/v1/rollout?id=x", None, 400),
@@ -199,12 +201,13 @@ def test_the_claim_can_be_taken_before_the_server_starts(app: FakeApp, path: Pat
 
 def test_a_long_state_path(app: FakeApp, tmp_path: Path) -> None:
     path = tmp_path / ("long" * 20) / ("longer" * 20) / "baton.sock"
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    gc.collect()  # what other tests left behind is closed now, not in between
+    descriptors = set(Path("/proc/self/fd").iterdir())
     with ApiServer(app, path):
         assert path.exists()
         assert ApiClient(path).status() == app.page
     assert not path.exists()
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert set(Path("/proc/self/fd").iterdir()) <= descriptors
 
 
 def test_something_else_on_the_socket(path: Path) -> None:

@@ -18,9 +18,11 @@ from click.testing import CliRunner
 from tests.api.fake import FakeApp
 from tests.support.certificate import Certificate, make_certificate, write_secret
 from tests.support.listening import listening
+from tests.support.sockets import cut_off
 from tests.support.triton import eventually
 
-from baton.api import ApiClient, Network, NetworkServer, caller, handler, network
+from baton import httpd
+from baton.api import ApiClient, Network, NetworkServer, caller, network
 from baton.cli import main
 from baton.errors import BatonError, ConfigError, Refused, Unreachable, UsageError
 
@@ -147,7 +149,7 @@ def test_who_says_nothing_holds_nobody_up(
 
 
 def test_who_dribbles_is_cut_off(served: NetworkServer, pair: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "REQUEST_S", 4.0)  # for all of it, the handshake included
+    monkeypatch.setattr(httpd, "REQUEST_S", 4.0)  # for all of it, the handshake included
     host, _, port = served.address.rpartition(":")
     with (
         socket.create_connection((host, int(port)), timeout=60) as silent,
@@ -158,42 +160,29 @@ def test_who_dribbles_is_cut_off(served: NetworkServer, pair: Certificate, monke
         head = f"POST /v1/pause HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\n{{"
         promising.sendall(head.encode())
         slow.sendall(b"GET /v1/status HTTP/1.0\r\nX: ")
-
-        def cut_off() -> bool:
-            try:
-                slow.sendall(b"x")
-            except OSError:
-                return True
-            return False
-
-        eventually(cut_off, "it is closed although it never rests")
+        eventually(lambda: cut_off(slow), "it is closed although it never rests")
         assert b"did not arrive within 4 s" in promising.makefile("rb").read()
         assert silent.recv(1) == b""
 
 
-def test_connections_are_counted(
+def test_the_newest_is_heard_before_those_that_say_nothing(
     app: FakeApp, pair: Certificate, token_file: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(network, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(httpd, "REQUEST_S", 600.0)
     with NetworkServer(app, "127.0.0.1:0", certificate=pair.certificate, key=pair.key, token=TOKEN) as served:
         client = ApiClient(Network.at(f"https://{served.address}", token_file, pair.certificate))
         host, _, port = served.address.rpartition(":")
         with contextlib.ExitStack() as stack:
-            for _ in range(3):
-                stack.enter_context(connect(served, pair))
-            with socket.create_connection((host, int(port)), timeout=30) as fourth:
-                assert fourth.recv(1) == b""
-            with pytest.raises(Unreachable):
-                client.status()
-        assert "was closed: 3 are open" in caplog.text
-
-        def answers() -> bool:
-            with contextlib.suppress(Unreachable):
-                return client.status() == app.page
-            return False
-
-        eventually(answers, "the places are free again")
+            silent = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            slow = [stack.enter_context(connect(served, pair)) for _ in range(2)]
+            slow[0].sendall(b"GET /v1/status HTTP/1.0\r\nX: ")
+            assert client.status() == app.page
+            assert silent.recv(1) == b""
+            slow[1].sendall(f"GET /v1/pause HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+            assert b"405" in slow[1].recv(4096)
+        assert f"{served.address}: all 3 connections are taken" in caplog.text
 
 
 def test_a_certificate_that_is_not_to_be_trusted(

@@ -68,6 +68,11 @@ def traffic(**changes: Any) -> dict[str, Any]:
     return {
         "weight": 5.0, "observed": 4.6, "requests": {"stable": 812, "candidate": 39}, "shadow": 25.0, "shadowed": 203,
         "lease_s": 15.0, "lease_left_s": 13.2, "waiting_for": "", "eta_s": 134.0, "breaker": "closed",
+        "contents": False,
+        "splitters": [
+            {"server": "local", "candidate": 2, "weight": changes.get("weight", 5.0),
+             "shadow": changes.get("shadow", 25.0), "contents": False, "lease_left_s": 13.0, "answered_s": 0.4},
+        ],
     } | changes  # fmt: skip
 
 

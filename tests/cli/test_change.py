@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.api.fake import STORY, FakeApp, ended, live, rollout
+from tests.api.fake import STORY, FakeApp, ended, gate, live, rollout
 from tests.cli.conftest import Ctl, tidy
 
 from baton.api import caller
@@ -34,6 +34,15 @@ def test_promote_waits_until_traffic_has_moved(served: FakeApp, ctl: Ctl) -> Non
     ]
 
 
+def test_a_rollout_that_no_client_met_says_so(served: FakeApp, ctl: Ctl) -> None:
+    synthetic = gate("live", "pass", 1.0, 1.5, "Synthetic: 41 golden requests, no live traffic.")
+    synthetic["evidence"] = {"checks": [], "samples": {"stable": 20, "candidate": 21}, "synthetic": 41}
+    served.story = [live(gates=[synthetic])]
+    done = ctl("promote", "2")
+    assert done.exit_code == 0
+    assert done.stdout.endswith("42 s after it began. No live traffic came: golden requests stood in for it.\n")
+
+
 def test_the_service_is_passed_on(served: FakeApp, ctl: Ctl) -> None:
     ctl("--service", "a", "promote")
     ctl("promote", "--service", "b")
@@ -43,6 +52,10 @@ def test_the_service_is_passed_on(served: FakeApp, ctl: Ctl) -> None:
 def test_json_prints_the_rollout(served: FakeApp, ctl: Ctl) -> None:
     done = ctl("--output", "json", "promote")
     assert json.loads(done.stdout) == live()
+
+
+HELD = gate("warmup", "hold", None, None, "Service reranker has no golden set.")
+SKIPPED = gate("output", "pass", None, None, "There is no stable version to compare with.") | {"skipped": True}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +69,20 @@ def test_json_prints_the_rollout(served: FakeApp, ctl: Ctl) -> None:
         (["promote"], live(), 0, "is live, 42 s after"),
         (["retry", "2", "--release", "retrained"], live(), 0, "is live"),
         (["retry"], rollout(phase="waiting"), 0, "passed every gate and waits for `ctl promote`."),
+        (
+            ["retry"],
+            rollout(phase="waiting", gates=[SKIPPED]),
+            0,
+            "but those that were skipped (output) and waits",
+        ),
+        (["retry"], rollout(phase="waiting", gates=[HELD]), 0, "is not live: gate warmup has not enough evidence."),
+        (
+            ["promote"],
+            rollout(phase="waiting", gates=[HELD]),
+            3,
+            "is not promoted: gate warmup has not enough evidence.",
+        ),
+        (["verify", "2"], ended("aborted", "no golden set", kind="check"), 4, "was aborted: no golden set."),
         (["retry"], ended("rejected", "again"), 4, "was rejected: again."),
         (["rollback"], live(kind="rollback", candidate=1, label="1"), 0, "reranker: version 1 is live"),
         (["rollback", "--to", "1"], ended("rejected", "it does not load", kind="rollback"), 4, "it does not load"),
@@ -74,6 +101,12 @@ def test_what_is_done_when_it_serves(
     ("args", "story", "code", "text"),
     [
         (["verify", "2"], ended("verified", "", kind="check"), 0, "version 2 (v2.1.0) passed every gate."),
+        (
+            ["verify", "2"],
+            ended("verified", "", kind="check", gates=[SKIPPED]),
+            0,
+            "passed every gate but those that were skipped (output).",
+        ),
         (["verify", "2"], ended("rejected", "output", kind="check"), 4, "was rejected: output."),
         (["verify", "2"], ended("aborted", "by carol", kind="check"), 4, "was aborted: by carol."),
         (["abort"], ended("aborted", "aborted by carol"), 0, "was aborted; version 1 serves."),
@@ -147,8 +180,8 @@ def test_timeout(served: FakeApp, ctl: Ctl) -> None:
     served.story = [STORY[1]]
     done = ctl("promote", "--timeout", "0.05")
     assert done.exit_code == 6
-    assert "the rollout's phase is: validating." in _said(done.stderr)
-    assert "ctl abort" in done.stderr
+    assert "the rollout's phase is: validating. Gate integrity looks at version 2." in _said(done.stderr)
+    assert "ctl abort" in _said(done.stderr)
 
 
 def test_interrupted(served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:

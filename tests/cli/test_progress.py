@@ -66,3 +66,25 @@ def test_a_live_gate_is_told_when_its_verdict_changes_and_not_with_each_request(
         "    Mean drift 0.031, top-1 agreement 0.97, tau 0.91 in 203 pairs.",
     ]
     assert "Requests with documents.image: mean drift 0.412" in " ".join(" ".join(news[4]).split())
+
+
+def test_a_reason_is_told_once_though_a_gate_and_three_events_give_it() -> None:
+    why = "353 of 485 golden scores differ from stable's: more than ±0.001."
+    refused = {"name": "output", "verdict": "fail", "observed": 1.0, "limit": 0.001, "message": why, "skipped": False}
+    load = event("call", "load call: engine on local")
+    rollout = {
+        "gates": [refused],
+        "events": [
+            load,
+            event("verdict", f"output: fail. {why}"),
+            event("halt", why),
+            event("phase", f"validating to rolling_back: {why}"),
+            load,
+            event("end", f"rejected: {why}"),
+        ],
+    }
+    told = _lines(Story(), rollout)
+    assert " ".join(told).count("353 of 485") == 1
+    assert told[0] == told[-2] == "load call: engine on local"
+    assert told[-3:] == ["validating to rolling_back", "load call: engine on local", "rejected"]
+    assert _lines(Story(), {"gates": [], "events": [event("halt", why)]}) == [why]

@@ -88,7 +88,7 @@ def test_no_wait(served: FakeApp, ctl: Ctl, copied: list[dict[str, Any]]) -> Non
     done = ctl("push", "new", "--no-wait", "--output", "json")
     assert json.loads(done.stdout) == {
         "service": "reranker", "version": 4, "folder": "model_repository/qwen3_vl_reranker/4", "bytes": 12_345_678,
-        "seconds": 1.25, "resumed": True,
+        "seconds": 1.25, "resumed": True, "ignored": "",
     }  # fmt: skip
     assert not [c for c in served.calls if c[0] == "expect"]
 

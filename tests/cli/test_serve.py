@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.support.hostile_http import FORM, INFER, ONE_BYTE_CHUNKS, post
 from tests.support.listening import listening as listening_on
 from tests.support.stage import until
 from tests.support.triton import eventually
@@ -35,9 +37,10 @@ CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.a
 
 
 @contextlib.contextmanager
-def running(*args: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """The process and what it printed: it prints only when everything listens."""
-    with log.open("wb") as errors, subprocess.Popen([*CTL, *args], stdout=subprocess.PIPE, stderr=errors) as process:
+def running(*args: str, log: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+    """The process and what it printed: it prints only when everything listens. ``before``: a shell's command."""
+    command = ["sh", "-c", f'{before or ":"}; exec "$@"', "sh", *CTL, *args]
+    with log.open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -247,12 +250,15 @@ def test_up(tmp_path: Path) -> None:
         *ports,
     )
     log = tmp_path / "log"
-    with running(*args, log=log) as (process, listening):
+    with running(*args, log=log, before="ulimit -Sn 256") as (process, listening):
         assert (tmp_path / "repo" / "qwen3_vl_reranker" / "config.pbtxt").is_file()
         assert ApiClient(Path(listening["api"])).status()["servers"][0]["grpc"] == listening["grpc"]
         (server,) = _children(process.pid)
         key = Path(listening["admin_key"])
         _guarded(listening["grpc"], key)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for pid in (server, process.pid):
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (most, most)
         for pid in (server, process.pid):
             assert key.read_bytes().strip() not in Path(f"/proc/{pid}/cmdline").read_bytes()
             assert all(address.is_loopback for _, address in listening_on(pid))
@@ -272,6 +278,23 @@ def test_up(tmp_path: Path) -> None:
     text = log.read_text()
     assert "Triton ended by itself with code -9." in text
     assert "Traceback" not in text
+
+
+@pytest.mark.triton
+def test_up_with_grpc_alone(tmp_path: Path) -> None:
+    """Triton opens one port. What ends one that speaks HTTP (tests/full) finds nobody to take it, and Baton works."""
+    ports = [word for name in ("grpc", "console") for word in (f"--{name}-port", "0")]
+    args = ("--state", str(tmp_path / "state"), "--output", "json", "up", "--repository", str(tmp_path / "repo"))
+    with running(*args, *ports, "--no-http", "--no-metrics", log=tmp_path / "log") as (process, listening):
+        assert not {"http", "metrics"} & listening.keys()
+        (server,) = _children(process.pid)
+        (port,) = {port for port, _ in listening_on(server)}
+        assert f"127.0.0.1:{port}" == listening["grpc"]
+        for headers, parts in (ONE_BYTE_CHUNKS, FORM):
+            post(port, INFER, headers, parts)
+            _guarded(listening["grpc"], Path(listening["admin_key"]))
+        _eventually_live(Path(listening["api"]))
+        assert _children(process.pid) == [server]
 
 
 def _guarded(address: str, key: Path) -> None:
@@ -302,6 +325,17 @@ def test_ports_come_from_the_flag_then_the_file_then_the_default() -> None:
     assert local.wanted_ports(own, none | {"grpc": 0}) == {"http": 8000, "grpc": 0, "metrics": 8002}
     far = Config(servers=(ServerConfig(name="far", grpc="10.0.0.2:9001"),), services=config.services)
     assert local.wanted_ports(far, none)["grpc"] == 8001
+
+
+def test_ports_that_are_not_opened_are_told_by_the_flag_then_the_file() -> None:
+    none = {"http": None, "grpc": None, "metrics": None}
+    bare = Config(servers=(ServerConfig("mine", "127.0.0.1:9001", http=False, metrics=False),))
+    assert local.wanted_ports(bare, none) == {"grpc": 9001}
+    assert local.wanted_ports(bare, none | {"http": 7000}, http=None, metrics=True) == {"grpc": 9001, "metrics": 8002}
+    assert local.wanted_ports(bare, none | {"http": 7000}, http=True) == {"http": 7000, "grpc": 9001}
+    assert local.wanted_ports(load(None), none, http=False) == {"grpc": 8001, "metrics": 8002}
+    config = local.with_local_server(bare, {"grpc": 1}, None, Path("key"))
+    assert (config.servers[0].http, config.servers[0].metrics) == (False, False)
 
 
 def test_the_local_server_takes_the_place_of_the_configured_ones() -> None:
@@ -346,6 +380,9 @@ def test_a_local_server_is_started_with_its_key_where_it_was_told(tmp_path: Path
     server: Any = _Supervised(Started(), tmp_path, tmp_path / "log", "0.0.0.0", "the-key")  # type: ignore[arg-type]
     server.start((), {"http": 1, "grpc": 2, "metrics": 3})
     assert (given["host"], given["admin_key"], given["die_with_parent"]) == ("0.0.0.0", "the-key", True)
+    assert (given["http"], given["http_port"], given["metrics"], given["metrics_port"]) == (True, 1, True, 3)
+    server.start((), {"grpc": 2})
+    assert (given["http"], given["http_port"], given["metrics"], given["metrics_port"]) == (False, None, False, None)
     refused = CliRunner().invoke(main, ["up", "--host", "10.0.0.5"])
     assert refused.exit_code == 2
     assert "'127.0.0.1', '0.0.0.0'" in refused.stderr

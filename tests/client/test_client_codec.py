@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from baton import client
 from baton.client import InvalidInput, Ranking, Reranker, decode, encode
-from baton.errors import TritonError, UsageError
+from baton.errors import TimedOut, TritonError, UsageError
 
 
 def objects(tensor):
@@ -147,3 +148,13 @@ def test_importing_is_quick():
     heavy = "import sys, baton.client; print([m for m in ('grpc', 'gevent', 'tritonclient') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_what_the_engine_has_no_time_or_no_room_for():
+    """The engine's own words; through a public name Triton puts its own before them."""
+    late = client._error_of("UNAVAILABLE", "in ensemble 'reranker', deadline: the time is over", "a:1", 3.0)
+    assert isinstance(late, TimedOut)
+    full = client._error_of("UNAVAILABLE", "busy: 1024 requests are under way here", "a:1", 3.0)
+    assert isinstance(full, client.NotServing)
+    assert client._options("", "x", 0.03) == {"model_version": "", "request_id": "x", "timeout": 30_000}
+    assert client._options("", "x", float("inf"))["timeout"] == 10**15

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def place(tmp_path):
-    from plane import Place, tmpfs
+    from tests.engine_loop.plane import Place, tmpfs
 
     root = tmpfs(tmp_path)
     yield Place(root)

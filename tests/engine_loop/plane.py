@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from baton.engine.service import Service
 from baton.journal import Journal
 from baton.plan import Ask, Sync
 from baton.triton.fake import DiskRepository, FakeTriton
+from baton.triton.key import Caps, Key, token_file
+from baton.triton.port import Tensors
 from baton.triton.repository import ServiceFiles
 from baton.watch.scan import fingerprint_of
 
@@ -93,8 +95,9 @@ class Plane:
     """One control plane; several may follow each other at one place."""
 
     def __init__(
-        self, place: Place, *, traffic: TrafficConfig = AT_ONCE, live: LiveConfig | None = None, **rollout: float
-    ) -> None:
+        self, place: Place, *, traffic: TrafficConfig = AT_ONCE, live: LiveConfig | None = None,
+        golden: Sequence[Tensors] = (), **rollout: float,
+    ) -> None:  # fmt: skip
         self.place = place
         options = {"keep_previous": 0.0, "settle": 0.0, "load_timeout": 60.0, "drain_timeout": 20.0} | rollout
         self.config = ServiceConfig(
@@ -109,7 +112,7 @@ class Plane:
         self.wake = threading.Event()
         self.service = Service(
             self.config,
-            ServiceFiles(place.repository, NAME, ENGINE),
+            ServiceFiles(place.repository, NAME, ENGINE, Key(token_file(place.root / "state", NAME), Caps.of(traffic))),
             place.servers,
             self.journal,
             place.answers,
@@ -117,6 +120,7 @@ class Plane:
             lambda version: VersionMeta(str(version)),
             place.clock,
             self.wake.set,
+            golden=golden,
         )
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
         self.engines = Engines({NAME: self.config}, place.servers, lambda: self.loop.indexes, self.journal, place.clock)
@@ -183,6 +187,12 @@ class Machine:
     def lost(self, _server: str, _version: int) -> bool:
         return self.runs < self.known
 
+    def why(self, _server: str, _version: int) -> str:
+        return "its process has ended"
+
+    def guard(self, _server: str, _versions: object, _as_of: float) -> None:
+        return
+
     def end(self, _server: str, _version: int) -> int:
         ended, self.ended, self.known, self.runs = self.runs, self.ended + 1, 0, 1
         return ended
@@ -218,7 +228,7 @@ class Fuse:
         self._lock = threading.Lock()
         for name in ("log", "begin", "advance", "halt", "record", "renew", "progress", "end", "set_memo"):
             self._wrap(plane.journal, name, patched)
-        for name in ("set_policy", "set_alias", "set_splitter", "tidy_alias"):
+        for name in ("set_policy", "set_alias", "set_splitter", "_splitter_text", "tidy_alias"):
             self._wrap(plane.service.files, name, patched)
         for server in plane.place.servers.values():
             self._wrap(server, "begin", patched)

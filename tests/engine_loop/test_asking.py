@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from plane import ENGINE, NAME, Place, Plane
+from tests.engine_loop.plane import ENGINE, NAME, Place, Plane
 from tests.support.triton import eventually
 
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
@@ -171,7 +171,7 @@ def test_a_reload_that_does_not_help_is_repeated_more_and_more_seldom(place, pla
         plane.turn()
         place.now += 1.0
     assert plane.service.decision.phase is Phase.DEGRADED
-    assert "it was loaded again, and that failed: CUDA error" in plane.service.decision.message
+    assert "loading it again failed: CUDA error" in plane.service.decision.message
     assert 2 <= unloads(place) <= 4
     asked.error = None
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "rest")

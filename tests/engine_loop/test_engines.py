@@ -6,7 +6,7 @@ import logging
 import threading
 
 import pytest
-from plane import ENGINE, NAME, Full, Place, Plane
+from tests.engine_loop.plane import ENGINE, NAME, Full, Place, Plane
 
 from baton.domain import EngineInfo
 from baton.engine.engines import Engines

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plane import ENGINE, NAME, Machine
+from tests.engine_loop.plane import ENGINE, NAME, Machine
 from tests.support.toy import engine_config
 from tests.support.triton import eventually
 
@@ -18,7 +18,8 @@ from baton.domain import ModelState
 from baton.engine.health import Health
 from baton.engine.tasks import Tasks
 from baton.errors import TimedOut, Unreachable
-from baton.triton.fake import DiskRepository, FakeTriton
+from baton.triton.careful import Careful
+from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
 
 PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
 
@@ -101,6 +102,34 @@ def test_a_version_that_triton_loaded_anew_is_well(bench):
     assert bench.machine.known == 1
 
 
+def test_a_version_that_triton_gave_up_is_loaded_again_without_another_question(bench):
+    bench.now += 600.0  # its turn has come
+    bench.health.servers = {
+        "a": Careful(bench.server, lambda server, _model, version: bench.machine.end(server, version))
+    }
+    bench.server.versions[1] = Behaviour(answer_error="Stub process 'x' is not healthy.")
+    assert list(bench.look()) == [("a", 1)], "at once, and not after so many failures"
+    assert bench.machine.ended == 1, "before it can wake"
+    bench.now += 60.0
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0) or bench.server.versions.clear())
+    assert bench.server.loads[ENGINE, 1] == 2
+    assert bench.machine.ended == 2
+    assert bench.look() == {}
+
+
+def test_without_a_question_an_ended_process_is_found_and_loaded_again(bench):
+    bench.health.question = None
+    assert bench.look() == {}
+    bench.machine.runs = 0
+    assert bench.look() == {("a", 1): "its process has ended"}
+    bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
+    assert bench.server.loads[ENGINE, 1] == 2
+    assert bench.told[-1].startswith("version 1 was loaded again on server a, after")
+    assert bench.look() == {}
+    assert bench.asked == 1
+    assert bench.health.answered() is None
+
+
 def test_what_came_back_while_it_was_being_judged_is_left_alone(bench, monkeypatch):
     index = bench.server.index
 
@@ -147,3 +176,38 @@ def test_a_server_that_went_away_with_its_processes(bench):
         bench.server.index()
     assert bench.look() == {}
     assert bench.told == []
+
+
+def late(bench: Bench, monkeypatch: pytest.MonkeyPatch, *, works: bool) -> bool:
+    """Whether a version that answers nobody in time is called sick within 20 questions."""
+
+    def wait(_server, _version, _timeout_s):
+        if works:
+            bench.server.versions[1] = Behaviour(beats=bench.server.versions[1].beats + 1)
+        raise TimedOut("no answer in time")
+
+    bench.server.versions[1] = Behaviour(beats=7.0)
+    monkeypatch.setattr(bench.health, "question", wait)
+    for _ in range(20):
+        bench.now += 600.0
+        if bench.look():
+            return True
+    return False
+
+
+def test_a_version_that_works_is_busy_however_late_it_is(bench, monkeypatch):
+    assert not late(bench, monkeypatch, works=True)
+    assert bench.told == []
+
+
+def test_a_version_that_hangs_is_found_by_its_want_of_signs(bench, monkeypatch):
+    assert late(bench, monkeypatch, works=False)
+
+
+def test_where_no_signs_are_to_be_had_the_answers_decide_alone(bench, monkeypatch):
+    monkeypatch.setattr(bench.server, "_metrics", False)
+    assert late(bench, monkeypatch, works=True)
+    monkeypatch.setattr(bench.server, "_metrics", True)
+    monkeypatch.setattr(bench.server, "beats", lambda: (_ for _ in ()).throw(Unreachable("no metrics")))
+    bench.health._rows.clear()
+    assert late(bench, monkeypatch, works=True)

@@ -11,6 +11,7 @@ from tests.support.toy import engine_config
 from baton.engine.keeper import PATIENCE_S, Keeper
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
+from baton.triton import config_file
 from baton.triton.repository import ServiceFiles
 
 
@@ -164,8 +165,8 @@ def test_what_the_file_system_does_not_give_is_not_taken_for_broken(bench, monke
             raise OSError(errno.EIO, "Input/output error")
         return real(path, *args, **options)
 
-    real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", frozen)
+    real = config_file.follow
+    monkeypatch.setattr(config_file, "follow", frozen)
     for _ in range(3):
         reads = 0
         with pytest.raises(Unreadable, match="Input/output error"):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
-from plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
+from tests.engine_loop.plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
 from tests.support.triton import eventually
 
 from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
-from baton.errors import RepositoryError, Unreachable
+from baton.engine.tasks import ROW_S, Tasks
+from baton.errors import Refused, RepositoryError, TritonError, Unreachable
 from baton.probe import Cancelled
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
@@ -48,6 +51,112 @@ def test_first_version_then_the_next(place, plane):
     serving(place, 2)
     assert [r.outcome for r in plane.journal.rollouts(service=NAME)] == [Outcome.LIVE] * 2
     assert place.servers["a"].loads == {(ENGINE, 1): 1, (ENGINE, 2): 1, (NAME, 1): 1, (NAME, 2): 1}
+
+
+def test_files_that_are_ahead_of_the_clock_hold_up_nothing(place, plane):
+    """As first version, as the next one, and while a rollout is aborted."""
+    for version in (1, 2):
+        place.drop(version)
+        folder, ahead = place.files.folder(version), time.time() + 7200 * version
+        for path in (folder, *folder.iterdir()):
+            os.utime(path, (ahead, ahead))
+        plane.live(version)
+        serving(place, version)
+    place.drop(3)
+    plane.run(lambda: plane.phase() in (Phase.VALIDATING, Phase.SHIFTING, Phase.BAKING), "version 3 is loaded")
+    plane.app.abort(None, who="ann")
+    plane.run(lambda: plane.ended(3), "the end of the abort")
+    serving(place, 2)
+    place.drop(4)
+    plane.live(4)
+    serving(place, 4)
+    assert {v: n for (model, v), n in place.servers["a"].loads.items() if model == ENGINE} == dict.fromkeys(
+        range(1, 5), 1
+    )
+
+
+def test_a_server_that_answers_is_told_so_although_its_service_can_t_be_read(place, plane):
+    place.drop(1)
+    config = place.files.engine_dir / "config.pbtxt"
+    good = config.read_text()
+    config.write_text(good.replace("max_batch_size: 8", "max_batch_size: ${max}"))
+    plane.turn()
+    status = plane.app.status()
+    assert status["services"][0]["phase"] == Phase.DEGRADED
+    (server,) = status["servers"]
+    assert (server["live"], server["in_sync"]) == (True, False)
+    assert f"{config} can't be parsed: 3:" in server["message"]
+    assert "Mend that line" in server["message"]
+    config.write_text(good)
+    plane.live(1)
+    (server,) = plane.app.status()["servers"]
+    assert server | {"grpc": ""} == {"name": "a", "grpc": "", "live": True, "in_sync": True, "message": ""}
+    config.write_text("}} half of a")  # also later on, when there was a picture before
+    plane.turn()
+    (server,) = plane.app.status()["servers"]
+    assert (server["live"], server["in_sync"]) == (True, False)
+    assert "can't be parsed" in server["message"]
+
+
+def test_a_server_that_can_load_nothing_is_at_fault_and_not_the_version(place, plane):
+    """It is tried again by itself, the whole of Triton's words are kept, and a restart of Triton finds what serves."""
+    place.drop(1)
+    plane.live(1)
+    words = "Internal: ModuleNotFoundError: No module named 'torch'\n\nAt:\n  model.py(3): <module>\n"
+    place.servers["a"].versions[2] = Behaviour(load_error=words)
+    place.drop(2)
+    plane.run(lambda: "is not at fault" in plane.service.decision.message, "the server is blamed")
+    assert "ModuleNotFoundError: No module named 'torch'. " in plane.service.decision.message
+    assert "install `torch` into it" in plane.service.decision.message
+    assert "model.py" not in plane.service.decision.message
+    plane.run(lambda: place.files.policy() == {1}, "what serves alone is named")
+    for _ in range(35):
+        plane.turn()
+        place.now += 1.0
+    told = [e for e in plane.journal.events(service=NAME, limit=1000) if e["kind"] == "refused"]
+    assert len(told) == 1, "once, although it was tried again"
+    assert "model.py(3)" in told[0]["data"]["triton"]
+    assert place.servers["a"].loads[ENGINE, 2] == 2
+    place.servers["a"].versions[2] = Behaviour()
+    plane.live(2)
+
+
+def test_a_server_that_nobody_mends_ends_the_rollout_and_refuses_no_version(place, plane):
+    place.drop(1)
+    plane.live(1)
+    place.servers["a"].versions[2] = Behaviour(load_error="OSError: [Errno 28] No space left on device")
+    place.drop(2)
+    plane.run(lambda: plane.ended(2), "the end of the rollout")
+    assert plane.ended(2) is Outcome.ABORTED
+    serving(place, 1)
+    (row,) = [v for v in plane.app.versions(None) if v["version"] == 2]
+    assert row["state"] == "on_disk"
+    assert "Make room on this server's disk" in row["reason"]
+    assert "`ctl retry 2`" in row["reason"]
+    place.servers["a"].versions[2] = Behaviour()
+    plane.app.retry(None, 2, release=None, who="ann")
+    plane.live(2)
+
+
+def test_since_when_an_effect_fails():
+    """Failures in a row count from the first of them; what nobody wanted for a while begins a row anew."""
+    now, effect, errors = [0.0], Sync("a", Model.ENGINE), [TritonError("no")]
+
+    def work() -> None:
+        if errors:
+            raise errors[0]
+
+    tasks = Tasks("ranker", lambda: now[0], lambda: None)
+    for now[0] in (1.0, 2.0, 30.0):
+        assert not tasks.attempt(effect, work)
+    assert (tasks.failed()[effect].since, tasks.failed()[effect].count) == (1.0, 3)
+    now[0] += ROW_S + 1.0
+    tasks.attempt(effect, work)
+    assert tasks.failed()[effect].since == now[0]
+    errors.clear()
+    tasks.attempt(effect, work)
+    assert tasks.failed() == {}
+    tasks.close()
 
 
 def test_every_action_is_written_down_first(place, plane, monkeypatch):
@@ -194,7 +303,7 @@ def test_a_gate_that_breaks_is_no_verdict_either(place, plane):
     assert place.answers.asked[Gate.LATENCY] == 2
 
 
-def test_a_gate_that_holds_is_asked_again_and_refuses_in_the_end(place, plane):
+def test_a_gate_that_holds_is_asked_again_and_left_to_a_person_in_the_end(place, plane):
     verdicts = [Verdict.PASS, Verdict.HOLD, Verdict.HOLD]
     place.answers.order[Gate.LATENCY] = lambda *_: GateResult(Gate.LATENCY, verdicts.pop(), "few samples")
     place.drop(1)
@@ -203,15 +312,22 @@ def test_a_gate_that_holds_is_asked_again_and_refuses_in_the_end(place, plane):
     place.answers.order[Gate.LATENCY] = lambda *_: GateResult(Gate.LATENCY, Verdict.HOLD, "few samples")
     place.answers.asked.clear()
     place.drop(2)
-    plane.run(lambda: plane.ended(2), "version 2 is decided")
-    assert plane.ended(2) is Outcome.REJECTED
+    plane.run(lambda: plane.phase() is Phase.WAITING, "version 2 waits")
     assert place.answers.asked[Gate.LATENCY] == 3
-    newest = plane.journal.rollouts(service=NAME)[0]
-    assert newest.gates[Gate.LATENCY].evidence["attempts"] == 3
-    assert newest.stop is not None
-    assert newest.stop.gate is Gate.LATENCY
-    assert "not enough evidence in 3 tries" in newest.stop.why
-    serving(place, 1)
+    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence["attempts"] == 3
+    for _ in range(20):
+        plane.turn()
+        place.now += 10.0
+    assert "version 1 serves on: gate latency has not enough evidence. few samples" in plane.service.decision.message
+    for full in (False, True):
+        with pytest.raises(Refused, match="not promoted: gate latency") as refused:
+            plane.app.promote(None, 2, full=full, who="ann")
+        assert "`ctl retry 2`" in str(refused.value.mend)
+    assert place.files.alias() == 1
+    assert place.answers.asked[Gate.LATENCY] == 3
+    place.answers.order.clear()
+    plane.app.retry(None, 2, release=None, who="ann")
+    plane.live(2)
 
 
 def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
@@ -440,7 +556,7 @@ def test_a_server_that_was_away_holds_the_version_as_it_was(tmp_path):
     for _ in range(20):
         plane.turn()
         place.now += 1.0
-    assert "The files are whole, fit, and there is room. Waiting for server b." in plane.service.decision.message
+    assert "It is loaded once every server answers. Server b: " in plane.service.decision.message
     assert away.loads[ENGINE, 2] == 1
     away.reachable = True
     plane.live(2)
@@ -468,3 +584,31 @@ def test_folders_that_were_never_seen_are_not_gone(place, monkeypatch):
     after.service._scan = place.scan
     after.live(2)
     after.close()
+
+
+def test_a_verdict_that_comes_while_the_control_plane_looks_is_not_asked_for_again(place, monkeypatch):
+    plane = Plane(place)
+    place.drop(1)
+    plane.live(1)
+    asked, go = place.answers.asked[Gate.WARMUP], threading.Event()
+
+    def warmup(*_: object) -> GateResult:
+        assert go.wait(60)
+        return GateResult(Gate.WARMUP, Verdict.PASS, "passed")
+
+    place.answers.order[Gate.WARMUP] = warmup
+    place.drop(2)
+    while Ask(Gate.WARMUP) not in plane.service.tasks.running():
+        plane.turn(wait=False)
+        place.now += 1.0
+    standings = plane.journal.standings
+
+    def after_the_rollout_was_read(name: str) -> object:
+        go.set()
+        eventually(lambda: not plane.service.tasks.running(), "the verdict")
+        return standings(name)
+
+    monkeypatch.setattr(plane.journal, "standings", after_the_rollout_was_read)
+    plane.live(2)
+    assert place.answers.asked[Gate.WARMUP] == asked + 1
+    plane.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 
 import pytest
-from plane import NAME, Plane
-from test_loop import serving
+from tests.engine_loop.plane import NAME, Plane
+from tests.engine_loop.test_loop import serving
 
 from baton import journal as journal_module
 from baton.domain import Outcome, Phase

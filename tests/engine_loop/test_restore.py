@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plane import ENGINE, NAME, Place, Plane
+from tests.engine_loop.plane import ENGINE, NAME, Place, Plane
 
 from baton import backup
 from baton.config import Config, LiveConfig, ServiceConfig, TrafficConfig

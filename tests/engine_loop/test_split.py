@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Machine, Place, Plane
+from prometheus_client import CollectorRegistry, generate_latest
+from tests.engine_loop.plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Machine, Place, Plane
 
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
-from baton.errors import TritonError
-from baton.plan import Steer
+from baton.errors import InvalidRequest, TimedOut, TritonError
+from baton.metrics import ControlCollector
+from baton.plan import Steer, traffic
 from baton.triton.fake import Behaviour
 from baton.triton.fake_splitter import FakeSplitter
+from baton.triton.key import token_file
 
 SPLITTER = f"{NAME}_splitter"
 STEPS = (Step(20.0, hold=10.0), Step(50.0, over=10.0))
@@ -155,7 +158,7 @@ def test_no_route_is_sent_for_longer_than_the_journal_says(place, plane, monkeyp
     too_long: list[str] = []
     control = FakeSplitter.control
 
-    def looking(self: FakeSplitter, inputs: Any) -> Any:
+    def looking(self: FakeSplitter, inputs: Any, under_way: Any) -> Any:
         route = json.loads(inputs["baton_control"].reshape(-1)[0])["route"]
         if route["candidate"] is not None:
             rollout = plane.journal.open_rollout(NAME)
@@ -163,7 +166,7 @@ def test_no_route_is_sent_for_longer_than_the_journal_says(place, plane, monkeyp
             sent.append(end)
             if rollout is None or rollout.renewed_at is None or end > rollout.renewed_at + LEASE + 0.001:
                 too_long.append(f"until {end}, renewed {rollout and rollout.renewed_at}")
-        return control(self, inputs)
+        return control(self, inputs, under_way)
 
     monkeypatch.setattr(FakeSplitter, "control", looking)
     split(place, plane)
@@ -411,3 +414,170 @@ def test_a_crash_before_any_act_of_a_split(place):
     else:
         pytest.fail("a rollout has no end")
     assert blows_at > 50, "every act was met"
+
+
+def sent_salts(place: Place) -> set[str]:
+    """What the splitters of all servers hash ids with."""
+    routes = [s._splitters[SPLITTER]._route for s in place.servers.values()]
+    return {route["salt"] for route in routes if route is not None}
+
+
+def test_ids_stay_where_they_are_when_the_control_plane_comes_back(place, plane):
+    split(place, plane)
+    (salt,) = sent_salts(place)
+    plane.abandon()
+    after = splitting(place)
+    turns(place, after, 3)
+    assert sent_salts(place) == {salt}
+    assert shares(place) == {20.0}
+    after.close()
+
+
+def test_the_salt_is_told_to_the_splitters_alone(place, plane):
+    split(place, plane)
+    (salt,) = sent_salts(place)
+    assert len(bytes.fromhex(salt)) >= 16, "nobody guesses it"
+    turns(place, plane, 2)
+    row = plane.app.history(NAME)[0]
+    shown = [plane.app.status(), plane.app.rollout(row["id"]), plane.app.history(NAME), plane.journal.events()]
+    assert salt not in json.dumps(shown)
+    registry = CollectorRegistry()
+    registry.register(ControlCollector(plane.app))
+    assert salt not in generate_latest(registry).decode()
+    for file in place.root.rglob("*"):
+        if file.is_file() and "state" not in file.relative_to(place.root).parts:
+            assert salt.encode() not in file.read_bytes(), file
+
+
+def test_another_rollout_sends_the_same_ids_other_ways(place, plane):
+    split(place, plane)
+    (salt,) = sent_salts(place)
+    plane.app.abort(None, who="ann")
+    until(place, plane, lambda: plane.ended(2), "the end")
+    place.drop(3)
+    until(place, plane, lambda: shares(place) == {20.0}, "the first share")
+    assert sent_salts(place).isdisjoint({salt})
+
+
+def told_of(plane: Plane) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the status says the splitters do, and what it warns of."""
+    shown = plane.app.status()["services"][0]
+    return (shown["traffic"] or {}).get("splitters", []), shown["problems"]
+
+
+def steer_as(place: Place, token: str, **route: Any) -> None:
+    """Somebody else sends server a's splitter a route."""
+    asked = {"candidate": 2, "weight": 20.0, "shadow": 0.0, "contents": False, "lease_s": 5.0} | route
+    text = json.dumps({"token": token, "route": asked}).encode()
+    place.servers["a"].infer(SPLITTER, 1, {"baton_control": np.array([[text]], dtype=np.object_)}, 1.0)
+
+
+def token_of(place: Place) -> str:
+    return token_file(place.root / "state", NAME).read_text().strip()
+
+
+def test_the_status_shows_what_the_splitter_does_by_its_own_word(place, plane):
+    split(place, plane)
+    [does], problems = told_of(plane)
+    assert does == {
+        "server": "a",
+        "candidate": 2,
+        "weight": 20.0,
+        "shadow": 0.0,
+        "contents": False,
+        "lease_left_s": does["lease_left_s"],
+        "answered_s": does["answered_s"],
+    }
+    assert 0 < does["lease_left_s"] <= LEASE
+    assert problems == []
+
+
+def test_a_lease_that_ran_out_is_told(place, plane, monkeypatch):
+    """What was asked for is 20 %; what happens is none."""
+    split(place, plane)
+    monkeypatch.setattr(plane.service.split, "steer", lambda _view: None)
+    place.now += LEASE + 1.0
+    plane.turn()
+    [does], [problem] = told_of(plane)
+    assert (does["candidate"], does["weight"], does["lease_left_s"]) == (None, 0.0, 0.0)
+    assert problem == (
+        "The splitter on server a follows no route (the stable version alone answers), and was asked for 20 % to "
+        "version 2, 0 % mirrored, no documents kept."
+    )
+
+
+def test_somebody_else_who_steers_is_told_of_and_replaced(place, plane, caplog):
+    split(place, plane)
+    steer_as(place, token_of(place), weight=7.0)
+    assert shares(place) == {7.0}
+    turns(place, plane, 2)
+    assert shares(place) == {20.0}
+    _, [problem] = told_of(plane)
+    assert "followed a route that this control plane did not send: 7 % to version 2" in problem
+    assert "Somebody else has its token" in problem
+    assert caplog.text.count("did not send") == 1
+    assert plane.service.decision.phase is Phase.SHIFTING
+
+
+def test_one_whose_route_may_have_come_is_nobody_else(place, plane, monkeypatch):
+    """The answer to it was lost, and the share goes on in the meantime."""
+    split(place, plane)
+    control, lost = FakeSplitter.control, [True] * 5
+
+    def answers_too_late(self: FakeSplitter, inputs: Any, under_way: Any) -> Any:
+        answer = control(self, inputs, under_way)
+        if lost:
+            lost.pop()
+            raise TimedOut("no answer within a second")
+        return answer
+
+    place.now += 10.0
+    monkeypatch.setattr(FakeSplitter, "control", answers_too_late)
+    monkeypatch.setattr(traffic, "SILENT_TRIES", 100)
+    seen = turns(place, plane, 30)
+    assert not lost
+    assert [s["problems"] for s in seen if any("did not send" in p for p in s["problems"])] == []
+
+
+@pytest.mark.parametrize("more", [{"weight": 51.0}, {"shadow": 1.0}, {"lease_s": LEASE + 1}, {"contents": True}])
+def test_nobody_gets_more_than_is_configured(place, plane, more):
+    split(place, plane)
+    with pytest.raises(InvalidRequest):
+        steer_as(place, token_of(place), **more)
+    assert shares(place) == {20.0}
+
+
+@pytest.mark.parametrize("how", ["lost", "other caps"])
+def test_files_that_no_longer_fit_are_renewed_in_mid_split(place, how):
+    first = splitting(place)
+    split(place, first)
+    before = token_of(place)
+    first.abandon()
+    if how == "lost":
+        token_file(place.root / "state", NAME).unlink()
+    second = splitting(place, contents=how == "other caps")
+    until(place, second, lambda: not place.servers["a"]._splitters[SPLITTER].weight(), "the new one knows no route yet")
+    seen = until(place, second, lambda: shares(place) == {20.0}, "the split goes on")
+    assert len(seen) < 5
+    assert token_of(place) != before
+    turns(place, second, 3)
+    [does], problems = told_of(second)
+    assert (does["weight"], does["contents"], problems) == (20.0, how == "other caps", [])
+    assert place.servers["a"].loads[SPLITTER, 1] == 2
+    until(place, second, lambda: second.rests_at(2), "version 2 live")
+    second.close()
+
+
+def test_a_splitter_that_never_takes_the_token_ends_the_split(place, plane, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise InvalidRequest("baton_control: the token is missing or wrong")
+
+    split(place, plane)
+    monkeypatch.setattr(FakeSplitter, "control", refuse)
+    seen = until(place, plane, lambda: plane.ended(2), "the end")
+    rollout = plane.journal.rollouts(service=NAME)[0]
+    assert rollout.outcome is Outcome.ROLLED_BACK
+    assert "takes no route from this control plane: baton_control: the token is missing or wrong" in rollout.message
+    assert any("takes no route from this control plane" in p for s in seen for p in s["problems"])
+    assert len(events(plane, "sync")) < 20
+    nothing_left(place, 1)

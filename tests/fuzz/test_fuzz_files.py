@@ -21,7 +21,7 @@ from baton.errors import CheckpointError, ConfigError, RepositoryError
 from baton.probe.golden import load_golden
 from baton.triton import pbtxt
 from baton.verify.compatibility import check_compatibility
-from baton.verify.layout import hidden_danger
+from baton.verify.layout import true_kind
 from baton.verify.meta import as_meta, check_table, read_table, render_table
 from baton.verify.names import highest_number, name_problem, version_of
 from baton.verify.patterns import pattern_problem, pipeline_problems
@@ -136,7 +136,7 @@ def test_patterns(pattern):
 @bounded
 @given(name=st.text(max_size=40), head=st.binary(max_size=256))
 def test_names_and_heads(name, head):
-    hidden_danger(name, head)
+    true_kind(head)
     assert (version_of(name) is None) == (name_problem(name) is not None)
     assert highest_number([name]) >= (version_of(name) or 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine import support  # noqa: F401 - makes the engine importable
 from tests.fuzz.strategies import bounded, raw, values
 from tests.splitter import conftest  # noqa: F401 - makes the splitter importable
-from tests.splitter.fakes import Stage
+from tests.splitter.fakes import UNCAPPED, Stage
 
 from baton.api.wire import CALLS, arguments, body
 from baton.errors import UsageError
@@ -23,6 +24,7 @@ from traffic_splitter.route import InvalidControl
 
 OBJECT = b'{"text": ["a red circle", "b"], "image": {"media": 0}, "video": [{"media": 1}, {"media": 1}]}'
 TOKEN = "sesame"
+HASH = hashlib.sha256(TOKEN.encode()).hexdigest()
 ROUTE = {"candidate": 2, "weight": 5.0, "shadow": 10.0, "lease_s": 15.0}
 
 
@@ -84,7 +86,7 @@ def test_bodies_of_the_local_api(data):
 
 @pytest.fixture(scope="module")
 def control():
-    return Control(Stage().splitter, TOKEN)
+    return Control(Stage().splitter, HASH, UNCAPPED)
 
 
 @bounded

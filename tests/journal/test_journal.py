@@ -604,3 +604,29 @@ def test_threads(journal):
             future.result()
     for number in range(4):
         assert set(journal.served(f"service {number}")) == set(range(1, 16))
+
+
+def test_each_rollout_has_a_salt_of_its_own_that_outlives_the_process(journal, path):
+    first = journal.begin(asked())
+    assert len(bytes.fromhex(first.salt)) >= 16
+    assert journal.begin(asked("other")).salt != first.salt
+    journal.close()
+    again = Journal(path)
+    found = again.open_rollout("ranker")
+    assert found is not None
+    assert found.salt == first.salt
+    again.close()
+
+
+def test_a_rollout_that_an_older_baton_began_keeps_the_salt_that_it_had(journal):
+    rollout = journal.begin(asked())
+    journal._db.execute("DELETE FROM memo")  # as before rollouts had a salt of their own
+    found = journal.open_rollout("ranker")
+    assert found is not None
+    assert found.salt == str(rollout.id)
+
+
+def test_nothing_that_is_shown_of_a_rollout_holds_its_salt(journal):
+    rollout = journal.begin(asked())
+    assert rollout.salt not in repr(rollout)
+    assert rollout.salt not in repr(journal.events())

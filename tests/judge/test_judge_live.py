@@ -209,6 +209,23 @@ def test_one_that_looks_slow_holds_until_it_is_sure():
     assert "too early to tell" in check(result, "latency")["message"]
 
 
+def test_a_median_within_the_limit_passes_when_it_likely_stays_there():
+    # 1.4 times, of answers that differ by a factor of five: of 35 nobody can tell that from 1.5.
+    close = [replace(a, took_ms=a.took_ms * (1 + int(a.id) % 5)) for a in traffic(400, ms=10.0, candidate_ms=14.0)]
+    few, many = (check(judge(close[:count]), "latency") for count in (140, 400))
+    assert few["observed"] < few["limit"]
+    assert (few["verdict"], many["verdict"]) == ("hold", "pass")
+    assert "too early to tell" in few["message"]
+    # In shadow 18 of 30 requests within the limit are little more than half.
+    sizes = [10.0 * (1 + index % 10) for index in range(300)]
+    times = [
+        replace(pair, stable_ms=ms, candidate_ms=ms * (1.6 if ms <= 40 else 1.2))
+        for pair, ms in zip(shadowed(300), sizes, strict=True)
+    ]
+    few, many = (check(judge((), times[:count], shadow_only=True), "latency") for count in (30, 300))
+    assert (few["verdict"], many["verdict"]) == ("hold", "pass")
+
+
 def test_a_slow_tail_fails():
     answers = [
         replace(a, took_ms=100.0) if a.role == "candidate" and int(a.id) % 20 in {0, 4} else a for a in traffic(1200)

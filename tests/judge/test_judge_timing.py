@@ -93,7 +93,21 @@ def test_noise_at_the_limit_asks_for_more_then_holds():
     running = judge(noisy)
     assert running.verdict is Verdict.RUNNING
     assert running.evidence["ratio_low"] < 1.15 < running.evidence["ratio_high"]
-    assert judge(replace(noisy, complete=True)).verdict in {Verdict.HOLD, Verdict.PASS}
+    assert judge(replace(noisy, complete=True)).verdict is Verdict.HOLD
+
+
+def test_an_interval_that_reaches_beyond_the_limit_is_no_evidence():
+    # Each version has one run of slow answers, at another time: the middle looks good, and nothing is known.
+    samples = quiet(0.88, 100)
+    stable, candidate = list(samples.stable), list(samples.candidate)
+    stable[20:28] = [time * 90 for time in stable[20:28]]
+    candidate[120:128] = [time * 90 for time in candidate[120:128]]
+    noisy = replace(samples, stable=tuple(stable), candidate=tuple(candidate))
+    running, held = judge(noisy), judge(replace(noisy, complete=True))
+    assert (running.verdict, held.verdict) == (Verdict.RUNNING, Verdict.HOLD)
+    assert held.observed < 1.15 < held.evidence["ratio_high"]
+    assert "`latency_max_samples`" in held.message
+    assert judge(replace(noisy, complete=True), limit=1000.0).verdict is Verdict.PASS
 
 
 def test_a_tail_of_the_candidate_alone_fails():

@@ -45,8 +45,21 @@ def measured(rng, slowdown):
     return times[~candidates].reshape(blocks, 2), times[candidates].reshape(blocks, 2), requests
 
 
+TRIES = 5
+"""A gate that holds is asked again so often."""
+
+
 def rolled(rng, slowdown):
-    """The verdict as the rollout comes to it, look by look."""
+    """The verdict as the rollout comes to it, try by try."""
+    for _ in range(TRIES):
+        verdict = tried(rng, slowdown)
+        if verdict is not Verdict.HOLD:
+            break
+    return verdict
+
+
+def tried(rng, slowdown):
+    """The verdict of one measurement, look by look."""
     stable, candidate, requests = measured(rng, slowdown)
     for blocks in LOOKS:
         samples = Samples(
@@ -64,12 +77,11 @@ def verdicts(slowdown, runs):
 
 
 def test_an_identical_version_is_not_refused():
-    # In 10,000 runs all passed (so at 95 % confidence fewer than 1 in 3000 are refused); so many take minutes.
+    # Of 100 measurements about three hold on such a machine, and the next one tells.
     assert verdicts(1.0, 400) == {Verdict.PASS: 400}
 
 
 def test_a_version_half_as_slow_again_never_passes():
-    # In 2000 runs 1999 failed and 1 held.
     found = verdicts(1.5, 300)
     assert found[Verdict.PASS] == 0
     assert found[Verdict.FAIL] >= 290

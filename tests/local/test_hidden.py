@@ -25,7 +25,7 @@ print(json.dumps(told | {"variables": dict(os.environ)}))
 def run(command: list[str], **variables: str) -> tuple[bool, str, int]:
     words, named = hidden.masked(command, SECRET)
     with subprocess.Popen(
-        [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), "1", *words],
+        tether.tethered(words, parent=os.getpid(), traced=True),
         env={**os.environ, **variables, **named},
         stdout=subprocess.PIPE,
         text=True,
@@ -71,7 +71,7 @@ def test_where_no_process_may_be_traced(tmp_path):
     outer.write_text(
         f"import ctypes, os, runpy, sys\n"
         f"ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
-        f"sys.argv = ['tether', '0', '1', '/bin/true']\n"
+        f"sys.argv = ['tether', '0', '1', '', '/bin/true']\n"
         f"runpy.run_path({str(Path(tether.__file__))!r}, run_name='__main__')\n"
     )
     assert subprocess.run([sys.executable, str(outer)], check=False).returncode == tether.UNTRACEABLE

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +33,11 @@ def gone(pid):
 
 
 def regions(server):
-    return [path.name for path in procfs.SHARED_MEMORY.iterdir() if path.name.startswith(server.shm_prefix)]
+    """Of a server that runs in its own /dev/shm, where it has one, else in the machine's."""
+    places = [procfs.SHARED_MEMORY, *([] if server.pid is None else [Path(f"/proc/{server.pid}/root/dev/shm")])]
+    return sorted(
+        {path.name for place in places for path in place.iterdir() if path.name.startswith(server.shm_prefix)}
+    )
 
 
 def test_answers_through_the_alias(server):
@@ -142,6 +149,23 @@ def test_a_killed_server_is_swept_by_the_next_start(tmp_path):
         with prepare(tmp_path).start(repository, log_file=tmp_path / "next.log"):
             assert not left.exists()
             assert server.stubs() == []
+
+
+def test_a_repository_in_shared_memory_stays_in_sight(tmp_path, caplog):
+    """Triton then shares the machine's; its regions are closed to other users, and the log says so."""
+    place = Path(tempfile.mkdtemp(prefix="baton-test-", dir=procfs.SHARED_MEMORY))
+    try:
+        repository = make_repository(place / "repository", {"toy": [1]}, alias="public")
+        with running_triton(tmp_path, repository, load=["public"]) as server:
+            assert ask(server, "public", "red", ["red one"]).model_version == 1
+            found = [procfs.SHARED_MEMORY / name for name in regions(server)]
+            assert found
+            assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600}
+            (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+            assert told.startswith("Triton shares the machine's /dev/shm, since it uses files that lie there;")
+        assert not any(path.exists() for path in found)
+    finally:
+        shutil.rmtree(place)
 
 
 PARENT = """

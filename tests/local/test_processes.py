@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 from tests.support.triton import eventually
 
+from baton.local import procfs
 from baton.local.find import STUB
-from baton.local.processes import Processes
+from baton.local.guard import Guard
+from baton.local.processes import LOOK_AGAIN_S, Processes
 
 Begin = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -116,6 +119,41 @@ def test_a_number_that_another_process_has_now(begin: Begin, port: int, monkeypa
     processes.watch("s0", 1)
     monkeypatch.setattr("baton.local.procfs.begun", lambda _pid: 1)
     assert processes.lost("s0", 1)
+
+
+def test_what_is_loaded_and_stands_still_is_ended(begin: Begin, port: int) -> None:
+    guard, woken, told = Guard(), threading.Event(), list[str]()
+    processes = Processes("engine", {"s0": port}, woken.set, guard, told.append)
+    guard.start()
+    mine, loading = begin(1), begin(2)
+    processes.guard("s0", [1], procfs.uptime())
+    for process in (mine, loading):
+        os.kill(process.pid, signal.SIGSTOP)
+    assert mine.wait(60) == -signal.SIGKILL
+    assert woken.wait(60)
+    assert processes.lost("s0", 1)
+    assert "its process stood still for" in processes.why("s0", 1)
+    eventually(lambda: told, "it is told")
+    assert told[0].startswith("engine version 1 on server s0: its process stood still for")
+    assert loading.poll() is None
+    # Loaded anew it is guarded anew; what began after the index was read may be loading still.
+    before = procfs.uptime() + LOOK_AGAIN_S
+    third = begin(1)
+    assert processes.why("s0", 1) != "its process has ended"
+    processes.guard("s0", [1], before)
+    assert processes.why("s0", 1) == "its process has ended"
+    os.kill(third.pid, signal.SIGSTOP)
+    assert third.wait(60) == -signal.SIGKILL
+    guard.stop()
+
+
+def test_what_began_after_the_index_was_read_may_be_loading(begin: Begin, port: int) -> None:
+    guard = Guard()
+    processes = Processes("engine", {"s0": port}, guard=guard)
+    before = procfs.uptime() - 1.0
+    begin(1)
+    processes.guard("s0", [1], before)
+    assert not guard._kept
 
 
 def test_another_user_s(begin: Begin, port: int, monkeypatch: pytest.MonkeyPatch, caplog) -> None:

@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tests.plan.world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 from tests.support.rules import ASKED
-from world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 
 from baton.domain import Kind, ModelState, Phase, Step, Verdict
 from baton.errors import BatonError
@@ -139,12 +139,13 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
             restore(world)
         case "behave":
             server.versions[version] = (
-                Behaviour(load_error="out of memory"),
+                Behaviour(load_error="the weights do not fit"),
                 Behaviour(load_s=10.0),
                 Behaviour(load_s=math.inf),
                 Behaviour(leave_s=5.0),
                 Behaviour(leave_s=math.inf),
-            )[c % 5]
+                Behaviour(load_error="CUDA out of memory"),
+            )[c % 6]
         case "heal":
             heal(world)
         case "away":
@@ -158,7 +159,8 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
         case "gate":
             gate = ASKED[a % len(ASKED)]
             verdict = (Verdict.FAIL, Verdict.HOLD, Verdict.HOLD, None)[b % 4]
-            world.gates.setdefault(gate, []).append(verdict)
+            often = 3 if verdict is Verdict.HOLD and c % 2 else 1  # three tries are all that the policy gives
+            world.gates.setdefault(gate, []).extend([verdict] * often)
         case "disk":
             world.disk_full = 1 + b % 2
         case "request":
@@ -194,7 +196,7 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
             if chosen is not None:
                 server.die(ENGINE, chosen)
         case "crash":
-            world.restart_control()
+            world.restart_control(token_lost=b % 4 == 0)
         case _:
             raise AssertionError(what)
 
@@ -258,7 +260,10 @@ def quiet(world: World) -> None:
         restore(world)
         world.run()
         if world.rollout is not None and world.rollout.phase is Phase.WAITING:
-            world.promote(None)
+            if world.rollout.held() is not None:
+                world.retry(world.rollout.candidate)
+            else:
+                world.promote(None)
         resting = world.rollout is None and not world.jobs and world.decision.effect is None
         if resting and world.decision.phase is not Phase.DEGRADED and not world.view().pending(world.policy):
             break

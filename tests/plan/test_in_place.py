@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts import READY, ROLLOUT
+from tests.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Outcome, Phase, Stop
 from baton.plan import End, Policy, ServerView, SetPolicy, View, plan

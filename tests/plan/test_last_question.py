@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import rollouts
-from rollouts import READY
+from tests.plan import rollouts
+from tests.plan.rollouts import READY
 
 from baton.domain import Folder, Kind, ModelState, Outcome, Phase, Step
 from baton.plan import Halt, Policy, ServerView, SetAlias, Sick, View, plan

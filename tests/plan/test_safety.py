@@ -10,12 +10,12 @@ import os
 from collections import Counter
 
 import pytest
-from simulate import Plan, caught, failing, made, play
-from world import ALIAS, Behaviour, Broken, World
+from tests.plan.simulate import Plan, caught, failing, made, play
+from tests.plan.world import ALIAS, Behaviour, Broken, World
 
 from baton.domain import Gate, Model, Phase, Rollout
 from baton.errors import Unreachable
-from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, plan, rest, rollout
+from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, loading, plan, rest, rollout
 
 EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "200"))
 
@@ -49,13 +49,13 @@ def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
 
 
 def test_an_alias_before_ready_is_caught(monkeypatch):
-    def loading(view: View, one: Rollout, policy: Policy) -> Decision:
+    def hasty(view: View, one: Rollout, policy: Policy) -> Decision:
         if one.candidate in view.policy and view.alias != one.candidate:
             return Decision(Phase.LOADING, "hasty", SetAlias(one.candidate))
         return real(view, one, policy)
 
     real = rollout.PHASES[Phase.LOADING]
-    monkeypatch.setitem(rollout.PHASES, Phase.LOADING, loading)
+    monkeypatch.setitem(rollout.PHASES, Phase.LOADING, hasty)
     assert "not READY on" in caught(plan)
 
 
@@ -103,7 +103,7 @@ def test_a_third_version_in_memory_is_caught(monkeypatch):
     world.files.put(3, world.now)
     world.promote(3)
     world.run()
-    monkeypatch.setattr(rollout, "_make_room", lambda *_: None)
+    monkeypatch.setattr(loading, "_make_room", lambda *_: None)
     world.servers["b"].reachable = True
     world.servers["b"].versions[3] = Behaviour(load_s=10.0)
     world.now += 5.0
@@ -229,14 +229,22 @@ def test_a_hanging_load_ends_with_the_server():
     world.servers["a"].versions[2] = Behaviour(load_s=float("inf"))
     world.run()
     world.abort()
-    for _ in range(10):
-        world.now += 30.0
-        world.run()
+    world.run()
     assert world.rollout is not None
     assert "restart Triton on a" in world.decision.message
+    for _ in range(4):
+        world.now += 30.0
+        world.run()
+    assert world.history[-1].outcome == "aborted"
+    assert "restart Triton on a" in world.history[-1].message, "the rollout ends, and says what it leaves behind"
+    world.files.put(3, world.now)
+    world.now += 30.0
+    world.run()
+    assert world.rollout is None
+    assert "restart Triton on a" in world.decision.message, "and why the next one does not begin"
     world.servers["a"].restart()
     world.run()
-    assert world.history[-1].outcome == "aborted"
+    assert world.files.alias == 3
     world.settled()
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from simulate import caught
-from test_safety import serving_world
-from world import ENGINE, Behaviour, Broken, World, held
+from tests.plan.rollouts import READY, ROLLOUT
+from tests.plan.simulate import caught
+from tests.plan.test_safety import serving_world
+from tests.plan.world import ENGINE, Behaviour, Broken, World, held
 
-from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Step, Stop
+from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Route, Step, Stop
 from baton.errors import TritonError
 from baton.plan import Decision, Policy, Reload, ServerView, Sync, TakeOver, View, plan
 from baton.plan.health import leaks
+from baton.plan.traffic import CALLS_END_S, route
 
 # Stories
 
@@ -86,7 +88,7 @@ def test_a_dead_candidate_in_baking_is_one_flip_away():
     world.servers["b"].die(ENGINE, 2)
     found(world)
     assert world.history[-1].outcome is Outcome.ROLLED_BACK
-    assert "version 1 serves again" in world.history[-1].message
+    assert "back to version 1" in world.history[-1].message
     assert world.files.alias == 1
     assert reloads(world) == []
     world.settled()
@@ -227,7 +229,7 @@ def test_what_can_not_be_brought_back_to_answer_holds_no_new_version_back():
     assert view.stable() is None
     decision = plan(view, world.policy)
     assert decision.effect is None
-    assert "loaded again, and that failed: Stub process is not healthy." in decision.message
+    assert "loading it again failed: Stub process is not healthy." in decision.message
     assert "`ctl promote N`" in decision.message
 
 
@@ -273,7 +275,7 @@ def test_a_version_that_never_leaves_is_named_and_waited_for_once():
         assert world.files.alias == version, "nothing waits for it again"
     told = leaks(world.view(), world.policy)
     assert len(told) == 1
-    assert told[0].startswith("Version 1 has been leaving server a for 21 s")
+    assert told[0].startswith("Version 1 is stuck UNLOADING on server a for 21 s (limit 20)")
     assert "Restart Triton on a" in told[0]
     world.servers["a"].restart()
     assert leaks(world.view(), world.policy) == []
@@ -285,6 +287,44 @@ def test_only_what_is_still_leaving_is_named():
     view = View("public", 100.0, frozenset({1}), 1, (server,))
     assert [told[:9] for told in leaks(view, Policy(drain_timeout=99.0))] == ["Version 2"]
     assert leaks(view, Policy(drain_timeout=101.0)) == []
+
+
+def test_what_has_no_process_any_more_holds_nothing_up():
+    engine = {1: ModelVersion(ModelState.READY), 2: ModelVersion(ModelState.UNLOADING)}
+    server = ServerView("a", live=True, engine=engine, leaving_since={2: 80.0}, emptied=frozenset({2}))
+    view = View("public", 100.0, frozenset({1}), 1, (server,))
+    assert server.stays(2, 80.0, 120.0)
+    assert leaks(replace(view, now=85.0), Policy()) == [], "it may leave in a moment"
+    (told,) = leaks(view, Policy())
+    assert told.startswith("Version 2 is stuck UNLOADING on server a for 20 s")
+    assert "Clients are not affected" in told
+    assert "the memory of its weights is free" in told
+
+
+def test_the_splitter_stays_for_the_last_calls_of_the_candidate():
+    world = split_world()
+    with world.servers["a"].request(ENGINE, 2):
+        assert world.rollout is not None
+        world.halt(Stop(Outcome.ROLLED_BACK, "ann", "enough"))
+        world.run()
+        assert not world.files.split
+        assert world.files.policy == {1}, "it is dropped meanwhile"
+        assert world.files.splitter == 1
+        assert "last calls of version 2" in world.decision.message
+    world.now += 1.0
+    world.run()
+    assert world.files.splitter is None
+    world.settled()
+
+
+def test_it_does_not_stay_for_ever():
+    world = split_world()
+    with world.servers["a"].request(ENGINE, 2):
+        world.halt(Stop(Outcome.ROLLED_BACK, "ann", "enough"))
+        world.run()
+        world.now += CALLS_END_S + 1
+        world.run()
+        assert world.files.splitter is None
 
 
 # Defects that must be noticed
@@ -331,3 +371,13 @@ def test_a_take_over_from_a_version_that_answers_is_caught():
         return decision
 
     assert "takes over" in caught(mutant)
+
+
+@pytest.mark.parametrize("splitter", [1, None])
+def test_the_route_stays_until_the_splitter_goes(splitter):
+    """What comes to it after the public name has left must not find a dead stable version alone."""
+    policy = Policy(steps=(Step(50.0, hold=10.0),))
+    one = replace(ROLLOUT, phase=Phase.BAKING, progressed_at=50.0, promoted=True, full=True)
+    server = ServerView("a", live=True, engine={1: READY, 2: READY}, alias={2: READY}, splitter=ModelState.READY)
+    view = View("ranker", 60.0, frozenset({1, 2}), 2, (server,), splitter=splitter, rollout=one)
+    assert route(view, policy) == (None if splitter is None else Route(2, 50.0, policy.shadow_share))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import world
-from simulate import Plan, caught
-from world import Behaviour, Broken, World
+from tests.plan import world
+from tests.plan.simulate import Plan, caught
+from tests.plan.world import Behaviour, Broken, World
 
-from baton.domain import Gate, Model, ModelState, Phase, Rollout, Route, Step, Verdict
+from baton.domain import Gate, Model, ModelState, Outcome, Phase, Rollout, Route, Step, Verdict
 from baton.plan import (
     Advance,
     Ask,
@@ -63,6 +63,35 @@ def test_files_of_the_splitter_that_change_under_the_public_name_are_caught():
         return Decision(Phase.SHIFTING, "hasty", SetSplitter(None)) if view.split else plan(view, policy)
 
     assert "the splitter's files change" in caught(mutant)
+
+
+def test_a_token_that_was_lost_in_mid_split_is_made_anew():
+    told = split_world()
+    told.restart_control(token_lost=True)
+    told.now += 1.0
+    told.run()
+    for _ in range(5):
+        told.now += 1.0
+        told.run()
+    assert told.rollout is not None
+    assert told.rollout.stop is None
+    assert {told.weight(s) for s in told.servers.values()} == {10.0}
+    assert {s.loads[world.SPLITTER, 1] for s in told.servers.values()} == {2}, (
+        "loaded once more, and not again and again"
+    )
+
+
+def test_a_splitter_that_takes_no_token_at_all_ends_the_split(monkeypatch):
+    told = split_world()
+    monkeypatch.setattr(world, "key_of", lambda _token: {"token_sha256": "0" * 64})
+    told.restart_control(token_lost=True)
+    for _ in range(60):
+        told.now += 1.0
+        told.run()
+        if told.history[-1].candidate == 2:
+            break
+    assert told.history[-1].outcome is Outcome.ROLLED_BACK
+    assert not told.files.split
 
 
 def test_a_name_led_to_a_splitter_that_is_not_ready_is_caught(monkeypatch):
@@ -276,7 +305,7 @@ def test_a_candidate_that_fails_while_all_traffic_waits_for_a_server_goes_back()
     for _ in range(5):
         told.now += 5.0
         told.run()
-    assert "before traffic moves" in told.decision.message
+    assert "All traffic moves once every server answers" in told.decision.message
     told.live = Verdict.FAIL
     told.run()
     told.servers["b"].reachable = True
@@ -306,7 +335,7 @@ def test_the_last_share_stays_while_all_traffic_waits_for_a_server():
     for _ in range(20):
         told.now += 5.0
         told.run()
-    assert "before traffic moves" in told.decision.message
+    assert "All traffic moves once every server answers" in told.decision.message
     assert told.weight(told.servers["a"]) == 50.0
     told.servers["b"].reachable = True
     calm(told)

@@ -7,7 +7,7 @@ Commands: ``servers N``, ``policy NAME VALUE...``, ``steps STEP...`` (``5%for10s
 ``shadow PERCENT SECONDS`` (the way of traffic) and ``adopted`` (version 1 is in use, with no public name) begin anew ·
 ``serves N`` (brings it live, without a word), ``meets N`` (gives it its first share of traffic, without a word) ·
 ``arrive``, ``arriving``, ``change``, ``restore``, ``remove`` ``N`` · ``stray NAME``, ``tidy`` ·
-``load N slow|fails|hangs|well SERVER`` · ``gate NAME VERDICT...`` · ``away``, ``back``, ``restart`` ``SERVER`` ·
+``load N slow|fails|lacks|hangs|well SERVER`` · ``gate NAME VERDICT...`` · ``away``, ``back``, ``restart`` ``SERVER`` ·
 ``crash`` (of the control plane), ``gone SECONDS`` (until it starts again) · ``live VERDICT`` (of the live analysis;
 ``none``: nothing yet) · ``splitter well|fails SERVER`` · ``wait SECONDS``, ``until PHASE`` · ``request``,
 ``answered`` · ``status`` · and the verbs of ``ctl``.
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import ALIAS, SPLITTER, Behaviour, World, held, serving
+from tests.plan.world import ALIAS, SPLITTER, Behaviour, World, held, serving
 
 from baton.domain import Gate, ModelState, Phase, Step, Verdict
 from baton.errors import Refused
@@ -34,7 +34,10 @@ STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 LOADS = {
     "well": Behaviour(),
     "slow": Behaviour(load_s=10.0),
-    "fails": Behaviour(load_error="out of memory"),
+    "fails": Behaviour(load_error="the weights do not fit"),
+    "lacks": Behaviour(
+        load_error="Internal: ModuleNotFoundError: No module named 'torch'\n\nAt:\n  model.py(3): <module>\n"
+    ),
     "hangs": Behaviour(load_s=math.inf),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rollouts import READY, ROLLOUT
+from tests.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Model, ModelState, Outcome, Phase, Stop
 from baton.plan import Failure, Halt, Policy, ServerView, SetPolicy, Steer, Sync, View, plan
@@ -75,3 +75,27 @@ def test_a_splitter_that_dies_before_anybody_depends_on_it(refused, count, ends)
     effect = plan(view, Policy(shadow_share=10.0, shadow_for=10.0)).effect
     why = "The splitter on server s0 does not answer: its process is gone."
     assert effect == (Halt(Stop(Outcome.ABORTED, "engine", why)) if ends else None)
+
+
+@pytest.mark.parametrize("phase", [Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING, Phase.WAITING])
+def test_a_stable_version_that_a_load_call_took_out_comes_back_before_anything_else(phase):
+    """The call read a config.pbtxt that a person had just written, and the candidate is READY all the same."""
+    view = back(1, frozenset())
+    gone = replace(view.servers[0], engine={2: READY}, alias={})
+    rollout = replace(ROLLOUT, phase=phase, stop=None)
+    view = replace(view, rollout=rollout, servers=(gone,))
+    load = Sync("s0", Model.ENGINE)
+    assert plan(view, Policy()).effect == load
+    under_way = plan(replace(view, running=frozenset({load})), Policy())
+    assert (under_way.effect, under_way.message) == (None, "Loading version 1 (server s0).")
+    loaded = replace(view, servers=(replace(gone, engine={1: READY, 2: READY}),))
+    assert plan(loaded, Policy()).effect == MOVING
+
+
+def test_a_candidate_may_mend_what_the_stable_version_no_longer_can():
+    view = back(1, frozenset())
+    gone = replace(view.servers[0], engine={2: READY}, alias={})
+    failed = {Sync("s0", Model.ENGINE): Failure(59.5, 1, "broken", refused=True)}
+    rollout = replace(ROLLOUT, phase=Phase.VALIDATING, stop=None)
+    decision = plan(replace(view, rollout=rollout, servers=(gone,), failed=failed), Policy())
+    assert decision.message == "Gate warmup looks at version 2."

@@ -7,6 +7,7 @@ whatever happens. Servers are ``FakeTriton`` over files in memory; time passes w
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from baton.domain import (
     Verdict,
     VersionRecord,
 )
-from baton.errors import BatonError, Refused, RepositoryError, TritonError, Unreachable
+from baton.errors import BatonError, InvalidRequest, NotSteered, Refused, RepositoryError, TritonError, Unreachable
 from baton.lifecycle import ALLOWED
 from baton.plan import (
     Advance,
@@ -64,6 +65,7 @@ from baton.plan.rest import ADOPTED
 from baton.plan.traffic import before_traffic, place
 from baton.plan.view import backoff
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
+from baton.triton.words import machine
 
 ASKED_EVERY_S = 5.0
 MOST_AT_ONCE = 60
@@ -78,7 +80,8 @@ class MemoryFiles:
         self.alias: int | None = None
         self.split = False
         self.splitter: int | None = None
-        self.token = ""
+        self.key: dict[str, str] = {}
+        """What the splitter's files say of the token and of what may be asked."""
         self.folders: dict[int, str] = {}
         self.incomplete: set[int] = set()
         self.since: dict[int, float] = {}
@@ -91,8 +94,8 @@ class MemoryFiles:
         if model == SPLITTER:
             if self.splitter is None:
                 return None
-            splits = (ENGINE, self.splitter, self.token)
-            return ModelFiles(frozenset({1}), {1: self.token}, {}, None, splits, f"stable {self.splitter}")
+            splits = {"engine": ENGINE, "stable": str(self.splitter), **self.key}
+            return ModelFiles(frozenset({1}), {1: str(self.key)}, {}, None, splits, f"stable {self.splitter}")
         if self.alias is None:
             return None
         return ModelFiles(
@@ -155,6 +158,12 @@ class World(Rules):
         self.live: Verdict | None = Verdict.PASS
         """What the live analysis says whenever it is asked; None: nothing yet."""
         self.steered: dict[str, float] = {}
+        self.token = "token-0"
+        """The control plane's own, as its state directory holds it."""
+        self.locked: set[str] = set()
+        """Servers whose splitter refused it, and was not loaded again since."""
+        self.followed: dict[str, bool] = {}
+        """By server: whether the splitter was last told of a candidate."""
         self.sick: dict[tuple[str, int], Sick] = {}
         self.asked_at = -math.inf
         self.leaving: dict[tuple[str, int], float] = {}
@@ -203,6 +212,8 @@ class World(Rules):
             states = [m.state for m in index.get(SPLITTER, {}).values() if m.state is not ModelState.UNAVAILABLE]
             if not states:
                 self.steered.pop(name, None)
+                self.followed.pop(name, None)
+                self.locked.discard(name)
             servers.append(
                 ServerView(
                     name,
@@ -212,6 +223,10 @@ class World(Rules):
                     split=bool(states) and server.step(ALIAS) == SPLITTER,
                     splitter=states[0] if states else None,
                     steered=self.steered.get(name),
+                    locked=name in self.locked,
+                    outstanding=None
+                    if self.followed.get(name, True)
+                    else {v: slot.requests for v, slot in server._models.get(ENGINE, {}).items()},
                     inflight=server.inflight(ENGINE) if retiring else None,
                     leaving_since=self._leaving_since(name, index.get(ENGINE, {})),
                 )
@@ -230,6 +245,7 @@ class World(Rules):
             alias=self.files.alias,
             split=self.files.split,
             splitter=self.files.splitter,
+            keyed=self.files.key == key_of(self.token),
             servers=tuple(servers),
             folders=folders,
             strays=tuple(
@@ -282,20 +298,26 @@ class World(Rules):
         for server in view.live():
             if server.splitter is not ModelState.READY or view.splitter is None:
                 continue
+            if server.locked or not view.keyed:
+                continue
             asked = {
                 "candidate": None if wanted is None else wanted.candidate,
                 "weight": 0.0 if wanted is None else wanted.weight,
                 "lease_s": lease,
             }
-            control = json.dumps({"token": self.files.token, "route": asked}).encode()
+            control = json.dumps({"token": self.token, "route": asked}).encode()
             try:
                 tensor = np.array([[control]], dtype=np.object_)
                 self.servers[server.name].infer(SPLITTER, 1, {"baton_control": tensor}, 1.0)
+            except InvalidRequest as error:
+                self.locked.add(server.name)
+                self._note(Steer(server.name), NotSteered(str(error)))
             except BatonError as error:
                 self._note(Steer(server.name), error)
             else:
                 self.failed.pop(Steer(server.name), None)
                 self.steered[server.name] = self.now
+                self.followed[server.name] = wanted is not None
                 stopped = rollout is None or rollout.stop is not None
                 weight = self.weight(self.servers[server.name])
                 self.need(not (stopped and weight), f"{server.name} still sends {weight} % to a stopped candidate")
@@ -333,7 +355,9 @@ class World(Rules):
 
     def _note(self, effect: Effect, error: BatonError) -> None:
         count = self.failed[effect].count + 1 if effect in self.failed else 1
-        self.failed[effect] = Failure(self.now, count, str(error), refused=isinstance(error, TritonError))
+        words = error.words if isinstance(error, TritonError) else ""
+        since = self.failed[effect].since if effect in self.failed else self.now
+        self.failed[effect] = Failure(self.now, count, str(error), bool(words), words, since, machine(words))
         self.say(f"  failed: {told(effect)}: {error}")
 
     def _act(self, effect: Effect) -> bool:
@@ -386,10 +410,12 @@ class World(Rules):
                 return
             case SetSplitter(stable):
                 self._disk()
-                self.need(not self.files.split, "the splitter's files change under the public name")
+                renewed = stable == self.files.splitter
+                self.need(not self.files.split or renewed, "the splitter's files change under the public name")
                 self.files.splitter = stable
                 self.files.changes += 1
-                self.files.token = f"token-{self.files.changes}"
+                self.token = f"token-{self.files.changes}"
+                self.files.key = {} if stable is None else key_of(self.token)
                 return
             case _:
                 pass
@@ -474,6 +500,9 @@ class World(Rules):
 
     def _end(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
         self.need((rollout.phase, None) in ALLOWED, f"a rollout ends in {rollout.phase}")
+        if rollout.stop is not None and rollout.stop.gate is not None and outcome is Outcome.REJECTED:
+            verdict = rollout.gates[rollout.stop.gate].verdict
+            self.need(verdict is Verdict.FAIL, f"refused by a gate that says {verdict}: that is no evidence")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             self.need(self.files.alias == rollout.previous, f"{outcome}, but the public name is at {self.files.alias}")
         folder = self.files.scan().get(rollout.candidate)
@@ -555,12 +584,22 @@ class World(Rules):
             job.call = server.begin("load", ALIAS)
             return self._poll_sync(job)
         model = {Model.ENGINE: ENGINE, Model.ALIAS: ALIAS, Model.SPLITTER: SPLITTER}[job.effect.model]
-        states = server.index().get(model, {})
-        for v in sorted(job.wanted):
-            if v not in states or states[v].state is not ModelState.READY:
-                raise TritonError(f"{model} version {v} is not READY after the load call.")
+        self._look_after(server, model, job.wanted)
         self.failed.pop(job.effect, None)
+        if job.effect.model is Model.SPLITTER:
+            self.locked.discard(server.name)
         return True
+
+    def _look_after(self, server: FakeTriton, model: str, wanted: frozenset[int]) -> None:
+        """Triton's OK does not mean loaded, nor dropped."""
+        states = server.index().get(model, {})
+        for v in sorted(wanted):
+            if v not in states or states[v].state is not ModelState.READY:
+                shown = f"{states[v].state}: {states[v].reason}" if v in states else "not in the repository index"
+                raise TritonError(f"{model} version {v} is {shown} after the load call.")
+        stayed = held(server, ModelState.READY) - wanted
+        if stayed and wanted and model == ENGINE:
+            raise TritonError(f"{model} version {min(stayed)} is still READY after the load call.")
 
     def _poll_reload(self, job: Job) -> bool:
         assert isinstance(job.effect, Reload)
@@ -659,6 +698,8 @@ class World(Rules):
                 raise Refused("A rollout is under way.")
             if rollout.stop is not None or (not before_traffic(rollout) and rollout.phase not in SPLIT):
                 raise Refused("It is on its way back, or serves already.")
+            if rollout.phase is Phase.WAITING and rollout.held() is not None:
+                raise Refused("A gate has not enough evidence.")
             pause = rollout.progressed_at is not None and place(rollout, self.policy).pause
             self.rollout = replace(
                 rollout, promoted=True, full=rollout.full or full, approvals=rollout.approvals + pause
@@ -673,7 +714,12 @@ class World(Rules):
 
     def retry(self, version: int, who: str = "ann") -> None:
         view = self.view()
-        if view.rollout is not None:
+        rollout = view.rollout
+        if rollout is not None and rollout.candidate == version and rollout.phase is Phase.WAITING and rollout.held():
+            gates = {g: r for g, r in rollout.gates.items() if r.verdict is not Verdict.HOLD}
+            self.rollout = replace(rollout, gates=gates)
+            return
+        if rollout is not None:
             raise Refused("A rollout is under way.")
         self._startable(view, version, again=True)
         self.records.pop(version, None)
@@ -698,14 +744,27 @@ class World(Rules):
         if (reason := view.hold_reason()) is not None:
             raise Refused(reason)
 
-    def restart_control(self) -> None:
-        """The control plane ends and starts again: what is not in the journal is forgotten."""
+    def restart_control(self, *, token_lost: bool = False) -> None:
+        """The control plane ends and starts again: what is not in the journal is forgotten.
+
+        ``token_lost``: the file that held the splitters' token, too.
+        """
+        if token_lost:
+            self.token = f"token-{self.token}"
+        self.locked.clear()
         self.jobs.clear()
         self.failed.clear()
         self.steered.clear()
+        self.followed.clear()
         self.sick.clear()
         self.leaving.clear()
         self.asked_at = -math.inf
+
+
+def key_of(token: str) -> dict[str, str]:
+    """What the splitter's files say of a token; anything may be asked."""
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return {"token_sha256": digest, "max_weight": "100", "max_shadow": "100", "max_lease_s": "3600"}
 
 
 def told(effect: Effect) -> str:  # noqa: C901, PLR0912 - one case an effect

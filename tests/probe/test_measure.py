@@ -60,6 +60,24 @@ def test_it_ends_as_soon_as_the_judge_knows(ratio, verdict):
     assert judge_latency(samples).verdict is verdict
 
 
+def test_what_was_not_enough_is_added_to():
+    first = World().latency(decide=lambda _: False, min_samples=16, max_samples=16)
+    world, looks = World(1.5), []
+
+    def look(samples):
+        looks.append(len(samples.stable))
+        return False
+
+    second = world.latency(decide=look, min_samples=16, max_samples=24, before=first)
+    assert second.complete
+    assert len(second.stable) == len(second.candidate) == 2 * len(second.requests) == 16 + 24
+    assert (second.stable[:16], second.candidate[:16], second.requests[:8]) == (
+        first.stable, first.candidate, first.requests,
+    )  # fmt: skip
+    assert second.candidate[16:18] == pytest.approx(tuple(1.5 * t for t in second.stable[16:18]))
+    assert looks == [26, 38]  # never at what was judged before
+
+
 def test_looks_are_few():
     looks = []
     World().latency(decide=lambda s: looks.append(len(s.stable)), budget_s=1e6)

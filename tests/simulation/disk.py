@@ -18,8 +18,9 @@ from tests.support.rules import ALIAS, ENGINE, SPLITTER
 from tritonclient.grpc import model_config_pb2
 
 from baton.errors import RepositoryError
-from baton.triton import pbtxt, repository
+from baton.triton import config_file, pbtxt, repository
 from baton.triton.fake import ModelFiles
+from baton.triton.key import Key
 from baton.triton.repository import ServiceFiles
 
 Act = Callable[[str], None]
@@ -73,7 +74,11 @@ class ToldPath(PosixPath):
 
 
 def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])
+    return f"{Path(os.path.realpath(path.parent)).name}/{path.name}"  # also of a folder's descriptor
+
+
+def _folder(descriptor: int) -> str:
+    return Path(f"/proc/self/fd/{descriptor}").readlink().name
 
 
 def refusal(number: int) -> OSError:
@@ -95,7 +100,28 @@ def told_files(act: Act, look: Look) -> Iterator[None]:
                 act(f"remove {_short(path)}")
             rmtree(Path(path))
 
+    @contextmanager
+    def follow(path: Any, at: int | None = None) -> Iterator[Any]:
+        look()
+        with real_follow(path, at) as found:
+            yield found
+
+    @contextmanager
+    def new_file(name: str, at: int, mode: int) -> Iterator[Any]:
+        act(f"write {_folder(at)}/{name}")
+        with real_new_file(name, at, mode) as file:
+            yield file
+
+    def replace(name: Any, target: Any, *, dst_dir_fd: int | None = None, **where: Any) -> None:
+        if dst_dir_fd is not None:
+            act(f"replace {_folder(dst_dir_fd)}/{target}")
+        real_replace(name, target, dst_dir_fd=dst_dir_fd, **where)
+
+    real_follow, real_new_file, real_replace = config_file.follow, config_file.new_file, os.replace
     with (
+        mock.patch.object(config_file, "follow", follow),
+        mock.patch.object(config_file, "new_file", new_file),
+        mock.patch.object(os, "replace", replace),
         mock.patch.object(ToldPath, "act", staticmethod(act)),
         mock.patch.object(ToldPath, "look", staticmethod(look)),
         mock.patch.object(repository, "shutil", mock.Mock(rmtree=remove)),
@@ -133,8 +159,8 @@ def _with_specific_versions(text: str, versions: frozenset[int], path: Path) -> 
 class ToldFiles(ServiceFiles):
     """The real files of the service. ``check`` is told what is about to be written."""
 
-    def __init__(self, root: Path, check: Callable[..., None]) -> None:
-        super().__init__(ToldPath(root), ALIAS, ENGINE)
+    def __init__(self, root: Path, check: Callable[..., None], key: Key) -> None:
+        super().__init__(ToldPath(root), ALIAS, ENGINE, key)
         self._check = check
 
     def policy(self) -> frozenset[int]:
@@ -159,7 +185,9 @@ class ToldFiles(ServiceFiles):
         )
 
     def _splitter_text(self, engine: Any, stable: int) -> str:
-        return _written((SPLITTER, stable), lambda: super(ToldFiles, self)._splitter_text(engine, stable))
+        assert self.key is not None
+        key = (SPLITTER, stable, *self.key.parameters().values())
+        return _written(key, lambda: super(ToldFiles, self)._splitter_text(engine, stable))
 
 
 _texts: dict[Any, str] = {}
@@ -232,19 +260,18 @@ class SeenFiles:
         folders = {int(p.name): "" for p in directory.iterdir() if p.name.isdigit()}
         if splits is None:
             return ModelFiles(policy, folders, {}, step, rest=rest)
-        token = self._plain.token()
-        return ModelFiles(policy, dict.fromkeys(folders, token), {}, None, (*splits, token), rest)
+        return ModelFiles(policy, folders, {}, None, splits, rest)
 
 
 @functools.lru_cache(maxsize=5000)
-def _model(text: str) -> tuple[frozenset[int], tuple[str, int] | None, tuple[str, int] | None, str]:
-    """Policy, an ensemble's step, a splitter's engine and stable version, and all the rest."""
+def _model(text: str) -> tuple[frozenset[int], tuple[str, int] | None, dict[str, str] | None, str]:
+    """Policy, an ensemble's step, a splitter's parameters, and all the rest."""
     config = _parse(text, Path("config.pbtxt"))
     policy = frozenset(config.version_policy.specific.versions)
     steps = config.ensemble_scheduling.step
     step = (steps[0].model_name, int(steps[0].model_version)) if steps else None
-    given = config.parameters
-    splits = (given["engine"].string_value, int(given["stable"].string_value)) if "stable" in given else None
+    given = {name: value.string_value for name, value in config.parameters.items()}
+    splits = given if "stable" in given else None
     config.ClearField("version_policy")
     config.ClearField("instance_group")
     return policy, step, splits, str(config)

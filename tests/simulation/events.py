@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, se
 
 from baton.api.server import claim
 from baton.domain import ModelState, Verdict
+from baton.engine.proof import LOADED
 from baton.errors import BatonError, Refused
-from baton.journal import JOURNAL
+from baton.journal import JOURNAL, Journal
 from baton.triton.fake import Behaviour
+from baton.triton.key import token_file
 from baton.triton.repository import SPLITTER_VERSION
 
 PASSES = (*(0.3, 1.0) * 6, *(3.0, 6.0) * 4, 15.0, 35.0, 70.0, 700.0)
@@ -55,6 +58,7 @@ def bury(yard: Yard) -> None:
         yard.rollout  # noqa: B018 - remembered while nobody can read the journal
         plane.close()
     yard.plane, yard.fuse = None, 0
+    yard.guarded.clear()
 
 
 def turn(yard: Yard, number: int) -> None:
@@ -137,8 +141,15 @@ def _arrive(yard: Yard, version: int, *, complete: bool) -> None:
 
 
 def _at_first_sight(yard: Yard, version: int) -> bool:
-    """Whether a folder that changes now is taken for what is loaded: nobody can know better without a journal."""
-    fresh = not (yard.root / "state" / JOURNAL).exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
+    """Whether a folder that changes now is taken for what is loaded: nobody can know better without a journal.
+
+    A journal that began anew knows what a server loaded only once that server answered, whatever came before.
+    """
+    file = yard.root / "state" / JOURNAL
+    fresh = not file.exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
+    if not fresh:
+        with contextlib.closing(Journal(file)) as journal:
+            fresh = str(version) not in journal.memo(ALIAS, LOADED, {})
     return fresh and any(version in held(s, ModelState.READY) for s in yard.servers.values())
 
 
@@ -195,13 +206,14 @@ def restore(yard: Yard) -> None:
 
 def behave(yard: Yard, move: Move) -> None:
     _server(yard, move).versions[_version(yard, move)] = (
-        Behaviour(load_error="out of memory"),
+        Behaviour(load_error="the weights do not fit"),
         Behaviour(load_s=10.0),
         Behaviour(load_s=math.inf),
         Behaviour(leave_s=5.0),
         Behaviour(leave_s=math.inf),
         Behaviour(answer_s=7.0),
-    )[move.c % 6]
+        Behaviour(load_error="CUDA out of memory"),
+    )[move.c % 7]
 
 
 def heal(yard: Yard, _move: Move | None = None) -> None:
@@ -311,6 +323,12 @@ def forget(yard: Yard, _move: Move) -> None:
     shutil.rmtree(yard.root / "state", ignore_errors=True)
 
 
+def keyless(yard: Yard, _move: Move) -> None:
+    """The control plane is killed, and the file with the splitters' token is lost."""
+    bury(yard)
+    token_file(yard.root / "state", ALIAS).unlink(missing_ok=True)
+
+
 def clock(yard: Yard, move: Move) -> None:
     """The machine's clock is set, in half of the cases while the control plane is away."""
     if move.b % 2:
@@ -331,6 +349,40 @@ def die(yard: Yard, move: Move) -> None:
     if chosen is not None:
         yard.upset(server)
         server.die(ENGINE, chosen)
+
+
+def _processes(server: Any) -> list[tuple[str, int]]:
+    """The models and versions on a server that are READY: each has a process."""
+    models = ((m, v, s) for m in (ENGINE, SPLITTER) for v, s in sorted(server._models.get(m, {}).items()))
+    return [(m, v) for m, v, s in models if s.state is ModelState.READY and not s.dead]
+
+
+def stand(yard: Yard, move: Move) -> None:
+    """The process of a model stands still."""
+    server = _server(yard, move)
+    there = _processes(server)
+    if there and not server.away():
+        yard.upset(server)
+        model, version = there[move.b % len(there)]
+        yard.say(f"  {model} {version} on {server.name} stands still")
+        server.freeze(model, version)
+
+
+def wake(yard: Yard, move: Move) -> None:
+    """What stands still goes on, on one server, with clients that ask it all the time."""
+    server = _server(yard, move)
+    aborted = server.aborted
+    seen = yard.plane is not None and yard.plane.seen.servers.get(server.name) == len(yard.upsets[server.name])
+    for model, slots in list(server._models.items()):
+        for version, slot in list(slots.items()):
+            if slot.frozen_at is None:
+                continue
+            yard.upset(server)
+            yard.say(f"  {model} {version} on {server.name} goes on")
+            led = model == SPLITTER or version in serving(server) or yard.weight(server) > 0
+            server.wake(model, version, busy=led and bool(serving(server)))
+    could = yard.near and seen and not server.away()
+    yard.need(server.aborted == aborted or not could, f"a process that went on took {server.name} down")
 
 
 def live(yard: Yard, move: Move) -> None:
@@ -391,8 +443,8 @@ HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "arriving": arriving, "change": change, "remove": remove, "stray": stray, "tidy": tidy, "behave": behave,
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
-    "forget": forget, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
-    "freeze": freeze, "refuse": refuse,
+    "forget": forget, "keyless": keyless, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
+    "freeze": freeze, "refuse": refuse, "stand": stand, "wake": wake,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

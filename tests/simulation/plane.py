@@ -22,6 +22,8 @@ from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal
 from baton.plan import Effect
+from baton.triton.careful import Careful
+from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
 
 SOCKET = "control.sock"
@@ -102,29 +104,36 @@ class Plane:
             self.journal = ToldJournal(yard)
             opened.pop_all()
         self.crew = Crew(yard.starting, lambda: self.seen)
-        files = ToldFiles(yard.root / "repository", yard.about_to_write)
+        key = Key(token_file(yard.root / "state", ALIAS), Caps.of(yard.config.traffic))
+        files = ToldFiles(yard.root / "repository", yard.about_to_write, key)
+        processes = {model: Processes(model, yard) for model in (ENGINE, SPLITTER)}
+
+        def given_up(server: str, model: str, version: int) -> None:
+            processes[model].end(server, version)
+
+        servers = {name: Careful(server, given_up) for name, server in yard.servers.items()}
         self.service = Service(
             yard.config,
             files,
-            yard.servers,
+            servers,
             self.journal,
-            Asker(yard),
+            Asker(yard, servers),
             yard.scan,
             lambda version: VersionMeta(str(version)),
             self.clock,
             lambda: None,
             _ask,
-            Processes(ENGINE, yard),
-            Processes(SPLITTER, yard),
+            processes[ENGINE],
+            processes[SPLITTER],
         )
         yard.policy = self.service.policy
         self.service.tasks._pool = self.crew  # type: ignore[assignment]
         self.service.steering.judge = self._judge  # type: ignore[method-assign]
-        self.loop = Loop([self.service], yard.servers, self.journal, self.clock, threading.Event(), 1.0)
+        self.loop = Loop([self.service], servers, self.journal, self.clock, threading.Event(), 1.0)
         self.loop._pool = self.crew  # type: ignore[assignment]
         self.loop.lock = Lock(self.crew)  # type: ignore[assignment]
-        servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in yard.servers)
-        config = Config(yard.root / "repository", yard.root / "state", servers=servers, services=(yard.config,))
+        named = tuple(ServerConfig(name, "127.0.0.1:1") for name in yard.servers)
+        config = Config(yard.root / "repository", yard.root / "state", servers=named, services=(yard.config,))
         self.app = App(config, self.loop, self.journal, yard.manifest, lambda _service: {}, lambda _service: {})
         self._rollout: Rollout | None = None
         self._fresh = False

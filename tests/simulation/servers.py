@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from baton.domain import Gate, GateResult, Rollout, Verdict
 from baton.errors import KeyRefused, TimedOut, TritonError
 from baton.probe import Cancelled
 from baton.triton.fake import FakeTriton
-from baton.triton.port import Counts, Index, Tensors
+from baton.triton.port import Counts, Index, Tensors, Triton
 
 if TYPE_CHECKING:
     from tests.simulation.yard import Yard
@@ -53,11 +53,13 @@ class Server(FakeTriton):
         if self.refuses() and not self.away():
             raise KeyRefused(f"Triton, server {self.name}, {REFUSED_KEY}: {what}.")
 
-    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+    def infer(
+        self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
+    ) -> Tensors:
         # A lease that is in a message is relative: of a message that is on its way for long nobody can tell.
         if "baton_control" not in inputs:
             self.yard.turn()
-        return super().infer(model, version, inputs, timeout_s)
+        return super().infer(model, version, inputs, timeout_s, request_id)
 
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         self.yard.turn()
@@ -74,6 +76,15 @@ class Server(FakeTriton):
 
     def away(self) -> bool:
         return not self.reachable or any(not c.done for c in self._booting)
+
+    def advance(self) -> None:
+        self.yard.guard(self)
+        super().advance()
+
+    def _abort(self) -> None:
+        self.yard.need(not self.yard._acting(), f"a question of Baton's took server {self.name} down")
+        self.yard.upset(self)
+        super()._abort()
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         self.advance()
@@ -122,9 +133,20 @@ class Processes:
         begun = self._watched.get((server, version))
         return begun is not None and not (self.running(server, version) and begun == self._load(server, version))
 
+    def why(self, _server: str, _version: int) -> str:
+        return "its process has ended"
+
+    def guard(self, server: str, versions: Collection[int], _as_of: float) -> None:
+        if self._yard.near:
+            self._yard.guarded[server, self._model] = {v: self._load(server, v) for v in versions}
+            for version in versions:
+                self._watched.setdefault((server, version), self._load(server, version))
+
     def end(self, server: str, version: int) -> int:
-        """Nothing: the fake server's requests do not wait for a process."""
-        return self.running(server, version)
+        ended = self.running(server, version)
+        if ended:
+            self._yard.servers[server].die(self._model, version)
+        return ended
 
     def _load(self, server: str, version: int) -> int:
         return self._yard.servers[server].loads[self._model, version]
@@ -133,8 +155,9 @@ class Processes:
 class Asker:
     """Stands for the gates: each asks the candidate one request, and says what was ordered, or that it passes."""
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, yard: Yard, servers: Mapping[str, Triton]) -> None:
         self.yard = yard
+        self._servers = servers
 
     def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
         yard = self.yard
@@ -146,7 +169,7 @@ class Asker:
             yard.plane.journal.set_memo(ALIAS, f"manifest:{rollout.candidate}", manifest)
         elif gate not in (Gate.COMPATIBILITY, Gate.CAPACITY):
             try:
-                next(iter(yard.servers.values())).infer(ENGINE, rollout.candidate, QUESTION, 10.0)
+                next(iter(self._servers.values())).infer(ENGINE, rollout.candidate, QUESTION, 10.0)
             except (TritonError, TimedOut) as error:
                 return GateResult(gate, Verdict.FAIL, f"It did not answer: {error}")
         else:

@@ -31,9 +31,9 @@ LENGTH = 160
 WEIGHTS = {
     "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1,
     "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
-    "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "clock": 2, "die": 2,
-    "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
-    "retry": 3, "verify": 2, "edit": 4, "freeze": 3, "refuse": 3,
+    "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "keyless": 2, "clock": 2,
+    "die": 2, "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
+    "retry": 3, "verify": 2, "edit": 4, "freeze": 3, "refuse": 3, "stand": 3, "wake": 5,
 }  # fmt: skip
 RESTED = 4
 """So often in a row nothing was left to do: then the story is over."""
@@ -150,7 +150,10 @@ def quiet(yard: Yard) -> None:
         rollout = yard.rollout
         if rollout is not None and rollout.phase is Phase.WAITING:
             with contextlib.suppress(Refused, Unreachable, RepositoryError):  # else in the next round
-                yard.plane.app.promote(None, None, full=False, who="ann")
+                if rollout.held() is not None:
+                    yard.plane.app.retry(None, None, release=None, who="ann")
+                else:
+                    yard.plane.app.promote(None, None, full=False, who="ann")
         busy = any(isinstance(e, Sync | Ask | Reload) for e in yard.jobs)
         rests = rollout is None and not busy and yard.decision.effect is None
         well = yard.decision.phase in (Phase.STEADY, Phase.EMPTY)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.simulation.events import HAPPENS, Move, make
+from tests.simulation.events import HAPPENS, Move, _processes, make
 from tests.simulation.hands import UNUSABLE, no_policy
-from tests.simulation.servers import REFUSED_KEY
+from tests.simulation.servers import REFUSED_KEY, Processes
 from tests.simulation.story import Story, quiet, yard_of
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken
@@ -21,6 +21,8 @@ from baton.config import RolloutConfig, TrafficConfig
 from baton.domain import Phase, Step
 from baton.engine.keeper import Keeper
 from baton.errors import RepositoryError
+from baton.triton.careful import Careful
+from baton.triton.repository import SPLITTER_VERSION
 
 MODELS = (ENGINE, ENGINE, ALIAS, SPLITTER)
 """As the move ``edit`` chooses among them."""
@@ -40,9 +42,12 @@ def happen(yard: Yard, *moves: Move) -> None:
 
 
 @contextmanager
-def split() -> Iterator[Yard]:
-    """Version 1 is live on two servers, and version 2 stands before a pause with a share of the traffic."""
-    story = Story.of(0)
+def split(*, near: bool = False) -> Iterator[Yard]:
+    """Version 1 is live on two servers, and version 2 stands before a pause with a share of the traffic.
+
+    ``near``: the control plane sees the servers' processes.
+    """
+    story = Story.of(4 if near else 0)
     traffic = TrafficConfig(steps=(Step(50.0, hold=5.0), Step(pause=True)), shadow_share=0.0)
     config = replace(
         story.config, rollout=RolloutConfig(settle=0.0, load_timeout=60.0, keep_previous=5.0), traffic=traffic
@@ -123,6 +128,53 @@ def test_a_key_that_is_refused_between_a_look_and_a_load_call_is_not_held_agains
         assert any(REFUSED_KEY in line for line in map(str, yard.plane.service.tasks.failed().values()))
         quiet(yard)
         assert yard.files.alias == 4
+
+
+def stand(yard: Yard, which: str) -> tuple[str, int]:
+    """The process of the stable version, the candidate or the splitter stands still on the first server for 3 s."""
+    assert yard.rollout is not None
+    version = yard.files.alias if which == "stable" else yard.rollout.candidate
+    assert version is not None
+    what = (SPLITTER, SPLITTER_VERSION) if which == "splitter" else (ENGINE, version)
+    happen(yard, move("stand", 0, _processes(yard.servers["a"]).index(what)), move("loop", 1), move("time", 12))
+    return what
+
+
+@pytest.mark.parametrize("which", ["stable", "candidate", "splitter"])
+@pytest.mark.parametrize("near", [True, False])
+def test_what_stands_still_in_a_split_and_goes_on_takes_nothing_down(which, near):
+    with split(near=near) as yard:
+        what = stand(yard, which)
+        if near:
+            happen(yard, move("wake"))
+        else:  # nobody can end it: it goes on when clients ask it no more
+            happen(yard, *[move("calm")] * 4)
+            yard.servers["a"].wake(*what)
+        happen(yard, *[move("calm")] * 4)
+        quiet(yard)
+        assert yard.servers["a"].aborted == 0
+
+
+def test_a_process_that_nobody_ends_is_found(monkeypatch):
+    monkeypatch.setattr(Processes, "guard", lambda *_: None)
+    with split(near=True) as yard:
+        stand(yard, "stable")
+        happen(yard, move("loop", 1))
+        with pytest.raises(Broken, match="a process that went on took a down"):
+            happen(yard, move("wake"))
+
+
+def test_another_question_to_what_was_given_up_is_found(monkeypatch):
+    monkeypatch.setattr(Careful, "infer", lambda self, *asked: self._triton.infer(*asked))
+    with split() as yard:
+        what = stand(yard, "candidate")
+        while not yard.servers["a"]._models[ENGINE][what[1]].given_up:
+            happen(yard, move("task"), move("time", 12))
+            assert yard.steps < 2000, yard.decision
+        happen(yard, *[move("task")] * 9)  # until that question has failed
+        yard.servers["a"].wake(*what)
+        with pytest.raises(Broken, match="a question of Baton's took server a down"):
+            happen(yard, *[move("calm")] * 4)
 
 
 def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):

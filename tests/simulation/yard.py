@@ -24,6 +24,7 @@ from baton.config import ServiceConfig
 from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.engine.health import AGAIN_S
 from baton.errors import RepositoryError
+from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Policy, Reload, Sync
 from baton.plan.rest import ADOPTED
 from baton.triton.fake import Behaviour, FakeTriton
@@ -54,13 +55,14 @@ class Yard(Rules):
         """The control plane is killed instead of its so-manieth durable act from now; 0: never."""
         self.fuse_of_files = False
         """Only what it does to files counts."""
+        self.guarded: dict[tuple[str, str], dict[int, int]] = {}
+        """By server and model: versions of which the control plane ends what stands still, each with its load."""
         self.full = 0
         """So many of the next durable writes find no room."""
         self.frozen, self.frozen_until, self.frozen_error = 0, 0.0, FROZEN[0]
         """So many of the control plane's next calls on the repository fail, until then, with this error."""
         self.plane: Any = None
-        self.policy: Policy = Policy()
-        self.steered = {}
+        self.policy, self.steered = Policy(), {}
         self.ordered_live: Verdict | None = Verdict.PASS
         self.gates: dict[Gate, list[Verdict]] = {}
         self.passed: dict[tuple[int, str], set[Gate]] = {}
@@ -74,10 +76,9 @@ class Yard(Rules):
         self.blamed: set[str] = set()
         """Servers to which that happened in this move."""
         self.trace: list[str] = []
-        self.steps = 0
+        self.steps = self.folder_changes = 0
         self.outcomes: list[Outcome] = []
         self.defects = Defects()
-        self.folder_changes = 0
         self.since: dict[int, float] = {}
         self.incomplete: set[int] = set()
         (root / "repository" / ENGINE).mkdir(parents=True)
@@ -197,6 +198,17 @@ class Yard(Rules):
         self.upsets[server.name].append(self.seconds)
         self.blamed.add(server.name)
 
+    def guard(self, server: FakeTriton) -> None:
+        """The control plane's guard ends what stands still: it is quicker than Triton's patience."""
+        for (name, model), versions in self.guarded.items():
+            for version, load in versions.items() if name == server.name else ():
+                slot = server._models.get(model, {}).get(version)
+                at = None if slot is None else slot.frozen_at
+                still = at is not None and self.seconds - at >= FROZEN_S and server.loads[model, version] == load
+                if still:
+                    self.say(f"  the guard ends {model} {version} on {name}")
+                    server.die(model, version)
+
     def looks_at(self, server: Server) -> None:
         if self._acting() and self.plane.crew.current is self.plane.round:
             known = {**self.plane.seen.servers, server.name: len(self.upsets[server.name])}
@@ -294,7 +306,10 @@ class Yard(Rules):
         if what == "policy":
             self._check_policy(value)
         elif what == "splitter":
-            self.need(not self.files.split, "the splitter's files change under the public name")
+            self.need(
+                not self.files.split or value == self.files.splitter,
+                "the splitter's files change under the public name",
+            )
         else:
             if self._knows(self.plane.seen, *self.servers):
                 self._check_alias(value, split=split)
@@ -337,7 +352,9 @@ class Yard(Rules):
     def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
-        self.need(REFUSED_KEY not in why, f"a refused key is held against version {rollout.candidate}: {why}")
+        # One that is aborted may be tried again; its reason names the servers that did not answer.
+        blamed = REFUSED_KEY in why and outcome is not Outcome.ABORTED
+        self.need(not blamed, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             # Or where a person led it; or the rollout began in place of a version that is lost.
@@ -390,7 +407,7 @@ class Yard(Rules):
             server._models.get(ENGINE, {}).get(self.files.alias),
             server._models.get(SPLITTER, {}).get(SPLITTER_VERSION),
         )
-        return any(s is not None and s.state is ModelState.READY and s.dead for s in slots)
+        return any(s is not None and s.state is ModelState.READY and not s.answers for s in slots)
 
     def _check_restart(self) -> None:
         """What a server that starts now finds on disk works, whenever the control plane died."""
@@ -421,7 +438,7 @@ class Yard(Rules):
                 return False
             version = splitter.stable
         slot = server._models.get(ENGINE, {}).get(version)
-        return slot is not None and slot.state is ModelState.READY and not slot.dead
+        return slot is not None and slot.state is ModelState.READY and slot.answers
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
         """A share of traffic is a lease: it never lasts longer, and after a stop it is not renewed."""
@@ -457,7 +474,7 @@ class Yard(Rules):
             return "does not answer"
         slots = server._models.get(ENGINE, {})
         engine = [
-            f"{v} {'DEAD' if s.dead else s.state}"
+            f"{v} {'DEAD' if s.dead else s.state if s.answers else 'FROZEN'}"
             for v, s in sorted(slots.items())
             if s.state is not ModelState.UNAVAILABLE
         ]

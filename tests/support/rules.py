@@ -278,7 +278,9 @@ class Rules:
                     slot.state is ModelState.UNLOADING
                     and self.server_now() - slot.idle_since > self.policy.drain_timeout
                 )
-                if not late:
+                # Its process has ended: it takes nothing, whatever Triton calls it.
+                ended = slot.state is ModelState.UNLOADING and slot.dead
+                if not late and not ended:
                     taking.append(v)
             self.need(len(set(taking) - self.unknown) <= 2, f"server {server.name} holds {taking}")
 

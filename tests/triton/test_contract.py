@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from baton.domain import EngineInfo, ModelState
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.local import procfs
 from baton.local.find import find_triton
-from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
+from baton.triton.careful import GIVEN_UP
+from baton.triton.fake import SIGNATURE, Behaviour, DiskRepository, FakeTriton
 from baton.triton.grpc import GrpcTriton
+from baton.triton.key import Caps, Key
 from baton.triton.port import Counts
 from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles
 
@@ -38,7 +41,8 @@ class Rig:
     def __init__(self, server: Any, repository: Path, name: str) -> None:
         self.server = server
         self.engine, self.alias = f"{name}_engine", name
-        self.files = ServiceFiles(repository, self.alias, self.engine)
+        caps = Caps(weight=100.0, shadow=100.0, lease_s=LONG_S, contents=True)
+        self.files = ServiceFiles(repository, self.alias, self.engine, Key(repository.parent / f"{name}.token", caps))
         self.splitter = self.files.splitter_name
         self._log = repository.parent / f"{name}.loads"
         self.files.engine_dir.mkdir(parents=True)
@@ -87,14 +91,23 @@ class Rig:
         """The versions that answer so many requests to the public name."""
         return {self.ask(None, self.alias) for _ in range(requests)}
 
-    def kill(self, model: str) -> None:
-        """End the processes of the model, of which one version is loaded."""
+    def kill(self, model: str, version: int | None = None) -> None:
+        """End the processes of a version of the model; None: of the one that is loaded."""
         if isinstance(self.server, FakeTriton):
-            (version,) = self.states(model)
-            self.server.die(model, version)
+            self.server.die(model, version or next(iter(self.states(model))))
         else:
-            for stub in [s for s in procfs.stubs() if s.model == model]:
-                os.kill(stub.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL, model, version)
+
+    def freeze(self, model: str, version: int) -> None:
+        """The process of a version stands still."""
+        if isinstance(self.server, FakeTriton):
+            self.server.freeze(model, version)
+        else:
+            self._signal(signal.SIGSTOP, model, version)
+
+    def _signal(self, number: int, model: str, version: int | None) -> None:
+        for stub in [s for s in procfs.stubs() if s.model == model and version in (None, s.version)]:
+            os.kill(stub.pid, number)
 
     def loads(self) -> Counter[int]:
         if isinstance(self.server, FakeTriton):
@@ -117,11 +130,13 @@ class Rig:
     def answer(
         self, version: int | None, model: str | None = None, timeout_s: float = LONG_S, text: bytes = b""
     ) -> Any:
-        inputs = {
+        return self.server.infer(model or self.engine, version, self.inputs(text), timeout_s)
+
+    def inputs(self, text: bytes = b"") -> dict[str, Any]:
+        return {
             "query": np.array([[b'{"text": "red round"}']], dtype=np.object_),
             "documents": np.array([[b'{"text": "a red one"}', text or b'{"text": "no"}']], dtype=np.object_),
         }
-        return self.server.infer(model or self.engine, version, inputs, timeout_s)
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.triton)])
@@ -143,6 +158,40 @@ def stage(request, tmp_path_factory):
 def rig(stage, request):
     server, repository = stage
     return Rig(server, repository, request.node.originalname.removeprefix("test_"))
+
+
+def test_a_version_from_the_future(rig):
+    """Triton looks at nothing but the newest time in a model's directory: a file that is ahead hides every change."""
+    rig.drop(1)
+    rig.load(1)
+    rig.drop(2)
+    ahead = time.time() + 7200
+    for path in (rig.files.folder(2), *rig.files.folder(2).iterdir()):
+        os.utime(path, (ahead, ahead))
+    rig.load(1, 2)
+    rig.settles({1, 2})
+    config = rig.files.engine_dir / "config.pbtxt"
+    rig.files.set_policy(frozenset({2}))
+    now = time.time()
+    os.utime(config, (now, now))  # as anybody else's edit has it
+    rig.server.load(rig.engine, LONG_S)
+    rig.settles({1, 2})
+    rig.load(2)
+    rig.settles({2})
+    rig.drop(3)
+    rig.load(2, 3)
+    rig.settles({2, 3})
+    rig.load(3)
+    rig.settles({3})
+    assert rig.loads() == {1: 1, 2: 1, 3: 1}, "and nothing is loaded anew"
+
+
+def test_a_change_within_one_tick_of_the_clock_is_noticed(rig):
+    rig.drop(1)
+    rig.drop(2)
+    for wanted in ({1}, {1, 2}, {2}, {1, 2}, {1}):
+        rig.load(*wanted)
+        rig.settles(wanted)
 
 
 def test_policy(rig):
@@ -192,8 +241,9 @@ def test_failed_load(rig):
     rig.drop(2)
     rig.drop(4, raise_at_load=True)
     rig.load(1)
-    with pytest.raises(TritonError, match=r"load failed for model .* version 4 is at UNAVAILABLE state: .*raises"):
+    with pytest.raises(TritonError, match=r"raises while it loads$") as failed:
         rig.load(2, 4)
+    assert "version 4 is at UNAVAILABLE state" in failed.value.words
     rig.settles({1})
     assert "raises while it loads" in rig.server.index()[rig.engine][4].reason
     assert rig.ask(1) == 1, "what was to go stays as well"
@@ -317,8 +367,44 @@ def test_report(rig):
     counts = {k: report["counts"][k] for k in ("requests", "stable", "candidate", "sent_to_candidate", "failed")}
     assert counts == {"requests": 5, "stable": 2, "candidate": 3, "sent_to_candidate": 3, "failed": 0}
     assert report["breaker"]["state"] == "closed"
+    assert {v: c["begun"] - c["ended"] for v, c in report["calls"].items()} == {"1": 0, "2": 0}, "none is under way"
+    assert {c["given_up"] for c in report["calls"].values()} == {None}
     assert rig.control(boot=report["boot"], after=report["next"])["samples"] == [], "each is told once"
     assert len(rig.control(boot="another", after=report["next"])["samples"]) == 5, "another process knows no number"
+
+
+def test_own_requests(rig):
+    """One that was announced goes where it was to go, is mirrored, and is no client's; its id counts once."""
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.split(1)
+    first = rig.steer(2, 0.001)
+
+    def ask(request_id: str) -> int:
+        answer = rig.server.infer(rig.alias, None, rig.inputs(), LONG_S, request_id)
+        return int(answer["model_version"][0, 0])
+
+    rig.control(probe={"id": "baton-1", "to": "candidate"})
+    assert ask("baton-2") == 1, "another id is a client's"
+    assert ask("baton-1") == 2
+    assert ask("baton-1") == 1, "and so is this one from now on"
+    route = {"candidate": 2, "weight": 99.999, "shadow": 0.001, "lease_s": LONG_S, "salt": "", "kinds": []}
+    rig.control(route={**route, "deadline_s": 10.0, "compare": "scores", "contents": False})
+    rig.control(probe={"id": "baton-3", "to": "stable"})
+    assert ask("baton-3") == 1
+
+    def report_now() -> dict[str, Any]:
+        return rig.control(boot=first["boot"], after=first["next"])
+
+    eventually(lambda: len(report_now()["samples"]) >= 5, "five samples")
+    report = report_now()
+    own = [s for s in report["samples"] if s.get("own")]
+    assert [(s["what"], s["id"]) for s in own] == [("answer", "baton-1"), ("answer", "baton-3"), ("pair", "baton-3")]
+    assert own[2]["stable_ms"] > 0 < own[2]["candidate_ms"]
+    assert len(own[2]["stable"]) == len(own[2]["candidate"]) > 0
+    counts = {k: report["counts"][k] for k in ("own", "requests", "stable", "candidate", "shadowed")}
+    assert counts == {"own": 2, "requests": 2, "stable": 2, "candidate": 0, "shadowed": 0}
 
 
 def test_token(rig):
@@ -441,6 +527,15 @@ def test_counts(rig):
     eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(3, 0)}, "an error of the model's own is an answer")
 
 
+def test_signature(rig):
+    rig.drop(1)
+    rig.load(1)
+    signature = rig.server.signature(rig.engine, 1)
+    assert signature == SIGNATURE
+    with pytest.raises(TritonError):
+        rig.server.signature(rig.engine, 2)
+
+
 def test_instances(rig):
     rig.drop(1)
     rig.load(1)
@@ -494,6 +589,23 @@ def test_process_that_is_gone(rig):
     assert rig.loads() == {1: 2}
     assert rig.ask(1) == 1
     assert rig.ask(1, rig.alias) == 1, "the public name comes back with its engine"
+
+
+def test_a_process_that_stands_still_and_is_ended(rig):
+    """Woken instead it may take the real server down: only the fake is asked to show that."""
+    rig.drop(1)
+    rig.drop(2)
+    rig.load(1, 2)
+    rig.freeze(rig.engine, 1)
+    with pytest.raises(TritonError, match="is not healthy") as told:
+        rig.ask(1)
+    assert GIVEN_UP.match(told.value.words)
+    assert rig.ask(2) == 2, "the other one answers"
+    assert rig.states() == {1: READY, 2: READY}
+    rig.kill(rig.engine, 1)
+    with pytest.raises(TritonError, match="is not healthy"):
+        rig.ask(1)
+    assert rig.ask(2) == 2
 
 
 def test_splitter_whose_process_is_gone(rig):

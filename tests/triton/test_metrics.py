@@ -65,9 +65,17 @@ def test_what_engines_tell_is_read_whatever_else_stands_there():
         }
 
 
+def test_signs_of_life_are_read():
+    page = PAGE + "# TYPE baton_engine_beats_total counter\n"
+    page += 'baton_engine_beats_total{model="ranker",version="2"} 41\n'
+    with serving(http(page)) as server:
+        assert server.beats() == {"ranker": {2: 41.0}}
+
+
 def test_without_metrics_nothing_is_known():
     with contextlib.closing(GrpcTriton("one", "127.0.0.1:1")) as server:
         assert server.infos() is None
+        assert server.beats() is None
 
 
 @pytest.mark.parametrize(

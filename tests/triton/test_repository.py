@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.support.toy import engine_config
 
-from baton.errors import RepositoryError
+from baton.errors import BatonError, RepositoryError, Unreadable
 from baton.triton import pbtxt, repository
+from baton.triton.config_file import write_atomically
 from baton.triton.fake import DiskRepository, FakeTriton
-from baton.triton.repository import ServiceFiles, write_atomically
+from baton.triton.key import Caps, Key, token_file
+from baton.triton.repository import ServiceFiles
+
+CAPS = Caps(weight=50.0, shadow=25.0, lease_s=15.0, contents=False)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> ServiceFiles:
-    (tmp_path / "engine" / "3").mkdir(parents=True)
-    (tmp_path / "engine" / "4").mkdir()
-    (tmp_path / "engine" / "config.pbtxt").write_text("# kept\n" + engine_config("engine", [3, 4]))
-    return ServiceFiles(tmp_path, "public", "engine")
+    root, state = tmp_path / "repository", tmp_path / "state"
+    state.mkdir()
+    (root / "engine" / "3").mkdir(parents=True)
+    (root / "engine" / "4").mkdir()
+    (root / "engine" / "config.pbtxt").write_text("# kept\n" + engine_config("engine", [3, 4]))
+    return ServiceFiles(root, "public", "engine", Key(token_file(state, "public"), CAPS))
+
+
+def again(files: ServiceFiles, caps: Caps = CAPS) -> ServiceFiles:
+    """As a control plane that starts again with the same state directory has them."""
+    state = files.repository.parent / "state"
+    return ServiceFiles(files.repository, "public", "engine", Key(token_file(state, "public"), caps))
 
 
 def listing(files: ServiceFiles) -> set[str]:
@@ -94,7 +109,15 @@ def test_the_splitter_has_the_tensors_of_its_engine(files):
     path = files.splitter_dir / "config.pbtxt"
     splitter, engine = (pbtxt.parse(p.read_text(), p) for p in (path, files.engine_dir / "config.pbtxt"))
     assert (splitter.backend, splitter.max_batch_size) == ("splitter", engine.max_batch_size)
-    assert {k: v.string_value for k, v in splitter.parameters.items()} == {"engine": "engine", "stable": "4"}
+    assert {k: v.string_value for k, v in splitter.parameters.items()} == {
+        "engine": "engine",
+        "stable": "4",
+        "token_sha256": hashlib.sha256(files.token().encode()).hexdigest(),
+        "max_weight": "50.0",
+        "max_shadow": "25.0",
+        "max_lease_s": "15.0",
+        "contents": "false",
+    }
     tensors = [(t.name, t.data_type, list(t.dims)) for t in engine.input]
     assert [(t.name, t.data_type, list(t.dims)) for t in splitter.input][:-1] == tensors
     assert all(t.optional for t in splitter.input), "a control request holds none of them"
@@ -102,14 +125,91 @@ def test_the_splitter_has_the_tensors_of_its_engine(files):
     assert splitter.input[-1].name == "baton_control"
 
 
-def test_each_splitter_has_a_token_of_its_own(files):
-    tokens = set()
+def test_each_splitter_has_a_token_of_its_own_and_its_files_hold_none(files):
+    state, tokens = files.repository.parent / "state", set()
     for stable in (3, 4, 3):
         files.set_splitter(stable)
         tokens.add(files.token())
+        assert files.keyed()
+        [file] = state.iterdir()
+        assert (stat.S_IMODE(file.stat().st_mode), file.read_text().strip()) == (0o600, files.token())
+        for path in files.repository.rglob("*"):
+            assert path.is_dir() or not any(token in path.read_text() for token in tokens), path
     assert len(tokens) == 3
-    assert min(map(len, tokens)) == 64
-    assert listing(files) >= {"public_splitter/config.pbtxt", "public_splitter/1/token"}
+    assert min(map(len, tokens)) == 43, "32 random bytes"
+
+
+def test_one_who_starts_again_finds_the_token(files):
+    files.set_splitter(3)
+    other = again(files)
+    assert other.token() == files.token()
+    assert other.keyed()
+
+
+def test_a_token_that_was_lost_or_could_be_read_no_longer_fits(files):
+    files.set_splitter(3)
+    [file] = (files.repository.parent / "state").iterdir()
+    for spoil in (file.unlink, lambda: file.chmod(0o640), lambda: file.write_text("")):
+        before = files.token()
+        spoil()
+        files = again(files)
+        assert files.token() == ""
+        assert not files.keyed()
+        files.set_splitter(3)
+        assert files.keyed()
+        assert files.token() != before
+
+
+def test_other_caps_no_longer_fit(files):
+    files.set_splitter(3)
+    for caps in (replace(CAPS, weight=60.0), replace(CAPS, contents=True), replace(CAPS, lease_s=5.0)):
+        other = again(files, caps)
+        assert not other.keyed()
+        other.set_splitter(3)
+        assert other.keyed()
+
+
+def test_a_token_in_clear_of_a_baton_of_before_goes(files):
+    files.set_splitter(3)
+    config, clear = files.splitter_dir / "config.pbtxt", files.splitter_dir / "1" / "token"
+    clear.write_text("0" * 64)
+    assert not files.keyed(), "whatever else is right"
+    files.set_splitter(3)
+    assert files.keyed()
+    assert not clear.exists()
+    known = ServiceFiles(files.repository, "public", "engine")._splitter_text(files._engine(), 3)
+    config.write_text(known)
+    assert files.splitter() == 3
+    assert not files.keyed(), "it names no hash"
+
+
+def test_a_file_system_that_is_gone_says_so(files, monkeypatch):
+    files.set_splitter(3)
+
+    def gone(_path: Path) -> bool:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "exists", gone)
+    with pytest.raises(Unreadable, match="Stale file handle"):
+        files.keyed()
+
+
+@pytest.mark.parametrize("cut", ["renew", "_splitter_text", "_clear_token"])
+def test_whoever_is_killed_while_it_is_written_writes_it_once_more(files, monkeypatch, cut):
+    files.set_splitter(3)
+    (files.splitter_dir / "1" / "token").write_text("0" * 64)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Key if cut == "renew" else ServiceFiles, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.set_splitter(3)
+    other = again(files)
+    assert not other.keyed()
+    other.set_splitter(3)
+    assert other.keyed()
 
 
 def test_the_splitter_s_files_are_taken_away_whole(files):
@@ -119,41 +219,18 @@ def test_the_splitter_s_files_are_taken_away_whole(files):
     assert files.splitter() is None
     assert listing(files) == before
     files.set_splitter(None)
-    with pytest.raises(RepositoryError, match=r"token does not exist"):
-        files.token()
-
-
-def test_the_splitter_s_configuration_comes_last_and_goes_first(files, monkeypatch):
-    """Whenever Triton reads the directory, a configuration that is there has a token beside it."""
-    path, token = files.splitter_dir / "config.pbtxt", files.splitter_dir / "1" / "token"
-    met: list[bool] = []
-
-    def looking(real):
-        def call(*args, **options):
-            if path.exists():
-                met.append(token.exists() and len(token.read_text()) == 64)
-            return real(*args, **options)
-
-        return call
-
-    places = ((os, "fsync"), (repository, "sync_directory"), (Path, "unlink"), (repository.shutil, "rmtree"))
-    for module, name in places:
-        monkeypatch.setattr(module, name, looking(getattr(module, name)))
-    files.set_splitter(3)
-    files.set_splitter(None)
-    assert met
-    assert all(met)
 
 
 def test_a_full_disk_leaves_no_splitter_by_halves(files, monkeypatch):
-    def full(*_args: object) -> None:
+    def full(*_args: object, **_where: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "replace", full)
-        with pytest.raises(RepositoryError, match="No space left on device"):
+        broken.setattr(os, "replace", full)
+        with pytest.raises(BatonError, match="No space left on device"):
             files.set_splitter(3)
     assert files.splitter() is None
+    assert not files.keyed()
     files.set_splitter(3)
     assert files.splitter() == 3
 
@@ -185,12 +262,12 @@ def test_an_alias_that_baton_did_not_write(files):
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_keeps_the_old_content(files, monkeypatch, call):
-    def full(*_args: object) -> None:
+    def full(*_args: object, **_where: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = listing(files)
     with monkeypatch.context() as broken:
-        broken.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
+        broken.setattr(os, call, full)
         with pytest.raises(RepositoryError, match=r"No space left on device.*The old content stands"):
             files.set_policy(frozenset({4}))
     assert files.policy() == {3, 4}
@@ -226,6 +303,6 @@ def test_no_configuration(tmp_path):
         with pytest.raises(RepositoryError, match=r"config\.pbtxt does not exist"):
             call()
     (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "config.pbtxt").write_bytes(b"\xff\xfe")
-    with pytest.raises(RepositoryError, match="can't be read"):
+    (tmp_path / "engine" / "config.pbtxt").write_bytes("name".encode("utf-16"))
+    with pytest.raises(RepositoryError, match=r"zero byte in line 1.*Save it as UTF-8"):
         files.policy()

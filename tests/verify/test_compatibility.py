@@ -126,6 +126,44 @@ def test_a_head_that_is_not_there_is_refused(candidate):
     assert "lm_head.weight" in refused(candidate)
 
 
+def test_only_the_outer_setting_ties_the_head(candidate):
+    table = json.loads((candidate / "config.json").read_text())
+    text = table["text_config"] | {"tie_word_embeddings": True}
+    edit(candidate, "config.json", tie_word_embeddings=None, text_config=text)
+    assert "No file holds lm_head.weight" in refused(candidate)
+
+
+FOREIGN = {
+    "gptq": ("model.language_model.layers.0.mlp.up_proj.qweight", "F16", "no quantised weights"),
+    "bitsandbytes": ("model.language_model.layers.0.mlp.up_proj.SCB", "F32", "no quantised weights"),
+    "mlx": ("model.language_model.layers.0.mlp.up_proj.scales", "BF16", "no quantised weights"),
+    "compressed tensors": ("model.language_model.layers.0.mlp.up_proj.weight_scale", "F32", "no quantised weights"),
+    "fp8": ("model.language_model.layers.0.mlp.up_proj.weight", "F8_E4M3", "weights of type F8_E4M3"),
+    "peft": ("base_model.model.lm_head.weight", "F32", "merge it into its model"),
+    "unmerged lora": ("model.language_model.layers.0.mlp.up_proj.lora_A.weight", "F32", "merge it into its model"),
+    "a wrapper": ("module.lm_head.weight", "F32", "does not know, such as 'module.lm_head.weight'"),
+    "an older layout": ("visual_tower.norm.weight", "F32", "does not know"),
+    "a trainer's value head": ("v_head.summary.weight", "F32", "does not know"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_the_engine_would_refuse_is_told_before_the_load(candidate, case):
+    name, kind, words = FOREIGN[case]
+    for path in candidate.glob("model*"):
+        path.unlink()
+    width = {"F32": 4, "F8_E4M3": 1}.get(kind, 2)
+    tensors = {key: shape for shard in shards().values() for key, shape in shard.items()}
+    tensors.setdefault(name, (4, 4))
+    (candidate / "model.safetensors").write_bytes(safetensors(tensors, dtype=kind, width=width))
+    assert words in refused(candidate)
+
+
+def test_a_quantisation_in_the_settings_is_refused(candidate):
+    edit(candidate, "config.json", quantization_config={"quant_method": "fp8"})
+    assert "config.json has a quantization_config: the engine serves no quantised weights" in refused(candidate)
+
+
 def test_broken_folders_are_told_and_never_raise(tmp_path, candidate, stable):
     assert "config.json can't be opened" in refused(tmp_path / "gone", stable)
     assert "stable version gone can't be compared" in refused(candidate, tmp_path / "gone")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 
 import pytest
 from tests.verify.tiny import edit, files, safetensors, shards, write
@@ -57,7 +56,6 @@ def test_a_hash_that_does_not_match(tmp_path):
         ("nonsense\n", "SHA256SUMS, line 9"),
         ("0" * 64 + "  ../secret\n", "outside the folder"),
         ("0" * 64 + "  /etc/passwd\n", "outside the folder"),
-        ("0" * 64 + "  absent\n", "absent is listed"),
     ],
 )
 def test_sums_that_can_not_be_followed(tmp_path, line, words):
@@ -69,41 +67,14 @@ def test_sums_that_can_not_be_followed(tmp_path, line, words):
 
 def test_sums_as_the_coreutils_write_them(tmp_path):
     folder = write(tmp_path / "1")
-    (folder / "back\\slash").write_bytes(b"x")
-    digest = hashlib.sha256(b"x").hexdigest()
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     (folder / "SHA256SUMS").write_text(
-        f"# a comment\n\n{'0' * 64}  SHA256SUMS\n{digest.upper()} *./back\\slash\r\n\\{digest}  back\\\\slash\n"
+        f"# a comment\n\n{'0' * 64}  SHA256SUMS\n{digest.upper()} *./config.json\r\n\\{digest}  back\\\\slash\n"
     )
     result = check_integrity(folder)
     assert result.verdict is Verdict.PASS, result
     assert result.evidence["hashed_files"] == 1
-
-
-@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "a.pth", "b.pkl", "c.ckpt", "deep/D.PICKLE"])
-def test_pickles_are_refused(tmp_path, name):
-    folder = write(tmp_path / "1")
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_bytes(b"\x80\x04.")
-    assert f"{name} may hold a pickle" in refused(folder)
-
-
-def test_the_usage_example_of_published_checkpoints_is_no_obstacle(tmp_path):
-    folder = write(tmp_path / "1")
-    (folder / "scripts").mkdir()
-    (folder / "scripts" / "qwen3_vl_reranker.py").write_text("raise SystemExit\n")
-    assert check_integrity(folder).verdict is Verdict.PASS
-    (folder / "scripts" / "native.so").write_text("")
-    assert check_integrity(folder).verdict is Verdict.FAIL
-
-
-@pytest.mark.parametrize(
-    "name", ["model.py", "deeper/scripts/a.py", "modeling_x.py", "kernel.so", "lib.so.1.2", "__pycache__/m.pyc"]
-)
-def test_code_is_refused(tmp_path, name):
-    folder = write(tmp_path / "1")
-    (folder / name).parent.mkdir(exist_ok=True, parents=True)
-    (folder / name).write_bytes(b"")
-    assert f"{name} is code" in refused(folder)
+    assert "Of SHA256SUMS 1 lines name files that are not served, and were not checked." in result.message
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "preprocessor_config.json"])
@@ -146,7 +117,7 @@ def test_weights_that_can_be_read_in_two_ways(tmp_path):
     (folder / "model.safetensors").write_bytes(safetensors({"w": (1,)}))
     assert "both there" in refused(folder)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00003.safetensors")
-    assert "left from another copy" in refused(folder)
+    assert check_integrity(folder).verdict is Verdict.PASS  # the index does not name it, so it is not served
 
 
 def test_missing_files_are_named(tmp_path):
@@ -175,22 +146,11 @@ def test_links_inside_are_followed_and_links_out_are_refused(tmp_path):
 
 def test_odd_entries_are_refused(tmp_path):
     folder = write(tmp_path / "1")
-    (folder / "a\x1b[2Jb").write_text("")
-    assert "a\\x1b[2Jb has control characters" in refused(folder)
-    (folder / "a\x1b[2Jb").unlink()
-    odd = folder / os.fsdecode(b"\xff.txt")
-    odd.touch()
-    assert "broken encoding" in refused(folder)
-    odd.unlink()
-    os.mkfifo(folder / "pipe.json")
-    assert "pipe.json is a fifo" in refused(folder)
-    (folder / "pipe.json").unlink()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.path.relpath(folder / "s"))
-    assert "s is a socket" in refused(folder)
-    (folder / "s").unlink()
-    (folder / "up").symlink_to(".")
-    assert "up is a link to a folder that it lies in" in refused(folder)
+    os.mkfifo(folder / "vocab.json")
+    assert "vocab.json is a fifo" in refused(folder)
+    (folder / "vocab.json").unlink()
+    (folder / "vocab.json").mkdir()
+    assert "vocab.json is a folder" in refused(folder)
 
 
 def test_broken_texts_are_named(tmp_path):
@@ -212,7 +172,7 @@ def test_progress_and_cancel(tmp_path):
     seen.clear()
     table = manifest(folder, progress=lambda done, total: seen.append((done, total)))
     assert table[SHARD] == hashlib.sha256(files()[SHARD]).hexdigest()
-    assert set(table) == {*files(), "SHA256SUMS"}
+    assert set(table) == set(files())
     with pytest.raises(Refused):
         manifest(folder, cancelled=lambda: True)
 

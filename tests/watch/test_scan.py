@@ -101,6 +101,15 @@ def test_the_fingerprint_changes_whenever_triton_would_reload(engine, touch):
     assert fingerprint_of(folder)[0] != before[0]
 
 
+def test_files_that_another_clock_dated_are_seen(engine):
+    ahead = 4_000_000_000.0
+    os.utime(write(engine / "7") / "config.json", (ahead, ahead))
+    scanner = Scanner()
+    assert [scanner.scan(engine, now)[0].newest for now in (1.0, 2.0)] == [ahead, ahead]
+    os.utime(engine / "7" / "config.json", (1.0, 1.0))
+    assert 1.0 < scanner.scan(engine, 3.0)[0].newest < ahead
+
+
 def test_what_is_whole_and_unchanged_is_not_read_again(engine, monkeypatch):
     asked = []
 

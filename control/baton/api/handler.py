@@ -5,53 +5,42 @@ from __future__ import annotations
 import contextlib
 import hmac
 import http
-import io
 import json
 import logging
-import socket
 import ssl
-import time
-from http.server import BaseHTTPRequestHandler
-from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl
 
+from baton import httpd
 from baton.api.facade import Facade
 from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, body, error_data
 from baton.errors import BatonError, Refused, UsageError
 
 _log = logging.getLogger(__name__)
-REQUEST_S = 10.0
-"""Seconds for the whole of a request, from the connection on, TLS included: who dribbles holds no thread for long."""
-_ANSWER_S = 30.0
 
 
-class Server(Protocol):
-    """What a handler needs of its server."""
+class Server(httpd.Server):
+    """Of the facade. ``token`` is what a caller has to show; None: whoever can connect may call."""
 
-    app: Facade
-    token: bytes | None
-    """What a caller has to show; None: whoever can connect may call."""
+    def __init__(self, address: Any, app: Facade, token: bytes | None, places: int) -> None:
+        self.app, self.token = app, token
+        super().__init__(address, Handler, places)
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server  # type: ignore[assignment]
-    server_version = "baton"
-    sys_version = ""
-    rbufsize = 0  # setup() puts a buffer of its own before the socket
+class Handler(httpd.Handler):
+    server: Server
 
     def setup(self) -> None:
-        due = time.monotonic() + REQUEST_S
-        self.request.settimeout(REQUEST_S)
         super().setup()
-        if isinstance(self.connection, ssl.SSLSocket):
+        if isinstance(self.request, ssl.SSLSocket):
             # Here, in the connection's own thread, and not where connections are accepted.
-            self.connection.do_handshake()
-        self.rfile = io.BufferedReader(_InTime(self.rfile, self.connection, due))
+            self.request.settimeout(httpd.REQUEST_S)
+            self.request.do_handshake()
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the base class's way to name it
         self._serve("GET")
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - as above
         self._serve("POST")
 
     def _serve(self, verb: str) -> None:
@@ -78,13 +67,16 @@ class Handler(BaseHTTPRequestHandler):
         return http.HTTPStatus.UNAUTHORIZED, error_data(refusal)
 
     def _call(self, verb: str) -> tuple[int, Any]:
-        name = urlsplit(self.path).path.removeprefix(PREFIX)
+        # Not by urlsplit, which raises where what stands for a host is none.
+        path, _, query = self.path.partition("?")
+        name = path.removeprefix(PREFIX)
         try:
             if not self.path.startswith(PREFIX) or name not in CALLS:
                 return 404, error_data(UsageError(f"The local API has no path {self.path[:200]!r}."))
             if CALLS[name].verb != verb:
                 return 405, error_data(UsageError(f"{name} is asked by {CALLS[name].verb}."))
-            given = self._body() if verb == "POST" else dict(parse_qsl(urlsplit(self.path).query))
+            given = self._body() if verb == "POST" else dict(parse_qsl(query))
+            self.server.heard(self.request)
             positional, named = arguments(name, given)
             return 200, getattr(self.server.app, name)(*positional, **named)
         except BatonError as error:
@@ -109,50 +101,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             sent = self.rfile.read(int(length))
         except TimeoutError:
-            raise UsageError(f"The request did not arrive within {REQUEST_S:g} s.") from None
+            raise UsageError(f"The request did not arrive within {httpd.REQUEST_S:g} s.") from None
         except OSError:
             raise UsageError("The request broke off.") from None
         return body(sent)
 
     def _answer(self, status: int, data: Any) -> None:
-        answer = json.dumps(data).encode()
-        self.connection.settimeout(_ANSWER_S)
-        self.send_response(status)
-        if status == http.HTTPStatus.UNAUTHORIZED:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def address_string(self) -> str:
-        # A unix socket's peer has no address.
-        return str(self.client_address[0]) if isinstance(self.client_address, tuple) else "local"
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        _log.debug(format, *args)
-
-
-class _InTime(io.RawIOBase):
-    """A connection's incoming bytes, until ``due`` on the monotonic clock. After that reading raises ``TimeoutError``.
-
-    A socket's own timeout begins anew with every byte, and ends nothing that goes on slowly.
-    """
-
-    def __init__(self, raw: Any, connection: socket.socket, due: float) -> None:
-        self._raw, self._connection, self._due = raw, connection, due
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        left = self._due - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        count: int | None = self._raw.readinto(buffer)
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+        scheme = {"WWW-Authenticate": "Bearer"} if status == http.HTTPStatus.UNAUTHORIZED else None
+        self.answer(status, "application/json", json.dumps(data).encode(), scheme)

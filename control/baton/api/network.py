@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-import socketserver
 import ssl
-import sys
 import threading
 from pathlib import Path
 from typing import Any, Self
 
 from baton.api.facade import Facade
-from baton.api.handler import Handler
+from baton.api.handler import Server
 from baton.errors import ConfigError, Refused
 
-_log = logging.getLogger(__name__)
 MOST_CONNECTIONS = 64
-"""At a time. More are closed unheard: strangers may keep others from this door, never from the socket."""
+"""At a time: strangers who ask faster than they are answered can keep others from this door, never from the socket."""
 
 
 class NetworkServer:
@@ -87,42 +83,17 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 64
-
+class _Server(Server):
     def __init__(self, host: str, port: int, app: Facade, context: ssl.SSLContext, token: bytes) -> None:
-        self.app, self.token = app, token
         self._context = context
-        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), Handler)
+        super().__init__((host, port), app, token, MOST_CONNECTIONS)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            _log.warning("a connection from %s was closed: %d are open", client_address[0], MOST_CONNECTIONS)
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no more threads
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def get_request(self) -> Any:
+        plain, address = super().get_request()
         try:
             # The handshake waits for the client, so it is the handler's: nothing may wait where connections come in.
-            request = self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            return self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False), address
         except OSError:  # it went away at once
-            self.shutdown_request(request)
-        else:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        # Scanners, clients without TLS, and ones that went away before their answer; what else there is, is a defect.
-        level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
-        _log.log(level, "a connection from %s broke off", client_address[0], exc_info=True)
+            plain.close()
+            raise

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import socketserver
+import socket
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from baton.api.facade import Facade
-from baton.api.handler import Handler
+from baton.api.handler import Server
 from baton.api.wire import reachable
 from baton.claim import claim
 
-_log = logging.getLogger(__name__)
+MOST_CONNECTIONS = 128
+"""At a time, of the user that runs Baton; some wait for hours."""
 
 
 class ApiServer:
@@ -34,7 +34,7 @@ class ApiServer:
             if not self._claimed:
                 stack.enter_context(claim(self._path))
             with reachable(self._path) as name:
-                server = _Server(name, self._app)
+                server = _Server(name, self._app, None, MOST_CONNECTIONS)
             stack.callback(_remove, self._path, self._path.stat())
             stack.callback(server.server_close)
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="api", daemon=True)
@@ -62,20 +62,13 @@ def _remove(path: Path, ours: os.stat_result) -> None:
             path.unlink()
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
+class _Server(Server):
+    """Its places are its own, and those of strangers are bounded elsewhere: no flood of them is felt here."""
 
-    def __init__(self, name: str, app: Facade) -> None:
-        self.app, self.token = app, None  # who may open the socket may call
-        super().__init__(name, Handler)
+    address_family = socket.AF_UNIX
+    allow_reuse_address = False
 
     def server_bind(self) -> None:
         # Linux gives the new socket file the descriptor's mode: it is never open to others, not even for a moment.
         os.fchmod(self.socket.fileno(), 0o600)
         super().server_bind()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
-        # All that is left to go wrong here is a client that went away before its answer.
-        _log.debug("a client of the local API went away", exc_info=True)

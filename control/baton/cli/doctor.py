@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,22 +33,31 @@ _NAME = 24
 def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
     """Check the machine and the configuration, and say how to mend what is wrong.
 
+    Beside a running control plane, the configuration is the one that it runs with. What only a Triton needs is asked of
+    this machine where `ctl up` runs, or may; not where the servers are elsewhere.
+
     Exits with 0 when nothing failed, else with 1. A warning is no failure.
     """
     from baton.cli.local import own_backends
-    from baton.doctor import access, checks
+    from baton.doctor import Check, access, checks
 
     configuration, config = _configuration(settings)
-    results = [configuration]
-    running, control_plane = _control_plane(settings, config)
-    results.append(control_plane)
-    results += access(config.servers, config.state)
-    results += checks(
-        repository=config.repository,
-        state=config.state,
-        backends=[*own_backends(), *backends],
-        ports=None if running else _ports(config),
-    )
+    health, control_plane = _control_plane(settings, config)
+    if health is not None and "runs" in health:
+        configuration, config = _running(configuration, config, health["runs"])
+    results = [configuration, control_plane]
+    if settings.server is None:
+        results += access(config.servers, config.state)
+        results += checks(
+            repository=config.repository,
+            state=config.state,
+            backends=[*own_backends(), *backends],
+            ports=_ports(config) if health is None and not _elsewhere(config) else None,
+            no_triton=_no_triton(config, runs=health is not None),
+        )
+    else:
+        message = f"{settings.server} is another one: run `ctl doctor` there to have its disks and Triton looked at"
+        results.append(Check("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))
     if settings.json:
         print_json([{"name": c.name, "ok": c.ok, "message": c.message, "mend": c.mend} for c in results])
     else:
@@ -78,7 +87,8 @@ def _configuration(settings: Settings) -> tuple[Check, Config]:
     return Check("configuration", ok=True, message=f"{file or 'the defaults'}; services: {names}"), config
 
 
-def _control_plane(settings: Settings, config: Config) -> tuple[bool, Check]:
+def _control_plane(settings: Settings, config: Config) -> tuple[dict[str, Any] | None, Check]:
+    """What the control plane says of itself; None when none runs, empty when its answer is an error."""
     from baton.api import SOCKET, ApiClient
     from baton.doctor import Check
 
@@ -87,21 +97,64 @@ def _control_plane(settings: Settings, config: Config) -> tuple[bool, Check]:
         client = settings.client() if settings.server else ApiClient((settings.state or config.state) / SOCKET)
         health = client.health()
     except Unreachable as error:
-        return False, Check(name, ok=None, message=error.message, mend=error.mend)
+        return None, Check(name, ok=None, message=error.message, mend=error.mend)
     except BatonError as error:
-        return True, Check(name, ok=False, message=error.message, mend=error.mend)
+        return {}, Check(name, ok=False, message=error.message, mend=error.mend)
     if health["live"] and health["ready"]:
-        return True, Check(name, ok=True, message="runs, and Triton answers")
+        return health, Check(name, ok=True, message="runs, and Triton answers")
     mend = "Look into its log." if not health["live"] else "Start Triton, or check the addresses of [[servers]]."
-    return True, Check(name, ok=False, message=str(health["message"]), mend=mend)
+    return health, Check(name, ok=False, message=str(health["message"]), mend=mend)
+
+
+def _running(read: Check, config: Config, runs: dict[str, Any]) -> tuple[Check, Config]:
+    """The configuration that the control plane runs with, in the place of the one that was ``read`` here.
+
+    What is wrong with the file that was read stays a failure: the next start would meet it.
+    """
+    from dataclasses import replace
+
+    from baton.config import ServerConfig
+    from baton.doctor import Check
+
+    servers = []
+    for one in runs["servers"]:
+        key = one["admin_key_file"]
+        servers.append(ServerConfig(one["name"], one["grpc"], admin_key_file=None if key is None else Path(key)))
+    config = replace(config, repository=Path(runs["repository"]), state=Path(runs["state"]), servers=tuple(servers))
+    if read.ok is False:
+        return read, config
+    source = runs["configuration"] or "the defaults"
+    message = f"{source}, as the control plane runs with it; services: {', '.join(runs['services'])}"
+    return Check(read.name, ok=True, message=message), config
+
+
+def _no_triton(config: Config, *, runs: bool) -> str:
+    """Why Baton starts no Triton on this machine; empty where `ctl up` does, or may."""
+    from baton.cli.local import KEY
+
+    names = ", ".join(f"{one.name} ({one.grpc})" for one in config.servers)
+    if _elsewhere(config):
+        return f"{names} on other machines"
+    # The Triton of `ctl up` has the key that is made at each start of it.
+    if runs and all(one.admin_key_file != config.state / KEY for one in config.servers):
+        return f"`ctl serve` uses {names}"
+    return ""
+
+
+def _elsewhere(config: Config) -> bool:
+    """Whether all servers are on other machines."""
+    from baton.cli.local import is_here
+
+    return not any(is_here(one.grpc) for one in config.servers)
 
 
 def _ports(config: Config) -> dict[str, int]:
     """The ports that ``ctl up`` would open."""
-    from baton.cli.local import DEFAULT_PORTS
+    from baton.cli.local import DEFAULT_PORTS, wanted_ports
 
     console = config.control.metrics
-    return {**DEFAULT_PORTS, **({"console": int(console.rpartition(":")[2])} if console is not None else {})}
+    ports = wanted_ports(config, dict.fromkeys(DEFAULT_PORTS), http=None, metrics=None)
+    return {**ports, **({"console": int(console.rpartition(":")[2])} if console is not None else {})}
 
 
 def _lines(results: list[Check], columns: int) -> list[Line]:

@@ -86,7 +86,7 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
     began = time.monotonic()
     answered = began
     story = Story(from_halt=goal is BACK)
-    phase = "not heard of yet"
+    phase, doing = "not heard of yet", ""
     with Display() as display:
         while True:
             now = time.monotonic()
@@ -104,9 +104,11 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
                 display.now(rollout)
                 if _done(rollout, ticket, goal):
                     return rollout
+                doing = rollout.get("doing", "")
             if timeout is not None and now - began >= timeout:
+                told = f"{ticket['service']}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
                 raise TimedOut(
-                    f"{ticket['service']}: not done after {duration(timeout)}; the rollout's phase is: {phase}.",
+                    f"{told} {doing}".rstrip(),
                     mend="It goes on; `ctl status --watch` follows it, `ctl abort` stops it.",
                 )
             left = POLL_S if timeout is None else min(POLL_S, began + timeout - now)
@@ -116,22 +118,41 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
 def _done(rollout: Data, ticket: Data, goal: Goal) -> bool:
     if rollout["ended"]:
         return True
-    if goal.rests and rollout["phase"] == "waiting":
-        return True
+    if rollout["phase"] == "waiting" and not _asking(rollout):
+        # Promoting brings nothing further that waits for evidence.
+        return goal.rests or _held(rollout) is not None
     return bool(goal.live and ticket["until"] == "live" and rollout["moved"] and rollout["phase"] != "rolling_back")
 
 
+def _asking(rollout: Data) -> bool:
+    """Whether gates are still to be asked: one that waits and was told to ask again is about to go on."""
+    return any(g["verdict"] in {"pending", "running"} and g["name"] != "live" for g in rollout.get("gates", ()))
+
+
+def _held(rollout: Data) -> Data | None:
+    """The gate that a rollout which waits has not enough evidence for."""
+    waits = rollout["phase"] == "waiting" and not rollout["ended"]
+    gates: list[Data] = rollout.get("gates", []) if waits else []
+    return next((g for g in gates if g["verdict"] == "hold" and g["name"] not in {"live", "memory"}), None)
+
+
 def _failure(rollout: Data, goal: Goal) -> BatonError | None:
+    what = f"Version {rollout['candidate']} of {rollout['service']}"
+    if (held := _held(rollout)) is not None and not goal.rests:
+        return Refused(
+            f"{what} is not promoted: gate {held['name']} has not enough evidence. {held['message']}",
+            mend=f"`ctl retry {rollout['candidate']}` asks it again, `ctl abort` ends the rollout.",
+        )
     if not rollout["ended"] or rollout["outcome"] in goal.outcomes:
         return None
-    what = f"Version {rollout['candidate']} of {rollout['service']}"
     why = (rollout["message"] or rollout["why"]).rstrip(".")
     if goal is BACK:
         return Refused(f"{what} went live before it could be stopped.", mend="`ctl rollback` takes it back.")
+    again = "verify" if rollout["kind"] == "check" else "retry"
     word = str(rollout["outcome"]).replace("_", " ")
     return GateFailed(
         f"{what} was {word}: {why}.",
-        mend=f"`ctl history` keeps every figure; `ctl retry {rollout['candidate']}` tries again.",
+        mend=f"`ctl history` keeps every figure; `ctl {again} {rollout['candidate']}` tries again.",
     )
 
 
@@ -142,13 +163,30 @@ def _summary(rollout: Data) -> str:
     what = f"version {version}{label}"
     outcome: Any = rollout["outcome"]
     if outcome == "verified":
-        return f"{service}: {what} passed every gate."
+        return f"{service}: {what} {_gates(rollout)}."
     if rollout["ended"] and outcome != "live":
         stable = f"version {previous} serves" if previous is not None else "nothing serves"
         return f"{service}: {what} was {str(outcome).replace('_', ' ')}; {stable}."
     if rollout["phase"] == "waiting" and rollout.get("weight"):
         return f"{service}: {what} has {percent(rollout['weight'])} of the traffic and waits for `ctl promote`."
+    if (held := _held(rollout)) is not None:
+        told = f"{service}: {what} is not live: gate {held['name']} has not enough evidence. {held['message']}"
+        return f"{told} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
     if rollout["phase"] == "waiting":
-        return f"{service}: {what} passed every gate and waits for `ctl promote`."
+        return f"{service}: {what} {_gates(rollout)} and waits for `ctl promote`."
     after = f", {duration(rollout['time_to_live_s'])} after it began" if rollout["time_to_live_s"] else ""
-    return f"{service}: {what} is live{after}."
+    return f"{service}: {what} is live{after}.{_no_traffic(rollout)}"
+
+
+def _gates(rollout: Data) -> str:
+    """What its gates said. Of one that was skipped it may not be said that it passed."""
+    skipped = [str(g["name"]) for g in rollout.get("gates", ()) if g.get("skipped")]
+    return f"passed every gate but those that were skipped ({', '.join(skipped)})" if skipped else "passed every gate"
+
+
+def _no_traffic(rollout: Data) -> str:
+    """What a rollout that no client met rests on."""
+    live = next((g for g in rollout.get("gates", []) if g["name"] == "live"), None)
+    if live is None or not (live.get("evidence") or {}).get("synthetic"):
+        return ""
+    return " No live traffic came: golden requests stood in for it."

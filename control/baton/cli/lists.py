@@ -59,7 +59,9 @@ def _versions(rows: Sequence[dict[str, Any]], columns: int) -> list[Line]:
         )
         for row in rows
     ]
-    head, *body = aligned(("VERSION", "LABEL", "RELEASE", "STATE", "SIZE", "TRAINED"), cells, columns, (1, 5))
+    head, *body = aligned(
+        ("VERSION", "LABEL", "RELEASE", "STATE", "SIZE", "TRAINED"), cells, columns, (1, 5), (5, 4, 2)
+    )
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
@@ -97,7 +99,7 @@ def history(settings: Settings, named: str | None, limit: int) -> None:
         for row in rows
     ]
     headers = ("ID", "BEGAN", "SERVICE", "KIND", "VERSION", "OUTCOME", "TOOK", "LIVE IN")
-    head, *body = aligned(headers, cells, columns, (2,))
+    head, *body = aligned(headers, cells, columns, (2,), (7, 2, 6, 3))
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import baton
-from baton.config import Config, ServerConfig, ServiceConfig
+from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError
+from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
 KEY = "admin.key"
 """The file in the state directory with the key of the Triton that `ctl up` started; each start makes a new one."""
-_LOOPBACK = frozenset({HOST, "localhost"})
+_LOOPBACK = frozenset({HOST, "localhost", "[::1]"})
 
 
 def checkout() -> Path:
@@ -29,16 +29,26 @@ def own_backends() -> list[Path]:
     return [directory] if directory.is_dir() else []
 
 
-def wanted_ports(config: Config, given: dict[str, int | None]) -> dict[str, int]:
-    """Ports of the local Triton: the flag's, else the configured server's if it is one on this machine."""
-    ports = dict(DEFAULT_PORTS)
-    if len(config.servers) == 1:
-        server = config.servers[0]
-        for name, address in (("http", server.http), ("grpc", server.grpc), ("metrics", server.metrics)):
-            host, _, port = (address or "").rpartition(":")
-            if host in _LOOPBACK:
-                ports[name] = int(port)
-    return {name: ports[name] if given[name] is None else int(given[name] or 0) for name in ports}
+def is_here(address: str) -> bool:
+    """Whether ``host:port`` is an address of this machine's loopback."""
+    return address.rpartition(":")[0] in _LOOPBACK
+
+
+def wanted_ports(config: Config, given: dict[str, int | None], **listens: bool | None) -> dict[str, int]:
+    """Ports of the local Triton: the flag's, else the configured server's if it is one on this machine.
+
+    ``listens`` tells of HTTP and metrics whether there shall be such a port; None leaves it to the configuration.
+    """
+    server = config.servers[0] if len(config.servers) == 1 else DEFAULT_SERVER
+    ports = {}
+    for name, usual in DEFAULT_PORTS.items():
+        address, wanted, port = getattr(server, name), listens.get(name), given[name]
+        if not (address is not False if wanted is None else wanted):
+            continue
+        if port is None:
+            port = int(address.rpartition(":")[2]) if address and is_here(address) else usual
+        ports[name] = port
+    return ports
 
 
 def with_local_server(config: Config, ports: dict[str, int], console_port: int | None, key: Path) -> Config:
@@ -46,8 +56,8 @@ def with_local_server(config: Config, ports: dict[str, int], console_port: int |
     server = ServerConfig(
         name=config.servers[0].name if len(config.servers) == 1 else "local",
         grpc=f"{HOST}:{ports['grpc']}",
-        http=f"{HOST}:{ports['http']}",
-        metrics=f"{HOST}:{ports['metrics']}",
+        http=f"{HOST}:{ports['http']}" if "http" in ports else False,
+        metrics=f"{HOST}:{ports['metrics']}" if "metrics" in ports else False,
         admin_key_file=key,
     )
     control = config.control
@@ -86,7 +96,4 @@ def _prepare_engine(repository: Path, service: ServiceConfig) -> None:
             mend="Write it, check --repository, or correct the service's engine in the configuration.",
         )
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    # By a rename, since a control plane may be looking at the repository.
-    staged = wanted.with_name(".config.pbtxt.new")
-    shutil.copyfile(template, staged)
-    staged.replace(wanted)
+    write_atomically(wanted, template.read_text("utf-8"))

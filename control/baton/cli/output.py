@@ -134,13 +134,28 @@ def unnumbered(text: str) -> str:
     return _NUMBER.sub("#", text)
 
 
-def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: int, shrink: Sequence[int]) -> list[Line]:
-    """Aligned columns; those in ``shrink`` give way, widest first, until a line fits."""
+def aligned(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    columns: int,
+    shrink: Sequence[int],
+    leave_out: Sequence[int] = (),
+) -> list[Line]:
+    """Aligned columns; those in ``shrink`` give way, widest first, until a line fits.
+
+    Where even that is too wide, those in ``leave_out`` are left out, one after the other.
+    """
     widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
     while sum(widths) + 2 * (len(widths) - 1) > columns:
         widest = max(shrink, key=lambda i: widths[i])
         if widths[widest] <= 4:  # noqa: PLR2004 - less says nothing any more
-            break
+            if not leave_out:
+                break
+            kept = [i for i in range(len(headers)) if i != leave_out[0]]
+            moved = {old: new for new, old in enumerate(kept)}
+            headers, *rows = ([row[i] for i in kept] for row in (headers, *rows))
+            shrink, leave_out = ([moved[i] for i in those if i in moved] for those in (shrink, leave_out[1:]))
+            return aligned(headers, rows, columns, shrink or range(len(headers)), leave_out)
         widths[widest] -= 1
 
     def line(row: Sequence[str], style: str) -> Line:
@@ -219,13 +234,13 @@ def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: boo
     line: Line = [(" " * indent, ""), (sign, style), (head, style if loud else "")]
     told = figures(gate)
     if checks:  # they hold the gate's words and figures, which are those of the check that decided
-        told, message, loud = "", _samples(evidence.get("samples", {})), False
+        told, message, loud = "", _samples(evidence), False
     room = columns - sum(len(text) for text, _ in line) - 2
     if len(told) > room and loud:
         told, message = "", f"{told}: {message}"
     elif len(told) > room:
         told = told.partition(" ")[0]
-    if told:
+    if 0 < len(told) <= room:
         line.append((f"  {told}", ""))
         room -= len(told) + 2
     below = " " * (indent + 2)
@@ -235,14 +250,17 @@ def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: boo
         lines = [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]
     for check in checks:
         lines += gate_lines(check, columns, indent=indent + 2, full=full)
-    if verdict == "fail" and evidence.get("worst"):
-        worst = f"Worst requests: {', '.join(_worst(one) for one in evidence['worst'])}."
-        lines += [[(below, ""), (part, DIM)] for part in fit(worst, columns - len(below))]
+    worst = evidence.get("worst")
+    if verdict == "fail" and isinstance(worst, list) and worst:  # the one of gate `output` stands in its message
+        told = f"Worst requests: {', '.join(_worst(one) for one in worst)}."
+        lines += [[(below, ""), (part, DIM)] for part in fit(told, columns - len(below))]
     return lines
 
 
-def _samples(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {side}" for side, count in counts.items())
+def _samples(evidence: dict[str, Any]) -> str:
+    counted = ", ".join(f"{count} {side}" for side, count in evidence.get("samples", {}).items())
+    synthetic = evidence.get("synthetic")
+    return f"synthetic: {synthetic} golden requests, no live traffic: {counted}" if synthetic else counted
 
 
 def _worst(one: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ class Story:
         self._from_halt = from_halt
         self._events = 0
         self._gates: dict[str, tuple[str, str]] = {}
+        self._reasons: set[str] = set()
         self._step = ""
 
     def news(self, rollout: dict[str, Any], columns: int) -> list[Line]:
@@ -51,7 +52,7 @@ class Story:
                 # The event holds the words; the gate itself holds the figures.
                 lines += self._gate(gates.get(event["message"].partition(":")[0]), event["at"], columns)
             elif event["kind"] != "ask":  # that a gate begins: the live line shows it, and its verdict follows
-                lines += _told(event["at"], event["message"], columns)
+                lines += self._event(event, columns)
         self._events = len(events)
         step = _step(rollout)
         if step and step != self._step:
@@ -61,12 +62,23 @@ class Story:
             lines += self._gate(gate, time.time(), columns)
         return lines
 
+    def _event(self, event: dict[str, Any], columns: int) -> list[Line]:
+        """An event, without the reason that stands above already: a gate's words turn back its rollout, and end it."""
+        message: str = event["message"]
+        if event["kind"] == "halt":
+            known = message in self._reasons
+            self._reasons.add(message)
+            return [] if known else _told(event["at"], message, columns)
+        what, _, reason = message.partition(": ")
+        return _told(event["at"], what if reason in self._reasons else message, columns)
+
     def _gate(self, gate: dict[str, Any] | None, at: str | float, columns: int) -> list[Line]:
         if gate is None or gate["verdict"] not in _DECIDED:
             return []
         if self._gates.get(gate["name"]) == _gist(gate):
             return []
         self._gates[gate["name"]] = _gist(gate)
+        self._reasons.add(gate["message"])
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
 

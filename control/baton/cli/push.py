@@ -82,6 +82,8 @@ def push(
         f"{service.name}: version {pushed.version} is in place: {pushed.folder}, {size(pushed.bytes)}"
         f" in {pushed.seconds:.1f} s{again}."
     )
+    if pushed.ignored:
+        say(f"Ignored, since no version serves them: {pushed.ignored}.")
     if running and waiting.wait:
         left = None if waiting.timeout is None else max(0.001, waiting.timeout - (time.monotonic() - began))
         _follow(settings, client, service.name, pushed.version, Waiting(waiting.yes, waiting.wait, left))
@@ -95,6 +97,7 @@ def push(
                 "bytes": pushed.bytes,
                 "seconds": round(pushed.seconds, 3),
                 "resumed": pushed.resumed,
+                "ignored": pushed.ignored,
             }
         )
     else:

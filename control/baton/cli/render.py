@@ -148,6 +148,8 @@ def _traffic(traffic: dict[str, Any], columns: int) -> list[Line]:
     if traffic["shadow"]:
         share: Line = [(percent(traffic["shadow"]), ""), (f"  {traffic['shadowed']} requests so far", DIM)]
         lines += _fitted("Shadow", share, columns)
+    for one in traffic.get("splitters", []):
+        lines += _wrapped("Splitter", _splitter(one), columns)
     if traffic["waiting_for"]:
         lines += _wrapped("Held", traffic["waiting_for"], columns, WARN)
     if traffic["eta_s"] is not None:
@@ -160,6 +162,16 @@ def _traffic(traffic: dict[str, Any], columns: int) -> list[Line]:
         told = f"{left} left of {duration(traffic['lease_s'])}; then the stable version gets all traffic"
         lines += _wrapped("Lease", told, columns, WARN)
     return lines
+
+
+def _splitter(one: dict[str, Any]) -> str:
+    """What a server's splitter does, by its own word."""
+    if one["candidate"] is None:
+        return f"{one['server']}: follows no route, the stable version alone answers"
+    kept = "contents" if one["contents"] else "no contents"
+    left = duration(round(one["lease_left_s"]))
+    shares = f"{percent(one['weight'])} to version {one['candidate']}, {percent(one['shadow'])} mirrored"
+    return f"{one['server']}: {shares}, {kept}, lease {left}"
 
 
 def lapsing(traffic: dict[str, Any]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from baton.config import Config
 
 HELD_EVERY_S = 1.0
+MOST_DESCRIPTORS = 2**20
+"""More than that is a table that some programs walk through from end to end."""
+_log = logging.getLogger("baton.serve")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -39,8 +44,11 @@ def serve(settings: Settings) -> None:
         with undisturbed():
             from baton import app, metrics  # noqa: F401 - all that is heavy, at once
             from baton.api import SOCKET, claim
+            from baton.local.tether import no_core
+        no_core()
         config = settings.load()
         start_logging()
+        raise_descriptors()
         with ExitStack() as stack:
             if config.control.second == "stand_by":
                 from baton.cli.standby import standing_by
@@ -48,7 +56,7 @@ def serve(settings: Settings) -> None:
                 held = stack.enter_context(standing_by(config))
             else:
                 held = stack.enter_context(claim(config.state / SOCKET))
-            listening = stack.enter_context(control_plane(config, held))
+            listening = stack.enter_context(control_plane(config, held, settings.config_file()))
             tell(settings, {**listening, "triton": ", ".join(s.grpc for s in config.servers)})
             while True:
                 # Nothing is done under a lock that is lost in any case; a process that ends gets started again.
@@ -58,8 +66,8 @@ def serve(settings: Settings) -> None:
 
 
 @contextmanager
-def control_plane(config: Config, held: Claim) -> Iterator[dict[str, str]]:
-    """The loop, the local API and the metrics; yields where they listen.
+def control_plane(config: Config, held: Claim, source: Path | None) -> Iterator[dict[str, str]]:
+    """The loop, the local API and the metrics; yields where they listen. ``source``: the configuration's file.
 
     The loop stops last: what is asked while things close still gets an answer.
     """
@@ -70,6 +78,7 @@ def control_plane(config: Config, held: Claim) -> Iterator[dict[str, str]]:
     listening = {"repository": str(config.repository), "state": str(config.state)}
     with ExitStack() as stack:
         app = stack.enter_context(open_app(config, held.check))
+        app.source = source
         stack.enter_context(ApiServer(app, config.state / SOCKET, claimed=True))
         listening["api"] = str(config.state / SOCKET)
         if (network := _network(app, config)) is not None:
@@ -144,6 +153,16 @@ def tell(settings: Settings, listening: dict[str, str]) -> None:
             paths = "  (/metrics, /healthz, /readyz)" if name == "console" else ""
             click.echo(f"{name + ':':<12}{place}{paths}")
     sys.stdout.flush()
+
+
+def raise_descriptors() -> None:
+    """All the descriptors that this process may have; Triton, which is started by it, inherits them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if 0 <= hard <= MOST_DESCRIPTORS else MOST_DESCRIPTORS  # below 0: without limit
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError) as error:
+        _log.warning("The limit of open files stays as it is: %s. Raise it with `ulimit -n`.", error)
 
 
 def start_logging() -> None:

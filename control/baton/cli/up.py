@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from baton.cli.output import say
-from baton.cli.serve import control_plane, start_logging, tell, undisturbed, until_stopped
+from baton.cli.serve import control_plane, raise_descriptors, start_logging, tell, undisturbed, until_stopped
 from baton.cli.settings import Settings, common, pass_settings
 from baton.errors import BatonError, Unreachable
 
@@ -45,6 +45,18 @@ _log = logging.getLogger("baton.up")
     default=HOST,
     help="Where Triton's HTTP and gRPC listen; all else stays on this machine.  [default: 127.0.0.1]",
 )
+@click.option(
+    "--http/--no-http",
+    default=None,
+    envvar="BATON_HTTP",
+    help="Whether Triton speaks HTTP, too; Baton needs gRPC alone.  [default: from the configuration, else --http]",
+)
+@click.option(
+    "--metrics/--no-metrics",
+    default=None,
+    envvar="BATON_METRICS",
+    help="Whether Triton opens its port for metrics.  [default: from the configuration, else --metrics]",
+)
 @click.option("--http-port", type=_PORT, envvar="BATON_HTTP_PORT", help="Triton's HTTP port.  [default: 8000]")
 @click.option("--grpc-port", type=_PORT, envvar="BATON_GRPC_PORT", help="Triton's gRPC port.  [default: 8001]")
 @click.option("--metrics-port", type=_PORT, envvar="BATON_METRICS_PORT", help="Triton's metrics.  [default: 8002]")
@@ -65,7 +77,8 @@ _log = logging.getLogger("baton.up")
 @pass_settings
 def up(
     settings: Settings, repository: Path | None, host: str, http_port: int | None, grpc_port: int | None,
-    metrics_port: int | None, console_port: int | None, backends: tuple[Path, ...],
+    metrics_port: int | None, console_port: int | None, backends: tuple[Path, ...], *, http: bool | None,
+    metrics: bool | None,
 ) -> None:  # fmt: skip
     """Start a local Triton and the control plane together.
 
@@ -74,26 +87,36 @@ def up(
     given = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
     with until_stopped(), ExitStack() as stack:
         with undisturbed():
-            from baton import app, local, metrics  # noqa: F401 - all that is heavy, at once
+            from baton import app, local  # noqa: F401 - all that is heavy, at once
+            from baton.cli.local import wanted_ports
+            from baton.local.tether import no_core
+            from baton.metrics import MetricsServer  # noqa: F401
+        no_core()
         config = settings.load()
         if repository is not None:
             config = replace(config, repository=repository)
         start_logging()
-        _up(stack, settings, config, host, given, console_port, backends)
+        raise_descriptors()
+        ports = wanted_ports(config, given, http=http, metrics=metrics)
+        _up(stack, settings, config, host, ports, console_port, backends)
     say("Stopped.")
 
 
 def _up(
-    stack: ExitStack, settings: Settings, config: Config, host: str, given: dict[str, int | None],
+    stack: ExitStack, settings: Settings, config: Config, host: str, ports: dict[str, int],
     console_port: int | None, backends: tuple[Path, ...],
 ) -> NoReturn:  # fmt: skip
     """Runs until a signal leaves it."""
     from baton import secret
     from baton.api import SOCKET, claim
-    from baton.cli.local import KEY, own_backends, prepare_repository, wanted_ports, with_local_server
+    from baton.cli.local import KEY, own_backends, prepare_repository, with_local_server
     from baton.local import LocalTriton
 
-    ports = wanted_ports(config, given)
+    if host == ANYWHERE and "http" in ports:
+        _log.warning(
+            "Triton's HTTP port is open to other machines, and one hostile request may end Triton for all clients. "
+            "Start with --no-http, or put the proxy of docs/security.md before it."
+        )
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     held = stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
@@ -105,13 +128,13 @@ def _up(
     log = config.state / "triton.log"
     server = _Supervised(triton, config.repository, log, host, key)
     server.start(load, ports)
-    ports = {"http": triton.ports.http, "grpc": triton.ports.grpc, "metrics": triton.ports.metrics}
+    ports = {name: getattr(triton.ports, name) for name in ports}
     config = with_local_server(config, ports, console_port, key_file)
-    listening = stack.enter_context(control_plane(config, held))
+    listening = stack.enter_context(control_plane(config, held, settings.config_file()))
     places = {
-        "http": triton.http_url,
+        **({"http": triton.http_url} if "http" in ports else {}),
         "grpc": triton.grpc_url,
-        "metrics": triton.metrics_url,
+        **({"metrics": triton.metrics_url} if "metrics" in ports else {}),
         "log": str(log),
         "admin_key": str(key_file),
     }
@@ -143,9 +166,11 @@ class _Supervised:
         self._triton.start(
             self._repository,
             load=load,
-            http_port=ports["http"],
+            http="http" in ports,
+            http_port=ports.get("http"),
             grpc_port=ports["grpc"],
-            metrics_port=ports["metrics"],
+            metrics="metrics" in ports,
+            metrics_port=ports.get("metrics"),
             host=self._host,
             log_file=self._log,
             die_with_parent=True,

@@ -20,9 +20,12 @@ from baton.engine.rounds import Rounds
 from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal
+from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.schema import JournalDamaged, aside, set_aside
+from baton.triton.careful import Careful
 from baton.triton.grpc import GrpcTriton
+from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
 from baton.triton.repository import ServiceFiles
 from baton.verify.checkpoint import read_meta
@@ -46,8 +49,10 @@ class Parts:
     memory: Memory
     engines: Engines
     rounds: Rounds
+    guard: Guard
 
     def start(self) -> None:
+        self.guard.start()
         self.watcher.start()
         self.loop.start()
         self.rounds.start()
@@ -57,6 +62,7 @@ class Parts:
         self.rounds.stop()
         self.watcher.stop()
         self.loop.stop()
+        self.guard.stop()
         for server in self.servers.values():
             server.close()
         self.journal.close()
@@ -86,16 +92,32 @@ def build(
     journal = open_journal(config.state / JOURNAL, clock, held)
     if servers is None:
         servers = {
-            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics, admin_key=admin_key(s)) for s in config.servers
+            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics or None, admin_key=admin_key(s))
+            for s in config.servers
         }
     ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
     local = len(ports) == len(config.servers)
+    guard, processes = Guard(), dict[str, Processes]()
+
+    def given_up(server: str, model: str, version: int) -> None:
+        if model in processes:
+            processes[model].end(server, version)
+
+    servers = {name: Careful(triton, given_up) for name, triton in servers.items()}
     gates: dict[str, Gates] = {}
     services = []
     for one in config.services:
-        files = ServiceFiles(config.repository, one.name, one.engine)
+        key = Key(token_file(config.state, one.name), Caps.of(one.traffic))
+        files = ServiceFiles(config.repository, one.name, one.engine, key)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
-        services.append(_service(one, files, servers, ports, journal, gates[one.name], clock, wake))
+
+        def told(sentence: str, service: str = one.name) -> None:
+            log.warning("%s: %s", service, sentence)
+            journal.log(clock(), "health", sentence, service=service)
+
+        for model in (one.engine, one.splitter):
+            processes[model] = Processes(model, ports, wake.set, guard, told)
+        services.append(_service(one, files, servers, processes, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     configured = {s.name: s for s in config.services}
@@ -106,7 +128,7 @@ def build(
     def manifest(service: str, version: int) -> dict[str, str]:
         return gates[service].manifest(version)
 
-    return Parts(loop, journal, watcher, servers, manifest, memory, engines, rounds)
+    return Parts(loop, journal, watcher, servers, manifest, memory, engines, rounds, guard)
 
 
 def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None] = lambda: None) -> Journal:
@@ -138,7 +160,7 @@ def _service(
     config: ServiceConfig,
     files: ServiceFiles,
     servers: dict[str, Triton],
-    ports: Mapping[str, int],
+    processes: Mapping[str, Processes],
     journal: Journal,
     gates: Gates,
     clock: Callable[[], float],
@@ -153,10 +175,11 @@ def _service(
         return read_meta(files.folder(version))
 
     proof, asked = Proof(config.name, journal, gates.manifest, clock), gates.question()
-    engines, splitters = (Processes(model, ports, wake.set) for model in (config.engine, config.splitter))
+    engines, splitters = processes[config.engine], processes[config.splitter]
     return Service(
-        config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof
-    )
+        config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof,
+        gates.golden(),
+    )  # fmt: skip
 
 
 def admin_key(server: ServerConfig) -> str | None:

@@ -12,6 +12,7 @@ from baton.journal import Journal
 from baton.plan import Sync, View
 from baton.triton.port import Triton
 from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
+from baton.triton.words import NO_POLL
 
 
 class Calls:
@@ -39,41 +40,43 @@ class Calls:
             TimedOut: Triton is still at it.
             Unreachable: the server went away.
         """
-        server = self._servers[effect.server]
-        model = self.name(effect.model)
+        server, model = self._servers[effect.server], self.name(effect.model)
+        timeout_s, times = self._config.gates.request_timeout, 1
         if effect.model is Model.ALIAS:
             version = self._files.alias()
+            wanted = frozenset() if version is None else frozenset({version})
             _unchanged(model, version is not None or view.alias is None)
-            if version is None:
-                server.unload(model, self._config.gates.request_timeout)
-                return
             # An ensemble that was just loaded is made anew by every later load call until it got a second one
             # (seen on 24.10); the second call changes nothing else.
-            server.load(model, self._config.gates.request_timeout)
-            server.load(model, self._config.gates.request_timeout)
-            wanted = frozenset({version})
+            times = 2
         elif effect.model is Model.SPLITTER:
             stable = self._files.splitter()
+            wanted = frozenset() if stable is None else frozenset({SPLITTER_VERSION})
             _unchanged(model, stable is not None or view.splitter is None)
-            if stable is None:
-                server.unload(model, self._config.gates.request_timeout)
-                return
-            server.load(model, self._config.gates.request_timeout)
-            wanted = frozenset({SPLITTER_VERSION})
         else:
-            wanted = self._files.policy()
+            wanted, timeout_s = self._files.policy(), self._config.rollout.load_timeout
             _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
             self._remember(view, wanted)
-            if not wanted:
-                server.unload(model, self._config.rollout.load_timeout)
-                return
-            server.load(model, self._config.rollout.load_timeout)
+        if not wanted:
+            server.unload(model, timeout_s)
+            return
+        for _ in range(times):
+            try:
+                server.load(model, timeout_s)
+            except TritonError as error:
+                # Triton itself says no more than that it can't use the file.
+                if effect.model is Model.ENGINE and NO_POLL in error.words and (why := self._files.doubts()):
+                    raise TritonError(why, words=error.words) from None
+                raise
         states = server.index().get(model, {})
         for version in sorted(wanted):
             state = states.get(version)
             if state is None or state.state is not ModelState.READY:
                 shown = "not in the repository index" if state is None else f"{state.state}: {state.reason}"
                 raise TritonError(f"{model} version {version} is {shown} after the load call.")
+        stayed = [v for v, m in states.items() if m.state is ModelState.READY and v not in wanted]
+        if stayed and effect.model is Model.ENGINE:
+            raise TritonError(f"{model} version {stayed[0]} is still READY after the load call.")
 
     def _remember(self, view: View, wanted: frozenset[int]) -> None:
         """Note how the folders look as Triton is about to load them; what is READY stays as it was."""

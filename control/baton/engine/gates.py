@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -46,11 +46,15 @@ class Gates:
         self._local = local
         """Whether the servers run on this machine, so that its free memory is theirs."""
         self._probe: Probe | None = None
+        self._builtin: Probe | None = None
         if config.probe is not None:
             make = probe.get(config.probe)
             self._probe = make(probe.load_golden(config.golden)) if config.golden is not None else None
+            self._builtin = probe.builtin(config.probe)
         self._golden_scores: dict[int, list[probe.CaseScores]] = {}
         """Of versions that were asked since this process began."""
+        self._latency_before: tuple[int, probe.LatencySamples] | None = None
+        """The rollout whose latency could not be told yet, and the samples that were taken for it."""
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
             Gate.INTEGRITY: self._integrity,
             Gate.COMPATIBILITY: self._compatibility,
@@ -77,8 +81,6 @@ class Gates:
         except KeyRefused:
             raise
         except (TritonError, TimedOut) as error:
-            if gate is Gate.LATENCY and (told := self._stable_silent(rollout)) is not None:
-                return GateResult(gate, Verdict.HOLD, told)
             says = f"Version {rollout.candidate} did not answer as gate {gate} asked it. Triton says: {error}"
             return GateResult(gate, Verdict.FAIL, says)
 
@@ -93,6 +95,10 @@ class Gates:
 
         return ask
 
+    def golden(self) -> Sequence[Tensors]:
+        """The golden requests, in the order in which they stand in for live ones; empty where there are none."""
+        return [] if self._probe is None else self._probe.requests()
+
     def manifest(self, version: int) -> dict[str, str]:
         """SHA-256 of every file of a version's folder, in hexadecimal."""
         return manifest(self._files.folder(version))
@@ -106,7 +112,7 @@ class Gates:
             raise Cancelled("The rollout was turned back.")
         if result.verdict is Verdict.PASS:
             # What was just hashed against its own list need not be read twice.
-            sums = read_sums(folder) or manifest(folder, cancelled=cancelled)
+            sums = manifest(folder, known=read_sums(folder), cancelled=cancelled)
             self._journal.set_memo(self._config.name, f"manifest:{rollout.candidate}", sums)
         return result
 
@@ -143,16 +149,68 @@ class Gates:
         """All servers load the same files: what the answers are worth is asked of the first."""
         return self._infer(next(iter(self._servers.values())))
 
-    def _unasked(self, gate: Gate) -> GateResult:
-        why = "the service has no probe" if self._config.probe is None else "the service has no golden set"
-        message = f"Skipped: {why}, so there is nothing to ask the version. Name one in the configuration."
+    def _unasked(self, gate: Gate, rollout: Rollout) -> GateResult:
+        """Without a golden set: held, unless the operator allows it or there is nothing to compare with."""
+        known = self._config.probe is not None
+        lacks = "has no golden set" if known else "has no probe and no golden set"
+        if rollout.previous is not None and not self._limits.allow_unjudged and rollout.kind is not Kind.ROLLBACK:
+            keys = "`golden`" if known else "`probe` and `golden`"
+            message = (
+                f"Service {self._config.name} {lacks}, so nothing tells whether version {rollout.candidate} answers "
+                f"rightly. Name one with {keys} in [[services]] of the configuration, or set `allow_unjudged = true` "
+                f"in [services.gates], and start the control plane again."
+            )
+            return GateResult(gate, Verdict.HOLD, message, evidence={"missing": "golden"})
+        message = f"Skipped: service {self._config.name} {lacks}, so there is nothing to judge this by."
         return GateResult(gate, Verdict.PASS, message, skipped=True)
+
+    def _sane(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        """Gate output without a golden set: the answers to a built-in request have to make sense, on every server."""
+        results = [self._sane_on(name, server, rollout, cancelled) for name, server in self._servers.items()]
+        return min(results, key=lambda r: WORST_FIRST.index(r.verdict))
+
+    def _sane_on(self, name: str, server: Triton, rollout: Rollout, cancelled: Cancel) -> GateResult:
+        version, timeout, asked = rollout.candidate, self._limits.request_timeout, self._builtin
+        infer = self._infer(server)
+        skipped = "The comparison was skipped, for the service has no golden set"
+        if asked is not None:
+            scores = asked.score_golden(infer, version, cancelled=cancelled, timeout_s=timeout)
+            result = judge.judge_output(rollout.release, None, scores, {}, version=version)
+            if result.verdict is Verdict.PASS:
+                count = sum(len(case.scores) for case in scores)
+                message = f"{skipped}; {count} scores of {len(scores)} built-in requests are sane on {name}."
+                return replace(result, message=message)
+            return replace(result, message=f"Asked a built-in request on {name}: {result.message}")
+        signature = server.signature(self._config.engine, version)
+
+        def ask(of: int) -> str | None:
+            return probe.ask_builtin(infer, of, signature, cancelled=cancelled, timeout_s=timeout)
+
+        try:
+            wrong = ask(version)
+        except KeyRefused:
+            raise
+        except TritonError as error:
+            if not isinstance(error, probe.NoRequest) and not _refuses(ask, rollout.previous):
+                raise
+            message = (
+                f"Without a golden set a version has to answer a built-in request, and {error.message.rstrip('.')}. "
+                f"Name `probe` and `golden` in [[services]] of the configuration, and start the control plane again."
+            )
+            return GateResult(Gate.OUTPUT, Verdict.HOLD, message, evidence={"missing": "golden"})
+        if wrong is not None:
+            message = f"Version {version} was asked a built-in request on {name}: {wrong}."
+            return GateResult(Gate.OUTPUT, Verdict.FAIL, message)
+        message = f"{skipped}; the answer to a built-in request is finite and rightly shaped on {name}."
+        return GateResult(Gate.OUTPUT, Verdict.PASS, message, skipped=True)
 
     def _warmup(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         """Every server is warmed up; the slowest first answer counts."""
         asked = self._probe
+        if asked is None and rollout.kind is Kind.ROLLBACK:
+            asked = self._builtin  # only that it answers is asked
         if asked is None:
-            return self._unasked(Gate.WARMUP)
+            return self._unasked(Gate.WARMUP, rollout)
         results = []
         for server in self._servers.values():
             infer = self._infer(server)
@@ -185,7 +243,8 @@ class Gates:
     def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe
         if asked is None:
-            return self._unasked(Gate.OUTPUT)
+            unasked = self._unasked(Gate.OUTPUT, rollout)
+            return self._sane(rollout, cancelled) if unasked.verdict is Verdict.PASS else unasked
         timeout = self._limits.request_timeout
         stable = None
         if rollout.previous is not None:
@@ -238,7 +297,7 @@ class Gates:
     def _invariance(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe
         if asked is None:
-            return self._unasked(Gate.INVARIANCE)
+            return self._unasked(Gate.INVARIANCE, rollout)
         timeout = self._limits.request_timeout
         pairs = asked.check_invariance(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
         precision = cast("Literal['fp32', 'half']", self._limits.precision)
@@ -247,7 +306,7 @@ class Gates:
     def _latency(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe
         if asked is None:
-            return self._unasked(Gate.LATENCY)
+            return self._unasked(Gate.LATENCY, rollout)
 
         def judged(samples: probe.LatencySamples | None) -> GateResult:
             return judge.judge_latency(
@@ -256,6 +315,7 @@ class Gates:
 
         if rollout.previous is None:
             return judged(None)
+        earlier = self._latency_before
         samples = probe.measure_latency(
             self._first(),
             rollout.previous,
@@ -268,5 +328,22 @@ class Gates:
             max_samples=self._limits.latency_max_samples,
             budget_s=self._limits.latency_budget,
             timeout_s=self._limits.request_timeout,
+            before=earlier[1] if earlier is not None and earlier[0] == rollout.id else None,
         )
+        whole = samples.stable_failure is None and samples.candidate_failure is None
+        self._latency_before = (rollout.id, samples) if whole else None
+        # One that fails while the stable version is silent, too, is not to blame: the machine may be.
+        if samples.candidate_failure is not None and (told := self._stable_silent(rollout)) is not None:
+            return GateResult(Gate.LATENCY, Verdict.HOLD, told)
         return judged(samples)
+
+
+def _refuses(ask: Callable[[int], object], stable: int | None) -> bool:
+    """Whether the stable version does not take the built-in request either: then that is at fault."""
+    if stable is None:
+        return False
+    try:
+        ask(stable)
+    except TritonError:
+        return True
+    return False

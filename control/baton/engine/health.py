@@ -2,7 +2,9 @@
 
 Triton 24.10 goes on calling a version READY when its process died or hangs. What is asked is the smallest request of
 the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. Where
-its processes can be seen, on this machine, one that has ended is an answer too, and the quickest. All of it runs in the
+its processes can be seen, on this machine, one that has ended is an answer too, and the quickest. A version that Triton
+gave up is sick at once and asked nothing more before it was loaded anew (``GivenUp``). One that is late and works on
+something meanwhile, by its answers to anybody or by its own signs of life, is busy and no more. All of it runs in the
 background and decides nothing: the plan reads the verdicts.
 """
 
@@ -10,14 +12,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from baton.config import ServiceConfig
 from baton.domain import MEETING, ModelState, Phase
 from baton.engine.tasks import Tasks
-from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.plan import Check, Reload, Sick, View
 from baton.triton.port import Counts, Triton
 
@@ -53,6 +55,14 @@ class Processes(Protocol):
         """Whether one that was remembered has ended."""
         ...
 
+    def why(self, server: str, version: int) -> str:
+        """Why one of them has ended, as far as that is known."""
+        ...
+
+    def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
+        """These are loaded, by an index read after that time: end for good what stands still of them."""
+        ...
+
     def end(self, server: str, version: int) -> int:
         """End them; gives how many there were."""
         ...
@@ -71,6 +81,12 @@ class _Unseen:
 
     def lost(self, _server: str, _version: int) -> bool:
         return False
+
+    def why(self, _server: str, _version: int) -> str:
+        return ""
+
+    def guard(self, _server: str, _versions: Collection[int], _as_of: float) -> None:
+        return
 
 
 UNSEEN: Processes = _Unseen()
@@ -91,6 +107,8 @@ class _Row:
     since: float = 0.0
     answered: int | None = None
     """What it had answered by the first of the failures, as the server counts."""
+    beats: float | None = None
+    """Its signs of life by then."""
     reason: str = ""
     sick: bool = False
     good_at: float = 0.0
@@ -130,9 +148,6 @@ class Health:
 
     def watch(self, view: View) -> None:
         """Ask what is due: on each server what serves, a candidate that clients meet, and the way back from one."""
-        question = self.question
-        if question is None:
-            return
         rollout, beside = view.rollout, set[int | None]()
         if rollout is not None and rollout.phase in WITH_A_WAY_BACK:
             beside = {rollout.previous, rollout.candidate if rollout.phase in MEETING else None}
@@ -148,13 +163,17 @@ class Health:
         for name, version in due:
 
             def ask(_task: object, name: str = name, version: int = version) -> None:
-                self._ask(question, name, version)
+                self._ask(name, version)
 
             self.tasks.start(Check(name, version), ask)
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
         row, every = self._rows.get(key), self.config.health.every
-        if row is None or (not row.sick and self.processes.lost(*key)):
+        if (row is None or not row.sick) and self.processes.lost(*key):
+            return True
+        if self.question is None and (row is None or not row.failures):
+            return False  # there is nothing to ask, and its processes run
+        if row is None:
             return True
         # A candidate that is about to get all traffic is not kept waiting for its turn.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
@@ -194,12 +213,10 @@ class Health:
             TimedOut: Triton is still at it, or it does not answer in time.
             Unreachable: the server went away.
         """
-        question = self.question
-        assert question is not None  # noqa: S101 - nothing is sick that nobody asked
         triton, key, put_at = self.servers[server], (server, version), self.clock()
         if not self._just_found(key, put_at):
             try:
-                self._put(question, server, version)
+                self._put(server, version)
             except (TimedOut, TritonError) as error:
                 if not self._bad(key, put_at, error):
                     return
@@ -210,9 +227,10 @@ class Health:
         ended = self.processes.end(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
-        _answers(question, triton, version, self.config.gates.request_timeout)
+        self._want_answer(triton, version, self.config.gates.request_timeout)
         took = self.clock() - begun
-        told = f"version {version} was loaded again on server {server} and answers, after {took:.1f} s"
+        answers = "" if self.question is None else " and answers"
+        told = f"version {version} was loaded again on server {server}{answers}, after {took:.1f} s"
         self.tell(told, {"server": server, "version": version, "took_s": round(took, 3), "processes_ended": ended})
         self._forget(key)
 
@@ -224,10 +242,10 @@ class Health:
             return False
         return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
 
-    def _ask(self, question: Question, server: str, version: int) -> None:
+    def _ask(self, server: str, version: int) -> None:
         key, put_at = (server, version), self.clock()
         try:
-            self._put(question, server, version)
+            self._put(server, version)
         except Unreachable:
             self._forget(key)
         except (TimedOut, TritonError) as error:
@@ -235,7 +253,7 @@ class Health:
         else:
             self._good(key, put_at)
 
-    def _put(self, question: Question, server: str, version: int) -> None:
+    def _put(self, server: str, version: int) -> None:
         """Put the question, unless the processes tell the answer. Raises as ``Triton.infer``, and ``ProcessEnded``."""
         triton = self.servers[server]
         if self.processes.lost(server, version):
@@ -243,10 +261,9 @@ class Health:
             wanted = triton.instances(self.config.engine, version)
             missing = wanted - self.processes.running(server, version)
             if missing > 0:
-                raise ProcessEnded(
-                    "its process has ended" if wanted == 1 else f"{missing} of its {wanted} processes ended"
-                )
-        _answers(question, triton, version, self.config.health.timeout)
+                why = self.processes.why(server, version)
+                raise ProcessEnded(why if wanted == 1 else f"{missing} of its {wanted} processes ended")
+        self._want_answer(triton, version, self.config.health.timeout)
         self.processes.watch(server, version)
 
     def _good(self, key: tuple[str, int], put_at: float) -> None:
@@ -273,18 +290,19 @@ class Health:
             return False
         counts = self._counts(server)
         answered = counts[version].answered if counts and version in counts else None
+        beats = self._beats(server, version) if isinstance(error, TimedOut) else None
         limit = self.config.health.failures
         with self._lock:
             row = self._rows.get(key)
             was = row is not None and row.sick
             late = isinstance(error, TimedOut)
-            # One that is late and answered somebody meanwhile is slow, and no more: counted anew.
-            slow = row is not None and (row.late or late) and answered != row.answered
+            # One that is late and answered somebody meanwhile, or works, is slow, and no more: counted anew.
+            slow = row is not None and (row.late or late) and (answered != row.answered or _grew(row.beats, beats))
             if row is None or not row.failures or slow:
-                row = self._rows[key] = _Row(now, since=now, answered=answered)
+                row = self._rows[key] = _Row(now, since=now, answered=answered, beats=beats)
             row.asked_at, row.bad_at, row.failures, row.reason = now, put_at, row.failures + 1, str(error)
             row.late |= late
-            if isinstance(error, ProcessEnded):
+            if isinstance(error, ProcessEnded | GivenUp):
                 limit = 1  # there is no doubt
             elif row.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
@@ -305,14 +323,26 @@ class Health:
             log.warning("%s", error)
             return None
 
+    def _beats(self, server: str, version: int) -> float | None:
+        try:
+            return (self.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
+        except BatonError as error:
+            log.warning("%s", error)
+            return None
+
     def _forget(self, key: tuple[str, int]) -> None:
         with self._lock:
             self._rows[key] = _Row(self.clock())
 
+    def _want_answer(self, server: Triton, version: int, timeout_s: float) -> None:
+        if self.question is None:
+            return
+        try:
+            self.question(server, version, timeout_s)
+        except InvalidRequest as error:
+            # The golden set is not this version's, but its process is there and answers.
+            log.debug("version %d refuses the golden request: %s", version, error)
 
-def _answers(question: Question, server: Triton, version: int, timeout_s: float) -> None:
-    try:
-        question(server, version, timeout_s)
-    except InvalidRequest as error:
-        # The golden set is not this version's, but its process is there and answers.
-        log.debug("version %d refuses the golden request: %s", version, error)
+
+def _grew(before: float | None, beats: float | None) -> bool:
+    return before is not None and beats is not None and beats != before

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.triton import pbtxt
-from baton.triton.repository import CONFIG, ServiceFiles, read, told, write_atomically
+from baton.triton.config_file import CONFIG, read, told, write_atomically
+from baton.triton.repository import ServiceFiles
 
 PATIENCE_S = 2.0
 """An editor that saves in place is half-way through for a moment."""
@@ -24,6 +25,7 @@ KEPT = ("engine", "alias", "splitter")
 """What a file is called whose last usable text the journal keeps."""
 MOST_TEXT = 20_000
 """Characters of a broken file that the journal keeps."""
+BOM = "\ufeff"
 Told = Callable[[str, Mapping[str, Any]], None]
 """Writes a line into the journal: a sentence, and what belongs to it."""
 T = TypeVar("T")
@@ -102,18 +104,23 @@ class Keeper:
     def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
         text, what = last, "the whole file as it last was"
         if broken is not None and path.parent == self._files.engine_dir:
+            edited = broken.removeprefix(BOM)  # what editors on Windows put before everything
             try:
-                pbtxt.parse_engine(broken, path)
-                policy = pbtxt.specific_versions(last, path)
-                text, what = pbtxt.with_specific_versions(broken, policy, path), "its version policy"
+                explicit = pbtxt.parse_engine(edited, path).version_policy.HasField("specific")
+                if explicit and edited != broken:
+                    text, what = edited, "what an editor wrote, without the byte order mark before it"
+                else:
+                    policy = pbtxt.specific_versions(last, path)
+                    text, what = pbtxt.with_specific_versions(edited, policy, path), "its version policy"
             except RepositoryError:
-                pass  # more than the policy is wrong with it
+                pass  # more than that is wrong with it
         with told(path):
             path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
         words = f"put back {what}: {error.message}"
         log.warning("%s: %s", self._files.alias_name, words)
-        self._tell(words, {"path": str(path), "stood_there": None if broken is None else broken[:MOST_TEXT]})
+        stood = None if broken is None else broken[:MOST_TEXT].encode(errors="surrogateescape").decode(errors="replace")
+        self._tell(words, {"path": str(path), "stood_there": stood})
 
     def _last(self, name: str) -> str | None:
         # Asked each time: a journal that had to be begun anew must come to know it again.
@@ -130,5 +137,5 @@ def memo_of(name: str) -> str:
 
 
 def _text(path: Path) -> str | None:
-    """None when it is not there; what is no text counts as broken, and is kept as far as it can be read."""
-    return read(path, errors="replace")
+    """None when it is not there."""
+    return read(path)

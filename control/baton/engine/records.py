@@ -85,7 +85,7 @@ class Records:
         if away > self._lease_s:
             told = (
                 f"nobody renewed the lease of {self._lease_s:g} s for {away:.0f} s (the control plane was away, or "
-                f"could not write its journal): the stable version served alone meanwhile. The split goes on"
+                f"could not write its journal): the stable version served alone meanwhile. The rollout goes on"
             )
             log.warning("%s: %s", self._service, told)
             self.log("lapse", told, rollout, {"away_s": round(away, 3)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -28,13 +28,15 @@ from baton.domain import (
 from baton.engine.calls import Calls
 from baton.engine.health import UNSEEN, Health, Processes, Question
 from baton.engine.keeper import Keeper
+from baton.engine.probing import Probing
 from baton.engine.proof import LOADED, STRAYS, Proof
 from baton.engine.records import Records
 from baton.engine.split import Split
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
-from baton.errors import BatonError, CheckpointError, Refused
+from baton.errors import BatonError, CheckpointError, Refused, TritonError
 from baton.journal import Journal
+from baton.local import procfs
 from baton.plan import (
     Ask,
     Begin,
@@ -55,8 +57,8 @@ from baton.plan import (
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.probe import Cancelled
-from baton.triton.port import Index, Triton
-from baton.triton.repository import ServiceFiles
+from baton.triton.port import Index, Tensors, Triton
+from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class Service:
         processes: Processes = UNSEEN,
         splitters: Processes = UNSEEN,
         proof: Proof | None = None,
+        golden: Sequence[Tensors] = (),
     ) -> None:
         self.config = config
         self.files = files
@@ -127,15 +130,21 @@ class Service:
         self._calls = Calls(config, files, servers, journal)
         self._records = Records(config.name, journal, config.traffic.lease, clock)
         self.steering = Steering(config, files, servers)
-        self.split = Split(self.steering, splitters, self.policy, self.tasks, clock)
+        probing = Probing(config, servers, golden, self.steering, self.policy, self.tasks, clock)
+        self.split = Split(self.steering, probing, splitters, self.policy, self.tasks, clock)
         self.health = Health(config, servers, question, processes, self.tasks, clock, self._tell_health)
+        self._processes, self._splitters = processes, splitters
+        self._as_of = procfs.uptime()
         self._keeper = Keeper(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}
+        self._gone: set[tuple[str, int]] = set()
         self._entries: list[Folder] | None = None
         """None until the directory could be listed: what was never seen is not gone."""
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
         self.view: View | None = None
+        self.blind = False
+        """It could not be seen when it was last looked at; ``decision`` says why."""
         self.decision = Decision(Phase.EMPTY, "Starting.")
 
     # Seeing
@@ -148,13 +157,20 @@ class Service:
     def look(self) -> None:
         """The servers' indexes are about to be read: calls that run now may change what they show, also if they end."""
         self._begun = frozenset(e for e in self.tasks.running() if isinstance(e, Sync | Reload))
+        self._as_of = procfs.uptime()
 
     def observe(self, indexes: Mapping[str, Index | str], *, paused: bool) -> View:
         """Put together what is seen. ``indexes``: each server's repository index, or why there is none."""
+        self.blind = True
+        # Before the journal is read: what ends meanwhile has its result there, or still counts as running.
+        running = self.tasks.running() | self._begun
         entries = self.scan() if self._entries is None else self._entries
         now, rollout = self._clock(), self._journal.open_rollout(self.name)
         if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
             rollout = self._journal.set_back(rollout, now)
+        if self.view is None and rollout is not None and rollout.phase is Phase.WAITING and rollout.held() is not None:
+            why = "the control plane was started: what was missing may be configured now"
+            rollout = self._journal.ask_again(rollout, "baton", why, now)
         folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
@@ -180,6 +196,7 @@ class Service:
             alias=alias,
             split=split,
             splitter=self._keeper.splitter(),
+            keyed=self.files.keyed(),
             servers=servers,
             folders=folders,
             strays=strays,
@@ -187,13 +204,14 @@ class Service:
             loaded=loaded,
             known_strays=known_strays,
             rollout=rollout,
-            running=self.tasks.running() | self._begun,
+            running=running,
             failed=self.tasks.failed(),
             paused=paused,
             live_gate=self.split.judge(rollout, now),
             sick=self.health.sick(),
             answered=self.health.answered(),
         )
+        self.blind = False
         return self.view
 
     def _server_view(self, name: str, index: Index | str, rollout: Rollout | None) -> ServerView:
@@ -216,6 +234,9 @@ class Service:
             except BatonError as error:
                 log.warning("%s", error)
         engine = index.get(self.config.engine, {})
+        begun = (ModelState.READY, ModelState.UNLOADING)
+        self._processes.guard(name, [v for v, m in engine.items() if m.state in begun], self._as_of)
+        self._splitters.guard(name, [SPLITTER_VERSION] if splitter in begun else [], self._as_of)
         return ServerView(
             name,
             live=True,
@@ -224,8 +245,11 @@ class Service:
             split=split,
             splitter=splitter,
             steered=self.steering.steered(name),
+            locked=self.steering.locked(name),
+            outstanding=self.steering.outstanding(name),
             inflight=inflight,
             leaving_since=self._leaving_since(name, engine),
+            emptied=self._emptied(name, engine),
         )
 
     def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:
@@ -233,6 +257,14 @@ class Service:
         leaving = {v for v, m in engine.items() if m.state is ModelState.UNLOADING}
         self._leaving = {k: at for k, at in self._leaving.items() if k[0] != name or k[1] in leaving}
         return {v: self._leaving.setdefault((name, v), self._clock()) for v in leaving}
+
+    def _emptied(self, name: str, engine: Mapping[int, ModelVersion]) -> frozenset[int]:
+        """Versions that are UNLOADING though their processes, which were seen, have all ended."""
+        leaving = {v for v, m in engine.items() if m.state is ModelState.UNLOADING}
+        known = {v for n, v in self._gone if n == name} & leaving
+        gone = {v for v in leaving - known if self._processes.lost(name, v) and not self._processes.running(name, v)}
+        self._gone = {k for k in self._gone if k[0] != name} | {(name, v) for v in known | gone}
+        return frozenset(known | gone)
 
     def meta(self, version: int, fingerprint: str) -> tuple[VersionMeta, str]:
         """What the version's folder says of itself, and what is wrong with that; read again when the folder changes."""
@@ -275,7 +307,7 @@ class Service:
         match effect:
             case Sync():
                 self._records.log("sync", f"load call: {self._calls.name(effect.model)} on {effect.server}", rollout)
-                self.tasks.start(effect, lambda _task: self._calls.sync(effect, view))
+                self.tasks.start(effect, lambda _task: self._sync(effect, view))
                 return False
             case Reload(server):
                 self._reload(effect, server, view)
@@ -383,6 +415,18 @@ class Service:
         return rollout
 
     # In the background
+
+    def _sync(self, effect: Sync, view: View) -> None:
+        try:
+            self._calls.sync(effect, view)
+        except TritonError as error:
+            before = view.failed.get(effect)
+            if before is None or before.words != error.words:  # the same words every 30 s would fill the journal
+                said = f"load call refused: {self._calls.name(effect.model)} on {effect.server}: {error}"
+                self._records.log("refused", said, view.rollout, {"triton": error.words})
+            raise
+        if effect.model is Model.SPLITTER:
+            self.steering.unlock(effect.server)
 
     def _ask(self, gate: Gate, rollout: Rollout, task: Task) -> None:
         result = self._asker.ask(gate, rollout, task.cancel.is_set)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from baton.domain import MEETING, GateResult, ModelState, Phase, Rollout
 from baton.engine.health import ProcessEnded, Processes
+from baton.engine.probing import Probing
 from baton.engine.steering import Steering
 from baton.engine.tasks import Task, Tasks
 from baton.plan import Judge, Policy, Steer, View, route
@@ -17,9 +18,16 @@ class Split:
     """Of one service. Called by its loop; what takes time runs in the background."""
 
     def __init__(
-        self, steering: Steering, processes: Processes, policy: Policy, tasks: Tasks, clock: Callable[[], float]
+        self,
+        steering: Steering,
+        probing: Probing,
+        processes: Processes,
+        policy: Policy,
+        tasks: Tasks,
+        clock: Callable[[], float],
     ) -> None:
         self._steering = steering
+        self._probing = probing
         self._processes = processes
         self._policy = policy
         self._tasks = tasks
@@ -37,7 +45,7 @@ class Split:
             self._forget()
         elif rollout.phase in MEETING:
             stage = "shadow" if rollout.phase is Phase.SHADOWING else "split"
-            if self._steering.begin(rollout.id, stage):
+            if self._steering.begin(rollout.id, stage, now):
                 self._forget()
             if now - self._judged_at >= self._policy.interval or self._steering.tripped():
                 self._judged_at = now
@@ -45,7 +53,7 @@ class Split:
         return self.verdict
 
     def _ask(self, rollout: Rollout, stage: str, now: float) -> None:
-        result = self._steering.judge(now, rollout.release, shadow_only=stage == "shadow")
+        result = self._probing.judge(now, rollout.release, shadow_only=stage == "shadow")
         if self._steering.about(rollout.id, stage):
             self.verdict = result
 
@@ -53,31 +61,37 @@ class Split:
         self.verdict, self._judged_at = None, float("-inf")
 
     def steer(self, view: View) -> None:
-        """Send every splitter its route, for what is left of the lease that the journal knows of."""
+        """Send every splitter its route, for what is left of the lease that the journal knows of.
+
+        And where no clients ask, requests that stand in for theirs.
+        """
         rollout, wanted, until = view.rollout, route(view, self._policy), view.now
         if rollout is not None and rollout.renewed_at is not None:
             # Never longer than one lease, also where the clock was set back since.
             until = min(rollout.renewed_at, view.now) + self._policy.lease
-        if until <= view.now:
-            wanted = None
-        salt = str(rollout.id if rollout is not None else 0)
+        if wanted is not None and until <= view.now:
+            return  # the splitters know it by their own clocks, and what they do then: nothing is sent over its lease
+        salt = "" if rollout is None else rollout.salt
         for server in view.live():
             effect = Steer(server.name)
             if server.splitter is not ModelState.READY or view.splitter is None:
                 continue
+            if server.locked or not view.keyed:
+                continue  # it would refuse
             due = self._steering.due(server.name, wanted, view.now) or self._dead(server.name)
             if due and not backoff(view.failed.get(effect), view.now):
 
                 def exchange(_task: Task, name: str = server.name) -> None:
                     if self._dead(name):
-                        raise ProcessEnded("its process has ended.")
+                        raise ProcessEnded(f"{self._processes.why(name, SPLITTER_VERSION)}.")
                     # What is left when it is sent, not when it was decided: this process may have been stopped since.
                     now = self._clock()
-                    left = until - now
-                    self._steering.exchange(name, wanted if left > 0 else None, left, salt, now)
+                    if wanted is None or until > now:
+                        self._steering.exchange(name, wanted, until - now, salt, now)
                     self._processes.watch(name, SPLITTER_VERSION)
 
                 self._tasks.start(effect, exchange)
+        self._probing.go_on(view)
 
     def _dead(self, server: str) -> bool:
         """Whether the splitter's process has ended. Its queue tells that late: each request fails after a second."""

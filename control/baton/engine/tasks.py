@@ -12,7 +12,10 @@ from typing import Any
 from baton.errors import BatonError, KeyRefused, TritonError
 from baton.plan import Effect, Failure
 from baton.probe import Cancelled
+from baton.triton.words import ended, machine
 
+ROW_S = 120.0
+"""Failures of one effect are a row while no more than this lies between them; a failed one rests for 30 s at most."""
 log = logging.getLogger(__name__)
 
 
@@ -21,6 +24,7 @@ class Task:
     """One running effect. ``cancel`` is set to call it off: it ends at its next safe point."""
 
     effect: Effect
+    began: float = 0.0
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
@@ -49,7 +53,7 @@ class Tasks:
         with self._lock:
             if effect in self._running:
                 return
-            task = self._running[effect] = Task(effect)
+            task = self._running[effect] = Task(effect, self._clock())
         self._pool.submit(self._run, task, work)
 
     def attempt(self, effect: Effect, work: Callable[[], Any]) -> bool:
@@ -99,6 +103,11 @@ class Tasks:
                 del self._running[task.effect]
             self._wake()
 
+    def _rested(self, effect: Effect, now: float) -> bool:
+        """Whether nobody had wanted the effect for a while before this try: then its earlier failures are history."""
+        task = self._running.get(effect)
+        return (now if task is None else task.began) - self._failed[effect].at > ROW_S
+
     def _note(self, effect: Effect, error: BatonError) -> None:
         log.warning("%s failed: %s", effect, error)
         with self._lock:
@@ -106,4 +115,8 @@ class Tasks:
             count = before.count + 1 if before else 1
             # A key that is refused says nothing about a version.
             refused = isinstance(error, TritonError) and not isinstance(error, KeyRefused)
-            self._failed[effect] = Failure(self._clock(), count, str(error), refused=refused)
+            words = error.words if refused and isinstance(error, TritonError) else ""
+            told = f"{error} {ended(words)}".rstrip()
+            now = self._clock()
+            since = before.since if before is not None and not self._rested(effect, now) else now
+            self._failed[effect] = Failure(now, count, told, refused, words, since, machine(words))

@@ -5,11 +5,18 @@ and so does the load: over the whole time, a candidate that got its answers in t
 good it is. So time is cut into stretches with the same number of the candidate's answers, and each stretch is a
 comparison of its own; within one, chance alone decided which version answered. That also makes a burst that both suffer
 count for neither.
+
+But a client may choose which version answers: an id that it used before goes the way it went then. Whoever sends heavy
+requests by ids that came to the candidate makes that look slow, and slow for others. So the evidence is what was drawn:
+the first request of each id, and those without one, of which nobody could know where they go. And a comparison that
+fails has to fail as well without the candidate's answers from while it was busy with ids used before (:class:`Crowd`),
+and without what is all of one source; else it holds, and says so (:func:`hangs`).
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Verdict
-from baton.judge.shapes import Answer
+from baton.judge.shapes import Answer, LiveLimits
 
 _PER_STRETCH = 10
 _STRETCHES = 20
@@ -44,6 +51,21 @@ class Check:
     def evidence(self) -> dict[str, Any]:
         own = {"name": self.name, "verdict": self.verdict.value, "observed": self.observed, "limit": self.limit}
         return {**own, "message": self.message, **self.figures}
+
+
+def hangs(check: Check, on: str, rest: str = "") -> Check:
+    """Return the hold that a failed check is where it fails by evidence of one source alone; ``on`` is that, in words.
+
+    Whoever sends it could turn every version back. It is no proof of a good version either.
+    """
+    without = f"; without them: {rest}" if rest else ""
+    message = f"the verdict hangs on {on}{without}; with them: {check.message}"
+    return Check(check.name, Verdict.HOLD, message, check.observed, check.limit, {**check.figures, "hangs_on": on})
+
+
+def drawn(answers: Sequence[Answer]) -> list[Answer]:
+    """Return the answers to requests of which nobody could know where they would go."""
+    return [answer for answer in answers if not answer.again]
 
 
 def stretches(stable_at: Floats, candidate_at: Floats) -> Stretches:
@@ -127,3 +149,40 @@ def above(values: Floats, limit: float) -> float:
     if deviation == 0:
         return surest
     return max(float(stats.t.sf((mean - limit) / deviation * math.sqrt(count), count - 1)), surest)
+
+
+class Crowd:
+    """When requests whose ids were used before kept the candidate busy: their sender could choose that they come to it.
+
+    One after the other, as if the candidate had a single worker: each for as long as it took, and one that was late for
+    as long as the slowest version within the limit would take, told by what the very same request took stable.
+    """
+
+    def __init__(self, answers: Sequence[Answer], limits: LiveLimits) -> None:
+        mine = [a for a in answers if a.again and a.role == "candidate" and a.outcome != "refused"]
+        self._begin: list[float] = []
+        self._end: list[float] = []
+        free = -math.inf
+        for answer in sorted(mine, key=lambda answer: answer.began):
+            work_ms = answer.took_ms or 0.0
+            if answer.outcome == "late" and answer.stable_ms is not None:
+                work_ms = answer.stable_ms * limits.latency_limit
+            begin, free = answer.began, max(free, answer.began) + work_ms / 1000.0
+            self._begin.append(begin)
+            self._end.append(free)
+
+    def with_(self, began: float, at: float, *, itself: bool = False) -> float:
+        """Return for how many seconds of that stretch they did. ``itself``: the request that began then is one of them.
+
+        Those that come after it stand behind it, and are not counted then.
+        """
+        known = bisect_left(self._begin, began)
+        busy = max(0.0, min(at, self._end[known - 1]) - began) if known else 0.0
+        if itself:
+            return busy
+        covered = began + busy
+        for index in range(known, bisect_left(self._begin, at)):
+            start, end = max(self._begin[index], covered), min(self._end[index], at)
+            if end > start:
+                busy, covered = busy + end - start, end
+        return busy

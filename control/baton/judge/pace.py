@@ -1,4 +1,7 @@
-"""The latency of live traffic. Late attempts count as the slowest of all; failed ones have no latency.
+"""The latency of live traffic.
+
+Late attempts count as the slowest of all; failed ones have no latency, and neither have late ones whose request took
+stable as long.
 
 While traffic is split, answers of the same time are compared (see ``baton.judge.checks``). The candidate fails
 
@@ -8,6 +11,8 @@ While traffic is split, answers of the same time are compared (see ``baton.judge
 - or when surely more of its answers than of stable's are slow, and more than one in twenty are, so that its p95 is
   beyond the limit. Slow is what takes more than ``latency_limit`` times stable's p95, and ``latency_floor_ms`` longer.
 
+It passes only when it likely ranks below stable with all of its times at that limit; until then it holds.
+
 In shadow the candidate is asked after stable has answered, under another load than it will have. There each request is
 compared with itself, and the candidate fails
 
@@ -15,10 +20,22 @@ compared with itself, and the candidate fails
   test);
 - or when surely more requests are slow with the candidate alone than with stable alone, and its p95 is beyond the limit
   (McNemar's test, exact).
+
+It passes only when likely most requests are within that limit (sign test).
+
+Like is compared with like: while traffic is split, by drawing (see ``baton.judge.checks``), so that each version gets
+the same mixture of requests whatever clients send; in shadow, each request with itself. One that fails by answers that
+were drawn is asked again, at the same limits, without those that the candidate gave while it was busy with ids used
+before. What then is not a failure any more may still be one by shadowed requests from other times: those are compared
+with themselves. A few clients can't move a median, but slow answers to one in twenty requests may be one client's:
+where those fail it, and it passes without the requests of the size that most of them are of (sizes within a factor of
+two count as one), it holds.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +43,18 @@ import numpy as np
 from scipy import stats
 
 from baton.domain import Verdict
-from baton.judge.checks import Check, Floats, at_the_same_time, higher, more_often, quantile, weights
+from baton.judge.checks import (
+    Check,
+    Crowd,
+    Floats,
+    at_the_same_time,
+    drawn,
+    hangs,
+    higher,
+    more_often,
+    quantile,
+    weights,
+)
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
 _NAME = "latency"
@@ -36,9 +64,52 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _P95 = 0.95
 
 
-def judge_pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
-    """Judge the answers of both versions while traffic is split, each test at ``alpha / 2``."""
-    timed = [answer for answer in answers if _counts(answer.outcome, answer.took_ms)]
+def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> Check:
+    """Judge the answers of both versions while traffic is split, each test at ``alpha / 2``.
+
+    ``pairs`` of shadowed requests confirm a failure where clients could choose what the candidate answered.
+    """
+    chance = drawn(answers)
+    check = _pace(chance, limits, alpha)
+    if check.observed is None and len(chance) < len(answers):
+        # Clients whose ids never change are no reason to wait for ever: a version may pass by them, but not fail.
+        check = _pace(answers, limits, alpha)
+    if check.verdict is not Verdict.FAIL:
+        return check
+    crowd = Crowd(answers, limits)
+    quiet = [a for a in chance if a.role == "stable" or not crowd.with_(a.began, a.at)]
+    if len(quiet) < len(answers):
+        rest = _pace(quiet, limits, alpha)
+        if rest.verdict is not Verdict.FAIL:
+            rest = judge_paired_pace([p for p in pairs if not crowd.with_(p.began, p.at)], limits, alpha)
+        if rest.verdict is not Verdict.FAIL:
+            every, left = (sum(a.role == "candidate" for a in side) for side in (answers, quiet))
+            on = (
+                f"requests whose ids were used before, and whose senders can choose which version answers: "
+                f"{every - left} of the candidate's {every} answers are to them, or came while it was busy with them"
+            )
+            return hangs(check, on)
+        check = rest
+    return _without_one_size(check, quiet, limits, alpha)
+
+
+def _without_one_size(check: Check, answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
+    """Hold where a few slow answers fail it, and it passes but for requests of one size."""
+    if "slow" not in check.figures:  # more than half of all answers are slow: no few decide
+        return check
+    slow_from = _slow_from(check.figures["stable"]["p95_ms"], limits)
+    mine = [a for a in answers if a.role == "candidate" and not a.long]
+    slow = Counter(a.size.bit_length() for a in mine if _time(a.outcome, a.took_ms, math.inf) > slow_from)
+    size, hits = slow.most_common(1)[0] if slow else (0, 0)
+    rest = _pace([a for a in answers if a.size.bit_length() != size], limits, alpha)
+    if rest.verdict is not Verdict.PASS:
+        return check
+    on = f"requests of {1 << size >> 1} to {(1 << size) - 1} bytes: {hits} of {slow.total()} slow answers are to them"
+    return hangs(check, on, rest.message)
+
+
+def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
+    timed = [answer for answer in answers if _counts(answer.outcome, answer.took_ms) and not answer.long]
     before, after, where = at_the_same_time(timed)
     if early := _too_little(len(before), len(after), limits):
         return early
@@ -50,14 +121,16 @@ def judge_pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> C
     figures = _figures(stable, candidate, weight)
     medians = figures["stable"]["p50_ms"], figures["candidate"]["p50_ms"]
     ratio = medians[1] / medians[0]
+    limit = np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)
     if medians[1] > _slow_from(medians[0], limits):
         surely = higher(stable, candidate, where) <= alpha / _TESTS
-        limit = np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)
         surely = surely and higher(limit, candidate, where) <= _LIKELY
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
     slow = _slow_from(figures["stable"]["p95_ms"], limits)
     if figures["candidate"]["p95_ms"] > slow and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
         return _tail(figures, int(np.sum(candidate > slow)), int(np.sum(stable > slow)), limits)
+    if higher(candidate, limit, (where[1], where[0])) > _LIKELY:
+        return _median(Verdict.HOLD, ratio, figures, limits)
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
@@ -66,7 +139,10 @@ def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -
     timed = [
         pair
         for pair in pairs
-        if _counts(pair.outcome, pair.candidate_ms) and pair.stable_ms is not None and pair.stable_ms > 0
+        if _counts(pair.outcome, pair.candidate_ms)
+        and not pair.long
+        and pair.stable_ms is not None
+        and pair.stable_ms > 0
     ]
     if early := _too_little(len(timed), len(timed), limits):
         return early
@@ -84,6 +160,8 @@ def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -
     alone = int(np.sum(mine & ~theirs))
     if figures["candidate"]["p95_ms"] > slow and _most(alone, int(np.sum(mine != theirs))) <= alpha / _TESTS:
         return _tail(figures, int(mine.sum()), int(theirs.sum()), limits)
+    if _most(stable.size - beyond, stable.size) > _LIKELY:
+        return _median(Verdict.HOLD, ratio, figures, limits)
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
@@ -126,7 +204,7 @@ def _words(figures: dict[str, dict[str, float]]) -> str:
 def _median(verdict: Verdict, ratio: float, figures: dict[str, Any], limits: LiveLimits) -> Check:
     before = {
         Verdict.FAIL: "the candidate is slower than the limit: ",
-        Verdict.HOLD: "the candidate looks slower than the limit, too early to tell: ",
+        Verdict.HOLD: "too early to tell whether the candidate is slower than the limit: ",
     }.get(verdict, "")
     message = f"{before}its median is {ratio:.2f} times stable's (limit {limits.latency_limit:g}); {_words(figures)}"
     return Check(_NAME, verdict, message, ratio, limits.latency_limit, figures)
@@ -139,7 +217,7 @@ def _tail(figures: dict[str, Any], slow: int, stable_slow: int, limits: LiveLimi
         f"{limits.latency_limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; "
         f"{_words(figures)}"
     )
-    return Check(_NAME, Verdict.FAIL, message, ratio, limits.latency_limit, figures)
+    return Check(_NAME, Verdict.FAIL, message, ratio, limits.latency_limit, {**figures, "slow": slow})
 
 
 def _too_little(stable: int, candidate: int, limits: LiveLimits) -> Check | None:

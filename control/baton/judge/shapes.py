@@ -77,6 +77,10 @@ class Answer:
     that stable gave, too; all of stable's own are called so, as nobody else is asked. ``took_ms`` is None where nothing
     was measured, and for a ``late`` attempt the time that it was waited for; ``top`` and ``mean`` are of the scores,
     None where there are none.
+
+    ``again`` says that its id was used before in this split, so that its sender could know where it goes. ``stable_ms``
+    is what the very same request took stable, where the candidate had failed or was late. ``size`` is bytes of inputs.
+    ``hurried`` says that it failed for want of time, of which its client had allowed so little.
     """
 
     at: float
@@ -87,6 +91,21 @@ class Answer:
     id: str = ""
     top: float | None = None
     mean: float | None = None
+    again: bool = False
+    stable_ms: float | None = None
+    size: int = 0
+    hurried: bool = False
+    boot: str = ""
+    """The splitter process that saw it."""
+
+    @property
+    def long(self) -> bool:
+        """Whether it was late, and the very same request took stable as long: that is the request's doing."""
+        return self.outcome == "late" and self.stable_ms is not None and self.stable_ms >= (self.took_ms or 0.0)
+
+    @property
+    def began(self) -> float:
+        return self.at - (self.took_ms or 0.0) / 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,8 @@ class Pair:
     """One live request that stable answered and the candidate was asked in its shadow; nobody saw the second answer.
 
     ``kind`` says what the request was made of (``documents.image,query.text``). Scores are in document order, empty
-    where there are none. A ``dropped`` one was never asked.
+    where there are none. A ``dropped`` one was never asked. ``digest`` is the same for the very same texts, empty where
+    that is not known.
     """
 
     at: float
@@ -107,6 +127,20 @@ class Pair:
     candidate: tuple[float, ...] = ()
     error: str = ""
     contents: Mapping[str, list[str]] | None = None
+    digest: str = ""
+    hurried: bool = False
+    """As of an answer."""
+
+    @property
+    def long(self) -> bool:
+        """As of an answer; where it is not known when the candidate was given up, it is the candidate's doing."""
+        known = self.candidate_ms is not None and self.stable_ms is not None
+        return self.outcome == "late" and known and (self.stable_ms or 0.0) >= (self.candidate_ms or 0.0)
+
+    @property
+    def began(self) -> float:
+        """When the candidate was asked."""
+        return self.at - (self.candidate_ms or 0.0) / 1000.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from baton.durable import make_private
 from baton.errors import ConfigError
 from baton.local.find import LIBRARY, STUB, UTILITIES
 
@@ -35,7 +36,8 @@ def assemble(installation: Installation, backends: Sequence[Path], state: Path) 
     """
     sources = dict(find_backends(backends))
     home = state / "backends"
-    home.mkdir(parents=True, exist_ok=True)
+    make_private(state)
+    make_private(home)
     target = home / _digest(installation, sources)
     if target.is_dir():
         return target

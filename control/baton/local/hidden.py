@@ -23,9 +23,19 @@ from pathlib import Path
 
 from baton.local import procfs
 
+RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
+"""What a server with an admin key answers to nobody else, over HTTP and gRPC alike."""
 PREFIX = "BATON_HIDDEN_"
 PTRACE_POKEDATA, PTRACE_DETACH = 5, 17
 _ADDRESS = struct.calcsize("P")
+
+
+def restrictions(admin_key: str | None) -> list[str]:
+    """The options by which a server answers what :data:`RESTRICTED` names only to who shows the key."""
+    if admin_key is None:
+        return []
+    allowed = f"{','.join(RESTRICTED)}:admin-key={admin_key}"
+    return [f"--http-restricted-api={allowed}", f"--grpc-restricted-protocol={allowed}"]
 
 
 def masked(command: Sequence[str], secret: str) -> tuple[list[str], dict[str, str]]:

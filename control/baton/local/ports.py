@@ -12,6 +12,8 @@ from baton.local.procfs import port_owner
 
 @dataclass(frozen=True, slots=True)
 class Ports:
+    """Those of one server; 0 where it does not listen at all."""
+
     http: int
     grpc: int
     metrics: int

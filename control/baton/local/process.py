@@ -1,7 +1,8 @@
 """Starts and ends one local Triton server, and leaves nothing behind.
 
-The server runs in a session of its own, so that Ctrl-C on the terminal reaches Baton only, which then decides.
-Its shared-memory regions carry a prefix of their own, by which its stubs and leftovers are told from other servers'.
+The server runs in a session of its own, so that Ctrl-C on the terminal reaches Baton only, which then decides. Its
+shared memory is its own where the kernel allows that (``tether.py``). The regions in it carry a prefix of their own, by
+which its stubs, and leftovers where there is no memory of its own, are told from other servers'.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from baton.client import DIRECT
+from baton.durable import make_private, open_private
 from baton.errors import BatonError, Refused, TimedOut, Unreachable
-from baton.local import procfs, tether
+from baton.local import procfs
 from baton.local.assemble import assemble
 from baton.local.find import find_triton
-from baton.local.hidden import masked, reveal
+from baton.local.hidden import masked, restrictions, reveal
 from baton.local.ports import Ports, choose_ports, is_listening
+from baton.local.tether import memory_here, tethered, told, wanted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,8 +46,6 @@ START_TIMEOUT = 900.0
 """Seconds, as the load gate's default: Triton answers only after the models of ``--load-model`` are loaded."""
 STOP_TIMEOUT = 40.0
 """Seconds; Triton gives requests in flight 30 s of its own after SIGTERM."""
-RESTRICTED = ("model-repository", "shared-memory", "logging", "trace")
-"""What a server with an admin key answers to nobody else, over HTTP and gRPC alike."""
 METRICS_HOST = "127.0.0.1"
 """Triton restricts its metrics by no key, so they are for this machine alone."""
 _LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
@@ -85,6 +88,8 @@ class LocalTriton:
         repository: Path,
         *,
         load: Sequence[str] = (),
+        http: bool = True,
+        metrics: bool = True,
         http_port: int | None = None,
         grpc_port: int | None = None,
         metrics_port: int | None = None,
@@ -96,12 +101,13 @@ class LocalTriton:
         admin_key: str | None = None,
         timeout: float = START_TIMEOUT,
     ) -> Self:
-        """Starts the server in explicit mode and returns when it answers over gRPC and listens for HTTP.
+        """Starts the server in explicit mode and returns when it answers over gRPC and listens for HTTP, if at all.
 
-        HTTP and gRPC listen on ``host``. ``load`` names the models for ``--load-model``. A port that is None or 0 is
-        chosen, see :attr:`ports`. The log is appended to ``log_file``. ``env`` is added to Baton's own environment.
-        With ``die_with_parent`` the server also ends when Baton is killed. With ``admin_key`` nobody without that key
-        may ask for what :data:`RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
+        HTTP and gRPC listen on ``host``; without ``http`` and ``metrics`` no ports are opened for them. ``load`` names
+        the models for ``--load-model``. A port that is None or 0 is chosen, see :attr:`ports`. The log is appended to
+        ``log_file``. ``env`` is added to Baton's own environment. With ``die_with_parent`` the server also ends when
+        Baton is killed. With ``admin_key`` nobody without that key may ask for what
+        :data:`baton.local.hidden.RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
 
         Raises ``Refused`` (port in use, already running), ``Unreachable`` (the server exited; with the end of its
         log) or ``TimedOut``. After an error nothing of the server is left.
@@ -109,16 +115,19 @@ class LocalTriton:
         if self._process is not None and self.poll() is None:
             raise Refused(f"This server already runs as process {self.pid}.", mend="Stop it first.")
         procfs.sweep(self._family)
-        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(log_file.parent)
         self._log, self.host = log_file, host
         deadline = time.monotonic() + timeout
-        picked = not (http_port and grpc_port and metrics_port)
+        picked = not ((http_port or not http) and grpc_port and (metrics_port or not metrics))
+        memory = wanted(repository, self.backend_directory)
         for attempt in range(_ATTEMPTS):
-            self.ports = choose_ports(host, http=http_port, grpc=grpc_port, metrics=metrics_port)
+            asked = {"http": http_port if http else None, "metrics": metrics_port if metrics else None}
+            ports = choose_ports(host, grpc=grpc_port, **asked)
+            self.ports = replace(ports, http=ports.http if http else 0, metrics=ports.metrics if metrics else 0)
             self._prefix = f"{self._family}{secrets.token_hex(4)}-"
-            command = self._command(repository, load, [*_restrictions(admin_key), *extra_args])
+            command = self._command(repository, load, [*restrictions(admin_key), *extra_args])
             try:
-                self._launch(command, self._environment(env), admin_key, os.getpid() if die_with_parent else 0)
+                self._launch(command, self._environment(env), admin_key, os.getpid() if die_with_parent else 0, memory)
                 self._wait_until_it_answers(deadline, timeout, admin_key)
             except BaseException as error:
                 self._kill()
@@ -127,6 +136,8 @@ class LocalTriton:
                     continue
                 raise
             break
+        if self.pid is not None and not procfs.has_own_mounts(self.pid):
+            _log.warning("%s. `ctl doctor` says what to do.", told(*memory_here(memory)))
         return self
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int | None:
@@ -167,15 +178,17 @@ class LocalTriton:
 
     @property
     def http_url(self) -> str:
-        return f"{self._reach}:{self.ports.http}"
+        """``host:port`` for HTTP clients on this machine; empty without HTTP."""
+        return f"{self._reach}:{self.ports.http}" if self.ports.http else ""
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics"
+        """Empty without metrics."""
+        return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics" if self.ports.metrics else ""
 
     @property
     def shm_prefix(self) -> str:
-        """What the names of this server's regions in /dev/shm begin with."""
+        """What the names of this server's regions in its /dev/shm begin with."""
         return self._prefix
 
     def stubs(self) -> list[procfs.Stub]:
@@ -227,12 +240,10 @@ class LocalTriton:
             *(f"--load-model={name}" for name in load),
             # Strict readiness turns false during each load and drain, and stays so after a failed load.
             "--strict-readiness=false",
-            f"--http-address={self.host}",
             f"--grpc-address={self.host}",
-            f"--metrics-address={METRICS_HOST}",
-            f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
-            f"--metrics-port={self.ports.metrics}",
+            *_listener("http", self.host, self.ports.http),
+            *_listener("metrics", METRICS_HOST, self.ports.metrics),
             "--metrics-config=summary_latencies=true",
             *([] if has_gpu() else ["--allow-gpu-metrics=false"]),
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
@@ -251,7 +262,7 @@ class LocalTriton:
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *filter(None, [env.get("PATH")])])
         return env
 
-    def _launch(self, command: list[str], env: dict[str, str], secret: str | None, parent: int) -> None:
+    def _launch(self, command: list[str], env: dict[str, str], secret: str | None, parent: int, memory: str) -> None:
         """Starts the process from a thread that stays until it exits.
 
         The kernel sends the parent-death signal when the *thread* that started a process ends, so it must not be
@@ -260,11 +271,11 @@ class LocalTriton:
         assert self._log is not None  # noqa: S101 - start() set it
         launched: Future[subprocess.Popen[bytes]] = Future()
         self._exited = threading.Event()
-        log = self._log.open("ab")
+        log = open_private(self._log)
         self._log_begin = log.tell()
         thread = threading.Thread(
             target=_run,
-            args=(command, env, secret, parent, log, launched, self._exited),
+            args=(command, env, secret, parent, memory, log, launched, self._exited),
             name="local-triton",
             daemon=True,
         )
@@ -278,7 +289,9 @@ class LocalTriton:
         exposed = admin_key
         # HTTP listens a moment after gRPC answers (seen on 2.51).
         while not (
-            is_listening(self.host, self.ports.grpc) and self._answers() and is_listening(self.host, self.ports.http)
+            is_listening(self.host, self.ports.grpc)
+            and self._answers()
+            and (not self.ports.http or is_listening(self.host, self.ports.http))
         ):
             if exposed is not None and self._has_read_its_options():
                 self._blank(exposed)
@@ -316,7 +329,7 @@ class LocalTriton:
 
     def _answers(self) -> bool:
         # A new client each time: an old channel that failed once waits a second and more before it tries again.
-        with tritonclient.grpc.InferenceServerClient(self.grpc_url) as client:
+        with tritonclient.grpc.InferenceServerClient(self.grpc_url, channel_args=[DIRECT]) as client:
             try:
                 return bool(client.is_server_ready(client_timeout=5.0))
             except InferenceServerException:  # not yet
@@ -334,11 +347,8 @@ class LocalTriton:
         procfs.remove_regions(self._prefix)
 
 
-def _restrictions(admin_key: str | None) -> list[str]:
-    if admin_key is None:
-        return []
-    allowed = f"{','.join(RESTRICTED)}:admin-key={admin_key}"
-    return [f"--http-restricted-api={allowed}", f"--grpc-restricted-protocol={allowed}"]
+def _listener(name: str, host: str, port: int) -> list[str]:
+    return [f"--{name}-address={host}", f"--{name}-port={port}"] if port else [f"--allow-{name}=false"]
 
 
 def has_gpu() -> bool:
@@ -351,6 +361,7 @@ def _run(
     env: dict[str, str],
     secret: str | None,
     parent: int,
+    memory: str,
     log: IO[bytes],
     launched: Future[subprocess.Popen[bytes]],
     exited: threading.Event,
@@ -358,9 +369,7 @@ def _run(
     """Starts the command, hands it over through ``launched`` and waits for its end."""
 
     def begin(words: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        if parent or variables:
-            how = [str(parent), str(int(bool(variables)))]
-            words = [sys.executable, "-I", "-S", str(Path(tether.__file__)), *how, *words]
+        words = tethered(words, parent=parent, traced=bool(variables), memory=memory)
         return subprocess.Popen(  # noqa: S603 - the command is built in this module
             words, env=env | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from baton.local import procfs
+from baton.local.guard import Guard
+
+LOOK_AGAIN_S = 1.0
+"""A version of which a process ended is looked for anew this often."""
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +21,25 @@ class Processes:
     thread, as soon as a process ends that is watched. Any thread may call.
     """
 
-    def __init__(self, model: str, ports: Mapping[str, int], ended: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        model: str,
+        ports: Mapping[str, int],
+        ended: Callable[[], None] = lambda: None,
+        guard: Guard | None = None,
+        told: Callable[[str], None] = log.warning,
+    ) -> None:
+        """``guard`` ends what stands still; ``told`` gets a sentence about each one that it ended."""
         self._model = model
         self._ports = ports
         self._ended = ended
+        self._guard = guard
+        self._told = told
         self._watched: dict[tuple[str, int], dict[int, int | None]] = {}
         """By server and version: the process ids, and when each process began."""
+        self._guarded: dict[tuple[str, int], dict[int, int]] = {}
+        self._looked_at: dict[tuple[str, int], float] = {}
+        self._stood_still: dict[tuple[str, int], str] = {}
 
     def running(self, server: str, version: int) -> int:
         """How many processes run the version now."""
@@ -41,6 +58,47 @@ class Processes:
         """Whether a process that was remembered has ended."""
         watched = self._watched.get((server, version), {})
         return any(since is None or procfs.begun(pid) != since for pid, since in watched.items())
+
+    def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
+        """These versions are READY or leave, by an index read after ``as_of`` (``procfs.uptime``): guard them.
+
+        Not those that are being loaded: a model whose process is killed then never loads again (seen on 24.10). Nothing
+        waits for them either.
+        """
+        if self._guard is None or server not in self._ports:
+            return
+        for key in [k for k in self._guarded if k[0] == server and k[1] not in versions]:
+            self._guard.keep((self._model, *key), {}, lambda _pid, _s: None)
+            del self._guarded[key]
+        for version in versions:
+            key = (server, version)
+            known = self._guarded.get(key, {})
+            due = as_of - self._looked_at.get(key, float("-inf")) >= LOOK_AGAIN_S
+            if due and (not known or any(procfs.begun(pid) != at for pid, at in known.items())):
+                self._looked_at[key] = as_of
+                self._begin_guard(key, as_of)
+
+    def _begin_guard(self, key: tuple[str, int], as_of: float) -> None:
+        found = {pid: at for pid in self._found(*key) if (at := procfs.begun(pid)) is not None}
+        found = {pid: at for pid, at in found.items() if procfs.begun_at(at) <= as_of}
+        if found and not found.keys() <= self._guarded.get(key, {}).keys():
+            self._stood_still.pop(key, None)
+
+        def ended(pid: int, still_s: float) -> None:
+            server, version = key
+            why = f"its process stood still for {still_s:.1f} s and was ended before it could wake and take Triton down"
+            self._stood_still[key] = why
+            self._ended()
+            self._told(f"{self._model} version {version} on server {server}: {why} (process {pid})")
+
+        self._guarded[key] = found
+        assert self._guard is not None  # noqa: S101 - the caller asked
+        self._guard.keep((self._model, *key), found, ended)
+        self._watched.setdefault(key, dict(found))
+
+    def why(self, server: str, version: int) -> str:
+        """Why a process of the version has ended, as far as that is known."""
+        return self._stood_still.get((server, version), "its process has ended")
 
     def end(self, server: str, version: int) -> int:
         """SIGKILL to the processes that run the version; gives how many there were.

@@ -16,13 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baton.local.find import STUB
+from baton.local.tether import PLACE
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel keeps POSIX shared memory
+SHARED_MEMORY = Path(PLACE)
 _STUB_WORDS = 6
 """How many words of a stub's command line are read, its server's process id the last."""
 _GONE_WITHIN_S = 10.0
 _BEGUN, ARG_START, ENV_START, ENV_END = 19, 45, 47, 48
 """Where its begin and the addresses of its words and variables stand in /proc/PID/stat, counted from the state."""
+STOPPED = "T"
+"""The state of a process that got SIGSTOP. A debugger's is ``t``: a person looks at it."""
+GROUPS = Path("/sys/fs/cgroup")
+"""Where control groups are mounted: version 2 here or in ``unified``, the freezer of version 1 in ``freezer``."""
+ASLEEP = "SD"
 ENDED = "ZX"
 """States of a process that has ended, and nobody asked yet how."""
 _LISTEN = "0A"
@@ -129,10 +135,57 @@ def remove_regions(prefix: str, *, keep: tuple[str, ...] = ()) -> list[str]:
     return removed
 
 
+def open_regions() -> list[str]:
+    """The regions of running stubs that every user of this machine can read in :data:`SHARED_MEMORY`."""
+    found = []
+    for stub in stubs():
+        with suppress(OSError):  # gone, or in a /dev/shm of its own
+            if (SHARED_MEMORY / stub.region).stat().st_mode & 0o077:
+                found.append(stub.region)
+    return found
+
+
+def has_own_mounts(pid: int) -> bool:
+    """Whether a process of this user sees other mounts than this one; not where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").stat().st_ino != Path("/proc/self/ns/mnt").stat().st_ino
+    except OSError:
+        return False
+
+
 def begun(pid: int) -> int | None:
     """When a process began, in the kernel's ticks since boot; None when it has ended, a zombie too."""
     fields = stat(pid)
     return None if fields is None or fields[0] in ENDED else int(fields[_BEGUN])
+
+
+def frozen(pid: int) -> bool:
+    """Whether a process stands still: by SIGSTOP, or since its control group is frozen (which its state hides)."""
+    fields = stat(pid)
+    if fields is None or fields[0] not in ASLEEP + STOPPED:
+        return False
+    return fields[0] == STOPPED or _group_is_frozen(pid)
+
+
+def _group_is_frozen(pid: int) -> bool:
+    for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines():
+        _, kind, place = line.split(":", 2)
+        place = place.lstrip("/")
+        if kind == "freezer" and _text(GROUPS / "freezer" / place / "freezer.state").startswith("FROZEN"):
+            return True
+        if not kind:
+            return any("frozen 1" in _text(g / place / "cgroup.events") for g in (GROUPS, GROUPS / "unified"))
+    return False
+
+
+def uptime() -> float:
+    """Seconds since boot, with the time that the machine was suspended: the clock of :func:`begun_at`."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def begun_at(begun: int) -> float:
+    """A process's beginning as :func:`begun` tells it, on the clock ``CLOCK_BOOTTIME``: seconds since boot."""
+    return begun / os.sysconf("SC_CLK_TCK")
 
 
 def watch_end(pid: int, ended: Callable[[], None]) -> None:
@@ -154,6 +207,18 @@ def watch_end(pid: int, ended: Callable[[], None]) -> None:
         ended()
 
     threading.Thread(target=wait, name=f"baton-end-of-{pid}", daemon=True).start()
+
+
+def wait_end(pid: int, timeout_s: float) -> None:
+    """Wait until a process has ended that need not be one's own child, or the time is over."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:  # ended already
+        return
+    end = select.poll()
+    end.register(descriptor, select.POLLIN)
+    end.poll(timeout_s * 1000)
+    os.close(descriptor)
 
 
 def kill(pid: int) -> None:
@@ -239,6 +304,13 @@ def _commands() -> Iterator[tuple[int, list[str]]]:
         except OSError:
             continue
         yield pid, [os.fsdecode(word) for word in words]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # gone, or this kernel does not have it
+        return ""
 
 
 def stat(pid: int) -> list[str] | None:

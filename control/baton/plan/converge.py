@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baton.domain import Model, ModelState, Phase
 from baton.plan.effects import Decision, Reload, SetPolicy, Sync
-from baton.plan.view import Policy, ServerView, View, backoff
+from baton.plan.view import Policy, ServerView, View, backoff, told
 
 
 def name_what_serves(view: View) -> Decision | None:
@@ -38,14 +38,14 @@ def sync(view: View, phase: Phase, server: ServerView, model: Model, why: str) -
     """Ask for a load call, unless one is under way, must rest after a failure, or would harm live traffic."""
     effect = Sync(server.name, model)
     if effect in view.running:
-        return Decision(phase, f"{why} (server {server.name}).")
+        return Decision(phase, f"{why} (server {server.name}).", waits=effect)
     if Reload(server.name) in view.running:
         return Decision(phase, f"{why}: waiting for server {server.name}, which loads its version again.")
     if model is Model.ENGINE and (reason := view.hold_reason()) is not None:
         return Decision(phase, reason)
     failure = view.failed.get(effect)
     if failure is not None and backoff(failure, view.now):
-        return Decision(phase, f"{why}; the last try on server {server.name} failed: {failure.message}")
+        return Decision(phase, f"{why}; the last try on server {server.name} failed: {told(failure)}", waits=effect)
     return Decision(phase, f"{why} (server {server.name}).", effect)
 
 
@@ -162,7 +162,7 @@ def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep
     Ending the stub of a load that hangs ends the load only where the stub had got as far as ``initialize()``; Triton
     never notices one that died before. The policy on disk is right already, so a restart brings back what serves.
     """
-    serving = f"Version {view.alias} serves on. " if view.alias is not None else ""
+    serving = f"Version {view.alias} serves on. " if any(view.alias in s.serving() for s in view.live()) else ""
     return (
         f"{name_all(loading).capitalize()} is still loading on server {server.name}, which takes no other load call "
         f"until that ends. {serving}If it hangs, restart Triton on {server.name}: it comes back with {name_all(keep)}."

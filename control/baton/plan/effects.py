@@ -131,6 +131,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class SendGolden:
+    """Send one golden request the clients' way. Done while no live ones come, and never by decision."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prove:
     """Hash the folder of what serves: to know it, or because it was changed. Never by decision.
 
@@ -165,6 +170,7 @@ Effect = (
     | Prove
     | Reload
     | Check
+    | SendGolden
 )
 
 
@@ -175,3 +181,5 @@ class Decision:
     phase: Phase
     message: str
     effect: Effect | None = None
+    waits: Effect | None = None
+    """What is under way already, or rests after a failure, and is waited for."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
 from baton.plan.traffic import before_traffic, place, refusal, replaces, stepwise
-from baton.plan.view import Failure, Policy, ServerView, View
+from baton.plan.view import Failure, Policy, ServerView, View, told
 
+EMPTIED_S = 10.0
+"""A version whose processes have ended leaves a moment later, or never."""
 FIRST_REST_S, LONGEST_REST_S = 5.0, 600.0
 """After a reload that did not help; each further one rests four times as long. Then it is seldom the process that is
 wrong, and a version that answers others than Baton must not be taken from them again and again."""
@@ -42,9 +44,9 @@ def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
         elif view.policy != {version}:
             return Decision(phase, f"{why}; loading it again, alone.", SetPolicy(frozenset({version})))
         elif failure is not None and _rests(failure, view.now):
-            told = f"{why}; it was loaded again, and that failed: {failure.message}"
+            failed = f"{why}; loading it again failed: {told(failure)}"
             mending = "`ctl rollback --to N` or `ctl promote N` brings another version."
-            last = last or Decision(phase, f"{told} {mending}")
+            last = last or Decision(phase, f"{failed} {mending}")
         else:
             return Decision(phase, f"{why}; loading it again.", effect)
     return last
@@ -52,14 +54,26 @@ def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
 
 def leaks(view: View, policy: Policy) -> list[str]:
     """Versions that Triton never lets go of, in words, each with what to do."""
-    return [
-        f"Version {version} has been leaving server {server.name} for {view.now - server.leaving_since[version]:.0f} s "
-        f"and holds its memory: Triton waits for a request that will never end. Restart Triton on {server.name} in a "
-        f"quiet hour; it comes back with what serves."
-        for server in view.live()
-        for version in sorted(server.engine)
-        if server.stays(version, view.now, policy.drain_timeout)
-    ]
+    told = []
+    for server in view.live():
+        for version, since in sorted(server.leaving_since.items()):
+            empty = version in server.emptied
+            limit = min(EMPTIED_S, policy.drain_timeout) if empty else policy.drain_timeout
+            if not server.leaving(version) or view.now - since <= limit:
+                continue
+            memory = (
+                "Its process has ended and the memory of its weights is free; some threads and shared memory of "
+                "Triton's stay in use."
+                if empty
+                else "Its memory stays in use."
+            )
+            told.append(
+                f"Version {version} is stuck UNLOADING on server {server.name} for {view.now - since:.0f} s (limit "
+                f"{limit:.0f}): Triton waits for a request that will never end. Clients are not affected, and the next "
+                f"rollout does not wait for it. {memory} Restart Triton on {server.name} in a maintenance window; it "
+                f"comes back with what serves."
+            )
+    return told
 
 
 def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
@@ -73,7 +87,7 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     why = _words(view, ill[0], version)
     if version == rollout.candidate:
         if rollout.phase in (Phase.SHIFTING, Phase.BAKING) and _can_go_back(view, rollout):
-            stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; version {rollout.previous} serves again.")
+            stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; back to version {rollout.previous}.")
             return Decision(rollout.phase, stop.why, Halt(stop))
         return mend(view, rollout.phase, once=True)
     if view.split and _can_take_over(view, rollout, policy):

@@ -17,12 +17,13 @@ def at_rest(view: View, policy: Policy) -> Decision:
     """Repair first, then look for work."""
     silent = view.silent()
     if silent and not view.live():
-        return Decision(Phase.DEGRADED, f"{view.silence()} Waiting for it.")
+        return Decision(Phase.DEGRADED, f"{view.silence()} Nothing is decided until it answers.")
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
     if (mending := _mending(view, resting)) is not None:
         return mending
     if silent:
-        return Decision(Phase.DEGRADED, f"{view.silence()} Version {view.alias} serves on the others.")
+        elsewhere = "No version serves." if view.alias is None else f"Version {view.alias} serves on the others."
+        return Decision(Phase.DEGRADED, f"{view.silence()} {elsewhere}")
     if (reason := view.hold_reason()) is not None:
         return Decision(Phase.DEGRADED, reason)
     if view.paused:
@@ -38,9 +39,10 @@ def at_rest(view: View, policy: Policy) -> Decision:
     if pending:
         # With nothing live there is nothing to go through step by step: the newest is what is wanted.
         newest_first = policy.supersede or view.alias is None
-        version = pending[-1 if newest_first else 0].version
-        assert version is not None  # noqa: S101 - a pending folder is complete, so it has a number
-        return _begin(view, version, "a new version folder is complete")
+        folder = pending[-1 if newest_first else 0]
+        assert folder.version is not None  # noqa: S101 - a pending folder has a number
+        cut = "a new version folder is there, cut off, and nothing more of it arrives"
+        return _begin(view, folder.version, "a new version folder is complete" if folder.complete else cut)
     return Decision(resting, _standing(view, policy))
 
 
@@ -100,7 +102,12 @@ def _leftover(view: View) -> Decision | None:
 
 
 def _standing(view: View, policy: Policy) -> str:
-    serving = "No version serves yet" if view.alias is None else f"Version {view.alias} serves"
+    serving = f"Version {view.alias} serves"
+    if view.alias is None:
+        direct = view.policy & {v for s in view.live() for v in s.ready()}
+        yet = "" if view.records else " yet"
+        serving = f"No version has the public name, and clients reach {name_all(direct)} without it"
+        serving = serving if direct else f"No version serves{yet}"
     floor = view.alias or 0
     incoming = [f for v, f in sorted(view.folders.items()) if v > floor and f.missing and not view.refused(v)]
     if incoming:

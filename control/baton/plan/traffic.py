@@ -11,9 +11,13 @@ from __future__ import annotations
 from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
 from baton.plan.converge import load, settle, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
+from baton.plan.limits import away
 from baton.plan.steps import Position, further, position
-from baton.plan.view import Policy, ServerView, View
+from baton.plan.view import Policy, ServerView, View, told
 
+CALLS_END_S = 15.0
+"""So long the splitter is kept for the calls of a candidate that was dropped: of one whose process was ended each batch
+of requests fails after a second."""
 SILENT_TRIES = 3
 """So many routes in a row that a splitter does not answer, on a server that does: its process hangs."""
 
@@ -64,7 +68,11 @@ def place(rollout: Rollout, policy: Policy) -> Position:
 def route(view: View, policy: Policy) -> Route | None:
     """What the splitters are to do now. None: the stable version alone answers."""
     rollout = view.rollout
-    if rollout is None or rollout.stop is not None or rollout.phase not in MEETING or rollout.progressed_at is None:
+    if rollout is None or rollout.stop is not None or rollout.progressed_at is None:
+        return None
+    # The last requests come to the splitter after the public name has left it, and stable may be dead.
+    leaving = rollout.phase is Phase.BAKING and view.splitter is not None
+    if rollout.phase not in MEETING and not leaving:
         return None
     # Also while the public name moves to the candidate: what still comes to the splitter must not find a dead stable
     # version alone.
@@ -98,16 +106,17 @@ def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     for version in (stable, candidate):
         if (lost := load(view, phase, version)) is not None:
             return lost
-    if not view.split and view.splitter != stable:
+    if (not view.split and view.splitter != stable) or (view.splitter == stable and not view.keyed):
         return Decision(phase, f"Writing the splitter's files for version {stable}.", SetSplitter(stable))
     for server in view.live():
-        if server.splitter is not ModelState.READY:
+        # One that knows another token serves on while it is loaded again, beside the new one.
+        if server.splitter is not ModelState.READY or server.locked:
             return _load_splitter(view, phase, server)
     if (strayed := _unsteered(view, policy)) and not view.split:
-        return Decision(phase, f"The splitter on server {strayed[0].name} is loaded; waiting for its first report.")
+        return Decision(phase, f"The splitter on server {strayed[0].name} is loaded; waiting for its report.")
     if not view.split:
         if view.silent():
-            return Decision(phase, f"Waiting for server {', '.join(view.silent())} before traffic is split.")
+            return Decision(phase, f"Traffic is split once every server answers. {away(view)}")
         return Decision(phase, f"Putting the splitter before version {stable}.", SetAlias(stable, split=True))
     return settle(view, phase)
 
@@ -120,7 +129,7 @@ def _load_splitter(view: View, phase: Phase, server: ServerView) -> Decision:
             mend = "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."
         else:  # seen on 24.10: a load whose process was killed never ends
             mend = f"If that goes on, restart Triton on {server.name}: it comes back with version {view.alias}."
-        return Decision(phase, f"{decision.message} {mend}")
+        return Decision(phase, f"{decision.message} {mend}", waits=decision.waits)
     return decision
 
 
@@ -142,7 +151,7 @@ def _broken(view: View, rollout: Rollout) -> str | None:
             return f"The splitter on server {server.name} does not answer: {steering.message}"
         lost = rollout.candidate not in server.ready() and rollout.previous in server.ready()
         if lost and loading is not None and loading.refused and loading.at >= rollout.phase_since:
-            return f"Version {rollout.candidate} is lost on server {server.name}. Triton says: {loading.message}"
+            return f"Version {rollout.candidate} is lost on server {server.name}. Triton says: {told(loading)}"
         moving = view.failed.get(Sync(server.name, Model.ALIAS))
         if view.split and moving is not None and moving.refused and moving.at >= rollout.phase_since:
             return f"The splitter can't stand behind the public name on server {server.name}: {moving.message}"
@@ -152,7 +161,7 @@ def _broken(view: View, rollout: Rollout) -> str | None:
 def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
     phase, version = rollout.phase, rollout.candidate
     if rollout.progressed_at is None:
-        return Decision(phase, f"Live traffic begins to meet version {version}.", Progress(0.0))
+        return Decision(phase, f"From now on live requests meet version {version}.", Progress(0.0))
     doing = _doing(rollout, where, policy)
     if where.pause:
         waits = f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on."
@@ -160,6 +169,8 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     if view.paused and not rollout.promoted:
         return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
     gate = view.live_gate
+    if gate is not None and gate.verdict is Verdict.PASS and (count := gate.evidence.get("synthetic")):
+        doing = f"{doing} No live requests come; it is judged by {count} golden ones in their place."
     # A step that a person let past a pause begins then, whenever the last progress was.
     since = max(rollout.progressed_at, rollout.phase_since)
     if gate is None or view.now - since < policy.interval:
@@ -216,6 +227,25 @@ def unsplit(view: View, phase: Phase) -> Decision | None:
     if not view.split or view.alias is None:
         return None
     return Decision(phase, f"Pointing the public name at version {view.alias} alone.", SetAlias(view.alias))
+
+
+def calls_end(view: View, rollout: Rollout) -> Decision | None:
+    """Wait until the splitters have no call of the candidate's under way. None when that is so, or took too long.
+
+    Unloading the splitter, or waking what is called, in the middle of a call can bring Triton down (seen on 24.10), and
+    only the splitter knows: Triton's own count leaves out what is being worked on.
+    """
+    if view.now - rollout.phase_since > CALLS_END_S:
+        return None
+    for server in view.live():
+        steering = view.failed.get(Steer(server.name))
+        if server.splitter is not ModelState.READY or server.steered is None or steering is not None:
+            continue
+        left = None if server.outstanding is None else server.outstanding.get(rollout.candidate, 0)
+        if left != 0:
+            told = f"Waiting for the last calls of version {rollout.candidate} on server {server.name}."
+            return Decision(rollout.phase, told)
+    return None
 
 
 def step_aside(view: View, phase: Phase) -> Decision | None:

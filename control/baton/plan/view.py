@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ class Policy:
     hold_retry: float = 15.0
     """A gate that said ``hold`` is asked again after this long."""
     hold_attempts: int = 5
-    """A gate that held this often in a row fails: what can't be shown is not promoted."""
+    """A gate that held this often in a row is left to a person: what can't be shown is not promoted."""
     steps: tuple[Step, ...] = ()
     """How traffic moves; without steps all at once."""
     shadow_share: float = 0.0
@@ -64,6 +65,12 @@ class Failure:
     count: int
     message: str
     refused: bool
+    words: str = ""
+    """All that Triton said of it; the message holds the cause."""
+    since: float = math.inf
+    """When the first of the failures in a row was."""
+    machine: str = ""
+    """What to mend on the server where that, and not the version, is at fault; empty where it is not, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +98,15 @@ class ServerView:
     """The splitter's own state; None when it is not loaded."""
     steered: float | None = None
     """When the splitter last answered to a route."""
+    locked: bool = False
+    """The splitter takes no route from this control plane, and was not loaded again since: it knows other files."""
+    outstanding: Mapping[int, int] | None = None
+    """The splitter's calls under way, by version, as of when stable alone was to answer; None when not known."""
     inflight: Mapping[int, int] | None = None
     leaving_since: Mapping[int, float] = field(default_factory=dict)
     """When each engine version that is UNLOADING was first seen so."""
+    emptied: frozenset[int] = frozenset()
+    """Those of them whose processes were seen, and have all ended: what they held is free."""
     reason: str = ""
 
     def ready(self) -> frozenset[int]:
@@ -113,10 +126,13 @@ class ServerView:
         return self.engine[version].state is ModelState.UNLOADING
 
     def stays(self, version: int, now: float, drain_timeout: float) -> bool:
-        """True when the version has been leaving for longer than its last requests may take: it never will have left.
+        """True when nothing is to be waited for any more, though the version is UNLOADING.
 
-        Triton (seen on 24.10) keeps one UNLOADING for ever whose process died before a request to it was answered.
+        Triton (seen on 24.10) keeps one so for ever whose process died before a request to it was answered: its
+        processes have ended, or it has been leaving for longer than its last requests may take.
         """
+        if version in self.emptied and self.leaving(version):
+            return True
         since = self.leaving_since.get(version)
         return since is not None and self.leaving(version) and now - since > drain_timeout
 
@@ -141,6 +157,8 @@ class View:
     """The public name is to lead to the splitter, for which ``alias`` is the stable version."""
     splitter: int | None = None
     """The stable version of the splitter's files; None when there are none."""
+    keyed: bool = True
+    """The splitter's files take this control plane's token, and allow what is configured now."""
     folders: Mapping[int, Folder] = field(default_factory=dict)
     strays: tuple[Folder, ...] = ()
     """Entries beside the version folders that can never be versions."""
@@ -257,6 +275,12 @@ class View:
                     f"the next load call. {stray.problem} Until then nothing is loaded; live traffic is not touched."
                 )
         return None
+
+
+def told(failure: Failure) -> str:
+    """What went wrong, and what to mend on the server where that is known, in sentences."""
+    words = failure.message if failure.message.endswith((".", "!", "?")) else f"{failure.message}."
+    return f"{words} {failure.machine}" if failure.machine else words
 
 
 def backoff(failure: Failure | None, now: float) -> bool:

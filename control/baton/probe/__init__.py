@@ -11,6 +11,7 @@ from importlib import import_module
 
 from baton.errors import ConfigError
 from baton.probe.base import Cancelled, CaseScores, Infer, MakeProbe, Probe, ScorePair
+from baton.probe.builtin import NoRequest, ask_builtin
 from baton.probe.golden import GoldenCase, GoldenSet, load_golden
 from baton.probe.timing import LatencySamples, WarmupSamples, measure_latency, measure_warmup
 
@@ -21,9 +22,12 @@ __all__ = [
     "GoldenSet",
     "Infer",
     "LatencySamples",
+    "NoRequest",
     "Probe",
     "ScorePair",
     "WarmupSamples",
+    "ask_builtin",
+    "builtin",
     "get",
     "load_golden",
     "measure_latency",
@@ -36,6 +40,16 @@ def names() -> list[str]:
     """List the probes that there are."""
     modules = [module.name for module in pkgutil.iter_modules(__path__)]
     return [name for name in sorted(modules) if hasattr(import_module(f"{__name__}.{name}"), "PROBE")]
+
+
+def builtin(name: str) -> Probe | None:
+    """Return the named probe with the requests that it brings itself; None where it brings none.
+
+    Raises :class:`~baton.errors.ConfigError` when unknown.
+    """
+    make = get(name)
+    golden: GoldenSet | None = getattr(import_module(f"{__name__}.{name}"), "BUILTIN", None)
+    return None if golden is None else make(golden)
 
 
 def get(name: str) -> MakeProbe:

@@ -91,6 +91,10 @@ class Probe(Protocol):
         """Score the pairs of a few golden requests alone, and again inside a mixed batch."""
         ...
 
+    def requests(self) -> Sequence[Tensors]:
+        """Return each golden request whole, the kinds taking turns."""
+        ...
+
     def latency_requests(self, documents: int | None = None) -> list[Tensors]:
         """Return a few requests to time, from the smallest to the largest; of each at most so many documents."""
         ...

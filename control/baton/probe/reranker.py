@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 from baton.client import Content, decode, encode
 from baton.errors import TritonError
@@ -75,6 +76,10 @@ class RerankerProbe:
             pairs += [ScorePair(case.id, i, alone[i], together[place]) for i, place in enumerate(reversed(places))]
         return pairs
 
+    def requests(self) -> Sequence[Tensors]:
+        """Return each golden request whole, the kinds taking turns: a few of them have something of each."""
+        return _Requests(_one_of_each_kind_first(self._golden.cases))
+
     def latency_requests(self, documents: int | None = None) -> list[Tensors]:
         """Return up to eight golden requests spread evenly over the sizes, smallest first.
 
@@ -82,6 +87,25 @@ class RerankerProbe:
         """
         by_size = sorted(self._golden.cases, key=lambda case: (case.size, case.id))
         return [_inputs(case, case.documents[:documents]) for case in _spread(by_size, _LATENCY_REQUESTS)]
+
+
+class _Requests(Sequence[Tensors]):
+    """Encoded when they are asked for: a golden set may be large."""
+
+    def __init__(self, cases: Sequence[GoldenCase]) -> None:
+        self._cases = cases
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensors: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensors]: ...
+    def __getitem__(self, index: int | slice) -> Tensors | Sequence[Tensors]:
+        if isinstance(index, slice):
+            return _Requests(self._cases[index])
+        return _inputs(self._cases[index], self._cases[index].documents)
 
 
 def _inputs(case: GoldenCase, documents: Sequence[Content]) -> Tensors:
@@ -119,5 +143,32 @@ def _spread(cases: Sequence[GoldenCase], count: int) -> list[GoldenCase]:
         return list(cases)
     return [cases[round(i * (len(cases) - 1) / (count - 1))] for i in range(count)]
 
+
+def _case(name: str, query: str, *documents: str) -> GoldenCase:
+    return GoldenCase(name, "text", {"text": query}, tuple({"text": text} for text in documents))
+
+
+BUILTIN = GoldenSet(
+    (
+        _case(
+            "built-in-1",
+            "how to repair a flat bicycle tyre",
+            "Take the wheel off, find the hole in the inner tube, and glue a patch over it.",
+            "The harbour was built of granite in the eighteenth century.",
+            "A bicycle has two wheels.",
+            "Bake the bread for forty minutes.",
+        ),
+        _case(
+            "built-in-2",
+            "red round shape",
+            "a red round shape is seen here",
+            "a blue square thing",
+            "An invoice is due after thirty days.",
+            "red",
+        ),
+    ),
+    digest="",
+)
+"""What any reranker can be asked that has no golden set: documents that it has to tell apart."""
 
 PROBE = RerankerProbe

@@ -58,6 +58,7 @@ def measure_latency(
     max_samples: int = 2000,
     budget_s: float = 120.0,
     timeout_s: float = TIMEOUT_S,
+    before: LatencySamples | None = None,
 ) -> LatencySamples:
     """Time the same requests on both versions in turn until ``decide`` has seen enough.
 
@@ -66,13 +67,16 @@ def measure_latency(
     all requests on both versions goes before and is not timed.
 
     ``decide`` is asked at ``min_samples`` of each version and then at each growth by half; true ends the measurement.
-    It also ends, ``complete``, at ``max_samples`` of each version, after ``budget_s`` seconds, or with the first error
-    answer. :class:`~baton.errors.Unreachable` is raised: a server that is gone says nothing about the candidate.
+    ``before`` are samples of an earlier measurement with the same requests, which was not enough: these are added.
+    It also ends, ``complete``, at ``max_samples`` more of each version, after ``budget_s`` seconds, or with the first
+    error answer. :class:`~baton.errors.Unreachable` is raised: a server that is gone says nothing about the candidate.
     """
     if not requests:
         raise ValueError("there is no request to time")
-    times: dict[int, list[float]] = {stable: [], candidate: []}
-    asked: list[int] = []
+    before = before or LatencySamples()
+    times: dict[int, list[float]] = {stable: list(before.stable), candidate: list(before.candidate)}
+    asked = list(before.requests)
+    most = 2 * len(asked) + max_samples
     end = clock() + budget_s
 
     def samples(*, complete: bool, failed: _NoAnswer | None = None) -> LatencySamples:
@@ -91,12 +95,12 @@ def measure_latency(
         check(cancelled)
         return _timed(infer, version, requests[index], clock, timeout_s)
 
-    look = min_samples
+    look = max(min_samples, int(2 * len(asked) * _GROWTH) + 1 if asked else 0)
     try:
         for index in range(len(requests)):
             ask(stable, index)
             ask(candidate, index)
-        while 2 * len(asked) < max_samples and clock() < end:
+        while 2 * len(asked) < most and clock() < end:
             round_, index = divmod(len(asked), len(requests))
             # The round is added so that with an even number of requests none is always asked in the same order.
             first, second = (stable, candidate) if (round_ + index) % 2 == 0 else (candidate, stable)

@@ -18,23 +18,38 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from baton.domain import EngineInfo, ModelState, ModelVersion
+from baton.domain import EngineInfo, ModelState, ModelVersion, Signature, TensorSpec
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.triton.fake_files import DiskRepository, ModelFiles, RepositoryView
 from baton.triton.fake_splitter import FakeSplitter
-from baton.triton.port import Counts, Index, Infos, Tensors
+from baton.triton.port import Beats, Counts, Index, Infos, Tensors
+from baton.triton.words import cause
 
 __all__ = ["Behaviour", "Call", "DiskRepository", "FakeTriton", "ModelFiles", "RepositoryView"]
 
 LOOK_AGAIN_S = 0.005
 """Real seconds between two looks at the clock while a call waits for it."""
+GIVE_UP_S = 1.0
+"""A request whose process stands still is given up after so long."""
 UNLOADED = "unloaded"
+SIGNATURE = Signature(
+    (
+        TensorSpec("query", "BYTES", (1,)),
+        TensorSpec("documents", "BYTES", (-1,)),
+        TensorSpec("instruction", "BYTES", (1,), optional=True),
+        TensorSpec("options", "BYTES", (1,), optional=True),
+        TensorSpec("media", "BYTES", (-1,), optional=True),
+    ),
+    (TensorSpec("scores", "FP32", (-1,)), TensorSpec("model_version", "INT64", (1,))),
+    batched=True,
+)
+"""Of every engine here: that of a reranker, whose scores the fake gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,8 @@ class Behaviour:
     """Every request is answered by an error with these words."""
     score: float | None = None
     """The same score for every document; NaN is one, too. None: scores that depend on the texts alone."""
+    beats: float | None = None
+    """Its signs of life so far; None: it shows none."""
     info: EngineInfo | None = None
     """What the engine tells of itself; None: nothing."""
     leave_s: float = 0.0
@@ -95,6 +112,16 @@ class _Slot:
     stuck: bool = False
     """A request came to it after that: Triton 24.10 keeps it UNLOADING until it is loaded anew."""
 
+    frozen_at: float | None = None
+    """Since when its process stands still."""
+    given_up: bool = False
+    """A request to it was given up meanwhile: once the process goes on, the next request takes the server down."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether its process is there and goes on, and never stood still for too long."""
+        return not self.dead and self.frozen_at is None and not self.given_up
+
     def want_live(self) -> None:
         if self.dead:
             self.failed += 1
@@ -130,6 +157,8 @@ class FakeTriton:
         """So many of the next load and unload calls are performed, but their answers are lost."""
         self.calls: list[tuple[str, str]] = []
         """Every load and unload call that reached the server, oldest first: (verb, model)."""
+        self.aborted = 0
+        """How often the server ended itself; it was started again at once."""
         self._name = name
         self._repository = repository
         self._clock = clock
@@ -164,17 +193,21 @@ class FakeTriton:
     def unload(self, model: str, timeout_s: float) -> None:
         self._finish(self.begin("unload", model), f"unloading {model}", timeout_s)
 
-    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+    def infer(
+        self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
+    ) -> Tensors:
         started = self._clock()
         if "baton_control" in inputs:
+            if model in self._splitters:
+                self._want_moving(self._models[model][max(self._models[model])], started, timeout_s)
             return self._steer(model, inputs)
-        with self.request(model, version) as chosen:
+        with self.request(model, version, request_id) as chosen:
             served, splitter = chosen, self._splitter_of(model)
             if splitter is not None and served != splitter.stable and self.versions[served].answer_error is not None:
-                splitter.note(served, 0.0, self.versions[served].answer_error)
+                splitter.note(served, request_id, 0.0, self.versions[served].answer_error)
                 served = splitter.stable
             slot = self._models[self._engine_of(model)][served]
-            slot.want_live()
+            self._want_moving(slot, started, timeout_s)
             behaviour = self.versions[served]
             due = started + min(behaviour.answer_s, timeout_s)
             self._wait(lambda: self._clock() >= due)
@@ -185,7 +218,11 @@ class FakeTriton:
             if behaviour.answer_error is not None:
                 raise TritonError(behaviour.answer_error)
             if splitter is not None:
-                splitter.note(served, self._clock() - started)
+                splitter.note(served, request_id, self._clock() - started)
+                if (candidate := splitter.mirrors(request_id, served)) is not None:
+                    shadow, meanwhile = self.versions[candidate], self._clock() - started
+                    scores = [_answer(v, self.versions[v], inputs)["scores"] for v in (served, candidate)]
+                    splitter.pair(request_id, (meanwhile, scores[0]), (shadow.answer_s, scores[1]), shadow.answer_error)
             slot.answered += 1
             return _answer(served, behaviour, inputs)
 
@@ -198,6 +235,11 @@ class FakeTriton:
         with self._answering():
             self._route(model, version)
             return 1
+
+    def signature(self, model: str, version: int) -> Signature:
+        with self._answering():
+            self._route(model, version)
+            return SIGNATURE
 
     def inflight(self, model: str) -> Mapping[int, int] | None:
         if not self._metrics:
@@ -228,6 +270,16 @@ class FakeTriton:
             }
         return {model: versions for model, versions in told.items() if versions}
 
+    def beats(self) -> Beats | None:
+        if not self._metrics:
+            return None
+        with self._answering():
+            return {
+                model: {v: beats for v in slots if (beats := self._behaviour(model, v).beats) is not None}
+                for model, slots in self._models.items()
+                if self._is_engine(model)
+            }
+
     def close(self) -> None:
         """There is no connection to release."""
 
@@ -252,8 +304,53 @@ class FakeTriton:
         Until it is loaded anew its requests fail, and it is READY all the same.
         """
         with self._changed:
-            self._models[model][version].dead = True
+            slot = self._models[model][version]
+            slot.dead, slot.frozen_at = True, None
             self._splitters.pop(model, None)
+
+    def freeze(self, model: str, version: int) -> None:
+        """The process of an engine's version, or of a splitter, stands still until :meth:`wake` or :meth:`die`."""
+        with self._changed:
+            slot = self._models[model][version]
+            slot.frozen_at = None if slot.dead else self._clock()
+
+    def wake(self, model: str, version: int, *, busy: bool = False) -> None:
+        """It goes on. The server aborts if it gave a request up meanwhile and others are there.
+
+        ``busy``: clients ask it all the time.
+        """
+        with self._changed:
+            self.advance()
+            slot = self._models[model][version]
+            if slot.frozen_at is None:
+                return
+            slot.given_up |= busy and self._clock() - slot.frozen_at >= GIVE_UP_S
+            slot.frozen_at = None
+            if slot.given_up and (busy or slot.requests):
+                self._abort()
+
+    def _abort(self) -> None:
+        self.aborted += 1
+        self.restart()
+
+    def _want_moving(self, slot: _Slot, started: float, timeout_s: float) -> None:
+        """The request gets to the version's process, and that does not stand still.
+
+        Raises:
+            TritonError: it was given up, since the process stands still or has ended.
+            Unreachable: a process took the server down that had stood still.
+        """
+        slot.want_live()
+        if slot.given_up and slot.frozen_at is None:
+            self._abort()
+            raise self._silence()
+        due = started + min(GIVE_UP_S, timeout_s)
+        self._wait(lambda: slot.frozen_at is None or slot.dead or self._clock() >= due)
+        slot.want_live()
+        if slot.frozen_at is not None:
+            slot.failed += 1
+            slot.given_up = slot.stuck = True
+            raise TritonError("Stub process is not healthy.")
 
     def advance(self) -> None:
         """Bring the server to the clock's time."""
@@ -271,6 +368,8 @@ class FakeTriton:
                 busy |= touched
             for model, slots in self._models.items():
                 for version, slot in slots.items():
+                    if slot.frozen_at is not None and slot.requests and now - slot.frozen_at >= GIVE_UP_S:
+                        slot.given_up = slot.stuck = True
                     if slot.state is ModelState.UNLOADING and not slot.requests and not slot.stuck:
                         stays = self._behaviour(model, version).leave_s if self._is_engine(model) else 0.0
                         if now >= slot.idle_since + stays:
@@ -295,14 +394,14 @@ class FakeTriton:
             self.advance()
 
     @contextmanager
-    def request(self, model: str, version: int | None = None) -> Iterator[int]:
+    def request(self, model: str, version: int | None = None, request_id: str | None = None) -> Iterator[int]:
         """A request that is under way for as long as the block lasts; gives the engine version that serves it.
 
         Raises:
             TritonError: the model, or that version of it, is not there.
         """
         with self._answering():
-            slot, served = self._route(model, version)
+            slot, served = self._route(model, version, request_id)
             slot.requests += 1
         try:
             yield served
@@ -357,7 +456,8 @@ class FakeTriton:
             if splitter is None:
                 self._route(model, None)[0].want_live()
                 raise TritonError(f"unexpected inference input 'baton_control' for model '{model}'")
-            return splitter.control(inputs)
+            slots = self._models.get(splitter.engine, {})
+            return splitter.control(inputs, {v: slot.requests for v, slot in slots.items()})
 
     def _behaviour(self, model: str, version: int) -> Behaviour:
         files = self._files.get(model)
@@ -386,6 +486,8 @@ class FakeTriton:
         if not wanted:
             raise _failed(model, f"at least one version must be available under the version policy of model '{model}'")
         before = self._files.get(model)
+        if before is not None and before.policy != files.policy and files.newest <= before.newest != 0:
+            return  # nothing has changed, as Triton tells it (seen on 24.10)
         self._files[model] = files
         if files.step is not None:
             self._load_alias(model, files, wanted)
@@ -423,10 +525,10 @@ class FakeTriton:
             told = "".join(f"version {v} is at UNAVAILABLE state: {words}; " for v, words in broken.items())
             raise _failed(model, told)
         for version in again:
-            slots[version].content, slots[version].dead, slots[version].stuck = files.folders[version], False, False
+            slots[version] = _Slot(ModelState.READY, content=files.folders[version], requests=slots[version].requests)
         self._leave(slots, set(slots) - wanted)
         if files.splits is not None and new | again:
-            self._splitters[model] = FakeSplitter(*files.splits, self._clock)
+            self._splitters[model] = FakeSplitter(files.splits, self._clock)
 
     def _load_alias(self, model: str, files: ModelFiles, wanted: frozenset[int]) -> None:
         assert files.step is not None  # noqa: S101 - the caller asked
@@ -446,6 +548,8 @@ class FakeTriton:
     def _unload(self, model: str) -> Iterator[float]:
         self._leave(self._models.get(model, {}), set(self._models.get(model, {})))
         files = self._files.get(model)
+        if files is not None:
+            self._files[model] = replace(files, newest=0)
         if files is not None and (files.step is not None or files.splits is not None):
             self._files.pop(model)
             self._splitters.pop(model, None)
@@ -475,7 +579,7 @@ class FakeTriton:
         slot = self._models.get(model, {}).get(version)
         return slot is not None and slot.state is ModelState.READY
 
-    def _route(self, model: str, version: int | None) -> tuple[_Slot, int]:
+    def _route(self, model: str, version: int | None, request_id: str | None = None) -> tuple[_Slot, int]:
         """The engine's slot that a request reaches, and its version."""
         slots = self._models.get(model)
         if not slots:
@@ -489,14 +593,15 @@ class FakeTriton:
         if chosen not in ready:
             raise TritonError(f"Request for unknown model: '{model}' version {chosen} is not at ready state.")
         if (splitter := self._splitters.get(model)) is not None:
-            to = splitter.choose()
+            to = splitter.choose(request_id)
             return self._route(splitter.engine, to if self._is_ready(splitter.engine, to) else splitter.stable)
         step = self._files[model].step
-        return (slots[chosen], chosen) if step is None else self._route(*step)
+        return (slots[chosen], chosen) if step is None else self._route(*step, request_id)
 
 
 def _failed(model: str, words: str) -> TritonError:
-    return TritonError(f"load failed for model '{model}': {words}")
+    told = f"load failed for model '{model}': {words}"
+    return TritonError(cause(told), words=told)
 
 
 def _answer(version: int, behaviour: Behaviour, inputs: Tensors) -> Mapping[str, np.ndarray[Any, Any]]:

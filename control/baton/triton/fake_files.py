@@ -9,7 +9,7 @@ from typing import Protocol
 
 from baton.errors import RepositoryError
 from baton.triton import pbtxt
-from baton.triton.repository import SPLITTER_BACKEND, SPLITTER_VERSION, TOKEN
+from baton.triton.repository import SPLITTER_BACKEND
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,12 @@ class ModelFiles:
     """Entries beside the version folders, likewise."""
     step: tuple[str, int] | None = None
     """Engine and version of an ensemble's one step; None for an engine."""
-    splits: tuple[str, int, str] | None = None
-    """Of a splitter: its engine, the stable version, and the token of whoever may steer it."""
+    splits: Mapping[str, str] | None = None
+    """Of a splitter: its parameters."""
     rest: str = ""
     """The configuration without its version policy and instance groups: a change reloads every version."""
+    newest: int = 0
+    """The newest time in the model's directory: unless it has grown, Triton passes over other changes. 0: not known."""
 
 
 class RepositoryView(Protocol):
@@ -56,14 +58,13 @@ class DiskRepository:
         policy = frozenset(config.version_policy.specific.versions)
         splits = None
         if config.backend == SPLITTER_BACKEND:
-            splitter = config.parameters
-            token = (directory / str(SPLITTER_VERSION) / TOKEN).read_text()
-            splits = (splitter["engine"].string_value, int(splitter["stable"].string_value), token)
+            splits = {name: value.string_value for name, value in config.parameters.items()}
         steps = config.ensemble_scheduling.step
         config.ClearField("version_policy")
         config.ClearField("instance_group")
         step = (steps[0].model_name, int(steps[0].model_version)) if steps else None
-        return ModelFiles(policy, folders, strays, step, splits, str(config))
+        newest = int(_newest(directory))
+        return ModelFiles(policy, folders, strays, step, splits, str(config), newest)
 
 
 def _newest(path: Path) -> str:

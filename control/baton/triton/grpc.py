@@ -14,17 +14,23 @@ import numpy as np
 import tritonclient.grpc as client
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from baton.domain import EngineInfo, ModelState, ModelVersion
+from baton.client import DIRECT
+from baton.domain import EngineInfo, ModelState, ModelVersion, Signature, TensorSpec
 from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
-from baton.triton.port import Counts, Index, Infos, Tensors
+from baton.triton.port import Beats, Counts, Index, Infos, Tensors, own_id
+from baton.triton.words import cause, refused
 
 INDEX_TIMEOUT_S = 2.0
 PENDING = "nv_inference_pending_request_count"
 ENGINE_INFO = "baton_engine_info"
+ENGINE_BEATS = "baton_engine_beats"
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
+_METRICS = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks the server itself, whatever ``http_proxy`` says."""
 
 
 class GrpcTriton:
@@ -43,6 +49,7 @@ class GrpcTriton:
             address,
             keepalive_options=client.KeepAliveOptions(keepalive_time_ms=2**31 - 1, keepalive_timeout_ms=20_000),
             channel_args=[
+                DIRECT,  # whoever runs a proxy would be shown the key
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 # A server that comes back is found within seconds, not after minutes of backing off.
@@ -79,7 +86,9 @@ class GrpcTriton:
         except InferenceServerException as error:
             raise self._translate(error, f"unloading {model}", timeout_s) from None
 
-    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+    def infer(
+        self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
+    ) -> Tensors:
         tensors = []
         for name, value in inputs.items():
             tensor = client.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
@@ -90,8 +99,10 @@ class GrpcTriton:
                 model,
                 tensors,
                 model_version="" if version is None else str(version),
+                request_id=request_id or own_id(),
                 headers=self._headers,
                 client_timeout=timeout_s,
+                timeout=max(1, int(timeout_s * 1e6)),
             )
         except InferenceServerException as error:
             raise self._translate(error, f"a request to {model} version {version}", timeout_s) from None
@@ -115,14 +126,30 @@ class GrpcTriton:
         return str(steps[0].model_name) if steps else None
 
     def instances(self, model: str, version: int) -> int:
+        # Triton fills in what the file leaves out. A group on GPUs has its count on each of them.
+        return sum(group.count * max(1, len(group.gpus)) for group in self._config(model, version).instance_group)
+
+    def signature(self, model: str, version: int) -> Signature:
+        config = self._config(model, version)
+
+        def spec(tensor: Any, *, optional: bool = False) -> TensorSpec:
+            kind = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+            return TensorSpec(tensor.name, kind, tuple(tensor.dims), optional)
+
+        return Signature(
+            tuple(spec(tensor, optional=tensor.optional) for tensor in config.input),
+            tuple(spec(tensor) for tensor in config.output),
+            batched=config.max_batch_size > 0,
+        )
+
+    def _config(self, model: str, version: int) -> Any:
         try:
             answer = self._client.get_model_config(
                 model, str(version), headers=self._headers, client_timeout=INDEX_TIMEOUT_S
             )
         except InferenceServerException as error:
             raise self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True) from None
-        # Triton fills in what the file leaves out. A group on GPUs has its count on each of them.
-        return sum(group.count * max(1, len(group.gpus)) for group in answer.config.instance_group)
+        return answer.config
 
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         try:
@@ -156,10 +183,19 @@ class GrpcTriton:
                 versions[version] = versions.get(version, frozenset()) | {info}
         return found
 
+    def beats(self) -> Beats | None:
+        if self._metrics is None:
+            return None
+        found: dict[str, dict[int, float]] = {}
+        for model, version, sample in self._samples(self._metrics):
+            if sample.name.removesuffix("_total") == ENGINE_BEATS:
+                found.setdefault(model, {})[version] = sample.value
+        return found
+
     def _samples(self, address: str) -> list[tuple[str, int, Sample]]:
         """Every sample of the server's metrics that is about a version of a model: model, version, sample."""
         try:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
+            with _METRICS.open(f"http://{address}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
                 text = answer.read().decode()
             families = list(text_string_to_metric_families(text))
         # ValueError: it is no such text. HTTPException: it is no HTTP, or breaks off.
@@ -196,9 +232,12 @@ class GrpcTriton:
                 mend="Put the key that it was started with into the file that admin_key_file in [[servers]] names, "
                 "and start the control plane again.",
             )
+        # The engine's own words, of a request that it has no time or no room for: it is alive, and busy.
+        if "UNAVAILABLE" in status and refused(words):
+            return TimedOut(f"Triton, {where}: {what}: {words}.")
         # UNAVAILABLE is also Triton's word for a version that is loading or leaving: then the server does answer.
         if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):
             return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
         if "INVALID_ARGUMENT" in status:
-            return InvalidRequest(words or str(status))
-        return TritonError(words or str(status))
+            return InvalidRequest(cause(words) or str(status), words=words or None)
+        return TritonError(cause(words) or str(status), words=words or None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -14,22 +15,71 @@ from baton.errors import RepositoryError
 _TOKEN = re.compile(
     r"""(?P<comment>\#[^\n]*)|(?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<open>[{<\[])|(?P<close>[}>\]])"""
     r"""|(?P<word>[A-Za-z0-9_.+-]+)|(?P<space>\s+)|(?P<other>.)""",
-    re.DOTALL,
+    re.DOTALL | re.ASCII,
 )
 
 
 def parse(text: str, path: Path) -> model_config_pb2.ModelConfig:
-    """The configuration as Triton's own message.
+    """The configuration as Triton's own message. Fields that only a newer Triton knows are passed over.
 
     Raises:
         RepositoryError: naming file, line and cause.
     """
+    _refuse_what_triton_refuses(text, path)
     try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig(), allow_unknown_field=True)
+        return text_format.Parse(_sound(text), model_config_pb2.ModelConfig(), allow_unknown_field=True)
     except text_format.ParseError as error:
-        raise RepositoryError(f"{path} can't be parsed: {error}.") from None
+        mend = "Mend that line; what Triton has loaded serves on meanwhile."
+        raise RepositoryError(f"{path} can't be parsed: {str(error).rstrip('.')}.", mend=mend) from None
     except RecursionError:
         raise RepositoryError(f"{path} can't be parsed: its blocks are nested too deeply.") from None
+
+
+def _sound(text: str) -> str:
+    """The text without lone surrogates, which stand for bytes that are no UTF-8: Triton takes those."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogateescape").decode("latin-1")
+    return text
+
+
+def _refuse_what_triton_refuses(text: str, path: Path) -> None:
+    """Where Python's reader of this format takes more than Triton's own (seen on 24.10).
+
+    Raises:
+        RepositoryError: naming the line.
+    """
+    mend = "Save it as UTF-8 without a byte order mark (in Notepad: `UTF-8`, in vim: `:set nobomb`)."
+    if text.startswith("\ufeff"):
+        raise RepositoryError(f"{path} begins with a byte order mark, and Triton does not take one.", mend=mend)
+    if (at := text.find("\0")) >= 0:
+        raise RepositoryError(f"{path} has a zero byte in line {_line(text, at)}, as UTF-16 text has.", mend=mend)
+    if text.isascii():
+        return
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "other" and token.group().isspace():
+            raise RepositoryError(
+                f"{path} has a space that is none to Triton (U+{ord(token.group()):04X}) in line "
+                f"{_line(text, token.start())}; text that was copied from a web page often has.",
+                mend="Type it anew as an ordinary space.",
+            )
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def doubts(text: str, path: Path) -> str:
+    """Why Triton may not take a configuration that :func:`parse` takes, in a sentence; empty when nothing is known."""
+    config = parse(text, path)
+    if config.name not in ("", path.parent.name):
+        return f"{path} calls the model {config.name!r}; Triton wants the name of its folder, {path.parent.name!r}."
+    try:
+        text_format.Parse(_sound(text), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        return f"{path} may hold a field that this Triton does not know: {error}."
+    return ""
 
 
 def parse_engine(text: str, path: Path) -> model_config_pb2.ModelConfig:
@@ -68,25 +118,29 @@ def versions_of(config: model_config_pb2.ModelConfig, path: Path) -> frozenset[i
 
 
 def with_specific_versions(text: str, versions: frozenset[int], path: Path) -> str:
-    """The text with another version policy, and nothing else changed.
+    """The text with another version policy, and nothing else changed: line endings and comments stay, also within.
 
     Raises:
         RepositoryError: the text can't be parsed, before or after.
     """
     before = parse(text, path)
-    listed = ", ".join(str(v) for v in sorted(versions))
-    policy = (
-        f"version_policy {{ specific {{ versions: [ {listed} ] }} }}" if versions else "version_policy { specific { } }"
-    )
-    spans = list(_fields(text, "version_policy"))
-    if spans:
-        start, end = spans[0]
-        edited = text[:start] + policy + text[end:]
+    listed = f"versions: [ {', '.join(str(v) for v in sorted(versions))} ]" if versions else "versions: [ ]"
+    whole = f"version_policy {{ specific {{ {listed} }} }}"
+    policies = list(_fields(text, "version_policy", 0, len(text)))
+    if not policies:
+        end = "\r\n" if "\r\n" in text else "\n"
+        edited = text + ("" if text.endswith("\n") or not text else end) + whole + end
     else:
-        edited = text + ("" if text.endswith("\n") or not text else "\n") + policy + "\n"
+        first = policies[0]
+        specific = list(_fields(text, "specific", first.inner, first.close))
+        if len(specific) == 1:
+            inner, close = specific[0].inner, specific[0].close
+            edited = text[:inner] + _listing(text[inner:close], listed) + text[close:]
+        else:
+            edited = text[: first.start] + whole + text[first.end :]
     after = parse(edited, path)
     before.version_policy.CopyFrom(after.version_policy)
-    if len(spans) > 1 or before != after or specific_versions(edited, path) != versions:
+    if len(policies) > 1 or before != after or specific_versions(edited, path) != versions:
         raise RepositoryError(
             f"{path} holds a version policy that Baton can't edit without changing more than that.",
             mend="Write it as one top-level block: `version_policy { specific { versions: [ N ] } }`.",
@@ -94,17 +148,39 @@ def with_specific_versions(text: str, versions: frozenset[int], path: Path) -> s
     return edited
 
 
-def _fields(text: str, name: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each top-level message field called ``name``, braces included."""
-    depth, start = 0, None
-    for token in _TOKEN.finditer(text):
+def _listing(block: str, listed: str) -> str:
+    """What stands within ``specific``, with another list of versions. Comments stay, each on a line of its own end."""
+    tokens = list(_TOKEN.finditer(block))
+    meant = [t for t in tokens if t.lastgroup not in ("comment", "space")]
+    if not meant:
+        return f"{block or ' '}{listed} "
+    begin, end = meant[0].start(), meant[-1].end()
+    line_end = "\r\n" if "\r\n" in block else "\n"
+    within = [t.group().rstrip("\r") for t in tokens if t.lastgroup == "comment" and begin < t.start() < end]
+    return block[:begin] + listed + "".join(f" {comment}{line_end}" for comment in within) + block[end:]
+
+
+class _Field(NamedTuple):
+    """A message field in a text: where it starts and ends, and what its braces enclose."""
+
+    start: int
+    inner: int
+    close: int
+    end: int
+
+
+def _fields(text: str, name: str, begin: int, end: int) -> Iterator[_Field]:
+    """Each message field called ``name`` that is not within another one, between two places."""
+    depth, start, inner = 0, None, 0
+    for token in _TOKEN.finditer(text, begin, end):
         kind = token.lastgroup
         if depth == 0 and kind == "word":
             start = token.start() if token.group() == name else None
         elif kind == "open":
+            inner = token.end() if depth == 0 else inner
             depth += 1
         elif kind == "close":
             depth -= 1
             if depth == 0 and start is not None:
-                yield start, token.end()
+                yield _Field(start, inner, token.start(), token.end())
                 start = None

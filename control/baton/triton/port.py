@@ -6,19 +6,29 @@ memory, with faults to order). The same contract tests hold both to it (``tests/
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from baton.domain import EngineInfo, ModelVersion
+from baton.domain import EngineInfo, ModelVersion, Signature
 
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
 Infos = Mapping[str, Mapping[int, frozenset[EngineInfo]]]
 """Model name to version to what its instances run in. A version that tells nothing is absent."""
+Beats = Mapping[str, Mapping[int, float]]
+"""Model name to version to its signs of life so far. A version that shows none is absent."""
 Tensors = Mapping[str, np.ndarray[Any, Any]]
+OWN = "baton-"
+"""The ids of Baton's own requests begin so; none of them counts as live traffic."""
+
+
+def own_id(about: str = "") -> str:
+    """An id for one request of Baton's own, which nobody else can guess."""
+    return f"{OWN}{about}{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,12 @@ class Triton(Protocol):
         """Take the model out, all versions. Returns before its last requests ended."""
         ...
 
-    def infer(self, model: str, version: int | None, inputs: Tensors, timeout_s: float) -> Tensors:
+    def infer(
+        self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
+    ) -> Tensors:
         """One request to an exact version (None: the version Triton chooses).
+
+        Without ``request_id`` it has one of its own that begins with :data:`OWN`.
 
         Raises:
             TritonError: the model answered with an error; ``InvalidRequest`` where it refused the request itself.
@@ -75,6 +89,14 @@ class Triton(Protocol):
 
     def instances(self, model: str, version: int) -> int:
         """How many instances the loaded version has, as Triton counts them; of a python model each is a process.
+
+        Raises:
+            TritonError: it is not loaded.
+        """
+        ...
+
+    def signature(self, model: str, version: int) -> Signature:
+        """The inputs and outputs of a loaded version, with what Triton filled in by itself.
 
         Raises:
             TritonError: it is not loaded.
@@ -97,6 +119,13 @@ class Triton(Protocol):
 
         They tell it by a metric ``baton_engine_info`` of their own, which may come a moment after READY. Triton keeps
         metrics of a process that was killed for as long as it lives itself (seen on 24.10).
+        """
+        ...
+
+    def beats(self) -> Beats | None:
+        """What the loaded engines count while they work, all models at once; None where metrics are not known.
+
+        A count ``baton_engine_beats_total`` that grows tells a version that is busy from one that hangs.
         """
         ...
 

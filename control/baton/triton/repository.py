@@ -6,11 +6,8 @@ rename, and reads back before it counts.
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -19,10 +16,11 @@ from tritonclient.grpc import model_config_pb2
 from baton.durable import sync_directory
 from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
+from baton.triton.config_file import CONFIG, held, read, told, write_atomically
+from baton.triton.key import Key
 
-CONFIG = "config.pbtxt"
-TOKEN = "token"  # noqa: S105 - the name of a file
-
+CLEAR_TOKEN = "token"  # noqa: S105 - the name of a file
+"""In the splitter's version folder: what a Baton of before wrote there, readable for everybody."""
 
 SPLITTER_BACKEND = "splitter"
 SPLITTER_VERSION = 1
@@ -31,13 +29,17 @@ CONTROL, REPORT = "baton_control", "baton_report"
 
 
 class ServiceFiles:
-    """One service's part of the repository: ``<engine>/config.pbtxt``, and the whole of the alias and the splitter."""
+    """One service's part of the repository: ``<engine>/config.pbtxt``, and the whole of the alias and the splitter.
 
-    def __init__(self, repository: Path, alias: str, engine: str, splitter: str | None = None) -> None:
+    ``key``: of its splitters; one who only reads needs none.
+    """
+
+    def __init__(self, repository: Path, alias: str, engine: str, key: Key | None = None) -> None:
         self.repository = repository
         self.alias_name = alias
         self.engine_name = engine
-        self.splitter_name = splitter or f"{alias}_splitter"
+        self.splitter_name = f"{alias}_splitter"
+        self.key = key
         self.engine_dir = repository / engine
         self.alias_dir = repository / alias
         self.splitter_dir = repository / self.splitter_name
@@ -58,6 +60,11 @@ class ServiceFiles:
         """Whether the engine's tensors, and so the splitter's, have a leading batch dimension."""
         path = self.engine_dir / CONFIG
         return bool(pbtxt.parse(self._read(path), path).max_batch_size > 0)
+
+    def doubts(self) -> str:
+        """Why Triton may not take the engine's config.pbtxt although Baton can read it, in a sentence, or nothing."""
+        path = self.engine_dir / CONFIG
+        return pbtxt.doubts(self._read(path), path)
 
     def set_policy(self, versions: frozenset[int]) -> None:
         """Write the engine's version policy; nothing else in the file changes, comments included."""
@@ -103,12 +110,15 @@ class ServiceFiles:
         path = self.alias_dir / CONFIG
         with told(path):
             if version is None:
-                path.unlink(missing_ok=True)
-                sync_directory(self.alias_dir)
+                with held(self.alias_dir) as folder:
+                    (folder / CONFIG).unlink(missing_ok=True)
+                    sync_directory(folder)
                 return
             engine = self._engine()
-            (self.alias_dir / str(version)).mkdir(parents=True, exist_ok=True)
-            sync_directory(self.alias_dir)
+            self.alias_dir.mkdir(parents=True, exist_ok=True)
+            with held(self.alias_dir) as folder:
+                (folder / str(version)).mkdir(exist_ok=True)
+                sync_directory(folder)
         write_atomically(path, self._alias_text(engine, version, split=split))
 
     def tidy_alias(self) -> None:
@@ -117,45 +127,69 @@ class ServiceFiles:
         with told(self.alias_dir):
             if not self.alias_dir.is_dir():
                 return
-            for entry in self.alias_dir.iterdir():
-                if entry.is_dir() and not entry.is_symlink() and entry.name.isdigit() and entry.name != str(current):
-                    shutil.rmtree(entry)
+            with held(self.alias_dir) as folder:
+                for entry in folder.iterdir():
+                    if (
+                        entry.is_dir()
+                        and not entry.is_symlink()
+                        and entry.name.isdigit()
+                        and entry.name != str(current)
+                    ):
+                        shutil.rmtree(entry)
 
     def splitter(self) -> int | None:
         """The stable version that the splitter's files name, or None where there are none, or none of Baton's."""
-        path = self.splitter_dir / CONFIG
-        text = read(path)
-        if text is None:
-            return None
-        config = pbtxt.parse(text, path)
-        stable = config.parameters["stable"].string_value
-        return int(stable) if config.backend == SPLITTER_BACKEND and stable.isdecimal() else None
+        stable = self._splitter_parameters().get("stable", "")
+        return int(stable) if stable.isdecimal() else None
+
+    def keyed(self) -> bool:
+        """Whether the splitter's files are what :meth:`set_splitter` would write: they take this very key.
+
+        Not after an upgrade, a changed configuration or a lost state directory.
+        """
+        mine, clear = {} if self.key is None else self.key.parameters(), self._clear_token()
+        try:
+            return mine.items() <= self._splitter_parameters().items() and not clear.exists()
+        except OSError as error:  # a network file system whose server is gone
+            raise Unreadable(f"{clear} can't be looked at: {error.strerror}.") from None
 
     def set_splitter(self, stable: int | None) -> None:
-        """Write the splitter's files, with a new token, or take them away.
+        """Write the splitter's files for a new token, or take them away.
 
-        The token, by which the splitter knows who may steer it, lies in its version folder and is as readable as the
-        rest of the repository: Triton may run as another user.
+        The files hold a hash of the token, and what the splitter may be asked for at most. The token is written first,
+        and what a Baton of before left in clear goes last: whenever this ends in the middle, the files don't fit the
+        token, and are written once more.
         """
         path = self.splitter_dir / CONFIG
+        if stable is not None and self.key is not None:
+            self.key.renew()
         with told(self.splitter_dir):
             if stable is None:
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError), held(self.splitter_dir) as folder:
+                    (folder / CONFIG).unlink(missing_ok=True)
                 shutil.rmtree(self.splitter_dir, ignore_errors=True)
                 return
-            folder = self.splitter_dir / str(SPLITTER_VERSION)
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / TOKEN).open("w") as file:
-                file.write(secrets.token_hex(32))
-                file.flush()
-                os.fsync(file.fileno())
-            sync_directory(folder)
-        engine = self._engine()
-        write_atomically(path, self._splitter_text(engine, stable))
+            (self.splitter_dir / str(SPLITTER_VERSION)).mkdir(parents=True, exist_ok=True)
+            sync_directory(self.splitter_dir)
+        write_atomically(path, self._splitter_text(self._engine(), stable))
+        with told(self.splitter_dir):
+            self._clear_token().unlink(missing_ok=True)
 
     def token(self) -> str:
         """What the splitter wants to see in every control request."""
-        return self._read(self.splitter_dir / str(SPLITTER_VERSION) / TOKEN)
+        assert self.key is not None  # noqa: S101 - nobody steers without one
+        return self.key.token
+
+    def _clear_token(self) -> Path:
+        return self.splitter_dir / str(SPLITTER_VERSION) / CLEAR_TOKEN
+
+    def _splitter_parameters(self) -> dict[str, str]:
+        path = self.splitter_dir / CONFIG
+        text = read(path)
+        config = None if text is None else pbtxt.parse(text, path)
+        if config is None or config.backend != SPLITTER_BACKEND:
+            return {}
+        return {name: value.string_value for name, value in config.parameters.items()}
 
     def _engine(self) -> model_config_pb2.ModelConfig:
         path = self.engine_dir / CONFIG
@@ -176,6 +210,8 @@ class ServiceFiles:
         config.version_policy.specific.versions.append(SPLITTER_VERSION)
         config.parameters["engine"].string_value = self.engine_name
         config.parameters["stable"].string_value = str(stable)
+        for name, value in ({} if self.key is None else self.key.parameters()).items():
+            config.parameters[name].string_value = value
         head = f"# Written by Baton while traffic of {self.alias_name} is split.\n"
         return head + str(text_format.MessageToString(config))
 
@@ -207,53 +243,7 @@ class ServiceFiles:
         if text is None:
             raise RepositoryError(
                 f"{path} does not exist.",
-                mend="Each engine needs its config.pbtxt; `ctl doctor` shows what it must hold.",
+                mend="Write the engine's config.pbtxt; or correct `repository` or the service's `engine` in the "
+                "configuration.",
             )
         return text
-
-
-def read(path: Path, *, errors: str = "strict") -> str | None:
-    """A file's text, or None when there is none. ``errors``: what to do with bytes that are no text.
-
-    Raises:
-        Unreadable: the file system does not give it.
-        RepositoryError: it is no text.
-    """
-    try:
-        return path.read_text(errors=errors)
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise RepositoryError(f"{path} can't be read: {error}.") from None
-    except OSError as error:
-        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one rename, durably.
-
-    The temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
-    """
-    staging = path.parent.parent / f".{path.parent.name}.{path.name}.baton"
-    with told(path):
-        try:
-            with staging.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(path)
-            sync_directory(path.parent)
-        finally:
-            staging.unlink(missing_ok=True)
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """What the operating system refuses, as an error that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise RepositoryError(
-            f"{path} can't be written: {error.strerror}. The old content stands.",
-            mend="Make room on the disk or mend its rights; Baton goes on by itself.",
-        ) from None

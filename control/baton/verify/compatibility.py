@@ -37,6 +37,12 @@ _BLOCK: Final = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
 _TOWERS: Final = re.compile(r"(?:^|\.)(?:visual|vision_\w+|vision|audio_\w+)\.")
 """Names of the parts beside the language model; their layers are counted by other settings."""
 
+RERANKER: Final = "Qwen3VLForConditionalGeneration"
+_NAMES: Final = re.compile(r"(?:model\.)?(?:language_model|visual)\..+|lm_head\.weight|.+\.inv_freq")
+_QUANTISED: Final = re.compile(r"(?:weight_\w+|\w*scales?\w*|qweight|qzeros|g_idx|biases|SCB|absmax|quant_\w+)$")
+_TYPES: Final = frozenset({"F64", "F32", "F16", "BF16"})
+"""What the engine reads."""
+
 LARGEST_SETTING: Final = 10**8
 """Of whole numbers in ``config.json``; positions (10 million) are the largest in use."""
 LONGEST_SETTING: Final = 10_000
@@ -88,6 +94,8 @@ def _problems(
     yield from (f"{sentence}: requests can't be prepared without it." for sentence in absent)
     shapes = _shapes(candidate)
     yield from _ill_shaped(config, shapes)
+    if RERANKER in _classes(config):
+        yield from _not_served(candidate, config)
     yield from _other_patches(candidate, config)
     if absent:
         return
@@ -163,6 +171,28 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()}
 
 
+def _not_served(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the engine of this architecture would refuse in the middle of a load: other tools' tensors."""
+    files = set(read_index(folder).values()) if (folder / INDEX).exists() else {SINGLE}
+    tensors = {
+        name: tensor.dtype for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()
+    }
+    other = sorted({kind for name, kind in tensors.items() if kind not in _TYPES and not name.endswith(".inv_freq")})
+    packed = next((name for name in sorted(tensors) if _QUANTISED.search(name)), None)
+    if config.get("quantization_config") or other or packed:
+        why = f"holds weights of type {', '.join(map(shown, other))}" if other else f"has {shown(packed or '')[:200]}"
+        why = f"{CONFIG} has a quantization_config" if config.get("quantization_config") else f"The checkpoint {why}"
+        yield f"{why}: the engine serves no quantised weights; save the model in bf16, fp16 or fp32."
+        return
+    if adapter := next((name for name in sorted(tensors) if "lora_" in name or name.startswith("base_model.")), None):
+        yield f"{shown(adapter)[:200]} is part of an adapter: merge it into its model (merge_and_unload) and save that."
+    elif strange := sorted(name for name in tensors if not _NAMES.fullmatch(name)):
+        yield (
+            f"{len(strange):,} tensors have names that {RERANKER} does not know, such as {shown(strange[0])[:200]!r}: "
+            "save it with save_pretrained of that class."
+        )
+
+
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Models with more than text keep the language model's settings one level deeper."""
     inner = config.get("text_config")
@@ -201,12 +231,16 @@ def _ill_shaped(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     if has_vision(config):
         yield from _miscounted("vision_config.depth", config["vision_config"].get("depth"), _BLOCK, list(shapes))
     # transformers fills a head that is not there with random numbers, and only logs it.
-    tied = [level["tie_word_embeddings"] for level in (config, text) if "tie_word_embeddings" in level]
+    # Of the two settings the outer one counts, and the reranker's default is false.
+    default = False if RERANKER in _classes(config) else text.get("tie_word_embeddings", True)
     heads = ("ForCausalLM", "ForConditionalGeneration")
-    if tied and not any(tied) and _kind(config).endswith(heads) and not any(
+    if not config.get("tie_word_embeddings", default) and _kind(config).endswith(heads) and not any(
         name.endswith("lm_head.weight") for name in shapes
     ):  # fmt: skip
-        yield f"{CONFIG} says tie_word_embeddings false, and no file holds lm_head.weight: the scores would be random."
+        yield (
+            f"No file holds lm_head.weight, and {CONFIG} does not say tie_word_embeddings true at its top: "
+            "the scores would be random. Save the model again, or set it if the model was trained so."
+        )
 
 
 def _miscounted(setting: str, said: object, pattern: re.Pattern[str], names: list[str]) -> Iterator[str]:

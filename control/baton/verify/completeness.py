@@ -23,7 +23,18 @@ from baton.verify.files import (
     vanished,
     walk,
 )
-from baton.verify.layout import CONFIG, INDEX, SINGLE, absent_helpers, is_shard, is_temporary, read_index
+from baton.verify.layout import (
+    CONFIG,
+    INDEX,
+    SETTINGS,
+    SINGLE,
+    absent_helpers,
+    is_shard,
+    is_temporary,
+    other_weights,
+    read_index,
+    served,
+)
 from baton.verify.meta import META
 from baton.verify.safetensors import TruncatedError, read_header
 from baton.verify.sums import SUMS, CutSumsError, read_sums
@@ -41,7 +52,7 @@ class CutShort(str):
     __slots__ = ()
 
 
-def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[str, ...]:
+def missing_parts(folder: Path) -> tuple[str, ...]:
     """Return a short sentence for each thing that a copy still lacks; empty when nothing is known to be missing.
 
     A sentence about a shard that is there and ends too early, or a tokenizer or processor file that is not there, is
@@ -49,13 +60,13 @@ def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[
 
     Only what time can mend is told. A file that is there and wrong (too long, no safetensors at all) is not missing:
     ``check_integrity`` refuses it. Nothing missing does not prove that nothing more comes (a README, or a second
-    copy of the vocabulary), which is why a folder must have been quiet for a while too. Files and folders named as
-    one of ``skip`` are not looked at.
+    copy of the vocabulary), which is why a folder must have been quiet for a while too. Only files that are served
+    are looked at, and the temporary names of such.
 
     Never raises: a folder that changes or vanishes under it lacks what could not be seen.
     """
     try:
-        entries = list(walk(folder, skip=skip))
+        entries = list(walk(folder, deep=False))
         if not entries and not folder.is_dir():
             return ("the folder is gone",)
         return tuple(dict.fromkeys(_lacks(folder, entries)))
@@ -65,18 +76,20 @@ def missing_parts(folder: Path, *, skip: frozenset[str] = frozenset()) -> tuple[
         return (error.message,)
 
 
-def _lacks(folder: Path, entries: list[Entry]) -> list[str]:
+def _lacks(folder: Path, listed: list[Entry]) -> list[str]:
+    everything = {entry.name for entry in listed}
+    entries = served(folder, listed)
     files = {entry.name: entry for entry in entries if entry.is_file}
-    lacks = []
+    lacks = [
+        f"{shown(name)} is the temporary name of a copy under way" for name in sorted(everything) if is_temporary(name)
+    ]
     texts = sum(entry.size for entry in files.values() if entry.path.suffix == ".json")
     if texts > JSON_TOTAL:
         # Before the first is parsed. Told as lacking: what a folder holds too much of, only a person can take away.
         raise CheckpointError(f"its JSON files are {figure(texts)} together; at most {figure(JSON_TOTAL)} are allowed")
     for entry in entries:
         name = shown(entry.name)
-        if is_temporary(entry.path.name):
-            lacks.append(f"{name} is the temporary name of a copy under way")
-        elif entry.is_link and entry.target is None:
+        if entry.is_link and entry.target is None:
             lacks.append(f"{name} is a link to what is not there")
         elif entry.is_file and entry.size == 0 and _never_empty(entry.path):
             lacks.append(f"{name} is empty so far")
@@ -84,10 +97,10 @@ def _lacks(folder: Path, entries: list[Entry]) -> list[str]:
             lacks.append(early)
     config = _config(folder) if CONFIG in files else None
     if CONFIG not in files:
-        lacks.append(_no_config(files))
-    lacks += _lacking_weights(folder, files)
+        lacks.append(_no_config(listed))
+    lacks += _lacking_weights(folder, files, everything)
     lacks += [CutShort(f"{sentence} yet") for sentence in absent_helpers(files.keys(), config, folder)]
-    lacks += _lacking_listed(folder, files)
+    lacks += _lacking_listed(folder, everything)
     return lacks
 
 
@@ -95,11 +108,11 @@ def _never_empty(path: Path) -> bool:
     return path.suffix in _NEVER_EMPTY or path.name in _NEVER_EMPTY_NAMES
 
 
-def _no_config(files: dict[str, Entry]) -> str:
-    deeper = [name for name in files if name.count("/") == 1 and name.endswith(f"/{CONFIG}")]
+def _no_config(listed: list[Entry]) -> str:
+    deeper = [entry.name for entry in listed if entry.is_folder and (entry.path / CONFIG).is_file()]
     # An unpacked archive often has one folder too many; sub-models have a config.json of their own beside ours.
     if len(deeper) == 1:
-        inner = shown(deeper[0].rpartition("/")[0])
+        inner = shown(deeper[0])
         return f"{CONFIG} is not there yet (one lies in {inner}/: if that is the checkpoint, move it one level up)"
     return f"{CONFIG} is not there yet"
 
@@ -111,9 +124,9 @@ def _config(folder: Path) -> dict[str, Any] | None:
         return None  # told as a JSON file that ends early, or by check_integrity
 
 
-def _lacking_weights(folder: Path, files: dict[str, Entry]) -> list[str]:
-    present = [name for name in files if name.endswith(".safetensors") and "/" not in name]
-    lacks = []
+def _lacking_weights(folder: Path, files: dict[str, Entry], everything: set[str]) -> list[str]:
+    present = [name for name in files if name.endswith(".safetensors")]
+    lacks: list[str] = []
     if INDEX in files:
         try:
             expected = sorted(set(read_index(folder).values()))
@@ -121,7 +134,12 @@ def _lacking_weights(folder: Path, files: dict[str, Entry]) -> list[str]:
             expected = []  # told as a JSON file that ends early, or by check_integrity
         lacks += [f"{shown(name)} is not there yet" for name in expected if name not in files]
     elif SINGLE not in files:
-        lacks.append(f"{INDEX} is not there yet" if any(map(is_shard, present)) else f"{SINGLE} is not there yet")
+        if any(map(is_shard, everything)):
+            lacks.append(f"{INDEX} is not there yet")
+        elif (other := other_weights(everything)) is not None:
+            lacks.append(CutShort(f"{SINGLE} is not there yet, and {other}"))
+        else:
+            lacks.append(f"{SINGLE} is not there yet")
     for name in present:
         try:
             read_header(folder / name)
@@ -135,8 +153,9 @@ def _lacking_weights(folder: Path, files: dict[str, Entry]) -> list[str]:
     return lacks
 
 
-def _lacking_listed(folder: Path, files: dict[str, Entry]) -> list[str]:
-    if SUMS not in files:
+def _lacking_listed(folder: Path, everything: set[str]) -> list[str]:
+    """What ``SHA256SUMS`` names, is not there, and would be served."""
+    if SUMS not in everything:
         return []
     try:
         listed = read_sums(folder) or {}
@@ -144,9 +163,10 @@ def _lacking_listed(folder: Path, files: dict[str, Entry]) -> list[str]:
         return [f"{SUMS} ends early"]
     except CheckpointError:
         return []  # it will not get better by waiting; check_integrity names the line
-    if not listed and files[SUMS].size == 0:
+    if not listed and (folder / SUMS).stat().st_size == 0:
         return [f"{SUMS} is empty so far"]
-    return [f"{shown(name)} is listed in {SUMS} and not there yet" for name in sorted(listed) if name not in files]
+    absent = (name for name in sorted(listed) if name not in everything and name in SETTINGS)
+    return [f"{shown(name)} is listed in {SUMS} and not there yet" for name in absent]
 
 
 def _ends_early(entry: Entry) -> str | None:

@@ -13,10 +13,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from baton.errors import CheckpointError
+from baton.ownership import user
 
 CHUNK: Final = 4 << 20
 """Bytes read at a time: large enough that hashlib works outside the GIL nearly all the time."""
@@ -87,11 +89,11 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def walk(folder: Path, *, skip: frozenset[str] = frozenset()) -> Iterator[Entry]:
+def walk(folder: Path, *, deep: bool = True) -> Iterator[Entry]:
     """Yield every entry below ``folder`` in the order of names, links followed, a folder before what is in it.
 
-    What vanishes in the middle is left out, and so are entries called as one of ``skip``. Raises ``OSError`` when a
-    folder can't be listed, and ``CheckpointError`` beyond ``ENTRIES_LIMIT`` entries.
+    Without ``deep`` only what lies in the folder itself. What vanishes in the middle is left out. Raises ``OSError``
+    when a folder can't be listed, and ``CheckpointError`` beyond ``ENTRIES_LIMIT`` entries.
     """
     try:
         status = folder.stat()
@@ -99,7 +101,7 @@ def walk(folder: Path, *, skip: frozenset[str] = frozenset()) -> Iterator[Entry]
         if vanished(error):
             return
         raise
-    entries = _descend(folder, "", ((status.st_dev, status.st_ino),), skip)
+    entries = _descend(folder, "", ((status.st_dev, status.st_ino),), deep=deep)
     for count, entry in enumerate(entries):
         if count >= ENTRIES_LIMIT:
             raise CheckpointError(
@@ -109,7 +111,7 @@ def walk(folder: Path, *, skip: frozenset[str] = frozenset()) -> Iterator[Entry]
         yield entry
 
 
-def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], skip: frozenset[str]) -> Iterator[Entry]:
+def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], *, deep: bool) -> Iterator[Entry]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -117,8 +119,6 @@ def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], skip
             return
         raise
     for path in paths:
-        if path.name in skip:
-            continue
         try:
             own = path.lstat()
         except OSError as error:
@@ -137,8 +137,8 @@ def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], skip
                 f"{shown(name[:80])}... lies more than {DEPTH_LIMIT} folders deep.",
                 mend="A version folder holds one checkpoint: remove the folders that are not part of it.",
             )
-        if here not in above:
-            yield from _descend(path, name + "/", (*above, here), skip)
+        if deep and here not in above:
+            yield from _descend(path, name + "/", (*above, here), deep=deep)
 
 
 def _target(path: Path, own: os.stat_result) -> os.stat_result | None:
@@ -150,39 +150,52 @@ def _target(path: Path, own: os.stat_result) -> os.stat_result | None:
         return None
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> FileIO:
     """Open a file to read bytes from; anything that is not a plain file is refused.
 
     Raises ``CheckpointError`` naming the file and the cause.
     """
     try:
-        # O_NONBLOCK: opening a fifo without a writer returns at once instead of never.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Looked at before it is opened, by one descriptor: opening a fifo never ends, opening a device may do things.
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            plain = stat.S_ISREG(os.fstat(place).st_mode)
+            file = FileIO(f"/proc/self/fd/{place}") if plain else None
+        finally:
+            os.close(place)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{shown(path.name)} can't be opened: {reason(error)}.") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        mend = None
+        if isinstance(error, PermissionError):
+            me = user(os.geteuid())
+            mend = f"Give user {me}, who runs Baton, and the user who runs Triton the right to read it: chmod a+r"
+        raise CheckpointError(f"{shown(path.name)} can't be opened: {reason(error)}.", mend=mend) from error
+    if file is None:
         raise CheckpointError(f"{shown(path.name)} is not a plain file.", mend="Put the file itself in its place.")
-    return os.fdopen(descriptor, "rb", buffering=0)
+    return file
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return a whole file of at most ``limit`` bytes; raises ``CheckpointError`` naming the file."""
     with open_regular(path) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise CheckpointError(f"{shown(path.name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
-            parts = []
-            # A raw read may return less than asked for, and the file may grow while it is read.
-            while size >= 0 and (part := file.read(limit + 1)):
-                parts.append(part)
-                limit -= len(part)
-                if limit < 0:
-                    raise CheckpointError(f"{shown(path.name)} grew while it was read.")
-            return b"".join(parts)
-        except OSError as error:
-            raise CheckpointError(f"{shown(path.name)} can't be read: {reason(error)}.") from error
+        return read_whole(file, path.name, limit)
+
+
+def read_whole(file: RawIOBase, name: str, limit: int) -> bytes:
+    """Return all of an open file, as ``read_bytes`` does."""
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CheckpointError(f"{shown(name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
+        parts = []
+        # A raw read may return less than asked for, and the file may grow while it is read.
+        while part := file.read(limit + 1):
+            parts.append(part)
+            limit -= len(part)
+            if limit < 0:
+                raise CheckpointError(f"{shown(name)} grew while it was read.")
+        return b"".join(parts)
+    except OSError as error:
+        raise CheckpointError(f"{shown(name)} can't be read: {reason(error)}.") from error
 
 
 def parse_json(data: bytes, name: str) -> Any:
@@ -250,7 +263,7 @@ def hash_file(
     buffer = memoryview(bytearray(CHUNK))
     with open_regular(path) as file:
         try:
-            while size := file.readinto(buffer):  # type: ignore[attr-defined]
+            while size := file.readinto(buffer):
                 if cancelled is not None and cancelled():
                     return None
                 digest.update(buffer[:size])

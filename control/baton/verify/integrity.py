@@ -1,9 +1,9 @@
-"""The gate ``integrity``: every file the checkpoint names is there and whole, and none of them can run code."""
+"""The gate ``integrity``: every file that is served is there and whole, and none of them can run code."""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,13 +22,15 @@ from baton.verify.files import (
     shown,
     walk,
 )
-from baton.verify.layout import HEAD, INDEX, SINGLE, hidden_danger, is_code, is_pickle, is_shard, read_index
+from baton.verify.layout import HEAD, INDEX, SINGLE, read_index, served, true_kind
 from baton.verify.meta import read_table
 from baton.verify.safetensors import Header, read_header
 from baton.verify.sums import SUMS, read_sums
 
 Cancelled = Callable[[], bool]
 
+_READ_STRICTLY: Final = frozenset({".json", ".safetensors", ".toml"})
+"""What has such a name is read by a reader that takes nothing else."""
 _TOLD: Final = 3
 """Problems told in the message; all of them are in the evidence."""
 
@@ -65,28 +67,30 @@ def check_integrity(
         message = f"{whole}, by their own headers and index; there is no {SUMS} to hash against."
     else:
         message = f"{whole}; {evidence['hashed_bytes']:,} bytes of {evidence['hashed_files']} files match {SUMS}."
+        if unchecked := evidence["unchecked_sums"]:
+            message += f" Of {SUMS} {unchecked} lines name files that are not served, and were not checked."
+    if evidence["ignored_files"]:
+        message += f" Ignored: {ignored(evidence['ignored_files'], evidence['ignored_bytes'])}."
     return GateResult(Gate.INTEGRITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
 
 
-def cheap_problems(folder: Path, *, links_may_leave: bool, skip: frozenset[str] = frozenset()) -> list[str]:
-    """Return a sentence for everything wrong that shows without hashing.
+def cheap_problems(folder: Path, *, links_may_leave: bool) -> list[str]:
+    """Return a sentence for everything wrong with the files that are served, as far as it shows without hashing.
 
-    ``links_may_leave`` is for a source that is about to be copied: the Hugging Face cache keeps a snapshot as links
-    to blobs outside it. In a version folder such a link would let its content change behind every check.
-    Raises ``OSError`` or ``CheckpointError`` when the folder can't be walked through.
+    ``links_may_leave`` is for a source that is about to be copied. In a version folder such a link would let its
+    content change behind every check, unless it leads to a blob of the Hugging Face cache, whose name is its hash.
+    Raises ``OSError`` or ``CheckpointError`` when the folder can't be listed.
     """
-    entries = list(walk(folder, skip=skip))
+    entries = served(folder, walk(folder, deep=False))
     root = folder.resolve()
     if sum(entry.size for entry in entries if entry.path.suffix == ".json") > JSON_TOTAL:
-        return [
-            f"The folder's JSON files are more than {figure(JSON_TOTAL)} together: remove those that are not its own."
-        ]
+        return [f"The checkpoint's JSON files are more than {figure(JSON_TOTAL)} together: no model has so many."]
     problems = [text for entry in entries for text in _unwelcome(entry, root, links_may_leave=links_may_leave)]
     problems += _wrong_texts(entries)
     problems += _wrong_weights(folder, entries)
     # What is cut off is told above already, with its figures.
     told_of = tuple(name + mark for text in problems for name in (text.split(" ", 1)[0],) for mark in (" ", ":"))
-    problems += [f"{part}." for part in missing_parts(folder, skip=skip) if not part.startswith(told_of)]
+    problems += [f"{part}." for part in missing_parts(folder) if not part.startswith(told_of)]
     try:
         read_table(folder)
     except CheckpointError as error:
@@ -94,19 +98,36 @@ def cheap_problems(folder: Path, *, links_may_leave: bool, skip: frozenset[str] 
     return problems
 
 
-def manifest(folder: Path, *, progress: Progress | None = None, cancelled: Cancelled | None = None) -> dict[str, str]:
-    """Return relative name to SHA-256 (hex) of every file in the folder, links followed.
+def manifest(
+    folder: Path,
+    *,
+    known: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> dict[str, str]:
+    """Return name to SHA-256 (hex) of every file that is served, links followed.
 
-    Raises ``CheckpointError`` when a file can't be read, ``Refused`` when ``cancelled`` said so.
+    What is ``known`` is taken from there and not read. Raises ``CheckpointError`` when a file can't be read,
+    ``Refused`` when ``cancelled`` said so.
     """
+    known = known or {}
     try:
-        files = [entry for entry in walk(folder) if entry.is_file]
+        files = [entry for entry in served(folder, walk(folder, deep=False)) if entry.is_file]
     except OSError as error:
         raise CheckpointError(f"{shown(folder.name)} can't be read: {reason(error)}.") from error
+    fresh = [entry for entry in files if entry.name not in known]
     try:
-        return {name: digest for name, digest, _ in _hashed(files, progress, cancelled)}
+        found = {name: digest for name, digest, _ in _hashed(fresh, progress, cancelled)}
     except _StoppedError as error:
         raise Refused(f"Hashing {shown(folder.name)} was cancelled.") from error
+    return {
+        entry.name: known.get(entry.name) or found[entry.name] for entry in files if entry.name in {**known, **found}
+    }
+
+
+def ignored(files: int, size: int) -> str:
+    """What lies in a folder and is not served, for a person: ``14 files, 1.2 GiB``."""
+    return f"{files} file{'s' if files != 1 else ''}, {figure(size)}"
 
 
 def told(problems: list[str]) -> str:
@@ -146,7 +167,9 @@ def _unlike(
     progress: Progress | None,
     cancelled: Cancelled | None,
 ) -> list[str]:
-    files = [entry for entry in walk(folder) if entry.is_file and entry.name in sums]
+    """Compare what is served; what else the list names is counted, and not looked at."""
+    files = [entry for entry in served(folder, walk(folder, deep=False)) if entry.is_file and entry.name in sums]
+    evidence["unchecked_sums"] = len(sums) - len(files)
     unlike = []
     for name, digest, size in _hashed(files, progress, cancelled):
         evidence["hashed_bytes"] += size
@@ -156,8 +179,7 @@ def _unlike(
                 f"{shown(name)} ({size:,} bytes) has SHA-256 {digest[:12]}..., {SUMS} says {sums[name][:12]}...: "
                 "copy it again."
             )
-    gone = sums.keys() - {entry.name for entry in files}
-    return unlike + [f"{shown(name)} is listed in {SUMS} and is no file here." for name in sorted(gone)]
+    return unlike
 
 
 def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[str]:
@@ -166,31 +188,31 @@ def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[s
         yield f"{name} has control characters or broken encoding in its name: rename it."
     if entry.is_link and entry.target is not None and not links_may_leave:
         real = entry.path.resolve()
-        if not real.is_relative_to(root):
+        if not real.is_relative_to(root) and not _is_blob(real, root):
             yield (
                 f"{name} is a link that leads out of the folder, to {shown(str(real))}: "
                 "put the file itself there (ctl push copies what links lead to)."
             )
-    if entry.loop:
-        yield f"{name} is a link to a folder that it lies in: remove it."
-    if entry.target is not None and not entry.is_file and not entry.is_folder:
-        yield f"{name} is {_kind(entry.target.st_mode)}: remove it."
     if entry.is_folder:
-        return
-    if is_pickle(name):
-        yield f"{name} may hold a pickle, which runs code when it is read: remove it, or save it as safetensors."
-    elif is_code(name):
-        yield f"{name} is code; a version folder holds data only: remove it."
-    elif entry.is_file and (danger := _danger(entry)):
-        yield f"{name} {danger}: remove it."
+        yield f"{name} is a folder: put the file itself in its place."
+    elif entry.target is not None and not entry.is_file:
+        yield f"{name} is {_kind(entry.target.st_mode)}: put the file itself in its place."
+    elif entry.is_file and entry.path.suffix not in _READ_STRICTLY and (kind := _true_kind(entry)):
+        yield f"{name} is not what its name says: {kind}."
 
 
-def _danger(entry: Entry) -> str | None:
+def _is_blob(real: Path, root: Path) -> bool:
+    """Whether a file is a blob of the Hugging Face cache that the snapshot ``root`` belongs to."""
+    return root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
+
+
+def _true_kind(entry: Entry) -> str | None:
+    """What a file really is, where its first bytes tell; also what keeps it from being opened."""
     try:
         with open_regular(entry.path) as file:
-            return hidden_danger(entry.name, file.read(HEAD))
+            return true_kind(file.read(HEAD))
     except CheckpointError as error:
-        return f"can't be looked into ({error.message})"
+        return str(error)
 
 
 def _kind(mode: int) -> str:
@@ -205,11 +227,17 @@ def _wrong_texts(entries: list[Entry]) -> Iterator[str]:
         try:
             value = read_json(entry.path)
         except CheckpointError as error:
-            yield str(error)
+            yield _with_kind(error, entry)
             continue
         # Only settings are searched: in a vocabulary the same word is just a token.
         if entry.path.name.endswith("config.json") and (key := _code_key(value)):
             yield f"{shown(entry.name)} has the key {key!r}, which names code to import: remove it."
+
+
+def _with_kind(error: CheckpointError, entry: Entry) -> str:
+    """Why a file can't be read; what it really is tells more than where its reader stumbled."""
+    kind = _true_kind(entry)
+    return str(error) if kind is None or kind == str(error) else f"{shown(entry.name)} can't be used: {kind}."
 
 
 def _code_key(value: Any) -> str | None:
@@ -225,27 +253,24 @@ def _code_key(value: Any) -> str | None:
 
 
 def _wrong_weights(folder: Path, entries: list[Entry]) -> Iterator[str]:
-    names = [entry.name for entry in entries if entry.is_file and entry.name.endswith(".safetensors")]
+    weights = {entry.name: entry for entry in entries if entry.is_file and entry.name.endswith(".safetensors")}
     headers: dict[str, Header] = {}
-    for name in names:
+    for name, entry in weights.items():
         try:
-            headers[name] = read_header(folder / name)
+            headers[name] = read_header(entry.path)
         except CheckpointError as error:
-            yield str(error)
+            yield _with_kind(error, entry)
     if not any(entry.name == INDEX for entry in entries):
         if SINGLE in headers and not headers[SINGLE].tensors:
             yield f"{SINGLE} holds no tensors."
-        strays = [name for name in names if is_shard(name)]
-        if SINGLE in names and strays:
-            yield f"{shown(strays[0])} is one of a series, and there is no {INDEX}: remove it, or add the index."
         return
-    if SINGLE in names:
-        yield f"{SINGLE} and {INDEX} are both there, and one can't tell which weights are meant: remove one."
     try:
         index = read_index(folder)
     except CheckpointError as error:
         yield str(error)
         return
+    if SINGLE in weights and SINGLE not in index.values():
+        yield f"{SINGLE} and {INDEX} are both there, and one can't tell which weights are meant: remove one."
     yield from _disagreements(index, headers)
 
 
@@ -260,12 +285,27 @@ def _disagreements(index: dict[str, str], headers: dict[str, Header]) -> Iterato
                 if index.get(tensor) != file:
                     elsewhere = f"puts it into {shown(index[tensor])}" if tensor in index else "does not know it"
                     yield f"{shown(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."
-        elif is_shard(file):
-            yield f"{shown(file)} is named by no line of {INDEX}: it is left from another copy; remove it."
 
 
 def _totals(folder: Path) -> dict[str, int]:
-    files = [entry for entry in walk(folder) if entry.is_file]
+    files = [entry for entry in served(folder, walk(folder, deep=False)) if entry.is_file]
     weights = [entry for entry in files if entry.name.endswith(".safetensors")]
-    tensors = sum(len(read_header(entry.path).tensors) for entry in weights)
-    return {"files": len(files), "bytes": sum(entry.size for entry in files), "tensors": tensors}
+    beside, size = not_served(folder)
+    return {
+        "files": len(files),
+        "bytes": sum(entry.size for entry in files),
+        "tensors": sum(len(read_header(entry.path).tensors) for entry in weights),
+        "ignored_files": beside,
+        "ignored_bytes": size,
+    }
+
+
+def not_served(folder: Path) -> tuple[int, int]:
+    """How many files lie in a version folder, or in a source of one, that are not served; and their bytes.
+
+    Raises ``OSError`` or ``CheckpointError`` as ``walk`` does.
+    """
+    entries = list(walk(folder))
+    names = {entry.name for entry in served(folder, entries)} | {SUMS}
+    rest = [entry for entry in entries if entry.is_file and entry.name not in names]
+    return len(rest), sum(entry.size for entry in rest)

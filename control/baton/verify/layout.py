@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import read_object, shown
+from baton.verify.files import Entry, read_object, shown
+from baton.verify.meta import META
 
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
@@ -24,58 +25,89 @@ _VOCABULARIES: Final = (
     {TOKENIZER}, {"vocab.json", "merges.txt"}, {"tokenizer.model"}, {"spiece.model"}, {"vocab.txt"}, {"tekken.json"},
 )  # fmt: skip
 
-PICKLES: Final = frozenset(
-    {".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".mar"}
+SETTINGS: Final = frozenset(
+    {
+        *(CONFIG, INDEX, TOKENIZER_CONFIG, IMAGES, VIDEOS, PROCESSOR, META, *(n for v in _VOCABULARIES for n in v)),
+        *("generation_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("chat_template.json", "chat_template.jinja"),
+    }
 )
-"""Suffixes of files that hold a pickle, or may: reading one runs whatever code its author put in."""
-_CODE: Final = re.compile(r".*\.(py|pyc|pyo|pyd|pyx|so(\.\d+)*|dll|dylib|exe)", re.IGNORECASE)
-_EXAMPLE: Final = re.compile(r"scripts/[^/]+\.py")
+"""What is served beside the weights: settings, tokenizer, processor, template, what a person says of the version."""
 
-_TEXT_PICKLE: Final = re.compile(rb"\(*c[A-Za-z_][\w.]*\n[A-Za-z_][\w.]*\n")
-HEAD: Final = 256
-"""Bytes from which ``hidden_danger`` tells what a file is."""
+_OTHER_FORMATS: Final = (
+    (
+        re.compile(r"adapter_model\.(safetensors|bin)|adapter_config\.json"),
+        "belongs to a LoRA adapter: merge it into its base model (`merge_and_unload` of peft) and save that",
+    ),
+    (
+        re.compile(r"(pytorch_model.*|consolidated.*|model.*)\.(bin|pt|pth|ckpt)"),
+        "is a pickle, which runs code when it is read: save the model as safetensors (`save_pretrained` does)",
+    ),
+    (
+        re.compile(r".*\.(gguf|ggml|onnx|tflite|msgpack|h5|nemo|mlpackage)|openvino_model\..*|tf_model.*|flax_model.*"),
+        "is of another format: save the model as safetensors (`save_pretrained` of transformers does)",
+    ),
+)
+"""Weights that are not served, by name, and what to do with them."""
 
 _TEMPORARY: Final = (
-    re.compile(r"\..+\.[A-Za-z0-9]{6}"),  # rsync: .NAME.XXXXXX
-    re.compile(r".*\.(part|partial|filepart|incomplete|crdownload|download|tmp|temp|aria2|gstmp|swp)", re.IGNORECASE),
-    re.compile(r".*\.safetensors\.[A-Za-z0-9_-]{6,16}"),  # aws s3 cp: NAME.XXXXXXXX; mktemp: NAME.XXXXXX
-    re.compile(r"\.~tmp~|\.rsync-partial|\.(nfs|fuse_hidden)[0-9a-f]+|\.in\..+"),
+    re.compile(r"\.(?P<name>.+)\.[A-Za-z0-9]{6}"),  # rsync: .NAME.XXXXXX
+    re.compile(
+        r"[._~]*(?P<name>.+)\.(part|partial|filepart|incomplete|crdownload|download|tmp|temp|aria2|gstmp)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<name>.+\.safetensors)[._][A-Za-z0-9_-]{6,16}"),  # aws s3 cp: NAME.XXXXXXXX; mktemp: NAME.XXXXXX
+    re.compile(r"\.in\.(?P<name>.+)\."),
 )
 _SHARD: Final = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+HEAD: Final = 256
+"""Bytes from which ``true_kind`` tells what a file is."""
 
 
-def is_pickle(name: str) -> bool:
-    return Path(name).suffix.lower() in PICKLES
-
-
-def is_code(name: str) -> bool:
-    """Whether the file, named from the folder, is code that something might come to run.
-
-    The published Qwen3-VL-Reranker checkpoints carry a usage example, ``scripts/NAME.py``. transformers runs code only
-    from beside ``config.json``, and nothing loads that one: a published checkpoint stays fit to serve unmodified.
-    """
-    return _CODE.fullmatch(name) is not None and _EXAMPLE.fullmatch(name) is None
-
-
-def hidden_danger(name: str, head: bytes) -> str | None:
-    """What a file is by its first ``HEAD`` bytes, whatever it is called; ``None`` when it holds data only.
-
-    A pickle stays one under the name of a text: who opens it with a library that looks at the content runs it.
-    """
-    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1) or _TEXT_PICKLE.match(head):
-        return "is a pickle by its content, which runs code when it is read"
+def true_kind(head: bytes) -> str | None:
+    """What a file is by its first ``HEAD`` bytes that can't be read as what its name says; ``None`` when unknown."""
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer and not the file itself: run `git lfs pull` where it comes from"
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and len(head) > 1:
+        return "it is a pickle by its content, which runs code when it is read"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "is a zip file by its content, as PyTorch's pickles are"
+        return "it is a zip file by its content, as PyTorch's pickles are"
     if head.startswith((b"\x93NUMPY", b"\x89HDF\r\n")):
-        return "is a NumPy or HDF5 file by its content, which may hold pickles or code"
-    if head.startswith((b"\x7fELF", b"MZ\x90\0", b"#!")) and _EXAMPLE.fullmatch(name) is None:
-        return "is a program by its content"
+        return "it is a NumPy or HDF5 file by its content, which may hold pickles or code"
+    if head.startswith((b"\x7fELF", b"MZ\x90\0", b"#!")):
+        return "it is a program by its content"
+    if head.lstrip()[:9].lower() in (b"<!doctype", b"<html><he", b"<?xml ver"):
+        return "it is a web page, perhaps the error of a download: download it again"
     return None
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a copying program (rsync, scp clients, wget, hf, aws, gsutil, rclone) uses such a name on the way."""
-    return any(pattern.fullmatch(name) for pattern in _TEMPORARY)
+    """Whether copying programs (rsync, scp clients, wget, hf, aws, gsutil) use such a name for what will be served."""
+    names = (found["name"] for pattern in _TEMPORARY if (found := pattern.fullmatch(name)))
+    return any(one in SETTINGS or one.endswith(".safetensors") for one in names)
+
+
+def served(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
+    """Those of the ``entries`` of a version folder that the engine and the gates read, and nothing else.
+
+    All else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and
+    not judged; that the engine never opens it ``tests/verify/test_served.py`` holds against the engine.
+    """
+    found = {entry.name: entry for entry in entries if "/" not in entry.name}
+    try:
+        weights = set(read_index(folder).values()) if INDEX in found else set()
+    except CheckpointError:
+        weights = set()  # told where the index is read
+    return [entry for name, entry in found.items() if name in SETTINGS or name == SINGLE or name in weights]
+
+
+def other_weights(names: Iterable[str]) -> str | None:
+    """The first file that holds weights which are not served, and what to do with it; ``None`` without any."""
+    for name in sorted(names):
+        for pattern, mend in _OTHER_FORMATS:
+            if pattern.fullmatch(name):
+                return f"{shown(name)} {mend}"
+    return None
 
 
 def is_shard(name: str) -> bool:

@@ -19,7 +19,8 @@ KEYS: Final = ("label", "release", "trained_at", "metrics", "notes")
 LABEL_LIMIT: Final = 100
 """Characters; a label stands in tables of the terminal and in metrics."""
 _NOTES_LIMIT: Final = 10_000
-_FILE_LIMIT: Final = 1 << 20
+META_LIMIT: Final = 1 << 20
+"""Bytes."""
 _LARGEST_FIGURE: Final = 2**63
 """Whole numbers beyond it no JSON reader of the answers could take."""
 
@@ -50,10 +51,13 @@ def read_table(folder: Path) -> dict[str, Any]:
     Raises ``CheckpointError`` naming the file, the key and what is allowed there.
     """
     path = folder / META
-    if not is_there(path):
-        return {}
+    return parse_table(read_bytes(path, META_LIMIT)) if is_there(path) else {}
+
+
+def parse_table(data: bytes) -> dict[str, Any]:
+    """What ``read_table`` returns, from the file's content; raises as it does."""
     try:
-        table = tomllib.loads(read_bytes(path, _FILE_LIMIT).decode("utf-8"))
+        table = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits, too
         raise CheckpointError(f"{META} is not valid TOML: {error}.", mend="Mend that line.") from error
     return check_table(table)

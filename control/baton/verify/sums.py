@@ -11,7 +11,8 @@ from baton.errors import CheckpointError
 from baton.verify.files import is_there, read_bytes, shown
 
 SUMS: Final = "SHA256SUMS"
-_LIMIT: Final = 16 << 20
+SUMS_LIMIT: Final = 16 << 20
+"""Bytes."""
 _LINE: Final = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 _ESCAPES: Final = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
@@ -29,9 +30,13 @@ def read_sums(folder: Path) -> dict[str, str] | None:
     path = folder / SUMS
     if not is_there(path):
         return None
-    text = read_bytes(path, _LIMIT).decode("utf-8", "surrogateescape")
+    return parse_sums(read_bytes(path, SUMS_LIMIT))
+
+
+def parse_sums(data: bytes) -> dict[str, str]:
+    """What ``read_sums`` returns, from the file's content; raises as it does."""
     sums: dict[str, str] = {}
-    lines = text.split("\n")
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
     for number, line in enumerate(lines, 1):
         stripped = line.rstrip("\r")
         if not stripped.strip() or stripped.startswith("#"):

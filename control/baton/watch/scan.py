@@ -80,6 +80,14 @@ def fingerprint_of(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def _newest(path: Path) -> float:
+    """The newest modification time at or below a path, in seconds since the epoch."""
+    try:
+        return max([path.stat().st_mtime, *(e.target.st_mtime for e in walk(path) if e.target is not None)])
+    except (OSError, CheckpointError):  # it changes, and is looked at again
+        return 0.0
+
+
 def _add(digest: hashlib._Hash, name: str, status: os.stat_result) -> None:
     figures = (stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     digest.update(os.fsencode(name) + b"\0" + repr(figures).encode())
@@ -110,6 +118,7 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
         quiet_since=before.quiet_since if before is not None and same else now,
         first_seen=before.first_seen if before is not None else now,
         size=size,
+        newest=before.newest if before is not None and same else _newest(path),
         harmless=problem is not None and path.name.isdigit() and path.exists(),
         cut=bool(missing) and all(isinstance(part, CutShort) for part in missing),
     )

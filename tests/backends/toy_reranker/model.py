@@ -35,6 +35,8 @@ class Toy:
 
     delay_ms: float = 0.0
     """Added to each batch, as a model's time to compute."""
+    ms_per_kb: float = 0.0
+    """Added to each batch for each kilobyte of its documents: large requests take longer."""
     constant: float | None = None
     """This score for every document."""
     nan: bool = False
@@ -53,6 +55,8 @@ class Toy:
     """Added to the logit for each document beside the first: scores then depend on the batch."""
     error_rate: float = 0.0
     """Share of requests answered by an error, 0..1."""
+    least_timeout_ms: float = 0.0
+    """Requests with a shorter timeout of their own get an error as the engine's, whose time is over."""
     leak_mb: float = 0.0
     """Megabytes kept for ever by each request."""
     hang_on_request: float = 0.0
@@ -175,8 +179,15 @@ class TritonPythonModel:
         toy = self.toy.now()
         if toy.exit_on_request:
             os._exit(4)
-        time.sleep(toy.delay_ms / 1000 + toy.hang_on_request)
+        time.sleep(toy.delay_ms / 1000 + toy.hang_on_request + self._work_s(requests))
         return [self._answer(toy, request) for request in requests]
+
+    def _work_s(self, requests: list[Any]) -> float:
+        """By the version's own switch, whatever ``only_if`` says: what a request takes is no misbehaviour."""
+        if not self.toy.ms_per_kb:
+            return 0.0
+        documents = (pb_utils.get_input_tensor_by_name(r, "documents").as_numpy().reshape(-1) for r in requests)
+        return self.toy.ms_per_kb * sum(len(text) for texts in documents for text in texts) / 1e6
 
     def _answer(self, toy: Toy, request: Any) -> Any:
         """One request's response; what is wrong with one request never reaches another one's."""
@@ -185,6 +196,10 @@ class TritonPythonModel:
         try:
             if self.random.random() < toy.error_rate:
                 error = pb_utils.TritonError("this toy version fails now and then", pb_utils.TritonError.INTERNAL)
+                return pb_utils.InferenceResponse(error=error)
+            if 0 < request.timeout() < toy.least_timeout_ms * 1000:
+                text = f"deadline: the request's timeout of {request.timeout() / 1e6:g} s is over"
+                error = pb_utils.TritonError(text, pb_utils.TritonError.UNAVAILABLE)
                 return pb_utils.InferenceResponse(error=error)
             scores = self._score(toy, request)
         except InvalidInput as refusal:

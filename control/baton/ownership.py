@@ -1,0 +1,326 @@
+"""Opening what another user may have prepared: by descriptor, link by link, and by whose it is.
+
+A path is only a name, which others may give to something else between two looks. So each part of it is opened without
+following links, each link is read and judged, and what is checked is the very descriptor that is read or written after.
+
+A link is followed where the user who made it owns what it leads to: nobody can have others open a file for him that is
+not his (Linux asks the same in ``/tmp`` with ``protected_symlinks``). Links of this process's user and of root are
+followed anywhere. A link with a second name counts as made by the owner of its directory, since a hard link keeps its
+owner. The text of a link is all that counts, also in ``/proc``, whose links lead past every directory otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import io
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from baton.errors import Untrusted
+
+_LINKS: Final = 40
+"""As many as the kernel follows in one path."""
+_ANYBODY: Final = -1
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a path leads to. Both descriptors only stand for a place (``O_PATH``) and are closed by ``follow``.
+
+    ``folder`` is the directory that holds it under ``name``, ``path`` the path without links, ``makers`` the ids of
+    the users who made the links on the way.
+    """
+
+    descriptor: int
+    status: os.stat_result
+    folder: int
+    name: str
+    path: Path
+    makers: frozenset[int]
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.status.st_mode)
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    def open(self) -> io.FileIO:
+        """The file itself, to read from, whatever its name leads to by now. It must be a plain file.
+
+        Raises:
+            OSError: it may not be read.
+        """
+        return io.FileIO(os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC))
+
+    def listing(self) -> int:
+        """A new descriptor of the folder itself, to list it, to write in it and to sync it."""
+        return os.open(".", _FOLDER, dir_fd=self.descriptor)
+
+    def check_links(self) -> None:
+        """Raises ``Untrusted`` where another user than its owner made a link that led here."""
+        for maker in self.makers - {0, os.geteuid(), self.status.st_uid}:
+            raise Untrusted(
+                f"A link that {user(maker)} made leads to {self.path}, which belongs to {user(self.status.st_uid)}: "
+                "links are followed to files of the user who made them only.",
+                mend="Put the file itself in the link's place, or make the link yourself.",
+            )
+
+    def check_public(self, *, inside: bool) -> None:
+        """Whether everybody may get a file to read.
+
+        ``inside``: whether it lies in the folder that is to be given away as a whole. A link of one's own may have come
+        with an archive or a clone, and lead to one's keys.
+
+        Raises:
+            Untrusted: not everybody may read it, and it does not lie inside, or others could have put it there.
+        """
+        if self.status.st_mode & stat.S_IROTH:
+            return
+        if not inside:
+            raise Untrusted(
+                f"A link leads out of the folder, to {self.path}, which not everybody may read, as everybody could in "
+                "the repository.",
+                mend="If it is meant: put the file itself in the link's place, or `chmod o+r` it.",
+            )
+        holder = os.fstat(self.folder)
+        if self.status.st_uid != holder.st_uid:
+            raise Untrusted(
+                f"{self.path} belongs to {user(self.status.st_uid)}, its folder to {user(holder.st_uid)}, and not "
+                "everybody may read it, as everybody could in the repository.",
+                mend="If it is meant: `chmod o+r` by its owner, or `chown` to the folder's.",
+            )
+        if self.status.st_nlink > 1 and holder.st_mode & _OTHERS_WRITE:
+            raise Untrusted(
+                f"{self.path} has {self.status.st_nlink} names, not everybody may read it, and others than "
+                f"{user(holder.st_uid)} may write in its folder: it may be a hard link to another file.",
+                mend="If it is meant: `chmod go-w` the folder, `chmod o+r` the file, or copy it.",
+            )
+
+
+@contextlib.contextmanager
+def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
+    """What a path leads to, from the directory ``at`` or the working directory. Nothing is judged and no file opened.
+
+    Raises:
+        OSError: it leads to nothing (also by a ring of links), or a directory on the way may not be searched.
+    """
+    text = os.fspath(path)
+    parts = text.split("/")[::-1]
+    makers: set[int] = set()
+    links = 0
+    held: list[int] = []
+
+    def opened(name: str, within: int | None) -> int:
+        held.append(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within))
+        return held[-1]
+
+    def let_go(*needed: int) -> None:
+        """A path may have thousands of parts, and a process few descriptors."""
+        for descriptor in held:
+            if descriptor not in needed:
+                os.close(descriptor)
+        held[:] = needed
+
+    try:
+        here = folder = opened("/" if text.startswith("/") else ".", at)
+        last = "."
+        while parts:
+            let_go(*{here, folder})
+            name = parts.pop()
+            if name in {"", "."}:
+                continue
+            found = opened(name, here)
+            status = os.fstat(found)
+            if not stat.S_ISLNK(status.st_mode):
+                here, folder, last = found, here, name
+                continue
+            links += 1
+            if links > _LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), text)
+            makers |= _makers(status, os.fstat(here))
+            to = os.readlink("", dir_fd=found)
+            if to.startswith("/"):
+                here = opened("/", None)
+            parts += to.split("/")[::-1]
+        yield Found(here, os.fstat(here), folder, last, _real(here), frozenset(makers))
+    finally:
+        let_go()
+
+
+def _real(descriptor: int) -> Path:
+    try:
+        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    except FileNotFoundError:  # which would say that the file is not there
+        raise OSError(errno.ENOSYS, "/proc is not mounted") from None
+
+
+def _makers(link: os.stat_result, holder: os.stat_result) -> set[int]:
+    if link.st_nlink == 1:
+        return {link.st_uid}
+    return {link.st_uid, _ANYBODY if holder.st_mode & _OTHERS_WRITE else holder.st_uid}
+
+
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[tuple[int, Path]]:
+    """A folder's descriptor and its path without links.
+
+    Raises:
+        Untrusted: a link on the way is another user's, and the folder is not that user's.
+        OSError: it can't be opened, or is no folder.
+    """
+    with follow(path) as found:
+        found.check_links()
+        descriptor, real = found.listing(), found.path
+    try:
+        yield descriptor, real
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def own_folder(name: str, at: int, place: Path, *, mode: int = 0o700) -> Iterator[int]:
+    """A folder of this user's own within the directory ``at``, made with that mode if it is not there.
+
+    ``place`` is its path, for people.
+
+    Raises:
+        Untrusted: a link, a file or a folder that others made or may write in has that name.
+        OSError: it can't be made or opened.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=at)
+    mend = (
+        f"Look into {place}, remove it, and do it again; see to it that others can't write where it lies. "
+        "Where the file system gives all files to one user, run it as that user."
+    )
+    try:
+        descriptor = os.open(name, _FOLDER, dir_fd=at)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
+            raise
+        raise Untrusted(f"{place} is no folder, but a link or a file. Nothing was touched.", mend=mend) from None
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_WRITE:
+            whose = f"belongs to {user(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}"
+            raise Untrusted(
+                f"{place} {whose}: others than {user(os.geteuid())} could change what is in it. Nothing was touched.",
+                mend=mend,
+            )
+        os.fchmod(descriptor, mode)  # whatever the umask
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_own(path: str | Path, flags: int, mode: int = 0o600, *, at: int | None = None) -> int:
+    """Open, or make with ``O_CREAT``, a file of Baton's own; ``O_TRUNC`` must not be in ``flags``.
+
+    Raises:
+        Untrusted: a link, another user's file (root's may be) or no plain file has that name; or, where it is to be
+            written, a hard link to another one.
+        OSError: it can't be opened.
+    """
+    try:
+        # O_NONBLOCK: a fifo that nobody reads is an error then, and no wait for ever.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=at)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:
+            raise
+        raise _foreign(path, "is a link or no plain file") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        wrong = "is no plain file"
+    elif status.st_uid not in {0, os.geteuid()}:
+        wrong = f"belongs to {user(status.st_uid)}"
+    else:
+        writing = flags & (os.O_WRONLY | os.O_RDWR)
+        wrong = "has a second name, a hard link" if writing and status.st_nlink > 1 else ""
+    if wrong:
+        os.close(descriptor)
+        raise _foreign(path, wrong)
+    return descriptor
+
+
+@contextlib.contextmanager
+def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
+    """A new file of that mode in the directory ``at``, in the place of what has the name; on the disk after the block.
+
+    Raises:
+        OSError: it can't be made or written; also when others make one of that name again and again.
+    """
+    unlink(name, at)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, 0o600, dir_fd=at), "wb") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def unlink(name: str, at: int) -> None:
+    """Remove a file, or a link itself, from the directory ``at``, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=at)
+
+
+def _foreign(path: str | Path, wrong: str) -> Untrusted:
+    return Untrusted(
+        f"{path} {wrong}: another user may have put it there. Nothing was written.",
+        mend="Remove it, and see to it that only the user that runs Baton can write in its folder.",
+    )
+
+
+def check_owner(path: Path) -> None:
+    """Raises ``Untrusted`` for a directory of another user than this process's or root."""
+    owner = path.stat().st_uid
+    if owner not in {0, os.geteuid()}:
+        raise Untrusted(
+            f"The directory {path} belongs to {user(owner)}, who could put files of his own in the place of "
+            f"Baton's; Baton runs as {user(os.geteuid())}.",
+            mend=f"Run Baton as {user(owner)}, or `chown {user(os.geteuid())}` the directory and what is in it.",
+        )
+
+
+def writers(path: Path, *, us: int | None = None, within: bool = True) -> str:
+    """Who besides the user ``us`` (this process's) and root can write in a directory, in words; empty for nobody.
+
+    Without ``within`` only those count who can also rename or remove what others have in there.
+    """
+    status = path.stat()
+    mode = 0 if status.st_mode & stat.S_ISVTX and not within else status.st_mode
+    if mode & stat.S_IWOTH:
+        return "every user of this machine"
+    found = [] if status.st_uid in {0, os.geteuid() if us is None else us} else [user(status.st_uid)]
+    # The group of one, which has its user's name, is what many systems give to each user.
+    if mode & stat.S_IWGRP and status.st_gid != 0 and _group(status.st_gid) != user(status.st_uid):
+        found.append(f"the group {_group(status.st_gid)}")
+    return " and ".join(found)
+
+
+def user(number: int) -> str:
+    """A user's name, or the number of one that has none, as in containers."""
+    if number == _ANYBODY:
+        return "somebody"
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"uid {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return f"gid {number}"

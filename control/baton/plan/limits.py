@@ -1,0 +1,41 @@
+"""How long a phase waits, and what it says meanwhile. No rollout stands for ever, and none stands without a sentence.
+
+Three things may be waited for without a limit, and each is told with what to do: a person, live traffic, and a server
+that is away (what it holds is unknown, and it may come back with it at any moment). Everything else is a server that
+answers and does not do what it is asked for. That has the time of a load (``load_timeout``), and ``drain_timeout``
+where requests are to end first. Then the phase ends: before all traffic has moved by turning back, afterwards by
+ending the rollout; what is left to do is done at rest, where it holds up nothing but the next load.
+"""
+
+from __future__ import annotations
+
+from baton.domain import Rollout
+from baton.plan.effects import Ask, Decision, Sync
+from baton.plan.view import Policy, View, told
+
+
+def stuck(view: View, decision: Decision, policy: Policy) -> str | None:
+    """Why the call that is waited for will not end well any more, in words; None where it still may.
+
+    Times count from the first of its failures in a row.
+    """
+    effect = decision.effect if isinstance(decision.effect, Sync | Ask) else decision.waits
+    failure = None if effect is None else view.failed.get(effect)
+    if failure is None or view.now - failure.since <= policy.load_timeout:
+        return None
+    so_far = f"{view.now - failure.since:.0f} s (limit {policy.load_timeout:.0f} s)"
+    return f"{decision.message.rstrip('.')}. That has failed for {so_far}, with: {told(failure)}"
+
+
+def overdue(view: View, rollout: Rollout, policy: Policy) -> bool:
+    """Whether a phase in which only calls and last requests are waited for has lasted longer than both may."""
+    return view.now - rollout.phase_since > policy.load_timeout + policy.drain_timeout
+
+
+def away(view: View) -> str:
+    """The servers that do not answer, and what ends the wait for them."""
+    it = "it" if len(view.silent()) == 1 else "them"
+    return (
+        f"{view.silence()} Bring {it} back, or take {it} out of [[servers]] and restart the control plane: what a "
+        f"server that is away holds is not known."
+    )

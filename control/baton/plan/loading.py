@@ -1,0 +1,142 @@
+"""A candidate comes to READY on every server, or does not, and whose fault that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.plan.converge import drop_all_but, load, name_all
+from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
+from baton.plan.limits import away
+from baton.plan.rest import ADOPTED
+from baton.plan.view import Failure, Policy, View, told
+
+MACHINE_REST_S = 30.0
+"""Between two tries to load a version on a server that could load none: a person mends that, not time."""
+
+
+def loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
+    version, phase = rollout.candidate, Phase.LOADING
+    result = rollout.gates.get(Gate.LOAD)
+    if result is not None:
+        if result.verdict is Verdict.FAIL:
+            return Decision(phase, result.message, Halt(Stop(Outcome.REJECTED, "gate", result.message, Gate.LOAD)))
+        return Decision(phase, result.message, Advance(Phase.VALIDATING, result.message))
+    stable = beside(view, rollout)
+    wanted = stable | {version}
+    took = view.now - rollout.phase_since
+    if view.ready_everywhere(version) and view.policy == wanted:
+        message = f"READY on every server after {took:.1f} s (limit {policy.load_timeout:.0f} s)."
+        return Decision(phase, message, Record(_load_result(Verdict.PASS, took, policy, message)))
+    if (refused := _did_not_load(view, rollout, stable, policy)) is not None:
+        return refused
+    doing = _load_it(view, rollout, wanted, stable, policy)
+    if took > policy.load_timeout:
+        late = [s.name for s in view.servers if not s.live or version not in s.ready()]
+        message = f"Not READY on {', '.join(late)} after {took:.0f} s (limit {policy.load_timeout:.0f} s)."
+        if any(version in s.held() for s in view.live() if s.name in late):
+            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message)))
+        # No server that answers is at it: something else was in the way, and the version is not at fault.
+        why = f"{message} {doing.message} `ctl retry {version}` begins anew."
+        return Decision(phase, why, Halt(Stop(Outcome.ABORTED, "engine", why)))
+    return doing
+
+
+def _load_it(view: View, rollout: Rollout, wanted: frozenset[int], stable: frozenset[int], policy: Policy) -> Decision:
+    """The next thing to do for it, or what is in its way."""
+    phase = Phase.LOADING
+    if (waiting := _make_room(view, rollout, wanted, stable, policy)) is not None:
+        return waiting
+    if view.policy != wanted:
+        if (reason := view.hold_reason()) is not None:
+            return Decision(phase, reason)
+        return Decision(phase, f"Writing the version policy {name_all(wanted)}.", SetPolicy(wanted))
+    return load(view, phase, rollout.candidate) or Decision(phase, f"It is loaded where Triton answers. {away(view)}")
+
+
+def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: Policy) -> Decision | None:
+    """What a server's refusal to load the candidate means. None where there is none, or it is to be tried again now."""
+    version, phase, took = rollout.candidate, Phase.LOADING, view.now - rollout.phase_since
+    for server in view.live():
+        failure = view.failed.get(Sync(server.name, Model.ENGINE))
+        if failure is None or not failure.refused or failure.at < rollout.phase_since:
+            continue
+        if not failure.machine or rollout.kind is Kind.ROLLBACK:
+            message = f"Version {version} did not load on server {server.name}. Triton says: {told(failure)}"
+            evidence = {"triton": failure.words}
+            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message, evidence)))
+        if (held := _machine_at_fault(view, rollout, server.name, failure, stable, policy)) is not None:
+            return held
+    return None
+
+
+def _machine_at_fault(
+    view: View, rollout: Rollout, server: str, failure: Failure, stable: frozenset[int], policy: Policy
+) -> Decision | None:
+    """The server could load no version: this one is tried again, and is not refused for it. None: now.
+
+    Meanwhile the policy on disk names what can serve alone, for a Triton that restarts loads all of it or nothing (seen
+    on 24.10).
+    """
+    version, phase, took = rollout.candidate, Phase.LOADING, view.now - rollout.phase_since
+    why = f"Server {server} can't load version {version}, and the version is not at fault. Triton says: {told(failure)}"
+    if took > policy.load_timeout:
+        why = f"{why} It was tried for {took:.0f} s; `ctl retry {version}` begins anew once that is mended."
+        return Decision(phase, why, Halt(Stop(Outcome.ABORTED, "engine", why)))
+    if view.now - failure.at >= MACHINE_REST_S or Sync(server, Model.ENGINE) in view.running:
+        return None
+    if stable and view.policy != stable:
+        return Decision(phase, why, SetPolicy(stable))
+    left = policy.load_timeout - took
+    return Decision(phase, f"{why} It is tried again every {MACHINE_REST_S:.0f} s, for {left:.0f} s more.")
+
+
+def beside(view: View, rollout: Rollout) -> frozenset[int]:
+    """What stays loaded beside the candidate."""
+    if rollout.previous is None:
+        return direct(view, rollout)
+    return frozenset() if _lost(view, rollout) else frozenset({rollout.previous})
+
+
+def direct(view: View, rollout: Rollout) -> frozenset[int]:
+    """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
+    ready = frozenset(v for s in view.live() for v in s.ready())
+    if view.silent():
+        # What does not answer may hold any of them, but none that has no folder and was never seen loaded.
+        ready |= view.policy & (set(view.folders) | set(view.loaded))
+    mine = frozenset() if rollout.why == ADOPTED else frozenset({rollout.candidate})
+    return (view.policy & ready) - mine
+
+
+def _lost(view: View, rollout: Rollout) -> bool:
+    """A person goes back from a version that serves nowhere any more.
+
+    It must not come along: Triton loads all of what a policy newly names or none of it (seen on 24.10), so a stable
+    version that is broken would keep every other one out.
+    """
+    return rollout.kind is Kind.ROLLBACK and not any(rollout.previous in s.ready() for s in view.live())
+
+
+def _make_room(
+    view: View, rollout: Rollout, wanted: frozenset[int], stable: frozenset[int], policy: Policy
+) -> Decision | None:
+    """Memory first: whatever is left of an earlier attempt leaves before the candidate comes."""
+    extra = frozenset(v for s in view.live() for v in s.held() - wanted)
+    staying = frozenset(v for s in view.live() for v in extra if v in s.held() and not s.leaving(v))
+    if staying:
+        # A load call loads what is new before it drops what is old, and three would be in memory for a while.
+        together = any(rollout.candidate not in s.held() and s.held() - wanted for s in view.live())
+        keep = stable if together else stable | (view.policy & {rollout.candidate})
+        return drop_all_but(view, Phase.LOADING, keep, rollout.phase_since, policy)
+    drained = policy.drain_timeout
+    leaving = any(not s.stays(v, view.now, drained) for s in view.live() for v in extra & s.held())
+    if leaving and view.now - rollout.phase_since <= policy.drain_timeout:
+        return Decision(Phase.LOADING, f"Waiting until {name_all(extra)} has left memory.")
+    return None
+
+
+def _load_result(
+    verdict: Verdict, took: float, policy: Policy, message: str, evidence: Mapping[str, Any] | None = None
+) -> GateResult:
+    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence or {})

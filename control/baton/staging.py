@@ -1,0 +1,297 @@
+"""Where a push gathers a version: the files of its source, opened one by one, and the folder that they are copied to.
+
+The folder is ``<repository>.staging-<user id>/<engine>/<key>``, beside the repository: anything new inside the engine's
+directory that is no version makes Triton reload all of its versions, and a rename is atomic only within one file
+system. It is its user's alone (mode 0700), and all that is done in it is done by its descriptor, so that nobody else
+can change what was checked, nor have anything removed or written elsewhere. ``<key>`` comes from the source's path, so
+that an interrupted push finds what it had copied. ``<key>.json`` beside it records each file once it is on the disk:
+such files are kept, and proved again with the rest; the file that was cut off is copied again (its first part can't be
+trusted after a power loss).
+
+What happens to the staging folder:
+
+- published: it became the version;
+- interrupted (Ctrl-C, a crash, a source that can't be read for a moment): it stays, the next push goes on with it;
+- the source is not a whole, harmless checkpoint: removed, there is nothing to go on with;
+- the disk is full: removed, since Triton's logs and Baton's journal may need that room. Space is checked before the
+  first byte is written, so this takes somebody else who fills the disk at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final, Self
+
+from baton.domain import Verdict
+from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
+from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
+from baton.verify.files import CHUNK, Entry, figure, read_whole, reason, shown, vanished, walk
+from baton.verify.integrity import check_integrity
+from baton.verify.layout import served
+from baton.verify.meta import META, render_table
+from baton.verify.sums import SUMS, SUMS_LIMIT, parse_sums, render_sums
+
+Progress = Callable[[int, int, str], None]
+"""Called with (bytes done, bytes in all, what): first for the copy, ``what`` being the file's name, then once more
+from 0 on for reading it all back, ``what`` being ``VERIFYING``."""
+
+VERIFYING: Final = "verifying the copy"
+RESERVE: Final = 64 << 20
+"""Bytes that must stay free beyond the copy: logs and the journal lie on this disk as well."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READABLE: Final = 0o644
+"""Whoever runs Triton must be able to read it; downloads are often written with mode 0600."""
+
+
+class Source:
+    """The folder that is pushed, which may be another user's; ``path`` is without links.
+
+    What is copied becomes readable for everybody, so each file is opened by ``open`` alone: a link in the folder that
+    another user made must not publish what that user can't read. ``baton.ownership`` has the rule. One thing more is
+    allowed: a snapshot of the Hugging Face cache leads to the blobs of its own model, whoever downloaded them first.
+    """
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.path = path
+        self._at = descriptor
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path) -> Iterator[Self]:
+        """Raises ``OSError`` for what is no folder, ``Untrusted`` for another user's link to one that is not his."""
+        with open_folder(path) as (descriptor, real):
+            yield cls(descriptor, real)
+
+    def served(self) -> list[Entry]:
+        """What is served of the folder; raises as ``walk`` does."""
+        return served(self.path, walk(self.path, deep=False))
+
+    def check(self) -> None:
+        """Whether all that is served may be copied, as it is now; raises ``Untrusted`` naming the file."""
+        for name in (SUMS, *(entry.name for entry in self.served())):
+            with contextlib.suppress(OSError), self._found(name):
+                pass  # what is not there, or no file, is told by others with more words
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[FileIO]:
+        """One file, which was judged by the descriptor that it is read from.
+
+        Raises:
+            Untrusted: it is not to be copied.
+            Refused: it is no plain file by now.
+            OSError: it can't be opened.
+        """
+        with self._found(name) as found:
+            if not found.is_file:
+                raise Refused(f"{shown(name)} is no plain file.", mend="Put the file itself in its place.")
+            reader = found.open()
+        with reader:
+            yield reader
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A small file's content, None when it is not there; raises ``CheckpointError`` and ``Untrusted``."""
+        try:
+            with self.open(name) as file:
+                return read_whole(file, name, limit)
+        except OSError as error:
+            if vanished(error):
+                return None
+            raise CheckpointError(f"{shown(name)} can't be opened: {reason(error)}.") from error
+
+    @contextlib.contextmanager
+    def _found(self, name: str) -> Iterator[Found]:
+        with follow(name, self._at) as found:
+            blob = self._is_blob(found)
+            if not blob:
+                found.check_links()
+            if found.is_file:
+                found.check_public(inside=blob or found.path.is_relative_to(self.path))
+            yield found
+
+    def _is_blob(self, found: Found) -> bool:
+        """Whether it lies in ``../../blobs`` of a folder in ``snapshots``, none of which is a link."""
+        try:
+            blobs, snapshots = (
+                os.stat(f"../../{name}", dir_fd=self._at, follow_symlinks=False) for name in ("blobs", "snapshots")
+            )
+            above = os.stat("..", dir_fd=self._at)
+        except OSError:
+            return False
+        return os.path.samestat(snapshots, above) and os.path.samestat(blobs, os.fstat(found.folder))
+
+
+class Stage:
+    """The staging folder of one source. ``at`` is the descriptor of the engine's, ``place`` its path for people."""
+
+    def __init__(self, at: int, place: Path, source: Source) -> None:
+        self.name = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
+        self._at, self._place, self._source = at, place, source
+        self._record = f"{self.name}.json"
+        self._folder = -1
+
+    def fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
+        """Make the folder a whole, proven version; return its size in bytes and whether files were kept."""
+        try:
+            with own_folder(self.name, self._at, self._place / self.name, mode=0o755) as self._folder:
+                return self._fill(table, progress)
+        except CheckpointError:
+            self.remove()
+            raise
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self.remove()
+            raise RepositoryError(
+                f"The disk of {self._place} is full: {reason(error)}. What was copied was removed again.",
+                mend="Make room and push again; what is served was not touched.",
+            ) from error
+
+    def remove(self) -> None:
+        shutil.rmtree(self.name, ignore_errors=True, dir_fd=self._at)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the record of what was copied."""
+        unlink(self._record, self._at)
+
+    @property
+    def _path(self) -> Path:
+        """The folder itself, for what takes a path, whatever has its name by now."""
+        return Path(f"/proc/self/fd/{self._folder}")
+
+    def _fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
+        written_here = {META} if table is not None else set()
+        files = [entry for entry in self._source.served() if entry.is_file and entry.name not in written_here]
+        digests = self._keep(files)
+        resumed = bool(digests)
+        total = sum(entry.size for entry in files)
+        done = sum(entry.size for entry in files if entry.name in digests)
+        self._check_space(total - done)
+        sums = self._source.read(SUMS, SUMS_LIMIT)
+        expected = {} if sums is None else parse_sums(sums)
+        for entry in files:
+            if entry.name in digests:
+                continue
+            if progress is not None:
+                progress(done, total, entry.name)
+            for size in self._copy(entry, digests):
+                done += size
+                if progress is not None:
+                    progress(done, total, entry.name)
+            digest = digests[entry.name]
+            if expected.get(entry.name, digest) != digest:
+                raise CheckpointError(
+                    f"{shown(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
+                    f"its {SUMS} says {expected[entry.name][:12]}....",
+                    mend="The source is damaged: fetch that file again.",
+                )
+            self._note(entry, digest)
+        self._write_texts(table, digests)
+        os.fsync(self._folder)
+        self._prove(progress)
+        return sum(entry.size for entry in walk(self._path)), resumed
+
+    def _keep(self, files: list[Entry]) -> dict[str, str]:
+        """Return name to SHA-256 of the files that an earlier try left whole, and remove everything else.
+
+        Nothing is kept that was not made here: a link, a second name of another file, a file of another user. That
+        they hold what was noted ``_prove`` shows, as of the others.
+        """
+        noted = self._noted()
+        sources = {entry.name: entry for entry in files}
+        kept = {}
+        for name in os.listdir(self._folder):  # noqa: PTH208 - of a descriptor
+            old = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+            source, note = sources.get(name), noted.get(name)
+            if (
+                source is not None
+                and note is not None
+                and note[:2] == _identity(source)
+                and old.st_size == source.size
+                and stat.S_ISREG(old.st_mode)
+                and old.st_uid == os.geteuid()
+                and old.st_nlink == 1
+            ):
+                kept[name] = note[2]
+            elif stat.S_ISDIR(old.st_mode):
+                shutil.rmtree(name, dir_fd=self._folder)
+            else:
+                unlink(name, self._folder)
+        return kept
+
+    def _noted(self) -> dict[str, tuple[int, int, str]]:
+        """What the record tells: name to (size, mtime in ns, SHA-256); nothing if it can't be read."""
+        try:
+            with open(open_own(self._record, os.O_RDONLY, at=self._at), encoding="utf-8") as file:  # noqa: PTH123
+                table = json.load(file)
+            return {name: (int(size), int(mtime), str(digest)) for name, (size, mtime, digest) in table.items()}
+        except (OSError, Untrusted, ValueError, TypeError, AttributeError, RecursionError):
+            return {}  # a record that was cut off costs a copy, no more
+
+    def _note(self, entry: Entry, digest: str) -> None:
+        noted = self._noted() | {entry.name: (*_identity(entry), digest)}
+        with new_file(f"{self._record}.new", self._at, 0o600) as file:
+            file.write(json.dumps(noted).encode())
+        os.replace(f"{self._record}.new", self._record, src_dir_fd=self._at, dst_dir_fd=self._at)
+
+    def _copy(self, entry: Entry, digests: dict[str, str]) -> Iterator[int]:
+        """Copy one file to the disk, yielding the bytes of each chunk, and put its SHA-256 into ``digests``."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(CHUNK))
+        with self._source.open(entry.name) as reader:
+            with new_file(entry.name, self._folder, _READABLE) as writer:
+                while size := reader.readinto(buffer):
+                    digest.update(buffer[:size])
+                    writer.write(buffer[:size])
+                    yield size
+                copied = writer.tell()
+            after = os.fstat(reader.fileno())
+        if (after.st_size, after.st_mtime_ns) != _identity(entry) or copied != after.st_size:
+            unlink(entry.name, self._folder)
+            raise Refused(
+                f"{shown(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
+            )
+        digests[entry.name] = digest.hexdigest()
+
+    def _check_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self._path).free
+        if needed + RESERVE > free:
+            raise RepositoryError(
+                f"{shown(self._source.path.name)} needs {figure(needed)} and {figure(RESERVE)} in reserve, "
+                f"{figure(free)} are free where {self._place} lies. Nothing was copied.",
+                mend="Make room and push again.",
+            )
+
+    def _write_texts(self, table: Mapping[str, Any] | None, digests: Mapping[str, str]) -> None:
+        # META holds a person's words, not the model's bytes: mending a note must not look like a damaged file.
+        texts = {SUMS: render_sums({name: digest for name, digest in digests.items() if name != META})}
+        if table is not None:
+            texts[META] = render_table(table)
+        for name, text in texts.items():
+            with new_file(name, self._folder, _READABLE) as file:
+                file.write(text.encode(errors="surrogateescape"))
+
+    def _prove(self, progress: Progress | None) -> None:
+        """Read everything back: what is published is what was checked, not what was meant to be written."""
+
+        def told_of(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total, VERIFYING)
+
+        result = check_integrity(self._path, progress=told_of)
+        if result.verdict is not Verdict.PASS:
+            raise CheckpointError(f"{self._source.path} can't become a version: {result.message}")
+
+
+def _identity(entry: Entry) -> tuple[int, int]:
+    return (entry.size, entry.target.st_mtime_ns if entry.target is not None else 0)

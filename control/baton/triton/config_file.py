@@ -1,0 +1,207 @@
+"""One ``config.pbtxt``: read as it stands, and replaced in one rename, whoever else may write in the repository."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from baton.errors import RepositoryError, Unreadable, Untrusted
+from baton.ownership import Found, follow, new_file, unlink
+
+CONFIG = "config.pbtxt"
+
+
+def read(path: Path, *, errors: str = "surrogateescape") -> str | None:
+    """A file's text as it stands, line endings and bytes that are no UTF-8 included, or None when there is none.
+
+    ``errors``: what to do with those bytes; by default :func:`write_atomically` writes them back as they were, for
+    Triton takes them in comments and strings (seen on 24.10).
+
+    Raises:
+        Unreadable: the file system does not give it, something else than a file has its name, or a link of a user whose
+            file it is not leads to it.
+    """
+    try:
+        with follow(path) as found:
+            found.check_links()
+            if not found.is_file:  # of a fifo a read would never end
+                kind = "a folder" if found.is_folder else "no ordinary file"
+                raise Unreadable(
+                    f"{path} can't be read: it is {kind}.",
+                    mend="Put the file there; Triton itself ends when it meets a folder of that name.",
+                )
+            with found.open() as file:
+                return file.readall().decode(errors=errors)
+    except FileNotFoundError:
+        if path.is_symlink():
+            to = path.readlink()
+            raise Unreadable(f"{path} is a link to {to}, which is not there.", mend="Put it back.") from None
+        return None
+    except Untrusted as error:
+        raise Unreadable(f"{path} can't be read: {error.message}", mend=error.mend) from None
+    except OSError as error:
+        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content in one rename, durably. Its owner, rights and extended attributes stay.
+
+    A link stays, too: what it leads to is replaced. A second name of the file (a hard link) keeps the old content. The
+    temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
+
+    Whoever else can write in the repository can change what is served by it, and must not have other files of Baton's
+    user written: so links are judged (``baton.ownership``), and all is done by the descriptors of their directories.
+
+    Raises:
+        RepositoryError: the file system refuses it, or a link may not be followed; the old content stands.
+    """
+    staging = f".{path.parent.name}.{path.name}.baton"
+    with told(path), ExitStack() as stack:
+        model = stack.enter_context(follow(path.parent))
+        model.check_links()
+        old = _old(stack, path, model)
+        linked = old is not None and bool(old.makers)
+        name, place = (path.name, model.descriptor) if old is None else (old.name, old.folder)
+        folder = _opened(stack, ".", place)
+        beside = folder if linked else _opened(stack, "..", place)
+        stack.callback(unlink, staging, beside)
+        with new_file(staging, beside, 0o600) as file:
+            file.write(text.encode(errors="surrogateescape"))
+            file.flush()
+            _like(file.fileno(), old)
+            _later(file.fileno(), path.parent)
+        os.replace(staging, name, src_dir_fd=beside, dst_dir_fd=folder)
+        os.fsync(folder)
+
+
+def _old(stack: ExitStack, path: Path, model: Found) -> Found | None:
+    """The file that is to be replaced, where there is one.
+
+    Raises:
+        RepositoryError: it is a link that leads nowhere, or to the model's own folder.
+        Untrusted: it is a link that is not to be followed.
+    """
+    try:
+        found = stack.enter_context(follow(path.name, model.descriptor))
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise RepositoryError(
+                f"{path} is a link to {path.readlink()}, which is not there. Nothing was written.", mend="Put it back."
+            ) from None
+        return None
+    found.check_links()
+    if found.makers and found.path.is_relative_to(model.path):
+        raise RepositoryError(
+            f"{path} is a link to {found.path}, in the same model's folder, and Triton loads every version anew when "
+            f"anything beside {CONFIG} changes there. Nothing was written.",
+            mend=f"Put the file itself in the link's place, or its target outside of {path.parent}.",
+        )
+    return found
+
+
+def _opened(stack: ExitStack, name: str, at: int) -> int:
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _like(descriptor: int, old: Found | None) -> None:
+    """Give a new file the rights, the owner and the attributes (ACLs among them) of the one that it is to replace.
+
+    What only root may give is left out for others: the content counts for more. Triton may run as another user, so
+    everybody may read a file that replaces none.
+    """
+    if old is None:
+        os.fchmod(descriptor, 0o644)
+        return
+    for user, group in ((-1, old.status.st_gid), (old.status.st_uid, -1)):
+        with suppress(PermissionError):
+            os.fchown(descriptor, user, group)
+    os.fchmod(descriptor, stat.S_IMODE(old.status.st_mode))
+    held = f"/proc/self/fd/{old.descriptor}"
+    with suppress(OSError):  # a file system without such attributes
+        for name in os.listxattr(held):
+            with suppress(OSError):
+                os.setxattr(descriptor, name, os.getxattr(held, name))
+
+
+def _later(descriptor: int, model: Path) -> None:
+    """Make sure that Triton notices the file: its time is later than any that is in the model's folder.
+
+    Triton (24.10) passes over a load call unless the newest time in there has grown since the last one. A version that
+    a machine with another clock wrote, or a clock that was set back, would hide every change until that time has come.
+    So the file's clock goes on from there, as fast as ours.
+    """
+    newest = _newest(model, set())
+    now = os.fstat(descriptor)
+    if newest is not None and newest[0] >= now.st_mtime_ns:
+        time, noted = newest
+        os.utime(descriptor, ns=(now.st_atime_ns, time + max(1000, now.st_mtime_ns - noted)))
+
+
+def _newest(path: Path, seen: set[tuple[int, int]]) -> tuple[int, int] | None:
+    """The newest time at or below a path, links followed, in ns, and when the file system noted it."""
+    try:
+        status = path.stat()
+        entries = list(path.iterdir()) if stat.S_ISDIR(status.st_mode) else []
+    except OSError:  # gone meanwhile, or unreadable for Triton, too
+        return None
+    place = (status.st_dev, status.st_ino)
+    if entries and place in seen:
+        return None
+    seen.add(place)
+    found = [(max(status.st_mtime_ns, status.st_ctime_ns), status.st_ctime_ns)]
+    return max(found + [one for entry in entries if (one := _newest(entry, seen)) is not None])
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """A model's folder by a path that leads to it alone, whatever is put in its place meanwhile.
+
+    Raises:
+        Untrusted: a link of a user whose folder it is not leads to it: what is removed there would be another's.
+        OSError: it is not there.
+    """
+    with follow(folder) as found:
+        found.check_links()
+        yield folder / f"/proc/self/fd/{found.descriptor}"
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """What the operating system refuses, as an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RepositoryError(
+            f"{path} can't be written: {error.strerror}. The old content stands.",
+            mend=f"{_mend(error.errno, path)} Baton goes on by itself.",
+        ) from None
+    except Untrusted as error:
+        raise RepositoryError(
+            f"{path} can't be written: {error.message} The old content stands.", mend=error.mend
+        ) from None
+
+
+def _mend(number: int | None, path: Path) -> str:
+    where = os.path.realpath(path)
+    match number:
+        case errno.EROFS:
+            return (
+                f"{where} is on a file system that is mounted read-only, as a ConfigMap is: Baton moves traffic by "
+                f"writing this file, so the repository must be on a volume that it may write."
+            )
+        case errno.EBUSY | errno.EXDEV:
+            return f"{where} is a mount of its own: mount the repository as a whole, so that files can be replaced."
+        case errno.EPERM | errno.EACCES:
+            return (
+                f"Give Baton's user the right to write in the folder of {where} and in the one above; "
+                f"`lsattr` shows whether it was made immutable (`chattr -i`)."
+            )
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Make room on the disk."
+    return "Make room on the disk or mend its rights."

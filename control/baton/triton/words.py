@@ -1,0 +1,118 @@
+"""Triton's words, made short: the cause without the trace around it, and whether the machine is to blame for it.
+
+What is matched here was seen on 24.10 with the python backend, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MOST: Final = 400
+"""Characters of a cause. All of the words are kept in the journal."""
+NO_POLL: Final = "failed to poll from model repository"
+"""All that Triton says of a model whose files it can't use; what is wrong with them stands in its log."""
+_VERSION: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: ")
+_STATUS: Final = re.compile(r"^(?:Internal|Invalid argument|Unavailable|Not found|Unknown|Unsupported): ")
+_WRAPPED: Final = re.compile(r"^Failed to process the request\(s\) for model(?: instance)? '[^']*', message: ")
+
+_REFUSED: Final = re.compile(r"(?:^|[\s,;:])(deadline|busy): ")
+
+_PYTHON: Final = "Triton's python backend runs with another Python environment than the engine needs"
+_MACHINE: Final = tuple(
+    (re.compile(pattern), mend)
+    for pattern, mend in (
+        (
+            r"unable to find backend library for backend '(?P<what>[^']+)'",
+            "Triton on this server lacks the backend `{what}`: put it into the folder that --backend-directory names.",
+        ),
+        (
+            r"No module named '(?P<what>[^'.]+)|(?:requires|not find) the (?P<lib>\S+) library",
+            f"{_PYTHON}: install `{{what}}` into it.",
+        ),
+        (r"ImportError: |undefined symbol|GLIBC\w*_[\d.]+' not found", f"{_PYTHON}: mend its packages."),
+        (
+            r"\(model\.py, line \d+\)|no attribute 'TritonPythonModel'",
+            "The backend's own model.py is broken on this server: install it anew.",
+        ),
+        (
+            r"(?P<what>\S+\.so[\w.]*): cannot open shared object file|libtriton_\S+: |unable to load shared library",
+            "A shared library is missing on this server: install it, or put its folder into LD_LIBRARY_PATH.",
+        ),
+        (
+            r"canonical path for (?P<what>\S+?)\.?$|EXECUTION_ENV_PATH|triton_python_backend_stub",
+            "The Python environment that config.pbtxt names is not on this server: put it there.",
+        ),
+        (
+            r"MemoryError|Cannot allocate memory|std::bad_alloc|\[Errno 12\]|[Oo]ut of memory|OutOfMemory",
+            "This server has no memory left for it: end what else takes memory there.",
+        ),
+        (r"No space left on device|Disk quota exceeded|\[Errno (?:28|122)\]", "Make room on this server's disk."),
+        (
+            r"shared memory (?:region|pool)|shm_open|/dev/shm",
+            "Make room in this server's /dev/shm (in a container: --shm-size).",
+        ),
+        (
+            r"Too many open files|\[Errno 2[34]\]|can't start new thread|Resource temporarily unavailable",
+            "Raise the limits of Triton's process on this server (`ulimit -n`, `ulimit -u`).",
+        ),
+        (r"Input/output error|Stale file handle|\[Errno (?:5|116)\]", "Mend the disk or the mount on this server."),
+        (
+            r"no GPUs are available|no CUDA-capable device|CUDA (?:driver|error)|NVML|cudaError|no NVIDIA driver",
+            "The GPU of this server can't be used: `nvidia-smi` there says more.",
+        ),
+        (
+            NO_POLL,
+            "Triton can't use the model's config.pbtxt; its log names the line.",
+        ),
+        (
+            r"(?:not in the repository index|UNAVAILABLE: (?:unloaded)?|still READY) after the load call",
+            "Triton passed over it: NFS shows old files for a minute (`actimeo=1` helps). Else restart Triton there.",
+        ),
+    )
+)
+
+
+def refused(words: str) -> str | None:
+    """``deadline`` or ``busy`` where an engine says that it has no time or no room for a request; it is alive."""
+    found = _REFUSED.search(words)
+    return None if found is None else found[1]
+
+
+def cause(words: str) -> str:
+    """What is wrong, in one line, out of all that Triton said of it."""
+    parts = _VERSION.split(words)
+    if len(parts) < 3:  # noqa: PLR2004 - text, number, text
+        return _cause(words)
+    told = [(int(version), _cause(text)) for version, text in zip(parts[1::2], parts[2::2], strict=True)]
+    return told[0][1] if len(told) == 1 else "; ".join(f"version {version}: {text}" for version, text in told)
+
+
+def _cause(text: str) -> str:
+    text = _WRAPPED.sub("", text.strip(" ;\n"))
+    while (shorter := _STATUS.sub("", text)) != text:
+        text = shorter
+    text = text.split("\n\nAt:\n")[0]
+    if "Traceback (most recent call last)" in text:
+        # What was raised stands last; the lines of the trace are indented.
+        raised = [line for line in text.splitlines() if line and not line[0].isspace()]
+        text = raised[-1]
+    text = " ".join(text.replace(": <EMPTY MESSAGE>", "").split())
+    return text if len(text) <= MOST else f"{text[:MOST].rstrip()}..."
+
+
+def machine(words: str) -> str:
+    """What is to be mended on the server, when it is at fault and not the version that did not load; else empty."""
+    for pattern, mend in _MACHINE:
+        found = pattern.search(words)
+        if found is not None:
+            named = {name: value for name, value in found.groupdict().items() if value}
+            return mend.format(what=named.get("what") or named.get("lib") or "what it names")
+    return ""
+
+
+def ended(words: str) -> str:
+    """What to look at when the process of a version ended by itself; empty when it did not."""
+    if "is not healthy" not in words:
+        return ""
+    return "Its process ended: Triton's log may say why, and `dmesg` whether the kernel killed it for want of memory."

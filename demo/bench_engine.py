@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from demo.command import no_options
+from demo.speed import gave_up
 from demo.speed.cases import COUNTS, PROMISED_AT, make_cases, make_checkpoint
 from demo.speed.measure import TOLERANCE, Promises, lines
 from demo.speed.one_pair import OnePair
@@ -88,6 +89,7 @@ def main() -> int:
         scorer = Scorer(checkpoint, ScorerSettings())
         against_one_pair(checkpoint, scorer, promises)
         behind_triton(checkpoint, scorer, promises, "")
+        gave_up.show(console, promises)
     show(console, promises, then=lambda name, folder, engine: behind_triton(folder, engine, promises, f"{name}, "))
     return promises.told(console)
 

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from baton.api import SOCKET, ApiClient
+from baton.durable import make_private
 from baton.journal import JOURNAL, Journal
 from baton.local import procfs
 
 ROOT = Path(__file__).resolve().parents[1]
+STATE = ROOT / ".baton"
+"""The state directory of `make up`; the demo and the benchmark keep what they make in it as well."""
 CHECKPOINTS = ROOT / "demo" / "checkpoints"
 GOLDEN = ROOT / "demo" / "golden" / "golden.jsonl"
 PATIENCE_S = 600.0
@@ -30,12 +33,14 @@ class Failed(Exception):
     """Ends the demo with the reason."""
 
 
-def until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """Wait until the condition gives something true, and return that."""
+def until(
+    condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, instead: Callable[[], str] = str
+) -> Any:
+    """Wait until the condition gives something true, and return that. ``instead`` tells what there is otherwise."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise Failed(f"Waited {timeout_s:.0f} s for {what}.")
+            raise Failed(f"Waited {timeout_s:.0f} s for {what}. {instead()}".rstrip())
         time.sleep(0.05)
     return value
 
@@ -59,6 +64,8 @@ class Rig:
         # A demo that is told to end leaves nothing running behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         shutil.rmtree(self.home, ignore_errors=True)
+        if STATE in self.home.parents:
+            make_private(STATE)
         self.repository.mkdir(parents=True)
         ports = [str(p) for p in free_ports(4)]
         names = ("--http-port", "--grpc-port", "--metrics-port", "--console-port")
@@ -80,6 +87,8 @@ class Rig:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         try:
             self._process.wait(90)
         except subprocess.TimeoutExpired:
@@ -110,15 +119,39 @@ class Rig:
         status: dict[str, Any] = self.api.status()["services"][0]
         return status
 
+    def lacks_evidence(self) -> str:
+        """What a gate says that waits for a person to ask it again, since the machine was too noisy for it."""
+        service = self.service()
+        held = [g for g in service["gates"] if g["verdict"] == "hold" and g["name"] not in ("live", "memory")]
+        return str(held[0]["message"]) if held and service["phase"] == "waiting" else ""
+
+    def wait_live(self, number: int) -> None:
+        """Until the public name leads to the version. A gate that lacks evidence is asked again, as a person would.
+
+        Raises ``Failed`` when its rollout ended without that.
+        """
+        until(lambda: self._live(number), f"version {number} to be live", instead=lambda: self.service()["message"])
+
+    def _live(self, number: int) -> bool:
+        service = self.service()
+        if service["phase"] == "baking" or service["stable"] == number:
+            return True
+        for row in self.history():
+            if row["candidate"] == number and row["ended_at"] is not None:
+                raise Failed(f"Baton did not take version {number}: {row['outcome']}, {row['message']}")
+        if self.lacks_evidence():
+            self.ctl("retry", str(number), "--no-wait")
+        return False
+
     def history(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.api.history()
         return rows
 
-    def events(self, *kinds: str) -> dict[str, float]:
-        """When the newest event of each kind was written, in seconds since the epoch."""
+    def events(self, rollout: int | None = None) -> list[dict[str, Any]]:
+        """The newest events, of one rollout or of all, oldest first; ``at`` in seconds since the epoch."""
         journal = Journal(self.state / JOURNAL)
         try:
-            return {e["kind"]: e["at"] for e in journal.events(limit=500) if e["kind"] in kinds}
+            return journal.events(rollout=rollout, limit=500)
         finally:
             journal.close()
 

@@ -6,6 +6,7 @@ when it was due. A stall is then seen by all the requests that it kept waiting, 
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from demo.rig import GOLDEN
 
 from baton.client import Reranker
 from baton.errors import BatonError
@@ -77,6 +79,14 @@ class Traffic:
         with self._lock:
             return [a for a in self.answers if start <= a.due < end]
 
+    def taken(self) -> tuple[list[Answer], list[tuple[float, str]]]:
+        """Answers and errors since this was last called; they are forgotten here, so that it can go on for ever."""
+        with self._lock:
+            taken = list(self.answers), list(self.errors)
+            self.answers.clear()
+            self.errors.clear()
+            return taken
+
     def _client(self, url: str, number: int, due: float) -> None:
         draw = random.Random(number)
         with Reranker(url, model=self.model, timeout_s=60.0) as client:
@@ -93,6 +103,13 @@ class Traffic:
                     with self._lock:
                         self.answers.append(answer)
                 due += self.clients / self.rate
+
+
+def questions() -> list[tuple[Any, list[Any]]]:
+    """A few of the golden set's text and image questions: what the clients ask."""
+    cases = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+    plain = [c for c in cases if "instruction" not in c]
+    return [(c["query"], c["documents"]) for k in ("text", "image") for c in [p for p in plain if p["kind"] == k][:4]]
 
 
 def p95_ms(answers: Sequence[Answer]) -> float:

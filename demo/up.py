@@ -1,20 +1,37 @@
-"""``make up``: ``ctl up`` on the demo checkpoints, in a repository of its own under ``.baton``."""
+"""``make up``: ``ctl up`` on the demo checkpoints, in a repository of its own under ``.baton``.
+
+With ``--traffic`` (``make up TRAFFIC=1``) a few clients ask four times a second, and every ten seconds a line tells
+which versions answered them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
-from demo.rig import CHECKPOINTS, ROOT, Rig
+from demo.rig import CHECKPOINTS, ROOT, STATE, Rig
+from demo.traffic import Traffic, questions
 
+from baton.durable import make_private
 from baton.push import push
 
-STATE = ROOT / ".baton"
+RATE, CLIENTS = 4.0, 4
+TELL_S = 10.0
 
 
 def main() -> None:
-    """Put the first version in place, if there is none yet; then become ``ctl up``."""
+    """Put the first version in place, if there is none yet; then become ``ctl up``, or run it beside the clients."""
+    parser = argparse.ArgumentParser(prog="python -m demo.up", description=__doc__)
+    parser.add_argument("--traffic", action="store_true", help="clients that ask all the while")
+    traffic = parser.parse_args().traffic
+    make_private(STATE)
     repository = STATE / "up" / "model_repository"
     (repository / Rig.engine).mkdir(parents=True, exist_ok=True)
     if not any(entry.is_dir() for entry in (repository / Rig.engine).iterdir()):
@@ -24,16 +41,51 @@ def main() -> None:
     print(
         f"A new version:       {os.path.relpath(ctl)} push demo/checkpoints/retrained --release retrained\n", flush=True
     )
-    words = [
-        "--config",
-        str(ROOT / "demo" / "baton.toml"),
-        "--state",
-        str(STATE),
-        "up",
-        "--repository",
-        str(repository),
-    ]
-    os.execv(ctl, [str(ctl), *words])
+    common = [str(ctl), "--config", str(ROOT / "demo" / "baton.toml"), "--state", str(STATE)]
+    words = [*common, "up", "--repository", str(repository)]
+    if traffic:
+        sys.exit(beside_clients(words, common))
+    os.execv(ctl, words)
+
+
+def beside_clients(words: list[str], common: list[str]) -> int:
+    """Run ``ctl up`` while clients ask what it serves; its exit code. Ctrl-C and SIGTERM reach it, and end both."""
+    with subprocess.Popen(words) as up:
+        # The terminal sends Ctrl-C to both; whoever ends this process alone means both, too.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: up.terminate())
+        clients: Traffic | None = None
+        while up.poll() is None:
+            if clients is not None:
+                tell(clients)
+            elif (url := serving(common)) is not None:
+                clients = Traffic([f"grpc://{url}"], questions(), rate=RATE, clients=CLIENTS)
+                clients.start()
+            try:
+                up.wait(TELL_S if clients is not None else 1.0)
+            except subprocess.TimeoutExpired:
+                continue
+        if clients is not None:
+            clients.stop()
+        return up.returncode
+
+
+def serving(common: list[str]) -> str | None:
+    """Where a version answers clients by gRPC; None as long as none does."""
+    asked = subprocess.run([*common, "--output", "json", "status"], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        return None
+    status = json.loads(asked.stdout)
+    [service], [server] = status["services"], status["servers"]
+    return str(server["grpc"]) if service["phase"] == "steady" else None
+
+
+def tell(clients: Traffic) -> None:
+    answers, errors = clients.taken()
+    versions = Counter(answer.version for answer in answers)
+    by = ", ".join(f"{count} by version {version}" for version, count in sorted(versions.items())) or "none answered"
+    failed = f"; {len(errors)} failed, the last: {errors[-1][1]}" if errors else ""
+    print(f"{time.strftime('%H:%M:%S')} clients' requests: {by}{failed}", flush=True)
 
 
 if __name__ == "__main__":

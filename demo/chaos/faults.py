@@ -13,63 +13,33 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage, wait
+from demo.chaos.fault import (
+    ALONE,
+    BEFORE_TRAFFIC,
+    NO_COPY,
+    NOTICED,
+    SHARED,
+    SPLIT,
+    SPLITTER,
+    Blow,
+    Fault,
+    Missed,
+    Target,
+    candidate,
+    live,
+    send,
+    splitter,
+    stable,
+)
+from demo.chaos.frozen import FROZEN
+from demo.chaos.stage import ALIAS, ENGINE, LEASE_S, Stage
 from demo.rig import Failed
 
-from baton.domain import ModelState
 from baton.errors import BatonError
 from baton.journal import JOURNAL
-from baton.triton.repository import CONFIG, SPLITTER_VERSION
-
-BEFORE_TRAFFIC = ("verifying", "loading", "validating")
-SHARED = ("shifting", "waiting")
-"""Where clients meet the candidate."""
-SPLIT = ("shadowing", *SHARED)
-AFTER = ("baking", "retiring", "rolling_back", "steady")
-PHASES = (*BEFORE_TRAFFIC, *SPLIT, *AFTER)
-ALONE = tuple(phase for phase in PHASES if phase not in SHARED)
-
-KEPT = ""
-"""No request may fail: a living copy answers."""
-NOTICED = "until it is noticed that what serves does not answer"
-SPLITTER = "until the public name leads past the dead splitter"
-NO_COPY = "until Triton and a copy of the model are there again"
-
-
-@dataclass(slots=True)
-class Blow:
-    """One strike: on which stage, with which versions, and by whose dice."""
-
-    stage: Stage
-    old: int
-    new: int | None
-    draw: random.Random
-    at: float = field(default_factory=time.time)
-    """When it struck, in seconds since the epoch."""
-
-    def now(self) -> None:
-        self.at = time.time()
-
-
-class Missed(Exception):
-    """What was to be hit was not there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    name: str
-    does: str
-    strike: Callable[[Blow], None]
-    phases: tuple[str, ...] = PHASES
-    fails: str = KEPT
-    """Until when requests may fail; empty: never."""
-    disks: bool = False
-    """It needs file systems of its own."""
-
+from baton.triton.config_file import CONFIG
 
 # The control plane
 
@@ -101,52 +71,9 @@ def control_stopped(seconds: float) -> Callable[[Blow], None]:
 # Engine, splitter, Triton
 
 
-def hit(blow: Blow, model: str, version: int | None, number: int) -> None:
-    """A signal to the process that runs a version."""
-    stub = None if version is None else blow.stage.stub(model, version)
-    if stub is None:
-        raise Missed(f"{model} version {version} has no process")
-    try:
-        os.kill(stub.pid, number)
-    except ProcessLookupError:
-        raise Missed(f"{model} version {version} has no process") from None
-
-
-def await_in(blow: Blow, phases: tuple[str, ...], condition: Callable[[dict[str, Any]], Any], what: str) -> None:
-    """Until the condition holds of the service, while it is in one of the phases; then is when the fault strikes."""
-
-    def met() -> bool:
-        service = blow.stage.service()
-        if service["phase"] not in phases:
-            raise Missed(f"it is {service['phase']} already")
-        return bool(condition(service))
-
-    wait(met, what)
-    blow.now()
-
-
-def live_hit(number: int) -> Callable[[Blow], None]:
-    return lambda blow: hit(blow, ENGINE, blow.stage.files.alias(), number)
-
-
-def stable_hit(number: int) -> Callable[[Blow], None]:
-    """Once the candidate answered clients."""
-
-    def strike(blow: Blow) -> None:
-        await_in(blow, SHARED, lambda service: service["traffic"]["observed"], "an answer of the candidate")
-        hit(blow, ENGINE, blow.old, number)
-
-    return strike
-
-
-def candidate_hit(number: int) -> Callable[[Blow], None]:
-    return lambda blow: hit(blow, ENGINE, blow.new, number)
-
-
-def splitter_killed(blow: Blow) -> None:
-    """Once it is loaded: for a load whose process is gone Triton 24.10 waits until it is restarted itself."""
-    await_in(blow, SPLIT, lambda _service: blow.stage.splitter() is ModelState.READY, "the splitter")
-    hit(blow, blow.stage.files.splitter_name, SPLITTER_VERSION, signal.SIGKILL)
+def gets(target: Target, number: int) -> Callable[[Blow], None]:
+    """A signal, once."""
+    return lambda blow: send(target(blow), number)
 
 
 def triton_killed(blow: Blow) -> None:
@@ -290,15 +217,22 @@ FAULTS = (
     Fault(
         "candidate: kill -9",
         "its engine process is killed",
-        candidate_hit(signal.SIGKILL),
+        gets(candidate, signal.SIGKILL),
         ("loading", "validating", *SPLIT),
     ),
-    Fault("candidate: hangs", "its engine process gets SIGSTOP", candidate_hit(signal.SIGSTOP), ("validating", *SPLIT)),
-    Fault("live engine: kill -9", "the process that serves alone is killed", live_hit(signal.SIGKILL), ALONE, NOTICED),
-    Fault("live engine: hangs", "the process that serves alone gets SIGSTOP", live_hit(signal.SIGSTOP), ALONE, NOTICED),
-    Fault("stable in a split: kill -9", "its engine process is killed", stable_hit(signal.SIGKILL), SHARED),
-    Fault("stable in a split: hangs", "its engine process gets SIGSTOP", stable_hit(signal.SIGSTOP), SHARED),
-    Fault("splitter: kill -9", "its process is killed", splitter_killed, SPLIT, fails=SPLITTER),
+    Fault(
+        "candidate: hangs", "its engine process gets SIGSTOP", gets(candidate, signal.SIGSTOP), ("validating", *SPLIT)
+    ),
+    Fault(
+        "live engine: kill -9", "the process that serves alone is killed", gets(live, signal.SIGKILL), ALONE, NOTICED
+    ),
+    Fault(
+        "live engine: hangs", "the process that serves alone gets SIGSTOP", gets(live, signal.SIGSTOP), ALONE, NOTICED
+    ),
+    Fault("stable in a split: kill -9", "its engine process is killed", gets(stable, signal.SIGKILL), SHARED),
+    Fault("stable in a split: hangs", "its engine process gets SIGSTOP", gets(stable, signal.SIGSTOP), SHARED),
+    Fault("splitter: kill -9", "its process is killed", gets(splitter, signal.SIGKILL), SPLIT, fails=SPLITTER),
+    *FROZEN,
     Fault("Triton: kill -9", "killed and started again", triton_killed, fails=NO_COPY),
     Fault("Triton: SIGTERM", "ended, within 5 s, and started again", triton_ended, fails=NO_COPY),
     Fault("Triton: stopped", "SIGSTOP for 2.5 s", triton_stopped),

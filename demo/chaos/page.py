@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from demo.chaos.faults import FAULTS, PHASES
+from demo.chaos.fault import PHASES
+from demo.chaos.faults import FAULTS
 
 
 def catalogue() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from demo.chaos.clients import Request
-from demo.chaos.faults import PHASES, Fault
+from demo.chaos.fault import PHASES, Fault
 from demo.compare.death import Death
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -33,6 +33,8 @@ class Strike:
     """What was still wrong when the time to come to rest was over."""
     leaks: int = 0
     """Versions that Triton never lets go of, from this fault and those before it."""
+    aborted: bool = False
+    """Triton's process ended although it was not hit."""
     failed: list[Request] = field(default_factory=list)
     silence_s: float = 0.0
     """The longest time in which no request was answered."""
@@ -79,6 +81,8 @@ def broken(strikes: Sequence[Strike], outside: Sequence[Request]) -> list[str]:
             told.append(f"{where}: did not come to rest: {one.why}")
         if one.failed and not one.fault.fails:
             told.append(f"{where}: {len(one.failed)} requests failed, none may: {one.failed[0].error}")
+        if one.aborted and one.fault.triton_lives:
+            told.append(f"{where}: Triton's own process must live")
         wrong = [r for r in one.failed if r.version is not None]
         told += [f"{where}: {r.error}" for r in wrong[:1] if one.fault.fails]
     return told

@@ -29,7 +29,7 @@ from baton.triton.repository import CONFIG, SPLITTER_VERSION, ServiceFiles
 HERE = Path(__file__).parent
 BACKENDS = HERE / "backends"
 ALIAS, ENGINE = "reranker", "quick_reranker"
-LEASE_S = 2.0
+LEASE_S, DEADLINE_S = 2.0, 2.0
 """As in ``baton.toml``."""
 MARKS = 50
 
@@ -163,6 +163,16 @@ class Stage:
                 file.truncate(slow_file)
         made.rename(self.files.folder(version))
         return self.files.folder(version)
+
+    @contextlib.contextmanager
+    def slow(self, version: int, seconds: float) -> Iterator[None]:
+        """Each batch of the version takes so long meanwhile."""
+        told = self.home / f"slow-{version}"
+        try:
+            told.write_text(str(seconds))
+            yield
+        finally:
+            told.unlink(missing_ok=True)
 
     def tidy(self, keep: int) -> None:
         """Remove the folders of all other versions, as a person does now and then."""

@@ -9,10 +9,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
+from demo.command import few
 from demo.compare.load import Connection
 
 CONCURRENCY = (1, 8)
-TURNS, BLOCK = 5, 24
+TURNS, BLOCK = few((5, 24), (1, 8))
 """Each path is asked so many blocks of so many requests, one block of each path after the other: whatever else the
 machine does meets all of them alike."""
 

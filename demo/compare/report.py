@@ -9,8 +9,11 @@ from pathlib import Path
 from demo.compare.measure import Answer, Measured, Moments, Swing
 from demo.compare.paths import Cost
 from demo.compare.way import NEW, OLD
+from demo.rig import STATE
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from baton.durable import make_private
 
 _MIB = 2**20
 _INK = {OLD: "#7a8ba3", NEW: "#1f9d6b", None: "#c8312b"}
@@ -124,5 +127,7 @@ def figure(runs: Mapping[str, tuple[Sequence[Answer], Moments]], target: Path) -
     panels[-1].set_xlabel(
         "seconds since the command; line: first answer of the new version; band: until only it answers"
     )
+    if STATE in target.parents:
+        make_private(STATE)
     target.parent.mkdir(parents=True, exist_ok=True)
     drawing.savefig(target, format="svg", metadata={"Date": None})

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from demo.compare.way import CHECKPOINT, ENGINE, NEW, OLD, Running, engine_config, infer_url
-from demo.rig import Failed, Rig, until
+from demo.rig import Rig, until
 
 from baton.local import procfs
-from baton.triton.repository import CONFIG, write_atomically
+from baton.triton.config_file import CONFIG, write_atomically
 
 SERVICE = "reranker"
 CONFIGURATION = Path(__file__).with_name("baton.toml")
@@ -32,7 +32,7 @@ def baton(home: Path) -> Iterator[Running]:
 
         def update() -> None:
             drop(NEW)
-            until(lambda: _live(rig), f"version {NEW} to be live")
+            rig.wait_live(NEW)
 
         drop(OLD)
         until(lambda: _steady(rig), f"version {OLD} to serve")
@@ -53,17 +53,6 @@ def baton(home: Path) -> Iterator[Running]:
 def _steady(rig: Rig) -> bool:
     service = rig.service()
     return (service["stable"], service["phase"]) == (OLD, "steady")
-
-
-def _live(rig: Rig) -> bool:
-    """Whether the public name has moved. Raises ``Failed`` when the rollout ended without that."""
-    service = rig.service()
-    if service["phase"] == "baking" or service["stable"] == NEW:
-        return True
-    for row in rig.history():
-        if row["candidate"] == NEW and row["ended_at"] is not None:
-            raise Failed(f"Baton did not take version {NEW}: {row['outcome']}, {row['message']}")
-    return False
 
 
 def _parent(pid: int) -> int:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from demo.command import SHORT, few, no_options
 from demo.compare import report
 from demo.compare.death import dark, death_table, deaths
 from demo.compare.lapse import lapse_table, lapses, late
@@ -20,15 +21,15 @@ from demo.compare.servers import NGINX_MISSING, behind_nginx, find_nginx, in_pro
 from demo.compare.split import split_costs
 from demo.compare.triton import poll, stop_start
 from demo.compare.way import NEW, OLD, STEP_S, STEPS, Way, memory
-from demo.rig import GOLDEN, ROOT, Failed, Peak, until
+from demo.rig import GOLDEN, STATE, Failed, Peak, until
 from rich.console import Console
 
 from baton.errors import BatonError
 
 RATE, QUESTIONS = 10.0, 8
-WARM_S, WINDOW_S = 2.0, 15.0
+WARM_S, WINDOW_S = few((2.0, 15.0), (1.0, 2.0))
 """Seconds of load before anything counts; seconds that count before the command and after the update."""
-FIGURE = ROOT / ".baton" / "bench" / "updates.svg"
+FIGURE = STATE / "bench" / "updates.svg"
 _SHARES = f"{' and '.join(f'{share} %' for share in STEPS[:-1])} for {STEP_S:.0f} s each, then {STEPS[-1]} %"
 _BATON = "10 s of shadow, 20 % of traffic for 10 s, up to 50 % in 10 s more"
 WAYS = (
@@ -131,7 +132,7 @@ def promises(figures: Measured, paths: list[Cost]) -> list[str]:
     if figures.dark_s:
         broken.append(f"{figures.dark_s} s without service while Baton updated, none may be")
     direct: dict[int, Cost] = {}
-    for cost in paths:
+    for cost in paths if not SHORT else ():
         base = direct.setdefault(cost.concurrency, cost)
         if cost.p50_s > PATH_LIMIT * base.p50_s:
             broken.append(
@@ -142,6 +143,7 @@ def promises(figures: Measured, paths: list[Cost]) -> list[str]:
 
 
 def main() -> int:
+    no_options("python -m demo.compare", __doc__)
     console = Console(highlight=False)
     try:
         return 0 if compare(console) else 1

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from demo.command import HERE
 from demo.compare.way import CHECKPOINT, NEW, OLD, STEP_S, STEPS, Child, Running, infer_url
 from demo.rig import Failed, free_ports, until
 
@@ -111,7 +111,7 @@ def in_process(home: Path) -> Iterator[Running]:
 
         def tell(what: str, **data: object) -> None:
             body = json.dumps({"version": NEW, **data}).encode()
-            with urllib.request.urlopen(f"http://{address}/{what}", body, timeout=LOAD_TIMEOUT_S) as answer:
+            with HERE.open(f"http://{address}/{what}", body, timeout=LOAD_TIMEOUT_S) as answer:
                 answer.read()
 
         def update() -> None:

@@ -14,6 +14,7 @@ from demo.compare.way import CHECKPOINT, ENGINE, NEW, OLD, engine_config, infer_
 from baton.cli.local import own_backends
 from baton.local import LocalTriton
 from baton.triton.grpc import GrpcTriton
+from baton.triton.key import Caps, Key, token_file
 from baton.triton.repository import CONFIG, CONTROL, SPLITTER_VERSION, ServiceFiles
 
 PATHS = {
@@ -24,6 +25,7 @@ PATHS = {
 }
 """Weight and shadow in percent; None: straight to the engine."""
 LOAD_S, LEASE_S = 600.0, 3600.0
+CAPS = Caps(weight=50.0, shadow=25.0, lease_s=LEASE_S, contents=False)
 
 
 def split_costs(home: Path, asked: Sequence[bytes]) -> list[Cost]:
@@ -39,7 +41,8 @@ def split_costs(home: Path, asked: Sequence[bytes]) -> list[Cost]:
         urls = {}
         try:
             for number, (path, route) in enumerate(PATHS.items()):
-                files = ServiceFiles(repository, f"public{number}", ENGINE)
+                key = Key(token_file(home / "state", f"public{number}"), CAPS)
+                files = ServiceFiles(repository, f"public{number}", ENGINE, key)
                 if route is not None:
                     files.set_splitter(OLD)
                     client.load(files.splitter_name, LOAD_S)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from demo.command import few
 from demo.rig import CHECKPOINTS, ROOT, Failed, pss
 
-from baton.local import procfs, tether
+from baton.local import procfs
+from baton.local.tether import tethered as tie
 from baton.triton import pbtxt
 
 OLD, NEW = 1, 2
@@ -26,7 +27,7 @@ THREADS = 1
 """Of torch, in every process that computes."""
 STEPS = (5, 50, 100)
 """Percent of the traffic, where a way moves it by weights."""
-STEP_S = 5.0
+STEP_S = few(5.0, 1.0)
 _STOP_S = 10.0
 
 
@@ -79,11 +80,10 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path, *, tethered: bool = True) -> None:
         """``tethered``: it also ends when the benchmark is killed. Not for one whose own children would stay."""
-        tie = [sys.executable, "-I", "-S", str(Path(tether.__file__)), str(os.getpid())] if tethered else []
         self._log = log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [*tie, *command],
+                tie(command, parent=os.getpid()) if tethered else [*command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -7,7 +7,6 @@ import re
 import shutil
 import statistics
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as triton
+from demo.command import HERE
 from demo.rig import until
 from demo.speed import BACKENDS, ROOT
 
+from baton.client import DIRECT
 from baton.local import LocalTriton
 
 ENGINE = "qwen3_vl_reranker"
-PARTS = ("start", "imports", "weights", "self_test")
+PARTS = ("start", "imports", "trial", "weights", "self_test")
 REQUESTS = 100
 QUERY = {"text": "a red circle"}
 DOCUMENTS = ({"text": "a red circle beside a blue star"}, {"text": "a green ring"})
@@ -54,7 +55,10 @@ class Start:
 
 def starts(home: Path, checkpoint: Path, weights: str, rounds: int) -> Iterator[Start]:
     """Load the version ``rounds`` times, each time in a fresh process, and ask it."""
-    with _server(home, checkpoint, weights) as server, triton.InferenceServerClient(server.grpc_url) as client:
+    with (
+        _server(home, checkpoint, weights) as server,
+        triton.InferenceServerClient(server.grpc_url, channel_args=[DIRECT]) as client,
+    ):
         inputs = [_tensor("query", [QUERY]), _tensor("documents", DOCUMENTS)]
         for _ in range(rounds):
             begun = time.perf_counter()
@@ -89,7 +93,7 @@ def _server(home: Path, checkpoint: Path, weights: str) -> Iterator[LocalTriton]
 
 def _parts(server: LocalTriton) -> dict[str, float]:
     """Seconds by part; empty as long as the engine has not told, and when the version is gone."""
-    with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310 - our own server
+    with HERE.open(server.metrics_url) as answer:
         text = answer.read().decode()
     found = re.findall(r'^baton_engine_load_seconds\{.*part="(\w+)".*\} (\S+)$', text, re.MULTILINE)
     parts = {part: float(value) for part, value in found if float(value)}

@@ -8,19 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from demo.command import no_options
-from demo.speed.measure import Promises
+from demo.speed.measure import alone
 from demo.speed.published import show
-from rich.console import Console
-
-
-def main() -> int:
-    no_options("python -m demo.speed", __doc__)
-    console = Console(highlight=False)
-    promises = Promises()
-    show(console, promises)
-    return promises.told(console)
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone("python -m demo.speed", __doc__, show))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from demo.command import few
 from demo.speed import ROOT
 from layout import SHARDS, write_weights
 from PIL import Image
@@ -23,9 +24,9 @@ from reranker_engine.model.config import read_config
 from reranker_engine.model.reranker import Reranker
 
 SOURCE = ROOT / "demo" / "checkpoints" / "base"
-COUNTS = (1, 8, 32, 100)
+COUNTS = few((1, 8, 32, 100), (1, 4))
 SHARD_BYTES = 2 * 2**30
-PROMISED_AT = 32
+PROMISED_AT = few(32, 4)
 WORDS = ("red", "circle", "blue", "star", "green", "ring", "square", "yellow")
 TEXT = {
     "hidden_size": 512,

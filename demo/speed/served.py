@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from demo.command import few
 from demo.speed import BACKENDS, ROOT
 from demo.speed.cases import Request
 
@@ -21,9 +22,9 @@ from reranker_engine.service.settings import default_threads
 
 ENGINE = "qwen3_vl_reranker"
 CONCURRENCY = (1, 4, 16)
-ROUNDS = 3
+ROUNDS = few(3, 1)
 PATIENCE_S = 600.0
-SECONDS = 4.0
+SECONDS = few(4.0, 1.0)
 """Of each measurement; a round measures this process and then each concurrency, one after the other."""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from demo.chaos.clients import Request
-from demo.chaos.faults import FAULTS, PHASES
+from demo.chaos.fault import PHASES
+from demo.chaos.faults import FAULTS
 from demo.chaos.report import Strike, broken, last_copy, markdown, settle_failures, tables
 from demo.chaos.run import plan
 from demo.compare.death import Death

@@ -131,12 +131,15 @@ def without_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def with_pickle(folder: Path) -> None:
+def pickles_alone(folder: Path) -> None:
+    for path in folder.glob("model*"):
+        path.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
 
 
 def with_code(folder: Path) -> None:
-    (folder / "modeling.py").write_text("raise SystemExit\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
 
 
 def wrong_toml(folder: Path) -> None:
@@ -150,8 +153,8 @@ REFUSED: dict[Callable[[Path], None], tuple[str, ...]] = {
     wrong_sum: (SHARD, "SHA-256", "SHA256SUMS", "copy it again"),
     other_architecture: ("LlamaForCausalLM", "Qwen3VLForConditionalGeneration"),
     without_tokenizer: ("tokenizer.json", "not there"),
-    with_pickle: ("pytorch_model.bin", "pickle", "remove it"),
-    with_code: ("modeling.py", "code", "remove it"),
+    pickles_alone: ("pytorch_model.bin", "pickle", "save the model as safetensors"),
+    with_code: ("config.json", "auto_map", "names code", "remove it"),
     wrong_toml: ("version.toml", "release"),
 }
 
@@ -172,6 +175,28 @@ def test_refused_before_anything_is_loaded(st: Stage, damage: Callable[[Path], N
         with pytest.raises(Refused, match=f"ctl retry {version}"):
             app.promote(None, version, full=False, who=ME)
     assert st.loads() == before
+
+
+def test_what_lies_beside_a_checkpoint_is_no_obstacle(st: Stage) -> None:
+    """A folder of `hf download`, a clone and a trainer's output in one passes its gates, and says what it ignores."""
+    version, made = make(st)
+    beside = {
+        f".cache/huggingface/download/{SHARD}.metadata": b"0123\n",
+        ".git/hooks/pre-commit.sample": b"#!/bin/sh\n",
+        "training_args.bin": b"\x80\x04N.",
+        "optimizer.pt": b"PK\x03\x04",
+        "model.py": b"raise SystemExit\n",
+        "labels.txt": b"cat\ndog\nhorse\n",
+    }
+    for name, content in beside.items():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_bytes(content)
+    with st.control(promotion="manual") as app, untouched(st):
+        st.place(made, version)
+        [integrity] = [g for g in st.wait_phase("waiting")["gates"] if g["name"] == "integrity"]
+        assert f"Ignored: {len(beside)} files" in integrity["message"]
+        app.abort(None, who=ME)
+        st.wait_live(1)
 
 
 def test_a_cut_shard_that_is_completed_later_is_taken_up_again(st: Stage) -> None:

@@ -76,7 +76,7 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     with stage(tmp_path) as st:
         st.kill()
         with st.control() as app:
-            message = st.wait_message("Server s0: ", "does not answer", "Waiting for it")
+            message = st.wait_message("Server s0: ", "does not answer", "Nothing is decided until it answers")
             assert st.status()["phase"] == "degraded", message
             server = app.status()["servers"][0]
             assert (server["live"], server["in_sync"]) == (False, False)

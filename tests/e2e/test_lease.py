@@ -168,7 +168,8 @@ def test_triton_restarts_in_mid_split(st: Stage) -> None:
 
 def test_the_splitter_is_killed(st: Stage) -> None:
     """The one fault that clients notice: until the public name leads straight to the stable version again."""
-    with serving(st) as serve, Traffic(st, clients=4) as traffic:
+    # What the splitter's process has in hand when it dies gets no answer at all, ever (24.10): nobody waits for that.
+    with serving(st) as serve, Traffic(st, clients=4, patience_s=1.0) as traffic:
         stable, number = split(st, serve, traffic)
         stub = next(s for s in procfs.stubs("") if s.model == "ranker_splitter" and st.root in s.repository.parents)
         killed = time.time()
@@ -188,6 +189,6 @@ def test_the_splitter_is_killed(st: Stage) -> None:
     assert "splitter" in row["message"]
     back = min(a.at for a in traffic.answers if a.at > killed and a.version == stable) - killed
     assert back < PATIENT_S
-    # What the process had in hand when it died gets no answer at all, ever: the client's own deadline ends it.
-    others = [e for e in traffic.errors if "splitter" not in e and "stub" not in e.lower() and "timed out" not in e]
+    its_own = ("splitter", "stub", "Stub", "timed out", "were not answered")
+    others = [error for error in traffic.errors if not any(words in error for words in its_own)]
     assert others == []

@@ -20,7 +20,7 @@ from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import ApiClient, Network
 from baton.errors import BatonError, Refused
-from baton.triton.repository import ServiceFiles
+from baton.triton.key import token_file
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ADMIN, TOKEN, WRONG = "planted-admin-key-1f7c", "planted-api-token-93ab", "planted-wrong-token-77cd"
@@ -57,6 +57,10 @@ def serve(st: Stage, pair: Certificate, key_file: Path, name: str) -> Iterator[t
             assert process.wait(60) == 0
 
 
+def in_repository(repository: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+
+
 def every_command_line() -> bytes:
     found = []
     for entry in Path("/proc").iterdir():
@@ -86,7 +90,11 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
         with Traffic(st) as traffic:
             st.drop_copy(1, 2)
             until(lambda: state_of(client)["weight"] == 50, "traffic is split")
-            splitter = ServiceFiles(st.repository, "ranker", "ranker_engine").token()
+            splitter = token_file(tmp_path / "state", "ranker").read_text().strip()
+            held = in_repository(st.repository)
+            assert any(text.count(b"token_sha256") for text in held.values())
+            for planted in (ADMIN, TOKEN, WRONG, splitter):
+                assert [path for path, text in held.items() if planted.encode() in text] == []
             traffic.wait_answers(2)
             for call in (
                 lambda: ApiClient(wrong).promote(None, 2, full=True),
@@ -115,8 +123,10 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
         kept = [
             log,
             *(path for path in tmp_path.rglob("*.log")),
-            *(path for path in state.rglob("*") if path.is_file()),
+            *(path for path in state.rglob("*") if path.is_file() and path != token_file(state, "ranker")),
+            *in_repository(st.repository),
         ]
+        assert stat.S_IMODE(token_file(state, "ranker").stat().st_mode) == 0o600
         assert any(path.name.startswith("journal") for path in kept)
         for name, planted in (("key", ADMIN), ("token", TOKEN), ("wrong token", WRONG), ("splitter's", splitter)):
             for path in kept:

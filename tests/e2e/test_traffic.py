@@ -158,9 +158,8 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
     assert traffic.errors == []
     assert row["outcome"] == "rolled_back"
     gate = next((g for g in row["gates"] if g["verdict"] == "fail"), None)
-    if fault == "SIGKILL" and gate is None:  # it was seen before live traffic was looked at again
-        assert "its process has ended" in row["message"]
-    else:
+    by_health = "does not answer" in row["message"] or "its process has ended" in row["message"]
+    if not by_health:  # which may see it first
         assert gate is not None
         assert gate["name"] == "live"
         assert words in gate["message"].lower()

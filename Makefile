@@ -2,13 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MINUTES ?= 30
+# make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
+export SHORT
+MINUTES ?= $(if $(SHORT),1,30)
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench bench-engine chaos
+.PHONY: help setup demo up test test-full tools lint lock bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  SHORT=1 after demo, bench, bench-engine or chaos: the same with the smallest counts, in minutes"
 
 setup: $(VENV)/.ready ## creates .venv with everything in it
 
@@ -22,11 +26,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup ## the whole story on this machine, in minutes: real Triton, real traffic
 	@$(BIN)/python -m demo.story
 
-up: setup ## starts Triton and the control plane on the demo checkpoints
-	@$(BIN)/python -m demo.up
+up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
+	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-test: setup ## all tests, real Triton included
-	@$(BIN)/python -m pytest
+test: setup ## all tests, real Triton included, JOBS=2 at a time
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)
+	@apt-get install -y --no-install-recommends nginx-light
+
+test-full: setup ## all that make test does, and what needs the tools of make tools; a missing one fails
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "full or not full"
 
 lint: setup ## static checks
 	@$(BIN)/ruff check .
@@ -34,12 +44,16 @@ lint: setup ## static checks
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+lock: setup ## what the images install, by version and hash, written anew; needs uv
+	@$(BIN)/python docker/lock.py
+
 bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
 	@$(BIN)/python -m demo.bench
 
 bench-engine: setup ## the engine, measured: against one pair at a time, behind Triton, and on a GPU where there is one
 	@$(BIN)/python -m demo.bench_engine
 
-chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, then a third of that in simulation
+chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, hostile clients, then simulation
 	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)
+	@$(BIN)/python -m demo.chaos.hostile
 	@$(BIN)/python -m tests.simulation --processes $$(nproc) --minutes $$(( ($(MINUTES) + 2) / 3 ))

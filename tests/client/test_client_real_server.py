@@ -79,11 +79,9 @@ def test_an_error_of_the_model_keeps_its_words(connect):
 
 
 def test_a_slow_answer_times_out_and_the_client_can_be_used_again(connect):
-    start = time.monotonic()
     reranker = connect(model="slow", timeout_s=0.4)
     with pytest.raises(TimedOut):
         reranker.rank("red", DOCUMENTS, model_version=1)
-    assert time.monotonic() - start < 2.5
     with pytest.raises(TritonError, match="now and then"):
         reranker.rank("red", DOCUMENTS, model_version=2)
 

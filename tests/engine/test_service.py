@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import types
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,12 +195,21 @@ def test_a_request_whose_timeout_is_over_is_not_computed(model):
 
 def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
     """``execute`` comes back for the next batch while the long one goes on."""
-    monkeypatch.setattr(model._instance._turns._pace, "turn", lambda _: 200)
-    monkeypatch.setattr(
-        sys.modules[type(model._instance._turns).__module__], "HOLD_S", 60.0
-    )  # a slow machine may take longer than that for the short one
+    turns, returned, passes = model._instance._turns, threading.Event(), []
+    advance = turns._scorer.advance
+
+    def one_pass_before_it_returns(*args):
+        passes.append(args)
+        assert len(passes) == 1 or returned.wait(60)
+        return advance(*args)
+
+    monkeypatch.setattr(turns._scorer, "advance", one_pass_before_it_returns)
+    monkeypatch.setattr(turns._pace, "turn", lambda _: 200)
+    for name in ("HOLD_S", "ROUND_S", "SLICE_S"):  # however slow the machine is
+        monkeypatch.setattr(sys.modules[type(turns).__module__], name, 60.0)
     long, short = Request({"text": "red"}, DOCUMENTS * 200), Request({"text": "red"}, DOCUMENTS)
     left, done = model.execute([long, short])
+    returned.set()
     assert left is None
     assert done.error is None
     eventually(lambda: long.sent, "the long request's answer")

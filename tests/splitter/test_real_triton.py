@@ -216,7 +216,7 @@ def test_forty_megabytes_arrive_whole_at_both_versions(rig):
     inputs = echo_inputs(0, all_of_them=True, megabytes=40)
     straight = seen(rig.client.infer(rig.engine, inputs, model_version="1"))["inputs"]
     versions = set()
-    # Ids that a hash of the salt "7" sends to either side.
+    # UsedIds that a hash of the salt "7" sends to either side.
     for request_id in ("a", "b", "c", "d", "e", "f"):
         found = seen(rig.infer(*inputs, request_id=request_id))
         assert found["inputs"] == straight
@@ -294,7 +294,7 @@ def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_sh
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_process_that_stands_still_and_goes_on_brings_nothing_down(rig, version):
-    """Woken after Triton lost patience with it, it would take the whole server with it (24.10)."""
+    """Woken after Triton lost deadline with it, it would take the whole server with it (24.10)."""
     split(rig, weight=50)
     server, pid = rig.server.pid, rig.pid(version)
     other = 3 - version

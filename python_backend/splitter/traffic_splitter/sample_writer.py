@@ -1,21 +1,33 @@
-"""The samples that are written down, in one form for every reader."""
+"""Writes samples of answers and of pairs; the only place that knows their fields."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .request import Request, Scores
-from .samples import Books
+from .sample_buffer import SampleBuffer
 
-MOST_ERROR = 200
-MOST_ID = 200
+MAX_ERROR = 200
+MAX_ID = 200
 
 
-class Tally:
-    """Writes answers and pairs into the ledger. Outcomes: ``ok failed late refused dropped client_error``."""
+class SampleWriter:
+    """Writes into a buffer. Outcomes are ``ok failed late refused dropped client_error``.
 
-    def __init__(self, ledger: Books) -> None:
-        self._ledger = ledger
+    With ``own``, it writes for the control plane's probes: they count as ``own`` and as nothing else, and their samples
+    are marked.
+    """
+
+    def __init__(self, buffer: SampleBuffer, *, own: bool = False) -> None:
+        self._buffer = buffer
+        self._own = own
+
+    def count(self, *names: str) -> None:
+        """Add one to each of these counters; of a probe, ``requests`` alone counts, as ``own``."""
+        if not self._own:
+            self._buffer.count(*names)
+        elif "requests" in names:
+            self._buffer.count("own")
 
     def answer(
         self,
@@ -29,15 +41,15 @@ class Tally:
         *,
         hurried: bool = False,
     ) -> None:
-        """``stable_s``: seconds that stable took for a request that the candidate had failed, or was late with."""
+        """``stable_s``: seconds that stable took for a request that the candidate failed, or was late with."""
         scores = scores or Scores()
         sample: dict[str, Any] = {
             "what": "answer",
             "role": role,
             "took_ms": _ms(took_s),
             "outcome": outcome,
-            "error": error[:MOST_ERROR],
-            "id": request.id[:MOST_ID],
+            "error": error[:MAX_ERROR],
+            "id": request.id[:MAX_ID],
             "bytes": 0 if took_s is None else request.size(),
             "top": scores.top,
             "mean": scores.mean,
@@ -49,7 +61,7 @@ class Tally:
             sample["hurried"] = True
         if stable_s is not None:
             sample["stable_ms"] = _ms(stable_s)
-        self._ledger.add(sample)
+        self._add(sample)
 
     def pair(
         self,
@@ -64,17 +76,17 @@ class Tally:
         *,
         hurried: bool = False,
     ) -> None:
-        """``stable`` and ``candidate``: seconds around the call, and scores."""
+        """``stable`` and ``candidate``: seconds that the call took, and scores."""
         sample: dict[str, Any] = {
             "what": "pair",
-            "id": request_id[:MOST_ID],
+            "id": request_id[:MAX_ID],
             "kind": kind,
             "stable_ms": _ms(stable[0]),
             "candidate_ms": _ms(candidate[0]),
             "outcome": outcome,
             "stable": stable[1].values,
             "candidate": candidate[1].values,
-            "error": error[:MOST_ERROR],
+            "error": error[:MAX_ERROR],
         }
         if max(stable[1].count, candidate[1].count) > max(len(stable[1].values), len(candidate[1].values)):
             sample["cut"] = True
@@ -84,7 +96,12 @@ class Tally:
             sample["hurried"] = True
         if contents is not None:
             sample["contents"] = contents
-        self._ledger.add(sample)
+        self._add(sample)
+
+    def _add(self, sample: dict[str, Any]) -> None:
+        if self._own:
+            sample["own"] = True
+        self._buffer.add(sample)
 
 
 def _ms(seconds: float | None) -> float | None:

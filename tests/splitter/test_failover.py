@@ -48,7 +48,7 @@ def test_a_request_that_both_refuse_gets_stables_words():
 
 
 @pytest.mark.parametrize("route", [{"weight": 0}, {"weight": 0, "shadow": 100}, {"candidate": None}])
-def test_a_candidate_that_may_answer_nobody_rescues_nobody(route):
+def test_without_a_share_there_is_no_failover(route):
     stage = stage_of(**route)
     stage.versions[1] = DEAD
     request = to_stable(stage)
@@ -93,7 +93,7 @@ def test_a_late_candidate_that_fails_leaves_the_client_stables_words():
     assert request.replies == [DEAD]
 
 
-def test_what_a_silent_stable_has_in_hand_is_rescued():
+def test_what_a_silent_stable_holds_goes_to_the_candidate():
     stage = stage_of()
     request = to_stable(stage, run=False)
     stage.clock.now += 1.9

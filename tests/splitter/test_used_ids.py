@@ -9,22 +9,22 @@ import secrets
 from tests.splitter.fakes import Stage, failing
 
 from traffic_splitter.control import Control
-from traffic_splitter.ids import Ids
 from traffic_splitter.kinds import digest_of
 from traffic_splitter.route import Caps
+from traffic_splitter.used_ids import UsedIds
 
 
 def test_an_id_is_new_once_for_each_salt():
-    ids = Ids()
-    assert [ids.again("1", "a"), ids.again("1", "b"), ids.again("1", "a")] == [False, False, True]
-    assert [ids.again("2", "a"), ids.again("2", "a")] == [False, True]
+    ids = UsedIds()
+    assert [ids.add("1", "a"), ids.add("1", "b"), ids.add("1", "a")] == [False, False, True]
+    assert [ids.add("2", "a"), ids.add("2", "a")] == [False, True]
 
 
 def test_hardly_any_new_id_looks_used():
-    ids = Ids()
-    used = [ids.again("salt", str(number)) for number in range(50_000)]
+    ids = UsedIds()
+    used = [ids.add("salt", str(number)) for number in range(50_000)]
     assert sum(used) <= 5
-    assert all(ids.again("salt", str(number)) for number in range(0, 50_000, 100))
+    assert all(ids.add("salt", str(number)) for number in range(0, 50_000, 100))
 
 
 def test_samples_say_whose_id_was_used_before():

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from traffic_splitter.calls import VersionCalls
+from traffic_splitter.calls import CANDIDATE_CALLS, STABLE_CALLS, VersionCalls
 from traffic_splitter.control import NO_TOKEN, Control
-from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS, Splitter
+from traffic_splitter.dispatch import Splitter
 from traffic_splitter.pool import Pool, Timer
 from traffic_splitter.processes import Processes
 from traffic_splitter.request import Answer

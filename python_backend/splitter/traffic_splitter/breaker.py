@@ -46,7 +46,7 @@ class Breaker:
             self._trial_running = self._state == "half_open"
             return self._ticket
 
-    def leave(self, ticket: int, *, good: bool | None) -> None:
+    def leave(self, ticket: int | None, *, good: bool | None) -> None:
         """Report how the attempt ended. None: it says nothing about the candidate (not sent, or the request is bad)."""
         with self._lock:
             if ticket != self._ticket:

@@ -17,6 +17,16 @@ from typing import Any
 from .processes import Processes, ProcessIds
 from .request import Answer, Request
 
+STABLE_CALLS = 20
+"""Calls of the stable version that run at a time. More wait in line, as they would in the engine's own queue."""
+CANDIDATE_CALLS = 10
+"""Calls of the candidate that run at a time: a hung candidate blocks this many threads and no more.
+
+Triton gives each python model 32 threads (``thread-pool-size``). A call to another model holds one until it ends, and
+sending an answer takes one. If 32 calls hang, no answer of any version is sent any more (seen on 24.10). Each thread of
+the pools has one call or one answer at a time, so 20 + 10 of them and ``execute`` leave a thread free.
+"""
+
 GIVEN_UP = re.compile(
     r"(Failed to process the request\(s\) for model instance '[^']*', message: )?"
     r"(Stub process ('[^']*' )?is not healthy|Failed to obtain the health mutex)"

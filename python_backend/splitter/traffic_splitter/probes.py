@@ -1,6 +1,6 @@
-"""The control plane's probes: real requests of its own, for a split in which clients send too few.
+"""The control plane's probes, called synthetic requests in the docs, for a split in which clients send too few.
 
-A probe is sent, answered and timed like a client's request, with two differences. It is recorded apart, since it says
+A probe is a real request. It is sent, answered and timed like a client's, with two differences. It is recorded apart, since it says
 nothing about clients. And the control plane says which version it goes to, since at a small weight chance would hardly
 ever pick the candidate.
 

@@ -73,6 +73,12 @@ class Route:
         return self.splits and (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
 
 
+STABLE_ALONE = Route(
+    candidate=None, weight=0, shadow=0, lease_s=0, salt="", deadline_s=0, compare=None, kinds=(), contents=False
+)
+"""In place of a route where none is in force."""
+
+
 def percentile(salt: str, request_id: str) -> float:
     """The position of an id in [0, 100): evenly distributed, and fixed for one salt."""
     digest = hashlib.blake2b(f"{salt}\0{request_id}".encode(errors="surrogatepass"), digest_size=6).digest()

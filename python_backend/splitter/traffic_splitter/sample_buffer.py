@@ -35,6 +35,8 @@ COUNTERS = (
     "shadow_failed",
     "own",
 )
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""Made once: ``json.dumps`` with these options would make an encoder for each sample."""
 
 
 class SampleBuffer:
@@ -59,7 +61,7 @@ class SampleBuffer:
 
     def add(self, sample: Mapping[str, Any]) -> None:
         """Add a sample; ``seq`` and ``age_s`` are set when it is reported."""
-        text = json.dumps(sample, separators=(",", ":"), allow_nan=False)
+        text = _encode(sample)
         with self._lock:
             self._last += 1
             self._ring.append((self._last, self._clock(), text))

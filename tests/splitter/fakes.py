@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
 from traffic_splitter.calls import VersionCalls
 from traffic_splitter.dispatch import Splitter

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 from google.protobuf import text_format
+from tests.splitter.routes import route_of
 from tests.support.stage import until
 from tests.support.toy import engine_config, make_checkpoint
 from tritonclient.grpc import model_config_pb2
@@ -109,22 +110,6 @@ class Rig:
             found += report["samples"]
             after = report["next"]
         return [sample for sample in found if sample["what"] == what]
-
-
-def route_of(**route: Any) -> dict[str, Any]:
-    """A route to version 2 that compares scores; ``route`` replaces keys."""
-    usual = {
-        "candidate": 2,
-        "weight": 0,
-        "shadow": 0,
-        "lease_s": 600,
-        "salt": "7",
-        "deadline_s": 60,
-        "compare": "scores",
-        "kinds": ["query", "documents"],
-        "contents": False,
-    }
-    return usual | route
 
 
 def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: bytes) -> list[Any]:

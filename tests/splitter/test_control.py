@@ -7,7 +7,7 @@ import json
 
 import pytest
 from tests.splitter.fakes import UNCAPPED, Stage, scored
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
 from traffic_splitter.control import MAX_REQUEST_BYTES, NO_TOKEN, Control
 from traffic_splitter.route import Caps, InvalidControl

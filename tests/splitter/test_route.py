@@ -7,7 +7,7 @@ import random
 
 import pytest
 from tests.splitter.fakes import TENSORS, UNCAPPED, Clock
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
 from traffic_splitter.route import Caps, InvalidControl, Lease, parse_caps, parse_route, percentile
 

@@ -1,8 +1,8 @@
 """The control plane's probes, called synthetic requests in the docs, for a split in which clients send too few.
 
-A probe is a real request. It is sent, answered and timed like a client's, with two differences. It is recorded apart, since it says
-nothing about clients. And the control plane says which version it goes to, since at a small weight chance would hardly
-ever pick the candidate.
+A probe is a real request. It is sent, answered and timed like a client's, with two differences. It is recorded apart,
+since it says nothing about clients. And the control plane says which version it goes to, since at a small weight chance
+would hardly ever pick the candidate.
 
 No client may get either by choosing an id. So each probe is announced by a control request that carries the token,
 with a random id. The first request with that id is the probe; every other request is a client's, whatever its id.

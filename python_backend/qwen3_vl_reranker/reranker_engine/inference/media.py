@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .request import Reference
+    from .references import Reference
 
 # Only formats that Pillow decodes itself (JPEG covers MPO). Others start a program on a stranger's bytes (EPS), or take
 # memory for a size that no header tells (AVIF: 550 MiB for 3 kB that claim 64x64 pixels, with Pillow 13).

@@ -7,29 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+from .references import MediaIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .media import MediaReader
+    from .references import Reference, Video
 
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 MIN_FRAMES, MAX_FRAMES = 2, 768
 """How many frames an option may ask for; the reference's own bounds (qwen-vl-utils, FRAME_FACTOR, FPS_MAX_FRAMES)."""
 MAX_FPS = 1000
-
-
-@dataclass(frozen=True)
-class MediaIndex:
-    """``{"media": k}``: element ``k`` of the request's ``media`` tensor."""
-
-    index: int
-
-
-Reference = MediaIndex | str
-"""One encoded image or video: an element of ``media``, a data URI, or a path or address (refused unless allowed)."""
-Video = Reference | tuple[Reference, ...]
-"""An encoded video, or its frames as images."""
 
 
 @dataclass(frozen=True)

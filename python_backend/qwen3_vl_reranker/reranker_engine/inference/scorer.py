@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from .batching import Portion
     from .prompt import Part
-    from .request import Content, Reference, RerankRequest
+    from .references import Reference
+    from .request import Content, RerankRequest
 
 DEFAULT_FPS = 1.0
 DEFAULT_MAX_FRAMES = 64

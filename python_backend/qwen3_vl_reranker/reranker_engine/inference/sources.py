@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .fetch import fetch
-from .request import MediaIndex
+from .references import MediaIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .request import Reference
+    from .references import Reference
 
 DOWNLOAD_S = 10.0
 """Seconds for all downloads of one request together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -18,9 +18,11 @@ from .streams import DECODERS, WHOLE, VideoFile, formats_of, quarter_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
 
     from .references import Reference
 
@@ -119,7 +121,7 @@ class MediaReader:
         except Exception:  # noqa: BLE001 - decoders raise whatever they like on bytes that are not theirs
             return False
 
-    def _open(self, data: bytes) -> Image.Image:
+    def _open(self, data: bytes) -> ImageFile:
         if canvas := _webp_canvas(data):
             self._check_size(*canvas)  # Pillow makes room for it before it tells its size
         return Image.open(_Metered(data), formats=IMAGE_FORMATS)
@@ -150,7 +152,7 @@ class MediaReader:
         except Exception as error:
             raise InputError(f"cannot be decoded as an image ({_image_cause(data, error)})") from error
 
-    def _admit(self, image: Image.Image, data: bytes) -> None:
+    def _admit(self, image: ImageFile, data: bytes) -> None:
         """Refuse, before its pixels are decoded, what would take too much memory or time."""
         self._check_size(image.width, image.height)
         if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and len(data) > PLAIN_PPM_BYTES:
@@ -197,7 +199,7 @@ class MediaReader:
         width, height = size if turns % 2 == 0 else size[::-1]
         return DecodedVideo(self._pick(data, wanted, decoded, size, turns), wanted, rate, height, width)
 
-    def _probe(self, data: bytes) -> Steps[tuple[int, float, list[Any], tuple[int, int], int]]:
+    def _probe(self, data: bytes) -> Steps[tuple[int, float, list[VideoFrame], tuple[int, int], int]]:
         """(number of frames, frames a second, the frames, their size, quarter turns that they need).
 
         Counted by decoding, as headers often lie. Which are wanted is known only at the end. Those of a short video are
@@ -207,7 +209,7 @@ class MediaReader:
             video = self._open_video(container, data)
             yield self._next(self._expected_pixels(video, data))
             total, pixels, turns = 0, 0, 0
-            decoded: list[Any] = []
+            decoded: list[VideoFrame] = []
             size = (0, 0)
             for frame in video.frames():
                 if total == 0:
@@ -262,7 +264,7 @@ class MediaReader:
             "send it shorter, or in smaller frames, such as 1280x720"
         )
 
-    def _open_video(self, container: Any, data: bytes) -> VideoFile:
+    def _open_video(self, container: InputContainer, data: bytes) -> VideoFile:
         video = VideoFile(container, data)
         stream = video.stream
         # Checked before the first frame, whose memory the decoder takes at the header's word.
@@ -276,7 +278,7 @@ class MediaReader:
         return video
 
     def _pick(
-        self, data: bytes, wanted: Sequence[int], decoded: list[Any], size: tuple[int, int], turns: int
+        self, data: bytes, wanted: Sequence[int], decoded: list[VideoFrame], size: tuple[int, int], turns: int
     ) -> Iterator[NDArray[np.uint8] | Next]:
         left = list(reversed(wanted))
         try:
@@ -316,14 +318,17 @@ class MediaReader:
 
 def _check_depth(image: Image.Image) -> None:
     """Refuse deep grey values that the conversion to RGB, here and in the reference, would all turn white."""
-    if image.mode[0] in "IF" and (highest := image.getextrema()[1]) > 255:  # type: ignore[operator] # noqa: PLR2004
+    if image.mode[0] not in "IF":
+        return
+    _, highest = cast("tuple[float, float]", image.getextrema())  # such modes have one band
+    if highest > 255:  # noqa: PLR2004 - the highest of 8 bits
         raise InputError(
             f"cannot be decoded as an image (its grey values go up to {highest:.6g}, and all above 255 would turn "
             "white); save it with 8 bits a value"
         )
 
 
-def _of_size(frame: Any, size: tuple[int, int]) -> Any:
+def _of_size(frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
     if (frame.width, frame.height) != size:
         raise InputError("cannot be decoded as a video (its frames change size; save it in one size)")
     return frame
@@ -351,7 +356,7 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
 
 
-def _container(data: bytes) -> Any:
+def _container(data: bytes) -> InputContainer:
     import av
 
     options = {
@@ -361,7 +366,7 @@ def _container(data: bytes) -> Any:
         "codec_whitelist": ",".join(DECODERS),  # of all streams, sound among them: opening a file decodes some of each
         "protocol_whitelist": "none",
     }
-    return av.open(io.BytesIO(data), options=options)
+    return av.open(io.BytesIO(data), mode="r", options=options)
 
 
 def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tuple[int, ...]:

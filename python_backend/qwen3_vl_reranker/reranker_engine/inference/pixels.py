@@ -82,7 +82,7 @@ class Visual:
     def digest(self) -> bytes:
         """Names what the vision tower would see: equal pixels in an equal grid, however they were encoded."""
         digest = hashlib.blake2b(repr(self.frames.shape).encode(), digest_size=32)
-        digest.update(np.ascontiguousarray(self.frames))
+        digest.update(np.ascontiguousarray(self.frames).data)
         return digest.digest()
 
 
@@ -127,10 +127,10 @@ class Pixels:
         indices = range(len(used) + -len(used) % self.vision.temporal_patch_size)
         kept = frozenset(used)
         listed = self._listed(images, kept)
-        for first in listed:
-            if not isinstance(first, Next):
-                break
+        first = next(listed)
+        while isinstance(first, Next):
             yield first
+            first = next(listed)
         height, width, _ = first.shape
         return (yield from self._video(chain([first], listed), (height, width), indices, FRAME_LIST_FPS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,8 +171,8 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of two equal keys one would be content that nobody looks at."""
     table = dict(pairs)
     if len(table) != len(pairs):
-        seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
+        counts = Counter(key for key, _ in pairs)
+        twin = next(key for key, _ in pairs if counts[key] > 1)
         raise InputError(f"has the key {twin[:80]!r} twice in one object")
     return table
 

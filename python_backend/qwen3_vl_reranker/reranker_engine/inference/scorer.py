@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
     from .batching import Portion
     from .prompt import Part
-    from .references import Reference
+    from .references import Reference, Video
     from .request import Content, RerankRequest
+
+T = TypeVar("T", bound="Video")
 
 DEFAULT_FPS = 1.0
 DEFAULT_MAX_FRAMES = 64
@@ -223,7 +225,7 @@ class Scorer:
         def image(reference: Reference) -> Steps[Visual]:
             return self._pixels.image((yield from picture(reference)))
 
-        def video(one: Reference | tuple[Reference, ...]) -> Steps[Visual]:
+        def video(one: Video) -> Steps[Visual]:
             if isinstance(one, tuple):
                 return (yield from self._pixels.frames_steps(frames(one), len(one), max_frames))
             data = yield from _bytes(reader, one)
@@ -252,7 +254,7 @@ class _Seen:
         self._tokens = 0
         self._visuals: dict[object, Visual] = {}
 
-    def once(self, kind: str, references: Sequence[Any], load: Callable[[Any], Steps[Visual]]) -> Steps[list[Visual]]:
+    def once(self, kind: str, references: Sequence[T], load: Callable[[T], Steps[Visual]]) -> Steps[list[Visual]]:
         """Load each reference, or take what an equal one gave before."""
         visuals = []
         for index, reference in enumerate(references):

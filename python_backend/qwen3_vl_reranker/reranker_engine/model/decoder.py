@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 from .layers import Embedding, Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .config import TextConfig
     from .packing import Group, Layout
@@ -94,7 +94,7 @@ class Attention(nn.Module):
         return result
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        return x.view(*x.shape[:-1], -1, self.head_dim)
 
 
 class MLP(nn.Module):
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
         x = embeds
         levels = [] if visual is None else visual[1]
         found: list[list[KeysValues]] = [[] for _ in layout.prefixes]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast("Iterable[DecoderLayer]", self.layers)):
             if (device := layer.device) != x.device:
                 x, layout = x.to(device), layout.to(device)
                 rotary = (rotary[0].to(device), rotary[1].to(device))

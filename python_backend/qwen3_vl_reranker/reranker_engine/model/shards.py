@@ -9,7 +9,7 @@ largest one twice. Names, types and places come from safetensors' own reader, wh
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 PIECE_BYTES = 16 * 2**20
 """What is read at once: it is looked at while the processor's cache still has it, and converted within so much."""
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class _Slice(Protocol):
+    """A tensor in a file, not read yet."""
+
+    def get_dtype(self) -> str: ...
+    def get_shape(self) -> list[int]: ...
+
+
+class _Header(Protocol):
+    """What is used of ``safe_open``, whose types safetensors does not tell."""
+
+    def offset_keys(self) -> list[str]: ...
+    def get_slice(self, name: str, /) -> _Slice: ...
+    def get_tensor(self, name: str, /) -> Tensor: ...
 
 
 class Place(NamedTuple):
@@ -50,7 +65,7 @@ class Shard:
             # Unbuffered: pieces are large, and go to where they belong.
             self._file = path.open("rb", buffering=0)
             try:
-                self._header = safe_open(path, framework="pt")
+                self._header: _Header = safe_open(path, framework="pt")
                 self.places = self._find()
             except BaseException:
                 self._file.close()
@@ -123,7 +138,7 @@ class Shard:
         """
         self.place(name)
         try:
-            tensor: Tensor = self._header.get_tensor(name)
+            tensor = self._header.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise self._unreadable(error) from error
         if tensor.data_ptr() % tensor.element_size():
@@ -136,7 +151,7 @@ class Shard:
         start = 8 + int.from_bytes(self._file.read(8), "little")
         places = {}
         for name in self._header.offset_keys():
-            view: Any = self._header.get_slice(name)
+            view = self._header.get_slice(name)
             kind = view.get_dtype()
             if kind not in TYPES:
                 raise CheckpointError(
@@ -150,7 +165,7 @@ class Shard:
     def _fill(self, name: str, target: Tensor) -> None:
         """Read on into ``target``, which is contiguous and on the CPU."""
         # Not every type has a buffer in Python (bf16 has none); bytes have.
-        view = memoryview(target.view(-1).view(torch.uint8).numpy())
+        view = target.view(-1).view(torch.uint8).numpy().data
         while view:
             try:
                 got = self._file.readinto(view)

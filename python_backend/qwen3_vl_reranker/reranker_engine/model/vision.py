@@ -39,7 +39,7 @@ class VisualFeatures(NamedTuple):
         """
         if len(tokens) == 1:
             return [self]
-        parts = (part.split(list(tokens)) for part in (self.embeds, *self.deepstack))
+        parts = (torch.split(part, list(tokens)) for part in (self.embeds, *self.deepstack))
         owned = ([part.clone() for part in of_one] for of_one in zip(*parts, strict=True))
         return [VisualFeatures(embeds, deepstack) for embeds, *deepstack in owned]
 

@@ -11,13 +11,15 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .trial import Trial
 from .watchdog import initialize_timeout, watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from triton_python_backend_utils import InferenceRequest, InferenceResponse
 
 _START_TIME = 19
 """The place of ``starttime`` in /proc/<pid>/stat behind the name, which may hold spaces; see proc_pid_stat(5)."""
@@ -50,7 +52,7 @@ class TritonPythonModel:
             seconds_of["trial"] = trial.seconds
             self._instance = Instance(args, seconds_of)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | None]:
         """Answer a batch of requests, each with scores or with an error of its own."""
         return self._instance.execute(requests)
 

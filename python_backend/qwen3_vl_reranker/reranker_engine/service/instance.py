@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ class Instance:
             f"warm: {loaded.warm_s * 1000:.0f} ms) in {loaded.dtype} on {loaded.device} with {settings.threads} threads"
         )
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
         """Answer a batch of requests, each with scores or with an error of its own.
 
         None stands for a request that takes more than one turn: it goes on in the background while Triton hands over
@@ -159,7 +159,7 @@ class Desk:
         time.sleep(HAND_OVER_S)
         os._exit(EXIT_CODE)
 
-    def response(self, job: Job, result: NDArray[Any] | Exception, stage: str) -> Any:
+    def response(self, job: Job, result: NDArray[np.float32] | Exception, stage: str) -> pb_utils.InferenceResponse:
         """What Triton gets. ``stage`` is what was looked at last: the ``request`` itself, or its ``content``."""
         if isinstance(result, Refused):
             code = pb_utils.TritonError.CANCELLED if result.cause == "cancelled" else pb_utils.TritonError.UNAVAILABLE
@@ -187,7 +187,7 @@ class Desk:
             output_tensors=[pb_utils.Tensor("scores", scores[None]), pb_utils.Tensor("model_version", self._version)]
         )
 
-    def _rejected(self, cause: str, text: str, code: Any) -> Any:
+    def _rejected(self, cause: str, text: str, code: pb_utils.ErrorCode) -> pb_utils.InferenceResponse:
         self._meters.add("rejected_total", 1, cause=cause)
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
@@ -199,15 +199,15 @@ class Asked:
     circle would wait for the garbage collector.
     """
 
-    def __init__(self, request: Any, desk: Desk, timeout_s: float) -> None:
+    def __init__(self, request: pb_utils.InferenceRequest, desk: Desk, timeout_s: float) -> None:
         """``timeout_s``: of a request that brings none; 0 for none."""
         self._request = request
         self._desk = desk
         self._timeout_s = timeout_s
         self._stage = "request"
         self._lock = threading.Lock()
-        self._response: Any = None
-        self._sender: Any = None
+        self._response: pb_utils.InferenceResponse | None = None
+        self._sender: pb_utils.ResponseSender | None = None
 
     def job(self) -> Job:
         """What there is to do, told in a way that knows nothing of Triton."""
@@ -219,7 +219,7 @@ class Asked:
             timeout_s=timeout_s or None,
         )
 
-    def leave(self) -> Any:
+    def leave(self) -> pb_utils.InferenceResponse | None:
         """The response, or None: it is sent later, by itself."""
         with self._lock:
             if self._response is None:
@@ -234,7 +234,7 @@ class Asked:
         self._stage = "content"
         return (yield from scorer.preparing(parsed))
 
-    def _finish(self, job: Job, result: NDArray[Any] | Exception) -> None:
+    def _finish(self, job: Job, result: NDArray[np.float32] | Exception) -> None:
         try:
             response = self._desk.response(job, result, self._stage)
         except Exception as error:  # noqa: BLE001 - the thread that computes must go on, and Triton must hear something

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from reranker_engine.inference.scoring import Prepared, Scoring
@@ -49,7 +50,7 @@ class Job:
 
     steps: Steps[Prepared]
     cancelled: Callable[[], bool]
-    finish: Callable[[Job, NDArray[Any] | Exception], None]
+    finish: Callable[[Job, NDArray[np.float32] | Exception], None]
     timeout_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
     prepared: Prepared | None = None

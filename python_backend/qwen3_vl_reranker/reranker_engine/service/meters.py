@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import triton_python_backend_utils as pb_utils
 
@@ -56,7 +56,7 @@ class Meters:
         self._labels = {"model": model, "version": version}
         kinds = pb_utils.MetricFamily
         self._without = frozenset(without)
-        self._families: dict[str, Any] = {}
+        self._families: dict[str, pb_utils.MetricFamily] = {}
         for names, kind in ((COUNTERS, kinds.COUNTER), (GAUGES, kinds.GAUGE)):
             for name, description in names.items():
                 if name in self._without:
@@ -71,7 +71,7 @@ class Meters:
         )
         self._observed: list[tuple[str, float]] = []
         self._levels: dict[_Series, float] = {}
-        self._metrics: dict[_Series, Any] = {}
+        self._metrics: dict[_Series, pb_utils.Metric] = {}
         self._flush()  # zeros are shown from the start, so that a rate can be taken of the first one
         self._changed, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="meters", daemon=True)
@@ -127,7 +127,7 @@ class Meters:
         for histogram, value in observed:
             self._metric((histogram, ())).observe(value)
 
-    def _metric(self, series: _Series) -> Any:
+    def _metric(self, series: _Series) -> pb_utils.Metric:
         if series not in self._metrics:
             name, labels = series
             more = {"buckets": HISTOGRAMS[name][1]} if name in HISTOGRAMS else {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.steps import Next
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from triton_python_backend_utils import Tensor
 
 
 SMALL_BYTES = 2**16
@@ -33,7 +35,7 @@ class RawRequest:
         return Next.SHORT if is_small else Next.LONG
 
 
-def read_request(tensor: Callable[[str], Any]) -> RawRequest:
+def read_request(tensor: Callable[[str], Tensor | None]) -> RawRequest:
     """Read the inputs of one request.
 
     Args:
@@ -59,7 +61,7 @@ def read_request(tensor: Callable[[str], Any]) -> RawRequest:
     )
 
 
-def _elements(tensor: Callable[[str], Any], name: str) -> list[bytes] | None:
+def _elements(tensor: Callable[[str], Tensor | None], name: str) -> list[bytes] | None:
     found = tensor(name)
     if found is None:
         return None

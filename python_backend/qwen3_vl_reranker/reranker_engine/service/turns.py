@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reranker_engine.inference.scoring import Scoring
 from reranker_engine.inference.steps import Next
@@ -16,6 +16,7 @@ from .pace import Pace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from reranker_engine.inference.batching import Portion
@@ -277,7 +278,7 @@ class Turns:
                 if not job.done:
                     self._check(job)
 
-    def _finish(self, job: Job, result: NDArray[Any] | Exception) -> None:
+    def _finish(self, job: Job, result: NDArray[np.float32] | Exception) -> None:
         job.done = True
         job.steps.close()
         job.scoring = job.failed = None

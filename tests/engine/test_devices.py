@@ -1,6 +1,6 @@
 """One model over several GPUs: which layer lies where, and that nothing changes but where things are computed.
 
-The GPUs are pretended (``tests/engine/pretend.py``): the CPU computes, and tensors of two of them must not meet.
+The GPUs are pretended (``tests/engine/fake_gpus.py``): the CPU computes, and tensors of two of them must not meet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layout import write_weights
-from tests.engine.pretend import Meeting, Pretend, device_of
+from tests.engine.fake_gpus import Meeting, Pretend, device_of
 from tests.engine.support import BASE
 from tests.engine.test_batching import mixed_requests, prepare
 from torch import nn

@@ -121,12 +121,12 @@ def backend():
     stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
-    turns = importlib.import_module("reranker_engine.service.turns")
+    turns = importlib.import_module("reranker_engine.service.scheduler")
     held, turns.HOLD_S = turns.HOLD_S, 600.0  # however slow the machine is
     yield importlib.import_module("reranker_engine.service.backend")
     turns.HOLD_S = held
     del sys.modules["triton_python_backend_utils"]
-    for module in ("instance", "meters"):
+    for module in ("instance", "metrics"):
         del sys.modules[f"reranker_engine.service.{module}"]
 
 

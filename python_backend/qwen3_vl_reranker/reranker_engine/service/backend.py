@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .trial import Trial
+from .tokenizer_trial import Trial
 from .watchdog import initialize_timeout, watchdog
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from reranker_engine.inference.scorer import scores_of
 from .allocator import FreedMemory, keep_freed_memory
 from .job import Job, Refused
 from .loading import CPU, gpus, is_out_of_memory, load
-from .meters import OF_THE_CACHE, Meters
+from .metrics import OF_THE_CACHE, Meters
+from .scheduler import Broken, Turns
 from .settings import read_settings
 from .tensors import read_request
-from .turns import Broken, Turns
 from .watchdog import EXIT_CODE
 
 if TYPE_CHECKING:

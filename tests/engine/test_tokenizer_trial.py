@@ -17,8 +17,8 @@ from tests.engine.support import BACKEND, BASE
 from tests.engine.tokenizers import PUBLISHED
 
 from reranker_engine.model.errors import CheckpointError
-from reranker_engine.service import trial
-from reranker_engine.service.trial import Trial, pieces
+from reranker_engine.service import tokenizer_trial as trial
+from reranker_engine.service.tokenizer_trial import Trial, pieces
 
 SETTINGS = json.loads((BASE / "tokenizer.json").read_text("utf-8"))
 
@@ -164,7 +164,7 @@ def test_a_trial_holds_nothing_of_the_process_that_began_it(tmp_path):
 
 def test_nothing_heavy_is_imported_for_it():
     program = (
-        "import sys; from reranker_engine.service import trial; "
+        "import sys; from reranker_engine.service import tokenizer_trial as trial; "
         "print([name for name in ('torch', 'PIL', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.engine.hostile_media import film
 from tests.engine.support import BASE, png
-from tests.engine.test_turns import PATIENT_S, Asked, Passes
+from tests.engine.test_scheduler import PATIENT_S, Asked, Passes
 from tests.support.triton import eventually
 
 from reranker_engine.inference import media
@@ -18,9 +18,9 @@ from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.inference.sources import MediaPolicy
 from reranker_engine.inference.steps import Next
-from reranker_engine.service import lanes
+from reranker_engine.service import preparation as lanes
 from reranker_engine.service.job import Job
-from reranker_engine.service.turns import Turns
+from reranker_engine.service.scheduler import Turns
 
 TEXT = {"text": "a red circle"}
 VIDEO, PICTURE = {"video": {"media": 0}}, {"image": {"media": 0}}

@@ -10,8 +10,8 @@ from reranker_engine.inference.scoring import Scoring
 from reranker_engine.inference.steps import Next
 
 from .job import SLICE_S, Job, Refused
-from .lanes import Lanes
-from .pace import Pace
+from .preparation import Lanes
+from .throughput import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,10 +15,10 @@ from tests.support.triton import eventually
 
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings, scores_of
-from reranker_engine.service import turns as turns_module
+from reranker_engine.service import scheduler as turns_module
 from reranker_engine.service.job import Job, Refused
-from reranker_engine.service.pace import MEMORY_S, TURN_S, Pace
-from reranker_engine.service.turns import Broken, Turns
+from reranker_engine.service.scheduler import Broken, Turns
+from reranker_engine.service.throughput import MEMORY_S, TURN_S, Pace
 
 LARGE = [{"text": f"a red circle beside {number} blue squares"} for number in range(1000)]
 SMALL = [{"text": "a red circle"}, {"text": "a blue star"}]

@@ -1,4 +1,15 @@
-"""Threads that prepare what takes long, so that the computing thread goes on with everybody else's requests."""
+"""Threads that prepare requests whose preparation takes long, so that the computing thread can serve all others.
+
+Jobs wait in three queues, by the kind of their next step:
+
+- ``LONG``: decoding, resizing, long texts. Every decode thread takes them.
+- ``LARGE``: the same for requests that decode very much. Every decode thread but the first takes them, so that one
+  thread is always there for the others.
+- ``NETWORK``: waiting for another host, on threads of its own.
+
+Within a queue jobs take turns, one time slice each. A job needs a slot before it is decoded, and keeps it until it is
+answered: the slots bound how many requests have decoded media in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +20,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from reranker_engine.inference.steps import Next
+from reranker_engine.inference.steps import StepKind
 
 from .job import SLICE_S, Refused
 
@@ -18,40 +29,39 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-FETCHERS = 8
+FETCH_THREADS = 8
 """Threads that wait for other hosts."""
-PLACES = {Next.LONG: 32, Next.LARGE: 4}
-"""Requests whose images and videos are in memory: that are being decoded, or decoded and not yet answered."""
-LINE = 32
-"""Large requests that may wait for their place."""
-ASK_S = 0.25
-"""How often it is asked whether the client of such a request is gone."""
+SLOTS = {StepKind.LONG: 32, StepKind.LARGE: 4}
+"""How many requests may have images and videos in memory, from the start of decoding until the answer."""
+MAX_WAITING_LARGE = 32
+"""How many large requests may wait for a slot; further ones are refused."""
+POLL_S = 0.25
+"""How often a job is checked for cancellation and deadline."""
 NICE = 10
-"""Decoders give way to what computes: their priority is that of a program under ``nice``."""
+"""The threads' niceness: decoding yields the processor to the computing thread."""
 
 
-def default_decoders() -> int:
-    """Threads that decode: a quarter of the cores, at least two and at most four."""
+def default_decode_threads() -> int:
+    """A quarter of the cores, at least two and at most four."""
     return max(2, min(4, len(os.sched_getaffinity(0)) // 4))
 
 
-class Lanes:
-    """Requests take turns in slices of ``SLICE_S``; large ones wait for each other and never hold up the others.
+class PreparationPool:
+    """Runs the steps of jobs; see the module's description."""
 
-    The first decoder takes no large request. A request keeps its place until it is answered: what it decoded is in
-    memory for so long.
-    """
-
-    def __init__(self, ready: Callable[[Job], None], decoders: int | None = None) -> None:
-        """``ready``: called from a thread of these with a job that is prepared or failed."""
-        self._ready = ready
+    def __init__(self, on_done: Callable[[Job], None], decode_threads: int | None = None) -> None:
+        """``on_done``: called on a thread of the pool with each job that is prepared or failed."""
+        self._on_done = on_done
         self._changed = threading.Condition()
-        self._queues: dict[Next, deque[tuple[Job, Next]]] = {kind: deque() for kind in (*PLACES, Next.NETWORK)}
-        self._waiting: dict[Next, deque[tuple[Job, Next]]] = {kind: deque() for kind in PLACES}
-        self._places: dict[Job, Next] = {}
+        self._queues: dict[StepKind, deque[tuple[Job, StepKind]]] = {
+            kind: deque() for kind in (*SLOTS, StepKind.NETWORK)
+        }
+        self._waiting: dict[StepKind, deque[tuple[Job, StepKind]]] = {kind: deque() for kind in SLOTS}
+        self._slots: dict[Job, StepKind] = {}
         self._closed = False
-        kinds: list[tuple[Next, ...]] = [(Next.LONG,)]
-        kinds += [(Next.LONG, Next.LARGE)] * ((decoders or default_decoders()) - 1) + [(Next.NETWORK,)] * FETCHERS
+        kinds: list[tuple[StepKind, ...]] = [(StepKind.LONG,)]
+        kinds += [(StepKind.LONG, StepKind.LARGE)] * ((decode_threads or default_decode_threads()) - 1)
+        kinds += [(StepKind.NETWORK,)] * FETCH_THREADS
         self._threads = [
             threading.Thread(target=self._work, args=(own,), name=f"prepare-{own[-1].value}", daemon=True)
             for own in kinds
@@ -59,66 +69,70 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def take(self, job: Job, step: Next) -> None:
-        """Go on with a job, whose next step is of that kind."""
+    def submit(self, job: Job, step: StepKind) -> None:
+        """Continue a job whose next step is of kind ``step``.
+
+        Raises:
+            Refused: Too many large requests wait already.
+        """
         with self._changed:
-            self._put(job, step)
+            self._enqueue(job, step)
 
     def withdraw(self, job: Job) -> bool:
-        """Take a job back that waits, prepared or not; False while a thread is at it, which looks after it itself."""
+        """Take a job out of its queue; False if none holds it: a thread is running it, and will check it itself."""
         with self._changed:
-            for line in (*self._waiting.values(), *self._queues.values()):
-                for entry in line:
+            for queue in (*self._waiting.values(), *self._queues.values()):
+                for entry in queue:
                     if entry[0] is job:
-                        line.remove(entry)
+                        queue.remove(entry)
                         return True
         return False
 
-    def leave(self, job: Job) -> None:
-        """The job is answered: what it had in memory is free."""
+    def release(self, job: Job) -> None:
+        """The job is answered: its slot is free for another one."""
         with self._changed:
-            if job in self._places:
-                self._vacate(job)
+            if job in self._slots:
+                self._free_slot(job)
 
     def close(self) -> None:
-        """End the threads; they must have nothing left."""
+        """End the threads; no job may be left."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _put(self, job: Job, step: Next) -> None:
-        held = self._places.get(job)
-        wanted = Next.LARGE if Next.LARGE in (step, held) else Next.LONG
-        if held is not wanted:
+    def _enqueue(self, job: Job, step: StepKind) -> None:
+        held = self._slots.get(job)
+        needed = StepKind.LARGE if StepKind.LARGE in (step, held) else StepKind.LONG
+        if held is not needed:
             if held is not None:
-                self._vacate(job)
-            if self._held(wanted) >= PLACES[wanted]:
-                if wanted is Next.LARGE and len(self._waiting[wanted]) >= LINE:
+                self._free_slot(job)
+            if self._used(needed) >= SLOTS[needed]:
+                if needed is StepKind.LARGE and len(self._waiting[needed]) >= MAX_WAITING_LARGE:
                     raise Refused(
                         "busy",
-                        f"busy: {PLACES[wanted]} requests with long videos or large images are under way here, and "
-                        f"{LINE} more wait; try again later, or send shorter videos and smaller images",
+                        f"busy: {SLOTS[needed]} requests with long videos or large images are under way here, and "
+                        f"{MAX_WAITING_LARGE} more wait; try again later, or send shorter videos and smaller images",
                     )
-                self._waiting[wanted].append((job, step))
+                self._waiting[needed].append((job, step))
                 return
-            self._places[job] = wanted
-        self._queues[Next.NETWORK if step is Next.NETWORK else wanted].append((job, step))
+            self._slots[job] = needed
+        self._queues[StepKind.NETWORK if step is StepKind.NETWORK else needed].append((job, step))
         self._changed.notify_all()
 
-    def _held(self, kind: Next) -> int:
-        return sum(held is kind for held in self._places.values())
+    def _used(self, kind: StepKind) -> int:
+        return sum(held is kind for held in self._slots.values())
 
-    def _vacate(self, job: Job) -> None:
-        kind = self._places.pop(job)
+    def _free_slot(self, job: Job) -> None:
+        kind = self._slots.pop(job)
         if self._waiting[kind]:
             successor, step = self._waiting[kind].popleft()
-            self._places[successor] = kind
-            self._queues[Next.NETWORK if step is Next.NETWORK else kind].append((successor, step))
+            self._slots[successor] = kind
+            self._queues[StepKind.NETWORK if step is StepKind.NETWORK else kind].append((successor, step))
             self._changed.notify_all()
 
-    def _work(self, kinds: tuple[Next, ...]) -> None:
+    def _work(self, kinds: tuple[StepKind, ...]) -> None:
         with suppress(OSError, AttributeError):  # a system without priorities of threads
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while True:
@@ -129,27 +143,27 @@ class Lanes:
                 if kind is None:
                     return
                 job, _ = self._queues[kind].popleft()
-            # Where there are several kinds they take turns.
+            # The kind that was just served comes last, so that kinds alternate.
             kinds = (*(one for one in kinds if one is not kind), kind)
-            self._go_on(job, kind)
-            del job  # while it waits, a thread must hold no request's memory
+            self._run_slice(job, kind)
+            del job  # an idle thread must not hold a request's memory
 
-    def _go_on(self, job: Job, kind: Next) -> None:
-        """A slice of a job's preparation; of waiting for another host, one step."""
+    def _run_slice(self, job: Job, kind: StepKind) -> None:
+        """One time slice of a job; on a thread for other hosts, one step."""
         until = time.monotonic() + SLICE_S
         try:
             while True:
-                if (refused := job.refused(ASK_S)) is not None:
-                    raise refused  # noqa: TRY301 - one way out for all that goes wrong
+                if (refusal := job.refusal(POLL_S)) is not None:
+                    raise refusal  # noqa: TRY301 - errors of all kinds leave by the same way
                 step = next(job.steps)
-                if kind is Next.NETWORK or step is Next.NETWORK or time.monotonic() >= until:
+                if kind is StepKind.NETWORK or step is StepKind.NETWORK or time.monotonic() >= until:
                     break
-                if step is Next.LARGE and kind is not step:
+                if step is StepKind.LARGE and kind is not step:
                     break
-            self.take(job, step)
+            self.submit(job, step)
         except StopIteration as end:
             job.prepared = end.value
-            self._ready(job)
-        except BaseException as error:  # noqa: BLE001 - a request's surprise; the computing thread knows what to do
-            job.failed = error
-            self._ready(job)
+            self._on_done(job)
+        except BaseException as error:  # noqa: BLE001 - the scheduler decides what an error means
+            job.error = error
+            self._on_done(job)

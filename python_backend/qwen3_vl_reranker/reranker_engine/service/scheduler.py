@@ -1,4 +1,16 @@
-"""The thread that computes: requests take turns on it, whoever brought them and whenever."""
+"""Schedules requests on the one thread that computes: iteration by iteration, and one forward pass in each.
+
+An iteration does four things:
+
+1. It refuses jobs whose client has cancelled or whose deadline has passed.
+2. It prepares new jobs for at most ``PREPARE_S``. A job that needs long work (decoding, long texts, other hosts) goes
+   to the ``PreparationPool`` and comes back when that is done.
+3. It refuses jobs that cannot meet their deadline at the measured throughput.
+4. All prepared jobs share one forward pass. Each gets a slice of it, and a finished job is answered.
+
+New jobs join between two iterations. So a small request waits for the pass in progress, never for the end of a large
+request.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +19,11 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from reranker_engine.inference.scoring import Scoring
-from reranker_engine.inference.steps import Next
+from reranker_engine.inference.steps import StepKind
 
 from .job import SLICE_S, Job, Refused
-from .preparation import Lanes
-from .throughput import Pace
+from .preparation import PreparationPool
+from .throughput import Throughput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,97 +31,93 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from reranker_engine.inference.batching import Portion
+    from reranker_engine.inference.batching import BatchSlice
     from reranker_engine.inference.scorer import Scorer
 
-TOGETHER = 16
-"""Requests under way up to which Triton is kept until the newest had a turn: what is done by then is answered so that
-Triton's own figures (success, failure, duration) tell the truth about it."""
-HOLD_S = 0.25
-"""How long Triton is kept at most. What waits in its queue meanwhile has no turn, and its deadline does not run."""
-ROUND_S = 0.1
-"""How long requests are prepared on the computing thread before those that are prepared have a pass."""
-LOOK_S = 0.25
-"""How often it is looked whether somebody still waits for what is not begun."""
+WAIT_BELOW = 16
+"""With fewer jobs in progress than this, ``run`` waits for the new ones to have an iteration. Those that are done by
+then are answered by ``execute``, so that Triton's own figures (success, failure, duration) are right for them."""
+EXECUTE_WAIT_S = 0.25
+"""The longest that ``run`` waits. Requests in Triton's queue get no iteration meanwhile, and their deadline does not
+run."""
+PREPARE_S = 0.1
+"""Time for preparation in one iteration, before the jobs that are prepared get their pass."""
+POLL_S = 0.25
+"""How often jobs that have not started are checked for cancellation and deadline."""
 
 
-class Broken(Exception):
-    """What no handler may pass over, a panic in Rust code above all: this process ends itself, and is started anew."""
+class EngineFailure(Exception):
+    """An error that no handler may pass over, such as a panic in Rust code: the process ends, and is started again."""
 
 
-class Watcher(Protocol):
-    """Hears of what is done."""
+class SchedulerListener(Protocol):
+    """Is told by the computing thread what happens."""
 
-    def beat(self) -> None:
-        """The computing thread did a little of its work."""
+    def heartbeat(self) -> None:
+        """A step of preparation or a layer of a pass is done."""
 
-    def passed(self, portions: Sequence[Portion]) -> None:
-        """A pass is done."""
+    def pass_done(self, slices: Sequence[BatchSlice]) -> None:
+        """A forward pass is done."""
 
-    def rested(self) -> None:
-        """All jobs are done."""
+    def idle(self) -> None:
+        """No job is left."""
 
-    def broken(self, text: str) -> None:
-        """All jobs are answered, with an error, and none is taken any more: the process must end now."""
+    def failed(self, text: str) -> None:
+        """All jobs were answered with an error, and no new one is accepted: the process must end now."""
 
 
-class Turns:
-    """Computes jobs pass by pass, those that have least left first; between two passes newcomers join.
+class Scheduler:
+    """Runs jobs to their end; see the module's description."""
 
-    A job is prepared for ``SLICE_S`` at a time, by other threads where that takes long (``Lanes``), and what a request
-    with much to do may take of one pass is what takes about ``TURN_S``. So a small request waits for the pass that is
-    under way, and never for a large request's end.
-    """
-
-    def __init__(self, scorer: Scorer, watcher: Watcher, most: int) -> None:
-        """``most``: how many jobs may be under way; further ones are refused."""
+    def __init__(self, scorer: Scorer, listener: SchedulerListener, max_requests: int) -> None:
+        """``max_requests``: jobs in progress at once; further ones are refused."""
         self._scorer = scorer
-        self._watcher = watcher
-        self._most = most
-        self._pace = Pace()
+        self._listener = listener
+        self._max_requests = max_requests
+        self._throughput = Throughput()
         self._changed = threading.Condition()
         self._jobs: list[Job] = []
-        self._rounds = 0
-        self._waiting = 0
-        self._busy = False
+        self._iterations = 0
+        self._waiting_calls = 0
+        self._in_iteration = False
         self._closed = False
-        self._broken: Broken | None = None
-        self._lanes = Lanes(self._back)
-        scorer.watch_layers(watcher.beat)
-        self._thread = threading.Thread(target=self._work, name="turns", daemon=True)
+        self._failure: EngineFailure | None = None
+        self._pool = PreparationPool(self._returned)
+        scorer.watch_layers(listener.heartbeat)
+        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Compute ``jobs``: returns when they are done, or have had a turn and the rest can go on in the background.
+        """Accept ``jobs``; return when they are done, or when each had an iteration and can go on in the background.
 
-        While many are under way it returns at once: Triton's queue has no bound, and who waits there has no turn.
-        Here what is one too many gets its answer, which says so.
+        With many jobs in progress it returns at once. Triton's queue has no limit, and requests there have no deadline;
+        here they have both, and a job over the limit is refused with a message that says so.
         """
         with self._changed:
-            if self._broken:
+            if self._failure:
                 for job in jobs:
-                    self._finish(job, self._broken)
+                    self._finish(job, self._failure)
                 return
             others = len(self._jobs)
-            taken = list(jobs[: max(0, self._most - others)])
-            self._jobs += taken
-            for job in taken:
-                job.turn = self._next_turn()
+            accepted = list(jobs[: max(0, self._max_requests - others)])
+            self._jobs += accepted
+            for job in accepted:
+                job.due_iteration = self._next_iteration()
             self._changed.notify_all()
-        for job in jobs[len(taken) :]:
-            text = f"busy: {self._most} requests are under way here, which is the limit; try again in a moment"
+        for job in jobs[len(accepted) :]:
+            text = f"busy: {self._max_requests} requests are under way here, which is the limit; try again in a moment"
             self._finish(job, Refused("busy", text))
         with self._changed:
-            if not taken or others >= TOGETHER:
+            if not accepted or others >= WAIT_BELOW:
                 return
 
-            def had_a_turn(job: Job) -> bool:
-                # While other threads prepare a request it is waited for where it is the only one.
-                return job.done or (others > 0 if job.apart else self._rounds >= job.turn)
+            def had_an_iteration(job: Job) -> bool:
+                # A job in the preparation pool is waited for only if there is no other one.
+                return job.done or (others > 0 if job.offloaded else self._iterations >= job.due_iteration)
 
-            self._waiting += 1
-            self._changed.wait_for(lambda: all(map(had_a_turn, taken)), HOLD_S)
-            self._waiting -= 1
+            self._waiting_calls += 1
+            self._changed.wait_for(lambda: all(map(had_an_iteration, accepted)), EXECUTE_WAIT_S)
+            self._waiting_calls -= 1
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -118,104 +126,102 @@ class Turns:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        self._lanes.close()
+        self._pool.close()
 
-    def _back(self, job: Job) -> None:
-        """Other threads are done with it."""
+    def _returned(self, job: Job) -> None:
+        """The preparation pool is done with a job."""
         with self._changed:
-            job.apart, job.turn = False, self._next_turn()
+            job.offloaded, job.due_iteration = False, self._next_iteration()
             self._changed.notify_all()
 
-    def _next_turn(self) -> int:
-        """The round under way does not know a newcomer; the one after it does."""
-        return self._rounds + (2 if self._busy else 1)
+    def _next_iteration(self) -> int:
+        """The first iteration that includes a job which comes now: the one in progress has its list already."""
+        return self._iterations + (2 if self._in_iteration else 1)
 
     def _work(self) -> None:
         try:
-            self._rounds_to_the_end()
-        except BaseException as error:  # noqa: BLE001 - a thread that is dead would leave everybody waiting for ever
-            self._break(error)
+            self._loop()
+        except BaseException as error:  # noqa: BLE001 - with a dead thread, every request would wait for ever
+            self._fail_all(error)
 
-    def _rounds_to_the_end(self) -> None:
+    def _loop(self) -> None:
         while True:
             with self._changed:
-                while not any(not job.apart for job in self._jobs):
+                while not any(not job.offloaded for job in self._jobs):
                     if self._closed and not self._jobs:
                         return
-                    if not self._changed.wait(LOOK_S if self._jobs else None) and self._jobs:
-                        break  # to look whether somebody waits for them
+                    if not self._changed.wait(POLL_S if self._jobs else None) and self._jobs:
+                        break  # to check them for cancellation and deadline
                 jobs = list(self._jobs)
-                self._busy = True
-            self._watcher.beat()
+                self._in_iteration = True
+            self._listener.heartbeat()
             try:
-                self._round(jobs)
-            except Exception as error:  # noqa: BLE001 - without this thread nobody would ever be answered again
+                self._iterate(jobs)
+            except Exception as error:  # noqa: BLE001 - with a dead thread, every request would wait for ever
                 for job in jobs:
                     if not job.done:
                         self._finish(job, error)
-            del jobs  # While there is nothing to do, no request's memory must be held.
+            del jobs  # an idle thread must not hold a request's memory
             with self._changed:
                 self._jobs = [job for job in self._jobs if not job.done]
-                self._rounds += 1
-                self._busy = False
+                self._iterations += 1
+                self._in_iteration = False
                 self._changed.notify_all()
-                rested = not self._jobs
-            if rested:
-                self._watcher.rested()
+                is_idle = not self._jobs
+            if is_idle:
+                self._listener.idle()
 
-    def _break(self, error: BaseException) -> None:
-        """Answer everything, since Triton never lets go of a version whose process dies with a request; then end."""
+    def _fail_all(self, error: BaseException) -> None:
+        """Answer all jobs, then end the process.
+
+        The order matters: Triton never unloads a version whose process ends while it has a request.
+        """
         text = f"{type(error).__name__}: {error}; the engine's process ends itself, and is started again"
         try:
             with self._changed:
-                self._broken = Broken(text)
+                self._failure = EngineFailure(text)
                 for job in self._jobs:
-                    if job.apart and not self._lanes.withdraw(job):
-                        job.done = True  # a thread is at it, which can't be stopped and needs not be
-                        job.finish(job, self._broken)
+                    if job.offloaded and not self._pool.withdraw(job):
+                        job.done = True  # a thread of the pool is running it; it cannot be stopped, and need not be
+                        job.finish(job, self._failure)
                     elif not job.done:
-                        self._finish(job, self._broken)
+                        self._finish(job, self._failure)
                 self._jobs = []
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._waiting)
+                self._changed.wait_for(lambda: not self._waiting_calls)
         finally:
-            self._watcher.broken(text)
+            self._listener.failed(text)
 
-    def _round(self, jobs: list[Job]) -> None:
-        """Prepare what is not prepared yet, for a while, and let all that is have a pass."""
-        self._look(jobs)
-        until = time.monotonic() + ROUND_S
-        waiting = [job for job in jobs if not (job.done or job.apart or job.scoring)]
-        for job in sorted(waiting, key=lambda job: job.slices):
+    def _iterate(self, jobs: list[Job]) -> None:
+        self._refuse_abandoned(jobs)
+        until = time.monotonic() + PREPARE_S
+        unprepared = [job for job in jobs if not (job.done or job.offloaded or job.scoring)]
+        for job in sorted(unprepared, key=lambda job: job.slices):
             self._prepare(job)
             if time.monotonic() > until:
                 break
         ready = [job for job in jobs if not job.done and job.scoring is not None]
         for job in ready:
-            self._check_time(job, ready)
+            self._refuse_hopeless(job, ready)
         scorings = {job: job.scoring for job in ready if not job.done and job.scoring is not None}
         if scorings:
-            self._pass(scorings)
+            self._run_pass(scorings)
 
-    def _look(self, jobs: Sequence[Job]) -> None:
-        """Refuse what nobody waits for any more. Those that are begun are looked at before each of their passes."""
+    def _refuse_abandoned(self, jobs: Sequence[Job]) -> None:
+        """Refuse jobs that nobody waits for any more. Started ones are checked before each of their passes."""
         for job in jobs:
-            fresh = not job.slices and not job.apart
-            refused = job.refused(0.0 if job.begun or fresh else LOOK_S)
-            if refused is not None and (not job.apart or self._lanes.withdraw(job)):
-                self._finish(job, refused)
+            is_new = not job.slices and not job.offloaded
+            refusal = job.refusal(0.0 if job.started or is_new else POLL_S)
+            if refusal is not None and (not job.offloaded or self._pool.withdraw(job)):
+                self._finish(job, refusal)
 
-    def _check(self, job: Job) -> None:
-        if (refused := job.refused()) is not None:
-            self._finish(job, refused)
-
-    def _check_time(self, job: Job, ready: Sequence[Job]) -> None:
-        """Refuse a job that can't end in time, as long as nothing of it is computed."""
-        if job.timeout_s is None or job.begun or job.scoring is None:
+    def _refuse_hopeless(self, job: Job, ready: Sequence[Job]) -> None:
+        """Refuse a job that cannot meet its deadline, unless some of it is computed already."""
+        if job.timeout_s is None or job.started or job.scoring is None:
             return
-        others = [other.scoring.work.left for other in ready if other is not job and other.scoring and not other.done]
-        tokens = job.scoring.work.left
-        seconds = self._pace.least_seconds(tokens, others, self._scorer.settings.max_batch_tokens)
+        others = [one.scoring.work.tokens_left for one in ready if one is not job and one.scoring and not one.done]
+        tokens = job.scoring.work.tokens_left
+        seconds = self._throughput.least_seconds(tokens, others, self._scorer.settings.max_batch_tokens)
         if seconds is not None and job.overdue(time.monotonic(), seconds):
             self._finish(
                 job,
@@ -227,60 +233,60 @@ class Turns:
             )
 
     def _prepare(self, job: Job) -> None:
+        """One time slice of a job's preparation."""
         job.slices += 1
-        if isinstance(job.failed, Exception):
-            self._finish(job, job.failed)
+        if isinstance(job.error, Exception):
+            self._finish(job, job.error)
             return
-        if job.failed is not None:
-            raise job.failed
+        if job.error is not None:
+            raise job.error
         until = time.monotonic() + SLICE_S
         try:
             while job.prepared is None and time.monotonic() < until:
                 step = next(job.steps)
-                self._watcher.beat()
-                if step is not Next.SHORT:
-                    job.apart = True
-                    self._lanes.take(job, step)
+                self._listener.heartbeat()
+                if step is not StepKind.SHORT:
+                    job.offloaded = True
+                    self._pool.submit(job, step)
                     return
         except StopIteration as end:
             job.prepared = end.value
-        except Exception as error:  # noqa: BLE001 - one request's surprise must not fail its neighbours
-            job.apart = False
+        except Exception as error:  # noqa: BLE001 - an error in one request must not fail the others
+            job.offloaded = False
             self._finish(job, error)
         if job.prepared is not None and not job.done:
             job.scoring = Scoring(job.prepared)
 
-    def _pass(self, scorings: dict[Job, Scoring]) -> None:
+    def _run_pass(self, scorings: dict[Job, Scoring]) -> None:
         start = time.monotonic()
         try:
-            portions = self._scorer.advance(
-                list(scorings.values()), self._pace.turn(self._scorer.settings.max_batch_tokens)
-            )
-        except Exception as error:  # noqa: BLE001 - out of memory, mostly
-            self._alone(scorings, error)
+            max_slice = self._throughput.slice_tokens(self._scorer.settings.max_batch_tokens)
+            slices = self._scorer.advance(list(scorings.values()), max_slice)
+        except Exception as error:  # noqa: BLE001 - mostly out of memory
+            self._retry_one_by_one(scorings, error)
             return
-        self._pace.note(sum(portion.tokens for portion in portions), time.monotonic() - start)
-        self._watcher.passed(portions)
+        self._throughput.record(sum(one.tokens for one in slices), time.monotonic() - start)
+        self._listener.pass_done(slices)
         for job, scoring in scorings.items():
             if scoring.work.finished:
                 self._finish(job, scoring.logits)
 
-    def _alone(self, scorings: dict[Job, Scoring], error: Exception) -> None:
-        """After a pass that failed: each of its requests anew and on its own, so that only the guilty one fails."""
+    def _retry_one_by_one(self, scorings: dict[Job, Scoring], error: Exception) -> None:
+        """After a pass that failed: compute each of its jobs from the start and alone, so that only the cause fails."""
         if len(scorings) == 1:
             self._finish(next(iter(scorings)), error)
             return
         for job, scoring in sorted(scorings.items(), key=lambda item: len(item[1].prepared.documents)):
             job.scoring = Scoring(scoring.prepared)
-            # To its end: together with the others it would fail again, and begin anew for ever.
+            # Each to its end: together they would fail again, and start again, for ever.
             while not job.done:
-                self._pass({job: job.scoring})
-                if not job.done:
-                    self._check(job)
+                self._run_pass({job: job.scoring})
+                if not job.done and (refusal := job.refusal()) is not None:
+                    self._finish(job, refusal)
 
     def _finish(self, job: Job, result: NDArray[np.float32] | Exception) -> None:
         job.done = True
         job.steps.close()
-        job.scoring = job.failed = None
-        self._lanes.leave(job)
+        job.scoring = job.error = None
+        self._pool.release(job)
         job.finish(job, result)

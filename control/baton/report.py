@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from baton.codec import encode
 from baton.config import Config, ServerConfig
 from baton.domain import (
     MEETING,
@@ -324,15 +325,8 @@ def gates_of(one: Rollout, service_of: Service | None) -> list[GateResult]:
 
 def gate(result: GateResult) -> dict[str, Any]:
     """One gate's verdict with its figures."""
-    return {
-        "name": result.gate,
-        "verdict": result.verdict,
-        "observed": result.observed,
-        "limit": result.limit,
-        "message": result.message,
-        "skipped": result.skipped,
-        "evidence": dict(result.evidence),
-    }
+    told: dict[str, Any] = encode(result)
+    return told
 
 
 def runs(config: Config, source: Path | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from baton.cli.output import plain
 from baton.cli.progress import Story
 from baton.cli.render import status_lines
 from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import CHECKS
 
 SOURCE = Path(baton.__file__).parent
 NEVER = {
@@ -78,7 +79,7 @@ def sites() -> Iterator[tuple[Path, ast.Call]]:
         if str(path.relative_to(SOURCE)) in ELSEWHERE:
             continue
         tree = ast.parse(path.read_text())
-        makers = {"GateResult", "Check"}
+        makers = {"GateResult", *(kind.__name__ for kind in CHECKS.values())}
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and any(
                 arg.arg == "verdict" for arg in (*function.args.args, *function.args.kwonlyargs)

@@ -314,7 +314,7 @@ def test_a_gate_that_holds_is_asked_again_and_left_to_a_person_in_the_end(place,
     place.drop(2)
     plane.run(lambda: plane.phase() is Phase.WAITING, "version 2 waits")
     assert place.answers.asked[Gate.LATENCY] == 3
-    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence["attempts"] == 3
+    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence.attempts == 3
     for _ in range(20):
         plane.turn()
         place.now += 10.0

@@ -125,7 +125,7 @@ def test_the_whole_way_on_two_servers(place):
     rollout = plane.journal.rollouts(service=NAME)[0]
     assert (rollout.outcome, rollout.progress) == (Outcome.LIVE, 20.0)
     assert rollout.gates[Gate.LIVE].verdict is Verdict.PASS
-    assert rollout.gates[Gate.LIVE].evidence["samples"]["candidate"] >= 3
+    assert rollout.gates[Gate.LIVE].evidence.samples.candidate >= 3
     plane.close()
 
 

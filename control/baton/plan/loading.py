@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.evidence import LoadEvidence
 from baton.plan.converge import drop_all_but, load, name_all
 from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
 from baton.plan.limits import away
@@ -64,7 +62,7 @@ def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: 
             continue
         if not failure.machine or rollout.kind is Kind.ROLLBACK:
             message = f"Version {version} did not load on server {server.name}. Triton says: {told(failure)}"
-            evidence = {"triton": failure.words}
+            evidence = LoadEvidence(triton=failure.words)
             return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message, evidence)))
         if (held := _machine_at_fault(view, rollout, server.name, failure, stable, policy)) is not None:
             return held
@@ -137,6 +135,6 @@ def _make_room(
 
 
 def _load_result(
-    verdict: Verdict, took: float, policy: Policy, message: str, evidence: Mapping[str, Any] | None = None
+    verdict: Verdict, took: float, policy: Policy, message: str, evidence: Evidence = NO_EVIDENCE
 ) -> GateResult:
-    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence or {})
+    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.engine_loop.plane import NAME, Place, Plane
 
+from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, Outcome, Phase, Step, Verdict
 from baton.errors import TimedOut
@@ -56,7 +57,7 @@ def gate(plane: Plane) -> Any:
 
 
 def told(plane: Plane) -> dict[str, Any]:
-    service: dict[str, Any] = plane.app.status()["services"][0]
+    service: dict[str, Any] = encode(plane.app.status().services[0])
     return service
 
 

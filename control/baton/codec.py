@@ -109,7 +109,7 @@ class _Reader:
         if not isinstance(data, dict):
             return self._plain(kind, data)
         chosen = kind
-        if kind is Evidence:  # it is of the gate that it stands in
+        if kind is Evidence and not data.keys() <= types_of(Evidence).keys():  # it is of the gate that it stands in
             chosen = EVIDENCE.get(str(within.get("name")), kind)
         elif kind is Check:
             chosen = CHECKS.get(str(data.get("name")), kind)

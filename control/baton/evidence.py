@@ -16,8 +16,8 @@ from baton.domain import ALWAYS, Evidence, Gate, GateResult, Verdict
 class IntegrityEvidence(Evidence):
     """Of the files. The counts below ``unchecked_sums`` are there where the folder is whole."""
 
-    hashed_bytes: int = 0
-    hashed_files: int = 0
+    hashed_bytes: int
+    hashed_files: int
     unchecked_sums: int | None = None
     """Lines of ``SHA256SUMS`` that name files which are not served."""
     files: int | None = None
@@ -51,9 +51,9 @@ class CapacityEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadEvidence(Evidence):
-    """Of a load. ``triton`` is what Triton said of one that failed."""
+    """Of a load that failed: what Triton said."""
 
-    triton: str | None = None
+    triton: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

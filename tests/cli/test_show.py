@@ -16,7 +16,6 @@ from tests.api.fake import HISTORY, VERSIONS, FakeApp, rolling, status, told
 from tests.cli.conftest import Ctl, tidy
 from tests.cli.moments import ERRORS, FEW, MEMORY, live, page, traffic, usage, version
 
-from baton.domain import Phase
 from baton.errors import Unreachable
 from baton.facts import RolloutFacts, Status, VersionOnDisk
 
@@ -60,12 +59,6 @@ def test_status_paused(served: FakeApp, ctl: Ctl) -> None:
     done = ctl("status")
     assert "Status:       ॥ Paused (validating)" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Paused:       on")
-
-
-@pytest.mark.parametrize("phase", list(Phase))
-def test_every_phase_is_named(served: FakeApp, ctl: Ctl, phase: Phase) -> None:
-    served.page = status(phase=phase.value)
-    assert f"({phase})" in ctl("status").stdout
 
 
 CONTRACT = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.domain import NO_EVIDENCE, Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
 from baton.evidence import LoadEvidence
 from baton.plan.converge import drop_all_but, load, name_all
 from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
@@ -134,5 +134,5 @@ def _make_room(
 
 
 def _load_result(verdict: Verdict, took: float, policy: Policy, message: str, triton: str | None = None) -> GateResult:
-    evidence = LoadEvidence(triton=triton)
+    evidence = NO_EVIDENCE if triton is None else LoadEvidence(triton=triton)
     return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence)

@@ -46,7 +46,7 @@ def check_integrity(
     (``evidence.hashed_bytes``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
     ``cancelled`` stopped it. Never raises for what is in the folder. ``progress`` is told bytes hashed and to hash.
     """
-    evidence, hashed = IntegrityEvidence(), list[int]()
+    evidence, hashed = IntegrityEvidence(hashed_bytes=0, hashed_files=0), list[int]()
     sums: dict[str, str] | None = None
     problems: list[str] = []
     try:

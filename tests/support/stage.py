@@ -101,12 +101,12 @@ class Stage:
         }
         gates |= rollout.pop("gates", {})
         state = rollout.pop("state", self.root / "state")
-        options = {"settle": "300ms", "cut_after": "1s", "keep_previous": "0s", "load_timeout": "90s"} | rollout
+        options = {"settle": "100ms", "cut_after": "1s", "keep_previous": "0s", "load_timeout": "90s"} | rollout
         options = {"drain_timeout": "20s"} | options
         return {
             "repository": str(self.repository),
             "state": str(state),
-            "control": {"rescan": "1s"},
+            "control": {"rescan": "300ms"},
             "servers": [
                 {"name": f"s{i}", "grpc": s.grpc_url, "metrics": s.metrics_url.split("/")[2]}
                 for i, s in enumerate(self.servers)
@@ -329,7 +329,7 @@ class Traffic:
         *,
         service: str = "ranker",
         clients: int = 4,
-        pause_s: float = 0.01,
+        pause_s: float = 0.04,
         pictures: int = 0,
         patience_s: float = PATIENCE_S,
     ) -> None:

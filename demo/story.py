@@ -20,9 +20,9 @@ from typing import Any
 from demo.command import SHORT, few, no_options
 from demo.rig import CHECKPOINTS, ROOT, STATE, Failed, Peak, Rig, pss, until
 from demo.traffic import Traffic, p95_ms, questions
-from demo.train import faults
 from rich.console import Console
 from rich.table import Table
+from tools.make_checkpoints import faults
 
 from baton.errors import BatonError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from demo.compare.measure import Answer, Swing, measured, moments, seconds_without_service, swing, windows
+from bench.compare.measure import Answer, Swing, measured, moments, seconds_without_service, swing, windows
 
 OLD, NEW = 1, 2
 

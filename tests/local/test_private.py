@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from demo.compare import report
-from demo.compare.measure import Answer, Moments
+from bench.compare import report
+from bench.compare.measure import Answer, Moments
+from demo import rig, up
 
 from baton.api import SOCKET, claim
 from baton.durable import open_private
 from baton.journal import JOURNAL, Journal
 from baton.local.assemble import assemble
 from baton.local.find import find_triton
-from demo import rig, up
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from bench.speed.measure import TOLERANCE, Promises, lines
 from bench.speed.one_pair import OnePair
 from bench.speed.published import show
 from bench.speed.served import served
-from demo.command import no_options
+from harness.command import no_options
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from demo.rig import Failed, until
+from harness.triton import running_triton
+from harness.waiting import Failed, until
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -110,30 +111,31 @@ def attempt(home: Path, case: Case, count: int) -> int | None:
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(CONFIG)
     (folder / "1" / "model.py").write_text(CODE)
-    with LocalTriton.prepare(home / "state", []) as triton:
-        triton.start(home / "repository", load=[MODEL], log_file=home / "triton.log", die_with_parent=True)
-        with contextlib.ExitStack() as before:
-            answers = before.enter_context(clients(triton.grpc_url, count))
-            until(lambda: len(answers) > 10 * count, "answers")
-            if not case.asked:
-                before.close()
-            (pid,) = triton.stub_pids(MODEL, 1)
-            assert triton.pid is not None  # noqa: S101 - it answers
-            frozen = [triton.pid, pid] if case.all_of_it else [pid]
-            for one in frozen:
-                os.kill(one, signal.SIGSTOP)
-            try:
-                time.sleep(case.frozen_s if case.killed_s is None else case.killed_s)
-                if case.killed_s is not None:
-                    os.kill(pid, signal.SIGKILL)
-                    time.sleep(case.frozen_s - case.killed_s)
-            finally:
-                for one in frozen:  # Triton first: the worse order
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(one, signal.SIGCONT)
-            if not case.asked:
-                before.enter_context(clients(triton.grpc_url, count))
-            return _outcome(triton)
+    with (
+        running_triton(home, home / "repository", load=[MODEL], backends=[]) as triton,
+        contextlib.ExitStack() as before,
+    ):
+        answers = before.enter_context(clients(triton.grpc_url, count))
+        until(lambda: len(answers) > 10 * count, "answers")
+        if not case.asked:
+            before.close()
+        (pid,) = triton.stub_pids(MODEL, 1)
+        assert triton.pid is not None  # noqa: S101 - it answers
+        frozen = [triton.pid, pid] if case.all_of_it else [pid]
+        for one in frozen:
+            os.kill(one, signal.SIGSTOP)
+        try:
+            time.sleep(case.frozen_s if case.killed_s is None else case.killed_s)
+            if case.killed_s is not None:
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(case.frozen_s - case.killed_s)
+        finally:
+            for one in frozen:  # Triton first: the worse order
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGCONT)
+        if not case.asked:
+            before.enter_context(clients(triton.grpc_url, count))
+        return _outcome(triton)
 
 
 def _outcome(triton: LocalTriton) -> int | None:

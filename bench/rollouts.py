@@ -12,24 +12,25 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from bench.compare.run import compare
-from demo.command import SHORT, few, no_options
-from demo.rig import CHECKPOINTS, ROOT, Failed, Rig, until
+from harness.command import SHORT, few, no_options
+from harness.places import CHECKPOINTS, ENGINE, MODELS, ROOT
+from harness.rig import Rig
+from harness.triton import running_triton
+from harness.waiting import Failed, until
 from rich.console import Console
 from rich.table import Table
 
-from baton.cli.local import own_backends
 from baton.errors import BatonError
-from baton.local import LocalTriton
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
 ROUNDS = few(3, 1)
 ROLLBACK_LIMIT_S = 1.0
-ENGINE = Rig.engine
 STEPS = (
     ("noticed and quiet", None, "begin"),
     ("integrity, compatibility, capacity", "begin", "loading"),
@@ -47,15 +48,15 @@ def bare_load(home: Path) -> list[float]:
     """Seconds from Triton's load call to READY of one more version, without Baton; the version is dropped each time."""
     repository = home / "model_repository"
     files = ServiceFiles(repository, "reranker", ENGINE)
-    shutil.copytree(ROOT / "model_repository" / ENGINE, files.engine_dir)
+    shutil.copytree(MODELS / ENGINE, files.engine_dir)
     for version in (1, 2):
         shutil.copytree(CHECKPOINTS / "base", files.folder(version))
     files.set_policy(frozenset({1}))
-    triton = LocalTriton.prepare(home / "state", own_backends())
-    triton.start(repository, load=[ENGINE], log_file=home / "triton.log")
-    client = GrpcTriton("bare", triton.grpc_url)
     times = []
-    try:
+    with (
+        running_triton(home, repository, load=[ENGINE]) as triton,
+        closing(GrpcTriton("bare", triton.grpc_url)) as client,
+    ):
         for _ in range(ROUNDS):
             files.set_policy(frozenset({1, 2}))
             start = time.perf_counter()
@@ -64,9 +65,6 @@ def bare_load(home: Path) -> list[float]:
             files.set_policy(frozenset({1}))
             client.load(ENGINE, 600.0)
             until(lambda: set(ready(client)) == {1}, "version 2 to leave")
-    finally:
-        client.close()
-        triton.stop()
     return times
 
 
@@ -77,7 +75,7 @@ def ready(client: GrpcTriton) -> list[int]:
 def rollouts(rig: Rig, made: Path) -> tuple[list[dict[str, float]], list[float]]:
     """For each round: seconds of each step of a rollout, and of the rollback that follows it in the bake time."""
     place(rig, made, 1)
-    until(lambda: rig.service()["stable"] == 1 and rig.service()["phase"] == "steady", "version 1 to serve")
+    rig.rest(1)
     steps, backs = [], []
     for number in range(2, 2 + ROUNDS):
         dropped = place(rig, made, number)

@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo.command import SHORT, few, no_options
-from demo.rig import CHECKPOINTS, ROOT, STATE, Failed, Peak, Rig, pss, until
 from demo.traffic import Traffic, p95_ms, questions
+from harness.command import SHORT, few, no_options
+from harness.memory import Peak, pss
+from harness.places import CHECKPOINTS, ROOT, STATE
+from harness.rig import Rig
+from harness.waiting import Failed, until
 from rich.console import Console
 from rich.table import Table
 from tools.make_checkpoints import faults
@@ -101,15 +104,15 @@ class Story:
     def meets_traffic(self, number: int) -> bool:
         """Wait until the version has a share of traffic; False when its rollout ended before that."""
 
-        def told() -> str:
-            row = next((r for r in self.rig.history() if r["candidate"] == number), None)
+        def told(service: dict[str, Any]) -> str:
+            row = self.rig.row(number)
             if row is not None and row["ended_at"] is not None:
                 return "ended"
             if self.lacks_evidence():
                 self.rig.ctl("retry", str(number), "--no-wait")
-            return "met" if self.rig.service()["phase"] == "shifting" else ""
+            return "met" if service["phase"] == "shifting" else ""
 
-        return bool(until(told, f"version {number} to meet traffic") == "met")
+        return bool(self.rig.until(told, f"version {number} to meet traffic") == "met")
 
     def bad(
         self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None,
@@ -216,7 +219,7 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     story.facts["split"] = share(story, story.traffic, 2)
     if SHORT:
         back(rig, story, 1)
-        until(lambda: rig.service()["phase"] == "steady", "version 2 to leave")
+        rig.rest()
         story.bad(3, folders["truncated"], "a truncated file", "integrity")
         return
     declared = ("--label", "v2.0", "--release", "retrained")
@@ -224,7 +227,7 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     output = next(g for g in row["gates"] if g["name"] == "output")
     story.facts["ndcg"] = (output["evidence"]["ndcg_stable"], output["evidence"]["ndcg_candidate"])
     story.expect(story.facts["ndcg"][1] > story.facts["ndcg"][0], "the retrained version ranks better")
-    until(lambda: rig.service()["phase"] == "steady", "the old version to retire")
+    rig.rest()
     story.bad(4, folders["truncated"], "a truncated file", "integrity")
     story.bad(5, folders["undeclared"], "other weights, not declared as retrained", "output")
     story.bad(6, folders["constant"], "a version that scores a constant", "output")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from demo.rig import GOLDEN
+from harness.places import GOLDEN
 
 from baton.client import Reranker
 from baton.errors import BatonError

@@ -19,10 +19,10 @@ from typing import Any
 
 from bench.compare.lapse import drop, stage
 from bench.compare.load import texts
-from bench.compare.way import ENGINE
-from demo.command import SHORT, few, no_options
-from demo.rig import GOLDEN, Failed, until
 from demo.traffic import Traffic
+from harness.command import SHORT, few, no_options
+from harness.places import ENGINE, GOLDEN
+from harness.waiting import Failed, until
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -69,7 +69,7 @@ def deaths(home: Path, asked: Sequence[tuple[Any, Sequence[Any]]]) -> list[Death
         drop(home, engine, 1)
         load = _bare(triton)
         serve.start()
-        until(lambda: serve.service()["phase"] == "steady" and serve.service()["stable"] == 1, "version 1 to serve")
+        serve.rest(1)
         for how, number in (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP)):
             traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], asked, rate=20.0)
             traffic.start()
@@ -77,11 +77,11 @@ def deaths(home: Path, asked: Sequence[tuple[Any, Sequence[Any]]]) -> list[Death
                 until(lambda: len(traffic.answers) > 20, "answers")  # noqa: B023 - used at once
                 os.kill(next(s.pid for s in procfs.stubs() if s.server == triton.pid and s.model == ENGINE), number)
                 at = time.time()
-                until(lambda: serve.service()["phase"] == "degraded", "Baton to notice")
+                serve.until(lambda service: service["phase"] == "degraded", "Baton to notice")
                 told = time.time() - at
                 until(lambda: any(a.due > at for a in traffic.answers[-20:]), "answers")  # noqa: B023
                 answers = min(a.came for a in list(traffic.answers) if a.due > at) - at
-                until(lambda: serve.service()["phase"] == "steady", "rest")
+                serve.rest(1)
             finally:
                 traffic.stop()
             found.append(Death(how, told, answers, load))

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.compare.way import CHECKPOINT, ENGINE, engine_config
-from demo.command import SHORT, few
-from demo.rig import Failed, until
+from bench.compare.way import CHECKPOINT, engine_config
 from demo.traffic import Traffic
+from harness.command import SHORT, few
+from harness.control_plane import ControlPlane
+from harness.places import ENGINE
+from harness.triton import running_triton
+from harness.waiting import until
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from baton.api import SOCKET, ApiClient
-from baton.cli.local import own_backends
-from baton.errors import Unreachable
 from baton.local import LocalTriton
 from baton.triton.config_file import CONFIG
 
@@ -64,41 +62,8 @@ class Lapse:
     then: str
 
 
-class Serve:
-    """``ctl serve`` as a process of its own, which can be stopped and killed."""
-
-    def __init__(self, home: Path, configuration: Path) -> None:
-        self._log = home / "serve.log"
-        script = str(Path(sys.executable).with_name("ctl"))
-        self._command = [script, "--config", str(configuration), "--output", "json", "serve"]
-        self.api = ApiClient(home / "state" / SOCKET)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
-        assert self.process.stdout is not None  # noqa: S101 - it was asked for above
-        with self.process.stdout as told:  # it prints one line, when everything listens
-            if not told.readline():
-                self.process.wait(60)
-                raise Failed(f"ctl serve did not start:\n{self._log.read_text()}")
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            self.process.wait(60)
-
-    def service(self) -> dict[str, Any]:
-        try:
-            status: dict[str, Any] = self.api.status()["services"][0]
-        except Unreachable:
-            return {"phase": "", "weight": 0, "stable": None}
-        return status
-
-
 @contextmanager
-def stage(home: Path, text: str, **places: object) -> Iterator[tuple[Serve, LocalTriton, Path]]:
+def stage(home: Path, text: str, **places: object) -> Iterator[tuple[ControlPlane, LocalTriton, Path]]:
     """A Triton with an empty engine and a ``ctl serve``, not yet started, with the configuration ``text``.
 
     ``places`` fill the text besides ``repository``, ``state``, ``engine``, ``grpc`` and ``metrics``. Gives the engine's
@@ -107,12 +72,11 @@ def stage(home: Path, text: str, **places: object) -> Iterator[tuple[Serve, Loca
     repository, configuration = home / "model_repository", home / "baton.toml"
     (repository / ENGINE).mkdir(parents=True)
     (repository / ENGINE / CONFIG).write_text(engine_config("specific { versions: [ 1 ] }"))
-    with LocalTriton.prepare(home / "triton", own_backends()) as triton:
-        triton.start(repository, load=[], log_file=home / "triton.log", die_with_parent=True)
+    with running_triton(home / "triton", repository) as triton:
         reached = {"grpc": triton.grpc_url, "metrics": triton.metrics_url.split("/")[2]}
         here = {"repository": repository, "state": home / "state", "engine": ENGINE}
         configuration.write_text(text.format(**here, **reached, **places))
-        serve = Serve(home, configuration)
+        serve = ControlPlane("serve", options=("--config", str(configuration)), log=home / "serve.log")
         try:
             yield serve, triton, repository / ENGINE
         finally:
@@ -125,35 +89,27 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
     with stage(home, CONFIGURATION) as (serve, triton, engine):
         serve.start()
         drop(home, engine, 1)
-        until(lambda: serve.service()["stable"] == 1, "version 1 to serve")
+        serve.rest(1)
 
         def abort() -> None:
             serve.api.abort(None)
 
-        def kill() -> None:
-            assert serve.process is not None  # noqa: S101 - it was started
-            serve.process.kill()
-            serve.process.wait()
-
-        def freeze() -> None:
-            assert serve.process is not None  # noqa: S101 - it was started
-            serve.process.send_signal(signal.SIGSTOP)
-
-        def thaw() -> None:
-            assert serve.process is not None  # noqa: S101 - it was started
-            serve.process.send_signal(signal.SIGCONT)
-
-        ends = (
+        ends: tuple[tuple[str, float, Callable[[], object], Callable[[], object] | None], ...] = (
             ("ctl abort", ABORT_S, abort, None),
-            ("control plane: kill -9", LEASE_S, kill, serve.start),
-            ("control plane: SIGSTOP", LEASE_S, freeze, thaw),
+            ("control plane: kill -9", LEASE_S, serve.kill, serve.start),
+            (
+                "control plane: SIGSTOP",
+                LEASE_S,
+                lambda: serve.send(signal.SIGSTOP),
+                lambda: serve.send(signal.SIGCONT),
+            ),
         )
         for number, (fault, promised, act, mend) in enumerate(few(ends, ends[:2]), 2):
             traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], questions, rate=20.0)
             traffic.start()
             try:
                 drop(home, engine, number)
-                until(lambda: serve.service()["weight"] == 50, "half of the traffic")
+                serve.until(lambda service: service["weight"] == 50, "half of the traffic")
                 until(lambda: _answers(traffic, number) >= 20, "answers of the candidate")  # noqa: B023
                 at = time.time()
                 act()
@@ -162,10 +118,10 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
                 then = "the stable version alone"
                 if mend is not None:
                     mend()
-                    until(lambda: serve.service()["weight"] == 50, "the split to go on")
+                    serve.until(lambda service: service["weight"] == 50, "the split to go on")
                     then = "then resumed, under a new lease"
                     serve.api.abort(None)
-                until(lambda: serve.service()["phase"] == "steady", "the end")
+                serve.rest()
             finally:
                 traffic.stop()
             found.append(Lapse(fault, promised, max(last, 0.0), len(traffic.errors), then))

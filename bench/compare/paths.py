@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from bench.compare.load import Connection
-from demo.command import few
+from harness.command import few
 
 CONCURRENCY = (1, 8)
 TURNS, BLOCK = few((5, 24), (1, 8))

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.compare.measure import Answer, Measured, Moments, Swing
 from bench.compare.paths import Cost
 from bench.compare.way import NEW, OLD
-from demo.rig import STATE
+from harness.places import STATE
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.compare.way import CHECKPOINT, ENGINE, NEW, OLD, Running, engine_config, infer_url
-from demo.rig import Rig, until
+from bench.compare.way import CHECKPOINT, NEW, OLD, Running, engine_config, infer_url
+from harness.places import ENGINE
+from harness.rig import Rig
+from harness.waiting import until
 
 from baton.local import procfs
 from baton.triton.config_file import CONFIG, write_atomically
@@ -35,9 +37,9 @@ def baton(home: Path) -> Iterator[Running]:
             rig.wait_live(NEW)
 
         drop(OLD)
-        until(lambda: _steady(rig), f"version {OLD} to serve")
+        rig.rest(OLD)
         server = until(rig.server_pid, "Triton's process id")
-        sessions = (os.getsid(server), os.getsid(_parent(server)))
+        sessions = (os.getsid(server), rig.process.pid)
         public = infer_url(rig.places["http"], SERVICE)
         yield Running(
             public,
@@ -48,14 +50,3 @@ def baton(home: Path) -> Iterator[Running]:
                 "public name": public,
             },
         )
-
-
-def _steady(rig: Rig) -> bool:
-    service = rig.service()
-    return (service["stable"], service["phase"]) == (OLD, "steady")
-
-
-def _parent(pid: int) -> int:
-    """The control plane: Triton's parent."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("PPid:"))

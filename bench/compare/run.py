@@ -19,9 +19,11 @@ from bench.compare.rollout import baton
 from bench.compare.servers import NGINX_MISSING, behind_nginx, find_nginx, in_process
 from bench.compare.split import split_costs
 from bench.compare.triton import poll, stop_start
-from bench.compare.way import NEW, OLD, STEP_S, STEPS, Way, memory
-from demo.command import SHORT, few, no_options
-from demo.rig import GOLDEN, STATE, Failed, Peak, until
+from bench.compare.way import NEW, OLD, STEP_S, STEPS, Way
+from harness.command import SHORT, few, no_options
+from harness.memory import Peak, memory
+from harness.places import GOLDEN, STATE
+from harness.waiting import Failed, until
 from rich.console import Console
 
 from baton.errors import BatonError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench.compare.way import CHECKPOINT, NEW, OLD, STEP_S, STEPS, Child, Running, infer_url
-from demo.command import HERE
-from demo.rig import Failed, free_ports, until
+from bench.compare.way import CHECKPOINT, NEW, OLD, STEP_S, STEPS, Running, infer_url
+from harness.network import fetch, free_ports
+from harness.places import BACKENDS, ENGINE, ROOT
+from harness.processes import Child
+from harness.waiting import Failed, until
 
 from baton.local.ports import is_listening
 
@@ -111,8 +114,7 @@ def in_process(home: Path) -> Iterator[Running]:
 
         def tell(what: str, **data: object) -> None:
             body = json.dumps({"version": NEW, **data}).encode()
-            with HERE.open(f"http://{address}/{what}", body, timeout=LOAD_TIMEOUT_S) as answer:
-                answer.read()
+            fetch(f"http://{address}/{what}", body, timeout_s=LOAD_TIMEOUT_S)
 
         def update() -> None:
             tell("load", folder=str(folders[NEW]))
@@ -129,4 +131,8 @@ def _ended(workers: set[int], nginx: Child) -> bool:
 
 
 def _server(home: Path, version: int, folder: Path) -> Child:
-    return Child([sys.executable, "-m", "bench.compare.apiserver", str(version), str(folder)], home / "server.log")
+    # Module paths of the engine and of the benchmark: neither is installed.
+    env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BACKENDS / ENGINE)])}
+    return Child(
+        [sys.executable, "-m", "bench.compare.apiserver", str(version), str(folder)], home / "server.log", env=env
+    )

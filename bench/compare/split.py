@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from bench.compare.paths import Cost, costs
-from bench.compare.way import CHECKPOINT, ENGINE, NEW, OLD, engine_config, infer_url
+from bench.compare.way import CHECKPOINT, NEW, OLD, engine_config, infer_url
+from harness.places import ENGINE
+from harness.triton import running_triton
 
-from baton.cli.local import own_backends
-from baton.local import LocalTriton
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.repository import CONFIG, CONTROL, SPLITTER_VERSION, ServiceFiles
@@ -35,8 +35,7 @@ def split_costs(home: Path, asked: Sequence[bytes]) -> list[Cost]:
     for version in (OLD, NEW):
         shutil.copytree(CHECKPOINT, engine / str(version))
     (engine / CONFIG).write_text(engine_config(f"specific {{ versions: [ {OLD}, {NEW} ] }}"))
-    with LocalTriton.prepare(home / "state", own_backends()) as triton:
-        triton.start(repository, load=[ENGINE], log_file=home / "triton.log", die_with_parent=True)
+    with running_triton(home, repository, load=[ENGINE]) as triton:
         client = GrpcTriton("split", triton.grpc_url)
         urls = {}
         try:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.compare.way import CHECKPOINT, ENGINE, NEW, OLD, Running, engine_config, infer_url
-from demo.rig import until
+from bench.compare.way import CHECKPOINT, NEW, OLD, Running, engine_config, infer_url
+from harness.places import ENGINE
+from harness.triton import running_triton, start
+from harness.waiting import until
 
-from baton.cli.local import own_backends
 from baton.local import LocalTriton, procfs
 from baton.triton.grpc import GrpcTriton
 
@@ -20,16 +21,13 @@ from baton.triton.grpc import GrpcTriton
 def stop_start(home: Path) -> Iterator[Running]:
     """(a) Stop the server, put the new folder in the old one's place, start the server."""
     engine = _repository(home)
-    with LocalTriton.prepare(home / "state", own_backends()) as triton:
-        _start(triton, engine, load=[ENGINE])
-        # The same port again: clients don't look for another one.
-        port = triton.ports.http
+    with running_triton(home, engine.parent, load=[ENGINE]) as triton:
 
         def update() -> None:
             triton.stop()
             shutil.rmtree(engine / str(OLD))
             shutil.copytree(CHECKPOINT, engine / str(NEW))
-            _start(triton, engine, load=[ENGINE], http_port=port)
+            start(triton, home, engine.parent, load=[ENGINE])
 
         yield Running(infer_url(triton.http_url), update, lambda: _processes(triton))
 
@@ -38,9 +36,9 @@ def stop_start(home: Path) -> Iterator[Running]:
 def poll(home: Path) -> Iterator[Running]:
     """(b) Triton looks at the repository every second; the new folder is copied straight into it."""
     engine = _repository(home)
-    with LocalTriton.prepare(home / "state", own_backends()) as triton:
-        # Of two values for the same option Triton takes the last.
-        _start(triton, engine, extra_args=["--model-control-mode=poll", "--repository-poll-secs=1"])
+    # Of two values for the same option Triton takes the last.
+    polls = ["--model-control-mode=poll", "--repository-poll-secs=1"]
+    with running_triton(home, engine.parent, extra_args=polls) as triton:
         client = GrpcTriton("poll", triton.grpc_url)
 
         def update() -> None:
@@ -60,25 +58,6 @@ def _repository(home: Path) -> Path:
     (engine / "config.pbtxt").write_text(engine_config("latest { num_versions: 1 }"))
     shutil.copytree(CHECKPOINT, engine / str(OLD))
     return engine
-
-
-def _start(
-    triton: LocalTriton,
-    engine: Path,
-    *,
-    load: list[str] | None = None,
-    http_port: int | None = None,
-    extra_args: list[str] | None = None,
-) -> None:
-    log = engine.parent.parent / "triton.log"
-    triton.start(
-        engine.parent,
-        load=load or [],
-        http_port=http_port,
-        log_file=log,
-        extra_args=extra_args or [],
-        die_with_parent=True,
-    )
 
 
 def _ready(client: GrpcTriton) -> list[int]:

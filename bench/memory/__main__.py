@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.memory.measure import Memory, link, memory
 from bench.memory.starts import PARTS, REQUESTS, Start, starts
 from bench.speed.cases import TEXT, VISION, make_checkpoint
-from demo.command import SHORT, few
+from harness.command import SHORT, few
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from demo.rig import Failed, pss
-
-ROOT = Path(__file__).resolve().parents[2]
+from harness.memory import pss
+from harness.places import ROOT
+from harness.waiting import Failed
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as triton
-from bench.speed import BACKENDS, ROOT
-from demo.command import HERE
-from demo.rig import until
+from harness.network import fetch
+from harness.places import ENGINE, MODELS
+from harness.triton import running_triton
+from harness.waiting import until
 
 from baton.client import DIRECT
 from baton.local import LocalTriton
 
-ENGINE = "qwen3_vl_reranker"
 PARTS = ("start", "imports", "trial", "weights", "self_test")
 REQUESTS = 100
 QUERY = {"text": "a red circle"}
@@ -78,23 +78,18 @@ def starts(home: Path, checkpoint: Path, weights: str, rounds: int) -> Iterator[
 @contextmanager
 def _server(home: Path, checkpoint: Path, weights: str) -> Iterator[LocalTriton]:
     model = home / "repository" / ENGINE
-    shutil.copytree(ROOT / "model_repository" / ENGINE, model)
+    shutil.copytree(MODELS / ENGINE, model)
     config = model / "config.pbtxt"
     text = config.read_text(encoding="utf-8")
     config.write_text(re.sub(r'(key: "weights"\s+value: \{ string_value: )"copy"', rf'\1"{weights}"', text), "utf-8")
     (model / "1").symlink_to(checkpoint.resolve())
-    server = LocalTriton.prepare(home / "state", [BACKENDS])
-    server.start(home / "repository", log_file=home / "triton.log")
-    try:
+    with running_triton(home, home / "repository") as server:
         yield server
-    finally:
-        server.stop()
 
 
 def _parts(server: LocalTriton) -> dict[str, float]:
     """Seconds by part; empty as long as the engine has not told, and when the version is gone."""
-    with HERE.open(server.metrics_url) as answer:
-        text = answer.read().decode()
+    text = fetch(server.metrics_url)
     found = re.findall(r'^baton_engine_load_seconds\{.*part="(\w+)".*\} (\S+)$', text, re.MULTILINE)
     parts = {part: float(value) for part, value in found if float(value)}
     return parts if set(parts) == set(PARTS) else {}

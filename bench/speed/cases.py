@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.speed import ROOT
-from demo.command import few
+from harness.command import few
+from harness.places import ROOT
 from layout import SHARDS, write_weights
 from PIL import Image
 from torch import nn

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tritonclient.grpc as triton
-from bench.speed import BACKENDS, ROOT
 from bench.speed.cases import SOURCE, Request, make_cases
 from bench.speed.measure import Promises, alone
-from demo.command import HERE, few
+from harness.command import few
+from harness.network import fetch
+from harness.places import ENGINE, MODELS
+from harness.triton import running_triton
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +31,7 @@ from baton.local import LocalTriton
 from baton.triton.repository import ServiceFiles
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 
-ENGINE, ALIAS = "qwen3_vl_reranker", "reranker"
+ALIAS = "reranker"
 CLIENTS = few(200, 20)
 DOCUMENTS = 32
 PATIENCE_S = 0.3
@@ -54,18 +56,14 @@ def gave_up(checkpoint: Path, request: Request) -> tuple[Left, Left]:
         home = Path(directory)
         model = home / "repository" / ENGINE
         model.mkdir(parents=True)
-        shutil.copy(ROOT / "model_repository" / ENGINE / "config.pbtxt", model)
+        shutil.copy(MODELS / ENGINE / "config.pbtxt", model)
         (model / "1").symlink_to(checkpoint)
         ServiceFiles(home / "repository", ALIAS, ENGINE).set_alias(1)
-        server = LocalTriton.prepare(home / "state", [BACKENDS])
-        server.start(home / "repository", load=[ALIAS], log_file=home / "triton.log")
-        try:
+        with running_triton(home, home / "repository", load=[ALIAS]) as server:
             _ask(server, request, 1, None, 600.0)  # the first one tells the engine its pace
             return _ask(server, request, CLIENTS, None, PATIENCE_S), _ask(
                 server, request, CLIENTS, PATIENCE_S, PATIENCE_S
             )
-        finally:
-            server.stop()
 
 
 def _ask(server: LocalTriton, request: Request, count: int, deadline_s: float | None, patience_s: float) -> Left:
@@ -93,8 +91,7 @@ def _ask(server: LocalTriton, request: Request, count: int, deadline_s: float | 
 
 
 def _figures(server: LocalTriton) -> dict[str, float]:
-    with HERE.open(server.metrics_url, timeout=60) as answer:
-        lines = [line for line in answer.read().decode().splitlines() if f'model="{ENGINE}"' in line]
+    lines = [line for line in fetch(server.metrics_url).splitlines() if f'model="{ENGINE}"' in line]
     return {
         name: sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
         for name in (PAIRS, WAITING, WORK)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from bench.speed.cases import COUNTS, Case, Request, make_cases
 from bench.speed.one_pair import OnePair
-from demo.command import SHORT, few, no_options
+from harness.command import SHORT, few, no_options
 from rich.console import Console
 
 from reranker_engine.inference.cache import FeatureCache

@@ -11,19 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench.speed import BACKENDS, ROOT
 from bench.speed.cases import Request
-from demo.command import few
+from harness.command import few
+from harness.places import ENGINE, MODELS
+from harness.triton import running_triton
+from harness.waiting import PATIENCE_S
 
 from baton.client import Reranker
-from baton.local import LocalTriton
 from reranker_engine.inference.scorer import Scorer
 from reranker_engine.service.settings import default_threads
 
-ENGINE = "qwen3_vl_reranker"
 CONCURRENCY = (1, 4, 16)
 ROUNDS = few(3, 1)
-PATIENCE_S = 600.0
 SECONDS = few(4.0, 1.0)
 """Of each measurement; a round measures this process and then each concurrency, one after the other."""
 
@@ -41,16 +40,14 @@ def served(checkpoint: Path, scorer: Scorer, request: Request) -> dict[int, floa
 
 def _served(home: Path, checkpoint: Path, scorer: Scorer, request: Request) -> dict[int, float]:
     model = home / "repository" / ENGINE
-    shutil.copytree(ROOT / "model_repository" / ENGINE, model)
+    shutil.copytree(MODELS / ENGINE, model)
     # On the kind of device that the scorer has: the shipped configuration takes a GPU where there is one.
     kind = "KIND_GPU" if scorer.model.device.type == "cuda" else "KIND_CPU"
     config = (model / "config.pbtxt").read_text(encoding="utf-8")
     (model / "config.pbtxt").write_text(config.replace("KIND_AUTO", kind), encoding="utf-8")
     (model / "1").symlink_to(checkpoint)
-    triton = LocalTriton.prepare(home / "state", [BACKENDS])
-    triton.start(home / "repository", load=[ENGINE], log_file=home / "triton.log")
     shares: dict[int, list[float]] = {count: [] for count in CONCURRENCY}
-    try:
+    with running_triton(home, home / "repository", load=[ENGINE]) as triton:
         for _ in range(ROUNDS):
             here = _rate([lambda: scorer.score([request.prepared(scorer)])])
             for count in CONCURRENCY:
@@ -59,8 +56,6 @@ def _served(home: Path, checkpoint: Path, scorer: Scorer, request: Request) -> d
                 shares[count].append(_rate(asks) / here)
                 for client in clients:
                     client.close()
-    finally:
-        triton.stop()
     return {count: statistics.median(found) for count, found in shares.items()}
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.stage import ENGINE, Stage, wait
+from harness.waiting import until
+from tests.chaos.stage import ENGINE, SOON_S, Stage
 
 from baton.domain import ModelState
 from baton.triton.repository import SPLITTER_VERSION
@@ -86,7 +87,7 @@ def await_in(blow: Blow, phases: tuple[str, ...], condition: Callable[[dict[str,
             raise Missed(f"it is {service['phase']} already")
         return bool(condition(service))
 
-    wait(met, what)
+    until(met, what, SOON_S)
     blow.now()
 
 

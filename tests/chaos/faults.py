@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from demo.rig import Failed
+from harness.waiting import Failed
 from tests.chaos.fault import (
     ALONE,
     BEFORE_TRAFFIC,
@@ -56,14 +56,14 @@ def control_ended(blow: Blow) -> None:
 
 def control_stopped(seconds: float) -> Callable[[Blow], None]:
     def strike(blow: Blow) -> None:
-        process = blow.stage.serve.process
-        if process is None or process.poll() is not None:
+        serve = blow.stage.serve
+        if not serve.runs:
             raise Missed("the control plane had ended")
-        process.send_signal(signal.SIGSTOP)
+        serve.send(signal.SIGSTOP)
         try:
             time.sleep(seconds)
         finally:
-            process.send_signal(signal.SIGCONT)
+            serve.send(signal.SIGCONT)
 
     return strike
 

@@ -34,9 +34,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from demo.command import few
-from demo.rig import CHECKPOINTS, ROOT, STATE, Failed, Rig, until
 from demo.traffic import Answer, Traffic, questions
+from harness.command import few
+from harness.places import CHECKPOINTS, ROOT, STATE
+from harness.rig import Rig
+from harness.waiting import Failed, until
 from rich.console import Console
 from rich.table import Table
 
@@ -249,7 +251,7 @@ def rollout(rig: Rig) -> str:
     rig.drop(folder, CANDIDATE)
 
     def told() -> str:
-        row = next((r for r in rig.history() if r["candidate"] == CANDIDATE), None)
+        row = rig.row(CANDIDATE)
         if row is None:
             return ""
         phase = rig.service()["phase"]
@@ -285,7 +287,7 @@ def main() -> int:
             (rig.home / "made").mkdir()
             shutil.copytree(CHECKPOINTS / "base", rig.home / "made" / "1")
             rig.drop(rig.home / "made" / "1", 1)
-            until(lambda: rig.service()["stable"] == 1 and rig.service()["phase"] == "steady", "version 1 to serve")
+            rig.rest(1)
             alone = steady(rig, options.seconds)
             _row(table, "none", alone, alone)
             for kind in kinds:

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from bench.compare.death import Death, dark, deaths
 from bench.compare.load import texts
-from demo.rig import GOLDEN, Failed
+from harness.places import GOLDEN
+from harness.waiting import Failed, until
 from rich.console import Console
 from tests.chaos.clients import Clients, Request
 from tests.chaos.fault import NO_COPY, PHASES, Blow, Fault, Missed
 from tests.chaos.faults import FAULTS
 from tests.chaos.report import Strike, broken, last_copy, markdown, settle_failures, shown, tables
-from tests.chaos.stage import ENGINE, Stage, stage, wait
+from tests.chaos.stage import ENGINE, Stage, stage
 
 from baton.client import Reranker
 from baton.errors import BatonError
@@ -149,7 +150,7 @@ class Run:
         quirks = dict(QUIRKS.get(phase, {}))
         made.drop(new, slow_file=int(quirks.pop("slow_file", 0)), **quirks)
         if phase == "rolling_back":
-            wait(lambda: made.service()["phase"] == "loading" and made.stub(ENGINE, new), "loading", PHASE_WITHIN_S)
+            until(lambda: made.service()["phase"] == "loading" and made.stub(ENGINE, new), "loading", PHASE_WITHIN_S)
             try:
                 made.serve.api.abort(None)
             except BatonError as error:
@@ -164,7 +165,7 @@ class Run:
                 _promote(made)
             return ""
 
-        return str(wait(there, f"phase {phase} of version {new}", PHASE_WITHIN_S))
+        return str(until(there, f"phase {phase} of version {new}", PHASE_WITHIN_S))
 
     def _converge(self, made: Stage, clients: Clients, old: int, new: int | None) -> tuple[int | None, float, str]:
         """Wait for rest. The version that is left, since when, and what is still wrong when the time is over."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.compare.lapse import Serve
 from bench.compare.way import CHECKPOINT
-from demo.rig import ROOT, Failed
+from harness.control_plane import ControlPlane
+from harness.places import BACKENDS, MODELS
+from harness.triton import running_triton, start
+from harness.waiting import Failed, until
 from tests.chaos.clients import questions
 from tests.chaos.disks import Disks, disks
 
-from baton.cli.local import own_backends
 from baton.domain import ModelState
 from baton.errors import BatonError, RepositoryError
 from baton.local import LocalTriton
@@ -27,11 +27,12 @@ from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import CONFIG, SPLITTER_VERSION, ServiceFiles
 
 HERE = Path(__file__).parent
-BACKENDS = HERE / "backends"
 ALIAS, ENGINE = "reranker", "quick_reranker"
 LEASE_S, DEADLINE_S = 2.0, 2.0
 """As in ``baton.toml``."""
 MARKS = 50
+SOON_S = 60.0
+"""No moment that a fault waits for is further away."""
 
 
 class Stage:
@@ -47,10 +48,9 @@ class Stage:
         self._load_log = home / "loads.log"
         engine = self.repository / ENGINE
         engine.mkdir()
-        text = (ROOT / "model_repository" / "qwen3_vl_reranker" / CONFIG).read_text()
+        text = (MODELS / "qwen3_vl_reranker" / CONFIG).read_text()
         (engine / CONFIG).write_text(_engine_config(text, self._load_log))
         self._golden()
-        self._start_triton(load=())
         configuration = (HERE / "baton.toml").read_text()
         places = {"repository": self.repository, "state": self.state, "golden": home / "golden.jsonl"}
         places |= {"grpc": triton.grpc_url, "metrics": triton.metrics_url.split("/")[2]}
@@ -58,7 +58,7 @@ class Stage:
             configuration = configuration.replace(f"@{name}@", str(place))
         (home / "baton.toml").write_text(configuration)
         self.client = GrpcTriton("chaos", triton.grpc_url)
-        self.serve = Serve(home, home / "baton.toml")
+        self.serve = ControlPlane("serve", options=("--config", str(home / "baton.toml")), log=home / "serve.log")
         self.serve.start()
 
     def _golden(self) -> None:
@@ -75,25 +75,13 @@ class Stage:
 
     # Processes
 
-    def _start_triton(self, load: tuple[str, ...]) -> None:
-        ports = self.triton.ports
-        self.triton.start(
-            self.repository,
-            load=load,
-            http_port=ports.http or None,
-            grpc_port=ports.grpc or None,
-            metrics_port=ports.metrics or None,
-            log_file=self.home / "triton.log",
-            die_with_parent=True,
-        )
-
     def restart_triton(self) -> None:
         """As its unit file does: with both names. A start that fails is tried again."""
         self.triton.stop(timeout=5.0)
         deadline = time.monotonic() + 60.0
         while True:
             try:
-                return self._start_triton((ALIAS, ENGINE))
+                return start(self.triton, self.home, self.repository, load=(ALIAS, ENGINE))
             except BatonError as error:
                 self.note(f"Triton does not start: {error}")
                 if time.monotonic() > deadline:
@@ -104,13 +92,13 @@ class Stage:
         """A start that fails is tried again, as a supervisor does."""
         deadline = time.monotonic() + 60.0
         while True:
-            try:
-                return self.serve.start()
-            except Failed as error:
-                self.note("the control plane does not start")
-                if time.monotonic() > deadline:
-                    raise Failed(f"the control plane does not start: {error}") from error
-                time.sleep(0.5)  # a supervisor's RestartSec
+            with contextlib.suppress(Failed):
+                self.serve.start()
+                return
+            self.note("the control plane does not start")
+            if time.monotonic() > deadline:
+                raise Failed(f"the control plane does not start: {self.serve.log.read_text()}")
+            time.sleep(0.5)  # a supervisor's RestartSec
 
     def supervise(self) -> None:
         """Start again what ended by itself."""
@@ -118,16 +106,14 @@ class Stage:
             self.note(f"Triton ended by itself with {self.triton.poll()}")
             self.restarts += 1
             self.restart_triton()
-        if self.serve.process is None or self.serve.process.poll() is not None:
+        if not self.serve.runs:
             self.note("the control plane ended by itself")
             self.restarts += 1
             self.start_serve()
 
     def kill_serve(self, number: int = signal.SIGKILL) -> None:
         """End the control plane; returns when it is gone."""
-        if self.serve.process is not None:
-            self.serve.process.send_signal(number)
-            self.serve.process.wait(60)
+        self.serve.kill(number)
 
     def stub(self, model: str, version: int) -> Stub | None:
         """The process that runs a version, once it has begun to load it; None when there is none."""
@@ -227,13 +213,9 @@ class Stage:
             file.write(f"{time.time():.3f} {what}\n")
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Failed):  # it is killed then
             self.serve.stop()
         self.client.close()
-        if self.triton.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.triton.pid, signal.SIGCONT)
-        self.triton.stop(timeout=5.0)
 
 
 _GONE = {ModelState.UNAVAILABLE, ModelState.UNLOADING}
@@ -249,19 +231,10 @@ def _engine_config(text: str, load_log: Path) -> str:
 def stage(home: Path) -> Iterator[Stage]:
     """A stage on which version 1 serves."""
     with disks(home) as disk, contextlib.ExitStack() as stack:
-        triton = stack.enter_context(LocalTriton.prepare(home / "triton", [*own_backends(), BACKENDS]))
+        backends = (BACKENDS, HERE / "backends")
+        triton = stack.enter_context(running_triton(home, disk.repository, backends=backends))
         made = Stage(home, disk, triton)
         stack.callback(made.close)
         made.drop(1)
-        wait(lambda: not made.unrest({1}), "version 1 to serve")
+        until(lambda: not made.unrest({1}), "version 1 to serve", SOON_S)
         yield made
-
-
-def wait(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    """Until the condition gives something true; raises ``Failed``. Looks often: phases are short."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise Failed(f"Waited {timeout_s:.0f} s for {what}.")
-        time.sleep(0.02)
-    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.rig import ROOT
+from harness.places import ROOT
 from tests.chaos.page import catalogue
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 
 from baton.local import procfs
 from baton.local.procfs import Stub

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from tests.support.stage import PATIENCE_S, Stage, Traffic, stage, until
+from harness.waiting import PATIENCE_S, until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.local import procfs

@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, toml, until
+from harness.control_plane import ControlPlane
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
-from baton.api import SOCKET, ApiClient
-from baton.errors import BatonError
 from baton.local import procfs
 from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
-CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 LEASE_S = 4.0
 PATIENT_S = 60.0
 """What the machine may be late by; the lease itself is LEASE_S."""
@@ -49,57 +46,19 @@ def settings(st: Stage, on_lapse: str) -> dict[str, Any]:
     return st.settings(traffic=traffic, live=live, keep_previous="1s", drain_timeout="5s")
 
 
-class Serve:
-    """``ctl serve`` as a process of its own."""
-
-    def __init__(self, st: Stage, on_lapse: str) -> None:
-        self.file = st.root / "serve.toml"
-        self.file.write_text(toml(settings(st, on_lapse) | {"control": {"rescan": "1s", "metrics": "127.0.0.1:0"}}))
-        self.log = st.root / "serve.log"
-        self.api = ApiClient(st.root / "state" / SOCKET)
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*CTL, "--config", str(self.file), "--output", "json", "serve"], stdout=subprocess.PIPE, stderr=errors
-            )
-        assert self.process.stdout is not None
-        with self.process.stdout as told:  # it prints one line, when everything listens
-            assert told.readline(), self.log.read_text()
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait(PATIENT_S)
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            self.process.wait(PATIENT_S)
-
-    def status(self) -> dict[str, Any]:
-        try:
-            service: dict[str, Any] = self.api.status()["services"][0]
-        except BatonError:
-            return {"phase": "", "weight": 0, "stable": None, "message": "no answer"}
-        return service
-
-    def row(self, version: int) -> dict[str, Any]:
-        found: dict[str, Any] = next(r for r in self.api.history() if r["candidate"] == version)
-        return found
-
-
 @contextlib.contextmanager
-def serving(st: Stage, on_lapse: str = "resume") -> Iterator[Serve]:
-    one = Serve(st, on_lapse)
-    try:
-        one.start()
+def serving(st: Stage, on_lapse: str = "resume") -> Iterator[ControlPlane]:
+    """``ctl serve`` as a process of its own."""
+    file = st.root / "serve.toml"
+    file.write_text(toml(settings(st, on_lapse) | {"control": {"rescan": "1s", "metrics": "127.0.0.1:0"}}))
+    with ControlPlane("serve", options=("--config", str(file)), log=st.root / "serve.log") as one:
         yield one
-    finally:
-        one.stop()
+
+
+def row_of(serve: ControlPlane, version: int) -> dict[str, Any]:
+    row = serve.row(version)
+    assert row is not None
+    return row
 
 
 def versions(st: Stage) -> tuple[int, int]:
@@ -109,12 +68,12 @@ def versions(st: Stage) -> tuple[int, int]:
     return stable, max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
 
 
-def split(st: Stage, serve: Serve, traffic: Traffic) -> tuple[int, int]:
+def split(st: Stage, serve: ControlPlane, traffic: Traffic) -> tuple[int, int]:
     """Bring a new version to half of the traffic."""
     stable, number = versions(st)
     traffic.wait_answers(stable)
     st.drop_copy(stable, number)
-    until(lambda: serve.status()["weight"] == 50, f"a split; {serve.status()['message']}")
+    serve.until(lambda service: service["weight"] == 50, "a split")
     traffic.wait_answers(number, 30)
     return stable, number
 
@@ -129,7 +88,10 @@ def test_the_control_plane_is_gone_in_mid_split(st: Stage, how: int, on_lapse: s
     with serving(st, on_lapse) as serve, Traffic(st, clients=6) as traffic:
         stable, number = split(st, serve, traffic)
         gone = time.time()
-        serve.signal(how)
+        if how == signal.SIGKILL:
+            serve.kill()
+        else:
+            serve.send(how)
         until(lambda: alone(traffic, stable), "the stable version alone")
         last = max(a.at - a.took for a in traffic.answers if a.version == number) - gone
         assert last < LEASE_S + PATIENT_S
@@ -137,9 +99,9 @@ def test_the_control_plane_is_gone_in_mid_split(st: Stage, how: int, on_lapse: s
         if how == signal.SIGKILL:
             serve.start()
         else:
-            serve.signal(signal.SIGCONT)
-        until(lambda: serve.status()["phase"] == "steady", f"its end; {serve.status()['message']}")
-        row = serve.row(number)
+            serve.send(signal.SIGCONT)
+        serve.rest()
+        row = row_of(serve, number)
         if on_lapse == "resume":
             assert row["outcome"] == "live"
             events = serve.api.rollout(row["id"])["events"]
@@ -160,10 +122,10 @@ def test_triton_restarts_in_mid_split(st: Stage) -> None:
         st.kill()
         st.restart(load=("ranker", "ranker_engine"))
         with Traffic(st, clients=6) as traffic:
-            until(lambda: serve.status()["phase"] == "steady", f"its end; {serve.status()['message']}")
+            serve.rest()
         assert traffic.errors == []
-        assert serve.row(number)["outcome"] == "live"
-        assert serve.status()["stable"] == number
+        assert row_of(serve, number)["outcome"] == "live"
+        assert serve.service()["stable"] == number
 
 
 def test_the_splitter_is_killed(st: Stage) -> None:
@@ -175,16 +137,16 @@ def test_the_splitter_is_killed(st: Stage) -> None:
         killed = time.time()
         os.kill(stub.pid, signal.SIGKILL)
         triton = st.servers[0]
-        until(lambda: triton.poll() is not None or serve.status()["phase"] == "steady", "its end")
+        serve.until(lambda service: triton.poll() is not None or service["phase"] == "steady", "its end")
         if triton.poll() is not None:
             # Now and then Triton goes with it (24.10: lock_exception), when the process held a lock of both.
             triton.stop()
             st.restart(load=("ranker", "ranker_engine"))
-            until(lambda: serve.status()["phase"] == "steady", "rest", 2 * PATIENT_S)
-            traffic.wait_answers(serve.status()["stable"], 50)
+            serve.rest()
+            traffic.wait_answers(serve.service()["stable"], 50)
             return
         traffic.wait_answers(stable, 50)
-        row = serve.row(number)
+        row = row_of(serve, number)
     assert row["outcome"] == "rolled_back"
     assert "splitter" in row["message"]
     back = min(a.at for a in traffic.answers if a.at > killed and a.version == stable) - killed

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.toy import make_checkpoint
 
 from baton.errors import Refused

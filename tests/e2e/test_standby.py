@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, toml, until
+from harness.control_plane import ControlPlane
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import SOCKET, ApiClient
@@ -21,7 +21,6 @@ from baton.errors import BatonError
 from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
-CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 LONG_S, SHORT_S = 60.0, 5.0
 """Leases: one that no slow machine lets run out, and one that is soon over."""
 
@@ -54,27 +53,13 @@ class Place:
         self.api = ApiClient(state / SOCKET)
 
     @contextlib.contextmanager
-    def serve(self, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    def serve(self, name: str) -> Iterator[ControlPlane]:
         """A ``ctl serve``, whether it acts or stands by."""
-        with (
-            self.log(name).open("wb") as errors,
-            subprocess.Popen(
-                [*CTL, "--config", str(self.file), "--output", "json", "serve"], stdout=subprocess.PIPE, stderr=errors
-            ) as process,
-        ):
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.terminate()
-                    process.wait(60)
-
-    def ctl(self, *words: str) -> dict[str, Any]:
-        command = [*CTL, "--config", str(self.file), "--output", "json", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout)
-        return told
+        one = ControlPlane("serve", options=("--config", str(self.file)), log=self.log(name))
+        try:
+            yield one.launch()
+        finally:
+            one.stop()
 
     def log(self, name: str) -> Path:
         return self.st.root / f"{self.state.name}-{name}.log"
@@ -95,13 +80,6 @@ class Place:
     def row(self, version: int) -> dict[str, Any]:
         found: dict[str, Any] = next(r for r in self.api.history() if r["candidate"] == version)
         return found
-
-
-def acts(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Waits until it acts; where it listens."""
-    assert process.stdout is not None
-    told: dict[str, Any] = json.loads(process.stdout.readline())
-    return told
 
 
 def versions(st: Stage) -> tuple[int, int]:
@@ -125,18 +103,18 @@ def split(st: Stage, place: Place, traffic: Traffic) -> tuple[int, int]:
 def test_the_one_that_stands_by_goes_on_in_mid_split(st: Stage, how: int) -> None:
     place = Place(st, st.root / "state", hold_s=5.0)
     with place.serve("first") as first, Traffic(st, clients=4) as traffic:
-        acts(first)
+        first.listening()
         with place.serve("second") as second, place.serve("third") as third:
             until(lambda: place.said("second", "stands by") and place.said("third", "stands by"), "two stand by")
             _, number = split(st, place, traffic)
-            first.send_signal(how)
+            first.send(how)
             until(lambda: place.said("second", "takes over") or place.said("third", "takes over"), "one takes over")
             names = {"second": second, "third": third}
             name = next(n for n in names if place.said(n, "takes over"))
-            acts(names[name])
+            names[name].listening()
             until(place.steady, f"the end; {place.status()['message']}")
             (other,) = set(names) - {name}
-            until(lambda: place.said(other, f"process {names[name].pid} on"), "the other one stands by for it")
+            until(lambda: place.said(other, f"process {names[name].process.pid} on"), "the other one stands by for it")
             assert not place.said(other, "takes over")
             row = place.row(number)
             assert row["outcome"] == "live"
@@ -153,17 +131,16 @@ def test_a_state_that_is_lost_in_mid_split(st: Stage) -> None:
     place = Place(st, st.root / "state", hold_s=600.0, lease_s=SHORT_S)
     with Traffic(st, clients=4) as traffic:
         with place.serve("holder") as holder:
-            acts(holder)
+            holder.listening()
             stable, number = split(st, place, traffic)
             holder.kill()
-            holder.wait(60)
         shutil.rmtree(place.state)
         # Older ones were live before it, and are lower; nothing tells the candidate from one that was just dropped.
         until(lambda: {a.version for a in traffic.answers[-100:]} == {stable}, "the lease ends")
         before = st.loads()
         new = Place(st, st.root / "new-state", hold_s=2.0)
         with new.serve("after") as after:
-            acts(after)
+            after.listening()
             until(lambda: new.status()["stable"] == number and new.steady(), f"its end; {new.status()['message']}")
             assert new.row(number)["outcome"] == "live"
             traffic.wait_answers(number)
@@ -177,31 +154,30 @@ def test_an_old_backup_beside_what_went_on(st: Stage) -> None:
     place = Place(st, st.root / "restored-state", hold_s=600.0)
     file = st.root / "backup.db"
     with Traffic(st, clients=4) as traffic:
-        with place.serve("before") as process:
-            acts(process)
+        with place.serve("before") as before:
+            before.listening()
             stable, number = split(st, place, traffic)
-            assert place.ctl("backup", str(file))["rollouts"] >= 1
-            place.ctl("promote", "--full", "--yes")
+            assert before.ctl("backup", str(file))[1]["rollouts"] >= 1
+            before.ctl("promote", "--full", "--yes")
             until(lambda: place.status()["stable"] == number and place.steady(), "it is live")
             refused = subprocess.run(
-                [*CTL, "--config", str(place.file), "restore", str(file)],
-                capture_output=True, text=True, check=False, timeout=60,
-            )  # fmt: skip
+                before.command("restore", str(file)), capture_output=True, text=True, check=False, timeout=60
+            )
             assert refused.returncode == 3
-            assert f"process {process.pid}" in " ".join(refused.stderr.split())
-        told = place.ctl("restore", str(file))
+            assert f"process {before.process.pid}" in " ".join(refused.stderr.split())
+        _, told = before.ctl("restore", str(file))
         assert told["paused"]
         assert Path(told["kept"]).is_file()
-        before = st.loads()
-        with place.serve("after") as process:
-            acts(process)
-            place.ctl("resume")
-            until(lambda: place.steady() and place.status()["rollout"] is None, "rest")
+        loads = st.loads()
+        with place.serve("after") as after:
+            after.listening()
+            after.ctl("resume")
+            after.rest()
             assert place.status()["stable"] == number
             assert place.row(number)["outcome"] == "live"
             traffic.wait_answers(number)
     assert traffic.errors == []
     moved = max(a.at for a in traffic.answers if a.version == stable)
     assert all(a.version == number for a in traffic.answers if a.at > moved + 1.0)
-    assert set(st.loads() - before) <= {stable}, "at most for an instant way back, and no client sees it"
+    assert set(st.loads() - loads) <= {stable}, "at most for an instant way back, and no client sees it"
     assert st.policy() == {number}

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +14,9 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import tritonclient.grpc
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.network import fetch
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -156,8 +157,7 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
             app.abort(None, who="tester")
             st.wait_end(2)
     assert traffic.errors == []
-    with urllib.request.urlopen(st.servers[0].metrics_url, timeout=60) as page:
-        shown.append(page.read().decode())
+    shown.append(fetch(st.servers[0].metrics_url))
     assert len(bytes.fromhex(rollout.salt)) >= 16
     assert rollout.salt not in json.dumps(shown)
     for file in st.root.rglob("*"):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.waiting import until
 from scipy import stats
-from tests.support.stage import Stage, Traffic, stage, until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.domain import ModelState

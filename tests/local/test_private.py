@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bench.compare import report
 from bench.compare.measure import Answer, Moments
-from demo import rig, up
+from demo import up
+from harness import rig
 
 from baton.api import SOCKET, claim
 from baton.durable import open_private
@@ -57,7 +59,7 @@ def by_make_demo(state: Path, patch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise InterruptedError
 
-    patch.setattr(rig.subprocess, "Popen", stop)
+    patch.setattr(subprocess, "Popen", stop)
     with pytest.raises(InterruptedError), rig.Rig(state / "demo", Path("baton.toml")):
         pass
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 from google.protobuf import text_format
-from tests.support.stage import until
+from harness.waiting import until
 from tests.support.toy import engine_config, make_checkpoint
 from tritonclient.grpc import model_config_pb2
 

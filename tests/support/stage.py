@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,32 +21,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from harness.triton import start
+from harness.waiting import PATIENCE_S, Failed, until
 from tests.support.toy import HIDDEN, WEIGHTS, engine_config, make_checkpoint, weights, write_golden
 from tests.support.triton import running_triton
 
 from baton.app import App, open_app
 from baton.config import Config, parse
 from baton.local import LocalTriton
-from baton.local.ports import is_listening
 from baton.triton.repository import ServiceFiles
 
-PATIENCE_S = 600.0
-"""No test asks how fast the machine is: a condition that never comes true fails after this long."""
 ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 """How Triton ends by itself."""
-
-
-def until(
-    condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, instead: Callable[[], object] | None = None
-) -> Any:
-    """Wait until the condition gives something true, and return that. ``instead`` tells what there is otherwise."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            found = "" if instead is None else f"; there is: {instead()}"
-            raise AssertionError(f"waited {timeout_s:.0f} s for: {what}{found}")
-        time.sleep(0.02)
-    return value
 
 
 def still_run(servers: Iterable[LocalTriton]) -> None:
@@ -57,7 +43,7 @@ def still_run(servers: Iterable[LocalTriton]) -> None:
     """
     for server in servers:
         if (code := server.poll()) in ABORTED:
-            raise AssertionError(f"Triton ended by itself with signal {-code}")
+            raise Failed(f"Triton ended by itself with signal {-code}")
 
 
 @dataclass
@@ -173,18 +159,7 @@ class Stage:
 
     def restart(self, number: int = 0, *, load: tuple[str, ...] = ()) -> None:
         """Start a killed server again, on the ports that it had."""
-        server = self.servers[number]
-        http, grpc, metrics = server.ports.http, server.ports.grpc, server.ports.metrics
-        server.start(
-            self.repository,
-            load=load,
-            http_port=http,
-            grpc_port=grpc,
-            metrics_port=metrics,
-            log_file=self.root / f"triton{number}" / "triton.log",
-        )
-        # Triton opens its HTTP port a moment after its gRPC port.
-        until(lambda: is_listening(server.host, http), "the HTTP port")
+        start(self.servers[number], self.root / f"triton{number}", self.repository, load=load)
 
     def revive(self) -> None:
         """Start servers again that ended by themselves, with what clients call."""
@@ -200,10 +175,7 @@ class Stage:
             message: str = self.status(service)["message"]
             return message if all(word in message for word in words) else None
 
-        try:
-            return str(until(said, f"a message with {words}"))
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it says: {self.status(service)['message']}") from None
+        return str(until(said, f"a message with {words}", instead=lambda: self.status(service)["message"]))
 
     def wait_phase(self, *phases: str, service: str = "ranker") -> dict[str, Any]:
         """Until the service is in one of the phases; returns its status."""

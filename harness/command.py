@@ -1,15 +1,12 @@
-"""The command lines of the demo's programs that have no options, and their short form."""
+"""The command lines of programs that have no options, and their short form."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import urllib.request
 from typing import TypeVar
 
 T = TypeVar("T")
-HERE = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks this machine's own ports. No proxy has a part in that."""
 
 SHORT = os.environ.get("SHORT", "") not in ("", "0")
 """``make TARGET SHORT=1``: the same code with the smallest counts, in minutes. It shows that everything runs; how fast

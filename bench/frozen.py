@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from harness.traffic import Ask, Client, Reply, Traffic
 from harness.triton import running_triton
 from harness.waiting import Failed, until
 from rich.box import SIMPLE_HEAD
@@ -78,31 +78,22 @@ CASES = (
 )
 
 
-@contextlib.contextmanager
-def clients(url: str, count: int) -> Iterator[list[int]]:
-    """So many that ask again and again, one request at a time; gives a list that grows by one for each answer."""
-    stop, answers = threading.Event(), []  # type: tuple[threading.Event, list[int]]
+def asking(url: str) -> Client:
+    """One that asks by gRPC."""
 
-    def ask(number: int) -> None:
+    @contextlib.contextmanager
+    def connected() -> Iterator[Ask]:
         value = grpc.InferInput("x", [1], "FP32")
-        value.set_data_from_numpy(np.array([number], dtype=np.float32))
+        value.set_data_from_numpy(np.array([1], dtype=np.float32))
         with grpc.InferenceServerClient(url, channel_args=[DIRECT]) as client:
-            while not stop.is_set():
-                try:
-                    client.infer(MODEL, [value], client_timeout=5.0)
-                    answers.append(number)
-                except grpc.InferenceServerException:  # what fails is no news: the process stands still
-                    stop.wait(0.02)
 
-    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answers
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+            def ask(_number: int) -> Reply:
+                client.infer(MODEL, [value], client_timeout=5.0)
+                return Reply(1)
+
+            yield ask
+
+    return Client(url, connected)
 
 
 def attempt(home: Path, case: Case, count: int) -> int | None:
@@ -115,8 +106,9 @@ def attempt(home: Path, case: Case, count: int) -> int | None:
         running_triton(home, home / "repository", load=[MODEL], backends=[]) as triton,
         contextlib.ExitStack() as before,
     ):
-        answers = before.enter_context(clients(triton.grpc_url, count))
-        until(lambda: len(answers) > 10 * count, "answers")
+        asks = [asking(triton.grpc_url)] * count
+        traffic = before.enter_context(Traffic(asks))
+        until(lambda: len(traffic.answers) > 10 * count, "answers")
         if not case.asked:
             before.close()
         (pid,) = triton.stub_pids(MODEL, 1)
@@ -134,7 +126,7 @@ def attempt(home: Path, case: Case, count: int) -> int | None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(one, signal.SIGCONT)
         if not case.asked:
-            before.enter_context(clients(triton.grpc_url, count))
+            before.enter_context(Traffic(asks))
         return _outcome(triton)
 
 

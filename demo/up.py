@@ -15,9 +15,9 @@ import sys
 import time
 from collections import Counter
 
-from demo.traffic import Traffic, questions
 from harness.control_plane import CTL
 from harness.places import CHECKPOINTS, ENGINE, ROOT, STATE
+from harness.traffic import Traffic, questions, rerankers
 
 from baton.durable import make_private
 from baton.push import push
@@ -58,7 +58,7 @@ def beside_clients(words: list[str], common: list[str]) -> int:
             if clients is not None:
                 tell(clients)
             elif (url := serving(common)) is not None:
-                clients = Traffic([f"grpc://{url}"], questions(), rate=RATE, clients=CLIENTS)
+                clients = Traffic(rerankers([f"grpc://{url}"], questions(text=4, image=4), CLIENTS), rate=RATE)
                 clients.start()
             try:
                 up.wait(TELL_S if clients is not None else 1.0)
@@ -80,10 +80,11 @@ def serving(common: list[str]) -> str | None:
 
 
 def tell(clients: Traffic) -> None:
-    answers, errors = clients.taken()
-    versions = Counter(answer.version for answer in answers)
+    requests = clients.taken()
+    errors = [one.error for one in requests if one.error]
+    versions = Counter(one.version for one in requests if not one.error)
     by = ", ".join(f"{count} by version {version}" for version, count in sorted(versions.items())) or "none answered"
-    failed = f"; {len(errors)} failed, the last: {errors[-1][1]}" if errors else ""
+    failed = f"; {len(errors)} failed, the last: {errors[-1]}" if errors else ""
     print(f"{time.strftime('%H:%M:%S')} clients' requests: {by}{failed}", flush=True)
 
 

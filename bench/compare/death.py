@@ -15,13 +15,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.compare.lapse import drop, stage
-from bench.compare.load import texts
-from demo.traffic import Traffic
+from bench.compare.lapse import CLIENTS, drop, stage
 from harness.command import SHORT, few, no_options
 from harness.places import ENGINE, GOLDEN
+from harness.traffic import Question, Traffic, questions, rerankers
 from harness.waiting import Failed, until
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -62,7 +60,7 @@ class Death:
     load_s: float
 
 
-def deaths(home: Path, asked: Sequence[tuple[Any, Sequence[Any]]]) -> list[Death]:
+def deaths(home: Path, asked: Sequence[Question]) -> list[Death]:
     """The only version of a service dies under traffic, in two ways."""
     found = []
     with stage(home, CONFIGURATION, golden=GOLDEN) as (serve, triton, engine):
@@ -71,7 +69,8 @@ def deaths(home: Path, asked: Sequence[tuple[Any, Sequence[Any]]]) -> list[Death
         serve.start()
         serve.rest(1)
         for how, number in (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP)):
-            traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], asked, rate=20.0)
+            urls = [f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"]
+            traffic = Traffic(rerankers(urls, asked, CLIENTS), rate=20.0)
             traffic.start()
             try:
                 until(lambda: len(traffic.answers) > 20, "answers")  # noqa: B023 - used at once
@@ -138,7 +137,7 @@ def main() -> int:
     console = Console(highlight=False)
     try:
         with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
-            found = deaths(Path(directory), texts(GOLDEN, 8))
+            found = deaths(Path(directory), questions(text=8))
     except (Failed, BatonError) as error:
         console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
         return 1

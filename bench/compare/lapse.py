@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.compare.way import CHECKPOINT, engine_config
-from demo.traffic import Traffic
 from harness.command import SHORT, few
 from harness.control_plane import ControlPlane
 from harness.places import ENGINE
+from harness.traffic import Question, Traffic, rerankers
 from harness.triton import running_triton
 from harness.waiting import until
 from rich.box import SIMPLE_HEAD
@@ -29,6 +28,7 @@ LEASE_S = 15.0
 LATE_S = 2.0
 """What is granted beyond the lease: a request that was already on its way, and a busy machine."""
 ABORT_S = 1.0
+CLIENTS = 8
 CONFIGURATION = """\
 repository = "{repository}"
 state = "{state}"
@@ -83,11 +83,12 @@ def stage(home: Path, text: str, **places: object) -> Iterator[tuple[ControlPlan
             serve.stop()
 
 
-def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[Lapse]:
+def lapses(home: Path, questions: Sequence[Question]) -> list[Lapse]:
     """A split of half of the traffic, and what ends it, one after the other."""
     found = []
     with stage(home, CONFIGURATION) as (serve, triton, engine):
         serve.start()
+        urls = [f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"]
         drop(home, engine, 1)
         serve.rest(1)
 
@@ -105,12 +106,12 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
             ),
         )
         for number, (fault, promised, act, mend) in enumerate(few(ends, ends[:2]), 2):
-            traffic = Traffic([f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"], questions, rate=20.0)
+            traffic = Traffic(rerankers(urls, questions, CLIENTS), rate=20.0)
             traffic.start()
             try:
                 drop(home, engine, number)
                 serve.until(lambda service: service["weight"] == 50, "half of the traffic")
-                until(lambda: _answers(traffic, number) >= 20, "answers of the candidate")  # noqa: B023
+                until(lambda: traffic.versions[number] >= 20, "answers of the candidate")  # noqa: B023
                 at = time.time()
                 act()
                 until(lambda: time.time() - at > promised + 3, "the lease to end")  # noqa: B023 - used at once
@@ -124,12 +125,8 @@ def lapses(home: Path, questions: Sequence[tuple[Any, Sequence[Any]]]) -> list[L
                 serve.rest()
             finally:
                 traffic.stop()
-            found.append(Lapse(fault, promised, max(last, 0.0), len(traffic.errors), then))
+            found.append(Lapse(fault, promised, max(last, 0.0), len(traffic.failures), then))
     return found
-
-
-def _answers(traffic: Traffic, version: int) -> int:
-    return sum(a.version == version for a in list(traffic.answers))
 
 
 def drop(home: Path, engine: Path, version: int) -> None:

@@ -1,37 +1,21 @@
-"""The load: inference requests in Triton's own JSON over HTTP, on a fixed schedule, every answer written down.
+"""What every way is asked: inference requests in Triton's own JSON over HTTP.
 
-The same bytes go to every way, so none has a better client. Open loop, as in ``demo.traffic``: a request is due at its
-time whether or not the one before was answered.
+The same bytes go to every way, so none has a better client.
 """
 
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import select
-import threading
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.compare.measure import Answer
+from harness.traffic import Ask, Client, Reply
 
 REQUEST_TIMEOUT_S = 10.0
-
-
-def questions(golden: Path, count: int) -> list[bytes]:
-    """The first ``count`` text questions of the golden set, as :func:`body` makes them."""
-    return [body(query, documents) for query, documents in texts(golden, count)]
-
-
-def texts(golden: Path, count: int) -> list[tuple[Any, list[Any]]]:
-    """Query and documents of the first ``count`` text questions of the golden set."""
-    cases = [json.loads(line) for line in golden.read_text().splitlines()]
-    plain = [case for case in cases if case["kind"] == "text" and "instruction" not in case][:count]
-    return [(case["query"], case["documents"]) for case in plain]
 
 
 def body(query: Any, documents: Sequence[Any]) -> bytes:
@@ -78,55 +62,12 @@ class Connection:
         self._kept.close()
 
 
-class Load:
-    """``clients`` threads that together ask ``rate`` times a second, from :meth:`start` until :meth:`stop`."""
+def asking(url: str, asked: Sequence[bytes]) -> Client:
+    """A client that keeps one connection to ``url``, and asks all the questions in turn."""
 
-    def __init__(self, url: str, asked: Sequence[bytes], *, rate: float, clients: int = 8) -> None:
-        self._url, self._asked, self._rate, self._clients = url, asked, rate, clients
-        self._answers: list[Answer] = []
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._end = float("inf")
-        self._begin = 0.0
-        self._threads: list[threading.Thread] = []
+    @contextmanager
+    def connected() -> Iterator[Ask]:
+        with closing(Connection(url)) as connection:
+            yield lambda number: Reply(connection.ask(asked[number % len(asked)]))
 
-    def start(self) -> None:
-        self._begin = time.monotonic() + 0.1
-        self._threads = [
-            threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(self._clients)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> list[Answer]:
-        """Nothing is due any more; what was due is still asked and waited for. Every answer, by when it was due."""
-        self._end = time.monotonic()
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-        return sorted(self._answers, key=lambda answer: answer.due)
-
-    def answered(self, version: int) -> bool:
-        """Whether a version has answered yet."""
-        with self._lock:
-            return any(answer.version == version for answer in self._answers)
-
-    def _client(self, number: int) -> None:
-        connection = Connection(self._url)
-        for turn in itertools.count(number, self._clients):
-            due = self._begin + turn / self._rate
-            self._stopping.wait(max(0.0, due - time.monotonic()))
-            if due >= self._end:
-                break
-            answer = self._ask(connection, due, self._asked[turn % len(self._asked)])
-            with self._lock:
-                self._answers.append(answer)
-        connection.close()
-
-    @staticmethod
-    def _ask(connection: Connection, due: float, question: bytes) -> Answer:
-        try:
-            version = connection.ask(question)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            return Answer(due, time.monotonic(), None, f"{type(error).__name__}: {error}")
-        return Answer(due, time.monotonic(), version)
+    return Client(url, connected)

@@ -13,22 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from harness.traffic import Request
 
 WINDOW_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one request. ``version`` is the one that answered, None when the request failed."""
-
-    due: float
-    came: float
-    version: int | None
-    error: str = ""
-
-    @property
-    def latency_s(self) -> float:
-        return self.came - self.due
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +81,7 @@ class Measured:
     memory_peak: int
 
 
-def windows(answers: Sequence[Answer], start: float, end: float) -> list[Window]:
+def windows(answers: Sequence[Request], start: float, end: float) -> list[Window]:
     """The whole seconds from ``start`` until ``end``, each with what was due and what came in it."""
     count = max(0, math.floor((end - start) / WINDOW_S + 1e-9))
     due = [0] * count
@@ -133,7 +120,7 @@ def swing(seconds: Sequence[Window]) -> Swing:
 
 
 def moments(
-    answers: Sequence[Answer], *, start: float, command: float, returned: float, end: float, old: int, new: int
+    answers: Sequence[Request], *, start: float, command: float, returned: float, end: float, old: int, new: int
 ) -> Moments:
     """The marks of a run with those that the answers tell.
 
@@ -145,7 +132,7 @@ def moments(
     return Moments(start, command, returned, end, first, max(last, command))
 
 
-def measured(answers: Sequence[Answer], at: Moments, *, new: int, memory_before: int, memory_peak: int) -> Measured:
+def measured(answers: Sequence[Request], at: Moments, *, new: int, memory_before: int, memory_peak: int) -> Measured:
     """All figures of one run in which ``new`` answered. Windows begin at the command, backwards and forwards."""
     lead = math.floor((at.command - at.start) / WINDOW_S + 1e-9) * WINDOW_S
     inside = [a for a in answers if at.start <= a.due < at.end]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench.compare.measure import Answer, Measured, Moments, Swing
+from bench.compare.measure import Measured, Moments, Swing
 from bench.compare.paths import Cost
 from bench.compare.way import NEW, OLD
 from harness.places import STATE
+from harness.traffic import Request
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -91,7 +92,7 @@ def cost_table(found: Sequence[Cost], title: str) -> Table:
     return shown
 
 
-def figure(runs: Mapping[str, tuple[Sequence[Answer], Moments]], target: Path) -> None:
+def figure(runs: Mapping[str, tuple[Sequence[Request], Moments]], target: Path) -> None:
     """An SVG with one panel a way: each request's latency over the seconds since the command.
 
     A dot is an answer, its colour the version; a cross is a failed request, at the time at which it was due. The line

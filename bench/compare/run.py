@@ -12,8 +12,8 @@ from pathlib import Path
 from bench.compare import report
 from bench.compare.death import dark, death_table, deaths
 from bench.compare.lapse import lapse_table, lapses, late
-from bench.compare.load import Load, questions, texts
-from bench.compare.measure import Answer, Measured, Moments, measured, moments
+from bench.compare.load import asking, body
+from bench.compare.measure import Measured, Moments, measured, moments
 from bench.compare.paths import Cost, costs
 from bench.compare.rollout import baton
 from bench.compare.servers import NGINX_MISSING, behind_nginx, find_nginx, in_process
@@ -22,13 +22,14 @@ from bench.compare.triton import poll, stop_start
 from bench.compare.way import NEW, OLD, STEP_S, STEPS, Way
 from harness.command import SHORT, few, no_options
 from harness.memory import Peak, memory
-from harness.places import GOLDEN, STATE
+from harness.places import STATE
+from harness.traffic import Request, Traffic, questions
 from harness.waiting import Failed, until
 from rich.console import Console
 
 from baton.errors import BatonError
 
-RATE, QUESTIONS = 10.0, 8
+RATE, CLIENTS, QUESTIONS = 10.0, 8, 8
 WARM_S, WINDOW_S = few((2.0, 15.0), (1.0, 2.0))
 """Seconds of load before anything counts; seconds that count before the command and after the update."""
 FIGURE = STATE / "bench" / "updates.svg"
@@ -62,9 +63,10 @@ def compare(console: Console) -> bool:
         f"The same update in {len(WAYS)} ways, one after the other: {RATE:.0f} requests a second, {WINDOW_S:.0f} s "
         "before and after it."
     )
-    asked = questions(GOLDEN, QUESTIONS)
+    texts = questions(text=QUESTIONS)
+    asked = [body(query, documents) for query, documents in texts]
     found: dict[str, Measured] = {}
-    drawn: dict[str, tuple[list[Answer], Moments]] = {}
+    drawn: dict[str, tuple[list[Request], Moments]] = {}
     paths: list[Cost] = []
     for way in WAYS:
         if way.run is behind_nginx and find_nginx() is None:
@@ -88,10 +90,10 @@ def compare(console: Console) -> bool:
         split = split_costs(Path(directory), asked)
     console.print(report.cost_table(split, "While traffic is split or mirrored: against the public name without"))
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
-        lost = lapses(Path(directory), texts(GOLDEN, QUESTIONS))
+        lost = lapses(Path(directory), texts)
     console.print(lapse_table(lost))
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
-        died = deaths(Path(directory), texts(GOLDEN, QUESTIONS))
+        died = deaths(Path(directory), texts)
     console.print(death_table(died))
     report.figure(drawn, FIGURE)
     console.print(f"Every request: {os.path.relpath(FIGURE)}")
@@ -101,11 +103,11 @@ def compare(console: Console) -> bool:
     return not broken
 
 
-def one(way: Way, home: Path, asked: list[bytes]) -> tuple[list[Answer], Moments, Measured, list[Cost]]:
+def one(way: Way, home: Path, asked: list[bytes]) -> tuple[list[Request], Moments, Measured, list[Cost]]:
     """One way from its start to its end."""
     with way.run(home) as running:
         cost = costs(running.paths, asked)
-        load = Load(running.url, asked, rate=RATE)
+        load = Traffic([asking(running.url, asked)] * CLIENTS, rate=RATE, clock=time.monotonic)
         load.start()
         try:
             time.sleep(WARM_S)
@@ -116,11 +118,12 @@ def one(way: Way, home: Path, asked: list[bytes]) -> tuple[list[Answer], Moments
                 command = time.monotonic()
                 running.update()
                 returned = time.monotonic()
-                until(lambda: load.answered(NEW), "an answer of the new version")
+                until(lambda: load.versions[NEW], "an answer of the new version")
                 time.sleep(WINDOW_S)
         finally:
             end = time.monotonic()
-            answers = load.stop()
+            load.stop()
+            answers = sorted(load.requests, key=lambda request: request.due)
         at = moments(answers, start=start, command=command, returned=returned, end=end, old=OLD, new=NEW)
         figures = measured(answers, at, new=NEW, memory_before=before, memory_peak=max(before, peak.largest))
         return answers, at, figures, cost

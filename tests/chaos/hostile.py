@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from demo.traffic import Answer, Traffic, questions
 from harness.command import few
 from harness.places import CHECKPOINTS, ROOT, STATE
 from harness.rig import Rig
+from harness.traffic import Question, Request, Traffic, questions, rerankers
 from harness.waiting import Failed, until
 from rich.console import Console
 from rich.table import Table
@@ -56,6 +56,7 @@ HELD_S = few(420.0, 100.0)
 """How long a rollout is waited for that a client holds."""
 GONE_S = 0.03
 HEAVY_DOCUMENTS = 40
+ASKED = questions(text=4, image=4)
 console = Console(highlight=False)
 
 
@@ -63,8 +64,8 @@ console = Console(highlight=False)
 class Seen:
     """What the steady clients saw while a hostile one was there."""
 
-    answers: list[Answer]
-    errors: list[tuple[float, str]]
+    answers: list[Request]
+    errors: list[str]
     same: bool
     """Whether the process that serves is the same as before."""
     outcome: str = ""
@@ -153,9 +154,9 @@ def asks(url: str, timeout_s: float, *content: Any, media: list[bytes] | None = 
     return send
 
 
-def longest() -> tuple[Any, list[Any]]:
+def longest() -> Question:
     """The question with the most documents."""
-    return max(questions(), key=lambda one: len(one[1]))
+    return max(ASKED, key=lambda one: len(one[1]))
 
 
 def videos(places: dict[str, str]) -> tuple[Callable[[], str], int]:
@@ -223,7 +224,7 @@ KINDS = {"videos": videos, "given up": given_up, "flood": flood, "slow ids": slo
 def steady(rig: Rig, seconds: float, kind: str = "") -> Seen:
     """The steady clients' answers, alone or beside a hostile one; for ``seconds``, or to the end of a rollout."""
     before = rig.stubs(1)
-    traffic = Traffic(rig.urls, questions(), rate=RATE, clients=CLIENTS)
+    traffic = Traffic(rerankers(rig.urls, ASKED, CLIENTS), rate=RATE)
     outcome = ""
     with Hostile(kind, rig.places) if kind else nullcontext() as hostile:
         traffic.start()
@@ -314,7 +315,7 @@ def _row(table: Table, name: str, seen: Seen, alone: Seen) -> None:
 def _broken(name: str, seen: Seen) -> list[str]:
     broken = []
     # Where more is asked than fits, the engine says so to whoever comes: it does not tell clients apart.
-    failed = [text for _, text in seen.errors if BUSY not in text]
+    failed = [text for text in seen.errors if BUSY not in text]
     if failed:
         broken.append(f"{name}: {len(failed)} requests of the steady clients failed, the last: {failed[-1]}")
     if not seen.same:

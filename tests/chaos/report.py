@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from bench.compare.death import Death
+from harness.traffic import Request
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from tests.chaos.clients import Request
 from tests.chaos.fault import PHASES, Fault
 
 
@@ -56,15 +56,15 @@ def settle_failures(strikes: Sequence[Strike], requests: Iterable[Request]) -> l
     Returns those that failed outside of all.
     """
     outside = []
-    ended = sorted(requests, key=lambda r: r.ended)
+    ended = sorted(requests, key=lambda r: r.came)
     for one in (r for r in ended if r.error):
         for strike in strikes:
-            if one.began <= strike.rest and one.ended >= strike.at:
+            if one.due <= strike.rest and one.came >= strike.at:
                 strike.failed.append(one)
                 break
         else:
             outside.append(one)
-    answered = [r.ended for r in ended if not r.error]
+    answered = [r.came for r in ended if not r.error]
     for strike in strikes:
         end = max(strike.over, strike.rest)
         moments = [strike.at, *(a for a in answered if strike.at < a < end), end]

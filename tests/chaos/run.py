@@ -19,17 +19,15 @@ from itertools import islice
 from pathlib import Path
 
 from bench.compare.death import Death, dark, deaths
-from bench.compare.load import texts
-from harness.places import GOLDEN
+from harness.traffic import Request, Traffic, attempt, questions
 from harness.waiting import Failed, until
 from rich.console import Console
-from tests.chaos.clients import Clients, Request
+from tests.chaos.clients import THINK_S, clients, failing
 from tests.chaos.fault import NO_COPY, PHASES, Blow, Fault, Missed
 from tests.chaos.faults import FAULTS
 from tests.chaos.report import Strike, broken, last_copy, markdown, settle_failures, shown, tables
-from tests.chaos.stage import ENGINE, Stage, stage
+from tests.chaos.stage import ALIAS, ENGINE, Stage, stage
 
-from baton.client import Reranker
 from baton.errors import BatonError
 
 CONVERGED_WITHIN_S = 90.0
@@ -86,11 +84,11 @@ class Run:
             with tempfile.TemporaryDirectory(prefix="baton-chaos-") as home, stage(Path(home)) as made:
                 self._version = 1
                 urls = [f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"] * 2
-                clients = Clients(urls, made.marks, "reranker")
-                clients.start()
-                self._on(made, clients)
+                traffic = Traffic(clients(urls, made.marks, ALIAS), pause_s=THINK_S)
+                traffic.start()
+                self._on(made, traffic)
 
-    def _on(self, made: Stage, clients: Clients) -> None:
+    def _on(self, made: Stage, traffic: Traffic) -> None:
         """Strike after strike, until the time is over or one leaves disorder."""
         first = len(self.strikes)
         orderly = True
@@ -101,12 +99,12 @@ class Run:
                 if fault.disks and made.disk.why_not:
                     self.skipped[fault.name] = made.disk.why_not
                     continue
-                orderly = self._once(made, clients, fault, phase)
+                orderly = self._once(made, traffic, fault, phase)
         finally:
-            clients.stop()
-            self.outside += settle_failures(self.strikes[first:], clients.requests)
+            traffic.stop()
+            self.outside += settle_failures(self.strikes[first:], traffic.requests)
 
-    def _once(self, made: Stage, clients: Clients, fault: Fault, phase: str) -> bool:
+    def _once(self, made: Stage, traffic: Traffic, fault: Fault, phase: str) -> bool:
         old = made.service()["stable"]
         if old is None:
             raise Failed("nothing serves")
@@ -125,17 +123,17 @@ class Run:
             fault.strike(blow)
         except Missed as error:
             made.note(f"missed: {error}")
-            self._converge(made, clients, old, new)
+            self._converge(made, traffic, old, new)
             return True
         over = time.time()
-        end, rest, why = self._converge(made, clients, old, new)
+        end, rest, why = self._converge(made, traffic, old, new)
         aborted = made.triton.pid != server and fault.fails != NO_COPY
         if aborted:
             # Now and then Triton 24.10 goes with a process that is killed; it says lock_exception then.
             fault = replace(fault, name=f"{fault.name}, and Triton aborts", fails=NO_COPY)
         strike = Strike(fault, met, blow.at, over, rest, old, new, end, why, 0 if why else made.leaks(), aborted)
         self.strikes.append(strike)
-        held = self._tell(made, strike, clients)
+        held = self._tell(made, strike, traffic)
         if not held:
             self._keep(made, strike)
         if why:
@@ -167,7 +165,7 @@ class Run:
 
         return str(until(there, f"phase {phase} of version {new}", PHASE_WITHIN_S))
 
-    def _converge(self, made: Stage, clients: Clients, old: int, new: int | None) -> tuple[int | None, float, str]:
+    def _converge(self, made: Stage, traffic: Traffic, old: int, new: int | None) -> tuple[int | None, float, str]:
         """Wait for rest. The version that is left, since when, and what is still wrong when the time is over."""
         allowed = {old} if new is None else {old, new}
         began = time.time()
@@ -175,7 +173,7 @@ class Run:
         while time.time() - began < CONVERGED_WITHIN_S:
             made.supervise()
             looked = time.time()
-            version, unrest = self._resting(made, clients, allowed)
+            version, unrest = self._resting(made, traffic, allowed)
             rest = None if unrest else (rest or looked)
             # What was done to a file is not known at once: rest before anybody looked is none.
             if rest is not None and looked - began >= NOTICED_WITHIN_S:
@@ -186,33 +184,34 @@ class Run:
         made.note(f"no rest within {CONVERGED_WITHIN_S:.0f} s: {unrest}")
         return None, time.time(), unrest
 
-    def _resting(self, made: Stage, clients: Clients, allowed: set[int]) -> tuple[int | None, str]:
+    def _resting(self, made: Stage, traffic: Traffic, allowed: set[int]) -> tuple[int | None, str]:
         """The version that serves alone, or what is not at rest."""
         looked = time.time()
         if unrest := made.unrest(allowed):
             return None, unrest
         version = int(made.service()["stable"] or 0)
-        if unrest := self._answers(made, clients, version) or made.unrest({version}):
+        if unrest := self._answers(made, version) or made.unrest({version}):
             return None, unrest
-        failing = clients.failing(looked)
-        return version, f"clients' requests still fail: {failing}" if failing else ""
+        error = failing(traffic, looked)
+        return version, f"clients' requests still fail: {error}" if error else ""
 
-    def _answers(self, made: Stage, clients: Clients, version: int) -> str:
-        for url in (f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}"):
-            with Reranker(url, model=clients.model, timeout_s=2.0) as client:
+    def _answers(self, made: Stage, version: int) -> str:
+        urls = (f"grpc://{made.triton.grpc_url}", f"http://{made.triton.http_url}")
+        for client in clients(urls, made.marks, ALIAS, timeout_s=2.0):
+            with client.open() as ask:
                 for number in range(PROBES):
-                    got = clients.ask(client, number)
+                    got = attempt(ask, number)
                     if got.error or got.version != version:
-                        return f"version {version} is stable; {url} answers {got.error or got.version}"
+                        return f"version {version} is stable; {client.name} answers {got.error or got.version}"
         return ""
 
-    def _tell(self, made: Stage, strike: Strike, clients: Clients) -> bool:
+    def _tell(self, made: Stage, strike: Strike, traffic: Traffic) -> bool:
         """Whether all that was promised held, as far as is known already."""
         before = self.strikes[-2].rest if len(self.strikes) > 1 else 0.0
-        errors = [r for r in clients.since(strike.at) if r.error and r.began > before]
+        errors = [r for r in traffic.since(strike.at) if r.error and r.due > before]
         failed = len(errors)
         for one in errors:
-            made.note(f"failed, {one.began - strike.at:.2f} to {one.ended - strike.at:.2f} s after: {one.error}")
+            made.note(f"failed, {one.due - strike.at:.2f} to {one.came - strike.at:.2f} s after: {one.error}")
         held = not broken([replace(strike, failed=errors)], [])
         sign = "✔" if held else "[red]✖[/red]"
         self._console.print(
@@ -287,7 +286,7 @@ def main(words: Sequence[str] | None = None) -> int:
         _together(runs)
         if not given.only:
             with tempfile.TemporaryDirectory(prefix="baton-chaos-") as home:
-                found = deaths(Path(home), texts(GOLDEN, 8))
+                found = deaths(Path(home), questions(text=8))
     except (Failed, BatonError) as error:
         console.print(f"[red]✖ {error}[/red]", soft_wrap=True)
     strikes = [strike for run in runs for strike in run.strikes]

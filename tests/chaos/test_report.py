@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from bench.compare.death import Death
-from tests.chaos.clients import Request
+from harness.traffic import Request
 from tests.chaos.fault import PHASES
 from tests.chaos.faults import FAULTS
 from tests.chaos.report import Strike, broken, last_copy, markdown, settle_failures, tables

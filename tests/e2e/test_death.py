@@ -36,7 +36,7 @@ def stub_of(st: Stage, version: int, server: int = 0) -> Stub:
 
 
 def answers_again(traffic: Traffic, since: float) -> None:
-    until(lambda: any(a.at - a.took > since for a in traffic.answers[-50:]), "answers to new requests")
+    until(lambda: any(a.due > since for a in traffic.answers[-50:]), "answers to new requests")
 
 
 def events(st: Stage, kind: str) -> list[str]:

@@ -93,7 +93,7 @@ def test_the_control_plane_is_gone_in_mid_split(st: Stage, how: int, on_lapse: s
         else:
             serve.send(how)
         until(lambda: alone(traffic, stable), "the stable version alone")
-        last = max(a.at - a.took for a in traffic.answers if a.version == number) - gone
+        last = max(a.due for a in traffic.answers if a.version == number) - gone
         assert last < LEASE_S + PATIENT_S
         assert last > 0
         if how == signal.SIGKILL:
@@ -149,8 +149,8 @@ def test_the_splitter_is_killed(st: Stage) -> None:
         row = row_of(serve, number)
     assert row["outcome"] == "rolled_back"
     assert "splitter" in row["message"]
-    back = min(a.at for a in traffic.answers if a.at > killed and a.version == stable) - killed
+    back = min(a.came for a in traffic.answers if a.came > killed and a.version == stable) - killed
     assert back < PATIENT_S
-    its_own = ("splitter", "stub", "Stub", "timed out", "were not answered")
+    its_own = ("splitter", "stub", "Stub", "timed out", "was not answered")
     others = [error for error in traffic.errors if not any(words in error for words in its_own)]
     assert others == []

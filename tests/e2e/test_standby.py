@@ -177,7 +177,7 @@ def test_an_old_backup_beside_what_went_on(st: Stage) -> None:
             assert place.row(number)["outcome"] == "live"
             traffic.wait_answers(number)
     assert traffic.errors == []
-    moved = max(a.at for a in traffic.answers if a.version == stable)
-    assert all(a.version == number for a in traffic.answers if a.at > moved + 1.0)
+    moved = max(a.came for a in traffic.answers if a.version == stable)
+    assert all(a.version == number for a in traffic.answers if a.came > moved + 1.0)
     assert set(st.loads() - loads) <= {stable}, "at most for an instant way back, and no client sees it"
     assert st.policy() == {number}

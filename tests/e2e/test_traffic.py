@@ -102,10 +102,10 @@ def test_a_good_version_goes_all_the_way(st: Stage, number: int) -> None:
     assert weights == sorted(weights)
     assert 20 in weights
     assert [g["verdict"] for g in row["gates"] if g["name"] == "live"] == ["pass"]
-    first = next(a.at for a in traffic.answers if a.version == number)
+    first = next(a.came for a in traffic.answers if a.version == number)
     began = next(i for i, s in enumerate(seen) if s["weight"])
     assert seen[began]["steps"][0].startswith("shadow 50 %")
-    assert not [a for a in traffic.answers if a.version == number and a.at < first]
+    assert not [a for a in traffic.answers if a.version == number and a.came < first]
     no_splitter(st)
 
 
@@ -165,7 +165,7 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
         assert gate["name"] == "live"
         assert words in gate["message"].lower()
         assert row["message"] == gate["message"]
-    slowest = statistics.quantiles([a.took for a in traffic.answers], n=100)[-1]
+    slowest = statistics.quantiles([a.latency_s for a in traffic.answers], n=100)[-1]
     assert slowest < 10, "the deadline of 1 s bounds what clients wait, on however busy a machine"
     no_splitter(st)
 
@@ -221,11 +221,11 @@ def test_an_abort_takes_the_share_away_at_once(st: Stage, number: int) -> None:
         st.wait_phase("shifting")
         traffic.wait_answers(number, 50)
         app.abort(None, who=ME)
-        aborted = next(a.at for a in reversed(traffic.answers))
+        aborted = next(a.came for a in reversed(traffic.answers))
         st.wait_end(number)
         traffic.wait_answers(stable, 50)
     assert traffic.errors == []
-    late = [a.at - aborted for a in traffic.answers if a.version == number and a.at - a.took > aborted]
+    late = [a.came - aborted for a in traffic.answers if a.version == number and a.due > aborted]
     assert not late or max(late) < 10, "generous: what is promised is one second"
     no_splitter(st)
 

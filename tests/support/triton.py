@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import harness.triton
 import numpy as np
@@ -42,6 +42,18 @@ def prepare(tmp: Path) -> LocalTriton:
     return LocalTriton.prepare(tmp / "state", [TOY_BACKENDS])
 
 
+def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: bytes) -> list[Any]:
+    """Inputs of one reranker request, for ``tritonclient.grpc`` or ``.http``; ``bytes`` documents go as they are."""
+    inputs = []
+    raw = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in documents]
+    named = {"query": [json.dumps(query).encode()], "documents": raw}
+    for name, items in (named | {name: [value] for name, value in optional.items()}).items():
+        tensor = protocol.InferInput(name, [1, len(items)], "BYTES")
+        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
+        inputs.append(tensor)
+    return inputs
+
+
 def ask(
     server: LocalTriton,
     model: str,
@@ -52,12 +64,7 @@ def ask(
     timeout: float = 60.0,
 ) -> Answer:
     """One request over gRPC; ``bytes`` documents go as they are. Raises ``InferenceServerException``."""
-    raw = [item if isinstance(item, bytes) else json.dumps({"text": item}).encode() for item in documents]
-    inputs = []
-    for name, items in (("query", [json.dumps({"text": query}).encode()]), ("documents", raw)):
-        tensor = triton.InferInput(name, [1, len(items)], "BYTES")
-        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
-        inputs.append(tensor)
+    inputs = tensors(triton, {"text": query}, [d if isinstance(d, bytes) else {"text": d} for d in documents])
     with triton.InferenceServerClient(server.grpc_url) as client:
         result = client.infer(model, inputs, model_version=str(version or ""), client_timeout=timeout)
     return Answer(

@@ -99,7 +99,7 @@ def place(rig: Rig, made: Path, number: int) -> float:
 
 def split(rig: Rig, number: int, dropped: float) -> dict[str, float]:
     """Seconds between the marks that the journal has of a rollout."""
-    row = next(r for r in rig.history() if r["candidate"] == number)
+    row = next(r for r in rig.api.history() if r["candidate"] == number)
     marks: dict[Any, float] = {None: dropped}
     for event in rig.events(row["id"]):
         if event["kind"] == "phase":

@@ -86,7 +86,7 @@ class Story:
                 code, _ = self.rig.ctl(*push, check=False)
                 while self.lacks_evidence():
                     code, _ = self.rig.ctl("retry", str(number), check=False)
-        row = next(r for r in self.rig.history() if r["candidate"] == number)
+        row = next(r for r in self.rig.api.history() if r["candidate"] == number)
         self.expect(
             code == 0 and self.rig.service()["stable"] in (number, row["previous"]), f"version {number} goes live"
         )

@@ -122,35 +122,25 @@ class ControlPlane:
     def service(self) -> Data:
         """The first service's part of ``ctl status``; an empty phase when nobody answers."""
         try:
-            return self._service()
+            service: Data = self.api.status()["services"][0]
         except BatonError as error:
             return NOBODY | {"message": str(error)}
-
-    def _service(self) -> Data:
-        service: Data = self.api.status()["services"][0]
         return service
-
-    def history(self) -> list[Data]:
-        rows: list[Data] = self.api.history()
-        return rows
 
     def row(self, version: int) -> Data | None:
         """The version's newest line of the history; None when it has none."""
-        return next((row for row in self.history() if row["candidate"] == version), None)
+        return next((row for row in self.api.history() if row["candidate"] == version), None)
 
-    def until(self, condition: Callable[[Data], Any], what: str, timeout_s: float | None = None) -> Any:
-        """Wait until the condition holds of the service, and return what it gave. Fails at once when the process ends.
-
-        ``timeout_s``: None for the patience of everything.
-        """
+    def until(self, condition: Callable[[Data], Any], what: str) -> Any:
+        """Wait until the condition holds of the service; what it gave. Fails at once when the process ends."""
 
         def holds() -> Any:
             if not self.runs:
-                raise Failed(f"The control plane ended by itself while it was waited for {what}:\n{self._end_of_log()}")
+                end = "\n".join(self.log.read_text().splitlines()[-20:])
+                raise Failed(f"The control plane ended by itself while it was waited for {what}:\n{end}")
             return condition(self.service())
 
-        limit = {} if timeout_s is None else {"timeout_s": timeout_s}
-        return until(holds, what, **limit, instead=lambda: self.service()["message"], every_s=self.look_s)
+        return until(holds, what, instead=lambda: self.service()["message"], every_s=self.look_s)
 
     def rest(self, version: int | None = None) -> None:
         """Wait until nothing goes on; with a version, until that one serves."""
@@ -170,6 +160,3 @@ class ControlPlane:
 
         row: Data = self.until(newest, f"the end of version {version}'s rollout")
         return row
-
-    def _end_of_log(self) -> str:
-        return "\n".join(self.log.read_text().splitlines()[-20:])

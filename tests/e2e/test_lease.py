@@ -15,9 +15,6 @@ from harness.waiting import until
 from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
-from baton.local import procfs
-from baton.triton.repository import ServiceFiles
-
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 LEASE_S = 4.0
 PATIENT_S = 60.0
@@ -61,25 +58,14 @@ def row_of(serve: ControlPlane, version: int) -> dict[str, Any]:
     return row
 
 
-def versions(st: Stage) -> tuple[int, int]:
-    """What serves, and a number that was never used."""
-    stable = ServiceFiles(st.repository, "ranker", "ranker_engine").alias()
-    assert stable is not None
-    return stable, max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
-
-
 def split(st: Stage, serve: ControlPlane, traffic: Traffic) -> tuple[int, int]:
     """Bring a new version to half of the traffic."""
-    stable, number = versions(st)
+    stable, number = st.serving(), st.unused()
     traffic.wait_answers(stable)
     st.drop_copy(stable, number)
     serve.until(lambda service: service["weight"] == 50, "a split")
     traffic.wait_answers(number, 30)
     return stable, number
-
-
-def alone(traffic: Traffic, version: int) -> bool:
-    return {a.version for a in traffic.answers[-100:]} == {version}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -92,7 +78,7 @@ def test_the_control_plane_is_gone_in_mid_split(st: Stage, how: int, on_lapse: s
             serve.kill()
         else:
             serve.send(how)
-        until(lambda: alone(traffic, stable), "the stable version alone")
+        until(lambda: traffic.alone(stable), "the stable version alone")
         last = max(a.due for a in traffic.answers if a.version == number) - gone
         assert last < LEASE_S + PATIENT_S
         assert last > 0
@@ -133,7 +119,7 @@ def test_the_splitter_is_killed(st: Stage) -> None:
     # What the splitter's process has in hand when it dies gets no answer at all, ever (24.10): nobody waits for that.
     with serving(st) as serve, Traffic(st, clients=4, patience_s=1.0) as traffic:
         stable, number = split(st, serve, traffic)
-        stub = next(s for s in procfs.stubs("") if s.model == "ranker_splitter" and st.root in s.repository.parents)
+        stub = st.stub("ranker_splitter", 1)
         killed = time.time()
         os.kill(stub.pid, signal.SIGKILL)
         triton = st.servers[0]

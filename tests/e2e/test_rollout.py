@@ -30,7 +30,7 @@ def next_version(st: Stage) -> int:
         with st.control():
             st.drop(1)
             st.wait_live(1)
-    return max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
+    return st.unused()
 
 
 def declare(folder: Path, release: str) -> Path:

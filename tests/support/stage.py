@@ -28,7 +28,7 @@ from tests.support.triton import running_triton, tensors
 
 from baton.app import App, open_app
 from baton.config import Config, parse
-from baton.local import LocalTriton
+from baton.local import LocalTriton, procfs
 from baton.triton.repository import ServiceFiles
 
 ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
@@ -190,6 +190,20 @@ class Stage:
         """The version's line of ``ctl versions``."""
         return next(v for v in self.app.versions(service) if v["version"] == version)
 
+    def serving(self) -> int:
+        """The version that the alias leads to."""
+        version = ServiceFiles(self.repository, "ranker", self.engines["ranker"]).alias()
+        assert version is not None
+        return version
+
+    def unused(self) -> int:
+        """A number that no version on disk has, higher than all."""
+        return max(int(entry.name) for entry in self.engine_dir().iterdir() if entry.name.isdigit()) + 1
+
+    def stub(self, model: str, version: int, server: int = 0) -> procfs.Stub:
+        """The process that runs a version on a server."""
+        return next(s for s in self.servers[server].stubs() if (s.model, s.version) == (model, version))
+
     def policy(self, service: str = "ranker") -> set[int]:
         """The versions that the engine's policy on disk names: what a restarted Triton loads."""
         return set(ServiceFiles(self.repository, service, self.engines[service]).policy())
@@ -328,6 +342,10 @@ class Traffic(harness.traffic.Traffic):
             place = (tritonclient.grpc, server.grpc_url) if grpc else (tritonclient.http, server.http_url)
             asks.append(asking(*place, service, pictures=pictures))
         super().__init__(asks, pause_s=pause_s, patience_s=patience_s)
+
+    def alone(self, version: int) -> bool:
+        """Whether the last hundred answers are all of one version."""
+        return {a.version for a in self.answers[-100:]} == {version}
 
     def wait_answers(self, version: int, more: int = 20) -> None:
         """Until the version has given so many more answers."""

@@ -8,7 +8,7 @@ import urllib.request
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def fetch(url: str, body: bytes | None = None, *, timeout_s: float = 60.0) -> str:
+def fetch(url: str | urllib.request.Request, body: bytes | None = None, *, timeout_s: float = 60.0) -> str:
     """What is answered, asked without a proxy. Raises ``OSError``; for an error's status, that is an ``HTTPError``."""
     with _OPENER.open(url, body, timeout=timeout_s) as answer:
         text: str = answer.read().decode()

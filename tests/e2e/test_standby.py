@@ -48,7 +48,8 @@ class Place:
 
     @contextlib.contextmanager
     def serve(self, name: str) -> Iterator[ControlPlane]:
-        """A ``ctl serve``, whether it acts or stands by."""
+        """A ``ctl serve``, whether it acts or stands by; its log begins anew."""
+        self.log(name).unlink(missing_ok=True)
         one = ControlPlane("serve", options=("--config", str(self.file)), log=self.log(name))
         try:
             yield one.launch()

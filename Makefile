@@ -48,12 +48,12 @@ lock: setup ## what the images install, by version and hash, written anew; needs
 	@$(BIN)/python docker/lock.py
 
 bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
-	@$(BIN)/python -m demo.bench
+	@$(BIN)/python -m bench.rollouts
 
 bench-engine: setup ## the engine, measured: against one pair at a time, behind Triton, and on a GPU where there is one
-	@$(BIN)/python -m demo.bench_engine
+	@$(BIN)/python -m bench.engine
 
 chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, hostile clients, then simulation
-	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)
-	@$(BIN)/python -m demo.chaos.hostile
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES)
+	@$(BIN)/python -m tests.chaos.hostile
 	@$(BIN)/python -m tests.simulation --processes $$(nproc) --minutes $$(( ($(MINUTES) + 2) / 3 ))

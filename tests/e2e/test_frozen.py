@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from tests.support.stage import PATIENCE_S, Stage, Traffic, stage, until
+from harness.waiting import PATIENCE_S, until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.local import procfs
-from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 HARMFUL_S = 1.5
@@ -42,8 +42,7 @@ def st(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def freeze(st: Stage, model: str, version: int) -> int:
     """Stop the process for the harmful while, then let it go on, if it is still there."""
-    triton = st.servers[0].pid
-    (pid,) = (s.pid for s in procfs.stubs() if (s.server, s.model, s.version) == (triton, model, version))
+    pid = st.stub(model, version).pid
     os.kill(pid, signal.SIGSTOP)
     stopped_at = time.monotonic()
     try:
@@ -56,12 +55,6 @@ def freeze(st: Stage, model: str, version: int) -> int:
     return pid
 
 
-def serving(st: Stage) -> int:
-    version = ServiceFiles(st.repository, "ranker", "ranker_engine").alias()
-    assert version is not None
-    return version
-
-
 def events(st: Stage) -> list[str]:
     return [e["message"] for e in st.app._journal.events(service="ranker") if e["kind"] == "health"]
 
@@ -70,8 +63,8 @@ def events(st: Stage) -> list[str]:
 def test_in_a_split(st: Stage, which: str) -> None:
     triton = st.servers[0].pid
     with st.control(traffic=TRAFFIC, live=LIVE, drain_timeout="10s", keep_previous="0s") as app:
-        stable = serving(st)
-        candidate = max(int(e.name) for e in st.engine_dir().iterdir() if e.name.isdigit()) + 1
+        stable = st.serving()
+        candidate = st.unused()
         # A request in the hands of a splitter that is ended is never answered (24.10).
         patience = 1.0 if which == "splitter" else PATIENCE_S
         with Traffic(st, clients=8, pause_s=0.0, patience_s=patience) as traffic:
@@ -105,7 +98,7 @@ def test_in_a_split(st: Stage, which: str) -> None:
 def test_what_serves_alone_is_loaded_again(st: Stage) -> None:
     triton = st.servers[0].pid
     with st.control(health={"every": "10m"}) as _:
-        stable = serving(st)
+        stable = st.serving()
         with Traffic(st, pause_s=0.0) as traffic:
             traffic.wait_answers(stable)
             freeze(st, "ranker_engine", stable)

@@ -48,6 +48,7 @@ golden = "{golden}"
 FOUND_WITHIN_S = 30.0
 """What is granted beyond the load: the questions with the defaults, and a busy machine."""
 LOADS = few(3, 1)
+WAYS = (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def deaths(home: Path, asked: Sequence[Question]) -> list[Death]:
         load = _bare(triton)
         serve.start()
         serve.rest(1)
-        for how, number in (("kill -9", signal.SIGKILL), ("hangs (SIGSTOP)", signal.SIGSTOP)):
+        for how, number in few(WAYS, WAYS[:1]):
             urls = [f"grpc://{triton.grpc_url}", f"http://{triton.http_url}"]
             traffic = Traffic(rerankers(urls, asked, CLIENTS), rate=20.0)
             traffic.start()

@@ -30,12 +30,12 @@ def parse(text: str, path: Path) -> model_config_pb2.ModelConfig:
     config = model_config_pb2.ModelConfig()
     try:
         config.CopyFrom(_parsed(text))  # the caller's own, to change as it likes
-        return config
     except text_format.ParseError as error:
         mend = "Mend that line; what Triton has loaded serves on meanwhile."
         raise RepositoryError(f"{path} can't be parsed: {str(error).rstrip('.')}.", mend=mend) from None
     except RecursionError:
         raise RepositoryError(f"{path} can't be parsed: its blocks are nested too deeply.") from None
+    return config
 
 
 @functools.lru_cache(maxsize=16)

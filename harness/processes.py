@@ -37,7 +37,7 @@ class Child:
         ``tethered``: it also ends when this process is killed. That is not for one whose own children would stay.
         """
         words = [shutil.which(command[0]) or command[0], *command[1:]]
-        self._log = log
+        self._log, self._name = log, " ".join(map(str, command))
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 tie(words, parent=os.getpid()) if tethered else words,
@@ -65,7 +65,7 @@ class Child:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait(STOP_S)
-            raise Failed(f"{self.process.args!r} ended with {code} before it was ready:\n{self._log.read_text()}")
+            raise Failed(f"{self._name} ended with {code} before it was ready:\n{self._log.read_text()}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -84,7 +84,7 @@ class Child:
                 self.process.send_signal(signal.SIGCONT)
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{self.process.args!r} did not end within {timeout_s:g} s of SIGTERM.") from None
+            raise Failed(f"{self._name} did not end within {timeout_s:g} s of SIGTERM.") from None
         finally:
             procfs.kill_session(self.pid)
             self.process.wait()

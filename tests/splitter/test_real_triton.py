@@ -17,10 +17,11 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
 from google.protobuf import text_format
-from tests.splitter.rig import LONG_S, Rig, tensors, version_of
+from harness.waiting import until
+from tests.splitter.rig import LONG_S, Rig, version_of
 from tests.splitter.routes import route_of
-from tests.support.stage import Traffic, expected_score, until
-from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton
+from tests.support.stage import Traffic, expected_score
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 

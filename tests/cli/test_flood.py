@@ -17,6 +17,8 @@ from tests.support.triton import ROOT, eventually
 
 from baton.api import ApiClient
 
+pytestmark = pytest.mark.slow
+
 CONNECTIONS = 5_000
 DESCRIPTORS = 1024
 """Of the control plane: what systems give by default."""

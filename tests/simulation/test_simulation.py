@@ -22,6 +22,8 @@ from baton.plan import Decision, Policy, SetAlias, SetPolicy, View, plan
 from baton.triton.key import Caps
 from baton.triton.repository import ServiceFiles
 
+pytestmark = pytest.mark.slow
+
 STEPS = int(os.environ.get("BATON_STEPS", "30000"))
 FIND_WITHIN = 60_000
 """Steps within which each planted defect must be found, from the seed on that found it before."""

@@ -8,7 +8,7 @@ MINUTES ?= $(if $(SHORT),1,30)
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-full tools lint lock bench bench-engine chaos
+.PHONY: help setup demo up test test-full tools lint lock schema bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ lint: setup ## static checks
 
 lock: setup ## what the images install, by version and hash, written anew; needs uv
 	@$(BIN)/python docker/lock.py
+
+schema: setup ## docs/schema.json, written anew from the types
+	@$(BIN)/python docs/schema.py > docs/schema.json.new && mv docs/schema.json.new docs/schema.json
 
 bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
 	@$(BIN)/python -m demo.bench

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from baton.api import SOCKET, ApiClient
+from baton.codec import encode
 from baton.durable import make_private
 from baton.journal import JOURNAL, Journal
 from baton.local import procfs
@@ -116,7 +117,7 @@ class Rig:
     def service(self) -> dict[str, Any]:
         """The service's part of ``ctl status``."""
         # Asked in process: a `ctl` each half second would be a load of its own on a small machine.
-        status: dict[str, Any] = self.api.status()["services"][0]
+        status: dict[str, Any] = encode(self.api.status().services[0])
         return status
 
     def lacks_evidence(self) -> str:
@@ -144,7 +145,7 @@ class Rig:
         return False
 
     def history(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = self.api.history()
+        rows: list[dict[str, Any]] = encode(self.api.history())
         return rows
 
     def events(self, rollout: int | None = None) -> list[dict[str, Any]]:

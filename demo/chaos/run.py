@@ -29,6 +29,7 @@ from demo.rig import GOLDEN, Failed
 from rich.console import Console
 
 from baton.client import Reranker
+from baton.codec import encode
 from baton.errors import BatonError
 
 CONVERGED_WITHIN_S = 90.0
@@ -227,8 +228,8 @@ class Run:
         kept = Path(tempfile.mkdtemp(prefix=f"baton-chaos-{self.seed}-{len(self.strikes)}-"))
         (kept / "strike.txt").write_text(f"seed {self.seed}\n{strike}\n")
         with contextlib.suppress(BatonError):
-            (kept / "status.json").write_text(json.dumps(made.serve.api.status(), indent=1))
-            (kept / "history.json").write_text(json.dumps(made.serve.api.history(), indent=1))
+            (kept / "status.json").write_text(json.dumps(encode(made.serve.api.status()), indent=1))
+            (kept / "history.json").write_text(json.dumps(encode(made.serve.api.history()), indent=1))
         for place in (made.state, *made.home.glob("*.log"), *made.repository.glob("*/config.pbtxt")):
             if place.is_dir():
                 shutil.copytree(place, kept / place.name, ignore=shutil.ignore_patterns("*.sock", "ballast"))

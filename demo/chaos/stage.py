@@ -19,6 +19,7 @@ from demo.compare.way import CHECKPOINT
 from demo.rig import ROOT, Failed
 
 from baton.cli.local import own_backends
+from baton.codec import encode
 from baton.domain import ModelState
 from baton.errors import BatonError, RepositoryError
 from baton.local import LocalTriton
@@ -185,7 +186,7 @@ class Stage:
     def service(self) -> dict[str, Any]:
         """The service's part of ``ctl status``; an empty phase when nobody answers."""
         try:
-            status: dict[str, Any] = self.serve.api.status()
+            status: dict[str, Any] = encode(self.serve.api.status())
         except BatonError:
             return {"phase": "", "stable": None, "rollout": None, "message": "the control plane does not answer"}
         return status["services"][0] | {"in_sync": status["servers"][0]["in_sync"]}

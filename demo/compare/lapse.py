@@ -22,6 +22,7 @@ from rich.table import Table
 
 from baton.api import SOCKET, ApiClient
 from baton.cli.local import own_backends
+from baton.codec import encode
 from baton.errors import Unreachable
 from baton.local import LocalTriton
 from baton.triton.config_file import CONFIG
@@ -91,7 +92,7 @@ class Serve:
 
     def service(self) -> dict[str, Any]:
         try:
-            status: dict[str, Any] = self.api.status()["services"][0]
+            status: dict[str, Any] = encode(self.api.status().services[0])
         except Unreachable:
             return {"phase": "", "weight": 0, "stable": None}
         return status

@@ -19,7 +19,7 @@ from layout import SHARDS, write_weights
 from PIL import Image
 from torch import nn
 
-from reranker_engine.inference.scorer import Prepared, Scorer
+from reranker_engine.inference.scorer import PreparedRequest, Scorer
 from reranker_engine.model.config import read_config
 from reranker_engine.model.reranker import Reranker
 
@@ -112,7 +112,7 @@ class Request:
     documents: list[dict[str, Any]]
     media: list[bytes]
 
-    def prepared(self, scorer: Scorer) -> Prepared:
+    def prepared(self, scorer: Scorer) -> PreparedRequest:
         raw = [json.dumps(document).encode() for document in self.documents]
         return scorer.prepare(scorer.parse(json.dumps(self.query).encode(), raw, media=self.media))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from reranker_engine.inference.scorer import Prepared
+from reranker_engine.inference.scorer import PreparedRequest
 from reranker_engine.model.reranker import Reranker
 
 SIDES = (4096, 8192, 16384)
@@ -32,7 +32,7 @@ class Flops(NamedTuple):
         return self.linear + self.attention
 
 
-def flops(model: Reranker, prepared: Prepared) -> Flops:
+def flops(model: Reranker, prepared: PreparedRequest) -> Flops:
     """What scoring a request takes when nothing of it is in the cache: no padding, no pair that a mask hides.
 
     Each weight of a layer meets each of its tokens once: 2 FLOPs a weight and token. The query's tokens count once, and
@@ -69,7 +69,7 @@ def matrix_rate(
     return max(found)
 
 
-def _decoder(model: Reranker, prepared: Prepared) -> Flops:
+def _decoder(model: Reranker, prepared: PreparedRequest) -> Flops:
     text, layers = model.config.text, model.language_model.layers
     prefix = len(prepared.query.tokens)
     documents = [len(document.tokens) for document in prepared.documents]
@@ -85,7 +85,7 @@ def _decoder(model: Reranker, prepared: Prepared) -> Flops:
     return Flops(2 * linear, 4 * text.num_heads * text.head_dim * pairs)
 
 
-def _tower(model: Reranker, prepared: Prepared) -> Flops:
+def _tower(model: Reranker, prepared: PreparedRequest) -> Flops:
     vision, tower = model.config.vision, model.visual
     parts = (prepared.query, *prepared.documents)
     grids = {visual.digest: visual.grid for part in parts for visual in part.visuals}.values()

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
-from reranker_engine.inference.pixels import IMAGE_MAX_TOKENS, IMAGE_MIN_TOKENS, whole_size
+from reranker_engine.inference.pixels import IMAGE_MAX_TOKENS, IMAGE_MIN_TOKENS, token_aligned_size
 from reranker_engine.inference.prompt import SYSTEM
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION
 
@@ -89,5 +89,7 @@ def _parts(content: dict[str, Any], lead: str) -> list[dict[str, Any]]:
 def _picture(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data)).convert("RGB")
     area = EDGE**2
-    height, width = whole_size(image.height, image.width, EDGE, IMAGE_MIN_TOKENS * area, IMAGE_MAX_TOKENS * area)
+    height, width = token_aligned_size(
+        image.height, image.width, EDGE, IMAGE_MIN_TOKENS * area, IMAGE_MAX_TOKENS * area
+    )
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT / "python_backend" / "qwen3_vl_reranker"))
 from layout import make_tokenizer, write_files, write_weights  # noqa: E402
 from shapes import COLOURS, SEEN, SHAPES, Combination, Thing, choose_documents, draw, film, tell  # noqa: E402
 
-from reranker_engine.inference.pixels import Pixels, Visual  # noqa: E402
-from reranker_engine.inference.prompt import SYSTEM, Budgets, Loaded, Part, PromptBuilder  # noqa: E402
+from reranker_engine.inference.pixels import PixelPipeline, Visual  # noqa: E402
+from reranker_engine.inference.prompt import SYSTEM, Budgets, DecodedContent, PromptBuilder, PromptPart  # noqa: E402
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION  # noqa: E402
 from reranker_engine.inference.tokenizer import TextTokenizer  # noqa: E402
 from reranker_engine.model.config import read_config  # noqa: E402
@@ -89,7 +89,7 @@ class Trainer:
         self.config = read_config(folder)
         self.tokenizer = TextTokenizer(folder)
         self.prompts = PromptBuilder(self.tokenizer, self.config, Budgets())
-        self.pixels = Pixels(self.config.vision, (0.5,) * 3, (0.5,) * 3)
+        self.pixels = PixelPipeline(self.config.vision, (0.5,) * 3, (0.5,) * 3)
         self.model = Reranker(self.config)
         initialise(self.model)
         hidden = self.config.text.hidden_size
@@ -122,16 +122,16 @@ class Trainer:
             return self.pixels.image(thing.frames[0])
         return self.pixels.frames(thing.frames, 64)
 
-    def loaded(self, rng: random.Random, combination: Combination, kind: str) -> Loaded:
+    def loaded(self, rng: random.Random, combination: Combination, kind: str) -> DecodedContent:
         if kind != "image":
             thing = tell(rng, combination, kind)
-            return Loaded((), (thing.text,)) if kind == "text" else Loaded((self.visual(thing),), ())
+            return DecodedContent((), (thing.text,)) if kind == "text" else DecodedContent((self.visual(thing),), ())
         key = (combination, rng.randrange(DRAWINGS))
         if key not in self.drawings:
             self.drawings[key] = self.pixels.image(draw(random.Random(f"{SEED} {key}"), combination))
-        return Loaded((self.drawings[key],), ())
+        return DecodedContent((self.drawings[key],), ())
 
-    def hidden(self, queries: list[Part], documents: list[list[Part]]) -> tuple[Tensor, Tensor, Tensor]:
+    def hidden(self, queries: list[PromptPart], documents: list[list[PromptPart]]) -> tuple[Tensor, Tensor, Tensor]:
         """Hidden states that the heads look at; each query's prefix is computed once.
 
         Returns:
@@ -144,7 +144,9 @@ class Trainer:
         features: dict[int, VisualFeatures] = {}
         if visuals:
             visuals.sort(key=lambda one: one.grid)
-            found = self.model.see(torch.cat([one.patches for one in visuals]), [one.grid for one in visuals])
+            found = self.model.encode_visuals(
+                torch.cat([one.patches for one in visuals]), [one.grid for one in visuals]
+            )
             sizes = [one.grid[0] * one.tokens_per_group for one in visuals]
             levels = [found.embeds.split(sizes), *(level.split(sizes) for level in found.deepstack)]
             for one, (embeds, *deepstack) in zip(visuals, zip(*levels, strict=True), strict=True):
@@ -177,7 +179,7 @@ class Trainer:
                 before = y[torch.arange(len(flat)), last]
         return asked, before, self.model.language_model.norm(y[torch.arange(len(flat)), last])
 
-    def _embed(self, parts: list[Part], offsets: list[int], features: dict[int, VisualFeatures]) -> Embedded:
+    def _embed(self, parts: list[PromptPart], offsets: list[int], features: dict[int, VisualFeatures]) -> Embedded:
         width = max(len(part.tokens) for part in parts)
         tokens = torch.zeros(len(parts), width, dtype=torch.long)
         positions = torch.zeros(3, len(parts), width, dtype=torch.long)
@@ -185,7 +187,7 @@ class Trainer:
         for index, (part, offset) in enumerate(zip(parts, offsets, strict=True)):
             tokens[index, : len(part.tokens)] = torch.from_numpy(part.tokens)
             positions[:, index, : len(part.tokens)] = torch.from_numpy(part.positions + offset)
-            places.append(torch.from_numpy(part.places) + index * width)
+            places.append(torch.from_numpy(part.visual_indices) + index * width)
             found += [features[id(one)] for one in part.visuals]
         embeds = self.model.language_model.embed_tokens(tokens)
         if not found:
@@ -204,7 +206,7 @@ class Trainer:
         query_kind = rng.choice((*kinds, "video")) if video else rng.choice(kinds)
         document_kind = "video" if video and (query_kind != "video" or rng.random() < 0.5) else None
         queries, documents, pairs = [], [], []
-        shared: dict[Combination, Loaded] = {}
+        shared: dict[Combination, DecodedContent] = {}
         for _ in range(count):
             wanted = rng.choice(SEEN)
             instruction = DEFAULT_INSTRUCTION
@@ -244,7 +246,7 @@ class Trainer:
             self.pixels.frames(film(rng, one, 2), 64) if video else self.loaded(rng, one, "image").visuals[0]
             for one in combinations
         ]
-        found = self.model.see(torch.cat([one.patches for one in visuals]), [one.grid for one in visuals])
+        found = self.model.encode_visuals(torch.cat([one.patches for one in visuals]), [one.grid for one in visuals])
         means = found.embeds.view(len(visuals), -1, found.embeds.shape[-1]).mean(1)
         embedding = self.model.language_model.embed_tokens.weight.detach()
         words = F.normalize(embedding[torch.cat((self.colour_ids, self.shape_ids))], dim=-1)

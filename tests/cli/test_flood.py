@@ -107,7 +107,7 @@ def test_a_flood_of_the_console_port_is_not_felt_at_the_socket(tmp_path: Path, k
         with flood(kind, port):
             most = 0
             for _ in range(10):
-                assert client.status()["services"][0]["name"] == "reranker"
+                assert client.status().services[0].name == "reranker"
                 most = max(most, len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
                 threading.Event().wait(0.2)
             eventually(healthy, "a balancer is answered amid the flood")

@@ -72,13 +72,13 @@ def test_serve(tmp_path: Path) -> None:
     with running(*args, log=log) as (process, listening):
         assert listening["api"] == str(tmp_path / "state" / SOCKET)
         client = ApiClient(Path(listening["api"]))
-        assert client.status()["services"][0]["name"] == "reranker"
+        assert client.status().services[0].name == "reranker"
         with urllib.request.urlopen(f"{listening['console']}/metrics", timeout=5) as answer:
             assert b'baton_server_live{server="local"} 0.0' in answer.read()
         second = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=30)
         assert second.returncode == 3
         assert f"process {process.pid}" in " ".join(second.stderr.split())
-        assert client.health()["live"]
+        assert client.health().live
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not Path(listening["api"]).exists()
@@ -150,12 +150,12 @@ def test_one_stands_by_and_takes_over(tmp_path: Path, how: int) -> None:
         assert "baton_acting 0.0" in asked(f"{address[0]}/metrics")[1]
         assert "baton_acting 1.0" in asked(f"{places['console']}/metrics")[1]
         client = ApiClient(Path(places["api"]))
-        assert client.status()["services"][0]["name"] == "reranker", "the socket is the first one's still"
+        assert client.status().services[0].name == "reranker", "the socket is the first one's still"
         first.send_signal(how)
         assert listening(second)["api"] == places["api"]
-        assert client.status()["services"][0]["name"] == "reranker"
+        assert client.status().services[0].name == "reranker"
         assert first.wait(60) == (-9 if how == signal.SIGKILL else 0)
-        assert client.status()["services"][0]["name"] == "reranker", "what the first one left does no harm"
+        assert client.status().services[0].name == "reranker", "what the first one left does no harm"
         assert log.read_text().count("stands by") == 1, "it is said once"
     assert "Traceback" not in log.read_text()
 

@@ -100,7 +100,7 @@ def test_killed_in_baking_is_one_flip(st: Stage) -> None:
         assert ended["outcome"] == "rolled_back"
         assert "Version 2 does not answer on server s0 although Triton calls it READY" in ended["message"]
         assert st.loads() == {1: 1, 2: 1}, "the way back needs no load"
-        assert app.history()[0]["who"] == "watcher"
+        assert app.history()[0].who == "watcher"
         # Killed with requests under way it stays UNLOADING for ever (24.10): said once, and waited for by nobody.
         problem = until(lambda: st.status()["problems"], "the leak is named")[0]
         assert problem.startswith("Version 2 is stuck UNLOADING on server s0 for")

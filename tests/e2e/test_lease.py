@@ -16,6 +16,7 @@ from tests.support.stage import Stage, Traffic, stage, toml, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import SOCKET, ApiClient
+from baton.codec import encode
 from baton.errors import BatonError
 from baton.local import procfs
 from baton.triton.repository import ServiceFiles
@@ -82,13 +83,13 @@ class Serve:
 
     def status(self) -> dict[str, Any]:
         try:
-            service: dict[str, Any] = self.api.status()["services"][0]
+            service: dict[str, Any] = encode(self.api.status().services[0])
         except BatonError:
             return {"phase": "", "weight": 0, "stable": None, "message": "no answer"}
         return service
 
     def row(self, version: int) -> dict[str, Any]:
-        found: dict[str, Any] = next(r for r in self.api.history() if r["candidate"] == version)
+        found: dict[str, Any] = next(encode(r) for r in self.api.history() if r.candidate == version)
         return found
 
 
@@ -142,8 +143,8 @@ def test_the_control_plane_is_gone_in_mid_split(st: Stage, how: int, on_lapse: s
         row = serve.row(number)
         if on_lapse == "resume":
             assert row["outcome"] == "live"
-            events = serve.api.rollout(row["id"])["events"]
-            lapses = [e["message"] for e in events if e["kind"] == "lapse"]
+            events = serve.api.rollout(row["id"]).events
+            lapses = [e.message for e in events if e.kind == "lapse"]
             assert len(lapses) == 1
             assert "the stable version served alone" in lapses[0]
         else:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.stage import Stage, Traffic, expected_score, stage
 
 from baton.app import App
+from baton.codec import encode
 from baton.domain import GATES_OF, Kind
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -64,7 +65,7 @@ def _drop_retrained(st: Stage, version: int) -> int:
 
 def _proven_at(app: App, version: int) -> float:
     """When the last of the version's gates had passed, before it served for the first time."""
-    first = min((r for r in app.history(limit=1000) if r["candidate"] == version), key=lambda r: r["id"])
+    first = min((encode(r) for r in app.history(limit=1000) if r.candidate == version), key=lambda r: r["id"])
     verdicts = [e for e in app._journal.events(rollout=first["id"], limit=1000) if e["kind"] == "verdict"]
     passed = {e["data"]["name"]: e["at"] for e in verdicts if e["data"]["verdict"] == "pass"}
     assert passed.keys() == set(GATES_OF[Kind.ROLLOUT])

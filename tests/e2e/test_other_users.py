@@ -176,7 +176,7 @@ def _still_looked_after(running: Up) -> None:
     key = Path(running.places["admin_key"]).read_bytes().strip()
     assert all(key not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in running.processes())
     client = ApiClient(Path(running.places["state"]) / SOCKET)
-    eventually(lambda: client.status()["services"][0]["phase"] == "steady", "the service is at rest")
+    eventually(lambda: client.status().services[0].phase == "steady", "the service is at rest")
     (stub,) = running.stubs()
     os.kill(stub.pid, signal.SIGSTOP)
     eventually(lambda: procfs.begun(stub.pid) is None, "what stands still is ended")

@@ -80,7 +80,7 @@ def test_an_empty_state_beside_a_live_triton(st: Stage) -> None:
     before = st.loads()
     with Traffic(st, clients=2) as traffic, st.control(state=st.root / "new-state", promotion="manual") as app:
         st.wait_live(live)
-        assert app.history() == [], "what serves is adopted as it is"
+        assert app.history() == (), "what serves is adopted as it is"
         assert st.version(live)["state"] == "serving"
         # The next rollout goes on from there.
         st.drop_copy(live, 50)
@@ -109,7 +109,7 @@ def serving(config: Path, state: Path, log: Path) -> Iterator[tuple[subprocess.P
             def answers() -> bool:
                 assert process.poll() is None, log.read_text()
                 try:
-                    return bool(client.status()["services"][0]["updated_at"])
+                    return bool(client.status().services[0].updated_at)
                 except BatonError:
                     return False
 
@@ -130,7 +130,7 @@ def test_ctl_serve_killed_in_each_phase(st: Stage) -> None:
     config.write_text(toml(settings))
 
     def phase_of(client: ApiClient) -> str:
-        return str(client.status()["services"][0]["phase"])
+        return str(client.status().services[0].phase)
 
     for version, phase in enumerate(("loading", "validating", "baking", "retiring"), start=100):
         before = st.loads()
@@ -152,5 +152,5 @@ def test_ctl_serve_killed_in_each_phase(st: Stage) -> None:
 
 
 def _rests_on(client: ApiClient, version: int) -> bool:
-    service = client.status()["services"][0]
-    return service["phase"] == "steady" and service["stable"] == version and service["rollout"] is None
+    service = client.status().services[0]
+    return service.phase == "steady" and service.stable == version and service.rollout is None

@@ -19,6 +19,7 @@ from tests.support.stage import Stage, Traffic, stage, toml, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import ApiClient, Network
+from baton.codec import encode
 from baton.errors import BatonError, Refused
 from baton.triton.key import token_file
 
@@ -71,7 +72,7 @@ def every_command_line() -> bytes:
 
 
 def state_of(client: ApiClient) -> dict[str, Any]:
-    return dict(client.status()["services"][0])
+    return dict(encode(client.status().services[0]))
 
 
 def test_no_secret_gets_out(tmp_path: Path) -> None:
@@ -109,9 +110,9 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
             until(lambda: state_of(client)["phase"] == "steady", "version 1 serves alone")
         assert traffic.errors == []
         st.drop_copy(1, 3, raise_at_load=True)
-        until(lambda: client.history()[0]["candidate"] == 3 and client.history()[0]["ended_at"], "3 is refused")
-        answers += [json.dumps(answer) for answer in (client.status(), client.versions(), client.history())]
-        answers += [json.dumps(client.rollout(item["id"])) for item in client.history()]
+        until(lambda: client.history()[0].candidate == 3 and client.history()[0].ended_at, "3 is refused")
+        answers += [json.dumps(encode(answer)) for answer in (client.status(), client.versions(), client.history())]
+        answers += [json.dumps(encode(client.rollout(item.id))) for item in client.history()]
         with urllib.request.urlopen(f"{where['console']}/metrics", timeout=60) as page:
             answers.append(page.read().decode())
 
@@ -146,14 +147,14 @@ def test_a_wrong_key_is_told_and_nothing_else_is_tried(tmp_path: Path) -> None:
         client = ApiClient(Path(where["api"]))
         until(lambda: "refused the admin key" in state_of(client)["message"], "it says what is wrong")
         st.drop(1)
-        until(lambda: [v for v in client.versions() if v["version"] == 1], "the version is seen")
+        until(lambda: [v for v in client.versions() if v.version == 1], "the version is seen")
         service = state_of(client)
         assert service["phase"] == "degraded"
         assert "admin_key_file in [[servers]]" in service["message"]
         assert "does not answer" not in service["message"]
         with pytest.raises(Refused):
             client.promote(None, 9)
-        assert client.history() == []
+        assert client.history() == ()
         text = log.read_text()
         assert text.count("WARNING") <= 2, text  # said once by the loop and once by the service, not each second
         assert WRONG not in text

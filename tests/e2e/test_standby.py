@@ -17,6 +17,7 @@ from tests.support.stage import Stage, Traffic, stage, toml, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import SOCKET, ApiClient
+from baton.codec import encode
 from baton.errors import BatonError
 from baton.triton.repository import ServiceFiles
 
@@ -84,7 +85,7 @@ class Place:
 
     def status(self) -> dict[str, Any]:
         try:
-            service: dict[str, Any] = self.api.status()["services"][0]
+            service: dict[str, Any] = encode(self.api.status().services[0])
         except BatonError as error:
             return {"phase": "", "weight": 0, "stable": None, "message": str(error), "rollout": None}
         return service
@@ -93,7 +94,7 @@ class Place:
         return self.status()["phase"] == "steady"
 
     def row(self, version: int) -> dict[str, Any]:
-        found: dict[str, Any] = next(r for r in self.api.history() if r["candidate"] == version)
+        found: dict[str, Any] = next(encode(r) for r in self.api.history() if r.candidate == version)
         return found
 
 
@@ -142,7 +143,7 @@ def test_the_one_that_stands_by_goes_on_in_mid_split(st: Stage, how: int) -> Non
             assert row["outcome"] == "live"
             assert place.status()["stable"] == number
             traffic.wait_answers(number)
-            lapses = [e for e in place.api.rollout(row["id"])["events"] if e["kind"] == "lapse"]
+            lapses = [e for e in place.api.rollout(row["id"]).events if e.kind == "lapse"]
     assert traffic.errors == []
     assert lapses == [], "the lease of the one that died was never over"
     assert not (st.repository / "ranker_splitter").exists()
@@ -167,7 +168,7 @@ def test_a_state_that_is_lost_in_mid_split(st: Stage) -> None:
             until(lambda: new.status()["stable"] == number and new.steady(), f"its end; {new.status()['message']}")
             assert new.row(number)["outcome"] == "live"
             traffic.wait_answers(number)
-            (row,) = [v for v in new.api.versions() if v["version"] == number]
+            (row,) = [encode(v) for v in new.api.versions() if v.version == number]
             assert row["state"] == "serving"
     assert traffic.errors == []
     assert st.loads() - before == {}, "nothing that serves was loaded again, and the candidate was there"

@@ -18,6 +18,8 @@ import tritonclient.grpc
 from tests.support.stage import Stage, Traffic, stage, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
+from baton.codec import encode
+
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ASKED: dict[str, Any] = {
     "traffic": {"steps": [{"weight": 20, "hold": "10s"}], "shadow_share": 0, "interval": "1s", "deadline": "5s"},
@@ -111,7 +113,7 @@ def test_heavy_requests_to_the_candidate_alone_hold_a_good_version_for_as_long_a
         assert "Holding" in message
         sent = attack.sent
         until(lambda: attack.sent >= sent + 20, "more of them")
-        ended = [r["candidate"] for r in st.app.history() if r["ended_at"]]
+        ended = [r.candidate for r in st.app.history() if r.ended_at]
         assert ended == [1], "version 2 was not turned back"
         attack.__exit__()
         st.wait_live(2)  # by itself
@@ -152,7 +154,8 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
             until(lambda: st.status()["traffic"], "the split goes on")
             traffic.wait_answers(2)
             until(lambda: ways() == before, "every id where it was")
-            shown = [app.status(), app.history(), app.rollout(rollout.id), app._journal.events(limit=1000)]
+            facts = encode((app.status(), app.history(), app.rollout(rollout.id)))
+            shown = [facts, app._journal.events(limit=1000)]
             app.abort(None, who="tester")
             st.wait_end(2)
     assert traffic.errors == []

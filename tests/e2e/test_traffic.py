@@ -16,6 +16,7 @@ from scipy import stats
 from tests.support.stage import Stage, Traffic, stage, until
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
+from baton.codec import encode
 from baton.domain import ModelState
 from baton.errors import Refused
 from baton.local import procfs
@@ -64,8 +65,8 @@ def splitting(st: Stage, traffic: dict[str, Any] | None = None, **rollout: Any) 
 
 
 def events(st: Stage, number: int, kind: str) -> list[str]:
-    row = next(r for r in st.app.history() if r["candidate"] == number)
-    return [e["message"] for e in st.app.rollout(row["id"])["events"] if e["kind"] == kind]
+    row = next(encode(r) for r in st.app.history() if r.candidate == number)
+    return [e.message for e in st.app.rollout(row["id"]).events if e.kind == kind]
 
 
 def no_splitter(st: Stage) -> None:
@@ -91,7 +92,7 @@ def test_a_good_version_goes_all_the_way(st: Stage, number: int) -> None:
             return bool(status["stable"] == number and status["phase"] == "steady")
 
         until(live, "the version live")
-        row = next(r for r in st.app.history() if r["candidate"] == number)
+        row = next(encode(r) for r in st.app.history() if r.candidate == number)
     assert traffic.errors == []
     phases = [s["phase"] for s in seen]
     assert "shadowing" in phases
@@ -298,6 +299,6 @@ def test_status_is_data(st: Stage, number: int) -> None:
     with splitting(st) as app, Traffic(st, clients=4):
         st.drop_copy(serving(st), number)
         st.wait_phase("shadowing", "shifting")
-        assert json.loads(json.dumps(app.status()))["services"][0]["candidate"] == number
+        assert json.loads(json.dumps(encode(app.status())))["services"][0]["candidate"] == number
         app.abort(None, who=ME)
         st.wait_end(number)

@@ -61,7 +61,7 @@ def test_tensors_are_read_piece_by_piece_and_converted(tmp_path, dtype):
     }
     save_file(tensors, tmp_path / "x.safetensors")
     with Shard(tmp_path / "x.safetensors") as shard:
-        assert set(shard.places) == set(tensors)
+        assert set(shard.locations) == set(tensors)
         for name, tensor in tensors.items():
             found = shard.read(name, dtype=dtype, device=CPU)
             assert found.dtype is dtype

@@ -126,7 +126,7 @@ def test_a_version_that_raises_on_30_percent_is_turned_back_within_a_few_dozen_r
     # In 150 runs the median was 24 requests of the candidate, the most were 67; a look comes every 190 requests.
     results = of_split(40, fails=0.3)
     assert verdicts(results) == {Verdict.FAIL: 40}
-    asked = [result.evidence["samples"]["candidate"] for result in results]
+    asked = [result.evidence.samples.candidate for result in results]
     assert np.median(asked) <= 60
 
 

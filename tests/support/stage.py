@@ -25,6 +25,7 @@ from tests.support.toy import HIDDEN, WEIGHTS, engine_config, make_checkpoint, w
 from tests.support.triton import running_triton
 
 from baton.app import App, open_app
+from baton.codec import encode
 from baton.config import Config, parse
 from baton.local import LocalTriton
 from baton.local.ports import is_listening
@@ -216,15 +217,16 @@ class Stage:
 
     def version(self, version: int, service: str = "ranker") -> dict[str, Any]:
         """The version's line of ``ctl versions``."""
-        return next(v for v in self.app.versions(service) if v["version"] == version)
+        return next(encode(v) for v in self.app.versions(service) if v.version == version)
 
     def policy(self, service: str = "ranker") -> set[int]:
         """The versions that the engine's policy on disk names: what a restarted Triton loads."""
         return set(ServiceFiles(self.repository, service, self.engines[service]).policy())
 
     def status(self, service: str = "ranker") -> dict[str, Any]:
+        """The service in ``ctl status --output json``."""
         still_run(self.servers)
-        return next(s for s in self.app.status()["services"] if s["name"] == service)
+        return next(encode(s) for s in self.app.status().services if s.name == service)
 
     def wait_live(self, version: int, service: str = "ranker") -> dict[str, Any]:
         """Until the version serves and nothing is under way."""
@@ -241,8 +243,8 @@ class Stage:
 
         def ended() -> dict[str, Any] | None:
             for item in self.app.history(service):
-                if item["candidate"] == version and item["id"] > after:
-                    return item if item["ended_at"] else None
+                if item.candidate == version and item.id > after:
+                    return encode(item) if item.ended_at else None
             return None
 
         return until(ended, f"the end of version {version}'s rollout", instead=lambda: self.status(service))

@@ -1,11 +1,11 @@
-"""Tries a version's tokenizer on long texts in a process of its own, before this process uses anything of it.
+"""Tries a version's tokenizer on long texts in a child process, before this process uses it.
 
-The tokenizers library runs patterns that a checkpoint brings along, and backtracks: a bad one takes a text for hours,
-or the library panics over it. No form tells that for sure, so the patterns are tried, by the library that will run
-them. It is a fork, since the interpreter inside Triton's stub has no program of its own that could be started; what it
-inherits it closes, and limits of the kernel end it.
+The tokenizers library runs regular expressions that come with the checkpoint, and backtracks: on a bad one it takes
+hours for a text, or panics. This cannot be told from the expression for sure, so it is tried, with the library that
+will run it. The child is a fork, since the interpreter inside Triton's stub has no executable to start. The child
+closes what it inherits, and kernel limits bound its time and memory.
 
-This module imports nothing heavy: the trial goes on while torch is imported.
+This module imports nothing heavy: the trial runs while torch is imported.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CPU_S = 10
-"""Seconds of a core. Published tokenizers take one or two; a pattern whose time grows with a text's square a minute."""
+"""Seconds of one core. Published tokenizers take one or two; a pattern of quadratic time takes a minute."""
 WALL_S = 240.0
-"""However busy the machine is."""
+"""Limit in wall-clock time, on a busy machine, too."""
 MEMORY_BYTES = 4 * 2**30
-"""Of addresses, beside what the process has at its beginning."""
+"""Address space, besides what the process has at its start."""
 RUN, SHORT, LONG = 60, 2**12, 2**17
-"""Characters of a text: enough for a time that doubles with each letter, and for one that grows with the square. All
-runs are tried at the second length, and those that took longest at the third."""
+"""Characters of a text. ``RUN`` shows a time that doubles with each character. All repeated texts are tried at
+``SHORT``, and those that took longest at ``LONG``, which shows quadratic time."""
 LONGEST = 2
 USUAL = (
     "a", "Z", "5", " ", "\n", "\r\n", "\t", "\xa0", "\u3000", ".", "'", "-", "_", "(", "$", "+", "/", "\0", "\u0301",
@@ -43,28 +43,28 @@ USUAL = (
     "\u3042", "\uac00", "\U0001f600", "\ue000",
     "the ", " \n", "'s", "aZ", "a5", "a.",
 )  # fmt: skip
-"""What texts are made of: one of each kind of character that patterns tell apart, and some pairs."""
+"""Texts repeat one of these: each kind of character that patterns distinguish, and some pairs."""
 _PLAIN = re.compile(r"\\(?:[pP]\{[^}]*\}|[a-zA-Z])|(?P<text>[^\\\[\](){}|*+?^$.]+)|\\(?P<one>[^a-zA-Z])")
-"""What a pattern has as plain characters; ranges and the names of groups among them, which does no harm."""
+"""Plain characters in a pattern. Ranges and names of groups are among them, which does no harm."""
 END = "="
-"""Begins the last line that the process writes; each one before names a text."""
+"""Begins the last line that the child writes; each line before it names a text."""
 ADVICE = "take the tokenizer that the model was published with"
 
 
-class Trial:
-    """A trial under way; as a context it ends with it.
+class TokenizerTrial:
+    """A trial in progress. As a context manager it ends the child at its exit.
 
     Attributes:
         seconds: How long ``finish`` waited.
     """
 
     def __init__(self, folder: Path, tried: Callable[[Path], Iterator[str]] | None = None) -> None:
-        """Begin with the tokenizer of a checkpoint; ``tried`` does it, and names each text before it takes it."""
+        """Start the trial of a checkpoint's tokenizer. ``tried`` yields the name of each text before it."""
         self._folder = folder
         self.seconds = 0.0
         self._reader, writer = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of other threads' locks, which the child leaves alone
+            warnings.simplefilter("ignore", DeprecationWarning)  # locks of other threads: the child uses none
             self._child: int | None = os.fork()
         if not self._child:
             _run(folder, writer, tried or tried_texts)
@@ -83,10 +83,10 @@ class Trial:
             self._end()
 
     def finish(self) -> None:
-        """Wait for it.
+        """Wait for the trial's end.
 
         Raises:
-            CheckpointError: The tokenizer would harm the engine. What else is wrong with it is told by loading it.
+            CheckpointError: The tokenizer would harm the engine. Other faults are reported when it is loaded.
         """
         begun = time.monotonic()
         lines = self._lines(begun + WALL_S)
@@ -108,7 +108,7 @@ class Trial:
         return CheckpointError(f"{self._folder}: tokenizer.json cannot be used: {problem}; {ADVICE}")
 
     def _lines(self, until: float) -> list[str] | None:
-        """What the process wrote until it ended; None: it did not end in time."""
+        """The lines that the child wrote until its end; None: it did not end in time."""
         found = bytearray()
         while True:
             ready, _, _ = select.select([self._reader], [], [], max(0.0, until - time.monotonic()))
@@ -125,7 +125,7 @@ class Trial:
 
 
 def _run(folder: Path, writer: int, tried: Callable[[Path], Iterator[str]]) -> None:
-    """The process; it must never come back from here."""
+    """The child process; it must never return from here."""
     try:
         with open(writer, "w", encoding="utf-8", closefd=False) as told:
             told.write(END + _problem(folder, writer, tried) + "\n")
@@ -140,7 +140,7 @@ def _problem(folder: Path, writer: int, tried: Callable[[Path], Iterator[str]]) 
         for name in tried(folder):
             os.write(writer, name.encode() + b"\n")
     except CheckpointError as error:
-        # Loading tells it again; but not what went wrong for want of memory, which is not limited there.
+        # Loading reports it again, except for a lack of memory, which is not limited there.
         return "" if not isinstance(error.__cause__, MemoryError) else _cause(error.__cause__, name)
     except BaseException as error:  # noqa: BLE001 - a panic in Rust code is no Exception
         return _cause(error, name)
@@ -153,7 +153,7 @@ def _cause(error: BaseException, name: str) -> str:
 
 
 def _limit(keep: int) -> None:
-    """No files, ports and output of the process that this one was, and bounded time and memory."""
+    """Close the files, ports and output that the child inherited, and bound its time and memory."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
@@ -168,13 +168,13 @@ def _limit(keep: int) -> None:
 
 
 def tried_texts(folder: Path) -> Iterator[str]:
-    """Encode texts that patterns take long over; the name of each comes before it."""
+    """Encode texts on which bad patterns take long; yields the name of each before it."""
     from reranker_engine.inference.tokenizer import TextTokenizer
     from reranker_engine.model.config import read_json
 
     units, words = pieces(read_json(folder / "tokenizer.json"))
     tokenizer = TextTokenizer(folder)
-    # What a pattern asks for has to stand somewhere: Oniguruma does not begin to look for it in a text that lacks it.
+    # Oniguruma does not start to match if a literal of the pattern is missing in the text, so all are at its end.
     end = "!" + "".join(words)
 
     def seconds(unit: str, length: int) -> float:
@@ -197,7 +197,7 @@ def tried_texts(folder: Path) -> Iterator[str]:
 
 
 def pieces(settings: dict[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
-    """(what texts are made of, what stands in the patterns themselves)."""
+    """(what texts repeat, literals of the patterns)."""
     words: dict[str, None] = {}
     for pattern in _patterns([settings.get(name) for name in ("normalizer", "pre_tokenizer")]):
         for found in _PLAIN.finditer(pattern):

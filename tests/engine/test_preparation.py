@@ -1,4 +1,4 @@
-"""What takes long to prepare is prepared beside the computing thread, in turns, and nobody else waits for it."""
+"""The preparation pool: requests that take long to prepare do not delay the others."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 from tests.engine.hostile_media import film
 from tests.engine.support import BASE, png
-from tests.engine.test_turns import PATIENT_S, Asked, Passes
+from tests.engine.test_scheduler import PATIENT_S, Passes, Pending
 from tests.support.triton import eventually
 
 from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.inference.sources import MediaPolicy
-from reranker_engine.inference.steps import Next
-from reranker_engine.service import lanes
+from reranker_engine.inference.steps import StepKind
+from reranker_engine.service import preparation
 from reranker_engine.service.job import Job
-from reranker_engine.service.turns import Turns
+from reranker_engine.service.scheduler import Scheduler
 
 TEXT = {"text": "a red circle"}
 VIDEO, PICTURE = {"video": {"media": 0}}, {"image": {"media": 0}}
@@ -34,8 +34,8 @@ def scorer():
 
 
 @pytest.fixture
-def turns(scorer):
-    found = Turns(scorer, Passes(), most=100)
+def scheduler(scorer):
+    found = Scheduler(scorer, Passes(), max_requests=100)
     yield found
     found.close()
 
@@ -47,11 +47,11 @@ class Gate:
         self.left = threading.Event()
 
 
-def put(turns, scorer, document, media=(), *, timeout_s=None, gate=None):
-    asked = Asked()
+def put(scheduler, scorer, document, media=(), *, timeout_s=None, gate=None):
+    asked = Pending()
 
     def steps():
-        yield Next.LONG if media else Next.SHORT
+        yield StepKind.LONG if media else StepKind.SHORT
         request = scorer.parse(json.dumps(TEXT).encode(), [json.dumps(document).encode()], media=media)
         return (yield from scorer.preparing(request))
 
@@ -60,18 +60,18 @@ def put(turns, scorer, document, media=(), *, timeout_s=None, gate=None):
         asked.answered.set()
 
     job = Job(steps(), (gate or Gate()).left.is_set, finish, timeout_s)
-    turns.run([job])
+    scheduler.run([job])
     return asked
 
 
-def test_requests_of_others_go_on_beside_videos_that_take_long(scorer, turns):
+def test_requests_of_others_go_on_beside_videos_that_take_long(scorer, scheduler):
     """14 of them, as many as once made the control plane end the engine: texts and pictures are answered meanwhile."""
     gate = Gate()
-    videos = [put(turns, scorer, VIDEO, [HEAVY], gate=gate) for _ in range(14)]
+    videos = [put(scheduler, scorer, VIDEO, [HEAVY], gate=gate) for _ in range(14)]
     for _ in range(10):
-        put(turns, scorer, TEXT).scores()
-        put(turns, scorer, PICTURE, [png(shape())]).scores()
-        put(turns, scorer, VIDEO, [film()]).scores()
+        put(scheduler, scorer, TEXT).scores()
+        put(scheduler, scorer, PICTURE, [png(shape())]).scores()
+        put(scheduler, scorer, VIDEO, [film()]).scores()
     pending = [video for video in videos if not video.answered.is_set()]
     assert len(pending) > len(videos) / 2
     gate.left.set()
@@ -79,27 +79,27 @@ def test_requests_of_others_go_on_beside_videos_that_take_long(scorer, turns):
         assert video.refused().cause == "cancelled"  # one of the last, which wait in the line
     for video in pending:
         assert video.answered.wait(PATIENT_S)
-    put(turns, scorer, VIDEO, [film()]).scores()
+    put(scheduler, scorer, VIDEO, [film()]).scores()
 
 
 def shape():
     return Image.new("RGB", (640, 480), (200, 30, 30))
 
 
-def test_a_large_video_is_scored_all_the_same(scorer, turns, monkeypatch):
+def test_a_large_video_is_scored_all_the_same(scorer, scheduler, monkeypatch):
     monkeypatch.setattr(media, "LARGE_PIXELS", 10)
     wanted = scorer.score(
         [scorer.prepare(scorer.parse(b'{"text": "a red circle"}', [b'{"video": {"media": 0}}'], media=[film()]))]
     )
-    asked = [put(turns, scorer, VIDEO, [film()]) for _ in range(9)]
+    asked = [put(scheduler, scorer, VIDEO, [film()]) for _ in range(9)]
     for one in asked:
         assert one.scores() == pytest.approx(wanted[0], abs=1e-5)
 
 
-def test_the_line_of_large_requests_is_bounded(scorer, turns, monkeypatch):
-    monkeypatch.setattr(lanes, "LINE", 2)
+def test_the_queue_of_large_requests_is_bounded(scorer, scheduler, monkeypatch):
+    monkeypatch.setattr(preparation, "MAX_WAITING_LARGE", 2)
     gate = Gate()
-    asked = [put(turns, scorer, VIDEO, [HEAVY], gate=gate) for _ in range(lanes.PLACES[Next.LARGE] + 3)]
+    asked = [put(scheduler, scorer, VIDEO, [HEAVY], gate=gate) for _ in range(preparation.SLOTS[StepKind.LARGE] + 3)]
     eventually(lambda: any(one.answered.is_set() for one in asked), "one is refused")
     (refused,) = [one for one in asked if one.answered.is_set()]
     assert refused.refused().cause == "busy"
@@ -109,18 +109,20 @@ def test_the_line_of_large_requests_is_bounded(scorer, turns, monkeypatch):
         assert one.answered.wait(PATIENT_S)
 
 
-def test_the_deadline_holds_while_a_video_is_decoded_and_while_it_waits(scorer, turns):
-    asked = [put(turns, scorer, VIDEO, [HEAVY], timeout_s=0.5) for _ in range(6)]
+def test_the_deadline_holds_while_a_video_is_decoded_and_while_it_waits(scorer, scheduler):
+    asked = [put(scheduler, scorer, VIDEO, [HEAVY], timeout_s=0.5) for _ in range(6)]
     for one in asked:
         assert str(one.refused()) == "deadline: the request's timeout of 0.5 s is over"
-    put(turns, scorer, VIDEO, [film()]).scores()
+    put(scheduler, scorer, VIDEO, [film()]).scores()
 
 
-def test_a_long_text_does_not_hold_up_a_short_one(scorer, turns):
+def test_a_long_text_does_not_hold_up_a_short_one(scorer, scheduler):
     """Tokenizing a million characters is one step, which lets other threads run."""
     gate = Gate()
-    texts = [put(turns, scorer, {"text": f"{number} the quick brown fox " * 40_000}, gate=gate) for number in range(4)]
-    put(turns, scorer, TEXT).scores()
+    texts = [
+        put(scheduler, scorer, {"text": f"{number} the quick brown fox " * 40_000}, gate=gate) for number in range(4)
+    ]
+    put(scheduler, scorer, TEXT).scores()
     assert not all(text.answered.is_set() for text in texts)
     gate.left.set()
     for text in texts:
@@ -136,19 +138,19 @@ def test_who_waits_for_another_host_holds_up_nobody(monkeypatch):
 
     monkeypatch.setattr("reranker_engine.inference.sources.fetch", fetch)
     scorer = Scorer(BASE, ScorerSettings(media=MediaPolicy(allowed_hosts=("a.example",))))
-    turns = Turns(scorer, Passes(), most=100)
+    scheduler = Scheduler(scorer, Passes(), max_requests=100)
     try:
-        asked = [put(turns, scorer, {"image": f"https://a.example/{number}"}) for number in range(12)]
+        asked = [put(scheduler, scorer, {"image": f"https://a.example/{number}"}) for number in range(12)]
         for _ in range(3):
-            put(turns, scorer, TEXT).scores()
-            put(turns, scorer, PICTURE, [png(shape())]).scores()
+            put(scheduler, scorer, TEXT).scores()
+            put(scheduler, scorer, PICTURE, [png(shape())]).scores()
         assert not any(one.answered.is_set() for one in asked)
         far.set()
         for one in asked:
             one.scores()
     finally:
         far.set()
-        turns.close()
+        scheduler.close()
 
 
 @pytest.mark.parametrize("form", ["mp4", "matroska", "avi", "mpegts"])

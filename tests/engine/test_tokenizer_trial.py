@@ -17,8 +17,8 @@ from tests.engine.support import BACKEND, BASE
 from tests.engine.tokenizers import PUBLISHED
 
 from reranker_engine.model.errors import CheckpointError
-from reranker_engine.service import trial
-from reranker_engine.service.trial import Trial, pieces
+from reranker_engine.service import tokenizer_trial
+from reranker_engine.service.tokenizer_trial import TokenizerTrial, pieces
 
 SETTINGS = json.loads((BASE / "tokenizer.json").read_text("utf-8"))
 
@@ -34,7 +34,7 @@ def split(pattern):
 
 
 def tried(folder):
-    with Trial(folder) as found:
+    with TokenizerTrial(folder) as found:
         found.finish()
 
 
@@ -81,15 +81,16 @@ SLOW = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_what_takes_too_long_is_ended(tmp_path, name):
-    with pytest.raises(CheckpointError, match=r"its trial with the text .* took more than 10 s"):
+def test_what_takes_too_long_is_ended(tmp_path, monkeypatch, name):
+    """With the limit itself the fastest of them ends just before it on some machines; the demo's takes 0.3 s."""
+    monkeypatch.setattr(tokenizer_trial, "CPU_S", 2)
+    with pytest.raises(CheckpointError, match=r"its trial with the text .* took more than 2 s"):
         tried(written(tmp_path, **SLOW[name]))
 
 
 def test_what_takes_too_much_memory_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "MEMORY_BYTES", 2**28)
+    monkeypatch.setattr(tokenizer_trial, "MEMORY_BYTES", 2**28)
     double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     chain = {"type": "Sequence", "normalizers": [double] * 40}
     with pytest.raises(CheckpointError, match=r"its trial with the text 'a', over and over ended the process \(-6\)"):
@@ -124,20 +125,20 @@ def test_a_trial_that_is_left_ends_with_it(tmp_path):
             yield "on and on"
             time.sleep(0.01)
 
-    with Trial(tmp_path, endless) as found:
+    with TokenizerTrial(tmp_path, endless) as found:
         child = found._child
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
 
 def test_a_trial_that_does_not_end_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "WALL_S", 0.2)
+    monkeypatch.setattr(tokenizer_trial, "WALL_S", 0.2)
 
     def stands(_):
         threading.Event().wait()
         yield ""
 
-    with Trial(tmp_path, stands) as found:
+    with TokenizerTrial(tmp_path, stands) as found:
         child = found._child
         with pytest.raises(CheckpointError, match=r"its trial did not end within 0\.2 s"):
             found.finish()
@@ -156,7 +157,11 @@ def test_a_trial_holds_nothing_of_the_process_that_began_it(tmp_path):
         yield repr(sorted(held))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with (tmp_path / "open").open("w"), pytest.raises(CheckpointError) as caught, Trial(tmp_path, looks) as found:
+    with (
+        (tmp_path / "open").open("w"),
+        pytest.raises(CheckpointError) as caught,
+        TokenizerTrial(tmp_path, looks) as found,
+    ):
         found.finish()
     # The null device as input, output and errors, and the way back.
     assert "with the text ['/dev/null', '/dev/null', '/dev/null', 'pipe'] took" in str(caught.value)
@@ -164,9 +169,9 @@ def test_a_trial_holds_nothing_of_the_process_that_began_it(tmp_path):
 
 def test_nothing_heavy_is_imported_for_it():
     program = (
-        "import sys; from reranker_engine.service import trial; "
+        "import sys; from reranker_engine.service import tokenizer_trial; "
         "print([name for name in ('torch', 'PIL', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert Path(trial.__file__).is_relative_to(BACKEND)
+    assert Path(tokenizer_trial.__file__).is_relative_to(BACKEND)

@@ -1,12 +1,11 @@
-"""GPUs that are not there: tensors of the CPU that pretend to lie on them, and refuse to meet where real ones would.
+"""Fake GPUs: CPU tensors that are tagged with a GPU, and raise where real ones of two devices could not be combined.
 
-    with Pretend() as gpus:
+    with FakeGpus() as gpus:
         x = torch.ones(3).to("cuda:0")
-        x + torch.ones(3, device="cuda:1")  # raises Meeting
+        x + torch.ones(3, device="cuda:1")  # raises DeviceMismatch
 
-Everything is computed by the CPU, so that results can be compared to the bit. It is stricter than CUDA in one thing (an
-index on the CPU into a tensor on a GPU is refused), and as lenient with numbers: a tensor without dimensions on the CPU
-meets all.
+The CPU computes everything, so that results can be compared to the bit. They are stricter than CUDA in one thing: an
+index on the CPU into a tensor on a GPU is refused. As in CUDA, a CPU tensor without dimensions goes with any device.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
-KEY = "_pretended_device"
-MEETING = (Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)
+KEY = "_fake_device"
+MIXED = (Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)
 """What may be given tensors of two devices: a copy, and what ``Module.to`` does with its parameters."""
 
 
-class Meeting(AssertionError):
-    """Tensors of two devices met in one operation."""
+class DeviceMismatch(AssertionError):
+    """Tensors of two devices in one operation."""
 
 
-class Pretend(TorchFunctionMode):
+class FakeGpus(TorchFunctionMode):
     """``crossings`` counts the copies from one device to another, ``computed`` the operations on each device."""
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class Pretend(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        # What makes a parameter of a tensor is not told to any mode; the parameter lies where the tensor does.
+        # Making a parameter of a tensor does not go through any mode; the parameter is where the tensor is.
         self._new = nn.Parameter.__new__
 
         def new(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:  # noqa: FBT001, FBT002 - torch's own
@@ -64,21 +63,23 @@ class Pretend(TorchFunctionMode):
         if func == Tensor.to:
             return self._to(args[0], list(args[1:]), kwargs)
         if func == Tensor.numpy and device_of(args[0]).type == "cuda":
-            raise Meeting("numpy() of a tensor on a GPU")
+            raise DeviceMismatch("numpy() of a tensor on a GPU")
         if getattr(func, "__name__", "") == "__get__":  # shape, dtype and the like, but T as well
             return tagged(func(*args, **kwargs), device_of(args[0]))
         asked = kwargs.get("device")
         if asked is not None and torch.device(asked).type == "cuda":
             kwargs["device"] = CPU
             return tagged(func(*args, **kwargs), torch.device(asked))
-        if func in MEETING:
+        if func in MIXED:
             device = device_of(args[1] if func == Tensor.data.__set__ else args[0])
             result = func(*args, **kwargs)
             tagged(args[0], device)
             return result
         met = {device_of(t) for t in tensors((args, kwargs)) if t.ndim or device_of(t) != CPU}
         if len(met) > 1:
-            raise Meeting(f"{getattr(func, '__name__', func)}: tensors on {', '.join(sorted(map(str, met)))} meet")
+            raise DeviceMismatch(
+                f"{getattr(func, '__name__', func)}: tensors on {', '.join(sorted(map(str, met)))} meet"
+            )
         device = next(iter(met), CPU)
         self.computed[str(device)] += 1
         return tagged(func(*args, **kwargs), device)
@@ -104,13 +105,13 @@ class Pretend(TorchFunctionMode):
 
 
 def device_of(tensor: Tensor) -> torch.device:
-    pretended = tensor.__dict__.get(KEY)
+    tagged_device = tensor.__dict__.get(KEY)
     with torch._C.DisableTorchFunction():
-        return pretended if pretended is not None else tensor.device
+        return tagged_device if tagged_device is not None else tensor.device
 
 
 def tagged(result: Any, device: torch.device) -> Any:
-    """``result``, whose tensors lie on ``device`` from now on, if that is one of those that are not there."""
+    """``result``, its tensors tagged with ``device`` if that is a GPU."""
     for tensor in tensors(result):
         if device.type == "cuda":
             tensor.__dict__[KEY] = device

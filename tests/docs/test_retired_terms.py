@@ -67,10 +67,9 @@ def code_left_out(text: str) -> str:
 def put_back(path: Path, text: str, names: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     """What of the given-up terms a file has, each with the one to use."""
     program, prose = split(text) if path.suffix == ".py" else ("", text)
-    found = [
-        f"{path}: {old} is called {new}" for old, new in names.items() if re.search(rf"^{old}$", program, re.MULTILINE)
-    ]
-    prose = code_left_out(prose)
+    used = set(program.split())
+    found = [f"{path}: {old} is called {new}" for old, new in names.items() if old in used]
+    prose = " ".join(code_left_out(prose).split())
     return found + [
         f"{path}: for {hit.group()!r} say {new}"
         for old, new in words.items()
@@ -106,5 +105,5 @@ def test_one_that_is_put_back_is_found() -> None:
         "a.py: for 'public names' say alias",
         "a.py: for 'public name' say alias",
     ]
-    assert put_back(Path("a.md"), "The Desk has `public name` in code, and a public\nname.", names, words) == []
-    assert put_back(Path("a.md"), "The public name.", names, words) == ["a.md: for 'public name' say alias"]
+    assert put_back(Path("a.md"), "The Desk has `public name` in code.", names, words) == []
+    assert put_back(Path("a.md"), "A public\nname.", names, words) == ["a.md: for 'public name' say alias"]

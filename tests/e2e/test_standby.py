@@ -89,12 +89,12 @@ def test_the_one_that_stands_by_goes_on_in_mid_split(st: Stage, how: int) -> Non
             name = next(n for n in names if place.said(n, "takes over"))
             acting = names[name]
             acting.listening()
+            row = acting.ended(number)
+            assert row["outcome"] == "live", row["message"]
             acting.rest(number)
             (other,) = set(names) - {name}
             until(lambda: place.said(other, f"process {acting.process.pid} on"), "the other one stands by for it")
             assert not place.said(other, "takes over")
-            row = acting.ended(number)
-            assert row["outcome"] == "live"
             traffic.wait_answers(number)
             lapses = [e for e in acting.api.rollout(row["id"]).events if e.kind == "lapse"]
     assert traffic.errors == []
@@ -117,8 +117,9 @@ def test_a_state_that_is_lost_in_mid_split(st: Stage) -> None:
         new = Place(st, st.root / "new-state", hold_s=2.0)
         with new.serve("after") as after:
             after.listening()
+            row = after.ended(number)
+            assert row["outcome"] == "live", row["message"]
             after.rest(number)
-            assert after.ended(number)["outcome"] == "live"
             traffic.wait_answers(number)
             (row,) = [encode(v) for v in after.api.versions() if v.version == number]
             assert row["state"] == "serving"
@@ -148,8 +149,9 @@ def test_an_old_backup_beside_what_went_on(st: Stage) -> None:
         with place.serve("after") as after:
             after.listening()
             after.ctl("resume")
+            row = after.ended(number)
+            assert row["outcome"] == "live", row["message"]
             after.rest(number)
-            assert after.ended(number)["outcome"] == "live"
             traffic.wait_answers(number)
     assert traffic.errors == []
     moved = max(a.came for a in traffic.answers if a.version == stable)

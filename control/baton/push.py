@@ -20,10 +20,12 @@ from baton.domain import Release
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.ownership import open_folder, open_own, own_folder, user, writers
 from baton.staging import Progress, Source, Stage
+from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.files import reason, shown
-from baton.verify.integrity import cheap_problems, ignored, not_served, told
+from baton.verify.integrity import ignored, problems, told
 from baton.verify.meta import META, META_LIMIT, check_table, parse_table
 from baton.verify.names import LARGEST, highest_number
+from baton.verify.sums import SUMS
 
 _log = logging.getLogger(__name__)
 
@@ -80,23 +82,24 @@ def push(
             _check_places(origin.path, repository, repository / engine, engine)
             # Before the first byte of a long copy: most sources that are refused can be refused now.
             table = _meta_table(origin, label, release)
-            _refuse_early(origin)
+            described = describe(origin.path)
+            _refuse_early(origin, described)
             home, _ = stack.enter_context(open_folder(named / engine))
             if number is not None:
                 _check_number(number, home, floor)
             staging, place = stack.enter_context(_staging(repository, engine))
             _check_file_system(staging, place, home, repository / engine)
-            stage = Stage(staging, place, origin)
+            stage = Stage(staging, place, origin, described.files)
             size, resumed = stage.fill(table, progress)
             version = _publish(stage.name, staging, home, number, floor)
             stage.forget()
-            beside = _ignored(origin.path)
+            folder, beside = repository / engine / str(version), ignored(described)
     except OSError as error:
         raise RepositoryError(
             f"{shown(source.name)} could not be pushed: {reason(error)} ({error.filename or repository}).",
             mend="The repository is as it was; mend that and push again.",
         ) from error
-    return Pushed(version, repository / engine / str(version), size, time.monotonic() - began, resumed, beside)
+    return Pushed(version, folder, size, time.monotonic() - began, resumed, beside)
 
 
 @contextmanager
@@ -128,14 +131,6 @@ def _staging_root(repository: Path) -> Path:
     return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
 
 
-def _ignored(source: Path) -> str:
-    try:
-        files, size = not_served(source)
-    except (OSError, CheckpointError):
-        return "more than can be counted"
-    return ignored(files, size) if files else ""
-
-
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:
     if Path(engine).name != engine or engine.startswith("."):
         raise UsageError(f"{engine!r} is not the name of an engine.")
@@ -158,15 +153,11 @@ def _meta_table(source: Source, label: str | None, release: Release | None) -> d
     return None if wanted == table else wanted
 
 
-def _refuse_early(source: Source) -> None:
-    try:
-        source.check()
-        # By its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved again.
-        problems = cheap_problems(source.path, links_may_leave=True)
-    except OSError as error:
-        raise CheckpointError(f"{shown(source.path.name)} can't be read: {reason(error)}.") from error
-    if problems:
-        raise CheckpointError(f"{source.path} can't become a version: {told(problems)}")
+def _refuse_early(source: Source, described: Checkpoint) -> None:
+    source.check((SUMS, *described.served))
+    # Described by its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved.
+    if found := problems(described, links_may_leave=True):
+        raise CheckpointError(f"{source.path} can't become a version: {told(found)}")
 
 
 def _check_number(number: int, home: int, floor: int) -> None:

@@ -26,7 +26,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Self
@@ -34,9 +34,10 @@ from typing import Any, Final, Self
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
-from baton.verify.files import CHUNK, Entry, figure, read_whole, reason, shown, vanished, walk
+from baton.verify.checkpoint import describe
+from baton.verify.files import CHUNK, figure, read_whole, reason, shown
 from baton.verify.integrity import check_integrity
-from baton.verify.layout import served
+from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table
 from baton.verify.sums import SUMS, SUMS_LIMIT, parse_sums, render_sums
 
@@ -72,13 +73,9 @@ class Source:
         with open_folder(path) as (descriptor, real):
             yield cls(descriptor, real)
 
-    def served(self) -> list[Entry]:
-        """What is served of the folder; raises as ``walk`` does."""
-        return served(self.path, walk(self.path, deep=False))
-
-    def check(self) -> None:
-        """Whether all that is served may be copied, as it is now; raises ``Untrusted`` naming the file."""
-        for name in (SUMS, *(entry.name for entry in self.served())):
+    def check(self, names: Iterable[str]) -> None:
+        """Whether these files may be copied, as they are now; raises ``Untrusted`` naming the file."""
+        for name in names:
             with contextlib.suppress(OSError), self._found(name):
                 pass  # what is not there, or no file, is told by others with more words
 
@@ -131,9 +128,13 @@ class Source:
 
 
 class Stage:
-    """The staging folder of one source. ``at`` is the descriptor of the engine's, ``place`` its path for people."""
+    """The staging folder of one source. ``at`` is the descriptor of the engine's, ``place`` its path for people.
 
-    def __init__(self, at: int, place: Path, source: Source) -> None:
+    ``files`` are what is copied of the source, as they were when it was checked.
+    """
+
+    def __init__(self, at: int, place: Path, source: Source, files: Sequence[Entry]) -> None:
+        self._files = files
         self.name = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
         self._at, self._place, self._source = at, place, source
         self._record = f"{self.name}.json"
@@ -170,8 +171,7 @@ class Stage:
         return Path(f"/proc/self/fd/{self._folder}")
 
     def _fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
-        written_here = {META} if table is not None else set()
-        files = [entry for entry in self._source.served() if entry.is_file and entry.name not in written_here]
+        files = [entry for entry in self._files if table is None or entry.name != META]
         digests = self._keep(files)
         resumed = bool(digests)
         total = sum(entry.size for entry in files)
@@ -198,8 +198,7 @@ class Stage:
             self._note(entry, digest)
         self._write_texts(table, digests)
         os.fsync(self._folder)
-        self._prove(progress)
-        return sum(entry.size for entry in walk(self._path)), resumed
+        return self._prove(progress), resumed
 
     def _keep(self, files: list[Entry]) -> dict[str, str]:
         """Return name to SHA-256 of the files that an earlier try left whole, and remove everything else.
@@ -281,16 +280,18 @@ class Stage:
             with new_file(name, self._folder, _READABLE) as file:
                 file.write(text.encode(errors="surrogateescape"))
 
-    def _prove(self, progress: Progress | None) -> None:
-        """Read everything back: what is published is what was checked, not what was meant to be written."""
+    def _prove(self, progress: Progress | None) -> int:
+        """Read everything back: what is published is what was checked, not what was meant to be written. Its bytes."""
 
         def told_of(done: int, total: int) -> None:
             if progress is not None:
                 progress(done, total, VERIFYING)
 
-        result = check_integrity(self._path, progress=told_of)
+        copy = describe(self._path)
+        result = check_integrity(copy, progress=told_of)
         if result.verdict is not Verdict.PASS:
             raise CheckpointError(f"{self._source.path} can't become a version: {result.message}")
+        return copy.listing.size
 
 
 def _identity(entry: Entry) -> tuple[int, int]:

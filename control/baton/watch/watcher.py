@@ -19,9 +19,8 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from baton.errors import BatonError
 from baton.verify.files import reason
-from baton.watch.scan import fingerprint_of
+from baton.verify.listing import look
 
 Mode = Literal["auto", "inotify", "poll"]
 
@@ -182,16 +181,18 @@ class Watcher(FileSystemEventHandler):
                 return
 
     def _poll(self) -> None:
-        before = self._fingerprints()
+        before = self._states()
         self._changed.set()  # what was put there before made no difference
         while not self._stopping.wait(self._poll_interval):
-            now = self._fingerprints()
+            now = self._states()
             if now != before:
                 before = now
                 self._changed.set()
 
-    def _fingerprints(self) -> list[str]:
-        return [_fingerprint(directory) for directory in self._directories]
+    def _states(self) -> list[tuple[str, str]]:
+        looks = [look(directory) for directory in self._directories]
+        # What keeps a directory from being listed is also a state: a change away from it is a change.
+        return [(listing.fingerprint, str(listing.fault or "")) for listing in looks]
 
     def _spawn(self, work: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
@@ -219,13 +220,6 @@ def _end(observer: BaseObserver) -> None:
     observer.stop()
     if observer is not threading.current_thread():
         observer.join()
-
-
-def _fingerprint(directory: Path) -> str:
-    try:
-        return fingerprint_of(directory)[0]
-    except (OSError, BatonError) as error:
-        return f"{type(error).__name__}: {error}"  # also a state: a change away from it is a change
 
 
 def file_system(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:

@@ -52,7 +52,6 @@ def push(
     repository: Path,
     engine: str,
     *,
-    number: int | None = None,
     floor: int = 0,
     label: str | None = None,
     release: Release | None = None,
@@ -61,16 +60,15 @@ def push(
     """Copy ``source`` to ``repository/engine/<next number>`` and return the version.
 
     The number is one more than every number in the directory and than ``floor``, the highest that the journal knows:
-    a number that was ever used is never used again, since response caches and clients' records know it. ``number``
-    asks for a certain one. ``label`` and ``release`` go to ``version.toml``, its other keys stay. Only what is served
-    is copied, links in the source as what they lead to, where ``Source`` follows them. A user's second push to the same
-    engine waits for the first one.
+    a number that was ever used is never used again, since response caches and clients' records know it. ``label`` and
+    ``release`` go to ``version.toml``, its other keys stay. Only what is served is copied, links in the source as what
+    they lead to, where ``Source`` follows them. A user's second push to the same engine waits for the first one.
 
     Raises ``Untrusted`` for a file that the source's writer may not give away, or a staging folder that others may
-    change; ``UsageError`` for a source that is no folder, ``CheckpointError`` for one that can't serve (before
-    anything is copied where it shows by then), ``Refused`` for a number that is taken and a source within the
-    repository, ``RepositoryError`` when the repository can't be written to. The engine's directory is touched by one
-    rename only, in the end, so live traffic never notices a push that fails.
+    change; ``UsageError`` for a source that is no folder, ``CheckpointError`` for one that can't serve (before anything
+    is copied where it shows by then), ``Refused`` for a source within the repository, ``RepositoryError`` when the
+    repository can't be written to. The engine's directory is touched by one rename only, in the end, so live traffic
+    never notices a push that fails.
     """
     began = time.monotonic()
     named, repository = repository, repository.resolve()
@@ -85,13 +83,11 @@ def push(
             described = describe(origin.path)
             _refuse_early(origin, described)
             home, _ = stack.enter_context(open_folder(named / engine))
-            if number is not None:
-                _check_number(number, home, floor)
             staging, place = stack.enter_context(_staging(repository, engine))
             _check_file_system(staging, place, home, repository / engine)
             stage = Stage(staging, place, origin, described.files)
-            size, resumed = stage.fill(table, progress)
-            version = _publish(stage.name, staging, home, number, floor)
+            size, resumed = stage.fill(table, progress or (lambda *_: None))
+            version = _publish(stage.name, staging, home, floor)
             stage.forget()
             folder, beside = repository / engine / str(version), ignored(described)
     except OSError as error:
@@ -160,16 +156,6 @@ def _refuse_early(source: Source, described: Checkpoint) -> None:
         raise CheckpointError(f"{source.path} can't become a version: {told(found)}")
 
 
-def _check_number(number: int, home: int, floor: int) -> None:
-    if not 1 <= number <= LARGEST:
-        raise UsageError(f"{number} is not a version number.", mend=f"They go from 1 to {LARGEST:,}.")
-    if number <= floor or _is_there(str(number), home):
-        raise Refused(
-            f"Version {number} was used already, and a number is never used again.",
-            mend="Leave the number away to get the next free one.",
-        )
-
-
 def _check_file_system(staging: int, place: Path, home: int, engine: Path) -> None:
     if os.fstat(staging).st_dev != os.fstat(home).st_dev:
         raise RepositoryError(
@@ -193,15 +179,17 @@ def _lock(folder: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _publish(name: str, stage: int, home: int, number: int | None, floor: int) -> int:
+def _publish(name: str, stage: int, home: int, floor: int) -> int:
     """Rename the staged folder to its number: the one moment at which Triton's directory changes."""
     while True:
-        if number is not None:
-            _check_number(number, home, floor)
-        version = number or max(highest_number(os.listdir(home)), floor) + 1
+        version = max(highest_number(os.listdir(home)), floor) + 1
         if version > LARGEST:
             raise Refused(f"The number after {version - 1:,} is larger than any version may be.")
-        if _is_there(str(version), home):
+        try:
+            os.stat(str(version), dir_fd=home, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        else:
             continue  # it came just now; the next listing counts it
         try:
             os.rename(name, str(version), src_dir_fd=stage, dst_dir_fd=home)
@@ -212,11 +200,3 @@ def _publish(name: str, stage: int, home: int, number: int | None, floor: int) -
         os.fsync(home)
         os.fsync(stage)
         return version
-
-
-def _is_there(name: str, at: int) -> bool:
-    try:
-        os.stat(name, dir_fd=at, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

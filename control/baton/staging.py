@@ -83,10 +83,7 @@ class Source:
     def open(self, name: str) -> Iterator[FileIO]:
         """One file, which was judged by the descriptor that it is read from.
 
-        Raises:
-            Untrusted: it is not to be copied.
-            Refused: it is no plain file by now.
-            OSError: it can't be opened.
+        Raises ``Untrusted`` where it is not to be copied, ``Refused`` where it is no plain file by now, ``OSError``.
         """
         with self._found(name) as found:
             if not found.is_file:
@@ -140,7 +137,7 @@ class Stage:
         self._record = f"{self.name}.json"
         self._folder = -1
 
-    def fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
+    def fill(self, table: Mapping[str, Any] | None, progress: Progress) -> tuple[int, bool]:
         """Make the folder a whole, proven version; return its size in bytes and whether files were kept."""
         try:
             with own_folder(self.name, self._at, self._place / self.name, mode=0o755) as self._folder:
@@ -170,7 +167,7 @@ class Stage:
         """The folder itself, for what takes a path, whatever has its name by now."""
         return Path(f"/proc/self/fd/{self._folder}")
 
-    def _fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
+    def _fill(self, table: Mapping[str, Any] | None, progress: Progress) -> tuple[int, bool]:
         files = [entry for entry in self._files if table is None or entry.name != META]
         digests = self._keep(files)
         resumed = bool(digests)
@@ -182,12 +179,10 @@ class Stage:
         for entry in files:
             if entry.name in digests:
                 continue
-            if progress is not None:
-                progress(done, total, entry.name)
+            progress(done, total, entry.name)
             for size in self._copy(entry, digests):
                 done += size
-                if progress is not None:
-                    progress(done, total, entry.name)
+                progress(done, total, entry.name)
             digest = digests[entry.name]
             if expected.get(entry.name, digest) != digest:
                 raise CheckpointError(
@@ -280,15 +275,10 @@ class Stage:
             with new_file(name, self._folder, _READABLE) as file:
                 file.write(text.encode(errors="surrogateescape"))
 
-    def _prove(self, progress: Progress | None) -> int:
+    def _prove(self, progress: Progress) -> int:
         """Read everything back: what is published is what was checked, not what was meant to be written. Its bytes."""
-
-        def told_of(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total, VERIFYING)
-
         copy = describe(self._path)
-        result = check_integrity(copy, progress=told_of)
+        result = check_integrity(copy, progress=lambda done, total: progress(done, total, VERIFYING))
         if result.verdict is not Verdict.PASS:
             raise CheckpointError(f"{self._source.path} can't become a version: {result.message}")
         return copy.listing.size

@@ -22,26 +22,26 @@ def test_whole_numbers_keep_their_size(tmp_path):
     write(folder, {"model.safetensors": safetensors({"w": (10,)}, dtype="I8", width=1)})
     assert estimate_bytes(describe(folder), overhead=1.0, process=0) == 10
     with pytest.raises(CheckpointError, match="neither"):
-        estimate_bytes(describe(tmp_path))
+        estimate_bytes(describe(tmp_path), overhead=1.0)
 
 
 def test_it_fits_with_the_margin_or_not_at_all():
-    assert check_capacity(100, 110).verdict is Verdict.PASS
-    result = check_capacity(10 * GIB, 10 * GIB, where="server a")
+    assert check_capacity(100, 110, margin=0.1).verdict is Verdict.PASS
+    result = check_capacity(10 * GIB, 10 * GIB, where="server a", margin=0.1)
     assert result.verdict is Verdict.FAIL
     assert result.observed > result.limit
     assert result.message == (
         "An estimated 10.0 GiB of memory plus a margin of 10% does not fit into the 10.0 GiB that are free on "
         "server a: 1.0 GiB short. Free that much, or serve a smaller type."
     )
-    result = check_capacity(3 * MIB, 4 * MIB)
+    result = check_capacity(3 * MIB, 4 * MIB, margin=0.1)
     figures = "An estimated 3.0 MiB of memory plus a margin of 10% fits into the 4.0 MiB that are free."
     assert result.message == figures
     assert check_capacity(100, 100, margin=0).verdict is Verdict.PASS
 
 
 def test_what_can_not_be_measured_is_skipped_and_said():
-    result = check_capacity(100, None)
+    result = check_capacity(100, None, margin=0.1)
     assert result.verdict is Verdict.PASS
     assert result.skipped
     assert result.message.startswith("Skipped")

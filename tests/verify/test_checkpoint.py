@@ -80,7 +80,7 @@ def test_each_file_is_parsed_once_for_the_scan_and_all_gates(folder, opened):
     assert missing_parts(describe(folder)) == ()
     assert check_integrity(describe(folder)).verdict is Verdict.PASS
     assert check_compatibility(describe(folder), describe(folder), architecture=None).verdict is Verdict.PASS
-    assert estimate_bytes(describe(folder)) > 0
+    assert estimate_bytes(describe(folder), overhead=1.0) > 0
     assert describe(folder).meta() == read_meta(folder)
     assert opened == []
 
@@ -216,7 +216,7 @@ def test_headers_without_end(folder, monkeypatch):
         assert result.verdict is Verdict.FAIL
         assert words in result.message
     with pytest.raises(CheckpointError, match="headers of its weights"):
-        estimate_bytes(seen)
+        estimate_bytes(seen, overhead=1.0)
 
 
 def test_a_folder_that_may_not_be_listed(folder, monkeypatch):

@@ -216,6 +216,17 @@ def test_code_by_name(folder, file, key):
     refused(folder, f"{file} has the key '{key}', which names code to import")
 
 
+@pytest.mark.parametrize("depth", [400, 700, 800])
+def test_settings_nested_as_deeply_as_can_be_parsed(folder, depth):
+    for name, key in (("config.json", "auto_map"), ("tokenizer.json", "Regex")):
+        text = (folder / name).read_text()
+        nested = "[" * depth + f'{{"{key}": "(a+)+$"}}' + "]" * depth
+        (folder / name).write_text(f'{text[:-1]}, "normalizer": {nested}}}')
+    refused(folder, "config.json has the key 'auto_map'")
+    message = check_compatibility(describe(folder), None, architecture=None).message
+    assert "tokenizer.json: the normalizer has the pattern" in message
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ({"text_config": {"hidden_size": 10**9}}, "text_config.hidden_size 1000000000: no model is that large"),
     ({"intermediate_size": 10**12}, "intermediate_size 1000000000000: no model is that large"),

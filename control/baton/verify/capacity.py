@@ -9,23 +9,19 @@ from baton.domain import Gate, GateResult, Verdict
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.files import figure
 
-OVERHEAD: Final = 1.2
-"""Memory of a served version over its weights: activations, caches, allocator slack. A start; ``live`` corrects it."""
 PROCESS_BYTES: Final = 512 << 20
 """Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""
-MARGIN: Final = 0.10
-"""The contract's default: a tenth more than estimated must be free."""
 
 
-def estimate_bytes(checkpoint: Checkpoint, *, overhead: float = OVERHEAD, process: int = PROCESS_BYTES) -> int:
+def estimate_bytes(checkpoint: Checkpoint, *, overhead: float, process: int = PROCESS_BYTES) -> int:
     """Estimate the memory in bytes that serving this checkpoint takes: weights as stored x ``overhead`` + ``process``.
 
-    Raises ``CheckpointError`` when a header can't be read.
+    ``overhead`` covers activations, caches and allocator slack. Raises ``CheckpointError`` when a header can't be read.
     """
     return int(sum(tensor.size for _, tensor in checkpoint.tensors()) * overhead) + process
 
 
-def check_capacity(needed: int, available: int | None, *, margin: float = MARGIN, where: str = "") -> GateResult:
+def check_capacity(needed: int, available: int | None, *, margin: float, where: str = "") -> GateResult:
     """Judge whether ``needed`` bytes and a ``margin`` (a fraction of them) fit into the ``available`` bytes.
 
     ``where`` names the server in the message. ``observed`` is ``needed``, ``limit`` the most that would fit, both in

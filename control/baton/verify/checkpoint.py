@@ -172,7 +172,7 @@ def read_meta(folder: Path) -> VersionMeta:
     Without the file the label is the folder's name, and the release ``equivalent``.
     """
     try:
-        entry = entry_of(folder / META)
+        entry = entry_of(folder / META, META)
     except OSError as error:
         if vanished(error):
             return as_meta({}, folder.name)

@@ -37,6 +37,10 @@ LARGEST_SETTING: Final = 10**8
 """Of whole numbers in ``config.json``; positions (10 million) are the largest in use."""
 LONGEST_SETTING: Final = 10_000
 """Elements of a list there; names of labels and of layers are the longest."""
+_PATCHES: Final = {
+    "patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size", "merge_size": "spatial_merge_size",
+}  # fmt: skip
+"""Settings of the image processor, and those of ``vision_config`` that they must equal."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -165,10 +169,14 @@ def _not_served(tensors: Mapping[str, str], config: Mapping[str, Any]) -> Iterat
     ``tensors`` are their types by name.
     """
     other = sorted({kind for name, kind in tensors.items() if kind not in _TYPES and not name.endswith(".inv_freq")})
-    packed = next((name for name in sorted(tensors) if _QUANTISED.search(name)), None)
-    if config.get("quantization_config") or other or packed:
-        why = f"holds weights of type {', '.join(map(shown, other))}" if other else f"has {shown(packed or '')[:200]}"
-        why = f"{CONFIG} has a quantization_config" if config.get("quantization_config") else f"The checkpoint {why}"
+    why = ""
+    if packed := next((name for name in sorted(tensors) if _QUANTISED.search(name)), None):
+        why = f"The checkpoint has {shown(packed)[:200]}"
+    if other:
+        why = f"The checkpoint holds weights of type {', '.join(other)}"
+    if config.get("quantization_config"):
+        why = f"{CONFIG} has a quantization_config"
+    if why:
         yield f"{why}: the engine serves no quantised weights; save the model in bf16, fp16 or fp32."
         return
     if adapter := next((name for name in sorted(tensors) if "lora_" in name or name.startswith("base_model.")), None):
@@ -187,12 +195,8 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _embeddings(shapes: Shapes) -> tuple[str, tuple[int, ...]] | None:
-    found = [
-        (name, shape)
-        for name, shape in shapes.items()
-        if name.endswith("embed_tokens.weight") and not _TOWERS.search(name)
-    ]
-    return found[0] if found else None
+    names = (name for name in shapes if name.endswith("embed_tokens.weight") and not _TOWERS.search(name))
+    return next(((name, shapes[name]) for name in names), None)
 
 
 def _vocabulary_rows(config: Mapping[str, Any], shapes: Shapes) -> int | None:
@@ -206,13 +210,13 @@ def _vocabulary_rows(config: Mapping[str, Any], shapes: Shapes) -> int | None:
 def _ill_shaped(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     """Yield where ``config.json`` and the headers disagree; what it doesn't say, or they don't name, fits."""
     text = _text(config)
-    for name, shape in [found] if (found := _embeddings(shapes)) else []:
-        wanted = (text.get("vocab_size"), text.get("hidden_size"))
-        if all(isinstance(side, int) for side in wanted) and shape != wanted:
-            yield (
-                f"{CONFIG} says vocab_size {wanted[0]:,} and hidden_size {wanted[1]:,}, "
-                f"the tensor {name} has the shape {'x'.join(map(str, shape))}."
-            )
+    rows, width = text.get("vocab_size"), text.get("hidden_size")
+    found = _embeddings(shapes)
+    if found is not None and isinstance(rows, int) and isinstance(width, int) and found[1] != (rows, width):
+        yield (
+            f"{CONFIG} says vocab_size {rows:,} and hidden_size {width:,}, "
+            f"the tensor {found[0]} has the shape {'x'.join(map(str, found[1]))}."
+        )
     language = [name for name in shapes if not _TOWERS.search(name)]
     yield from _miscounted("num_hidden_layers", text.get("num_hidden_layers"), _LAYER, language)
     if has_vision(config):
@@ -243,14 +247,9 @@ def _other_patches(candidate: Checkpoint, config: Mapping[str, Any]) -> Iterator
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         return
-    pairs = (
-        ("patch_size", "patch_size"),
-        ("temporal_patch_size", "temporal_patch_size"),
-        ("merge_size", "spatial_merge_size"),
-    )
     for file in (IMAGES, VIDEOS):
         settings = candidate.settings(file) if file in candidate.top else {}
-        for here, there in pairs:
+        for here, there in _PATCHES.items():
             own, wanted = settings.get(here), vision.get(there)
             if isinstance(own, int) and isinstance(wanted, int) and own != wanted:
                 yield f"{file} says {here} {own}, {CONFIG} says vision_config.{there} {wanted}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any, Final
@@ -134,6 +135,18 @@ def read_json(file: RawIOBase, name: str) -> Any:
         if error.early:
             raise UnfinishedError(f"{shown(name)} ends early: {error}.", f"{shown(name)} ends early") from error
         raise CheckpointError(f"{shown(name)} is not valid JSON: {error}.", mend="Copy it again.") from error
+
+
+def pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value in what was parsed, at any depth. JSON may be nested deeper than calls may be."""
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
 
 
 def shown(name: str) -> str:

@@ -12,7 +12,7 @@ from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.completeness import absent_parts
-from baton.verify.files import CHUNK, changed, figure, open_regular, reason, shown
+from baton.verify.files import CHUNK, changed, figure, open_regular, pairs, reason, shown
 from baton.verify.layout import INDEX, SINGLE
 from baton.verify.listing import Entry
 from baton.verify.safetensors import Header
@@ -23,12 +23,17 @@ Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
 Cancelled = Callable[[], bool]
 
+_CODE: Final = frozenset({"auto_map", "custom_pipelines"})
+"""Keys by which transformers or diffusers import code that a repository brings along."""
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a block device",
+}  # fmt: skip
 _TOLD: Final = 3
 """Problems told in the message; all of them are in the evidence."""
 
 
 def check_integrity(
-    checkpoint: Checkpoint, *, progress: Progress | None = None, cancelled: Cancelled | None = None
+    checkpoint: Checkpoint, *, progress: Progress = lambda *_: None, cancelled: Cancelled = lambda: False
 ) -> GateResult:
     """Prove that a version folder is whole and harmless, by reading all of what ``SHA256SUMS`` lists.
 
@@ -45,7 +50,12 @@ def check_integrity(
             evidence["unchecked_sums"] = len(sums) - len(hashed)
             digests = _hashed(hashed, checkpoint.name, progress, cancelled)
             evidence |= {"hashed_bytes": _bytes(hashed), "hashed_files": len(hashed)}
-            found = list(_unlike(hashed, digests, sums))
+            found = [
+                f"{shown(entry.name)} ({entry.size:,} bytes) has SHA-256 {digests[entry.name][:12]}..., "
+                f"{SUMS} says {sums[entry.name][:12]}...: copy it again."
+                for entry in hashed
+                if digests[entry.name] != sums[entry.name]
+            ]
     except Refused:
         return GateResult(Gate.INTEGRITY, Verdict.HOLD, "Stopped before all files were hashed.", evidence=evidence)
     except CheckpointError as error:
@@ -89,8 +99,9 @@ def problems(checkpoint: Checkpoint, *, links_may_leave: bool) -> list[str]:
         if part.error is not None and not unread and not isinstance(part.error, UnfitError):
             found.append(str(part.error))
         # Only settings are searched: in a vocabulary the same word is just a token.
-        elif name.endswith("config.json") and (key := _code_key(part.value)):
-            found.append(f"{name} has the key {key!r}, which names code to import: remove it.")
+        elif name.endswith("config.json"):
+            keys = {key for key, value in pairs(part.value) if key in _CODE and value}
+            found += [f"{name} has the key {key!r}, which names code to import: remove it." for key in sorted(keys)]
     found += _disagreements(checkpoint)
     found += [f"{part}." for part in absent_parts(checkpoint)]
     if not links_may_leave and checkpoint.listing.fault is not None:
@@ -102,8 +113,8 @@ def manifest(
     checkpoint: Checkpoint,
     *,
     known: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    progress: Progress = lambda *_: None,
+    cancelled: Cancelled = lambda: False,
 ) -> dict[str, str]:
     """Return name to SHA-256 (hex) of every file that is served, links followed.
 
@@ -136,9 +147,7 @@ def _bytes(files: Iterable[Entry]) -> int:
     return sum(entry.size for entry in files)
 
 
-def _hashed(
-    files: Collection[Entry], folder: str, progress: Progress | None, cancelled: Cancelled | None
-) -> dict[str, str]:
+def _hashed(files: Collection[Entry], folder: str, progress: Progress, cancelled: Cancelled) -> dict[str, str]:
     """SHA-256 as lower-case hex by name; raises as ``manifest`` does, also for a file that is not as it was listed."""
     total, done = _bytes(files), 0
     buffer = memoryview(bytearray(CHUNK))
@@ -148,27 +157,17 @@ def _hashed(
         try:
             with open_regular(entry.path) as file:
                 while size := file.readinto(buffer):
-                    if cancelled is not None and cancelled():
+                    if cancelled():
                         raise Refused(f"Hashing {folder} was cancelled.")
                     digest.update(buffer[:size])
                     done += size
-                    if progress is not None:
-                        progress(done, total)
+                    progress(done, total)
         except OSError as error:
             raise CheckpointError(f"{shown(entry.name)} can't be read: {reason(error)}.") from error
         if not entry.is_as_listed():
             raise changed(entry.name)
         digests[entry.name] = digest.hexdigest()
     return digests
-
-
-def _unlike(files: Iterable[Entry], digests: Mapping[str, str], sums: Mapping[str, str]) -> Iterator[str]:
-    for name, size in ((entry.name, entry.size) for entry in files):
-        if digests[name] != sums[name]:
-            yield (
-                f"{shown(name)} ({size:,} bytes) has SHA-256 {digests[name][:12]}..., "
-                f"{SUMS} says {sums[name][:12]}...: copy it again."
-            )
 
 
 def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[str]:
@@ -183,31 +182,13 @@ def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[s
                 "put the file itself there (ctl push copies what links lead to)."
             )
     if entry.target is not None and not entry.is_file:
-        yield f"{name} is {_kind(entry.target.st_mode)}: put the file itself in its place."
+        kind = _KINDS.get(stat.S_IFMT(entry.target.st_mode), "a device")
+        yield f"{name} is {kind}: put the file itself in its place."
 
 
 def _is_blob(real: Path, root: Path) -> bool:
     """Whether a file is a blob of the Hugging Face cache that the snapshot ``root`` belongs to."""
     return root.parent.name == "snapshots" and real.parent == root.parent.parent / "blobs"
-
-
-def _kind(mode: int) -> str:
-    kinds = {
-        stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a block device",
-    }  # fmt: skip
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _code_key(value: Any) -> str | None:
-    """Find a key by which transformers or diffusers import code that a repository brings along."""
-    if isinstance(value, list):
-        return next((key for part in value if (key := _code_key(part))), None)
-    if not isinstance(value, dict):
-        return None
-    for key in ("auto_map", "custom_pipelines"):
-        if value.get(key):
-            return key
-    return next((key for part in value.values() if (key := _code_key(part))), None)
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Header]:
@@ -227,11 +208,10 @@ def _disagreements(checkpoint: Checkpoint) -> Iterator[str]:
     shards = set(index.values())
     if SINGLE in checkpoint.served and SINGLE not in shards:
         yield f"{SINGLE} and {INDEX} are both there, and one can't tell which weights are meant: remove one."
-    for tensor, file in index.items():
-        if file in headers and tensor not in headers[file].tensors:
-            yield f"{INDEX} says that tensor {tensor[:200]!r} is in {shown(file)}, and it is not."
-    for file in sorted(shards & headers.keys()):
-        for tensor in headers[file].tensors:
-            if index.get(tensor) != file:
-                elsewhere = f"puts it into {shown(index[tensor])}" if tensor in index else "does not know it"
-                yield f"{shown(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."
+    listed = {(tensor, file) for tensor, file in index.items() if file in headers}
+    held = {(tensor, file) for file in shards & headers.keys() for tensor in headers[file].tensors}
+    for tensor, file in sorted(listed - held):
+        yield f"{INDEX} says that tensor {tensor[:200]!r} is in {shown(file)}, and it is not."
+    for tensor, file in sorted(held - listed):
+        elsewhere = f"puts it into {shown(index[tensor])}" if tensor in index else "does not know it"
+        yield f"{shown(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."

@@ -120,15 +120,22 @@ class Listing:
         return () if self.root is None or self.fault is not None else (self.root, *self.entries)
 
 
-def entry_of(path: Path) -> Entry:
-    """A path alone, under its own name; raises ``OSError``."""
-    return _entry(path.name, path, path.lstat())
+def entry_of(path: Path, name: str) -> Entry:
+    """What a path leads to, under that name; raises ``OSError`` when there is nothing."""
+    own = path.lstat()
+    target: os.stat_result | None = own
+    if stat.S_ISLNK(own.st_mode):
+        try:
+            target = path.stat()
+        except OSError:  # to nowhere, or a ring of links (ELOOP): either way it leads to nothing
+            target = None
+    return Entry(name, path, own, target)
 
 
 def look(path: Path) -> Listing:
     """List what a path leads to. What vanishes in the middle is left out. Never raises."""
     try:
-        root = _entry(".", path, path.lstat())
+        root = entry_of(path, ".")
     except OSError as error:
         return Listing(path, None, fault=None if vanished(error) else _unread(path, error))
     if not root.is_folder:
@@ -182,7 +189,7 @@ def _children(folder: Path, prefix: str, room: int, top: str) -> list[Entry]:
                         mend="A version folder holds one checkpoint: remove links and files that are not part of it.",
                     )
                 try:
-                    inside.append(_entry(prefix + one.name, folder / one.name, one.stat(follow_symlinks=False)))
+                    inside.append(entry_of(folder / one.name, prefix + one.name))
                 except OSError as error:
                     if not vanished(error):
                         raise
@@ -190,13 +197,3 @@ def _children(folder: Path, prefix: str, room: int, top: str) -> list[Entry]:
         if not vanished(error):
             raise
     return inside
-
-
-def _entry(name: str, path: Path, own: os.stat_result) -> Entry:
-    target: os.stat_result | None = own
-    if stat.S_ISLNK(own.st_mode):
-        try:
-            target = path.stat()
-        except OSError:  # to nowhere, or a ring of links (ELOOP): either way it leads to nothing
-            target = None
-    return Entry(name, path, own, target)

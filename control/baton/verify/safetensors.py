@@ -34,25 +34,6 @@ BITS: Final[Mapping[str, int]] = {
 """Bits per element of every type that the format knows."""
 
 
-class TruncatedError(UnfinishedError):
-    """The file is the first part of a whole one: a copy under way, or one that was cut off.
-
-    ``have`` and ``need`` are bytes; ``need`` is ``None`` while not even the header is there.
-    """
-
-    def __init__(self, name: str, have: int, need: int | None) -> None:
-        name = shown(name)
-        if need is None:
-            what = "its header is not there yet"
-            super().__init__(f"{name} is {have:,} bytes: {what}.", f"{name}: {what}")
-        else:
-            super().__init__(
-                f"{name} is {have:,} bytes, its header promises {need:,}: {need - have:,} bytes are missing.",
-                f"{name}: {have:,} of {need:,} bytes",
-                cut=True,
-            )
-
-
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor as the header tells it; ``start`` and ``end`` are byte offsets into the data section."""
@@ -67,17 +48,12 @@ class Tensor:
         """In bytes, as stored."""
         return self.end - self.start
 
-    @property
-    def elements(self) -> int:
-        return self.size * 8 // BITS[self.dtype]
-
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a file's header promises. ``length`` is the header's own, ``expected_size`` the whole file's, in bytes."""
 
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
     length: int
     expected_size: int
 
@@ -85,7 +61,7 @@ class Header:
 def read_header(file: FileIO, name: str) -> Header:
     """Read and check the header of an open file, and that the file is exactly as long as it promises.
 
-    Raises ``TruncatedError`` when bytes are missing at the end, ``CheckpointError`` for anything else that is wrong
+    Raises ``UnfinishedError`` when bytes are missing at the end, ``CheckpointError`` for anything else that is wrong
     with it, ``OSError`` when it can't be read.
     """
     size = os.fstat(file.fileno()).st_size
@@ -93,7 +69,7 @@ def read_header(file: FileIO, name: str) -> Header:
     length = int.from_bytes(prefix, "little")
     # A length of zero is a file whose space was allocated in advance and not yet written.
     if len(prefix) < _PREFIX or length == 0:
-        raise TruncatedError(name, size, None)
+        raise _headless(name, size)
     if length > HEADER_LIMIT:
         raise CheckpointError(
             f"{shown(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
@@ -107,17 +83,20 @@ def read_header(file: FileIO, name: str) -> Header:
             mend="It is not a safetensors file: convert or copy it again.",
         )
     if len(text) < length or text.endswith(b"\x00"):
-        raise TruncatedError(name, size, None)
+        raise _headless(name, size)
     header = _checked(name, text)
-    if size < header.expected_size:
-        raise TruncatedError(name, size, header.expected_size)
-    if size > header.expected_size:
-        raise CheckpointError(
-            f"{shown(name)} is {size:,} bytes, its header promises {header.expected_size:,}: "
-            f"{size - header.expected_size:,} bytes are too many.",
-            mend="Copy it again.",
-        )
+    need = header.expected_size
+    figures = f"{shown(name)} is {size:,} bytes, its header promises {need:,}: {abs(need - size):,} bytes are"
+    if size < need:
+        raise UnfinishedError(f"{figures} missing.", f"{shown(name)}: {size:,} of {need:,} bytes", cut=True)
+    if size > need:
+        raise CheckpointError(f"{figures} too many.", mend="Copy it again.")
     return header
+
+
+def _headless(name: str, size: int) -> UnfinishedError:
+    what = "its header is not there yet"
+    return UnfinishedError(f"{shown(name)} is {size:,} bytes: {what}.", f"{shown(name)}: {what}")
 
 
 def _read(file: FileIO, length: int) -> bytes:
@@ -132,11 +111,8 @@ def _checked(name: str, text: bytes) -> Header:
     try:
         table = parse_json(text)
     except MalformedError as error:
-        raise CheckpointError(
-            f"The header of {shown(name)} is not valid JSON: {error}.", mend="Copy it again."
-        ) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"The header of {shown(name)} is not an object.", mend="Copy it again.")
+        what = f"The header of {shown(name)} is not valid JSON: {error}."
+        raise CheckpointError(what, mend="Copy it again.") from error
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"The header of {shown(name)} holds a __metadata__ that is not text to text.")
@@ -150,7 +126,7 @@ def _checked(name: str, text: bytes) -> Header:
                 mend="Save the checkpoint again.",
             )
         reached = tensor.end
-    return Header(tensors, metadata, len(text), _PREFIX + len(text) + reached)
+    return Header(tensors, len(text), _PREFIX + len(text) + reached)
 
 
 def _tensor(name: str, key: str, value: Any) -> Tensor:

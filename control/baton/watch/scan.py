@@ -36,7 +36,7 @@ class Scanner:
             paths = sorted(engine_dir.iterdir())
         except OSError as error:
             if vanished(error):
-                self.forget(engine_dir)
+                self._seen.pop(engine_dir, None)
                 return []
             raise RepositoryError(
                 f"The engine directory {engine_dir} can't be listed: {reason(error)}.",
@@ -52,10 +52,6 @@ class Scanner:
                 found[path.name] = folder
         self._seen[engine_dir] = found  # what vanished is forgotten: if it returns, it is new
         return sorted(found.values(), key=lambda folder: (folder.version is None, folder.version or 0, folder.name))
-
-    def forget(self, engine_dir: Path) -> None:
-        """Drop what is remembered of a directory, as when its service is no longer configured."""
-        self._seen.pop(engine_dir, None)
 
 
 def _look(path: Path, before: Folder | None, now: float) -> Folder | None:

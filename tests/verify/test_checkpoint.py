@@ -8,7 +8,7 @@ import os
 from io import FileIO
 
 import pytest
-from tests.verify.tiny import edit, files, write
+from tests.verify.tiny import edit, files, tokenizer, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError
@@ -186,12 +186,26 @@ def test_what_is_kept_is_bounded(tmp_path, opened):
     for number in range(1, 30):
         describe(write(tmp_path / str(number)))
         assert keeper._held <= 20_000
-    assert keeper._held == sum(size for _, size in keeper._parts.values()) > 10_000
+    assert keeper._held == sum(kept.size for kept in keeper._parts.values()) > 10_000
     opened.clear()
     describe(tmp_path / "29")
     assert opened == []  # the last one fits, the first one was dropped
     describe(tmp_path / "1")
     assert sorted(opened) == sorted(files())
+
+
+def test_what_is_too_large_to_keep_is_still_scanned_once(folder, opened):
+    """A scan is done several times a second: that a large file is whole is remembered without what it holds."""
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(2_000)))
+    keeper = checkpoint_module._KEEPER = checkpoint_module._Keeper(room=30_000)
+    for _ in range(3):
+        assert missing_parts(read(look(folder), values=False)) == ()
+    assert opened.count("tokenizer.json") == 1
+    assert describe(folder).tokenizer().count == 2_001
+    assert opened.count("tokenizer.json") == 2
+    assert all(kept.part.value is None for key, kept in keeper._parts.items() if key[0].name == "tokenizer.json")
+    (folder / "tokenizer.json").write_text('{"model": ')
+    assert missing_parts(read(look(folder), values=False)) == ("tokenizer.json ends early",)
 
 
 def test_a_kept_error_holds_nothing_of_the_file(folder, opened):

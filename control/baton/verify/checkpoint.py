@@ -22,7 +22,18 @@ from baton.domain import VersionMeta
 from baton.errors import CheckpointError
 from baton.verify import tokens
 from baton.verify.files import UnfinishedError, changed, figure, open_regular, read_json, read_whole, reason, shown
-from baton.verify.layout import HEAD, INDEX, SETTINGS, SINGLE, TOKENIZER, TOKENIZER_CONFIG, true_kind, weight_map
+from baton.verify.layout import (
+    CONFIG,
+    HEAD,
+    INDEX,
+    PROCESSOR,
+    SETTINGS,
+    SINGLE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    true_kind,
+    weight_map,
+)
 from baton.verify.listing import Entry, Listing, entry_of, look, vanished
 from baton.verify.meta import META, META_LIMIT, as_meta, parse_table
 from baton.verify.safetensors import Header, Tensor, read_header
@@ -33,8 +44,8 @@ JSON_TOTAL: Final = 256 << 20
 HEADERS_TOTAL: Final = 64 << 20
 """Bytes of all headers of its weights; those of the largest published models are some 10 MB."""
 KEPT: Final = 24 << 20
-"""Bytes of text whose values are kept in memory, where they take some ten times as much at most: room for a stable
-version and a candidate with tokenizers of 11 MB."""
+"""Bytes of text whose values are kept in memory: room for a stable version and a candidate with tokenizers of 11 MB. A
+vocabulary takes twice its text there, text that means harm some twenty times."""
 _OVERHEAD: Final = 1 << 10
 _GRAIN_S: Final = 2.0
 """The coarsest clock of a file system in use. Within one tick of it a file can change unnoticed."""
@@ -135,8 +146,11 @@ def describe(folder: Path) -> Checkpoint:
     return read(look(folder))
 
 
-def read(listing: Listing) -> Checkpoint:
-    """What the files of a listed folder hold, as they were when it was listed. Never raises."""
+def read(listing: Listing, *, values: bool = True) -> Checkpoint:
+    """What the files of a listed folder hold, as they were when it was listed. Never raises.
+
+    Without ``values`` those may be left out that completeness does not ask for.
+    """
     top = {entry.name: entry for entry in listing.entries if "/" not in entry.name}
     served = {name: entry for name, entry in top.items() if name in SETTINGS}
     fault = listing.fault if not top else None
@@ -150,7 +164,8 @@ def read(listing: Listing) -> Checkpoint:
     if fault is not None:
         return Checkpoint(listing, top, served, {}, fault)
     readers = {name: _reader(name, joint=TOKENIZER in top) for name in (*served, SUMS) if name in top}
-    parts = {name: _KEEPER.part(top[name], reader) for name, reader in readers.items()}
+    needed = readers.keys() if values else {CONFIG, PROCESSOR, INDEX, SUMS}
+    parts = {name: _KEEPER.part(top[name], reader, value=name in needed) for name, reader in readers.items()}
     index = parts[INDEX].value or {} if INDEX in parts else {}
     headers = 0
     for name in sorted({SINGLE, *index.values()} & top.keys()):
@@ -223,8 +238,23 @@ _READERS: Final[Mapping[str, Reader]] = {
 }
 
 
+_Key = tuple[Path, Reader, object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    part: Part
+    size: int
+    emptied: bool = False
+    """The file was read without an error, and its value was too large to keep."""
+
+
+_NONE: Final = _Kept(Part(), 0)
+_EMPTIED: Final = _Kept(Part(), _OVERHEAD, emptied=True)
+
+
 class _Keeper:
-    """Reads files, and keeps what they hold while they stay as they are; the longest unused is dropped first.
+    """Reads files, and keeps what they hold while they stay as they are; the value longest unused is dropped first.
 
     Safe for use by several threads.
     """
@@ -232,25 +262,33 @@ class _Keeper:
     def __init__(self, room: int) -> None:
         self._room = room
         self._held = 0
-        self._parts: OrderedDict[tuple[Path, Reader, object], tuple[Part, int]] = OrderedDict()
+        self._parts: OrderedDict[_Key, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def part(self, entry: Entry, reader: Reader) -> Part:
+    def part(self, entry: Entry, reader: Reader, *, value: bool = True) -> Part:
+        """What a file holds. Without ``value`` only what is wrong with it, which is remembered of files of any size."""
         key = (entry.path, reader, entry.figures)
         with self._lock:
-            if key in self._parts:
+            kept = self._parts.get(key)
+            if kept is not None and not (kept.emptied and value):
                 self._parts.move_to_end(key)
-                return self._parts[key][0]
+                return kept.part
         part, sure = _read(entry, reader)
         if sure:
-            size = _OVERHEAD + (_length(part) if reader is read_header else entry.size if part.value else 0)
+            size = _length(part) if reader is read_header else entry.size if part.value is not None else 0
             with self._lock:
-                if key not in self._parts:
-                    self._parts[key] = (part, size)
-                    self._held += size
-                while self._held > self._room:
-                    self._held -= self._parts.popitem(last=False)[1][1]
-        return part
+                self._keep(key, _Kept(part, size + _OVERHEAD) if size <= self._room // 2 else _EMPTIED)
+        return part if value else Part(error=part.error)
+
+    def _keep(self, key: _Key, kept: _Kept) -> None:
+        self._held += kept.size - self._parts.pop(key, _NONE).size
+        self._parts[key] = kept
+        while self._held > self._room:
+            oldest, old = self._parts.popitem(last=False)
+            self._held -= old.size
+            if old.part.value is not None:
+                self._parts[oldest] = _EMPTIED
+                self._held += _OVERHEAD
 
 
 _KEEPER: Final = _Keeper(KEPT)

@@ -65,7 +65,7 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
     version = version_of(path.name) if problem is None else None
     # Reading headers takes longer than reading statuses: what was whole and has not changed since is whole.
     whole = before is not None and same and before.complete
-    missing = () if version is None or whole else missing_parts(read(listing))
+    missing = () if version is None or whole else missing_parts(read(listing, values=False))
     return Folder(
         name=path.name,
         version=version,

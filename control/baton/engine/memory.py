@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from baton.codec import encode
 from baton.config import ServiceConfig
 from baton.domain import WORST_FIRST, GateResult, Verdict
 from baton.errors import BatonError
@@ -89,6 +90,6 @@ class Memory:
     def _alarm(self, service: str, result: GateResult) -> None:
         log.warning("%s: %s", service, result.message)
         try:
-            self._journal.log(self._clock(), "memory", result.message, service=service, data=dict(result.evidence))
+            self._journal.log(self._clock(), "memory", result.message, service=service, data=encode(result.evidence))
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)

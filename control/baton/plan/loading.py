@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.domain import NO_EVIDENCE, Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.evidence import LoadEvidence
 from baton.plan.converge import drop_all_but, load, name_all
 from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
 from baton.plan.limits import away
@@ -64,8 +62,7 @@ def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: 
             continue
         if not failure.machine or rollout.kind is Kind.ROLLBACK:
             message = f"Version {version} did not load on server {server.name}. Triton says: {told(failure)}"
-            evidence = {"triton": failure.words}
-            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message, evidence)))
+            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message, failure.words)))
         if (held := _machine_at_fault(view, rollout, server.name, failure, stable, policy)) is not None:
             return held
     return None
@@ -136,7 +133,6 @@ def _make_room(
     return None
 
 
-def _load_result(
-    verdict: Verdict, took: float, policy: Policy, message: str, evidence: Mapping[str, Any] | None = None
-) -> GateResult:
-    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence or {})
+def _load_result(verdict: Verdict, took: float, policy: Policy, message: str, triton: str | None = None) -> GateResult:
+    evidence = NO_EVIDENCE if triton is None else LoadEvidence(triton=triton)
+    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence)

@@ -161,9 +161,9 @@ def _again(view: View, rollout: Rollout, policy: Policy, gate: Gate, result: Gat
 
     Nothing is promoted without evidence, and nothing is refused for the want of it: that says nothing of the version.
     """
-    attempts = int(result.evidence.get("attempts", 1))
-    if attempts >= policy.hold_attempts or result.evidence.get("missing"):
-        tries = "" if result.evidence.get("missing") else f" after {attempts} tries"
+    attempts, missing = result.evidence.attempts or 1, result.evidence.missing
+    if attempts >= policy.hold_attempts or missing:
+        tries = "" if missing else f" after {attempts} tries"
         why = f"Gate {gate} has not enough evidence{tries}: {result.message}"
         if rollout.kind is Kind.ROLLOUT:
             return Decision(rollout.phase, why, Advance(Phase.WAITING, why))

@@ -9,6 +9,7 @@ wrote down: a control plane that is gone, stopped or without a disk can't keep a
 from __future__ import annotations
 
 from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
+from baton.evidence import synthetic
 from baton.plan.converge import load, settle, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
 from baton.plan.limits import away
@@ -169,7 +170,7 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     if view.paused and not rollout.promoted:
         return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
     gate = view.live_gate
-    if gate is not None and gate.verdict is Verdict.PASS and (count := gate.evidence.get("synthetic")):
+    if gate is not None and gate.verdict is Verdict.PASS and (count := synthetic(gate)):
         doing = f"{doing} No live requests come; it is judged by {count} golden ones in their place."
     # A step that a person let past a pause begins then, whenever the last progress was.
     since = max(rollout.progressed_at, rollout.phase_since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baton.domain import FILE_GATES, GATES_OF, Gate, Rollout
+from baton.evidence import synthetic
 from baton.plan.traffic import shadowed
 from baton.plan.view import Policy, View
 
@@ -30,7 +31,7 @@ def shadow_over(rollout: Rollout, policy: Policy) -> str:
         return f"Version {version} is promoted in full: what was left of the shadow is skipped."
     if not shadowed(policy):
         return f"No requests are mirrored to version {version} any more: so it is configured now."
-    if gate is not None and (count := gate.evidence.get("synthetic")):
+    if count := synthetic(gate):
         return (
             f"Version {version} answered mirrored requests well, in the end {count} golden ones for want of live ones."
         )

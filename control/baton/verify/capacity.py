@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import CapacityEvidence
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.files import figure
 
@@ -29,7 +30,7 @@ def check_capacity(needed: int, available: int | None, *, margin: float, where: 
     gate ``load`` will tell.
     """
     place = f" on {where}" if where else ""
-    evidence = {"needed_bytes": needed, "available_bytes": available, "margin": margin, "what": "memory"}
+    evidence = CapacityEvidence(needed_bytes=needed, available_bytes=available, margin=margin, what="memory")
     if available is None:
         message = f"Skipped: the free memory{place} can't be seen from here; an estimated {figure(needed)} is needed."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.errors import CheckpointError
+from baton.evidence import CompatibilityEvidence
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.files import shown
 from baton.verify.integrity import told
@@ -45,6 +47,15 @@ _PATCHES: Final = {
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was read on the way, as far as it went."""
+
+    architecture: str | None = None
+    tokens: int | None = None
+    tokens_changed: int | None = None
+
+
 def check_compatibility(
     candidate: Checkpoint, stable: Checkpoint | None, *, architecture: str | None, release: Release | None = None
 ) -> GateResult:
@@ -56,20 +67,25 @@ def check_compatibility(
     other ids are other inputs; a ``retrained`` one may have learned new tokens, as long as every id has a row in the
     embeddings. ``observed`` is the number of problems. Never raises for what is in the folders.
     """
-    evidence: dict[str, Any] = {}
+    found = _Found()
     try:
-        problems = list(_problems(candidate, stable, architecture, release, evidence))
+        problems = list(_problems(candidate, stable, architecture, release, found))
     except CheckpointError as error:
         problems = [str(error)]
+    evidence = CompatibilityEvidence(
+        architecture=found.architecture,
+        tokens=found.tokens,
+        tokens_changed=found.tokens_changed,
+        problems=tuple(problems) or None,
+    )
     if problems:
-        evidence["problems"] = problems
         message = told(problems)
         return GateResult(Gate.COMPATIBILITY, Verdict.FAIL, message, float(len(problems)), 0.0, evidence=evidence)
     against = f"as in version {stable.name}" if stable is not None else "as the service asks"
     if stable is None and architecture is None:
         against = "with nothing to compare it with"
-    message = f"{evidence['architecture']}, {against}; {evidence['tokens']:,} tokens, tokenizer and processor fit."
-    if changed := evidence.get("tokens_changed"):
+    message = f"{found.architecture}, {against}; {found.tokens:,} tokens, tokenizer and processor fit."
+    if changed := found.tokens_changed:
         message += f" {changed:,} tokens differ from version {stable.name if stable else ''}, as retraining may."
     return GateResult(Gate.COMPATIBILITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
 
@@ -79,11 +95,11 @@ def _problems(
     stable: Checkpoint | None,
     architecture: str | None,
     release: Release | None,
-    evidence: dict[str, Any],
+    found: _Found,
 ) -> Iterator[str]:
     config = candidate.settings(CONFIG)
     yield from _absurd(config)
-    evidence["architecture"] = _kind(config)
+    found.architecture = _kind(config)
     before = _of_stable(stable, lambda one: one.settings(CONFIG))
     yield from _other_architecture(config, before, architecture)
     files = {entry.name for entry in candidate.files}
@@ -98,7 +114,7 @@ def _problems(
     if absent:
         return
     tokenizer = candidate.tokenizer()
-    evidence["tokens"] = tokenizer.count
+    found.tokens = tokenizer.count
     rows = _vocabulary_rows(config, shapes)
     if rows is not None and tokenizer.largest >= rows:
         yield (
@@ -109,7 +125,7 @@ def _problems(
     risks = pipeline_problems(tokenizer.pipeline, known.pipeline if known else {})
     yield from (f"{TOKENIZER}: {risk}: take the tokenizer that the model was published with." for risk in risks)
     if stable is not None and known is not None:
-        yield from _other_tokens(tokenizer, known, stable.name, release or candidate.meta().release, evidence)
+        yield from _other_tokens(tokenizer, known, stable.name, release or candidate.meta().release, found)
 
 
 def _of_stable(stable: Checkpoint | None, ask: Callable[[Checkpoint], T]) -> T | None:
@@ -256,7 +272,7 @@ def _other_patches(candidate: Checkpoint, config: Mapping[str, Any]) -> Iterator
 
 
 def _other_tokens(
-    tokenizer: Tokenizer, before: Tokenizer, stable: str, release: Release, evidence: dict[str, Any]
+    tokenizer: Tokenizer, before: Tokenizer, stable: str, release: Release, found: _Found
 ) -> Iterator[str]:
     if before.kind is not None and tokenizer.kind is not None and before.kind != tokenizer.kind:
         yield f"The tokenizer is of the kind {tokenizer.kind}, the stable version's is {before.kind}."
@@ -264,7 +280,7 @@ def _other_tokens(
     if before.ids is None or tokenizer.ids is None:
         return
     changed = [token for token, _ in before.ids.items() ^ tokenizer.ids.items()]
-    evidence["tokens_changed"] = len(set(changed))
+    found.tokens_changed = len(set(changed))
     if changed and release is Release.EQUIVALENT:
         example = min(changed)
         yield (

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
+from baton.evidence import IntegrityEvidence
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.completeness import absent_parts
 from baton.verify.files import CHUNK, changed, figure, open_regular, pairs, reason, shown
@@ -38,18 +40,18 @@ def check_integrity(
     """Prove that a version folder is whole and harmless, by reading all of what ``SHA256SUMS`` lists.
 
     FAIL names the file and the figure; ``observed`` is then the number of problems. PASS tells the bytes hashed
-    (``evidence["hashed_bytes"]``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
+    (``evidence.hashed_bytes``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
     ``cancelled`` stopped it. Never raises for what is in the folder. ``progress`` is told bytes hashed and to hash.
     """
-    evidence: dict[str, Any] = {"hashed_bytes": 0, "hashed_files": 0}
+    evidence = IntegrityEvidence(hashed_bytes=0, hashed_files=0)
     sums: dict[str, str] | None = checkpoint.told(SUMS)
     found = problems(checkpoint, links_may_leave=False)
     try:
         if not found and sums is not None:
             hashed = [entry for entry in checkpoint.files if entry.name in sums]
-            evidence["unchecked_sums"] = len(sums) - len(hashed)
+            evidence = replace(evidence, unchecked_sums=len(sums) - len(hashed))
             digests = _hashed(hashed, checkpoint.name, progress, cancelled)
-            evidence |= {"hashed_bytes": _bytes(hashed), "hashed_files": len(hashed)}
+            evidence = replace(evidence, hashed_bytes=_bytes(hashed), hashed_files=len(hashed))
             found = [
                 f"{shown(entry.name)} ({entry.size:,} bytes) has SHA-256 {digests[entry.name][:12]}..., "
                 f"{SUMS} says {sums[entry.name][:12]}...: copy it again."
@@ -61,21 +63,22 @@ def check_integrity(
     except CheckpointError as error:
         found = [str(error)]
     if found:
-        evidence["problems"] = found
+        evidence = replace(evidence, problems=tuple(found))
         return GateResult(Gate.INTEGRITY, Verdict.FAIL, told(found), float(len(found)), 0.0, evidence=evidence)
-    evidence |= {
-        "files": len(checkpoint.files),
-        "bytes": _bytes(checkpoint.files),
-        "tensors": sum(len(header.tensors) for header in _weights(checkpoint).values()),
-        "ignored_files": len(checkpoint.beside),
-        "ignored_bytes": _bytes(checkpoint.beside),
-    }
-    whole = f"{evidence['tensors']:,} tensors in {evidence['files']} files ({figure(evidence['bytes'])}) are whole"
+    evidence = replace(
+        evidence,
+        files=len(checkpoint.files),
+        bytes=_bytes(checkpoint.files),
+        tensors=sum(len(header.tensors) for header in _weights(checkpoint).values()),
+        ignored_files=len(checkpoint.beside),
+        ignored_bytes=_bytes(checkpoint.beside),
+    )
+    whole = f"{evidence.tensors:,} tensors in {evidence.files} files ({figure(evidence.bytes or 0)}) are whole"
     if sums is None:
         message = f"{whole}, by their own headers and index; there is no {SUMS} to hash against."
     else:
-        message = f"{whole}; {evidence['hashed_bytes']:,} bytes of {evidence['hashed_files']} files match {SUMS}."
-        if unchecked := evidence["unchecked_sums"]:
+        message = f"{whole}; {evidence.hashed_bytes:,} bytes of {evidence.hashed_files} files match {SUMS}."
+        if unchecked := evidence.unchecked_sums:
             message += f" Of {SUMS} {unchecked} lines name files that are not served, and were not checked."
     if beside := ignored(checkpoint):
         message += f" Ignored: {beside}."

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tritonclient.utils import InferenceServerException
 
 from baton.app import App

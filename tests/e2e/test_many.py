@@ -47,8 +47,8 @@ def test_twenty_rollouts_and_five_rollbacks(tmp_path: Path) -> None:
     apart = sorted(scores.values())
     assert min(b - a for a, b in itertools.pairwise(apart)) > 1e-5, "scores tell the versions apart"
     for answer in traffic.answers:
-        assert answer.at >= proven[answer.version], "answered before its gates had passed"
-        assert answer.score == pytest.approx(scores[answer.version], abs=2e-6), "says that it is another version"
+        assert answer.came >= proven[answer.version], "answered before its gates had passed"
+        assert answer.scores[0] == pytest.approx(scores[answer.version], abs=2e-6), "says that it is another version"
         assert answer.response_version == str(answer.version)
     # Each version is loaded once; those to which a person went back after they were unloaded, once more.
     assert loads == {v: 2 if v in ROLLBACK_AFTER else 1 for v in seeds}

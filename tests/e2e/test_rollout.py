@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.toy import make_checkpoint
 
 from baton.codec import encode
@@ -30,7 +31,7 @@ def next_version(st: Stage) -> int:
         with st.control():
             st.drop(1)
             st.wait_live(1)
-    return max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
+    return st.unused()
 
 
 def declare(folder: Path, release: str) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 

@@ -213,6 +213,7 @@ def roll_out(place: Place, version: int, blows_at: int) -> Fuse:
     return fuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [False, True], ids=["goes live", "is refused"])
 def test_a_crash_before_any_act(place, refused):
     """One version after the other comes; the control plane dies a little later each time, and another one goes on."""

@@ -385,6 +385,7 @@ def test_a_server_that_restarts_in_mid_split_joins_it_again(place):
     plane.close()
 
 
+@pytest.mark.slow
 def test_a_crash_before_any_act_of_a_split(place):
     """One version after the other comes; the control plane dies a little later each time, and another one goes on."""
 

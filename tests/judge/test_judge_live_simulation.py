@@ -9,10 +9,13 @@ fail.
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.shapes import Answer, LiveLimits, Pair
+
+pytestmark = pytest.mark.slow
 
 LOOKS = 8
 LIMITS = LiveLimits(threshold=0.5)

@@ -117,7 +117,7 @@ def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineIn
     strays = [f.problem for f in view.strays if f.problem is not None]
     steering = one.steering.strayed(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
-    return strays + _ahead(view) + steering + leaks(view, one.policy) + slow
+    return strays + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.policy), *slow)]
 
 
 def _ahead(view: View) -> list[str]:
@@ -293,7 +293,7 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if number == view.alias and any(number in s.serving() for s in view.live()):
         ill = [f"does not answer on server {s}: {sick.reason}" for (s, v), sick in view.sick.items() if v == number]
         record = view.records.get(number)
-        found = [record.reason] if record is not None and record.standing is Standing.ADOPTED else []
+        found = [str(record.reason)] if record is not None and record.standing is Standing.ADOPTED else []
         return VersionState.SERVING, " ".join(ill or found)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
@@ -302,14 +302,14 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if ready:
         return VersionState.LOADED, ""
     if (refusal := view.refused(number)) is not None:
-        return VersionState.REJECTED, refusal.reason
+        return VersionState.REJECTED, str(refusal.reason)
     if folder.missing:
         return VersionState.INCOMING, f"lacks {folder.missing[0]}"
     record = view.records.get(number)
     if view.now - folder.quiet_since < one.policy.settle:
         return VersionState.INCOMING, "changed a moment ago"
     if record is not None and record.standing is Standing.WITHDRAWN:
-        return VersionState.ON_DISK, record.reason
+        return VersionState.ON_DISK, str(record.reason)
     if record is None and view.alias is not None and number < view.alias:
         return VersionState.ON_DISK, f"lower than version {view.alias}, which serves: not taken up by itself"
     return VersionState.ON_DISK, ""
@@ -361,7 +361,7 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
         "outcome": one.outcome,
         "weight": weight(services[one.service], one) if one.ended_at is None and one.service in services else 0,
         "step": step(services[one.service], one) if one.ended_at is None and one.service in services else None,
-        "message": one.message or (one.stop.why if one.stop is not None else ""),
+        "message": one.message or (str(one.stop.why) if one.stop is not None else ""),
         "ended_at": iso(one.ended_at),
         "duration_s": None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
         "time_to_live_s": None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
@@ -379,6 +379,6 @@ def _brief(one: Rollout) -> dict[str, Any]:
         "release": one.release,
         "phase": one.phase,
         "who": one.who,
-        "why": one.why,
+        "why": str(one.why),
         "started_at": iso(one.started_at),
     }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.engine_loop.plane import ENGINE, NAME
+from tests.engine_loop.plane import ENGINE, NAME, Plane
 from tests.journal.recorded import HERE, STAGES, Yard, opened, until
 
-from baton.domain import ModelState, Outcome, Standing
+from baton.domain import Gate, ModelState, Outcome, Phase, Standing
+from baton.journal import Journal
+from baton.reasons import Reason, because
+from baton.schema import JournalDamaged
 
 RECORDED = sorted(HERE.glob("[0-9]*/*.sql"))
 
@@ -85,3 +91,57 @@ def test_the_history_of_an_earlier_baton_is_whole(path: Path, tmp_path: Path):
     assert all(str(r.reason) for r in standings.values())
     assert all(e["message"] for r in history for e in plane.app.rollout(r["id"])["events"])
     plane.close()
+
+
+def at(stage: str, root: Path) -> Plane:
+    return STAGES[stage].plane(opened(HERE / "2" / f"{stage}.sql", root))
+
+
+def test_what_decides_is_read_out_of_the_sentences_of_format_2(tmp_path: Path):
+    plane = at("at_rest", tmp_path)
+    history = {r.id: r for r in plane.journal.rollouts(service=NAME)}
+    whys = {r.outcome: r for r in history.values()}
+    assert {r.why.reason for r in history.values()} == {
+        Reason.NEW_VERSION, Reason.ASKED_BACK, Reason.TRIED_AGAIN, Reason.VERIFICATION
+    }  # fmt: skip
+    assert whys[Outcome.ABORTED].stop.why == because(Reason.ABORTED, who="ann")
+    assert whys[Outcome.SUPERSEDED].ended_why == because(Reason.SUPERSEDED, version=6)
+    rejected = whys[Outcome.REJECTED]
+    assert rejected.stop.gate in (Gate.OUTPUT, Gate.LOAD)
+    assert rejected.ended_why == rejected.stop.why
+    assert rejected.stop.why.reason is Reason.GATE_FAILED
+    assert rejected.stop.why.figures["gate"] == rejected.stop.gate
+    standings = plane.journal.standings(NAME)
+    assert standings[2].reason == because(Reason.ASKED_BACK, who="ann")
+    assert standings[3].reason == because(Reason.SERVES, version=3)
+    assert standings[7].reason.reason is Reason.GATE_FAILED
+    retried = next(r for r in history.values() if r.why.reason is Reason.TRIED_AGAIN)
+    assert retried.why.figures == {"release": "retrained"}
+    plane.close()
+
+
+def test_events_of_format_2_have_reasons_and_their_sentences(tmp_path: Path):
+    path = HERE / "2" / "at_rest.sql"
+    row = r"INSERT INTO \"event\" VALUES\(\d+,[^,]+,[^,]+,[^,]+,'\w+','\w+','((?:[^']|'')*)'"
+    sentences = re.findall(row, path.read_text())
+    plane = at("at_rest", tmp_path)
+    events = plane.journal.events(limit=10_000)
+    assert [e["message"] for e in events] == [s.replace("''", "'") for s in sentences], "not a word is lost"
+    reasons = {kind: {e["why"].reason for e in events if e["kind"] == kind} for kind in ("begin", "phase", "verdict")}
+    assert reasons == {"begin": {Reason.BEGUN}, "phase": {Reason.MOVED_ON}, "verdict": {Reason.VERDICT}}
+    moved = next(e["why"] for e in events if e["kind"] == "phase")
+    assert (moved.figures["before"], moved.figures["after"]) == (Phase.VERIFYING, Phase.LOADING)
+    assert any(e["why"].reason is Reason.OTHER for e in events), "and what is not known stays as it was"
+    plane.close()
+
+
+def test_a_row_of_format_2_that_makes_no_sense_is_damage(tmp_path: Path):
+    yard = opened(HERE / "2" / "rolling_back.sql", tmp_path)
+    path = yard.root / "state" / "journal.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE rollout SET stop = 'aborted by ann' WHERE stop IS NOT NULL")
+        db.commit()
+    with pytest.raises(JournalDamaged):
+        Journal(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2, "it is left as it was"

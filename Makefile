@@ -4,11 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
 export SHORT
-MINUTES ?= $(if $(SHORT),1,30)
-JOBS ?= 2
+MINUTES ?= 30
+# Most tests wait for a Triton.
+JOBS ?= $$(( 2 * $$(nproc) ))
+PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-full tools lint lock bench bench-engine chaos
+.PHONY: help setup demo up test test-fast test-full tools lint lock schema bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,14 +31,17 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-test: setup ## all tests, real Triton included, JOBS=2 at a time
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+test-fast: setup ## the tests without Triton, torch and long simulation: a minute or two, for every change
+	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/engine
+
+test: setup ## all tests, real Triton included, JOBS at a time (two for each core)
+	@$(PYTEST)
 
 tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)
 	@apt-get install -y --no-install-recommends nginx-light
 
 test-full: setup ## all that make test does, and what needs the tools of make tools; a missing one fails
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "full or not full"
+	@$(PYTEST) -m "full or not full"
 
 lint: setup ## static checks
 	@$(BIN)/ruff check .
@@ -47,13 +52,16 @@ lint: setup ## static checks
 lock: setup ## what the images install, by version and hash, written anew; needs uv
 	@$(BIN)/python docker/lock.py
 
+schema: setup ## docs/schema.json, written anew from the types
+	@$(BIN)/python docs/schema.py > docs/schema.json.new && mv docs/schema.json.new docs/schema.json
+
 bench: setup ## rollouts, measured: step by step, against four other ways to update, and what a split costs
-	@$(BIN)/python -m demo.bench
+	@$(BIN)/python -m bench.rollouts
 
 bench-engine: setup ## the engine, measured: against one pair at a time, behind Triton, and on a GPU where there is one
-	@$(BIN)/python -m demo.bench_engine
+	@$(BIN)/python -m bench.engine
 
 chaos: setup ## faults on a real Triton and a real control plane under load for MINUTES=30, hostile clients, then simulation
-	@$(BIN)/python -m demo.chaos --minutes $(MINUTES)
-	@$(BIN)/python -m demo.chaos.hostile
-	@$(BIN)/python -m tests.simulation --processes $$(nproc) --minutes $$(( ($(MINUTES) + 2) / 3 ))
+	@$(BIN)/python -m tests.chaos $(if $(SHORT),--count 4 --seed 1,--minutes $(MINUTES))
+	@$(BIN)/python -m tests.chaos.hostile
+	@$(BIN)/python -m tests.simulation --processes $$(nproc) $(if $(SHORT),--stories 20 --seed 0,--minutes $$(( ($(MINUTES) + 2) / 3 )))

@@ -12,18 +12,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo.command import SHORT, few, no_options
-from demo.rig import CHECKPOINTS, ROOT, STATE, Failed, Peak, Rig, pss, until
-from demo.traffic import Traffic, p95_ms, questions
-from demo.train import faults
+import numpy as np
+from harness.command import SHORT, few, no_options
+from harness.memory import Peak, pss
+from harness.places import CHECKPOINTS, ROOT, STATE
+from harness.rig import Rig
+from harness.traffic import Request, Traffic, questions, rerankers
+from harness.waiting import Failed, until
 from rich.console import Console
 from rich.table import Table
+from tools.make_checkpoints import faults
 
+from baton.codec import encode
 from baton.errors import BatonError
 
 HOME = STATE / "demo"
@@ -82,7 +87,7 @@ class Story:
                 code, _ = self.rig.ctl(*push, check=False)
                 while self.lacks_evidence():
                     code, _ = self.rig.ctl("retry", str(number), check=False)
-        row = next(r for r in self.rig.history() if r["candidate"] == number)
+        row = next(r for r in encode(self.rig.api.history()) if r["candidate"] == number)
         self.expect(
             code == 0 and self.rig.service()["stable"] in (number, row["previous"]), f"version {number} goes live"
         )
@@ -101,15 +106,15 @@ class Story:
     def meets_traffic(self, number: int) -> bool:
         """Wait until the version has a share of traffic; False when its rollout ended before that."""
 
-        def told() -> str:
-            row = next((r for r in self.rig.history() if r["candidate"] == number), None)
+        def told(service: dict[str, Any]) -> str:
+            row = self.rig.row(number)
             if row is not None and row["ended_at"] is not None:
                 return "ended"
             if self.lacks_evidence():
                 self.rig.ctl("retry", str(number), "--no-wait")
-            return "met" if self.rig.service()["phase"] == "shifting" else ""
+            return "met" if service["phase"] == "shifting" else ""
 
-        return bool(until(told, f"version {number} to meet traffic") == "met")
+        return bool(self.rig.until(told, f"version {number} to meet traffic") == "met")
 
     def bad(
         self, number: int, folder: Path, what: str, gate: str, meanwhile: Callable[[], None] | None = None,
@@ -192,7 +197,7 @@ def tell(rig: Rig, story: Story) -> Traffic:
     rig.ctl("push", str(folders["base"]), "--repository", str(rig.repository), "--label", "v1.0")
     story.served.add(1)
     story.say("[green]✔[/green] version 1 is live")
-    traffic = Traffic(rig.urls, questions(), rate=RATE, clients=CLIENTS)
+    traffic = Traffic(rerankers(rig.urls, questions(text=4, image=4), CLIENTS), rate=RATE)
     story.traffic = traffic
     traffic.start()
     try:
@@ -216,7 +221,7 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     story.facts["split"] = share(story, story.traffic, 2)
     if SHORT:
         back(rig, story, 1)
-        until(lambda: rig.service()["phase"] == "steady", "version 2 to leave")
+        rig.rest()
         story.bad(3, folders["truncated"], "a truncated file", "integrity")
         return
     declared = ("--label", "v2.0", "--release", "retrained")
@@ -224,7 +229,7 @@ def acts(rig: Rig, story: Story, folders: dict[str, Path]) -> None:
     output = next(g for g in row["gates"] if g["name"] == "output")
     story.facts["ndcg"] = (output["evidence"]["ndcg_stable"], output["evidence"]["ndcg_candidate"])
     story.expect(story.facts["ndcg"][1] > story.facts["ndcg"][0], "the retrained version ranks better")
-    until(lambda: rig.service()["phase"] == "steady", "the old version to retire")
+    rig.rest()
     story.bad(4, folders["truncated"], "a truncated file", "integrity")
     story.bad(5, folders["undeclared"], "other weights, not declared as retrained", "output")
     story.bad(6, folders["constant"], "a version that scores a constant", "output")
@@ -283,13 +288,18 @@ def share(story: Story, traffic: Traffic, version: int) -> tuple[int, float, flo
     return got, expected, variance**0.5
 
 
+def p95_ms(answers: Sequence[Request]) -> float:
+    """95th percentile of the latencies, in milliseconds; NaN without answers."""
+    return float(np.percentile([a.latency_s for a in answers], 95) * 1000) if answers else float("nan")
+
+
 def table(story: Story, traffic: Traffic) -> Table:
     """What was measured, and whether what was promised held."""
     start, end = story.facts["baseline"]
     before = traffic.between(start, end)
     during = [a for window in story.windows for a in traffic.between(*window)]
     wrong = wrong_versions(story, traffic)
-    story.expect(not traffic.errors, f"no failed request (were: {len(traffic.errors)}; {traffic.errors[:1]})")
+    story.expect(not traffic.failures, f"no failed request (were: {len(traffic.failures)}; {traffic.errors[:1]})")
     story.expect(not wrong, f"no answer of a version that had not passed its gates (were: {wrong[:3]})")
     back = [
         a.came for a in traffic.answers if a.due > story.facts["rollback asked"] and a.version == story.facts["back on"]
@@ -297,7 +307,7 @@ def table(story: Story, traffic: Traffic) -> Table:
     first_back = min(back, default=float("nan")) - story.facts["rollback asked"]
     rows = [
         ("requests sent", f"{traffic.sent:,}"),
-        ("requests failed", str(len(traffic.errors))),
+        ("requests failed", str(len(traffic.failures))),
         ("answers from a version that had not passed, or with another version's scores", str(len(wrong))),
         ("answers of version 2 while traffic was split / expected of its weights", "{} / {:.1f} ± {:.1f}".format(
             *story.facts["split"])),
@@ -330,7 +340,7 @@ def wrong_versions(story: Story, traffic: Traffic) -> list[str]:
         if answer.version not in story.served:
             wrong.append(f"version {answer.version} answered")
             continue
-        first = reference.setdefault((family[answer.version], answer.question), answer.scores)
+        first = reference.setdefault((family[answer.version or 0], answer.question), answer.scores)
         if max(abs(a - b) for a, b in zip(first, answer.scores, strict=True)) > 1e-3:
             wrong.append(f"version {answer.version} gave other scores than before")
     apart = [

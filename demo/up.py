@@ -14,10 +14,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
-from demo.rig import CHECKPOINTS, ROOT, STATE, Rig
-from demo.traffic import Traffic, questions
+from harness.control_plane import CTL
+from harness.places import CHECKPOINTS, ENGINE, ROOT, STATE
+from harness.traffic import Traffic, questions, rerankers
 
 from baton.durable import make_private
 from baton.push import push
@@ -33,19 +33,18 @@ def main() -> None:
     traffic = parser.parse_args().traffic
     make_private(STATE)
     repository = STATE / "up" / "model_repository"
-    (repository / Rig.engine).mkdir(parents=True, exist_ok=True)
-    if not any(entry.is_dir() for entry in (repository / Rig.engine).iterdir()):
-        push(CHECKPOINTS / "base", repository, Rig.engine, label="v1.0")
-    ctl = Path(sys.executable).with_name("ctl")
-    print(f"In another terminal: {os.path.relpath(ctl)} status --watch")
+    (repository / ENGINE).mkdir(parents=True, exist_ok=True)
+    if not any(entry.is_dir() for entry in (repository / ENGINE).iterdir()):
+        push(CHECKPOINTS / "base", repository, ENGINE, label="v1.0")
+    print(f"In another terminal: {os.path.relpath(CTL)} status --watch")
     print(
-        f"A new version:       {os.path.relpath(ctl)} push demo/checkpoints/retrained --release retrained\n", flush=True
+        f"A new version:       {os.path.relpath(CTL)} push demo/checkpoints/retrained --release retrained\n", flush=True
     )
-    common = [str(ctl), "--config", str(ROOT / "demo" / "baton.toml"), "--state", str(STATE)]
+    common = [CTL, "--config", str(ROOT / "demo" / "baton.toml"), "--state", str(STATE)]
     words = [*common, "up", "--repository", str(repository)]
     if traffic:
         sys.exit(beside_clients(words, common))
-    os.execv(ctl, words)
+    os.execv(CTL, words)
 
 
 def beside_clients(words: list[str], common: list[str]) -> int:
@@ -59,7 +58,7 @@ def beside_clients(words: list[str], common: list[str]) -> int:
             if clients is not None:
                 tell(clients)
             elif (url := serving(common)) is not None:
-                clients = Traffic([f"grpc://{url}"], questions(), rate=RATE, clients=CLIENTS)
+                clients = Traffic(rerankers([f"grpc://{url}"], questions(text=4, image=4), CLIENTS), rate=RATE)
                 clients.start()
             try:
                 up.wait(TELL_S if clients is not None else 1.0)
@@ -81,10 +80,11 @@ def serving(common: list[str]) -> str | None:
 
 
 def tell(clients: Traffic) -> None:
-    answers, errors = clients.taken()
-    versions = Counter(answer.version for answer in answers)
+    requests = clients.taken()
+    errors = [one.error for one in requests if one.error]
+    versions = Counter(one.version for one in requests if not one.error)
     by = ", ".join(f"{count} by version {version}" for version, count in sorted(versions.items())) or "none answered"
-    failed = f"; {len(errors)} failed, the last: {errors[-1][1]}" if errors else ""
+    failed = f"; {len(errors)} failed, the last: {errors[-1]}" if errors else ""
     print(f"{time.strftime('%H:%M:%S')} clients' requests: {by}{failed}", flush=True)
 
 

@@ -20,6 +20,7 @@ from tests.support.triton import ROOT, eventually
 
 from baton import httpd, metrics
 from baton.api import ApiClient, ApiServer, server
+from baton.facts import ControlHealth
 from baton.metrics import MetricsServer
 
 HEALTH = b"GET /healthz HTTP/1.0\r\n\r\n"
@@ -129,7 +130,7 @@ def test_an_answer_is_taken_in_time_or_not_at_all(
     page: MetricsServer, app: FakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(httpd, "ANSWER_S", 1.0)
-    monkeypatch.setattr(app, "health", lambda: {"live": True, "ready": True, "message": "x" * 50_000_000})
+    monkeypatch.setattr(app, "health", lambda: ControlHealth(live=True, ready=True, message="x" * 50_000_000))
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(connect(page)) for _ in range(4)]
         for one in taken:
@@ -137,7 +138,7 @@ def test_an_answer_is_taken_in_time_or_not_at_all(
         assert taken[0].recv(1) == b"H"  # and no more
 
         def free() -> bool:
-            monkeypatch.setattr(app, "health", lambda: {"live": True, "ready": True, "message": "ok"})
+            monkeypatch.setattr(app, "health", lambda: ControlHealth(live=True, ready=True, message="ok"))
             return asked(page).endswith(b"ok\n")
 
         eventually(free, "their places are free again, though they still hold their ends")
@@ -163,7 +164,7 @@ def test_a_request_that_broke_off_is_none(app: FakeApp, tmp_path: Path, said: by
             connection.shutdown(socket.SHUT_WR)
             heard = answer(connection)
         assert b" 200 " not in heard
-        assert ApiClient(path).health()["live"]
+        assert ApiClient(path).health().live
     assert app.calls == [("health",)]
 
 
@@ -174,7 +175,7 @@ def test_the_socket_has_places_of_its_own(app: FakeApp, tmp_path: Path, monkeypa
         for _ in range(10):
             one = stack.enter_context(socket.socket(socket.AF_UNIX))
             one.connect(os.fspath(path))
-        assert ApiClient(path).status() == app.page
+        assert ApiClient(path).status() == app.status(None)
 
 
 OUT_OF_DESCRIPTORS = """
@@ -224,5 +225,5 @@ def test_without_descriptors_it_waits_and_does_not_spin(app: FakeApp, tmp_path: 
         assert float(process.stdout.readline()) < 0.5  # of one core
         client.join(60)
         process.stdin.close()
-        assert told == [app.page]  # it had only to wait
+        assert told == [app.status(None)]  # it had only to wait
     assert len(log.read_text().splitlines()) == 1  # nor was the log filled

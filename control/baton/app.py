@@ -1,6 +1,6 @@
 """The facade: one method a verb. ``ctl``, the local API and the metrics are faces of it.
 
-Everything a method returns can be printed as JSON. Every refusal is a ``BatonError`` that says what to do.
+Everything a method returns is one of ``baton.facts``. Every refusal is a ``BatonError`` that says what to do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from baton import __version__, report
 from baton.clock import ForwardClock
@@ -23,13 +23,13 @@ from baton.engine.memory import VersionMemory
 from baton.engine.proof import Proof
 from baton.engine.service import Service
 from baton.errors import BatonError, Refused, Unreachable
+from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
 from baton.journal import Journal
 from baton.plan import View
 from baton.plan.traffic import before_traffic, place
 from baton.reasons import Reason, because
 
 STALE_AFTER_S = 30.0
-MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
 
 
 class App:
@@ -56,34 +56,34 @@ class App:
 
     # What is
 
-    def status(self, service: str | None = None) -> dict[str, Any]:
-        """The shape of ``ctl status --output json``."""
+    def status(self, service: str | None = None) -> Status:
+        """What ``ctl status`` shows."""
         wanted = [self._service(service)] if service is not None else list(self._services.values())
         with self._loop.lock:
-            return {
-                "version": __version__,
-                "paused": self._loop.paused(),
-                "repository": str(self.config.repository.absolute()),
-                "servers": [report.server(s, self._loop, wanted) for s in self.config.servers],
-                "services": [
+            return Status(
+                version=__version__,
+                paused=self._loop.paused(),
+                repository=str(self.config.repository.absolute()),
+                servers=tuple(report.server(s, self._loop, wanted) for s in self.config.servers),
+                services=tuple(
                     report.service(s, self._last(s), self._loop.loop_at, self._memory(s.name), self._engines(s.name))
                     for s in wanted
-                ],
-            }
+                ),
+            )
 
-    def versions(self, service: str | None = None) -> list[dict[str, Any]]:
+    def versions(self, service: str | None = None) -> tuple[VersionOnDisk, ...]:
         """Versions on disk with their labels, metadata and state, and what lies beside them by mistake."""
         wanted = [self._service(service)] if service is not None else list(self._services.values())
         with self._loop.lock:
-            return [row for s in wanted for row in report.versions(s)]
+            return tuple(row for s in wanted for row in report.versions(s))
 
-    def history(self, service: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    def history(self, service: str | None = None, limit: int = 50) -> tuple[RolloutFacts, ...]:
         """Every rollout, newest first."""
         name = None if service is None else self._service(service).name
-        return [report.rollout(r, self._services) for r in self._journal.rollouts(service=name, limit=limit)]
+        return tuple(report.rollout(r, self._services) for r in self._journal.rollouts(service=name, limit=limit))
 
-    def rollout(self, number: int) -> dict[str, Any]:
-        """One rollout with its events, and what it does or waits for now (``doing``).
+    def rollout(self, number: int) -> RolloutStory:
+        """One rollout with its events.
 
         Raises:
             Refused: there is none of that number.
@@ -91,30 +91,15 @@ class App:
         found = self._journal.rollout(number)
         if found is None:
             raise Refused(because(Reason.NO_ROLLOUT, number=number), mend="`ctl history` lists them.")
-        events = self._journal.events(rollout=number)
-        service = self._services.get(found.service) if found.ended_at is None else None
-        return {
-            **report.rollout(found, self._services),
-            "events": [
-                {"at": report.iso(e["at"]), **{k: e[k] for k in ("kind", "who", "message")}, "code": e["why"].reason}
-                for e in events
-            ],
-            "moved": found.kind is not Kind.CHECK
-            and ((found.phase in MOVED and found.stop is None) or found.outcome is Outcome.LIVE),
-            "ended": found.ended_at is not None,
-            "doing": "" if service is None else service.decision.message,
-        }
+        return report.story(found, self._services, self._journal.events(rollout=number))
 
-    def health(self) -> dict[str, Any]:
-        """``live``: the loop turns, and may act. ``ready``: it has looked at every service, and a Triton answers.
-
-        ``runs``: the configuration that it runs with, as far as it concerns the machine; paths are absolute.
-        """
+    def health(self) -> ControlHealth:
+        """Whether the control plane can do its work, and what it runs with."""
         runs = report.runs(self.config, self.source)
         try:
             self._journal.check()
         except BatonError as error:
-            return {"live": False, "ready": False, "message": str(error), "runs": runs}
+            return ControlHealth(live=False, ready=False, message=str(error), runs=runs)
         age = self._loop.clock() - self._loop.loop_at
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
         silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
@@ -122,7 +107,7 @@ class App:
         message = "ok" if live else f"The loop has not turned for {age:.0f} s."
         if live and not answering:
             message = " ".join(silent) or "Starting."
-        return {"live": live, "ready": live and answering, "message": message, "runs": runs}
+        return ControlHealth(live=live, ready=live and answering, message=message, runs=runs)
 
     def acting(self) -> bool:
         """Whether this process acts, and does not stand by."""
@@ -138,7 +123,7 @@ class App:
 
     # What persons ask for
 
-    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> dict[str, Any]:
+    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> Ticket:
         """Start a version's rollout, or let one that waits go on: past the wait, and past the pause step it stands at.
 
         ``full`` skips the shadow and the traffic steps that remain, and no gate that is asked before them.
@@ -152,7 +137,7 @@ class App:
                 if rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK:
                     why = because(Reason.ROLLED_BACK) if rollout.stop is None else rollout.stop.why
                     raise Refused(because(Reason.ON_ITS_WAY_BACK, version=rollout.candidate, why=why))
-                if rollout.phase in MOVED:
+                if rollout.phase in report.MOVED:
                     raise Refused(because(Reason.SERVES_ALREADY, version=rollout.candidate))
                 if rollout.phase is Phase.WAITING and (held := rollout.held()) is not None:
                     raise Refused(
@@ -171,7 +156,7 @@ class App:
             self._loop.wake()
             return _ticket(opened, "live", f"The rollout of version {chosen} begins.")
 
-    def rollback(self, service: str | None, to: int | None, *, who: str) -> dict[str, Any]:
+    def rollback(self, service: str | None, to: int | None, *, who: str) -> Ticket:
         """Back to the previous version, or a named one, at once."""
         one = self._service(service)
         with self._loop.lock:
@@ -199,7 +184,7 @@ class App:
             self._loop.wake()
             return _ticket(opened, "live", f"Version {target} is loaded again, then the public name moves.")
 
-    def abort(self, service: str | None, *, who: str) -> dict[str, Any]:
+    def abort(self, service: str | None, *, who: str) -> Ticket:
         """Stop the running rollout and return to the stable version."""
         one = self._service(service)
         with self._loop.lock:
@@ -209,7 +194,7 @@ class App:
             one.halt(rollout, _outcome_of_stop(rollout), who, because(Reason.ABORTED, who=who))
             return _ticket(rollout, "ended", f"Rollout of version {rollout.candidate} is being stopped.")
 
-    def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> dict[str, Any]:
+    def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> Ticket:
         """Try a refused or withdrawn version again, if need be declared anew; or accept a live folder as unchanged."""
         one = self._service(service)
         with self._loop.lock:
@@ -233,7 +218,7 @@ class App:
             self._loop.wake()
             return _ticket(opened, "live", f"Version {chosen} is {why}.")
 
-    def _ask_again(self, rollout: Rollout, version: int | None, release: str | None, who: str) -> dict[str, Any]:
+    def _ask_again(self, rollout: Rollout, version: int | None, release: str | None, who: str) -> Ticket:
         """Ask the gates of a rollout that waits for evidence once more."""
         if rollout.phase is not Phase.WAITING or rollout.held() is None or version not in (None, rollout.candidate):
             raise _busy(rollout)
@@ -247,7 +232,7 @@ class App:
         self._loop.wake()
         return _ticket(opened, "live", str(why))
 
-    def verify(self, service: str | None, version: int, *, who: str) -> dict[str, Any]:
+    def verify(self, service: str | None, version: int, *, who: str) -> Ticket:
         """Every gate on a version, with no traffic and no promotion."""
         one = self._service(service)
         with self._loop.lock:
@@ -261,15 +246,15 @@ class App:
             self._loop.wake()
             return _ticket(opened, "ended", f"Version {version} meets every gate.")
 
-    def pause(self, *, who: str) -> dict[str, Any]:
+    def pause(self, *, who: str) -> Paused:
         """Freeze what goes on by itself. Rollback, abort and what a person starts still work."""
         return self._pause(who, paused=True)
 
-    def resume(self, *, who: str) -> dict[str, Any]:
+    def resume(self, *, who: str) -> Paused:
         """Let it go on."""
         return self._pause(who, paused=False)
 
-    def expect(self, service: str | None, version: int, timeout_s: float) -> dict[str, Any]:
+    def expect(self, service: str | None, version: int, timeout_s: float) -> Ticket:
         """Wait until the rollout of a pushed version has begun; ``rollout`` is null when it has not."""
         one = self._service(service)
         deadline = time.monotonic() + timeout_s
@@ -279,7 +264,7 @@ class App:
                     return _ticket(rollout, "live", f"The rollout of version {version} has begun.")
             left = deadline - time.monotonic()
             if left <= 0:
-                return {"service": one.name, "rollout": None, "until": "live", "message": one.decision.message}
+                return Ticket(one.name, None, "live", one.decision.message)
             self._loop.next_round(left)
 
     # Helpers
@@ -301,7 +286,7 @@ class App:
         view = service.observe(self._loop.indexes, paused=self._loop.paused())
         return view, view.rollout
 
-    def _pause(self, who: str, *, paused: bool) -> dict[str, Any]:
+    def _pause(self, who: str, *, paused: bool) -> Paused:
         with self._loop.lock:
             why = because(Reason.PAUSED if paused else Reason.RESUMED)
             self._journal.log(self._loop.clock(), "pause" if paused else "resume", why, who=who)
@@ -309,7 +294,7 @@ class App:
                 if (rollout := self._journal.open_rollout(service.name)) is not None:
                     self._journal.freeze(rollout)
             self._loop.set_paused(paused)
-        return {"paused": paused, "message": str(why)}
+        return Paused(paused=paused, message=str(why))
 
     def _next(self, service: Service, view: View) -> int:
         waiting = view.pending(service.policy)
@@ -353,7 +338,7 @@ class App:
         listed = f"On disk are {', '.join(map(str, lower))}: name one with --to." if lower else None
         raise Refused(because(Reason.NONE_KNOWN_EARLIER), mend=listed)
 
-    def _accept(self, service: Service, view: View, version: int, who: str) -> dict[str, Any]:
+    def _accept(self, service: Service, view: View, version: int, who: str) -> Ticket:
         """The folder of the live version was changed: prove that its content is what serves, then go on.
 
         Hashes the whole folder, outside of the loop's lock.
@@ -371,11 +356,11 @@ class App:
         message = (
             f"Version {version} holds what serves. The next load call makes Triton load it once more, beside itself."
         )
-        return {"service": service.name, "rollout": None, "until": "ended", "message": message}
+        return Ticket(service.name, None, "ended", message)
 
 
-def _ticket(rollout: Rollout, until: str, message: str) -> dict[str, Any]:
-    return {"service": rollout.service, "rollout": rollout.id, "until": until, "message": message}
+def _ticket(rollout: Rollout, until: Literal["live", "ended"], message: str) -> Ticket:
+    return Ticket(rollout.service, rollout.id, until, message)
 
 
 def _busy(rollout: Rollout) -> Refused:

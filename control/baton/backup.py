@@ -13,15 +13,14 @@ import time
 from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-from baton import report
 from baton.config import Config
 from baton.domain import Kind, Outcome, Rollout, Stop
 from baton.durable import sync_directory
 from baton.engine.keeper import KEPT, memo_of
 from baton.engine.loop import PAUSED
 from baton.errors import Refused
+from baton.facts import Backup, Restored, iso
 from baton.journal import JOURNAL, Journal
 from baton.plan.traffic import before_traffic
 from baton.reasons import Reason, because
@@ -31,7 +30,7 @@ from baton.triton.repository import ServiceFiles
 _PRIVATE = 0o600
 
 
-def backup(state: Path, target: Path, *, force: bool) -> dict[str, Any]:
+def backup(state: Path, target: Path, *, force: bool) -> Backup:
     """Copy the journal to a file, or into a directory under a name with the time; the file is whole or not there.
 
     Nobody needs to stand still: SQLite copies one state of it, while a control plane writes on or while none runs.
@@ -65,10 +64,10 @@ def backup(state: Path, target: Path, *, force: bool) -> dict[str, Any]:
         staged.unlink(missing_ok=True)
     with closing(sqlite3.connect(target)) as db:
         rollouts, last = db.execute("SELECT (SELECT count(*) FROM rollout), (SELECT max(at) FROM event)").fetchone()
-    return {"file": str(target), "bytes": target.stat().st_size, "rollouts": rollouts, "last_entry": report.iso(last)}
+    return Backup(str(target), target.stat().st_size, rollouts, None if last is None else iso(last))
 
 
-def restore(config: Config, source: Path, *, who: str) -> dict[str, Any]:
+def restore(config: Config, source: Path, *, who: str) -> Restored:
     """Put a backup in the place of the journal, of which no control plane may be in use; the old one is kept beside it.
 
     What became of a rollout that was under way is not known. It is turned back, unless the public name leads to its
@@ -96,14 +95,14 @@ def restore(config: Config, source: Path, *, who: str) -> dict[str, Any]:
         raise Refused(f"{journal} can't be written: {error.strerror}.", mend="Make room, or mend its rights.") from None
     finally:
         staged.unlink(missing_ok=True)
-    return {
-        "journal": str(journal),
-        "restored_from": str(source),
-        "last_entry": report.iso(last),
-        "kept": None if kept is None else str(kept),
-        "turned_back": stopped,
-        "paused": True,
-    }
+    return Restored(
+        journal=str(journal),
+        restored_from=str(source),
+        last_entry=None if last is None else iso(last),
+        kept=None if kept is None else str(kept),
+        turned_back=tuple(stopped),
+        paused=True,
+    )
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -128,7 +127,7 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
     try:
         events = journal.events(limit=1)
         last = events[-1]["at"] if events else None
-        now, why = time.time(), because(Reason.RESTORED, file=name, last=report.iso(last))
+        now, why = time.time(), because(Reason.RESTORED, file=name, last=None if last is None else iso(last))
         stopped = []
         for rollout in journal.rollouts(only_open=True):
             if not _moved(config, rollout):

@@ -12,6 +12,9 @@ from typing import Any
 
 from baton.reasons import Why
 
+ALWAYS: Mapping[str, bool] = {"always": True}
+"""Of a field: its JSON has it also where it is None, though that is the default (see ``baton.codec``)."""
+
 
 class Phase(StrEnum):
     """Where a service stands, as ``ctl status`` tells it."""
@@ -91,23 +94,34 @@ ANSWER_GATES = (Gate.WARMUP, Gate.OUTPUT, Gate.INVARIANCE, Gate.LATENCY)
 """Asked of the loaded candidate, by requests to its exact version, before any traffic."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Figures beside a gate's verdict. ``baton.evidence`` has a class for each gate; this one has no figures."""
+
+    attempts: int | None = None
+    """How often a gate that holds was asked."""
+    missing: str | None = None
+    """What a person has to bring to a gate that holds (``golden``): asking again brings nothing without it."""
+
+
+NO_EVIDENCE = Evidence()
+
+
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """One gate's verdict with the figure it was judged by.
 
-    ``observed`` and ``limit`` are in the unit that ``message`` names. ``evidence`` holds sample sizes and
-    further figures, JSON-compatible. ``skipped`` marks a gate that had nothing to compare with: it passes and
-    its message says why. Of a gate that holds, ``evidence["missing"]`` names what a person has to bring: asking again
-    brings nothing without it.
+    ``observed`` and ``limit`` are in the unit that ``message`` names. ``evidence`` holds sample sizes and further
+    figures. ``skipped`` marks a gate that had nothing to compare with: it passes and its message says why.
     """
 
-    gate: Gate
+    gate: Gate = field(metadata={"json": "name"})
     verdict: Verdict
     message: str
-    observed: float | None = None
-    limit: float | None = None
+    observed: float | None = field(default=None, metadata=ALWAYS)
+    limit: float | None = field(default=None, metadata=ALWAYS)
     skipped: bool = False
-    evidence: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    evidence: Evidence = field(default=NO_EVIDENCE, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from baton.codec import decode, encode
 from baton.domain import (
     Gate,
     GateResult,
@@ -331,7 +332,7 @@ class Journal:
         with self._transaction() as db:
             _verdict(db, rollout, result, at)
             why = because(Reason.VERDICT, gate=result.gate, verdict=result.verdict, said=result.message)
-            _log(db, at, "verdict", why, "gate", rollout.service, rollout.id, _result_data(result))
+            _log(db, at, "verdict", why, "gate", rollout.service, rollout.id, encode(result))
 
     def end(self, rollout: Rollout, outcome: Outcome, why: Why, at: float, standings: list[VersionRecord]) -> None:
         """Close a rollout, and with it what it decided about versions."""
@@ -428,7 +429,7 @@ class Journal:
             memo = self.memo(row["service"], SALT, {})
             # One that began before rollouts had a salt of their own goes on as it began: ids stay where they are.
             salt = str(memo["salt"] if memo.get("rollout") == row["id"] else row["id"])
-        results = {Gate(v["gate"]): _result(json.loads(v["result"])) for v in verdicts}
+        results = {Gate(v["gate"]): decode(GateResult, json.loads(v["result"])) for v in verdicts}
         return Rollout(
             id=row["id"], service=row["service"], kind=Kind(row["kind"]), candidate=row["candidate"],
             previous=row["previous"], phase=Phase(row["phase"]), who=row["who"], why=_why(row["why"]),
@@ -491,7 +492,7 @@ def _record(row: sqlite3.Row) -> VersionRecord:
 
 
 def _verdict(db: sqlite3.Connection, rollout: Rollout, result: GateResult, at: float) -> None:
-    text = json.dumps(_result_data(result))
+    text = json.dumps(encode(result))
     db.execute("INSERT OR REPLACE INTO verdict VALUES (?,?,?,?)", (rollout.id, result.gate, at, text))
 
 
@@ -505,17 +506,3 @@ def _stop(text: str | None) -> Stop | None:
     data = json.loads(text)
     gate = Gate(data["gate"]) if data["gate"] else None
     return Stop(Outcome(data["outcome"]), data["who"], Why.of(data["why"]), gate)
-
-
-def _result_data(result: GateResult) -> dict[str, Any]:
-    return {
-        "name": result.gate, "verdict": result.verdict, "observed": result.observed, "limit": result.limit,
-        "message": result.message, "skipped": result.skipped, "evidence": dict(result.evidence),
-    }  # fmt: skip
-
-
-def _result(data: Mapping[str, Any]) -> GateResult:
-    return GateResult(
-        Gate(data["name"]), Verdict(data["verdict"]), data["message"], data["observed"], data["limit"], data["skipped"],
-        data["evidence"],
-    )  # fmt: skip

@@ -10,7 +10,7 @@ import logging
 import platform
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from prometheus_client import CollectorRegistry
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from baton import __version__, httpd
 from baton.domain import Outcome, Phase, Verdict
 from baton.errors import BatonError, ConfigError, Refused
+from baton.facts import ControlHealth, RolloutFacts, ServerStatus, ServiceStatus, Status
 
 MOST_CONNECTIONS = 32
 """At a time: a few Prometheus servers and balancers, each for a moment."""
@@ -33,9 +34,9 @@ _log = logging.getLogger(__name__)
 class Observed(Protocol):
     """What of the facade is measured."""
 
-    def status(self, service: str | None, /) -> dict[str, Any]: ...
-    def history(self, service: str | None, limit: int = 50, /) -> list[dict[str, Any]]: ...
-    def health(self) -> dict[str, Any]: ...
+    def status(self, service: str | None, /) -> Status: ...
+    def history(self, service: str | None, limit: int = 50, /) -> tuple[RolloutFacts, ...]: ...
+    def health(self) -> ControlHealth: ...
     def acting(self) -> bool: ...
     def loop_at(self) -> float: ...
     def counts(self) -> dict[tuple[str, str], int]: ...
@@ -65,12 +66,12 @@ class ControlCollector(Collector):
         )
         status = self._app.status(None)
         yield GaugeMetricFamily(
-            "baton_paused", "1 while automatic steps are frozen (ctl pause).", value=float(status["paused"])
+            "baton_paused", "1 while automatic steps are frozen (ctl pause).", value=float(status.paused)
         )
-        yield from _servers(status["servers"])
-        yield from _services(status["services"])
-        yield from _gates(status["services"])
-        yield from self._rollouts([s["name"] for s in status["services"]])
+        yield from _servers(status.servers)
+        yield from _services(status.services)
+        yield from _gates(status.services)
+        yield from self._rollouts([s.name for s in status.services])
 
     def _rollouts(self, services: list[str]) -> Iterator[Metric]:
         counts = {(s, o.value): 0 for s in services for o in Outcome} | self._app.counts()
@@ -91,43 +92,46 @@ class ControlCollector(Collector):
             labels=["service"],
         )
         history = self._app.history(None, _LAST_ROLLOUTS)
-        for family, key in ((duration, "duration_s"), (live, "time_to_live_s")):
+        took = [(h.service, h.duration_s) for h in history], [(h.service, h.time_to_live_s) for h in history]
+        for family, times in zip((duration, live), took, strict=True):
             for service in services:
-                last = next((h[key] for h in history if h["service"] == service and h[key] is not None), None)
+                last = next((time for of, time in times if of == service and time is not None), None)
                 if last is not None:
                     family.add_metric([service], last)
             yield family
 
 
-def _servers(servers: list[dict[str, Any]]) -> Iterator[Metric]:
-    for key, text in (("live", "1 while the Triton server answers."), ("in_sync", "1 while it does what it should.")):
-        family = GaugeMetricFamily(f"baton_server_{key}", text, labels=["server"])
-        for server in servers:
-            family.add_metric([server["name"]], float(server[key]))
-        yield family
+def _servers(servers: Iterable[ServerStatus]) -> Iterator[Metric]:
+    live = GaugeMetricFamily("baton_server_live", "1 while the Triton server answers.", labels=["server"])
+    in_sync = GaugeMetricFamily("baton_server_in_sync", "1 while it does what it should.", labels=["server"])
+    for server in servers:
+        live.add_metric([server.name], float(server.live))
+        in_sync.add_metric([server.name], float(server.in_sync))
+    yield from (live, in_sync)
 
 
-def _services(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _services(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     phases = GaugeMetricFamily("baton_service_phase", "1 for the phase of the service.", labels=["service", "phase"])
     for service in services:
         for phase in Phase:
-            phases.add_metric([service["name"], phase.value], float(service["phase"] == phase))
+            phases.add_metric([service.name, phase.value], float(service.phase == phase))
     yield phases
-    for name, key, text in (
-        ("baton_stable_version", "stable", "The version that serves; 0: none."),
-        ("baton_candidate_version", "candidate", "The version on its way; 0: none."),
-        ("baton_candidate_weight_percent", "weight", "The candidate's share of traffic."),
-    ):
-        family = GaugeMetricFamily(name, text, labels=["service"])
-        for service in services:
-            family.add_metric([service["name"]], float(service[key] or 0))
-        yield family
+    stable = GaugeMetricFamily("baton_stable_version", "The version that serves; 0: none.", labels=["service"])
+    candidate = GaugeMetricFamily("baton_candidate_version", "The version on its way; 0: none.", labels=["service"])
+    weight = GaugeMetricFamily(
+        "baton_candidate_weight_percent", "The candidate's share of traffic.", labels=["service"]
+    )
+    for service in services:
+        stable.add_metric([service.name], float(service.stable or 0))
+        candidate.add_metric([service.name], float(service.candidate or 0))
+        weight.add_metric([service.name], float(service.weight))
+    yield from (stable, candidate, weight)
     yield from _traffic(services)
     yield from _memory(services)
     yield from _health(services)
 
 
-def _traffic(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _traffic(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     """What the splitters did since they started; only while live requests are mirrored or split."""
     observed = GaugeMetricFamily(
         "baton_candidate_weight_observed_percent",
@@ -146,19 +150,19 @@ def _traffic(services: list[dict[str, Any]]) -> Iterator[Metric]:
         labels=["service"],
     )
     for service in services:
-        traffic, name = service["traffic"], service["name"]
+        traffic, name = service.traffic, service.name
         if traffic is None:
             continue
-        if traffic["observed"] is not None:
-            observed.add_metric([name], traffic["observed"])
-        for role, count in traffic["requests"].items():
-            answered.add_metric([name, role], count)
-        shadowed.add_metric([name], traffic["shadowed"])
-        lease.add_metric([name], traffic["lease_left_s"] or 0.0)
+        if traffic.observed is not None:
+            observed.add_metric([name], traffic.observed)
+        answered.add_metric([name, "stable"], traffic.requests.stable)
+        answered.add_metric([name, "candidate"], traffic.requests.candidate)
+        shadowed.add_metric([name], traffic.shadowed)
+        lease.add_metric([name], traffic.lease_left_s or 0.0)
     yield from (observed, answered, shadowed, lease)
 
 
-def _memory(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _memory(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     """Of the engine versions on this machine."""
     family = GaugeMetricFamily(
         "baton_engine_memory_bytes", "Memory of an engine version's processes.", labels=["service", "version", "kind"]
@@ -169,19 +173,19 @@ def _memory(services: list[dict[str, Any]]) -> Iterator[Metric]:
         labels=["service", "version"],
     )
     for service in services:
-        for version in service["versions"]:
-            memory, labels = version.get("memory"), [service["name"], str(version["version"])]
+        for version in service.versions:
+            memory, labels = version.memory, [service.name, str(version.version)]
             if memory is None:
                 continue
-            family.add_metric([*labels, "resident"], memory["bytes"])
-            if memory["gpu_bytes"] is not None:
-                family.add_metric([*labels, "gpu"], memory["gpu_bytes"])
-            if memory["growth"] is not None:
-                growth.add_metric(labels, memory["growth"])
+            family.add_metric([*labels, "resident"], memory.bytes)
+            if memory.gpu_bytes is not None:
+                family.add_metric([*labels, "gpu"], memory.gpu_bytes)
+            if memory.growth is not None:
+                growth.add_metric(labels, memory.growth)
     yield from (family, growth)
 
 
-def _health(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _health(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     """Of the versions that are asked: what serves, where the service has a golden set."""
     family = GaugeMetricFamily(
         "baton_version_healthy",
@@ -189,14 +193,13 @@ def _health(services: list[dict[str, Any]]) -> Iterator[Metric]:
         labels=["service", "server", "version"],
     )
     for service in services:
-        for version in service["versions"]:
-            for health in version.get("health", []):
-                labels = [service["name"], health["server"], str(version["version"])]
-                family.add_metric(labels, float(health["healthy"]))
+        for version in service.versions:
+            for health in version.health:
+                family.add_metric([service.name, health.server, str(version.version)], float(health.healthy))
     yield family
 
 
-def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:
+def _gates(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     """The gates of the rollouts under way; between rollouts those of the last one."""
     verdicts = GaugeMetricFamily(
         "baton_gate_verdict", "1 for the verdict of the gate.", labels=["service", "gate", "verdict"]
@@ -204,13 +207,13 @@ def _gates(services: list[dict[str, Any]]) -> Iterator[Metric]:
     observed = GaugeMetricFamily("baton_gate_observed", "What the gate measured.", labels=["service", "gate"])
     limit = GaugeMetricFamily("baton_gate_limit", "What it is held against.", labels=["service", "gate"])
     for service in services:
-        for gate in service["gates"]:
+        for gate in service.gates:
             for verdict in Verdict:
-                verdicts.add_metric([service["name"], gate["name"], verdict.value], float(gate["verdict"] == verdict))
-            if gate["observed"] is not None:
-                observed.add_metric([service["name"], gate["name"]], gate["observed"])
-            if gate["limit"] is not None:
-                limit.add_metric([service["name"], gate["name"]], gate["limit"])
+                verdicts.add_metric([service.name, gate.gate, verdict.value], float(gate.verdict == verdict))
+            if gate.observed is not None:
+                observed.add_metric([service.name, gate.gate], gate.observed)
+            if gate.limit is not None:
+                limit.add_metric([service.name, gate.gate], gate.limit)
     yield from (verdicts, observed, limit)
 
 
@@ -296,8 +299,8 @@ class _Handler(httpd.Handler):
                 self.answer(200, kind, encode(self.server.registry))
             elif path in {"/healthz", "/readyz"}:
                 health = self.server.app.health()
-                good = health["live"] if path == "/healthz" else health["ready"]
-                self._text(200 if good else 503, health["message"])
+                good = health.live if path == "/healthz" else health.ready
+                self._text(200 if good else 503, health.message)
             else:
                 self._text(404, "Here are /metrics, /healthz and /readyz.")
         except BatonError as error:

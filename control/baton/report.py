@@ -1,9 +1,8 @@
-"""What the facade tells, as data that can be printed as JSON: fields are added, never renamed or dropped."""
+"""What the facade tells: the facts of ``baton.facts``, made of what the loop, the journal and the files say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,37 @@ from baton.domain import (
     Gate,
     GateResult,
     Kind,
+    Outcome,
     Phase,
     Rollout,
     Standing,
     Verdict,
+    VersionMeta,
     VersionState,
 )
 from baton.engine.engines import ByServer, lowered
 from baton.engine.loop import Loop
 from baton.engine.memory import VersionMemory
 from baton.engine.service import Service
+from baton.evidence import LiveEvidence
+from baton.facts import (
+    Event,
+    MemoryStatus,
+    RolloutFacts,
+    RolloutHead,
+    RolloutStory,
+    Runs,
+    RunsServer,
+    ServerStatus,
+    ServiceStatus,
+    StepStatus,
+    TrafficStatus,
+    VersionOnDisk,
+    VersionStatus,
+    WaitsFor,
+    iso,
+    widened,
+)
 from baton.plan import ServerView, View, route
 from baton.plan.health import leaks
 from baton.plan.steps import length
@@ -33,17 +53,14 @@ from baton.plan.traffic import before_traffic, place, shadowed, stepwise
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
 
+MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
+"""Phases in which all traffic is on the candidate."""
 AHEAD_S = 60.0
 """Clocks of machines that are synchronized differ by far less."""
 
 
-def iso(at: float | None) -> str | None:
-    """UTC, to the second, as in ``2026-01-01T00:00:00Z``."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dict[str, Any]:
-    """One Triton server. ``in_sync``: it does what the files say, for every service."""
+def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> ServerStatus:
+    """One Triton server, as the services see it."""
     index = loop.indexes.get(config.name)
     silent = index if isinstance(index, str) else None
     views = [s.view for s in services if s.view is not None]
@@ -51,13 +68,13 @@ def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> dic
     # A server is not away because a service's files can't be read, or because it keeps something from Baton.
     unknown = [f"What it should serve as {s.name} is not known: {s.decision.message}" for s in services if s.blind]
     kept = [one.reason for _, one in shown if not one.live and one.reason]
-    return {
-        "name": config.name,
-        "grpc": config.grpc,
-        "live": index is not None and silent is None and all(one.live for _, one in shown),
-        "in_sync": bool(shown) and not unknown and all(_in_sync(view, one) for view, one in shown),
-        "message": silent or next(iter(kept + unknown), ""),
-    }
+    return ServerStatus(
+        name=config.name,
+        grpc=config.grpc,
+        live=index is not None and silent is None and all(one.live for _, one in shown),
+        in_sync=bool(shown) and not unknown and all(_in_sync(view, one) for view, one in shown),
+        message=silent or next(iter(kept + unknown), ""),
+    )
 
 
 def _in_sync(view: View, one: ServerView) -> bool:
@@ -72,7 +89,7 @@ def service(
     looked_at: float,
     memory: Mapping[int, VersionMemory],
     engines: Mapping[int, ByServer],
-) -> dict[str, Any]:
+) -> ServiceStatus:
     """One service, as ``ctl status`` shows it; at rest with the gates of the ``last`` rollout."""
     view, decision = one.view, one.decision
     infos = [] if view is None else _infos(view, engines)
@@ -81,43 +98,66 @@ def service(
     stable = view.alias if view is not None else None
     if rollout is not None and ongoing and rollout.kind is not Kind.CHECK:
         stable = rollout.previous
-    return {
-        "name": one.name,
-        "engine": one.config.engine,
-        "phase": decision.phase if rollout is None else rollout.phase,
-        "message": decision.message,
-        "stable": stable,
-        "candidate": rollout.candidate if rollout is not None and ongoing else None,
-        "weight": weight(one, rollout),
-        "step": step(one, rollout),
-        "steps": _way(one, rollout),
-        "traffic": _traffic(one, rollout),
-        "gates": ([] if last is None else [gate(g) for g in gates_of(last, one)]) + _memory_gate(memory),
-        "versions": [
-            {
-                **{k: row[k] for k in ("version", "label", "state", "release", "reason")},
-                "memory": _memory(memory, row),
-                **_runs([info for version, _, info in infos if version == row["version"]]),
-                "health": [
-                    {"server": name, **told, "since": iso(told["since"])}
-                    for name, told in one.health.told(row["version"]).items()
-                ],
-            }
-            for row in versions(one)
-            if row["version"] is not None
-        ],
-        "problems": [] if view is None else _problems(view, one, infos),
-        "rollout": None if rollout is None else _brief(rollout),
-        "updated_at": iso(looked_at or None),
-    }
+    gates = ([] if last is None else gates_of(last, one)) + _memory_gate(memory)
+    return ServiceStatus(
+        name=one.name,
+        engine=one.config.engine,
+        phase=decision.phase if rollout is None else rollout.phase,
+        message=decision.message,
+        stable=stable,
+        candidate=rollout.candidate if rollout is not None and ongoing else None,
+        weight=weight(one, rollout),
+        step=step(one, rollout),
+        steps=_way(one, rollout),
+        traffic=_traffic(one, rollout),
+        gates=tuple(gates),
+        versions=() if view is None else tuple(_versions(one, view, memory, infos)),
+        problems=() if view is None else _problems(view, one, infos),
+        rollout=None if rollout is None else _head(rollout),
+        updated_at=iso(looked_at) if looked_at else None,
+        waits_for=tuple(_waits_for(gates)) if ongoing else (),
+    )
 
 
-def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> list[str]:
+def _waits_for(gates: Iterable[GateResult]) -> Iterator[WaitsFor]:
+    """What the gates that hold have too little of."""
+    for result in gates:
+        if result.verdict is not Verdict.HOLD or result.gate is Gate.MEMORY:  # that one keeps nothing waiting
+            continue
+        if result.evidence.missing is not None:
+            yield WaitsFor(result.gate, result.evidence.missing, 0, 1, None)
+        for check in result.evidence.checks if isinstance(result.evidence, LiveEvidence) else ():
+            if check.have is not None and check.need is not None:
+                yield WaitsFor(result.gate, check.name, check.have, check.need, None)
+
+
+def _versions(
+    one: Service, view: View, memory: Mapping[int, VersionMemory], infos: Sequence[tuple[int, str, EngineInfo]]
+) -> Iterator[VersionStatus]:
+    for number, folder in sorted(view.folders.items()):
+        meta, state, reason = _version(one, view, number, folder)
+        runs = [info for version, _, info in infos if version == number]
+        fallbacks = [i.fallback for i in runs if i.lowered] or [i.fallback for i in runs]
+        yield VersionStatus(
+            version=number,
+            label=meta.label,
+            state=state,
+            release=meta.release,
+            reason=reason,
+            memory=_memory(memory.get(number)),
+            device=_each(i.device for i in runs),
+            dtype=_each(i.dtype for i in runs),
+            fallback=_each(fallbacks),
+            health=one.health.told(number),
+        )
+
+
+def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> tuple[str, ...]:
     """What a person is to see to, each in a sentence."""
     strays = [f.problem for f in view.strays if f.problem is not None]
     steering = one.steering.strayed(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
-    return strays + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.policy), *slow)]
+    return tuple(strays + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.policy), *slow)])
 
 
 def _ahead(view: View) -> list[str]:
@@ -141,37 +181,23 @@ def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, 
     ]
 
 
-def _runs(infos: Sequence[EngineInfo]) -> dict[str, str | None]:
-    """What a version runs in, the different ones of several instances and servers together; None where not known."""
-    fallbacks = [i.fallback for i in infos if i.lowered] or [i.fallback for i in infos]
-    return {
-        "device": _each(i.device for i in infos),
-        "dtype": _each(i.dtype for i in infos),
-        "fallback": _each(fallbacks),
-    }
-
-
 def _each(values: Iterable[str | None]) -> str | None:
+    """The different ones of several instances and servers together; None where none is known."""
     return ", ".join(sorted({v for v in values if v})) or None
 
 
-def _memory(memory: Mapping[int, VersionMemory], row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _memory(known: VersionMemory | None) -> MemoryStatus | None:
     """What a version takes now; None where that can't be seen from here."""
-    known = memory.get(row["version"])
     if known is None:
         return None
-    return {
-        "bytes": known.usage.resident_bytes,
-        "gpu_bytes": known.usage.gpu_bytes,
-        "growth": known.result.observed,
-        "verdict": known.result.verdict,
-    }
+    usage, result = known.usage, known.result
+    return MemoryStatus(usage.resident_bytes, usage.gpu_bytes, result.observed, result.verdict)
 
 
-def _memory_gate(memory: Mapping[int, VersionMemory]) -> list[dict[str, Any]]:
+def _memory_gate(memory: Mapping[int, VersionMemory]) -> list[GateResult]:
     """The version that gives most reason to worry; none where nothing is known."""
     worst = min(memory.values(), key=lambda m: WORST_FIRST.index(m.result.verdict), default=None)
-    return [] if worst is None else [gate(worst.result)]
+    return [] if worst is None else [worst.result]
 
 
 def weight(one: Service, rollout: Rollout | None) -> float:
@@ -185,22 +211,22 @@ def weight(one: Service, rollout: Rollout | None) -> float:
     return 0 if asked is None else round(asked.weight, 2)
 
 
-def step(one: Service, rollout: Rollout | None) -> dict[str, Any]:
-    """Which of the traffic steps is under way, counted from 1; 0 before the first. All traffic is the last of them."""
+def step(one: Service, rollout: Rollout | None) -> StepStatus:
+    """Which of the traffic steps is under way."""
     steps = one.policy.steps if _by_steps(one, rollout) else ()
-    shown: dict[str, Any] = {"index": 0, "count": len(steps) + 1, "name": "", "left_s": None}
+    last, shown = len(steps) + 1, StepStatus(0, len(steps) + 1)
     if rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
         return shown
     if rollout.phase is Phase.BAKING:
-        return shown | {"index": len(steps) + 1, "name": "100 %"}
+        return StepStatus(last, last, "100 %")
     if rollout.phase is Phase.SHADOWING and stepwise(rollout, one.policy):
         left = place(rollout, one.policy).left
-        return shown | {"name": f"shadow {one.policy.shadow_share:g} %", "left_s": round(left, 1)}
+        return StepStatus(0, last, f"shadow {one.policy.shadow_share:g} %", round(left, 1))
     if rollout.phase is Phase.SHIFTING or not before_traffic(rollout):
         where = place(rollout, one.policy)
         if where.index >= len(steps):
-            return shown | {"index": len(steps) + 1, "name": "100 %"}
-        return shown | {"index": where.index + 1, "name": str(steps[where.index]), "left_s": round(where.left, 1)}
+            return StepStatus(last, last, "100 %")
+        return StepStatus(where.index + 1, last, str(steps[where.index]), round(where.left, 1))
     return shown
 
 
@@ -209,16 +235,16 @@ def _by_steps(one: Service, rollout: Rollout | None) -> bool:
     return stepwise(rollout, one.policy) if rollout is not None and rollout.phase in ONGOING else True
 
 
-def _way(one: Service, rollout: Rollout | None) -> list[str]:
+def _way(one: Service, rollout: Rollout | None) -> tuple[str, ...]:
     """The whole way of a rollout's traffic, in words."""
     policy = one.policy
     if not _by_steps(one, rollout):
-        return ["100 %"]
+        return ("100 %",)
     shadow = [f"shadow {policy.shadow_share:g} % for {policy.shadow_for:g} s"] if shadowed(policy) else []
-    return [*shadow, *(str(s) for s in policy.steps), "100 %"]
+    return (*shadow, *(str(s) for s in policy.steps), "100 %")
 
 
-def _traffic(one: Service, rollout: Rollout | None) -> dict[str, Any] | None:
+def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
     """What the splitters do while live traffic meets the candidate; None while there are none."""
     view = one.view
     if (
@@ -232,59 +258,64 @@ def _traffic(one: Service, rollout: Rollout | None) -> dict[str, Any] | None:
     gate, policy = one.split.verdict, one.policy
     lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + policy.lease - view.now)
     way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
-    return {
-        "weight": weight(one, rollout),
-        "shadow": policy.shadow_share,
-        "contents": one.config.traffic.contents,
-        **one.steering.told(view.now),
-        "splitters": one.steering.doing(view.now),
-        "lease_s": policy.lease,
-        "lease_left_s": None if lease is None else round(lease, 1),
-        "waiting_for": gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
-        "eta_s": None if place(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
-    }
+    return widened(
+        TrafficStatus,
+        one.steering.counted(view.now),
+        weight=weight(one, rollout),
+        shadow=policy.shadow_share,
+        contents=one.config.traffic.contents,
+        splitters=one.steering.doing(view.now),
+        lease_s=policy.lease,
+        lease_left_s=None if lease is None else round(lease, 1),
+        waiting_for=gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
+        eta_s=None if place(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
+    )
 
 
-def versions(one: Service) -> list[dict[str, Any]]:
+def versions(one: Service) -> list[VersionOnDisk]:
     """The versions of a service on disk, lowest first; then what lies beside them by mistake (``version`` null)."""
     view = one.view
     if view is None:
         return []
     rows = []
     for number, folder in sorted(view.folders.items()):
-        meta, wrong = one.meta(number, folder.fingerprint)
-        state, reason = _state(view, one, number, folder)
-        rows.append(
-            {
-                "service": one.name,
-                "version": number,
-                "label": meta.label,
-                "release": meta.release,
-                "state": state,
-                "size": folder.size,
-                "trained_at": meta.trained_at,
-                "metrics": dict(meta.metrics),
-                "notes": meta.notes,
-                "reason": reason or wrong or "",
-            }
+        meta, state, reason = _version(one, view, number, folder)
+        row = VersionOnDisk(
+            service=one.name,
+            version=number,
+            label=meta.label,
+            release=meta.release,
+            state=state,
+            size=folder.size,
+            trained_at=meta.trained_at,
+            metrics=meta.metrics,
+            notes=meta.notes,
+            reason=reason,
         )
+        rows.append(row)
     return rows + [_stray(one, f) for f in view.strays]
 
 
-def _stray(one: Service, folder: Folder) -> dict[str, Any]:
+def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[VersionMeta, VersionState, str]:
+    meta, wrong = one.meta(number, folder.fingerprint)
+    state, reason = _state(view, one, number, folder)
+    return meta, state, reason or wrong or ""
+
+
+def _stray(one: Service, folder: Folder) -> VersionOnDisk:
     """What lies beside the versions by mistake, in the shape of a version."""
-    return {
-        "service": one.name,
-        "version": None,
-        "label": folder.name,
-        "release": None,
-        "state": VersionState.REJECTED,
-        "size": folder.size,
-        "trained_at": None,
-        "metrics": {},
-        "notes": None,
-        "reason": folder.problem or "",
-    }
+    return VersionOnDisk(
+        service=one.name,
+        version=None,
+        label=folder.name,
+        release=None,
+        state=VersionState.REJECTED,
+        size=folder.size,
+        trained_at=None,
+        metrics={},
+        notes=None,
+        reason=folder.problem or "",
+    )
 
 
 def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[VersionState, str]:
@@ -322,63 +353,71 @@ def gates_of(one: Rollout, service_of: Service | None) -> list[GateResult]:
     return [one.gates[g] for g in Gate if g in one.gates]
 
 
-def gate(result: GateResult) -> dict[str, Any]:
-    """One gate's verdict with its figures."""
-    return {
-        "name": result.gate,
-        "verdict": result.verdict,
-        "observed": result.observed,
-        "limit": result.limit,
-        "message": result.message,
-        "skipped": result.skipped,
-        "evidence": dict(result.evidence),
-    }
-
-
-def runs(config: Config, source: Path | None) -> dict[str, Any]:
-    """What ``ctl doctor`` judges beside a running control plane; ``configuration`` is null where the defaults hold."""
-    return {
-        "configuration": None if source is None else str(source.absolute()),
-        "repository": str(config.repository.absolute()),
-        "state": str(config.state.absolute()),
-        "services": [one.name for one in config.services],
-        "servers": [
-            {
-                "name": one.name,
-                "grpc": one.grpc,
-                "admin_key_file": None if one.admin_key_file is None else str(one.admin_key_file.absolute()),
-            }
+def runs(config: Config, source: Path | None) -> Runs:
+    """What ``ctl doctor`` judges beside a running control plane."""
+    return Runs(
+        configuration=None if source is None else str(source.absolute()),
+        repository=str(config.repository.absolute()),
+        state=str(config.state.absolute()),
+        services=tuple(one.name for one in config.services),
+        servers=tuple(
+            RunsServer(
+                name=one.name,
+                grpc=one.grpc,
+                admin_key_file=None if one.admin_key_file is None else str(one.admin_key_file.absolute()),
+            )
             for one in config.servers
-        ],
-    }
+        ),
+    )
 
 
-def rollout(one: Rollout, services: Mapping[str, Service]) -> dict[str, Any]:
+def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
     """One line of ``ctl history``."""
-    return {
-        **_brief(one),
-        "service": one.service,
-        "outcome": one.outcome,
-        "weight": weight(services[one.service], one) if one.ended_at is None and one.service in services else 0,
-        "step": step(services[one.service], one) if one.ended_at is None and one.service in services else None,
-        "message": one.message or (str(one.stop.why) if one.stop is not None else ""),
-        "ended_at": iso(one.ended_at),
-        "duration_s": None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
-        "time_to_live_s": None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
-        "gates": [gate(g) for g in gates_of(one, services.get(one.service))],
-    }
+    service = services.get(one.service) if one.ended_at is None else None
+    return widened(
+        RolloutFacts,
+        _head(one),
+        service=one.service,
+        outcome=one.outcome,
+        weight=0 if service is None else weight(service, one),
+        step=None if service is None else step(service, one),
+        message=one.message or (str(one.stop.why) if one.stop is not None else ""),
+        ended_at=None if one.ended_at is None else iso(one.ended_at),
+        duration_s=None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
+        time_to_live_s=None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
+        gates=tuple(gates_of(one, services.get(one.service))),
+    )
 
 
-def _brief(one: Rollout) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "kind": one.kind,
-        "candidate": one.candidate,
-        "previous": one.previous,
-        "label": one.label,
-        "release": one.release,
-        "phase": one.phase,
-        "who": one.who,
-        "why": str(one.why),
-        "started_at": iso(one.started_at),
-    }
+def story(one: Rollout, services: Mapping[str, Service], events: Iterable[Mapping[str, Any]]) -> RolloutStory:
+    """One rollout with its events, and what it does or waits for now."""
+    service = services.get(one.service) if one.ended_at is None else None
+    on_it = (one.phase in MOVED and one.stop is None) or one.outcome is Outcome.LIVE
+    return widened(
+        RolloutStory,
+        rollout(one, services),
+        events=tuple(_event(event) for event in events),
+        moved=one.kind is not Kind.CHECK and on_it,
+        ended=one.ended_at is not None,
+        doing="" if service is None else service.decision.message,
+    )
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    gate = Gate(row["data"]["name"]) if row["kind"] == "verdict" else None
+    return Event(iso(row["at"]), row["kind"], row["who"], row["message"], row["why"].reason, gate)
+
+
+def _head(one: Rollout) -> RolloutHead:
+    return RolloutHead(
+        id=one.id,
+        kind=one.kind,
+        candidate=one.candidate,
+        previous=one.previous,
+        label=one.label,
+        release=one.release,
+        phase=one.phase,
+        who=one.who,
+        why=str(one.why),
+        started_at=iso(one.started_at),
+    )

@@ -1,8 +1,8 @@
-"""Entry point of the Triton python-based backend ``splitter``: Triton's side of it; the rest is ``traffic_splitter``.
+"""Entry point of the Triton python-based backend ``splitter``. All that depends on Triton is here.
 
-Default mode, not decoupled: ``execute`` hands each request with its response sender to threads and returns. A
-synchronous ``execute`` would hold the engine to one request at a time, and ``async_exec`` shares a few threads, on
-which hung calls starve all others.
+The model is not decoupled. ``execute`` passes each request with its response sender to a thread, and returns. If it
+answered synchronously, the engine would get one request at a time. ``async_exec`` is not used: its few threads are
+shared, and hung calls would block all others.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from traffic_splitter.calls import Calls
-from traffic_splitter.control import NOBODY, Control
-from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS, Splitter
+from traffic_splitter.calls import CANDIDATE_CALLS, STABLE_CALLS, VersionCalls
+from traffic_splitter.control import NO_TOKEN, Control
+from traffic_splitter.dispatch import Splitter
 from traffic_splitter.pool import Pool, Timer
 from traffic_splitter.processes import Processes
 from traffic_splitter.request import Answer
@@ -27,11 +27,11 @@ from traffic_splitter.route import InvalidControl, Tensors, parse_caps
 
 CONTROL, REPORT = "baton_control", "baton_report"
 COMPARABLE = frozenset({"TYPE_FP16", "TYPE_FP32", "TYPE_FP64"})
-"""BF16 is missing: Triton's Python backend has no numpy array for it."""
-TOO_LATE = ("deadline: ", "Request timeout expired")
-"""How the engine's word, and that of Triton's own queue, begins of a request whose timeout is over or too short."""
+"""Without BF16: Triton's Python backend has no numpy array for it."""
+TIMEOUT_ERRORS = ("deadline: ", "Request timeout expired")
+"""How the engine's error, and that of Triton's own queue, begins when the request's timeout is over or too short."""
 DRAIN_S = 10.0
-"""How long an unload waits for calls that no client waits for any more: late ones, and shadows."""
+"""How long an unload waits for calls that no client waits for: late attempts and shadows."""
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -41,7 +41,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Raises ``ValueError`` naming the parameter that is wrong.
 
-        Without a hash of a token, as in files that a Baton of before wrote, nobody steers: stable alone answers.
+        Without a hash of a token, as in files of an older Baton, every route is refused and stable answers alone.
         """
         config = json.loads(args["model_config"])
         engine = _parameter(config, "engine")
@@ -53,7 +53,7 @@ class TritonPythonModel:
         self._engine = Engine(engine, config)
         self._pools = [Pool(STABLE_CALLS, "stable", _log), Pool(CANDIDATE_CALLS, "candidate", _log)]
         self._timer = Timer(_log)
-        self._calls = Calls(Processes(engine), time.monotonic, _warn)
+        self._calls = VersionCalls(Processes(engine), time.monotonic, _warn)
         self._splitter = Splitter(
             int(stable),
             self._engine.tensors,
@@ -62,33 +62,33 @@ class TritonPythonModel:
             timer=self._timer,
             calls=self._calls,
         )
-        threading.Thread(target=self._calls.watch, name="frozen", daemon=True).start()
-        self._control = Control(self._splitter, given.get("token_sha256", NOBODY), caps)
+        threading.Thread(target=self._calls.watch, name="watch", daemon=True).start()
+        self._control = Control(self._splitter, given.get("token_sha256", NO_TOKEN), caps)
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Returns at once; control requests are answered here, even when every thread is busy."""
+        """Returns at once. Control requests are answered here, also when every thread is busy."""
         for request in requests:
             sender = request.get_response_sender()
             try:
                 response = self._begin(request, sender)
-            except Exception as error:  # noqa: BLE001 - Triton must hear of every request, of this one and of the next
+            except Exception as error:  # noqa: BLE001 - each request must be answered, this one and the next
                 _log(error)
                 response = _refusal(f"splitter: {error}", pb_utils.TritonError.INTERNAL)
             if response is not None:
                 sender.send(response, flags=_FINAL)
 
     def finalize(self) -> None:
-        """Triton calls it when every client has its answer."""
+        """Triton calls it when every client has its answer, before it ends this process."""
         for pool in reversed(self._pools):
             pool.close(DRAIN_S)
         self._timer.close()
         self._calls.close()
 
     def _begin(self, request: Any, sender: Any) -> Any:
-        """The answer to a control request; None for a client's, whose answer comes later."""
+        """The response to a control request. None for any other request, which is answered later."""
         control = pb_utils.get_input_tensor_by_name(request, CONTROL)
         if control is None:
-            self._splitter.take(ClientRequest(request, sender, self._engine))
+            self._splitter.dispatch(ClientRequest(request, sender, self._engine))
             return None
         given = control.as_numpy()
         if given.size != 1:
@@ -102,7 +102,7 @@ class TritonPythonModel:
 
 
 class Engine:
-    """The engine's name and what of its tensors the splitter has to know, from the splitter's own configuration."""
+    """The engine's name and tensors, from the splitter's own configuration."""
 
     def __init__(self, name: str, config: Mapping[str, Any]) -> None:
         self.name = name
@@ -115,12 +115,12 @@ class Engine:
             if tensor["data_type"] in COMPARABLE
         }
         self.tensors = Tensors(texts=frozenset(texts - {CONTROL}), scores=scores)
-        # Wherever the engine runs, the answer's figures are looked at on the CPU.
+        # The splitter reads scores on the CPU, wherever the engine runs.
         self.memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
 
 
 class ClientRequest:
-    """One request of a client's, as ``traffic_splitter.request.Request``. The versions get it as it came."""
+    """One client's request, as ``traffic_splitter.request.Request``. It is passed on unchanged."""
 
     __slots__ = ("_engine", "_request", "_sender", "again", "id")
 
@@ -138,7 +138,7 @@ class ClientRequest:
                 request_id=self.id,
                 correlation_id=request.correlation_id(),
                 inputs=request.inputs(),
-                # A direct caller that names no outputs gets all, the report as well, which the engine has not.
+                # A client that asks the splitter itself and names no outputs gets all, but the engine has no report.
                 requested_output_names=[name for name in request.requested_output_names() if name != REPORT],
                 model_name=self._engine.name,
                 model_version=version,
@@ -151,12 +151,12 @@ class ClientRequest:
             if response.has_error():
                 error = response.error()
                 text = error.message() or "no message"
-                hurried = request.timeout() > 0 and text.startswith(TOO_LATE)
+                hurried = request.timeout() > 0 and text.startswith(TIMEOUT_ERRORS)
                 return Answer(pb_utils.InferenceResponse(error=error), error=text, hurried=hurried)
             tensors = response.output_tensors()
             scores = next((tensor.as_numpy() for tensor in tensors if tensor.name() == compare), None)
             return Answer(pb_utils.InferenceResponse(output_tensors=tensors), scores=scores)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this version's answer
+        except Exception as error:  # noqa: BLE001 - any error is this version's answer
             text = f"{self._engine.name} version {version} can't be called: {error}"
             return Answer(_refusal(text, pb_utils.TritonError.INTERNAL), error=text)
 
@@ -179,7 +179,7 @@ class ClientRequest:
 
 
 def parameters_of(request: Any) -> dict[str, Any]:
-    """The request's parameters. Numbers that are not whole become texts: Triton passes none from model to model."""
+    """The request's parameters. Floating-point numbers become texts: Triton does not pass them from model to model."""
     text = request.parameters()
     if not text or text == "{}":
         return {}

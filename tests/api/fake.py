@@ -1,11 +1,22 @@
-"""A facade whose answers are written down; it remembers what it was asked."""
+"""A facade whose answers are written down, for tests of what asks and carries; it remembers what it was asked."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
 
+from baton.codec import decode, encode
 from baton.errors import BatonError, Refused
+from baton.facts import (
+    ControlHealth,
+    Paused,
+    RolloutFacts,
+    RolloutStory,
+    Runs,
+    Status,
+    Ticket,
+    VersionOnDisk,
+)
 
 
 def gate(name: str, verdict: str, observed: float | None, limit: float | None, message: str) -> dict[str, Any]:
@@ -48,15 +59,19 @@ def status(**changes: Any) -> dict[str, Any]:
     service = {
         "name": "reranker", "engine": "qwen3_vl_reranker", "phase": "steady",
         "message": "Version 1 serves on every server, and there is nothing to do until a new version comes along.",
-        "stable": 1, "candidate": None, "weight": 0, "step": {"index": 0, "count": 3}, "gates": [],
-        "traffic": None,
-        "versions": [{k: v[k] for k in ("version", "label", "state", "reason")} for v in VERSIONS[:3]],
+        "stable": 1, "candidate": None, "weight": 0, "step": {"index": 0, "count": 3}, "steps": ["100 %"],
+        "gates": [], "traffic": None, "problems": [],
+        "versions": [
+            {**{k: v[k] for k in ("version", "label", "state", "release", "reason")}, "health": []}
+            for v in VERSIONS[:3]
+        ],
         "rollout": None, "updated_at": "2026-01-01T00:00:00Z",
     }  # fmt: skip
     paused = changes.pop("paused", False)
     service |= changes
     return {
         "version": "0.1.0",
+        "repository": "/nowhere",
         "paused": paused,
         "servers": [
             {"name": "local", "grpc": "127.0.0.1:8001", "live": True, "in_sync": True, "message": ""},
@@ -82,7 +97,8 @@ def rollout(**changes: Any) -> dict[str, Any]:
     return {
         "id": 7, "service": "reranker", "kind": "rollout", "candidate": 2, "previous": 1, "label": "v2.1.0",
         "release": "equivalent", "outcome": None, "phase": "verifying", "who": "carol@host via ctl",
-        "why": "promoted", "message": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": None, "duration_s": None,
+        "why": "promoted", "weight": 0,
+        "message": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": None, "duration_s": None,
         "time_to_live_s": None, "gates": [],
         "events": [_event("begin", "rollout of version 2: promoted")], "moved": False, "ended": False,
         "doing": "" if changes.get("ended") else "Gate integrity looks at version 2.",
@@ -90,7 +106,8 @@ def rollout(**changes: Any) -> dict[str, Any]:
 
 
 def _event(kind: str, message: str) -> dict[str, Any]:
-    return {"at": "2026-01-01T00:00:00Z", "kind": kind, "who": "baton", "message": message}
+    gate = message.partition(":")[0] if kind == "verdict" else None
+    return {"at": "2026-01-01T00:00:00Z", "kind": kind, "who": "baton", "message": message, "gate": gate}
 
 
 STORY = [
@@ -127,6 +144,11 @@ HISTORY = [
 ]
 
 
+def told(kind: Any, data: Any) -> Any:
+    """What is written down as JSON tells it, with what it leaves out."""
+    return encode(decode(kind, data))
+
+
 class FakeApp:
     """``story``: what ``rollout()`` answers, one after the other, the last one again and again."""
 
@@ -134,78 +156,78 @@ class FakeApp:
         self.calls: list[tuple[Any, ...]] = []
         self.page = status()
         self.story: list[dict[str, Any]] = [*STORY, live()]
-        self.until = "live"
+        self.until: Any = "live"
         self.error: BaseException | None = None
         self.expected: list[int | None] = [7]
         self.live = self.ready = True
         self.turned = 1_700_000_000.0
-        self.runs: dict[str, Any] = {}
-        """What the configuration is that it runs with; empty for one that does not tell, as an older one."""
+        self.runs: Runs | None = None
+        """What the configuration is that it runs with; None for one that does not tell, as an older one."""
 
     def _note(self, *call: Any) -> None:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
 
-    def _ticket(self, number: int | None = 7) -> dict[str, Any]:
-        return {"service": "reranker", "rollout": number, "until": self.until, "message": "It begins."}
+    def _ticket(self, number: int | None = 7) -> Ticket:
+        return Ticket("reranker", number, self.until, "It begins.")
 
-    def status(self, service: str | None) -> dict[str, Any]:
+    def status(self, service: str | None) -> Status:
         self._note("status", service)
-        return self.page
+        return decode(Status, self.page)
 
-    def versions(self, service: str | None) -> list[dict[str, Any]]:
+    def versions(self, service: str | None) -> tuple[VersionOnDisk, ...]:
         self._note("versions", service)
-        return VERSIONS
+        return decode(tuple[VersionOnDisk, ...], VERSIONS)
 
-    def history(self, service: str | None, limit: int = 50) -> list[dict[str, Any]]:
+    def history(self, service: str | None, limit: int = 50) -> tuple[RolloutFacts, ...]:
         self._note("history", service, limit)
-        return HISTORY
+        return decode(tuple[RolloutFacts, ...], HISTORY)
 
-    def rollout(self, number: int) -> dict[str, Any]:
+    def rollout(self, number: int) -> RolloutStory:
         self._note("rollout", number)
         if number != self.story[0]["id"]:
             raise Refused(f"There is no rollout {number}.", mend="`ctl history` lists them.")
-        return self.story.pop(0) if len(self.story) > 1 else self.story[0]
+        return decode(RolloutStory, self.story.pop(0) if len(self.story) > 1 else self.story[0])
 
-    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> dict[str, Any]:
+    def promote(self, service: str | None, version: int | None, *, full: bool, who: str) -> Ticket:
         self._note("promote", service, version, full, who)
         return self._ticket()
 
-    def rollback(self, service: str | None, to: int | None, *, who: str) -> dict[str, Any]:
+    def rollback(self, service: str | None, to: int | None, *, who: str) -> Ticket:
         self._note("rollback", service, to, who)
         return self._ticket()
 
-    def abort(self, service: str | None, *, who: str) -> dict[str, Any]:
+    def abort(self, service: str | None, *, who: str) -> Ticket:
         self._note("abort", service, who)
         return self._ticket()
 
-    def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> dict[str, Any]:
+    def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> Ticket:
         self._note("retry", service, version, release, who)
         return self._ticket(None if version == 1 else 7)
 
-    def verify(self, service: str | None, version: int, *, who: str) -> dict[str, Any]:
+    def verify(self, service: str | None, version: int, *, who: str) -> Ticket:
         self._note("verify", service, version, who)
         return self._ticket()
 
-    def pause(self, *, who: str) -> dict[str, Any]:
+    def pause(self, *, who: str) -> Paused:
         self._note("pause", who)
         self.page["paused"] = True
-        return {"paused": True, "message": "Paused: nothing goes on by itself."}
+        return Paused(paused=True, message="Paused: nothing goes on by itself.")
 
-    def resume(self, *, who: str) -> dict[str, Any]:
+    def resume(self, *, who: str) -> Paused:
         self._note("resume", who)
         self.page["paused"] = False
-        return {"paused": False, "message": "Resumed."}
+        return Paused(paused=False, message="Resumed.")
 
-    def expect(self, service: str | None, version: int, timeout_s: float) -> dict[str, Any]:
+    def expect(self, service: str | None, version: int, timeout_s: float) -> Ticket:
         self._note("expect", service, version, timeout_s)
         return self._ticket(self.expected.pop(0) if len(self.expected) > 1 else self.expected[0])
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> ControlHealth:
         self._note("health")
-        health = {"live": self.live, "ready": self.ready, "message": "ok" if self.live else "The loop stands still."}
-        return health | ({"runs": self.runs} if self.runs else {})
+        message = "ok" if self.live else "The loop stands still."
+        return ControlHealth(live=self.live, ready=self.ready, message=message, runs=self.runs)
 
     def acting(self) -> bool:
         return True

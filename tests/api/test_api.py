@@ -43,7 +43,7 @@ def test_every_call_arrives_as_it_was_made(app: FakeApp, client: ApiClient) -> N
     assert client.status("reranker") == app.status("reranker")
     assert client.versions() == app.versions(None)
     assert client.history(None, 3) == app.history(None, 3)
-    assert client.rollout(7)["id"] == 7
+    assert client.rollout(7).id == 7
     app.calls.clear()
     client.promote(None, 2, full=True, who="carol")
     client.rollback("reranker", None, who="carol")
@@ -177,7 +177,7 @@ def test_only_its_user_may_open_the_socket_and_it_goes_at_the_end(app: FakeApp, 
 def test_a_living_one_is_not_replaced(app: FakeApp, client: ApiClient, path: Path) -> None:
     with pytest.raises(Refused, match=rf"already runs for state directory .* \(process {os.getpid()} on "):
         ApiServer(FakeApp(), path).start()
-    assert client.status() == app.page
+    assert client.status() == app.status(None)
 
 
 def test_a_dead_one_is_replaced(app: FakeApp, path: Path) -> None:
@@ -191,12 +191,12 @@ def test_a_dead_one_is_replaced(app: FakeApp, path: Path) -> None:
     with pytest.raises(Unreachable, match="No control plane runs"):
         ApiClient(path).status()
     with ApiServer(app, path):
-        assert ApiClient(path).status() == app.page
+        assert ApiClient(path).status() == app.status(None)
 
 
 def test_the_claim_can_be_taken_before_the_server_starts(app: FakeApp, path: Path) -> None:
     with claim(path), ApiServer(app, path, claimed=True):
-        assert ApiClient(path).health()["live"]
+        assert ApiClient(path).health().live
 
 
 def test_a_long_state_path(app: FakeApp, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_long_state_path(app: FakeApp, tmp_path: Path) -> None:
     descriptors = set(Path("/proc/self/fd").iterdir())
     with ApiServer(app, path):
         assert path.exists()
-        assert ApiClient(path).status() == app.page
+        assert ApiClient(path).status() == app.status(None)
     assert not path.exists()
     assert set(Path("/proc/self/fd").iterdir()) <= descriptors
 

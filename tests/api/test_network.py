@@ -145,7 +145,7 @@ def test_who_says_nothing_holds_nobody_up(
         for _ in range(20):
             stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
             stack.enter_context(connect(served, pair)).sendall(b"GET /v1/status HTTP/1.0\r\nX: ")
-        assert client.status() == app.page
+        assert client.status() == app.status(None)
 
 
 def test_who_dribbles_is_cut_off(served: NetworkServer, pair: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_the_newest_is_heard_before_those_that_say_nothing(
             silent = stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
             slow = [stack.enter_context(connect(served, pair)) for _ in range(2)]
             slow[0].sendall(b"GET /v1/status HTTP/1.0\r\nX: ")
-            assert client.status() == app.page
+            assert client.status() == app.status(None)
             assert silent.recv(1) == b""
             slow[1].sendall(f"GET /v1/pause HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
             assert b"405" in slow[1].recv(4096)

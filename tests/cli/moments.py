@@ -48,7 +48,7 @@ def version(
 ) -> Any:
     return {
         "version": number, "label": label, "state": state, "release": "equivalent", "reason": reason, "memory": memory,
-        "device": None, "dtype": None, "fallback": None, **runs,
+        "device": None, "dtype": None, "fallback": None, "health": [], **runs,
     }  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def usage(count: int, growth: float | None, verdict: str = "pass") -> dict[str, 
 def traffic(**changes: Any) -> dict[str, Any]:
     return {
         "weight": 5.0, "observed": 4.6, "requests": {"stable": 812, "candidate": 39}, "shadow": 25.0, "shadowed": 203,
+        "synthetic": 0,
         "lease_s": 15.0, "lease_left_s": 13.2, "waiting_for": "", "eta_s": 134.0, "breaker": "closed",
         "contents": False,
         "splitters": [
@@ -98,6 +99,8 @@ def page(*, paused: bool = False, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     service |= changes
     return {
+        "version": "0.1.0",
+        "repository": "/nowhere",
         "paused": paused,
         "servers": [{"name": "local", "grpc": "127.0.0.1:8001", "live": True, "in_sync": True, "message": ""}],
         "services": [service],
@@ -140,8 +143,10 @@ PAGES: dict[str, dict[str, Any]] = {
         gates=[
             *PASSED,
             live("fail", ERRORS, LATENCY, WRONG, worst=[
-                {"id": "7f3a", "kind": "documents.image,query.text", "drift": 0.61, "tau": -0.2},
-                {"id": "", "kind": "documents.image,query.text", "drift": 0.55, "tau": 0.1},
+                {"id": "7f3a", "kind": "documents.image,query.text", "drift": 0.61, "tau": -0.2,
+                 "stable_top1": 0, "candidate_top1": 3},
+                {"id": "", "kind": "documents.image,query.text", "drift": 0.55, "tau": 0.1,
+                 "stable_top1": 1, "candidate_top1": 2},
             ]),
             MEMORY,
         ],

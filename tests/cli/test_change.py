@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.api.fake import STORY, FakeApp, ended, gate, live, rollout
+from tests.api.fake import STORY, FakeApp, ended, gate, live, rollout, told
 from tests.cli.conftest import Ctl, tidy
 
 from baton.api import caller
 from baton.cli import follow, output
 from baton.errors import GateFailed, Refused, TritonError, Unreachable
+from baton.facts import RolloutStory
 
 WHO = caller()
 
@@ -36,7 +37,9 @@ def test_promote_waits_until_traffic_has_moved(served: FakeApp, ctl: Ctl) -> Non
 
 def test_a_rollout_that_no_client_met_says_so(served: FakeApp, ctl: Ctl) -> None:
     synthetic = gate("live", "pass", 1.0, 1.5, "Synthetic: 41 golden requests, no live traffic.")
-    synthetic["evidence"] = {"checks": [], "samples": {"stable": 20, "candidate": 21}, "synthetic": 41}
+    synthetic["evidence"] = {
+        "checks": [], "samples": {"stable": 20, "candidate": 21, "pairs": 0}, "worst": [], "synthetic": 41,
+    }  # fmt: skip
     served.story = [live(gates=[synthetic])]
     done = ctl("promote", "2")
     assert done.exit_code == 0
@@ -51,7 +54,7 @@ def test_the_service_is_passed_on(served: FakeApp, ctl: Ctl) -> None:
 
 def test_json_prints_the_rollout(served: FakeApp, ctl: Ctl) -> None:
     done = ctl("--output", "json", "promote")
-    assert json.loads(done.stdout) == live()
+    assert json.loads(done.stdout) == told(RolloutStory, live())
 
 
 HELD = gate("warmup", "hold", None, None, "Service reranker has no golden set.")
@@ -149,8 +152,8 @@ def test_a_wait_lasts_through_shadow_and_steps(served: FakeApp, ctl: Ctl) -> Non
     ]  # fmt: skip
     done = ctl("promote")
     assert "is live" in done.stdout
-    told = [line[10:] for line in done.stderr.splitlines() if "%" in line or "pause" in line]
-    assert told == [
+    steps = [line[10:] for line in done.stderr.splitlines() if "%" in line or "pause" in line]
+    assert steps == [
         "shadow 25 % for 30 s", "step 1/3: 5 % for 30 s", "step 2/3: to 50 % over 90 s", "step 3/3: pause",
         "step 3/3: 100 %",
     ]  # fmt: skip

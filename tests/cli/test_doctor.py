@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from baton import report
 from baton.config import load
 from baton.doctor import Check
 from baton.errors import ConfigError
+from baton.facts import Runs, RunsServer
 
 
 @pytest.fixture
@@ -72,13 +74,12 @@ def test_with_a_control_plane_its_ports_may_be_in_use(served: FakeApp, ctl: Ctl,
     assert ctl("doctor").exit_code == 1
 
 
-def runs(tmp_path: Path, config: str, **changes: Any) -> dict[str, Any]:
+def runs(tmp_path: Path, config: str, **changes: Any) -> Runs:
     """What a control plane tells of a configuration file, as ``baton.report.runs`` makes it."""
     file = tmp_path / "elsewhere" / "baton.toml"
     file.parent.mkdir()
     file.write_text(config)
-    told: dict[str, Any] = json.loads(json.dumps(report.runs(load(file), file)))
-    return told | changes
+    return replace(report.runs(load(file), file), **changes)
 
 
 LOCAL = """
@@ -114,8 +115,8 @@ def test_beside_a_control_plane_its_own_configuration_is_judged(
 def test_the_triton_of_ctl_up_is_looked_at(
     served: FakeApp, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path, state: Path
 ) -> None:
-    server = {"name": "local", "grpc": "127.0.0.1:9001", "admin_key_file": str(state / "admin.key")}
-    served.runs = runs(tmp_path, LOCAL, state=str(state), servers=[server])
+    server = RunsServer("local", "127.0.0.1:9001", str(state / "admin.key"))
+    served.runs = runs(tmp_path, LOCAL, state=str(state), servers=(server,))
     ctl("doctor")
     assert machine[0]["no_triton"] == ""
 

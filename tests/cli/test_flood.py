@@ -6,16 +6,18 @@ import resource
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from harness.network import fetch
 from tests.cli.test_serve import _configuration, running
 from tests.support.triton import ROOT, eventually
 
 from baton.api import ApiClient
+
+pytestmark = pytest.mark.slow
 
 CONNECTIONS = 5_000
 DESCRIPTORS = 1024
@@ -91,15 +93,13 @@ def test_a_flood_of_the_console_port_is_not_felt_at_the_socket(tmp_path: Path, k
     limits = f"ulimit -Sn 256; ulimit -Hn {DESCRIPTORS}"
     with running(*args, log=tmp_path / "log", before=limits) as (process, places):
         client = ApiClient(Path(places["api"]))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         port = int(places["console"].rpartition(":")[2])
 
         def healthy() -> bool:
-            try:
-                with closing(opener.open(f"{places['console']}/healthz", timeout=30)) as answer:
-                    return bool(answer.status == 200)
-            except OSError:
-                return False
+            with suppress(OSError):
+                fetch(f"{places['console']}/healthz", timeout_s=30)
+                return True
+            return False
 
         eventually(healthy, "it is up")
         limit = next(one for one in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "open files" in one)
@@ -107,7 +107,7 @@ def test_a_flood_of_the_console_port_is_not_felt_at_the_socket(tmp_path: Path, k
         with flood(kind, port):
             most = 0
             for _ in range(10):
-                assert client.status()["services"][0]["name"] == "reranker"
+                assert client.status().services[0].name == "reranker"
                 most = max(most, len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
                 threading.Event().wait(0.2)
             eventually(healthy, "a balancer is answered amid the flood")

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
 import resource
 import signal
 import subprocess
-import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from harness.control_plane import CTL, ControlPlane
+from harness.network import fetch
+from harness.waiting import until
 from tests.support.hostile_http import FORM, INFER, ONE_BYTE_CHUNKS, post
 from tests.support.listening import listening as listening_on
-from tests.support.stage import until
 from tests.support.triton import eventually
 
 from baton import secret
@@ -33,23 +32,13 @@ from baton.errors import ConfigError, KeyRefused
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
-CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
-
 
 @contextlib.contextmanager
 def running(*args: str, log: Path, before: str = "") -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
     """The process and what it printed: it prints only when everything listens. ``before``: a shell's command."""
-    command = ["sh", "-c", f'{before or ":"}; exec "$@"', "sh", *CTL, *args]
-    with log.open("wb") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, log.read_text()
-            yield process, json.loads(line)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(60)
+    shell = ["sh", "-c", f'{before or ":"}; exec "$@"', "sh"]
+    with ControlPlane(*args, log=log, begin=lambda words: [*shell, *words]) as control_plane:
+        yield control_plane.process, control_plane.places
 
 
 def _configuration(tmp_path: Path) -> Path:
@@ -72,13 +61,12 @@ def test_serve(tmp_path: Path) -> None:
     with running(*args, log=log) as (process, listening):
         assert listening["api"] == str(tmp_path / "state" / SOCKET)
         client = ApiClient(Path(listening["api"]))
-        assert client.status()["services"][0]["name"] == "reranker"
-        with urllib.request.urlopen(f"{listening['console']}/metrics", timeout=5) as answer:
-            assert b'baton_server_live{server="local"} 0.0' in answer.read()
-        second = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=30)
+        assert client.status().services[0].name == "reranker"
+        assert 'baton_server_live{server="local"} 0.0' in fetch(f"{listening['console']}/metrics")
+        second = subprocess.run([CTL, *args], capture_output=True, text=True, check=False, timeout=30)
         assert second.returncode == 3
         assert f"process {process.pid}" in " ".join(second.stderr.split())
-        assert client.health()["live"]
+        assert client.health().live
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not Path(listening["api"]).exists()
@@ -90,33 +78,24 @@ def test_serve(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def standing_by(args: tuple[str, ...], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The process; it has said that it stands by."""
-    with log.open("wb") as errors, subprocess.Popen([*CTL, *args], stdout=subprocess.PIPE, stderr=errors) as process:
-        try:
-            said(log, "stands by", process)
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(60)
+def standing_by(args: tuple[str, ...], log: Path) -> Iterator[ControlPlane]:
+    """It has said that it stands by."""
+    one = ControlPlane(*args, log=log)
+    try:
+        said(one.launch(), "stands by")
+        yield one
+    finally:
+        one.stop()
 
 
-def said(log: Path, words: str, process: subprocess.Popen[bytes]) -> str:
-    """What the log says of it, once it does."""
+def said(one: ControlPlane, words: str) -> str:
+    """What its log says of it, once it does."""
 
     def found() -> str | None:
-        assert process.poll() is None, log.read_text()
-        return next((line for line in log.read_text().splitlines() if words in line), None)
+        assert one.runs, one.log.read_text()
+        return next((line for line in one.log.read_text().splitlines() if words in line), None)
 
     return str(until(found, f"the log says {words!r}"))
-
-
-def listening(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """What it prints when it acts."""
-    assert process.stdout is not None
-    found: dict[str, Any] = json.loads(process.stdout.readline())
-    return found
 
 
 def patient(tmp_path: Path) -> tuple[str, ...]:
@@ -127,8 +106,7 @@ def patient(tmp_path: Path) -> tuple[str, ...]:
 
 def asked(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, answer.read().decode()
+        return 200, fetch(url)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
@@ -138,24 +116,24 @@ def asked(url: str) -> tuple[int, str]:
 def test_one_stands_by_and_takes_over(tmp_path: Path, how: int) -> None:
     args, log = patient(tmp_path), tmp_path / "second"
     with running(*args, log=tmp_path / "first") as (first, places), standing_by(args, log) as second:
-        why = said(log, "stands by", second)
+        why = said(second, "stands by")
         assert f"process {first.pid} on {platform.node()}" in why
-        health = said(log, "answers meanwhile", second)
+        health = said(second, "answers meanwhile")
         address = re.search(r"http://[^/]*", health)
         assert address is not None
         assert asked(f"{address[0]}/healthz")[0] == 200
         code, words = asked(f"{address[0]}/readyz")
         assert code == 503
-        assert f"Process {second.pid} stands by" in words
+        assert f"Process {second.process.pid} stands by" in words
         assert "baton_acting 0.0" in asked(f"{address[0]}/metrics")[1]
         assert "baton_acting 1.0" in asked(f"{places['console']}/metrics")[1]
         client = ApiClient(Path(places["api"]))
-        assert client.status()["services"][0]["name"] == "reranker", "the socket is the first one's still"
+        assert client.status().services[0].name == "reranker", "the socket is the first one's still"
         first.send_signal(how)
-        assert listening(second)["api"] == places["api"]
-        assert client.status()["services"][0]["name"] == "reranker"
+        assert second.listening()["api"] == places["api"]
+        assert client.status().services[0].name == "reranker"
         assert first.wait(60) == (-9 if how == signal.SIGKILL else 0)
-        assert client.status()["services"][0]["name"] == "reranker", "what the first one left does no harm"
+        assert client.status().services[0].name == "reranker", "what the first one left does no harm"
         assert log.read_text().count("stands by") == 1, "it is said once"
     assert "Traceback" not in log.read_text()
 
@@ -171,12 +149,15 @@ def test_of_two_that_stand_by_one_takes_over(tmp_path: Path) -> None:
         both = (second, third)
         until(lambda: any("takes over" in log.read_text() for log in logs), "one takes over")
         acting = 0 if "takes over" in logs[0].read_text() else 1
-        assert listening(both[acting])["api"]
+        assert both[acting].listening()["api"]
         other = both[1 - acting]
-        until(lambda: f"process {both[acting].pid} on" in logs[1 - acting].read_text(), "the other one waits for it")
+        until(
+            lambda: f"process {both[acting].process.pid} on" in logs[1 - acting].read_text(),
+            "the other one waits for it",
+        )
         assert "takes over" not in logs[1 - acting].read_text()
         both[acting].kill()
-        assert listening(other)["api"], "and then it is its turn"
+        assert other.listening()["api"], "and then it is its turn"
 
 
 def test_a_stopped_one_keeps_its_place(tmp_path: Path) -> None:
@@ -185,7 +166,7 @@ def test_a_stopped_one_keeps_its_place(tmp_path: Path) -> None:
         first.send_signal(signal.SIGSTOP)
         try:
             with pytest.raises(subprocess.TimeoutExpired):
-                second.wait(2.0)  # several tries
+                second.process.wait(2.0)  # several tries
         finally:
             first.send_signal(signal.SIGCONT)
         assert "takes over" not in log.read_text()
@@ -195,8 +176,7 @@ def test_a_stopped_one_keeps_its_place(tmp_path: Path) -> None:
 def test_one_that_stands_by_can_be_stopped(tmp_path: Path) -> None:
     args, log = patient(tmp_path), tmp_path / "second"
     with running(*args, log=tmp_path / "first") as (_, places), standing_by(args, log) as second:
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(60) == 0
+        assert second.kill(signal.SIGTERM) == 0
         assert ApiClient(Path(places["api"])).health()["live"]
     assert log.read_text().splitlines()[-1] == "Stopped."
 
@@ -206,7 +186,7 @@ def test_a_state_directory_that_is_replaced_ends_it(tmp_path: Path) -> None:
     args, log = patient(tmp_path), tmp_path / "second"
     with running(*args, log=tmp_path / "first") as (first, places), standing_by(args, log) as second:
         (tmp_path / "state").rename(tmp_path / "moved")
-        assert listening(second)["api"] == places["api"]
+        assert second.listening()["api"] == places["api"]
         assert first.wait(60) == 3
         assert ApiClient(Path(places["api"])).health()["live"], "the new one's socket stays"
     told = " ".join((tmp_path / "first").read_text().split())
@@ -219,7 +199,7 @@ def test_what_is_told_when_the_last_one_died(tmp_path: Path) -> None:
     with running(*args, log=tmp_path / "log") as (process, _):
         process.kill()
         process.wait(60)
-    asked = [*CTL, "--config", args[1], "status"]
+    asked = [CTL, "--config", args[1], "status"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 5
     told = " ".join(done.stderr.split())
@@ -231,7 +211,7 @@ def test_a_state_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     state = tmp_path / "file" / "state"
     args = ("--config", str(_configuration(tmp_path)), "--state", str(state), "serve")
-    done = subprocess.run([*CTL, *args], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([CTL, *args], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 3
     assert f"The state directory {state} can't be locked: Not a directory." in " ".join(done.stderr.split())
 

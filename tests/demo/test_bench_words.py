@@ -17,7 +17,7 @@ def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["demo.bench", "demo.bench_engine"])
+@pytest.mark.parametrize("module", ["bench.rollouts", "bench.engine"])
 def test_help_is_help_and_what_is_unknown_is_an_error(module):
     done = run(module, "--help")
     assert (done.returncode, done.stderr) == (0, "")

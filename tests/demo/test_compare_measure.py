@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from demo.compare.measure import Answer, Swing, measured, moments, seconds_without_service, swing, windows
+from bench.compare.measure import Swing, measured, moments, seconds_without_service, swing, windows
+from harness.traffic import Request
 
 OLD, NEW = 1, 2
 
@@ -13,7 +14,7 @@ OLD, NEW = 1, 2
 def asked(start, end, *, rate=10, took=0.02, version=OLD):
     """Requests due at ``rate`` a second from start until end, each answered (or failed) after ``took`` seconds."""
     return [
-        Answer(start + n / rate, start + n / rate + took, version, "" if version else "refused")
+        Request(start + n / rate, start + n / rate + took, version, "" if version else "refused")
         for n in range(round((end - start) * rate))
     ]
 
@@ -26,7 +27,7 @@ def test_each_second_has_its_own_requests_and_p95():
 
 
 def test_an_answer_counts_as_service_when_it_came_and_as_latency_when_it_was_due():
-    first, second = windows([Answer(0.9, 1.4, OLD)], 0, 2)
+    first, second = windows([Request(0.9, 1.4, OLD)], 0, 2)
     assert (first.due, first.answered, first.p95_s) == (1, 0, pytest.approx(0.5))
     assert (second.due, second.answered) == (0, 1)
     assert math.isnan(second.p95_s)
@@ -43,7 +44,7 @@ def test_windows_begin_where_they_are_told_to():
 
 
 def test_p95_is_not_the_slowest_of_many():
-    answers = [*asked(0, 1, rate=100, took=0.01)[:-1], Answer(0.99, 5.0, OLD)]
+    answers = [*asked(0, 1, rate=100, took=0.01)[:-1], Request(0.99, 5.0, OLD)]
     assert windows(answers, 0, 1)[0].p95_s == pytest.approx(0.01)
 
 
@@ -53,12 +54,12 @@ def test_a_second_in_which_every_request_failed_is_without_service():
 
 
 def test_a_second_with_one_success_is_not_without_service():
-    answers = [*asked(0, 1, version=None), Answer(0.5, 0.52, OLD)]
+    answers = [*asked(0, 1, version=None), Request(0.5, 0.52, OLD)]
     assert seconds_without_service(windows(answers, 0, 1)) == 0
 
 
 def test_a_stall_is_without_service_though_every_request_is_answered_at_last():
-    stalled = [Answer(1 + n / 10, 4.5, OLD) for n in range(30)]
+    stalled = [Request(1 + n / 10, 4.5, OLD) for n in range(30)]
     assert seconds_without_service(windows([*asked(0, 1), *stalled, *asked(4.5, 6)], 0, 6)) == 3
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from demo.compare.measure import Measured, Swing
-from demo.compare.paths import Cost
-from demo.compare.report import best, cost_table, table
-from demo.compare.run import promises
+from bench.compare.measure import Measured, Swing
+from bench.compare.paths import Cost
+from bench.compare.report import best, cost_table, table
+from bench.compare.run import promises
 from rich.console import Console
 
 CALM = Swing(0.040, 0.031, 0.052)

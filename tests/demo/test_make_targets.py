@@ -36,41 +36,36 @@ def test_every_target_is_run() -> None:
 
 
 PROGRAMS = [
-    *(
-        "demo.bench",
-        "demo.bench_engine",
-        "demo.chaos",
-        "demo.chaos.hostile",
-        "demo.compare",
-        "demo.compare.death",
-        "demo.frozen",
-    ),
-    *(
-        "demo.memory",
-        "demo.speed",
-        "demo.speed.gave_up",
-        "demo.story",
-        "demo.up",
-        "tests.simulation",
-        "tests.engine.hostile",
-    ),
+    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.memory", "bench.rollouts"),
+    *("bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
+    *("tests.chaos", "tests.chaos.hostile", "tests.engine.hostile", "tests.simulation"),
 ]
 """What has a command line and is run with ``python -m``."""
 
 
 def test_no_program_is_left_out() -> None:
-    files = [*(ROOT / "demo").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    files = [path for folder in ("bench", "demo", "tests") for path in (ROOT / folder).rglob("*.py")]
     found = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
         for path in files
-        if "train" not in path.parts and 'if __name__ == "__main__":' in path.read_text().splitlines()
+        if 'if __name__ == "__main__":' in path.read_text().splitlines()
     }
     found |= {".".join(path.parent.relative_to(ROOT).parts) for path in files if path.name == "__main__.py"}
     # They are started by others, or print what others have measured; recorders want the official implementation.
-    inner = {"demo.compare.apiserver", "demo.memory.version", "demo.chaos.page", "tests.support.stranger"}
+    inner = {"bench.compare.apiserver", "bench.memory.version", "tests.chaos.page", "tests.support.stranger"}
     recorders = {"tests.engine.record_reference", "tests.engine.record_media"}
     assert found - set(PROGRAMS) == inner | recorders
     assert set(PROGRAMS) <= found
+
+
+def test_every_program_that_a_page_names_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile"]
+    pages.remove(ROOT / "CHANGELOG.md")  # it tells of former names, too
+    text = "\n".join(page.read_text() for page in pages)
+    named = set(re.findall(r"python -m ((?:bench|demo|tests)[\w.]*\w)", text))
+    assert named <= set(PROGRAMS)
+    files = set(re.findall(r"\b(?:bench|demo|harness|tests|tools)/[\w./]*\.(?:py|toml)\b", text))
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -84,9 +79,9 @@ def test_a_word_that_a_program_does_not_know_starts_nothing(program: str) -> Non
 @pytest.mark.parametrize(
     ("words", "page"),
     [
-        (["demo.speed"], "published shapes"),
+        (["bench.speed"], "published shapes"),
         (["tests.simulation", "--stories", "1", "--seed", "1"], "1 stories"),
-        pytest.param(["demo.memory"], "Memory as a multiple", marks=[pytest.mark.triton, pytest.mark.slow]),
+        pytest.param(["bench.memory"], "Memory as a multiple", marks=[pytest.mark.triton, pytest.mark.slow]),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",
 )

@@ -1,4 +1,4 @@
-"""``python -m demo.speed`` on a tiny shape, on the CPU and on a GPU that the CPU plays; and what it counts."""
+"""``python -m bench.speed`` on a tiny shape, on the CPU and on a GPU that the CPU plays; and what it counts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import math
 
 import pytest
 import torch
-from demo.speed import published
-from demo.speed.cases import TEXT, VISION, make_cases, make_checkpoint
-from demo.speed.cost import flops, matrix_rate
-from demo.speed.measure import Line, Promises, Speed, lines
-from demo.speed.one_pair import OnePair
-from demo.speed.published import TOLERANCE, left_out, share, show, show_shape, weight_bytes
-from demo.speed.shapes import PUBLISHED, Shape
+from bench.speed import published
+from bench.speed.cases import TEXT, VISION, make_cases, make_checkpoint
+from bench.speed.cost import flops, matrix_rate
+from bench.speed.measure import Line, Promises, Speed, lines
+from bench.speed.one_pair import OnePair
+from bench.speed.published import TOLERANCE, left_out, share, show, show_shape, weight_bytes
+from bench.speed.shapes import PUBLISHED, Shape
 from rich.console import Console
 from tests.engine.pretend import Pretend
 from torch.utils.flop_counter import FlopCounterMode

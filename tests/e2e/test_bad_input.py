@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tritonclient.utils import InferenceServerException
 
 from baton.app import App
@@ -63,7 +64,7 @@ def make(st: Stage) -> tuple[int, Path]:
 
 
 def states(app: App) -> dict[str, str]:
-    return {str(v["version"] or v["label"]): v["state"] for v in app.versions()}
+    return {str(v.version or v.label): v.state for v in app.versions()}
 
 
 # The folder
@@ -327,7 +328,7 @@ def test_name_that_triton_passes_over(st: Stage) -> None:
     with st.control(promotion="manual") as app, untouched(st):
         stray = st.engine_dir() / "007"
         made.rename(stray)
-        reason = until(lambda: next((v["reason"] for v in app.versions() if v["label"] == "007"), None), "seen")
+        reason = until(lambda: next((v.reason for v in app.versions() if v.label == "007"), None), "seen")
         assert "rename it to 7" in reason
         assert states(app)["007"] == "rejected"
         st.drop(version)
@@ -400,7 +401,7 @@ def test_live_folder_changed_and_proved_unchanged(st: Stage) -> None:
         assert st.status()["rollout"] is None, "nothing is loaded while that stands"
         shutil.rmtree(st.engine_dir() / str(version))
         file.write_bytes(content)
-        until(lambda: version not in {v["version"] for v in app.versions()}, "gone")
+        until(lambda: version not in {v.version for v in app.versions()}, "gone")
         # Nobody needs to say so: it is hashed again whenever it looks otherwise.
         st.wait_message("Version 1 serves.")
 

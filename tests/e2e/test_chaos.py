@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from demo.chaos.fault import Fault, candidate, live, splitter, stable
-from demo.chaos.faults import FAULTS
-from demo.chaos.frozen import freezes
-from demo.chaos.report import broken
-from demo.chaos.run import Run
 from rich.console import Console
+from tests.chaos.fault import Fault, candidate, live, splitter, stable
+from tests.chaos.faults import FAULTS
+from tests.chaos.frozen import freezes
+from tests.chaos.report import broken
+from tests.chaos.run import Run
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 STRUCK = (

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 
 from baton.local import procfs
-from baton.local.procfs import Stub
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -25,17 +25,8 @@ def st(tmp_path: Path) -> Iterator[Stage]:
         yield st
 
 
-def stub_of(st: Stage, version: int, server: int = 0) -> Stub:
-    """The process that runs the version on that server."""
-    return next(
-        s
-        for s in procfs.stubs()
-        if s.server == st.servers[server].pid and s.model == "ranker_engine" and s.version == version
-    )
-
-
 def answers_again(traffic: Traffic, since: float) -> None:
-    until(lambda: any(a.at - a.took > since for a in traffic.answers[-50:]), "answers to new requests")
+    until(lambda: any(a.due > since for a in traffic.answers[-50:]), "answers to new requests")
 
 
 def events(st: Stage, kind: str) -> list[str]:
@@ -51,7 +42,7 @@ def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
         until(lambda: [h["healthy"] for h in st.status()["versions"][0]["health"]] == [True], "it is asked")
         with Traffic(st) as traffic:
             traffic.wait_answers(1)
-            stub = stub_of(st, 1)
+            stub = st.stub("ranker_engine", 1)
             if how == "hangs":
                 trigger.touch()
                 until(lambda: "does not answer" in st.status()["message"], "it is noticed")
@@ -94,13 +85,13 @@ def test_killed_in_baking_is_one_flip(st: Stage) -> None:
         st.wait_phase("baking")
         with Traffic(st) as traffic:
             traffic.wait_answers(2)
-            os.kill(stub_of(st, 2).pid, signal.SIGKILL)
+            os.kill(st.stub("ranker_engine", 2).pid, signal.SIGKILL)
             ended = st.wait_end(2)
             traffic.wait_answers(1, 100)
         assert ended["outcome"] == "rolled_back"
         assert "Version 2 does not answer on server s0 although Triton calls it READY" in ended["message"]
         assert st.loads() == {1: 1, 2: 1}, "the way back needs no load"
-        assert app.history()[0]["who"] == "watcher"
+        assert app.history()[0].who == "watcher"
         # Killed with requests under way it stays UNLOADING for ever (24.10): said once, and waited for by nobody.
         problem = until(lambda: st.status()["problems"], "the leak is named")[0]
         assert problem.startswith("Version 2 is stuck UNLOADING on server s0 for")
@@ -114,7 +105,7 @@ def test_one_of_two_servers(tmp_path: Path) -> None:
     with stage(tmp_path, servers=2) as st, st.control(health=QUICK):
         st.drop(1)
         st.wait_live(1)
-        os.kill(stub_of(st, 1, server=1).pid, signal.SIGSTOP)
+        os.kill(st.stub("ranker_engine", 1, server=1).pid, signal.SIGSTOP)
         st.wait_message("Version 1 does not answer on server s1")
         st.wait_live(1)
         assert st.loads() == {1: 3}, "the server that answers is left alone"
@@ -146,7 +137,7 @@ def test_one_of_several_processes(st: Stage) -> None:
         st.wait_live(1)
         until(lambda: [h["healthy"] for h in st.status()["versions"][0]["health"]] == [True], "it is asked")
         assert st.loads() == {1: 2}, "one for each process"
-        os.kill(stub_of(st, 1).pid, signal.SIGKILL)
+        os.kill(st.stub("ranker_engine", 1).pid, signal.SIGKILL)
         until(lambda: st.loads() == {1: 4}, "it is loaded again")
         st.wait_live(1)
         until(lambda: len(events(st, "health")) == 2, "it is written down")

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from tests.support.stage import PATIENCE_S, Stage, Traffic, stage, until
+from harness.waiting import PATIENCE_S, until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.local import procfs
-from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 HARMFUL_S = 1.5
-"""Woken so long after it stopped a process under load took the server down in 6 of 6 tries."""
+"""Woken so long after it stopped a process under load took the server down in 6 of 6 tries. Chaos has this limit."""
 TRAFFIC = {
     "steps": [{"weight": 50, "hold": "1s"}, {"pause": True}, {"weight": 60, "hold": "1s"}],
     "shadow_share": 0,
@@ -42,24 +42,17 @@ def st(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def freeze(st: Stage, model: str, version: int) -> int:
     """Stop the process for the harmful while, then let it go on, if it is still there."""
-    triton = st.servers[0].pid
-    (pid,) = (s.pid for s in procfs.stubs() if (s.server, s.model, s.version) == (triton, model, version))
+    pid = st.stub(model, version).pid
     os.kill(pid, signal.SIGSTOP)
     stopped_at = time.monotonic()
     try:
-        until(lambda: procfs.begun(pid) is None, "it is ended for good", HARMFUL_S)
+        until(lambda: procfs.begun(pid) is None, "it is ended for good")
     finally:
-        # A machine that was slow to end it must not be taken for one that is well.
+        # Where it is not ended, it goes on at the worst moment.
         time.sleep(max(0.0, stopped_at + HARMFUL_S - time.monotonic()))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
     return pid
-
-
-def serving(st: Stage) -> int:
-    version = ServiceFiles(st.repository, "ranker", "ranker_engine").alias()
-    assert version is not None
-    return version
 
 
 def events(st: Stage) -> list[str]:
@@ -70,8 +63,8 @@ def events(st: Stage) -> list[str]:
 def test_in_a_split(st: Stage, which: str) -> None:
     triton = st.servers[0].pid
     with st.control(traffic=TRAFFIC, live=LIVE, drain_timeout="10s", keep_previous="0s") as app:
-        stable = serving(st)
-        candidate = max(int(e.name) for e in st.engine_dir().iterdir() if e.name.isdigit()) + 1
+        stable = st.serving()
+        candidate = st.unused()
         # A request in the hands of a splitter that is ended is never answered (24.10).
         patience = 1.0 if which == "splitter" else PATIENCE_S
         with Traffic(st, clients=8, pause_s=0.0, patience_s=patience) as traffic:
@@ -105,7 +98,7 @@ def test_in_a_split(st: Stage, which: str) -> None:
 def test_what_serves_alone_is_loaded_again(st: Stage) -> None:
     triton = st.servers[0].pid
     with st.control(health={"every": "10m"}) as _:
-        stable = serving(st)
+        stable = st.serving()
         with Traffic(st, pause_s=0.0) as traffic:
             traffic.wait_answers(stable)
             freeze(st, "ranker_engine", stable)

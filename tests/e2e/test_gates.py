@@ -75,7 +75,7 @@ def test_refused(st: Stage, name: str) -> None:
         assert st.version(version)["state"] == "rejected"
         assert st.version(version)["reason"] == ended["message"]
         assert st.policy() == {1}
-        assert app.history(limit=1)[0]["candidate"] == version, "it is not tried again by itself"
+        assert app.history(limit=1)[0].candidate == version, "it is not tried again by itself"
         traffic.wait_answers(1)
     assert traffic.errors == []
     assert set(traffic.versions) == {1}, "no client met the refused version"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Traffic, stage
 
 from baton.errors import Refused
 
@@ -78,11 +79,11 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         with st.control() as app:
             message = st.wait_message("Server s0: ", "does not answer", "Nothing is decided until it answers")
             assert st.status()["phase"] == "degraded", message
-            server = app.status()["servers"][0]
-            assert (server["live"], server["in_sync"]) == (False, False)
-            assert "does not answer" in server["message"]
-            assert app.health()["live"]
-            assert not app.health()["ready"]
+            server = app.status().servers[0]
+            assert (server.live, server.in_sync) == (False, False)
+            assert "does not answer" in server.message
+            assert app.health().live
+            assert not app.health().ready
             st.drop(1)
             st.restart()
             st.wait_live(1)
@@ -91,7 +92,7 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
             st.wait_message("Server s0: ", "does not answer")
             st.restart()
             st.wait_live(1)
-            until(lambda: app.status()["servers"][0]["in_sync"], "in sync")
+            until(lambda: app.status().servers[0].in_sync, "in sync")
             # Away in the middle of a rollout: it goes on.
             st.drop_copy(1, 2, load_s=1.5)
             until(lambda: st.loads()[2], "version 2 is being loaded")
@@ -103,4 +104,4 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
             with Traffic(st, clients=2) as traffic:
                 traffic.wait_answers(2)
             assert traffic.errors == []
-            assert app.history()[0]["outcome"] == "live"
+            assert app.history()[0].outcome == "live"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 
 from baton.plan import loading
 
@@ -91,10 +92,10 @@ def test_a_python_package_that_is_not_there(st: Stage, monkeypatch: pytest.Monke
             )
             assert "<module>" not in message
             until(lambda: st.policy() == {1}, "a restart of Triton would find what serves alone")
-            told = app.rollout(app.history()[0]["id"])["events"]
-            assert [e["kind"] for e in told].count("refused") == 1, "once, however often it is tried"
+            told = app.rollout(app.history()[0].id).events
+            assert [e.kind for e in told].count("refused") == 1, "once, however often it is tried"
             model.write_text(good)
             st.wait_live(2)
             traffic.wait_answers(2)
         assert traffic.errors == []
-        assert app.history()[0]["outcome"] == "live"
+        assert app.history()[0].outcome == "live"

@@ -9,6 +9,7 @@ import pytest
 from tests.support.stage import Stage, Traffic, expected_score, stage
 
 from baton.app import App
+from baton.codec import encode
 from baton.domain import GATES_OF, Kind
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -46,8 +47,8 @@ def test_twenty_rollouts_and_five_rollbacks(tmp_path: Path) -> None:
     apart = sorted(scores.values())
     assert min(b - a for a, b in itertools.pairwise(apart)) > 1e-5, "scores tell the versions apart"
     for answer in traffic.answers:
-        assert answer.at >= proven[answer.version], "answered before its gates had passed"
-        assert answer.score == pytest.approx(scores[answer.version], abs=2e-6), "says that it is another version"
+        assert answer.came >= proven[answer.version], "answered before its gates had passed"
+        assert answer.scores[0] == pytest.approx(scores[answer.version], abs=2e-6), "says that it is another version"
         assert answer.response_version == str(answer.version)
     # Each version is loaded once; those to which a person went back after they were unloaded, once more.
     assert loads == {v: 2 if v in ROLLBACK_AFTER else 1 for v in seeds}
@@ -64,7 +65,7 @@ def _drop_retrained(st: Stage, version: int) -> int:
 
 def _proven_at(app: App, version: int) -> float:
     """When the last of the version's gates had passed, before it served for the first time."""
-    first = min((r for r in app.history(limit=1000) if r["candidate"] == version), key=lambda r: r["id"])
+    first = min((encode(r) for r in app.history(limit=1000) if r.candidate == version), key=lambda r: r["id"])
     verdicts = [e for e in app._journal.events(rollout=first["id"], limit=1000) if e["kind"] == "verdict"]
     passed = {e["data"]["name"]: e["at"] for e in verdicts if e["data"]["verdict"] == "pass"}
     assert passed.keys() == set(GATES_OF[Kind.ROLLOUT])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from harness.control_plane import ControlPlane
 from tests.support.toy import make_repository
 from tests.support.triton import TOY_BACKENDS, ask, eventually
 from tests.support.users import NO_RIGHTS, ORDINARY, STRANGER, TWO_USERS, as_user, seen_by
@@ -27,7 +26,6 @@ from baton.local import procfs, tether
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, TWO_USERS]
 SECRET = "planted-client-text-5e21"
-CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 CONFIG = """
 repository = "repository"
 state = "state"
@@ -81,28 +79,18 @@ class Up:
 def up(place: Path, begin: Callable[[list[str]], list[str]]) -> Iterator[Up]:
     """``ctl up``, and a client that asks with the secret text all the time."""
     ports = [word for name in ("http", "grpc", "metrics", "console") for word in (f"--{name}-port", "0")]
-    options = ["--config", str(place / "baton.toml"), "--output", "json", "up", "--backends", str(TOY_BACKENDS)]
+    verb = ("up", "--backends", str(TOY_BACKENDS), *ports)
+    options = ("--config", str(place / "baton.toml"))
     log, stop, asked = place / "up.log", threading.Event(), threading.Event()
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(
-            begin([*CTL, *options, *ports]), stdout=subprocess.PIPE, stderr=errors, cwd=place / "state", umask=0o022
-        ) as process,
-    ):
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, log.read_text()
-        places = json.loads(line)
-        client = threading.Thread(target=_ask, args=(places["grpc"], stop, asked))
+    with ControlPlane(*verb, options=options, log=log, begin=begin, cwd=place / "state", umask=0o022) as one:
+        client = threading.Thread(target=_ask, args=(one.places["grpc"], stop, asked))
         client.start()
         try:
             eventually(asked.is_set, "a client is answered")
-            yield Up(process, places, log, asked)
+            yield Up(one.process, one.places, log, asked)
         finally:
             stop.set()
             client.join()
-            process.terminate()
-            process.wait(90)
 
 
 def _ask(address: str, stop: threading.Event, asked: threading.Event) -> None:
@@ -176,7 +164,7 @@ def _still_looked_after(running: Up) -> None:
     key = Path(running.places["admin_key"]).read_bytes().strip()
     assert all(key not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in running.processes())
     client = ApiClient(Path(running.places["state"]) / SOCKET)
-    eventually(lambda: client.status()["services"][0]["phase"] == "steady", "the service is at rest")
+    eventually(lambda: client.status().services[0].phase == "steady", "the service is at rest")
     (stub,) = running.stubs()
     os.kill(stub.pid, signal.SIGSTOP)
     eventually(lambda: procfs.begun(stub.pid) is None, "what stands still is ended")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, toml, until
-
-from baton.api import SOCKET, ApiClient
-from baton.errors import BatonError
+from harness.control_plane import ControlPlane
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage, toml
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 PHASES = ("verifying", "loading", "validating", "waiting", "baking", "retiring", "rolling_back")
@@ -80,7 +74,7 @@ def test_an_empty_state_beside_a_live_triton(st: Stage) -> None:
     before = st.loads()
     with Traffic(st, clients=2) as traffic, st.control(state=st.root / "new-state", promotion="manual") as app:
         st.wait_live(live)
-        assert app.history() == [], "what serves is adopted as it is"
+        assert app.history() == (), "what serves is adopted as it is"
         assert st.version(live)["state"] == "serving"
         # The next rollout goes on from there.
         st.drop_copy(live, 50)
@@ -95,62 +89,28 @@ def test_an_empty_state_beside_a_live_triton(st: Stage) -> None:
 # As a process, killed
 
 
-@contextlib.contextmanager
-def serving(config: Path, state: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], ApiClient]]:
-    """``ctl serve``; it answers when this is entered."""
-    command = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
-    with (
-        log.open("ab") as errors,
-        subprocess.Popen([*command, "--config", str(config), "serve"], stdout=errors, stderr=errors) as process,
-    ):
-        try:
-            client = ApiClient(state / SOCKET)
-
-            def answers() -> bool:
-                assert process.poll() is None, log.read_text()
-                try:
-                    return bool(client.status()["services"][0]["updated_at"])
-                except BatonError:
-                    return False
-
-            until(answers, "ctl serve answers")
-            yield process, client
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(60)
-
-
 def test_ctl_serve_killed_in_each_phase(st: Stage) -> None:
     with st.control():
         live = st.wait_phase("steady")["stable"]
     settings = st.settings(keep_previous="1s")
     settings["control"]["metrics"] = "127.0.0.1:0"
-    config, state, log = st.root / "baton.toml", Path(settings["state"]), st.root / "serve.log"
+    config = st.root / "baton.toml"
     config.write_text(toml(settings))
 
-    def phase_of(client: ApiClient) -> str:
-        return str(client.status()["services"][0]["phase"])
-
+    serve = ControlPlane("serve", options=("--config", str(config)), log=st.root / "serve.log")
     for version, phase in enumerate(("loading", "validating", "baking", "retiring"), start=100):
         before = st.loads()
         with Traffic(st, clients=2) as traffic:
-            with serving(config, state, log) as (process, client):
-                until(lambda c=client: phase_of(c) == "steady", "steady")
+            with serve:
+                serve.rest()
                 st.drop_copy(live, version, **toy_for(phase))
-                until(lambda c=client, p=phase: phase_of(c) == p, phase)
-                process.send_signal(signal.SIGKILL)
-                process.wait(60)
+                serve.until(lambda service, p=phase: service["phase"] == p, phase)
+                serve.kill()
             traffic.wait_answers(version if phase in {"baking", "retiring"} else live)
-            with serving(config, state, log) as (_, client):
-                until(lambda c=client, v=version: _rests_on(c, v), f"version {version} live; {phase_of(client)}")
+            with serve:
+                serve.rest(version)
                 live = version
                 traffic.wait_answers(live)
         assert traffic.errors == [], phase
         assert st.policy() == {live}
         assert st.loads() - before == {version: 1}, f"{phase}: nothing is loaded twice"
-
-
-def _rests_on(client: ApiClient, version: int) -> bool:
-    service = client.status()["services"][0]
-    return service["phase"] == "steady" and service["stable"] == version and service["rollout"] is None

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.toy import make_checkpoint
 
+from baton.codec import encode
 from baton.errors import Refused
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -29,7 +31,7 @@ def next_version(st: Stage) -> int:
         with st.control():
             st.drop(1)
             st.wait_live(1)
-    return max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
+    return st.unused()
 
 
 def declare(folder: Path, release: str) -> Path:
@@ -46,7 +48,7 @@ def test_first_version_from_empty(st: Stage) -> None:
         assert [v["state"] for v in status["versions"]] == ["serving"]
         assert status["weight"] == 0
         assert status["candidate"] is None
-        gates = {g["name"]: g for g in app.history()[0]["gates"]}
+        gates = {g["name"]: g for g in encode(app.history()[0].gates)}
         assert set(gates) == {
             "integrity", "compatibility", "capacity", "load", "warmup", "output", "invariance", "latency",
         }  # fmt: skip
@@ -77,7 +79,7 @@ def test_retrained_version_that_says_so(st: Stage, next_version: int, tmp_path: 
     with st.control() as app, Traffic(st, clients=2) as traffic:
         st.place(made, next_version)
         st.wait_live(next_version)
-        item = app.history()[0]
+        item = encode(app.history()[0])
         assert item["release"] == "retrained"
         assert item["label"] == f"label-{next_version}"
         output = next(g for g in item["gates"] if g["name"] == "output")
@@ -98,7 +100,7 @@ def test_retrained_version_that_does_not_say_so(st: Stage, next_version: int) ->
         assert st.policy() == {live}
         app.retry(None, next_version, release="retrained", who=ME)
         st.wait_live(next_version)
-        assert app.history()[0]["who"] == ME
+        assert app.history()[0].who == ME
         traffic.wait_answers(next_version)
     assert traffic.errors == []
     assert (st.loads() - before)[live] == 0
@@ -139,7 +141,7 @@ def test_the_old_version_is_kept_for_its_time_and_then_retired(st: Stage, next_v
         st.wait_live(next_version)
         assert st.policy() == {next_version}
         assert st.version(old)["state"] == "on_disk"
-        number = app.history()[0]["id"]
+        number = app.history()[0].id
         at = {e["message"].split(":")[0]: e["at"] for e in app._journal.events(rollout=number) if e["kind"] == "phase"}
         assert at["baking to retiring"] - at["shifting to baking"] >= 2.0
 
@@ -180,7 +182,7 @@ def test_rollback_after_retirement_and_to_a_named_version(st: Stage, next_versio
         app.rollback(None, None, who=ME)
         st.wait_live(second)
         assert st.loads() - before == {second: 1}, "loaded once, then one flip"
-        assert app.history()[0]["kind"] == "rollback"
+        assert app.history()[0].kind == "rollback"
         app.rollback(None, first, who=ME)
         st.wait_live(first)
         assert st.loads() - before == {second: 1, first: 1}
@@ -217,10 +219,10 @@ def test_verify_promotes_nothing(st: Stage, next_version: int) -> None:
         old = st.wait_phase("steady")["stable"]
         before = st.loads()
         st.drop_copy(old, next_version)
-        until(lambda: any(v["version"] == next_version for v in app.versions()), "the folder is seen")
-        number = app.verify(None, next_version, who=ME)["rollout"]
-        until(lambda: app.rollout(number)["ended"], "the end of the verification")
-        ended = app.rollout(number)
+        until(lambda: any(v.version == next_version for v in app.versions()), "the folder is seen")
+        number = app.verify(None, next_version, who=ME).rollout
+        until(lambda: app.rollout(number).ended, "the end of the verification")
+        ended = encode(app.rollout(number))
         assert (ended["outcome"], ended["moved"]) == ("verified", False)
         assert len(ended["gates"]) == 8
         assert st.status()["stable"] == old
@@ -234,12 +236,12 @@ def test_pause_starts_nothing_and_resume_goes_on(st: Stage, next_version: int) -
     with st.control() as app:
         old = st.wait_phase("steady")["stable"]
         app.pause(who=ME)
-        latest = max(v["version"] for v in app.versions())
+        latest = max(v.version for v in app.versions())
         st.drop_copy(old, next_version)
-        until(lambda: any(v["version"] == next_version and v["state"] == "on_disk" for v in app.versions()), "quiet")
+        until(lambda: any(v.version == next_version and v.state == "on_disk" for v in app.versions()), "quiet")
         st.wait_message("Paused", "ctl resume")
-        assert app.history()[0]["candidate"] == latest
-        assert app.status()["paused"] is True
+        assert app.history()[0].candidate == latest
+        assert app.status().paused is True
     with st.control() as app:  # the pause outlives the control plane
         st.wait_message("Paused")
         # What a person starts goes on although Baton is paused.

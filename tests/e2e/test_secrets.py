@@ -6,25 +6,26 @@ import contextlib
 import json
 import stat
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.control_plane import CTL, ControlPlane
+from harness.network import fetch
+from harness.waiting import until
 from tests.support.certificate import Certificate, make_certificate, write_secret
 from tests.support.listening import listening
-from tests.support.stage import Stage, Traffic, stage, toml, until
+from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.api import ApiClient, Network
+from baton.codec import encode
 from baton.errors import BatonError, Refused
 from baton.triton.key import token_file
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ADMIN, TOKEN, WRONG = "planted-admin-key-1f7c", "planted-api-token-93ab", "planted-wrong-token-77cd"
-CTL = [sys.executable, "-c", "import sys; from baton.cli import main; main(sys.argv[1:])"]
 SPLIT: dict[str, Any] = {"steps": [{"weight": 50, "hold": "600s"}], "shadow_share": 0, "shadow_for": "0s"}
 
 
@@ -45,16 +46,10 @@ def serve(st: Stage, pair: Certificate, key_file: Path, name: str) -> Iterator[t
     }
     (st.root / f"{name}.toml").write_text(toml(table))
     log = st.root / f"{name}.log"
-    words = [*CTL, "--config", str(st.root / f"{name}.toml"), "--output", "json", "serve"]
-    with log.open("wb") as errors, subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, umask=0) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, log.read_text()
-            yield {**json.loads(line), "pid": process.pid}, log
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0
+    one = ControlPlane("serve", options=("--config", str(st.root / f"{name}.toml")), log=log, umask=0)
+    with one:
+        yield {**one.places, "pid": one.process.pid}, log
+    assert one.process.returncode == 0
 
 
 def in_repository(repository: Path) -> dict[Path, bytes]:
@@ -71,7 +66,7 @@ def every_command_line() -> bytes:
 
 
 def state_of(client: ApiClient) -> dict[str, Any]:
-    return dict(client.status()["services"][0])
+    return dict(encode(client.status().services[0]))
 
 
 def test_no_secret_gets_out(tmp_path: Path) -> None:
@@ -109,11 +104,10 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
             until(lambda: state_of(client)["phase"] == "steady", "version 1 serves alone")
         assert traffic.errors == []
         st.drop_copy(1, 3, raise_at_load=True)
-        until(lambda: client.history()[0]["candidate"] == 3 and client.history()[0]["ended_at"], "3 is refused")
-        answers += [json.dumps(answer) for answer in (client.status(), client.versions(), client.history())]
-        answers += [json.dumps(client.rollout(item["id"])) for item in client.history()]
-        with urllib.request.urlopen(f"{where['console']}/metrics", timeout=60) as page:
-            answers.append(page.read().decode())
+        until(lambda: client.history()[0].candidate == 3 and client.history()[0].ended_at, "3 is refused")
+        answers += [json.dumps(encode(answer)) for answer in (client.status(), client.versions(), client.history())]
+        answers += [json.dumps(encode(client.rollout(item.id))) for item in client.history()]
+        answers.append(fetch(f"{where['console']}/metrics"))
 
         state = tmp_path / "state"
         assert stat.S_IMODE(state.stat().st_mode) == 0o700
@@ -146,14 +140,14 @@ def test_a_wrong_key_is_told_and_nothing_else_is_tried(tmp_path: Path) -> None:
         client = ApiClient(Path(where["api"]))
         until(lambda: "refused the admin key" in state_of(client)["message"], "it says what is wrong")
         st.drop(1)
-        until(lambda: [v for v in client.versions() if v["version"] == 1], "the version is seen")
+        until(lambda: [v for v in client.versions() if v.version == 1], "the version is seen")
         service = state_of(client)
         assert service["phase"] == "degraded"
         assert "admin_key_file in [[servers]]" in service["message"]
         assert "does not answer" not in service["message"]
         with pytest.raises(Refused):
             client.promote(None, 9)
-        assert client.history() == []
+        assert client.history() == ()
         text = log.read_text()
         assert text.count("WARNING") <= 2, text  # said once by the loop and once by the service, not each second
         assert WRONG not in text
@@ -166,9 +160,8 @@ def test_a_token_that_others_may_read_stops_the_start(tmp_path: Path) -> None:
     file = tmp_path / "baton.toml"
     api = {"listen": "127.0.0.1:0", "certificate": "c", "key": "k", "token_file": "token"}
     file.write_text(toml({"repository": "repository", "state": "state", "control": {"api": api}}))
-    done = subprocess.run(
-        [*CTL, "--config", str(file), "serve"], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [CTL, "--config", str(file), "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "may be opened by others" in " ".join(done.stderr.split())
     assert TOKEN not in done.stderr + done.stdout

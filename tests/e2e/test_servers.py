@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.stage import Stage, Traffic, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 def in_sync(st: Stage) -> bool:
-    return all(s["live"] and s["in_sync"] for s in st.app.status()["servers"])
+    return all(s.live and s.in_sync for s in st.app.status().servers)
 
 
 def test_two_servers_move_together(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_two_servers_move_together(tmp_path: Path) -> None:
         until(lambda: st.loads()[4], "version 4 is being loaded")
         st.kill(1)
         st.wait_message("s1")
-        until(lambda: not app.status()["servers"][1]["live"], "the loss is seen")
+        until(lambda: not app.status().servers[1].live, "the loss is seen")
         assert st.status()["rollout"]["candidate"] == 4
         assert st.status()["stable"] == 2
         st.restart(1)
@@ -47,14 +48,14 @@ def test_two_servers_move_together(tmp_path: Path) -> None:
             traffic.wait_answers(4, 40)
         assert traffic.errors == []
         assert set(traffic.versions) == {4}
-        assert app.history()[0]["outcome"] == "live"
+        assert app.history()[0].outcome == "live"
 
         # One is gone while nothing goes on: the other serves, and nothing is started until both are there.
         st.kill(0)
         st.wait_message("s0", "does not answer")
         assert st.status()["phase"] == "degraded"
         st.drop_copy(4, 5)
-        until(lambda: any(v["version"] == 5 and v["state"] == "on_disk" for v in app.versions()), "seen")
+        until(lambda: any(v.version == 5 and v.state == "on_disk" for v in app.versions()), "seen")
         assert st.status()["rollout"] is None
         st.restart(0)
         st.wait_live(5)

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from harness.waiting import until
 from tests.e2e.test_lease import Serve, versions
-from tests.splitter.rig import route_of
-from tests.support.stage import Stage, Traffic, stage, toml, until
+from tests.splitter.routes import route_of
+from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.stranger import attempt
 from tests.support.triton import OUR_BACKENDS, ROOT, TOY_BACKENDS
 

@@ -7,7 +7,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from tests.support.stage import Stage, stage, until
+from harness.waiting import until
+from tests.support.stage import Stage, stage
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 TRIES: list[int] = []

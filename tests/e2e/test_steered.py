@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
-import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
+import harness.traffic
 import pytest
 import tritonclient.grpc
-from tests.support.stage import Stage, Traffic, stage, until
-from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
+from harness.network import fetch
+from harness.traffic import Ask, Client, Reply
+from harness.waiting import until
+from tests.support.stage import Stage, Traffic, stage
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, tensors
+
+from baton.codec import encode
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ASKED: dict[str, Any] = {
@@ -39,56 +41,51 @@ def st(tmp_path: Path) -> Iterator[Stage]:
 
 
 def inputs(document: str) -> list[Any]:
-    made = []
-    for name, text in (("query", "red"), ("documents", document)):
-        tensor = tritonclient.grpc.InferInput(name, [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[json.dumps({"text": text}).encode()]], dtype=np.object_))
-        made.append(tensor)
-    return made
+    return tensors(tritonclient.grpc, {"text": "red"}, [{"text": document}])
 
 
-class Attack:
-    """Learns by light requests which ids come to a version, and sends heavy ones by those, one at a time each.
+LIGHT, HEAVY = 0, 1
+
+
+def attacking(url: str, name: str, version: int) -> Client:
+    """Learns by light requests which id comes to a version, and sends heavy ones by that.
 
     Heavy ones take as long with either version.
     """
 
-    def __init__(self, st: Stage, version: int, threads: int = 2) -> None:
-        self.version = version
-        self.sent = 0
-        """Heavy requests that the version answered."""
-        self.failures: list[str] = []
-        self._url = st.servers[0].grpc_url
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._go, args=(n,), daemon=True) for n in range(threads)]
-
-    def _go(self, number: int) -> None:
+    @contextlib.contextmanager
+    def connected() -> Iterator[Ask]:
         light, heavy = inputs("a"), inputs("a" * 1000 * HEAVY_KB)
-        try:
-            with tritonclient.grpc.InferenceServerClient(self._url) as client:
-                for probe in itertools.count():
-                    known = f"client-{number}-{probe}"
-                    if self._ask(client, light, known) == self.version:
-                        break
-                    if self._stop.is_set():
-                        return
-                while not self._stop.is_set():
-                    self.sent += self._ask(client, heavy, known) == self.version
-        except Exception as error:  # noqa: BLE001 - a hostile client gets its answers, too
-            self.failures.append(str(error))
+        known = ""
+        with tritonclient.grpc.InferenceServerClient(url) as client:
 
-    def _ask(self, client: Any, asked: list[Any], request_id: str) -> int:
-        return int(client.infer("ranker", asked, request_id=request_id).as_numpy("model_version")[0, 0])
+            def ask(number: int) -> Reply:
+                nonlocal known
+                request_id = known or f"{name}-{number}"
+                result = client.infer("ranker", heavy if known else light, request_id=request_id)
+                answered = int(result.as_numpy("model_version")[0, 0])
+                reply = Reply(answered, question=HEAVY if known else LIGHT)
+                if answered == version:
+                    known = request_id
+                return reply
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
+            yield ask
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60.0)
+    return Client(name, connected)
+
+
+class Attack(harness.traffic.Traffic):
+    """Two such clients, which send one request at a time each."""
+
+    def __init__(self, st: Stage, version: int) -> None:
+        self.version = version
+        url = st.servers[0].grpc_url
+        super().__init__([attacking(url, f"client-{number}", version) for number in range(2)], patience_s=60.0)
+
+    @property
+    def met(self) -> int:
+        """Heavy requests that the version answered."""
+        return sum(one.question == HEAVY and one.version == self.version for one in self.answers.copy())
 
 
 @contextlib.contextmanager
@@ -99,21 +96,21 @@ def attacked(st: Stage, **toy: Any) -> Iterator[tuple[Traffic, Attack]]:
         st.drop_copy(1, 2, **COST, **toy)
         st.wait_phase("shifting")
         with Attack(st, 2) as attack:
-            until(lambda: attack.sent >= 10, f"heavy requests with version 2; {attack.failures}")
+            until(lambda: attack.met >= 10, "heavy requests with version 2", instead=lambda: attack.errors)
             yield traffic, attack
     assert traffic.errors == []
-    assert attack.failures == []
+    assert attack.errors == []
 
 
 def test_heavy_requests_to_the_candidate_alone_hold_a_good_version_for_as_long_as_they_come(st: Stage) -> None:
     with attacked(st) as (traffic, attack):
         message = st.wait_message("hangs on requests whose ids were used before")
         assert "Holding" in message
-        sent = attack.sent
-        until(lambda: attack.sent >= sent + 20, "more of them")
+        met = attack.met
+        until(lambda: attack.met >= met + 20, "more of them")
         ended = [r["candidate"] for r in st.app.history() if r["ended_at"]]
         assert ended == [1], "version 2 was not turned back"
-        attack.__exit__()
+        attack.stop()
         st.wait_live(2)  # by itself
         traffic.wait_answers(2)
 
@@ -152,12 +149,12 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
             until(lambda: st.status()["traffic"], "the split goes on")
             traffic.wait_answers(2)
             until(lambda: ways() == before, "every id where it was")
-            shown = [app.status(), app.history(), app.rollout(rollout.id), app._journal.events(limit=1000)]
+            facts = encode((app.status(), app.history(), app.rollout(rollout.id)))
+            shown = [facts, app._journal.events(limit=1000)]
             app.abort(None, who="tester")
             st.wait_end(2)
     assert traffic.errors == []
-    with urllib.request.urlopen(st.servers[0].metrics_url, timeout=60) as page:
-        shown.append(page.read().decode())
+    shown.append(fetch(st.servers[0].metrics_url))
     assert len(bytes.fromhex(rollout.salt)) >= 16
     assert rollout.salt not in json.dumps(shown)
     for file in st.root.rglob("*"):

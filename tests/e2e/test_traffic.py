@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.waiting import until
 from scipy import stats
-from tests.support.stage import Stage, Traffic, stage, until
+from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
+from baton.codec import encode
 from baton.domain import ModelState
 from baton.errors import Refused
 from baton.local import procfs
 from baton.triton.grpc import GrpcTriton
-from baton.triton.repository import ServiceFiles
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -48,14 +49,7 @@ def st(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture
 def number(st: Stage) -> int:
     """A number that was never used."""
-    return max(int(entry.name) for entry in st.engine_dir().iterdir() if entry.name.isdigit()) + 1
-
-
-def serving(st: Stage) -> int:
-    """The version that the public name leads to."""
-    version = ServiceFiles(st.repository, "ranker", "ranker_engine").alias()
-    assert version is not None
-    return version
+    return st.unused()
 
 
 def splitting(st: Stage, traffic: dict[str, Any] | None = None, **rollout: Any) -> Any:
@@ -64,8 +58,8 @@ def splitting(st: Stage, traffic: dict[str, Any] | None = None, **rollout: Any) 
 
 
 def events(st: Stage, number: int, kind: str) -> list[str]:
-    row = next(r for r in st.app.history() if r["candidate"] == number)
-    return [e["message"] for e in st.app.rollout(row["id"])["events"] if e["kind"] == kind]
+    row = next(encode(r) for r in st.app.history() if r.candidate == number)
+    return [e.message for e in st.app.rollout(row["id"]).events if e.kind == kind]
 
 
 def no_splitter(st: Stage) -> None:
@@ -79,7 +73,7 @@ def no_splitter(st: Stage) -> None:
 
 
 def test_a_good_version_goes_all_the_way(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     seen: list[dict[str, Any]] = []
     with splitting(st), Traffic(st, clients=6) as traffic:
         traffic.wait_answers(stable)
@@ -91,7 +85,7 @@ def test_a_good_version_goes_all_the_way(st: Stage, number: int) -> None:
             return bool(status["stable"] == number and status["phase"] == "steady")
 
         until(live, "the version live")
-        row = next(r for r in st.app.history() if r["candidate"] == number)
+        row = next(encode(r) for r in st.app.history() if r.candidate == number)
     assert traffic.errors == []
     phases = [s["phase"] for s in seen]
     assert "shadowing" in phases
@@ -101,15 +95,15 @@ def test_a_good_version_goes_all_the_way(st: Stage, number: int) -> None:
     assert weights == sorted(weights)
     assert 20 in weights
     assert [g["verdict"] for g in row["gates"] if g["name"] == "live"] == ["pass"]
-    first = next(a.at for a in traffic.answers if a.version == number)
+    first = next(a.came for a in traffic.answers if a.version == number)
     began = next(i for i, s in enumerate(seen) if s["weight"])
     assert seen[began]["steps"][0].startswith("shadow 50 %")
-    assert not [a for a in traffic.answers if a.version == number and a.at < first]
+    assert not [a for a in traffic.answers if a.version == number and a.came < first]
     no_splitter(st)
 
 
 def test_the_share_of_requests_is_what_was_asked_for(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     asked = {"steps": [{"weight": 30, "hold": "1s"}, {"pause": True}], "shadow_share": 0}
     with splitting(st, asked), Traffic(st, clients=6) as traffic:
         traffic.wait_answers(stable)
@@ -138,7 +132,7 @@ def test_the_share_of_requests_is_what_was_asked_for(st: Stage, number: int) -> 
 def test_a_failing_candidate_is_taken_back_and_no_client_notices(
     st: Stage, number: int, tmp_path: Path, fault: Any, words: str
 ) -> None:
-    stable = serving(st)
+    stable = st.serving()
     switch = tmp_path / "now"
     asked = {"steps": [{"weight": 50, "hold": "60s"}], "shadow_share": 0, "deadline": "1s"}
     with splitting(st, asked), Traffic(st, clients=6) as traffic:
@@ -164,7 +158,7 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
         assert gate["name"] == "live"
         assert words in gate["message"].lower()
         assert row["message"] == gate["message"]
-    slowest = statistics.quantiles([a.took for a in traffic.answers], n=100)[-1]
+    slowest = statistics.quantiles([a.latency_s for a in traffic.answers], n=100)[-1]
     assert slowest < 10, "the deadline of 1 s bounds what clients wait, on however busy a machine"
     no_splitter(st)
 
@@ -172,7 +166,7 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
 def test_a_version_that_is_wrong_on_one_kind_of_request_never_meets_a_client(
     st: Stage, number: int, tmp_path: Path
 ) -> None:
-    stable = serving(st)
+    stable = st.serving()
     with splitting(st, {"shadow_share": 100, "shadow_for": "30s"}), mixed(st) as traffic:
         traffic.wait_answers(stable)
         folder = st.make(number, toy={"wrong_on": "image"})
@@ -194,7 +188,7 @@ def mixed(st: Stage) -> Iterator[Traffic]:
 
 
 def test_without_traffic_it_holds_and_says_so(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     with splitting(st) as app:
         st.drop_copy(stable, number)
         st.wait_phase("shadowing")
@@ -212,7 +206,7 @@ def test_without_traffic_it_holds_and_says_so(st: Stage, number: int) -> None:
 
 
 def test_an_abort_takes_the_share_away_at_once(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     asked = {"steps": [{"weight": 90, "hold": "60s"}], "shadow_share": 0}
     with splitting(st, asked) as app, Traffic(st, clients=6) as traffic:
         traffic.wait_answers(stable)
@@ -220,18 +214,18 @@ def test_an_abort_takes_the_share_away_at_once(st: Stage, number: int) -> None:
         st.wait_phase("shifting")
         traffic.wait_answers(number, 50)
         app.abort(None, who=ME)
-        aborted = next(a.at for a in reversed(traffic.answers))
+        aborted = next(a.came for a in reversed(traffic.answers))
         st.wait_end(number)
         traffic.wait_answers(stable, 50)
     assert traffic.errors == []
-    late = [a.at - aborted for a in traffic.answers if a.version == number and a.at - a.took > aborted]
+    late = [a.came - aborted for a in traffic.answers if a.version == number and a.due > aborted]
     assert not late or max(late) < 10, "generous: what is promised is one second"
     no_splitter(st)
 
 
 @pytest.mark.parametrize("on_lapse", ["resume", "rollback"])
 def test_a_control_plane_that_is_away_longer_than_the_lease(st: Stage, number: int, on_lapse: str) -> None:
-    stable = serving(st)
+    stable = st.serving()
     asked = {"steps": [{"weight": 50, "hold": "8s"}], "shadow_share": 0, "on_lapse": on_lapse}
     with Traffic(st, clients=6) as traffic:
         with splitting(st, asked):
@@ -241,7 +235,7 @@ def test_a_control_plane_that_is_away_longer_than_the_lease(st: Stage, number: i
             traffic.wait_answers(number, 30)
         # It is gone: the splitter stays, and nobody renews its lease.
         assert (st.repository / "ranker_splitter").exists()
-        until(lambda: alone(traffic, stable), "the stable version alone")
+        until(lambda: traffic.alone(stable), "the stable version alone")
         with splitting(st, asked):
             if on_lapse == "resume":
                 st.wait_live(number)
@@ -255,13 +249,8 @@ def test_a_control_plane_that_is_away_longer_than_the_lease(st: Stage, number: i
     no_splitter(st)
 
 
-def alone(traffic: Traffic, version: int) -> bool:
-    """Whether the last hundred answers are all of one version."""
-    return {a.version for a in traffic.answers[-100:]} == {version}
-
-
 def test_promote_full_skips_the_steps_that_remain(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     asked = {"steps": [{"weight": 5, "hold": "10m"}], "shadow_share": 0}
     with splitting(st, asked) as app, Traffic(st, clients=4) as traffic:
         traffic.wait_answers(stable)
@@ -274,7 +263,7 @@ def test_promote_full_skips_the_steps_that_remain(st: Stage, number: int) -> Non
 
 
 def test_pause_freezes_the_way(st: Stage, number: int) -> None:
-    stable = serving(st)
+    stable = st.serving()
     asked = {"steps": [{"weight": 20, "hold": "1s"}, {"weight": 90, "over": "10m"}], "shadow_share": 0}
     with splitting(st, asked) as app, Traffic(st, clients=4) as traffic:
         traffic.wait_answers(stable)
@@ -296,8 +285,8 @@ def test_pause_freezes_the_way(st: Stage, number: int) -> None:
 
 def test_status_is_data(st: Stage, number: int) -> None:
     with splitting(st) as app, Traffic(st, clients=4):
-        st.drop_copy(serving(st), number)
+        st.drop_copy(st.serving(), number)
         st.wait_phase("shadowing", "shifting")
-        assert json.loads(json.dumps(app.status()))["services"][0]["candidate"] == number
+        assert json.loads(json.dumps(encode(app.status())))["services"][0]["candidate"] == number
         app.abort(None, who=ME)
         st.wait_end(number)

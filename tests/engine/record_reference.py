@@ -28,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "demo" / "train")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "make_checkpoints")]
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402

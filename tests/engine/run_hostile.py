@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
+from harness.network import fetch
 from tests.engine.hostile import GOOD, Case, Sent, cases
 from tests.engine.hostile_media import saved
 from tests.engine.support import BACKEND, BASE, ROOT
@@ -34,7 +35,6 @@ LONGEST_S = 120.0
 """For any one request: several times what the largest take here, since the machine may be busy."""
 GROWTH = 1.05
 """What resident memory may come to, times the most that it was in the cycle before."""
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 SLACK_MIB = 16.0
 """More of it, for the C library: each of Triton's threads keeps room of its own from the first time it serves."""
 
@@ -145,12 +145,12 @@ class Run:
         # Not urllib's own kind, a form: Triton 24.10 takes one of 8 MB apart until its stack is used up, and dies.
         request = urllib.request.Request(url, body, {"Content-Type": "application/octet-stream", **headers})
         try:
-            with _DIRECT.open(request, timeout=LONGEST_S) as response:
-                outputs = {output["name"]: output for output in json.load(response)["outputs"]}
+            answer = json.loads(fetch(request, timeout_s=LONGEST_S))
         except urllib.error.HTTPError as error:
             return f"{error.code}: {json.loads(error.read() or b'{}').get('error', '')}"
         except OSError as error:
             return f"no answer: {error}"
+        outputs = {output["name"]: output for output in answer["outputs"]}
         return outputs["scores"]["data"]
 
     def fire(

@@ -23,7 +23,7 @@ RETRAINED = ROOT / "demo" / "checkpoints" / "retrained"
 # pytest puts tests/ on the path for the packages in it, and there "import triton" finds our folder of that name; torch
 # takes it for the compiler. None is how Python marks a module that must not be found.
 sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
-for folder in (BACKEND, ROOT / "demo" / "train"):
+for folder in (BACKEND, ROOT / "tools" / "make_checkpoints"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -17,11 +17,11 @@ from tests.engine.support import BASE, data_uri, score
 from torch.nn import functional
 
 from reranker_engine.inference import scorer as scorer_module
-from reranker_engine.inference.batching import PATIENCE, Work, next_pass, seen_together
+from reranker_engine.inference.batching import MAX_SKIPPED, RemainingWork, next_pass, vision_batches
 from reranker_engine.inference.cache import FeatureCache
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.model import decoder, packing
-from reranker_engine.model.packing import Share, layout
+from reranker_engine.model.packing import SliceLengths, layout
 
 
 def mixed_requests(rng):
@@ -67,9 +67,11 @@ def test_scores_stand_in_document_order(base):
 
 def test_the_same_picture_is_seen_once(base, monkeypatch):
     seen = []
-    see = base.model.see
+    encode_visuals = base.model.encode_visuals
     monkeypatch.setattr(base, "cache", FeatureCache(0))
-    monkeypatch.setattr(base.model, "see", lambda patches, grids: seen.append(len(grids)) or see(patches, grids))
+    monkeypatch.setattr(
+        base.model, "encode_visuals", lambda patches, grids: seen.append(len(grids)) or encode_visuals(patches, grids)
+    )
     picture = data_uri(draw(random.Random(1), ("red", "circle")))
     score(base, {"image": picture}, [{"image": picture}, {"image": [picture, picture]}])
     assert seen == [1]
@@ -78,11 +80,13 @@ def test_the_same_picture_is_seen_once(base, monkeypatch):
 @pytest.mark.parametrize(("dtype", "together"), [(torch.float32, [3, 2]), (torch.bfloat16, [1] * 5)])
 def test_several_pictures_are_seen_at_once_in_fp32_only(monkeypatch, dtype, together):
     """As many as the bound holds, which here is three pictures of 64x64, 16 patches each."""
-    monkeypatch.setattr(scorer_module, "SEEN_PATCHES", 3 * 16 + 15)
+    monkeypatch.setattr(scorer_module, "VISION_BATCH_PATCHES", 3 * 16 + 15)
     scorer = Scorer(BASE, ScorerSettings(dtype=dtype, vision_cache_bytes=0))
     seen = []
-    see = scorer.model.see
-    monkeypatch.setattr(scorer.model, "see", lambda patches, grids: seen.append(len(grids)) or see(patches, grids))
+    encode_visuals = scorer.model.encode_visuals
+    monkeypatch.setattr(
+        scorer.model, "encode_visuals", lambda patches, grids: seen.append(len(grids)) or encode_visuals(patches, grids)
+    )
     pictures = [{"image": data_uri(draw(random.Random(at), ("red", "circle")))} for at in range(5)]
     score(scorer, {"text": "red"}, pictures)
     assert seen == together
@@ -98,11 +102,13 @@ def test_pictures_of_several_sizes_seen_together_have_the_features_that_each_has
     ]
     raw = [json.dumps(one).encode() for one in contents]
     visuals = [part.visuals[0] for part in base.prepare(base.parse(b'{"text": "red"}', raw)).documents]
-    (group,) = seen_together(visuals, 10**6)
+    (group,) = vision_batches(visuals, 10**6)
     assert sorted(map(id, group)) == sorted(map(id, visuals))
     with torch.inference_mode():
-        alone = [base.model.see(visual.patches, [visual.grid]) for visual in group]
-        found = base.model.see(torch.cat([visual.patches for visual in group]), [visual.grid for visual in group])
+        alone = [base.model.encode_visuals(visual.patches, [visual.grid]) for visual in group]
+        found = base.model.encode_visuals(
+            torch.cat([visual.patches for visual in group]), [visual.grid for visual in group]
+        )
     parts = found.split([visual.tokens for visual in group])
     for one, part in zip(alone, parts, strict=True):
         assert part.embeds.untyped_storage().nbytes() == part.embeds.nbytes, "a view keeps all of them in memory"
@@ -201,72 +207,80 @@ def test_half_precision_stays_within_the_bound_in_company(alone, dtype):
     st.none() | st.integers(1, 2000),
 )
 def test_passes_hold_every_document_once_within_the_budget(requests, budget, turn):
-    works = [Work(prefix, lengths) for prefix, lengths in requests]
+    works = [RemainingWork(prefix, lengths) for prefix, lengths in requests]
     computed, seen = set(), [[] for _ in requests]
     while any(not work.finished for work in works):
-        portions = next_pass(works, budget, turn)
-        assert portions
-        for portion in portions:
-            assert portion.documents
-            assert portion.first == (portion.request not in computed)
-            computed.add(portion.request)
-            seen[portion.request] += portion.documents
-            prefix, lengths = requests[portion.request]
-            assert portion.last == (len(seen[portion.request]) == len(lengths)) == works[portion.request].finished
-            assert portion.tokens == portion.first * prefix + sum(lengths[at] for at in portion.documents)
-            assert turn is None or portion.tokens <= turn or len(portion.documents) == 1
+        slices = next_pass(works, budget, turn)
+        assert slices
+        for batch_slice in slices:
+            assert batch_slice.documents
+            assert batch_slice.first == (batch_slice.request not in computed)
+            computed.add(batch_slice.request)
+            seen[batch_slice.request] += batch_slice.documents
+            prefix, lengths = requests[batch_slice.request]
+            assert (
+                batch_slice.last
+                == (len(seen[batch_slice.request]) == len(lengths))
+                == works[batch_slice.request].finished
+            )
+            assert batch_slice.tokens == batch_slice.first * prefix + sum(lengths[at] for at in batch_slice.documents)
+            assert turn is None or batch_slice.tokens <= turn or len(batch_slice.documents) == 1
         assert (
-            sum(portion.tokens for portion in portions) <= budget
-            or sum(len(portion.documents) for portion in portions) == 1
+            sum(batch_slice.tokens for batch_slice in slices) <= budget
+            or sum(len(batch_slice.documents) for batch_slice in slices) == 1
         )
-        kept = [work.kept for work in works if work.kept]
+        kept = [work.cached_tokens for work in works if work.cached_tokens]
         assert sum(kept) <= budget or len(kept) == 1
     assert [sorted(found) for found in seen] == [list(range(len(lengths))) for _, lengths in requests]
-    assert all(work.left == 0 for work in works)
+    assert all(work.tokens_left == 0 for work in works)
 
 
 def test_a_small_request_goes_before_a_large_one_that_came_first():
-    large, small = Work(100, [50] * 1000), Work(20, [30])
+    large, small = RemainingWork(100, [50] * 1000), RemainingWork(20, [30])
     next_pass([large], 4096, 1024)
-    assert [portion.request for portion in next_pass([large, small], 4096, 1024)] == [1, 0]
+    assert [batch_slice.request for batch_slice in next_pass([large, small], 4096, 1024)] == [1, 0]
     assert small.finished
     assert not large.finished
 
 
 def test_no_stream_of_small_requests_keeps_a_large_one_waiting():
-    """Small ones fill every pass; the large one still gets one pass in every ``PATIENCE`` + 1."""
-    large, served = Work(10, [50] * 1000), 0
-    for turns in range(1, 41):
-        works = [large, *(Work(10, [90]) for _ in range(12))]
-        served += any(portion.request == 0 for portion in next_pass(works, 1000))
-        assert served >= turns // (PATIENCE + 1)
+    """Small ones fill every pass; the large one still gets one pass in every ``MAX_SKIPPED`` + 1."""
+    large, served = RemainingWork(10, [50] * 1000), 0
+    for passes in range(1, 41):
+        works = [large, *(RemainingWork(10, [90]) for _ in range(12))]
+        served += any(batch_slice.request == 0 for batch_slice in next_pass(works, 1000))
+        assert served >= passes // (MAX_SKIPPED + 1)
 
 
 @given(
     st.lists(
         st.builds(
-            Share, st.integers(1, 90), st.booleans(), st.lists(st.integers(1, 60), min_size=1, max_size=12).map(tuple)
+            SliceLengths,
+            st.integers(1, 90),
+            st.booleans(),
+            st.lists(st.integers(1, 60), min_size=1, max_size=12).map(tuple),
         ),
         min_size=1,
         max_size=4,
     ),
     st.integers(1, 20_000_000),
 )
-def test_every_token_attends_in_one_group(shares, bytes_per_token):
-    found = layout(shares, bytes_per_token, torch.device("cpu"))
-    total = sum((0 if share.kept else share.prefix) + sum(share.documents) for share in shares)
-    places, documents = [], []
+def test_every_token_attends_in_one_group(slices, bytes_per_token):
+    found = layout(slices, bytes_per_token, torch.device("cpu"))
+    total = sum((0 if one.cached else one.prefix) + sum(one.documents) for one in slices)
+    indices, documents = [], []
     for group in found.groups:
-        flat = group.places.flatten()
-        places += (flat if group.real is None else flat[group.real]).tolist()
+        flat = group.indices.flatten()
+        indices += (flat if group.real is None else flat[group.real]).tolist()
         documents += group.documents.tolist()
         assert (
-            len(group.places) == 1
-            or (group.places.shape[1] + group.ahead) * len(group.places) * bytes_per_token <= packing.EXPANDED_BYTES
+            len(group.indices) == 1
+            or (group.indices.shape[1] + group.prefix_tokens) * len(group.indices) * bytes_per_token
+            <= packing.EXPANDED_BYTES
         )
         lengths = group.ends + 1
         assert lengths.min() >= packing.MIN_FILL * lengths.max()
-        for number, row, end in zip(group.documents.tolist(), group.places, group.ends, strict=False):
+        for number, row, end in zip(group.documents.tolist(), group.indices, group.ends, strict=False):
             assert found.ends[number] == row[end]
-    assert sorted(places) == list(range(total))
-    assert sorted(documents) == list(range(sum(len(share.documents) for share in shares)))
+    assert sorted(indices) == list(range(total))
+    assert sorted(documents) == list(range(sum(len(one.documents) for one in slices)))

@@ -1,4 +1,4 @@
-"""Vision features seen before: scores stay the same, found by content, bounded in bytes."""
+"""The cache of vision features: it leaves scores as they are, finds by content, and is bounded in bytes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_hits_are_counted_and_save_the_vision_tower(base, monkeypatch):
     request = base.prepare(base.parse(b'{"text": "red"}', PICTURES[:3]))
     first = base.score([request])[0]
     assert (cache.hits, cache.misses) == (0, 3)
-    monkeypatch.setattr(base.model, "see", None)
+    monkeypatch.setattr(base.model, "encode_visuals", None)
     assert np.array_equal(base.score([request])[0], first)
     assert (cache.hits, cache.misses) == (3, 3)
 

@@ -193,7 +193,7 @@ def test_faults_need_no_torch():
     program = "import sys, faults; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=ROOT / "demo" / "train",
+        cwd=ROOT / "tools" / "make_checkpoints",
         capture_output=True,
         text=True,
         check=True,

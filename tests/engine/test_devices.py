@@ -1,6 +1,6 @@
 """One model over several GPUs: which layer lies where, and that nothing changes but where things are computed.
 
-The GPUs are pretended (``tests/engine/pretend.py``): the CPU computes, and tensors of two of them must not meet.
+The GPUs are fakes (``tests/engine/fake_gpus.py``): the CPU computes, and an operation on tensors of two of them fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from layout import write_weights
-from tests.engine.pretend import Meeting, Pretend, device_of
+from tests.engine.fake_gpus import DeviceMismatch, FakeGpus, device_of
 from tests.engine.support import BASE
 from tests.engine.test_batching import mixed_requests, prepare
 from torch import nn
@@ -175,7 +175,7 @@ def divided(folder, monkeypatch, chosen=None, budget=16384, devices=GPUS, dtype=
     ],
 )
 def test_scores_are_those_of_the_undivided_model(folder, whole, monkeypatch, chosen, budget):
-    with Pretend() as gpus:
+    with FakeGpus() as gpus:
         found = scores(divided(folder, monkeypatch, chosen, budget))
     for one, expected in zip(found, whole[budget], strict=True):
         assert one.tobytes() == expected.tobytes()
@@ -186,7 +186,7 @@ def test_scores_are_those_of_the_undivided_model(folder, whole, monkeypatch, cho
 
 def test_weights_lie_where_the_map_says_and_nowhere_else(folder, monkeypatch):
     chosen = (0, 1, 1, 1, 2, 2)
-    with Pretend():
+    with FakeGpus():
         model = divided(folder, monkeypatch, chosen).model
         where = {name: str(device_of(parameter)) for name, parameter in model.named_parameters()}
     layers = {f"language_model.layers.{layer}.": GPUS[device] for layer, device in enumerate(chosen)}
@@ -202,7 +202,7 @@ def test_the_map_counts_what_lies_there_besides(folder, monkeypatch):
     asked = []
     real = weights.divide
     monkeypatch.setattr(weights, "divide", lambda *args: asked.append(args) or real(*args))
-    with Pretend():
+    with FakeGpus():
         model = divided(folder, monkeypatch, dtype=torch.bfloat16).model
     ((layers, first, last, room),) = asked
     assert room == [ROOM] * 3
@@ -232,7 +232,7 @@ def test_what_is_left_behind_is_noticed(folder, monkeypatch, line, instead):
         names,
     )
     monkeypatch.setattr(Decoder, "forward", names["forward"])
-    with Pretend(), pytest.raises(Meeting, match="tensors on cuda:0, cuda:1 meet"):
+    with FakeGpus(), pytest.raises(DeviceMismatch, match="tensors on cuda:0, cuda:1 meet"):
         scores(divided(folder, monkeypatch, (0, 1, 2, 2, 2, 2)))
 
 
@@ -240,7 +240,7 @@ def test_the_hidden_state_crosses_once_a_boundary(folder, monkeypatch):
     """In a pass the row, the layout and the angles go over, wherever the boundary is; only scores come back."""
     crossed = []
     for chosen in ((0, 1, 1, 1, 1, 1), (0, 0, 0, 1, 1, 1), (0, 0, 0, 0, 0, 1)):
-        with Pretend() as gpus:
+        with FakeGpus() as gpus:
             scorer = divided(folder, monkeypatch, chosen, devices=GPUS[:2])
             asked = [prepare(scorer, {"text": "red"}, [{"text": "a red one"}])]
             gpus.crossings.clear()
@@ -260,7 +260,7 @@ def test_what_does_not_fit_on_all_together_is_an_ordinary_want_of_memory(folder,
     monkeypatch.setattr(weights, "free_bytes", lambda _: need * 2 // 5)
     asked = ScorerSettings(devices=GPUS[:2], dtype=torch.float32)
     said = []
-    with Pretend():
+    with FakeGpus():
         with pytest.raises(
             RuntimeError, match=rf"does not fit in fp32 on cuda:0,cuda:1 \(the weights take {need:,} bytes"
         ):
@@ -273,7 +273,7 @@ def test_what_does_not_fit_on_all_together_is_an_ordinary_want_of_memory(folder,
 
 def test_one_device_is_not_asked_for_its_memory(folder, monkeypatch):
     monkeypatch.setattr(weights, "free_bytes", pytest.fail)
-    with Pretend() as gpus:
+    with FakeGpus() as gpus:
         scorer = Scorer(folder, ScorerSettings(devices=("cuda:1",), dtype=torch.float32))
         scores(scorer)
     assert {name for name in gpus.computed if name.startswith("cuda")} == {"cuda:1"}
@@ -284,7 +284,7 @@ def test_one_device_is_not_asked_for_its_memory(folder, monkeypatch):
 
 def test_tensors_of_two_devices_do_not_meet():
     here, there = torch.arange(4.0), [0, 2]
-    with Pretend() as gpus:
+    with FakeGpus() as gpus:
         one, two = here.to("cuda:0"), here.to("cuda:1")
         assert (str(one.device), str(two[1:].device), str(one[None].half().T.device)) == ("cuda:0", "cuda:1", "cuda:0")
         assert one.to("cuda:0") is one
@@ -301,7 +301,7 @@ def test_tensors_of_two_devices_do_not_meet():
             lambda: nn.functional.linear(one, nn.Parameter(two[None])),
             one.numpy,
         ):
-            with pytest.raises(Meeting):
+            with pytest.raises(DeviceMismatch):
                 meeting()
         two.to("cuda:0").zero_()
         assert two.cpu().numpy().tolist() == [0, 1, 2, 3], "a copy on another device is another tensor"

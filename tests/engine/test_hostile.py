@@ -140,10 +140,10 @@ sys.modules["triton"] = None
 import resource
 from tests.engine.hostile_media import film
 from reranker_engine.inference.media import MediaReader
-from reranker_engine.inference.pixels import Pixels
+from reranker_engine.inference.pixels import PixelPipeline
 from reranker_engine.model.config import read_config
 from pathlib import Path
-pixels = Pixels(read_config(Path({str(BASE)!r})).vision, (0.5,) * 3, (0.5,) * 3)
+pixels = PixelPipeline(read_config(Path({str(BASE)!r})).vision, (0.5,) * 3, (0.5,) * 3)
 data = film(2, (2048, 2048), repeat=29)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert pixels.video(MediaReader().video(data, 10.0, 64)).tokens > 1000
@@ -164,22 +164,22 @@ def test_memory_of_a_giant_request_is_given_back():
     code = f"""
 import sys
 sys.path[:0] = [{str(BACKEND)!r}]
-from reranker_engine.service.allocator import FreedMemory, keep_freed_memory, resident_bytes
+from reranker_engine.service.allocator import MemoryTrimmer, keep_freed_memory, resident_bytes
 import numpy as np
 assert keep_freed_memory()
 now = 0.0
-freed = FreedMemory(lambda: now)
+trimmer = MemoryTrimmer(lambda: now)
 usual = resident_bytes()
 blocks = [np.ones(2**20) for _ in range(90)]
 kept = np.ones(3)
 del blocks
 held = resident_bytes()
 assert held > usual + 2**29, "the setting keeps it"
-assert not freed.relax(), "not twice a minute"
+assert not trimmer.trim(), "not twice a minute"
 now = 61.0
-assert freed.relax()
+assert trimmer.trim()
 assert resident_bytes() < usual + 2**28
-assert not freed.relax()
+assert not trimmer.trim()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -76,5 +76,5 @@ def test_the_model_reads_no_control_token_but_the_prompts_own(trained):
     own = [token for token in plain.tokens.tolist() if token in CONTROL.values()]
     for text, document in zip(CORPUS, attacked, strict=True):
         assert [token for token in document.tokens.tolist() if token in CONTROL.values()] == own, text
-        assert len(document.places) == 0
+        assert len(document.visual_indices) == 0
         assert np.array_equal(document.tokens[-len(own) :], plain.tokens[-len(own) :])

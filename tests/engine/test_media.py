@@ -16,12 +16,12 @@ from tests.engine.support import BASE, data_uri, png, score
 from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaReader, sampled_frames
-from reranker_engine.inference.pixels import Pixels, whole_size
+from reranker_engine.inference.pixels import PixelPipeline, token_aligned_size
 from reranker_engine.inference.sources import MediaPolicy
 from reranker_engine.model.config import read_config
 
 READER = MediaReader()
-PIXELS = Pixels(read_config(BASE).vision, (0.5,) * 3, (0.5,) * 3)
+PIXELS = PixelPipeline(read_config(BASE).vision, (0.5,) * 3, (0.5,) * 3)
 RED = {"text": "a red circle"}
 
 
@@ -136,9 +136,9 @@ def test_sizes_are_whole_tokens_within_bounds(height, width):
     low, high = 4 * 1024, 1800 * 1024
     if max(height, width) > 200 * min(height, width):
         with pytest.raises(InputError):
-            whole_size(height, width, 32, low, high)
+            token_aligned_size(height, width, 32, low, high)
         return
-    tall, wide = whole_size(height, width, 32, low, high)
+    tall, wide = token_aligned_size(height, width, 32, low, high)
     assert tall % 32 == wide % 32 == 0
     assert low <= tall * wide <= high
 

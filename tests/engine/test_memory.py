@@ -61,7 +61,7 @@ def test_tensors_are_read_piece_by_piece_and_converted(tmp_path, dtype):
     }
     save_file(tensors, tmp_path / "x.safetensors")
     with Shard(tmp_path / "x.safetensors") as shard:
-        assert set(shard.places) == set(tensors)
+        assert set(shard.locations) == set(tensors)
         for name, tensor in tensors.items():
             found = shard.read(name, dtype=dtype, device=CPU)
             assert found.dtype is dtype
@@ -173,9 +173,9 @@ def test_the_self_test_is_not_repeated_where_it_takes_long(base, monkeypatch, bu
 
 @pytest.mark.slow
 def test_a_load_takes_the_weights_once_and_versions_share_what_is_mapped(tmp_path):
-    """As ``python -m demo.memory`` shows it, with a small checkpoint: what does not grow with it is allowed for."""
-    from demo.memory.measure import link, memory
-    from demo.speed.cases import make_checkpoint
+    """As ``python -m bench.memory`` shows it, with a small checkpoint: what does not grow with it is allowed for."""
+    from bench.memory.measure import link, memory
+    from bench.speed.cases import make_checkpoint
 
     make_checkpoint(tmp_path / "x")
     link(tmp_path / "x", tmp_path / "linked")

@@ -144,14 +144,14 @@ def test_a_position_off_by_one_is_noticed(recorded, cases, family):
 @pytest.mark.parametrize("family", ["image", "images", "frames", "video", "mixed"])
 def test_dropped_deepstack_is_noticed(recorded, cases, family, monkeypatch):
     scorer, official, _ = recorded
-    see = scorer.model.see
+    encode_visuals = scorer.model.encode_visuals
 
     def without(*arguments):
-        features = see(*arguments)
+        features = encode_visuals(*arguments)
         return features._replace(deepstack=[level * 0 for level in features.deepstack])
 
     monkeypatch.setattr(scorer, "cache", FeatureCache(0))
-    monkeypatch.setattr(scorer.model, "see", without)
+    monkeypatch.setattr(scorer.model, "encode_visuals", without)
     found = differences(logits(scorer, in_family(cases, family)[:4]), official)
     assert max(found.values()) > 10 * TOLERANCE
 

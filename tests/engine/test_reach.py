@@ -160,7 +160,7 @@ def test_without_the_list_of_formats_it_would(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "formats_of", lambda _: (*VIDEO_FORMATS, "concat"))
     as_it_is = av.open
     monkeypatch.setattr(
-        av, "open", lambda data, options: as_it_is(data, options=options | {"protocol_whitelist": "file"})
+        av, "open", lambda data, mode, options: as_it_is(data, mode, options=options | {"protocol_whitelist": "file"})
     )
     assert frames(LISTS["ffconcat"].format("film.ts").encode()) > 0
 

@@ -121,12 +121,12 @@ def backend():
     stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
-    turns = importlib.import_module("reranker_engine.service.turns")
-    held, turns.HOLD_S = turns.HOLD_S, 600.0  # however slow the machine is
+    scheduler = importlib.import_module("reranker_engine.service.scheduler")
+    held, scheduler.EXECUTE_WAIT_S = scheduler.EXECUTE_WAIT_S, 600.0  # however slow the machine is
     yield importlib.import_module("reranker_engine.service.backend")
-    turns.HOLD_S = held
+    scheduler.EXECUTE_WAIT_S = held
     del sys.modules["triton_python_backend_utils"]
-    for module in ("instance", "meters"):
+    for module in ("instance", "metrics", "responses"):
         del sys.modules[f"reranker_engine.service.{module}"]
 
 
@@ -195,18 +195,18 @@ def test_a_request_whose_timeout_is_over_is_not_computed(model):
 
 def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
     """``execute`` comes back for the next batch while the long one goes on."""
-    turns, returned, passes = model._instance._turns, threading.Event(), []
-    advance = turns._scorer.advance
+    scheduler, returned, passes = model._instance._scheduler, threading.Event(), []
+    advance = scheduler._scorer.advance
 
     def one_pass_before_it_returns(*args):
         passes.append(args)
         assert len(passes) == 1 or returned.wait(60)
         return advance(*args)
 
-    monkeypatch.setattr(turns._scorer, "advance", one_pass_before_it_returns)
-    monkeypatch.setattr(turns._pace, "turn", lambda _: 200)
-    for name in ("HOLD_S", "ROUND_S", "SLICE_S"):  # however slow the machine is
-        monkeypatch.setattr(sys.modules[type(turns).__module__], name, 60.0)
+    monkeypatch.setattr(scheduler._scorer, "advance", one_pass_before_it_returns)
+    monkeypatch.setattr(scheduler._throughput, "slice_tokens", lambda _: 200)
+    for name in ("EXECUTE_WAIT_S", "PREPARE_S", "SLICE_S"):  # however slow the machine is
+        monkeypatch.setattr(sys.modules[type(scheduler).__module__], name, 60.0)
     long, short = Request({"text": "red"}, DOCUMENTS * 200), Request({"text": "red"}, DOCUMENTS)
     left, done = model.execute([long, short])
     returned.set()
@@ -277,7 +277,7 @@ def test_no_metric_tells_whether_a_picture_was_seen_before(backend, tmp_path):
     eventually(lambda: any(last in labels for _, labels in figures()), "the last of the gauges")
     pictures = [data_uri(draw(random.Random(seed), ("red", "star"))) for seed in (3, 4)]
 
-    cache = model._instance._desk.scorer.cache
+    cache = model._instance._scorer.cache
     hits, misses = cache.hits, cache.misses  # of the self-test
     for picture in (pictures[0], pictures[0], pictures[1]):  # a new one, a known one, a new one
         start, pairs = figures(), figure("pairs_total")
@@ -312,13 +312,13 @@ def test_wrong_shapes_are_the_clients_fault(model, more, cause):
 
 def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
     """Whatever one request does to the forward pass, the others are answered."""
-    scorer = model._instance._desk.scorer
+    scorer = model._instance._scorer
     advance = scorer.advance
 
-    def fails_on_three_documents(scorings, turn):
+    def fails_on_three_documents(scorings, max_slice):
         if any(len(scoring.prepared.documents) == 3 for scoring in scorings):
             raise RuntimeError("out of memory")
-        return advance(scorings, turn)
+        return advance(scorings, max_slice)
 
     monkeypatch.setattr(scorer, "advance", fails_on_three_documents)
     good, bad = Request({"text": "red"}, DOCUMENTS), Request({"text": "red"}, [*DOCUMENTS, DOCUMENTS[0]])
@@ -328,13 +328,13 @@ def test_a_failing_batch_is_repeated_one_by_one(model, monkeypatch):
 
 
 def test_a_score_that_is_no_number_is_an_error(model, monkeypatch):
-    scorer = model._instance._desk.scorer
+    scorer = model._instance._scorer
     advance = scorer.advance
 
-    def spoils_the_second(scorings, turn):
-        portions = advance(scorings, turn)
+    def spoils_the_second(scorings, max_slice):
+        slices = advance(scorings, max_slice)
         scorings[0].logits[1] = np.nan
-        return portions
+        return slices
 
     monkeypatch.setattr(scorer, "advance", spoils_the_second)
     (response,) = model.execute([Request({"text": "red"}, DOCUMENTS)])

@@ -31,11 +31,11 @@ def two(place):
 
 def runs(plane: Plane) -> dict[int, tuple[str | None, ...]]:
     plane.engines.look()
-    return {v["version"]: tuple(v[key] for key in KEYS) for v in plane.app.status()["services"][0]["versions"]}
+    return {v.version: tuple(getattr(v, key) for key in KEYS) for v in plane.app.status().services[0].versions}
 
 
 def problems(plane: Plane) -> list[str]:
-    return list(plane.app.status()["services"][0]["problems"])
+    return list(plane.app.status().services[0].problems)
 
 
 def alarms(plane: Plane) -> list[str]:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.support.triton import eventually
 from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.engine.tasks import ROW_S, Tasks
 from baton.errors import Refused, RepositoryError, TritonError, Unreachable
+from baton.facts import ServerStatus
 from baton.probe import Cancelled
 from baton.reasons import Reason, because
 from baton.triton.fake import Behaviour
@@ -83,20 +85,20 @@ def test_a_server_that_answers_is_told_so_although_its_service_can_t_be_read(pla
     config.write_text(good.replace("max_batch_size: 8", "max_batch_size: ${max}"))
     plane.turn()
     status = plane.app.status()
-    assert status["services"][0]["phase"] == Phase.DEGRADED
-    (server,) = status["servers"]
-    assert (server["live"], server["in_sync"]) == (True, False)
-    assert f"{config} can't be parsed: 3:" in server["message"]
-    assert "Mend that line" in server["message"]
+    assert status.services[0].phase == Phase.DEGRADED
+    (server,) = status.servers
+    assert (server.live, server.in_sync) == (True, False)
+    assert f"{config} can't be parsed: 3:" in server.message
+    assert "Mend that line" in server.message
     config.write_text(good)
     plane.live(1)
-    (server,) = plane.app.status()["servers"]
-    assert server | {"grpc": ""} == {"name": "a", "grpc": "", "live": True, "in_sync": True, "message": ""}
+    (server,) = plane.app.status().servers
+    assert replace(server, grpc="") == ServerStatus("a", "", live=True, in_sync=True)
     config.write_text("}} half of a")  # also later on, when there was a picture before
     plane.turn()
-    (server,) = plane.app.status()["servers"]
-    assert (server["live"], server["in_sync"]) == (True, False)
-    assert "can't be parsed" in server["message"]
+    (server,) = plane.app.status().servers
+    assert (server.live, server.in_sync) == (True, False)
+    assert "can't be parsed" in server.message
 
 
 def test_a_server_that_can_load_nothing_is_at_fault_and_not_the_version(place, plane):
@@ -130,10 +132,10 @@ def test_a_server_that_nobody_mends_ends_the_rollout_and_refuses_no_version(plac
     plane.run(lambda: plane.ended(2), "the end of the rollout")
     assert plane.ended(2) is Outcome.ABORTED
     serving(place, 1)
-    (row,) = [v for v in plane.app.versions(None) if v["version"] == 2]
-    assert row["state"] == "on_disk"
-    assert "Make room on this server's disk" in row["reason"]
-    assert "`ctl retry 2`" in row["reason"]
+    (row,) = [v for v in plane.app.versions(None) if v.version == 2]
+    assert row.state == "on_disk"
+    assert "Make room on this server's disk" in row.reason
+    assert "`ctl retry 2`" in row.reason
     place.servers["a"].versions[2] = Behaviour()
     plane.app.retry(None, 2, release=None, who="ann")
     plane.live(2)
@@ -212,6 +214,7 @@ def roll_out(place: Place, version: int, blows_at: int) -> Fuse:
     return fuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused", [False, True], ids=["goes live", "is refused"])
 def test_a_crash_before_any_act(place, refused):
     """One version after the other comes; the control plane dies a little later each time, and another one goes on."""
@@ -315,7 +318,7 @@ def test_a_gate_that_holds_is_asked_again_and_left_to_a_person_in_the_end(place,
     place.drop(2)
     plane.run(lambda: plane.phase() is Phase.WAITING, "version 2 waits")
     assert place.answers.asked[Gate.LATENCY] == 3
-    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence["attempts"] == 3
+    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence.attempts == 3
     for _ in range(20):
         plane.turn()
         place.now += 10.0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.engine_loop.plane import NAME, Place, Plane
 
+from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, Outcome, Phase, Step, Verdict
 from baton.errors import TimedOut
@@ -56,7 +57,7 @@ def gate(plane: Plane) -> Any:
 
 
 def told(plane: Plane) -> dict[str, Any]:
-    service: dict[str, Any] = plane.app.status()["services"][0]
+    service: dict[str, Any] = encode(plane.app.status().services[0])
     return service
 
 
@@ -73,14 +74,14 @@ def test_a_rollout_without_traffic_comes_to_its_end(place, plane):
     assert plane.journal.events(service=NAME, limit=1000)
     shadow = gate(plane)
     assert shadow.verdict is Verdict.PASS
-    assert shadow.evidence["synthetic"] >= 6
-    assert f"Synthetic: {shadow.evidence['synthetic']} golden requests, no live traffic." in shadow.message
+    assert shadow.evidence.synthetic >= 6
+    assert f"Synthetic: {shadow.evidence.synthetic} golden requests, no live traffic." in shadow.message
     assert "live traffic:" not in shadow.message, "it is not as good on live traffic: there was none"
     plane.live(2)
     result = gate(plane)
     assert result.message.startswith("Synthetic: ")
-    assert result.evidence["samples"]["candidate"] >= 6
-    assert result.evidence["samples"]["stable"] >= 6
+    assert result.evidence.samples.candidate >= 6
+    assert result.evidence.samples.stable >= 6
     assert plane.ended(2) is Outcome.LIVE
 
 
@@ -114,7 +115,7 @@ def test_live_requests_take_over(place, plane):
         place.now += 1.0
     assert own(place) == sent, "none beside live ones"
     assert gate(plane).verdict is Verdict.HOLD or plane.service.split.verdict.verdict is Verdict.HOLD
-    assert "synthetic" not in plane.service.split.verdict.evidence
+    assert plane.service.split.verdict.evidence.synthetic is None
     plane.run(lambda: own(place) > sent, "and again when clients are gone for long enough")
 
 
@@ -162,8 +163,8 @@ def test_scores_need_no_more_requests_than_there_are(place, plane):
     """Six pairs are wanted, and the golden set has three requests: asked again they tell nothing new."""
     begin(place, plane)
     plane.run(lambda: (g := gate(plane)) is not None and g.verdict is Verdict.PASS, "it goes on")
-    assert gate(plane).evidence["samples"]["pairs"] == 3
-    assert gate(plane).evidence["synthetic"] >= 6, "errors and latency have enough of them"
+    assert gate(plane).evidence.samples.pairs == 3
+    assert gate(plane).evidence.synthetic >= 6, "errors and latency have enough of them"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from baton import backup
 from baton.config import Config, LiveConfig, ServiceConfig, TrafficConfig
 from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, Standing, Step, Verdict
 from baton.errors import Refused, RepositoryError
+from baton.facts import Restored
 from baton.journal import JOURNAL, Journal
 from baton.schema import JournalError
 from baton.triton.fake import Behaviour
@@ -46,7 +47,7 @@ def copied_back(place: Place, file: Path) -> None:
     file.rename(state(place) / JOURNAL)
 
 
-def put_back(place: Place, file: Path) -> dict[str, Any]:
+def put_back(place: Place, file: Path) -> Restored:
     return backup.restore(config(place), file, who="ann")
 
 
@@ -93,10 +94,10 @@ def test_the_copy_is_whole_private_and_taken_while_it_is_written_to(place):
     with pytest.raises(Refused, match="is there already"):
         backup.backup(state(place), file, force=False)
     told = backup.backup(state(place), file, force=True)
-    assert (told["rollouts"], told["file"]) == (2, str(file))
+    assert (told.rollouts, told.file) == (2, str(file))
     made = backup.backup(state(place), place.root, force=False)
-    assert Path(made["file"]).parent == place.root
-    assert Path(made["file"]).name.startswith("baton-")
+    assert Path(made.file).parent == place.root
+    assert Path(made.file).name.startswith("baton-")
     plane.close()
 
 
@@ -134,7 +135,7 @@ def test_a_damaged_journal_is_kept_and_mended_by_a_backup(place):
     (state(place) / JOURNAL).write_bytes(b"garbage" * 1000)
     with pytest.raises(JournalError):
         Journal(state(place) / JOURNAL)
-    kept = put_back(place, file)["kept"]
+    kept = put_back(place, file).kept
     assert Path(kept).read_bytes() == b"garbage" * 1000
     plane = Plane(place)
     rounds(plane, 2)
@@ -155,8 +156,8 @@ def test_what_the_old_journal_had_not_taken_in_yet_is_kept_with_it(place):
     killed.close()
     for name, content in left.items():
         (state(place) / name).write_bytes(content)
-    kept = Path(put_back(place, file)["kept"])
-    again = Path(put_back(place, file)["kept"])
+    kept = Path(put_back(place, file).kept)
+    again = Path(put_back(place, file).kept)
     assert again != kept
     old = Journal(kept)
     assert [r.candidate for r in old.rollouts()] == [2, 1]
@@ -173,7 +174,7 @@ def test_live_moved_on_since(place):
     live_at(place, 3)
     live_at(place, 4)
     told = put_back(place, file)
-    assert told["turned_back"] == []
+    assert told.turned_back == ()
     before = calls(place)
     plane = Plane(place)
     assert set(rounds(plane, 10)) == {4}
@@ -181,9 +182,9 @@ def test_live_moved_on_since(place):
     assert plane.service.decision.phase is Phase.STEADY
     assert "Paused" in plane.service.decision.message
     assert plane.journal.standings(NAME)[4].standing is Standing.ADOPTED
-    (row,) = [v for v in plane.app.status()["services"][0]["versions"] if v["version"] == 4]
-    assert row["state"] == "serving"
-    assert "found serving, and the journal does not know how it came to" in row["reason"]
+    (row,) = [v for v in plane.app.status().services[0].versions if v.version == 4]
+    assert row.state == "serving"
+    assert "found serving, and the journal does not know how it came to" in row.reason
     kinds = [e["kind"] for e in plane.journal.events()]
     assert kinds[-2:] == ["restore", "adopt"]
     # It goes on from there.
@@ -191,7 +192,7 @@ def test_live_moved_on_since(place):
     place.drop(5)
     plane.live(5)
     assert loaded(place) == {5}
-    assert plane.app.rollback(None, None, who="ann")["message"].startswith("Version 4 is loaded again")
+    assert plane.app.rollback(None, None, who="ann").message.startswith("Version 4 is loaded again")
     plane.live(4)
     plane.close()
 
@@ -211,9 +212,9 @@ def test_what_the_journal_had_refused_serves_by_now(place):
     put_back(place, file)
     plane = Plane(place)
     assert set(rounds(plane, 5)) == {2}
-    (row,) = [v for v in plane.app.versions() if v["version"] == 2]
-    assert row["state"] == "serving"
-    assert "calls it rejected (other scores)" in row["reason"]
+    (row,) = [v for v in plane.app.versions() if v.version == 2]
+    assert row.state == "serving"
+    assert "calls it rejected (other scores)" in row.reason
     with pytest.raises(Refused, match="No version of ranker was refused"):
         plane.app.retry(None, None, release=None, who="ann")
     plane.close()
@@ -283,7 +284,7 @@ def test_another_version_serves_by_now(place, phase, way):
     assert loaded(place) == {3}
     assert calls(place) == before, "version 2 is not even loaded"
     assert plane.journal.open_rollout(NAME) is None
-    assert "The public name leads to version 3" in plane.app.history()[0]["message"] or way is put_back
+    assert "The public name leads to version 3" in plane.app.history()[0].message or way is put_back
     revived = [e for e in plane.journal.events() if "the whole file as it last was" in e["message"]]
     assert not revived or way is copied_back, "a splitter that is gone since stays gone"
     plane.close()
@@ -301,11 +302,11 @@ def test_the_candidate_of_then_was_taken_back(place, phase):
     plane.live(1)
     plane.close()
     told = put_back(place, file)
-    assert told["turned_back"] == [2]
+    assert told.turned_back == (2,)
     plane = stepwise(place)
     assert set(rounds(plane, 20)) == {1}
     assert plane.ended(2) in (Outcome.ABORTED, Outcome.ROLLED_BACK)
-    assert "The journal was put back from backup.db" in plane.app.history()[0]["message"]
+    assert "The journal was put back from backup.db" in plane.app.history()[0].message
     plane.app.resume(who="ann")
     assert set(rounds(plane, 20)) == {1}, "and it does not come again by itself"
     assert loaded(place) == {1}
@@ -317,7 +318,7 @@ def test_while_the_split_of_then_still_stands(place):
     file = mid_way(place, Phase.SHIFTING)
     assert place.files.split()
     place.now += 100.0
-    assert put_back(place, file)["turned_back"] == [2]
+    assert put_back(place, file).turned_back == (2,)
     plane = stepwise(place)
     assert set(rounds(plane, 20)) == {1}
     assert not place.files.split()
@@ -368,7 +369,7 @@ def test_whose_state_is_taken_away_does_nothing_more(place):
     assert _weight(place) == 0.0, "the lease ended"
     assert lost.service.decision.phase is Phase.DEGRADED
     assert "was removed or replaced while it was in use" in lost.service.decision.message
-    assert not lost.app.health()["live"]
+    assert not lost.app.health().live
     with pytest.raises(JournalError):
         lost.app.abort(None, who="ann")
     # The next one, with nothing, adopts what it finds while the lost one is still there.

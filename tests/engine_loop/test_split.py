@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.engine_loop.plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Machine, Place, Plane
 
+from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
 from baton.errors import InvalidRequest, TimedOut, TritonError
@@ -64,7 +65,7 @@ def turns(place: Place, plane: Plane, count: int, *, clients: bool = True) -> li
         if clients:
             asked(place)
         plane.turn()
-        seen.append(plane.app.status()["services"][0])
+        seen.append(encode(plane.app.status().services[0]))
         place.now += 1.0
     return seen
 
@@ -125,7 +126,7 @@ def test_the_whole_way_on_two_servers(place):
     rollout = plane.journal.rollouts(service=NAME)[0]
     assert (rollout.outcome, rollout.progress) == (Outcome.LIVE, 20.0)
     assert rollout.gates[Gate.LIVE].verdict is Verdict.PASS
-    assert rollout.gates[Gate.LIVE].evidence["samples"]["candidate"] >= 3
+    assert rollout.gates[Gate.LIVE].evidence.samples.candidate >= 3
     plane.close()
 
 
@@ -384,6 +385,7 @@ def test_a_server_that_restarts_in_mid_split_joins_it_again(place):
     plane.close()
 
 
+@pytest.mark.slow
 def test_a_crash_before_any_act_of_a_split(place):
     """One version after the other comes; the control plane dies a little later each time, and another one goes on."""
 
@@ -439,7 +441,8 @@ def test_the_salt_is_told_to_the_splitters_alone(place, plane):
     assert len(bytes.fromhex(salt)) >= 16, "nobody guesses it"
     turns(place, plane, 2)
     row = plane.app.history(NAME)[0]
-    shown = [plane.app.status(), plane.app.rollout(row["id"]), plane.app.history(NAME), plane.journal.events()]
+    facts = plane.app.status(), plane.app.rollout(row.id), plane.app.history(NAME)
+    shown = [encode(facts), plane.journal.events()]
     assert salt not in json.dumps(shown, default=lambda why: why.data())
     registry = CollectorRegistry()
     registry.register(ControlCollector(plane.app))
@@ -461,7 +464,7 @@ def test_another_rollout_sends_the_same_ids_other_ways(place, plane):
 
 def told_of(plane: Plane) -> tuple[list[dict[str, Any]], list[str]]:
     """What the status says the splitters do, and what it warns of."""
-    shown = plane.app.status()["services"][0]
+    shown = encode(plane.app.status().services[0])
     return (shown["traffic"] or {}).get("splitters", []), shown["problems"]
 
 

@@ -31,6 +31,7 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.errors import Refused
+from baton.evidence import LiveEvidence, LiveSamples, OutputEvidence
 from baton.journal import Journal
 from baton.reasons import Reason, because
 from baton.schema import SCHEMA_VERSION, JournalDamaged, JournalError
@@ -70,7 +71,7 @@ def test_a_rollout_from_its_beginning_to_its_end(journal):
     rollout = journal.begin(asked())
     assert journal.open_rollout("ranker") == rollout
     assert journal.open_rollout("other") is None
-    result = GateResult(Gate.OUTPUT, Verdict.PASS, "same", observed=0.0, limit=0.001, evidence={"cases": 12})
+    result = GateResult(Gate.OUTPUT, Verdict.PASS, "same", observed=0.0, limit=0.001, evidence=OutputEvidence(cases=12))
     journal.record(rollout, GateResult(Gate.OUTPUT, Verdict.HOLD, "few"), 11.0)
     journal.record(rollout, result, 12.0)
     for phase, at in ((Phase.LOADING, 13.0), (Phase.VALIDATING, 14.0), (Phase.SHIFTING, 15.0), (Phase.BAKING, 16.0)):
@@ -154,10 +155,13 @@ def under_way(journal: Journal, phase: Phase = Phase.SHIFTING) -> Rollout:
     return journal.open_rollout("ranker")
 
 
+LIVE = LiveEvidence(checks=(), samples=LiveSamples(80, 40, 0), worst=())
+
+
 def test_the_way_of_traffic(journal, path):
     rollout = under_way(journal)
     assert (rollout.progress, rollout.progressed_at, rollout.renewed_at, rollout.approvals) == (0.0, None, None, 0)
-    result = GateResult(Gate.LIVE, Verdict.PASS, "as good", observed=1.0, limit=1.5, evidence={"samples": 40})
+    result = GateResult(Gate.LIVE, Verdict.PASS, "as good", observed=1.0, limit=1.5, evidence=LIVE)
     journal.progress(rollout, 0.0, 20.0, plain("begins"), None)
     journal.renew(rollout, 21.0)
     journal.progress(journal.open_rollout("ranker"), 5.0, 25.0, plain("goes on"), result)

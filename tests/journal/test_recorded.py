@@ -82,14 +82,14 @@ def test_the_history_of_an_earlier_baton_is_whole(path: Path, tmp_path: Path):
     yard = opened(path, tmp_path)
     plane = STAGES["at_rest"].plane(yard)
     history = plane.app.history()
-    assert {r["outcome"] for r in history} == set(Outcome)
-    assert all(r["why"] and r["message"] for r in history)
+    assert {r.outcome for r in history} == set(Outcome)
+    assert all(r.why and r.message for r in history)
     standings = plane.journal.standings(NAME)
     assert Counter(r.standing for r in standings.values()) == {
         Standing.RELEASED: 2, Standing.WITHDRAWN: 4, Standing.REJECTED: 1
     }  # fmt: skip
     assert all(str(r.reason) for r in standings.values())
-    assert all(e["message"] for r in history for e in plane.app.rollout(r["id"])["events"])
+    assert all(e.message for r in history for e in plane.app.rollout(r.id).events)
     plane.close()
 
 

@@ -49,7 +49,7 @@ def test_limits(precision, alone, mixed, verdict):
     result = judge_invariance([Pair(0.3, 0.3), Pair(alone, mixed, "worst", 2)], precision=precision)
     assert result.gate is Gate.INVARIANCE
     assert result.verdict is verdict
-    assert result.evidence["pairs"] == 2
+    assert result.evidence.pairs == 2
     if alone > 0.1 and mixed < 0.9:
         assert "case worst, documents[2]" in result.message
 

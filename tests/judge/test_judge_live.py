@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from baton.codec import encode
 from baton.domain import Gate, Release, Verdict
+from baton.evidence import Failures, LiveSamples
 from baton.judge import judge_live
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
@@ -62,12 +64,12 @@ def judge(answers=(), pairs=(), *, release=Release.EQUIVALENT, shadow_only=False
     assert result.gate is Gate.LIVE
     assert result.message[0].isupper()
     assert result.message.endswith(".")
-    json.dumps(result.evidence, allow_nan=False)
+    json.dumps(encode(result), allow_nan=False)
     return result
 
 
 def check(result, name):
-    return next(check for check in result.evidence["checks"] if check["name"] == name)
+    return next(check for check in result.evidence.checks if check.name == name)
 
 
 # One verdict of many
@@ -80,8 +82,8 @@ def test_a_good_candidate_passes_and_the_message_says_by_what():
     assert result.limit == LIMITS.latency_limit
     assert "failed 0 of 100 requests (0.0%, limit 1.0%), stable 0 of 300" in result.message
     assert "over 100 answers against 300" in result.message
-    assert result.evidence["samples"] == {"stable": 300, "candidate": 100, "pairs": 0}
-    assert {each["verdict"] for each in result.evidence["checks"]} == {"pass"}
+    assert result.evidence.samples == LiveSamples(300, 100, 0)
+    assert {each.verdict for each in result.evidence.checks} == {"pass"}
 
 
 def test_nothing_is_no_evidence():
@@ -96,13 +98,13 @@ def test_too_little_traffic_holds_and_says_how_much_there_is():
     result = judge(traffic(100))
     assert result.verdict is Verdict.HOLD
     assert "failed 0 of 25 requests" in result.message
-    assert check(result, "latency")["verdict"] == "hold"
-    assert check(result, "distributions")["verdict"] == "hold"
+    assert check(result, "latency").verdict == "hold"
+    assert check(result, "distributions").verdict == "hold"
 
 
 def test_a_check_that_fails_is_told_before_one_that_holds():
     result = judge(failing(traffic(80), range(3, 7)))
-    assert check(result, "latency")["verdict"] == "hold"
+    assert check(result, "latency").verdict == "hold"
     assert result.verdict is Verdict.FAIL
     assert (result.observed, result.limit) == (4, 3)
 
@@ -127,7 +129,7 @@ def test_refused_attempts_and_clients_own_errors_do_not_end_a_row_and_are_none()
     assert judge(refused).verdict is Verdict.PASS
     own = failing(traffic(), set(range(20, 30)), outcome="client_error")
     own = [replace(a, outcome="client_error") if a.role == "stable" and 4.0 <= a.at < 6.0 else a for a in own]
-    assert check(judge(own), "errors")["candidate"] == {"requests": 90, "failed": 0, "share": 0.0}
+    assert check(judge(own), "errors").candidate == Failures(90, 0, 0.0)
     assert judge(own).verdict is Verdict.PASS
 
 
@@ -154,7 +156,7 @@ def test_more_failures_than_the_limit_but_not_surely_hold():
 def test_what_stable_suffers_too_is_not_the_candidates():
     every_tenth = [replace(a, outcome="client_error") if a.id.endswith("3") else a for a in traffic(1000)]
     result = judge(failing(every_tenth, range(0, 250, 10)))
-    assert check(result, "errors")["verdict"] == "pass"
+    assert check(result, "errors").verdict == "pass"
     # The same failures with a stable that gives no errors.
     assert judge(failing(traffic(1000), range(0, 250, 10))).verdict is Verdict.FAIL
 
@@ -181,7 +183,7 @@ def test_failures_in_shadow_count():
 def test_scores_that_are_missing_or_no_numbers_are_failures(candidate):
     result = judge(traffic(every=1000), shadowed(candidate=candidate), shadow_only=True)
     assert result.verdict is Verdict.FAIL
-    assert check(result, "errors")["verdict"] == "fail"
+    assert check(result, "errors").verdict == "fail"
     assert f"{len(candidate)} scores, not all finite, where stable gave 3" in result.message
 
 
@@ -205,17 +207,17 @@ def test_a_difference_of_milliseconds_is_nobodys_concern():
 def test_one_that_looks_slow_holds_until_it_is_sure():
     slower = [replace(a, took_ms=a.took_ms * (1 + int(a.id) % 5)) for a in traffic(140, ms=10.0, candidate_ms=16.0)]
     result = judge(slower)
-    assert check(result, "latency")["verdict"] == "hold"
-    assert "too early to tell" in check(result, "latency")["message"]
+    assert check(result, "latency").verdict == "hold"
+    assert "too early to tell" in check(result, "latency").message
 
 
 def test_a_median_within_the_limit_passes_when_it_likely_stays_there():
     # 1.4 times, of answers that differ by a factor of five: of 35 nobody can tell that from 1.5.
     close = [replace(a, took_ms=a.took_ms * (1 + int(a.id) % 5)) for a in traffic(400, ms=10.0, candidate_ms=14.0)]
     few, many = (check(judge(close[:count]), "latency") for count in (140, 400))
-    assert few["observed"] < few["limit"]
-    assert (few["verdict"], many["verdict"]) == ("hold", "pass")
-    assert "too early to tell" in few["message"]
+    assert few.observed < few.limit
+    assert (few.verdict, many.verdict) == ("hold", "pass")
+    assert "too early to tell" in few.message
     # In shadow 18 of 30 requests within the limit are little more than half.
     sizes = [10.0 * (1 + index % 10) for index in range(300)]
     times = [
@@ -223,7 +225,7 @@ def test_a_median_within_the_limit_passes_when_it_likely_stays_there():
         for pair, ms in zip(shadowed(300), sizes, strict=True)
     ]
     few, many = (check(judge((), times[:count], shadow_only=True), "latency") for count in (30, 300))
-    assert (few["verdict"], many["verdict"]) == ("hold", "pass")
+    assert (few.verdict, many.verdict) == ("hold", "pass")
 
 
 def test_a_slow_tail_fails():
@@ -258,7 +260,7 @@ def test_answers_of_another_time_are_not_compared():
     candidate = [replace(a, at=a.at + 1000) for a in traffic(400, candidate_ms=30.0) if a.role == "candidate"]
     ended = [*candidate, *stable]
     # All of stable's answers are before the first of the candidate's, so only the first stretch has both.
-    assert check(judge(ended), "latency")["verdict"] == "hold"
+    assert check(judge(ended), "latency").verdict == "hold"
 
 
 # Latency in shadow
@@ -266,7 +268,7 @@ def test_answers_of_another_time_are_not_compared():
 
 def test_shadowed_requests_are_compared_with_themselves():
     result = judge((), shadowed(), shadow_only=True)
-    assert check(result, "latency")["observed"] == pytest.approx(1.0, abs=0.1)
+    assert check(result, "latency").observed == pytest.approx(1.0, abs=0.1)
     assert result.verdict is Verdict.PASS
     slow = judge((), shadowed(candidate_ms=25.0), shadow_only=True)
     assert slow.verdict is Verdict.FAIL
@@ -283,4 +285,4 @@ def test_a_slow_tail_in_shadow_fails():
 def test_dropped_shadows_are_no_evidence():
     result = judge(traffic(every=1000), shadowed(outcome="dropped", candidate=()), shadow_only=True)
     assert result.verdict is Verdict.HOLD
-    assert result.evidence["samples"]["candidate"] == 1
+    assert result.evidence.samples.candidate == 1

@@ -9,10 +9,13 @@ fail.
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.shapes import Answer, LiveLimits, Pair
+
+pytestmark = pytest.mark.slow
 
 LOOKS = 8
 LIMITS = LiveLimits(threshold=0.5)
@@ -126,7 +129,7 @@ def test_a_version_that_raises_on_30_percent_is_turned_back_within_a_few_dozen_r
     # In 150 runs the median was 24 requests of the candidate, the most were 67; a look comes every 190 requests.
     results = of_split(40, fails=0.3)
     assert verdicts(results) == {Verdict.FAIL: 40}
-    asked = [result.evidence["samples"]["candidate"] for result in results]
+    asked = [result.evidence.samples.candidate for result in results]
     assert np.median(asked) <= 60
 
 

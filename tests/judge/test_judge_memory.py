@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from baton.codec import encode
 from baton.domain import Gate, Verdict
 from baton.judge import judge_memory
 
@@ -32,7 +33,7 @@ def test_a_leak_is_told_in_mib_and_percent():
     assert result.message.startswith("Memory grows: +120.0 MiB in 10 min, +11.3% of 1060 MiB (between ")
     assert "limit 5.0%" in result.message
     assert "61 samples over 10 min" in result.message
-    json.dumps(result.evidence, allow_nan=False)
+    json.dumps(encode(result), allow_nan=False)
 
 
 def test_a_leak_beyond_the_limit_fails_and_one_within_it_does_not():

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baton.codec import encode
 from baton.domain import Gate, Release, Verdict
 from baton.judge import judge_output
 
@@ -31,7 +32,7 @@ def moved(by, cases=STABLE):
 def judge(candidate, release=Release.EQUIVALENT, stable=STABLE, relevance=RELEVANCE, **more):
     result = judge_output(release, stable, candidate, relevance, **more)
     assert result.gate is Gate.OUTPUT
-    json.dumps(dict(result.evidence), allow_nan=False)
+    json.dumps(encode(result), allow_nan=False)
     return result
 
 
@@ -40,7 +41,7 @@ def test_the_same_scores_pass(release):
     result = judge(STABLE, release)
     assert result.verdict is Verdict.PASS
     assert not result.skipped
-    assert result.evidence["cases"] == 5
+    assert result.evidence.cases == 5
 
 
 def test_the_worst_case_is_named_with_both_scores():
@@ -58,7 +59,7 @@ def test_other_scores_that_rank_as_well_look_retrained():
     result = judge(moved(0.03), version=4)
     assert result.verdict is Verdict.FAIL
     assert "`ctl retry 4 --release retrained`" in result.message
-    assert result.evidence["looks_retrained"] is True
+    assert result.evidence.looks_retrained is True
     assert "`ctl retry N --release retrained`" in judge(moved(0.03)).message
 
 
@@ -73,7 +74,7 @@ def test_a_retrained_version_that_ranks_worse_fails_with_both_figures():
     assert result.verdict is Verdict.FAIL
     assert result.limit == pytest.approx(0.99)
     assert f"{result.observed:.4f} on 5 labelled cases against stable's 1.0000" in result.message
-    assert set(result.evidence["kinds"]) == {"text", "image"}
+    assert set(result.evidence.kinds) == {"text", "image"}
 
 
 def test_the_margin_counts_as_within():

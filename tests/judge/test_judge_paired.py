@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from baton.codec import encode
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.checks import above
@@ -39,16 +40,16 @@ def upside_down(scores, _rng):
 
 def judge(pairs, *, answers=(), release=Release.RETRAINED, shadow_only=True, limits=LIMITS, looks=10):
     result = judge_live(answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=looks)
-    json.dumps(result.evidence, allow_nan=False)
+    json.dumps(encode(result), allow_nan=False)
     return result
 
 
 def check(result, name):
-    return next(check for check in result.evidence["checks"] if check["name"] == name)
+    return next(check for check in result.evidence.checks if check.name == name)
 
 
 def failed(result):
-    return {check["name"] for check in result.evidence["checks"] if check["verdict"] == "fail"}
+    return {check.name for check in result.evidence.checks if check.verdict == "fail"}
 
 
 # Release equivalent
@@ -118,8 +119,8 @@ def test_a_retrained_release_that_is_too_far_fails_by_what_is_wrong(change, name
 def test_the_direction_of_the_drift_is_a_figure_and_no_reason_to_fail():
     result = judge(shadowed(lambda scores, _: 0.1 + 0.9 * scores))
     assert result.verdict is Verdict.PASS
-    assert check(result, "drift")["shift"] == pytest.approx(0.05, abs=0.01)
-    assert check(result, "drift")["shift_chance"] < 1e-9
+    assert check(result, "drift").shift == pytest.approx(0.05, abs=0.01)
+    assert check(result, "drift").shift_chance < 1e-9
 
 
 def test_a_version_that_is_wrong_about_images_alone_is_caught_and_the_kind_is_named():
@@ -128,7 +129,7 @@ def test_a_version_that_is_wrong_about_images_alone_is_caught_and_the_kind_is_na
     assert result.verdict is Verdict.FAIL
     assert IMAGE in result.message
     assert "over 15 requests" in result.message
-    assert {pair["kind"] for pair in result.evidence["worst"]} == {IMAGE}
+    assert {pair.kind for pair in result.evidence.worst} == {IMAGE}
     same = [*shadowed(count=285), *shadowed(noise(0.005), count=15, kind=IMAGE, seed=8)]
     result = judge(same, release=Release.EQUIVALENT)
     assert result.verdict is Verdict.FAIL
@@ -147,15 +148,15 @@ def test_one_that_looks_far_off_holds_until_it_is_sure():
 
 
 def test_crossings_are_judged_where_there_is_a_threshold():
-    names = [each["name"] for each in judge(shadowed(), limits=LiveLimits()).evidence["checks"]]
+    names = [each.name for each in judge(shadowed(), limits=LiveLimits()).evidence.checks]
     assert "crossing" not in names
-    assert "crossing" in [each["name"] for each in judge(shadowed()).evidence["checks"]]
+    assert "crossing" in [each.name for each in judge(shadowed()).evidence.checks]
 
 
 def test_requests_with_one_document_have_no_ranking_but_drift():
     result = judge(shadowed(noise(0.1), documents=1))
     assert result.verdict is Verdict.PASS
-    assert "no rankings to compare" in check(result, "tau")["message"]
+    assert "no rankings to compare" in check(result, "tau").message
     assert failed(judge(shadowed(upside_down, documents=1))) >= {"drift"}
 
 
@@ -166,21 +167,19 @@ def test_requests_with_one_document_have_no_ranking_but_drift():
 def test_constant_scores_are_degenerate(release):
     result = judge(shadowed(lambda scores, _: 0 * scores + 0.5), release=release)
     assert result.verdict is Verdict.FAIL
-    assert check(result, "degenerate")["verdict"] == "fail"
+    assert check(result, "degenerate").verdict == "fail"
     assert result.message.startswith("In 100 of 100 requests the candidate gives all documents the same score")
 
 
 def test_constant_scores_of_one_kind_are_degenerate():
     pairs = [*shadowed(count=200), *shadowed(lambda scores, _: 0 * scores + 0.5, count=12, kind=IMAGE)]
-    message = check(judge(pairs), "degenerate")["message"]
+    message = check(judge(pairs), "degenerate").message
     assert f"in 12 of 12 requests of kind {IMAGE} the candidate" in message
 
 
 def test_constant_scores_of_single_documents_are_degenerate():
     result = judge(shadowed(lambda scores, _: 0 * scores + 0.5, documents=1))
-    assert (
-        "in all 100 requests the candidate gives the only document the same" in check(result, "degenerate")["message"]
-    )
+    assert "in all 100 requests the candidate gives the only document the same" in check(result, "degenerate").message
 
 
 def test_what_stable_does_not_tell_apart_either_is_not_degenerate():
@@ -194,16 +193,16 @@ def test_what_stable_does_not_tell_apart_either_is_not_degenerate():
 def test_the_worst_requests_are_shown_furthest_first():
     pairs = shadowed(noise(0.05), count=60)
     pairs[7] = replace(pairs[7], candidate=tuple(1 - score for score in pairs[7].stable), contents={"query": ["{}"]})
-    worst = judge(pairs).evidence["worst"]
+    worst = judge(pairs).evidence.worst
     assert len(worst) == 5
-    assert [each["drift"] for each in worst] == sorted((each["drift"] for each in worst), reverse=True)
-    assert worst[0]["id"] == pairs[7].id
-    assert worst[0]["tau"] == pytest.approx(-1)
-    assert worst[0]["stable_top1"] == int(np.argmax(pairs[7].stable))
-    assert worst[0]["candidate_top1"] == int(np.argmin(pairs[7].stable))
-    assert worst[0]["contents"] == {"query": ["{}"]}
-    assert "contents" not in worst[1]
-    assert judge(shadowed()).evidence["worst"] == []
+    assert [each.drift for each in worst] == sorted((each.drift for each in worst), reverse=True)
+    assert worst[0].id == pairs[7].id
+    assert worst[0].tau == pytest.approx(-1)
+    assert worst[0].stable_top1 == int(np.argmax(pairs[7].stable))
+    assert worst[0].candidate_top1 == int(np.argmin(pairs[7].stable))
+    assert worst[0].contents == {"query": ("{}",)}
+    assert worst[1].contents is None
+    assert judge(shadowed()).evidence.worst == ()
 
 
 # Without shadow
@@ -238,9 +237,9 @@ def test_without_pairs_a_moderate_distance_is_a_retrained_releases_right():
 
 
 def test_with_pairs_enough_the_pairs_are_judged_and_else_the_answers():
-    names = [c["name"] for c in judge(shadowed(), answers=own(), shadow_only=False).evidence["checks"]]
+    names = [c.name for c in judge(shadowed(), answers=own(), shadow_only=False).evidence.checks]
     assert "drift" in names
-    names = [c["name"] for c in judge(shadowed(count=29), answers=own(), shadow_only=False).evidence["checks"]]
+    names = [c.name for c in judge(shadowed(count=29), answers=own(), shadow_only=False).evidence.checks]
     assert names == ["errors", "latency", "distributions"]
 
 
@@ -281,6 +280,6 @@ def test_of_several_relevant_documents_any_may_come_first():
         pairs.append(Pair(index / 10, str(index), TEXT, 10.0, 10.0, "ok", *map(tuple, scores.tolist())))
     result = judge(pairs)
     assert result.verdict is Verdict.PASS
-    assert check(result, "top1")["observed"] == 1.0
+    assert check(result, "top1").observed == 1.0
     strict = judge(pairs, limits=replace(LIMITS, top1_margin=0.0))
-    assert check(strict, "top1")["observed"] < 0.5
+    assert check(strict, "top1").observed < 0.5

@@ -165,7 +165,7 @@ def told(what, before, after):
     """Print how much later the candidate was turned back than by the judge that is blind, as a ratio."""
     times, answers = (
         [np.mean([of(each) for each in side]) for side in (before, after)]
-        for of in (lambda each: each[1], lambda each: each[0].evidence["samples"]["candidate"])
+        for of in (lambda each: each[1], lambda each: each[0].evidence.samples.candidate)
     )
     say(
         f"{what}: turned back {verdicts(before)[Verdict.FAIL]} of {len(before)} before, "
@@ -304,7 +304,7 @@ def test_what_is_late_with_stable_as_well_is_the_requests_doing():
     assert judge(blind([*of_all, *lates])).verdict is Verdict.FAIL
     result = judge([*of_all, *lates])
     assert result.verdict is Verdict.PASS
-    assert result.evidence["checks"][0]["client_errors"] == 4
+    assert result.evidence.checks[0].client_errors == 4
     assert judge([*of_all, *(replace(late, stable_ms=20.0) for late in lates)]).verdict is Verdict.FAIL
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from baton.codec import encode
 from baton.domain import Gate, Verdict
 from baton.judge import judge_latency, judge_warmup
 
@@ -38,7 +39,7 @@ def quiet(ratio=1.0, blocks=100, **more):
 def judge(samples, **more):
     result = judge_latency(samples, **more)
     assert result.gate is Gate.LATENCY
-    json.dumps(dict(result.evidence), allow_nan=False)
+    json.dumps(encode(result), allow_nan=False)
     return result
 
 
@@ -53,7 +54,7 @@ def test_clear_cases(ratio, verdict):
     assert result.verdict is verdict
     assert result.observed == pytest.approx(ratio, rel=0.02)
     assert result.limit == 1.15
-    assert result.evidence["samples"] == 200
+    assert result.evidence.samples == 200
     assert "over 200 samples of each" in result.message
     assert f"{result.observed:.2f} times (limit 1.15" in result.message
 
@@ -92,7 +93,7 @@ def test_noise_at_the_limit_asks_for_more_then_holds():
     noisy = replace(samples, stable=tuple(stable), candidate=tuple(candidate))
     running = judge(noisy)
     assert running.verdict is Verdict.RUNNING
-    assert running.evidence["ratio_low"] < 1.15 < running.evidence["ratio_high"]
+    assert running.evidence.ratio_low < 1.15 < running.evidence.ratio_high
     assert judge(replace(noisy, complete=True)).verdict is Verdict.HOLD
 
 
@@ -105,7 +106,7 @@ def test_an_interval_that_reaches_beyond_the_limit_is_no_evidence():
     noisy = replace(samples, stable=tuple(stable), candidate=tuple(candidate))
     running, held = judge(noisy), judge(replace(noisy, complete=True))
     assert (running.verdict, held.verdict) == (Verdict.RUNNING, Verdict.HOLD)
-    assert held.observed < 1.15 < held.evidence["ratio_high"]
+    assert held.observed < 1.15 < held.evidence.ratio_high
     assert "`latency_max_samples`" in held.message
     assert judge(replace(noisy, complete=True), limit=1000.0).verdict is Verdict.PASS
 

@@ -8,9 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from baton.domain import Verdict
 from baton.judge import judge_latency
+
+pytestmark = pytest.mark.slow
 
 BASE_S = np.array([4, 5, 6, 8, 10, 12, 20, 40]) / 1000
 LOOKS = (100, 151, 227, 341, 512, 769, 1000)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from demo.compare import report
-from demo.compare.measure import Answer, Moments
+from bench.compare import report
+from bench.compare.measure import Moments
+from demo import up
+from harness import rig
+from harness.traffic import Request
 
 from baton.api import SOCKET, claim
 from baton.durable import open_private
 from baton.journal import JOURNAL, Journal
 from baton.local.assemble import assemble
 from baton.local.find import find_triton
-from demo import rig, up
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +60,14 @@ def by_make_demo(state: Path, patch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise InterruptedError
 
-    patch.setattr(rig.subprocess, "Popen", stop)
+    patch.setattr(subprocess, "Popen", stop)
     with pytest.raises(InterruptedError), rig.Rig(state / "demo", Path("baton.toml")):
         pass
 
 
 def by_make_bench(state: Path, _patch: pytest.MonkeyPatch) -> None:
     at = Moments(0.0, 1.0, 2.0, 4.0, 1.5, 1.5)
-    report.figure({"(e) Baton": ([Answer(0.5, 0.6, 1), Answer(2.0, 2.1, 2)], at)}, state / "bench" / "updates.svg")
+    report.figure({"(e) Baton": ([Request(0.5, 0.6, 1), Request(2.0, 2.1, 2)], at)}, state / "bench" / "updates.svg")
 
 
 @pytest.mark.parametrize("make", [by_claim, by_journal, by_backends, by_make_up, by_make_demo, by_make_bench])

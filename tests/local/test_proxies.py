@@ -94,7 +94,7 @@ def test_ctl_asks_the_control_plane_itself(proxy, tmp_path):
     app = FakeApp()
     with NetworkServer(app, "127.0.0.1:0", certificate=pair.certificate, key=pair.key, token=TOKEN) as served:
         client = ApiClient(Network.at(f"https://{served.address}", token, pair.certificate))
-        assert client.status() == app.page
+        assert client.status() == app.status(None)
     assert proxy.heard == []
 
 

@@ -10,6 +10,7 @@ from tests.plan import rollouts
 from tests.plan.rollouts import READY
 
 from baton.domain import FILE_GATES, GATES_OF, Folder, Gate, GateResult, Kind, Outcome, Phase, Step, Stop, Verdict
+from baton.evidence import LiveEvidence, LiveSamples
 from baton.plan import Ask, Decision, End, Failure, Policy, ServerView, View, plan
 from baton.reasons import Reason, because
 
@@ -35,7 +36,8 @@ def view(rollout: Any, *, at: int | None = 1, loaded: tuple[int, ...] = (1, 2), 
     return View("ranker", now=100.0, alias=at, rollout=rollout, **(usual | given))
 
 
-def live(**evidence: Any) -> dict[Gate, GateResult]:
+def live(synthetic: int | None = None) -> dict[Gate, GateResult]:
+    evidence = LiveEvidence(checks=(), samples=LiveSamples(0, 0, 0), worst=(), synthetic=synthetic)
     return {**PASSED, Gate.LIVE: GateResult(Gate.LIVE, Verdict.PASS, "as good as stable", evidence=evidence)}
 
 

@@ -18,6 +18,8 @@ from tests.support.rules import ALIAS, ENGINE, SPLIT, SPLITTER, Broken, Rules, h
 
 from baton.domain import (
     FILE_GATES,
+    NO_EVIDENCE,
+    Evidence,
     Folder,
     Gate,
     GateResult,
@@ -638,10 +640,10 @@ class World(Rules):
         verdict = verdicts.pop(0) if verdicts else Verdict.PASS
         if verdict is None:
             raise Unreachable("a server went away in the middle of the gate")
-        evidence = {}
+        evidence = NO_EVIDENCE
         if verdict is Verdict.HOLD:
             before = rollout.gates.get(gate)
-            evidence = {"attempts": 1 + int(before.evidence.get("attempts", 1)) if before is not None else 1}
+            evidence = Evidence(attempts=1 + (before.evidence.attempts or 1) if before is not None else 1)
         self.failed.pop(job.effect, None)
         self.say(f"  gate {gate}: {verdict}")
         self._record(GateResult(gate, verdict, f"gate {gate} says {verdict}.", evidence=evidence))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
-from traffic_splitter.calls import Calls
+from traffic_splitter.calls import VersionCalls
 from traffic_splitter.dispatch import Splitter
 from traffic_splitter.request import Answer
 from traffic_splitter.route import Caps, Tensors, parse_route
@@ -42,7 +42,7 @@ class FakePool:
         self.size = size
         self.tasks: list[Callable[[], None]] = []
         self.busy = 0
-        """Threads that a hung call holds."""
+        """Pool that a hung call holds."""
 
     @property
     def free(self) -> int:
@@ -78,35 +78,33 @@ class FakeTimer:
 
 
 class FakeProcesses:
-    """One process of each version, by version; what was ended, in order."""
+    """One process of each version, by version; what was killed, in order."""
 
     def __init__(self) -> None:
         self.runs: dict[int, dict[int, int]] = {1: {101: 1}, 2: {102: 1}}
         self.stopped: set[int] = set()
         self.named: set[int] | None = None
         """Those of which Triton speaks; None: it names none."""
-        self.may_end = True
-        self.ended: list[int] = []
-        self.looks = 0
+        self.may_kill = True
+        self.killed: list[int] = []
 
-    def of(self, version: int) -> Mapping[int, int]:
+    def running(self, version: int) -> Mapping[int, int]:
         return dict(self.runs.get(version, {}))
 
-    def look(self, version: int) -> Mapping[int, int]:
-        self.looks += 1
-        return self.of(version)
+    def scan(self, version: int) -> Mapping[int, int]:
+        return self.running(version)
 
-    def blamed(self, version: int, _error: str) -> Mapping[int, int]:
-        return {p: b for p, b in self.of(version).items() if self.named is None or p in self.named}
+    def named_in(self, version: int, _error: str) -> Mapping[int, int]:
+        return {p: b for p, b in self.running(version).items() if self.named is None or p in self.named}
 
     def frozen(self, version: int) -> Mapping[int, int]:
-        return {pid: begun for pid, begun in self.of(version).items() if pid in self.stopped}
+        return {pid: begun for pid, begun in self.running(version).items() if pid in self.stopped}
 
-    def end(self, known: Mapping[int, int]) -> bool:
-        if self.may_end:
-            self.ended += known
+    def kill(self, known: Mapping[int, int]) -> bool:
+        if self.may_kill:
+            self.killed += known
             self.runs = {v: {p: b for p, b in all_.items() if p not in known} for v, all_ in self.runs.items()}
-        return self.may_end
+        return self.may_kill
 
 
 class FakeRequest:
@@ -151,8 +149,8 @@ class Stage:
         self.stable_pool, self.candidate_pool = FakePool(20), FakePool(10)
         self.timer = FakeTimer(self.clock)
         self.processes = FakeProcesses()
-        self.told: list[str] = []
-        self.calls = Calls(self.processes, self.clock, self.told.append)
+        self.warnings: list[str] = []
+        self.calls = VersionCalls(self.processes, self.clock, self.warnings.append)
         self.draws: list[float] = []
         """What the random draws give; 0 when used up."""
         self.splitter = Splitter(
@@ -172,11 +170,11 @@ class Stage:
             self.follow(**route)
 
     def follow(self, **route: Any) -> None:
-        self.splitter.follow(parse_route(route_of(**route), stable=1, tensors=TENSORS, caps=UNCAPPED))
+        self.splitter.apply(parse_route(route_of(**route), stable=1, tensors=TENSORS, caps=UNCAPPED))
 
     def send(self, request_id: str = "", *, run: bool = True) -> FakeRequest:
         request = FakeRequest(self, request_id)
-        self.splitter.take(request)
+        self.splitter.dispatch(request)
         if run:
             self.run()
         return request
@@ -190,8 +188,8 @@ class Stage:
     @property
     def counts(self) -> dict[str, int]:
         """Those that are not 0."""
-        return {name: count for name, count in self.splitter.ledger.counts().items() if count}
+        return {name: count for name, count in self.splitter.samples.counts().items() if count}
 
     def samples(self, what: str = "answer") -> list[dict[str, Any]]:
-        found = json.loads(self.splitter.ledger.newer(0)[0])
+        found = json.loads(self.splitter.samples.since(0)[0])
         return [sample for sample in found if sample["what"] == what]

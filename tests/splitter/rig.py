@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
 from google.protobuf import text_format
-from tests.support.stage import until
+from harness.waiting import until
+from tests.splitter.routes import route_of
 from tests.support.toy import engine_config, make_checkpoint
+from tests.support.triton import tensors
 from tritonclient.grpc import model_config_pb2
 
 from baton.local import LocalTriton
@@ -109,33 +111,6 @@ class Rig:
             found += report["samples"]
             after = report["next"]
         return [sample for sample in found if sample["what"] == what]
-
-
-def route_of(**route: Any) -> dict[str, Any]:
-    """A route to version 2 that compares scores; ``route`` replaces keys."""
-    usual = {
-        "candidate": 2,
-        "weight": 0,
-        "shadow": 0,
-        "lease_s": 600,
-        "salt": "7",
-        "deadline_s": 60,
-        "compare": "scores",
-        "kinds": ["query", "documents"],
-        "contents": False,
-    }
-    return usual | route
-
-
-def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: bytes) -> list[Any]:
-    """Inputs of one reranker request, for ``tritonclient.grpc`` or ``.http``."""
-    inputs = []
-    named = {"query": [json.dumps(query).encode()], "documents": [json.dumps(d).encode() for d in documents]}
-    for name, items in (named | {name: [value] for name, value in optional.items()}).items():
-        tensor = protocol.InferInput(name, [1, len(items)], "BYTES")
-        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
-        inputs.append(tensor)
-    return inputs
 
 
 QUESTION = tensors(triton, {"text": "red round shape"}, [{"text": "a red round shape"}, {"text": "the blue thing"}])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.splitter.fakes import Clock
 
-from traffic_splitter.breaker import FAILURES, REST_S, Breaker
-from traffic_splitter.patience import ENOUGH, LAST, Patience
+from traffic_splitter.breaker import COOLDOWN_S, FAILURES, Breaker
 
 
 def end(breaker: Breaker, *, good: bool | None) -> None:
@@ -47,7 +46,7 @@ def test_open_it_lets_nothing_through_until_it_has_rested():
     clock = Clock()
     breaker = opened(clock)
     assert breaker.enter() is None
-    clock.now += REST_S - 0.01
+    clock.now += COOLDOWN_S - 0.01
     assert breaker.enter() is None
     clock.now += 0.01
     assert breaker.state == "half_open"
@@ -59,7 +58,7 @@ def test_open_it_lets_nothing_through_until_it_has_rested():
 def test_the_one_try_decides(good, state):
     clock = Clock()
     breaker = opened(clock)
-    clock.now += REST_S
+    clock.now += COOLDOWN_S
     end(breaker, good=good)
     assert breaker.state == state
     assert breaker.opened == (2 if good is False else 1)
@@ -75,7 +74,7 @@ def test_attempts_from_before_it_opened_do_not_count():
         end(breaker, good=False)
     breaker.leave(old, good=True)
     assert breaker.state == "open"
-    clock.now += REST_S
+    clock.now += COOLDOWN_S
     trial = breaker.enter()
     assert trial is not None
     breaker.leave(old, good=False)
@@ -92,32 +91,3 @@ def test_a_new_candidate_begins_anew():
     for _ in range(FAILURES - 1):
         end(breaker, good=False)
     assert breaker.state == "closed"
-
-
-def test_patience_is_the_limit_until_enough_is_known():
-    patience = Patience()
-    for _ in range(ENOUGH - 1):
-        patience.learn(0.3)
-    assert patience.deadline_s(10) == 10
-    patience.learn(0.3)
-    assert patience.deadline_s(10) == pytest.approx(1.2)
-    assert patience.deadline_s(1) == 1
-
-
-def test_patience_has_a_floor_that_the_limit_overrides():
-    patience = Patience()
-    for _ in range(ENOUGH):
-        patience.learn(0.001)
-    assert patience.deadline_s(10) == 0.5
-    assert patience.deadline_s(0.2) == 0.2
-
-
-def test_patience_looks_at_the_p95_of_the_last_answers():
-    patience = Patience()
-    for _ in range(LAST):
-        patience.learn(9.0)
-    for took in [0.2] * 190 + [5.0] * 10:  # exactly a twentieth is slow: the p95 is still a quick one
-        patience.learn(took)
-    assert patience.deadline_s(100) == pytest.approx(0.8)
-    patience.learn(5.0)
-    assert patience.deadline_s(100) == pytest.approx(20)

@@ -12,7 +12,7 @@ import pytest
 from tests.splitter.fakes import Stage, failing, scored
 from tests.support.triton import eventually
 
-from traffic_splitter.calls import FROZEN_S, LOOK_AGAIN_S
+from traffic_splitter.calls import FROZEN_S, RESCAN_INTERVAL_S
 from traffic_splitter.processes import Processes
 
 NOT_HEALTHY = "Stub process 'ranker_engine_0_0' is not healthy."
@@ -26,9 +26,9 @@ def stands_still(stage: Stage, version: int, for_s: float, looks: int = 4):
         stage.processes.stopped.add(100 + version)
         for _ in range(looks):
             stage.clock.now += for_s / looks
-            stage.calls.look()
-        ended = 100 + version in stage.processes.ended
-        return failing(NOT_HEALTHY) if ended else scored(0.3, 0.4)
+            stage.calls.check()
+        killed = 100 + version in stage.processes.killed
+        return failing(NOT_HEALTHY) if killed else scored(0.3, 0.4)
 
     return answer
 
@@ -41,16 +41,16 @@ def test_what_stands_still_is_ended_while_a_call_waits_and_is_called_no_more(ver
         stage.draws = [0.999]
         stage.follow(weight=50)
     request = stage.send()
-    assert stage.processes.ended == [100 + version]
+    assert stage.processes.killed == [100 + version]
     assert [a.error for a in request.replies] == [None], "the other one answers"
-    assert stage.told == [
+    assert stage.warnings == [
         f"version {version}: its process stood still for {FROZEN_S:.1f} s while requests waited for it, and was ended"
     ]
     for _ in range(3):
         stage.clock.now += 60.0
         stage.draws = [0.999]
         later = stage.send()
-        assert version not in later.calls, "neither a probe of the breaker's nor a rescue"
+        assert version not in later.calls, "neither a trial of the breaker's nor a failover"
         assert [a.error for a in later.replies] == [None]
     assert stage.calls.report()[str(version)]["begun"] == 1
 
@@ -59,7 +59,7 @@ def test_a_short_pause_costs_nothing():
     stage = Stage(weight=100)
     stage.versions[2] = stands_still(stage, 2, 0.9 * FROZEN_S)
     assert stage.send().replies[0].error is None
-    assert stage.processes.ended == []
+    assert stage.processes.killed == []
 
 
 def test_nobody_looks_while_no_call_waits():
@@ -67,8 +67,8 @@ def test_nobody_looks_while_no_call_waits():
     stage.send()
     stage.processes.stopped.add(102)
     stage.clock.now += 60.0
-    stage.calls.look()
-    assert stage.processes.ended == []
+    stage.calls.check()
+    assert stage.processes.killed == []
 
 
 @pytest.mark.parametrize("words", [NOT_HEALTHY, WRAPPED, "Failed to obtain the health mutex."])
@@ -76,7 +76,7 @@ def test_a_version_that_triton_gave_up_is_ended_at_once(words):
     stage = Stage(weight=100, shadow=100)
     stage.versions[2] = failing(words)
     assert stage.send().replies[0].error is None
-    assert stage.processes.ended == [102]
+    assert stage.processes.killed == [102]
     calls = stage.calls.report()["2"]
     assert (calls["begun"], calls["ended"]) == (1, 1)
     assert "showed no sign of life" in calls["given_up"]
@@ -87,7 +87,7 @@ def test_other_errors_end_nothing():
     stage = Stage(weight=100)
     stage.versions[2] = failing("out of memory")
     stage.send()
-    assert stage.processes.ended == []
+    assert stage.processes.killed == []
     assert stage.calls.given_up(2) is None
 
 
@@ -97,7 +97,7 @@ def test_a_client_that_writes_what_triton_says_ends_nothing(words):
     stage = Stage(weight=100)
     stage.versions[1] = stage.versions[2] = failing(f'options: truncation is "{words}"; it must be "cut" or "refuse"')
     stage.send()
-    assert stage.processes.ended == []
+    assert stage.processes.killed == []
     assert stage.calls.given_up(1) is stage.calls.given_up(2) is None
 
 
@@ -115,21 +115,21 @@ def test_loaded_anew_it_is_called_again():
     stage.versions[2] = failing(NOT_HEALTHY)
     stage.send()
     stage.versions[2] = scored(0.3, 0.4)
-    stage.clock.now += LOOK_AGAIN_S
+    stage.clock.now += RESCAN_INTERVAL_S
     assert stage.send().calls == [1], "it has no process yet"
     stage.processes.runs[2] = {202: 2}
-    stage.clock.now += LOOK_AGAIN_S
+    stage.clock.now += RESCAN_INTERVAL_S
     assert stage.send().calls == [2]
 
 
 def test_where_it_can_not_be_ended_it_is_called_no_more_though_it_runs():
     stage = Stage(weight=100)
-    stage.processes.may_end = False
+    stage.processes.may_kill = False
     stage.versions[2] = failing(NOT_HEALTHY)
     stage.send()
     stage.clock.now += 60.0
     assert stage.send().calls == [1]
-    assert "it could not be ended" in stage.told[0]
+    assert "it could not be ended" in stage.warnings[0]
 
 
 def test_of_several_processes_the_others_go_on():
@@ -138,8 +138,8 @@ def test_of_several_processes_the_others_go_on():
     stage.processes.named = set()  # Triton speaks of the one that was ended
     stage.versions[2] = stands_still(stage, 2, 2 * FROZEN_S)
     stage.send()
-    assert stage.processes.ended == [102]
-    assert len(stage.told) == 1
+    assert stage.processes.killed == [102]
+    assert len(stage.warnings) == 1
     stage.versions[2] = scored(0.3, 0.4)
     assert stage.send().calls == [2]
 
@@ -163,26 +163,26 @@ def stub(tmp_path: Path):
 
 def test_a_stopped_process_is_seen_and_ended(stub):
     seen = Processes("ranker_engine", parent=os.getpid())
-    assert list(seen.of(2)) == [stub.pid]
-    assert not seen.of(1)
-    assert not Processes("other", parent=os.getpid()).of(2)
-    assert not Processes("ranker_engine", parent=1).of(2)
+    assert list(seen.running(2)) == [stub.pid]
+    assert not seen.running(1)
+    assert not Processes("other", parent=os.getpid()).running(2)
+    assert not Processes("ranker_engine", parent=1).running(2)
     assert not seen.frozen(2)
     os.kill(stub.pid, signal.SIGSTOP)
     eventually(lambda: seen.frozen(2), "it is seen to stand still")
-    assert seen.end(seen.frozen(2))
+    assert seen.kill(seen.frozen(2))
     assert stub.wait(60) == -signal.SIGKILL
-    assert not seen.of(2)
+    assert not seen.running(2)
 
 
 def test_triton_s_words_name_the_process(stub):
     seen = Processes("ranker_engine", parent=os.getpid())
-    assert list(seen.blamed(2, NOT_HEALTHY)) == [stub.pid]
-    assert not seen.blamed(2, "Stub process 'ranker_engine_0_1' is not healthy.")
-    assert list(seen.blamed(2, "Failed to obtain the health mutex.")) == [stub.pid]
+    assert list(seen.named_in(2, NOT_HEALTHY)) == [stub.pid]
+    assert not seen.named_in(2, "Stub process 'ranker_engine_0_1' is not healthy.")
+    assert list(seen.named_in(2, "Failed to obtain the health mutex.")) == [stub.pid]
 
 
 def test_a_process_that_has_the_number_of_another_one_now_is_left_alone(stub):
     seen = Processes("ranker_engine", parent=os.getpid())
-    assert seen.end({stub.pid: 1})
+    assert seen.kill({stub.pid: 1})
     assert stub.poll() is None

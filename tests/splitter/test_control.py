@@ -7,9 +7,9 @@ import json
 
 import pytest
 from tests.splitter.fakes import UNCAPPED, Stage, scored
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
-from traffic_splitter.control import LARGEST, NOBODY, Control
+from traffic_splitter.control import MAX_REQUEST_BYTES, NO_TOKEN, Control
 from traffic_splitter.route import Caps, InvalidControl
 
 TOKEN = "sesame"
@@ -152,14 +152,14 @@ def test_other_keys_are_checked(ask, asked, why):
 
 
 def test_a_large_request_is_not_parsed(ask):
-    with pytest.raises(InvalidControl, match=f"at most {LARGEST} bytes"):
-        ask(boot="x" * LARGEST)
+    with pytest.raises(InvalidControl, match=f"at most {MAX_REQUEST_BYTES} bytes"):
+        ask(boot="x" * MAX_REQUEST_BYTES)
 
 
 @pytest.mark.parametrize("token", ["", TOKEN, HASH])
 def test_without_a_hash_nobody_steers(stage, token):
     """Files that a Baton of before wrote: stable alone answers."""
-    control = Control(stage.splitter, NOBODY, Caps())
+    control = Control(stage.splitter, NO_TOKEN, Caps())
     with pytest.raises(InvalidControl, match="the token is missing or wrong"):
         control.answer(json.dumps({"token": token}).encode())
     assert stage.send().calls == [1]

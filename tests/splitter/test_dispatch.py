@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.splitter.fakes import FakeRequest, Stage, failing, scored
 
-from traffic_splitter.breaker import FAILURES, REST_S
-from traffic_splitter.dispatch import CANDIDATE_CALLS, STABLE_CALLS
+from traffic_splitter.breaker import COOLDOWN_S, FAILURES
+from traffic_splitter.calls import CANDIDATE_CALLS, STABLE_CALLS
 from traffic_splitter.request import Answer
 
 
@@ -223,7 +223,7 @@ def test_the_breaker_spares_the_candidate_and_lets_one_try():
     assert stage.send().calls == [1]
     assert stage.counts["refused"] == 1
     assert "breaker" in stage.samples()[-2]["error"]
-    stage.clock.now += REST_S
+    stage.clock.now += COOLDOWN_S
     one, other = stage.send(run=False), stage.send(run=False)
     stage.versions[2] = scored(*CANDIDATE)
     stage.run()
@@ -237,7 +237,7 @@ def test_a_full_bulkhead_does_not_use_up_the_one_try():
     stage.versions[2] = failing()
     for _ in range(FAILURES):
         stage.send()
-    stage.clock.now += REST_S
+    stage.clock.now += COOLDOWN_S
     stage.candidate_pool.busy = 10
     assert stage.send().calls == [1]
     stage.candidate_pool.busy = 0
@@ -269,17 +269,22 @@ def test_only_another_candidate_closes_the_breaker():
     assert stage.send().calls == [3]
 
 
-def test_a_reply_that_can_not_be_sent_is_still_accounted_for():
+@pytest.mark.parametrize(
+    ("candidate", "state", "counted"), [(scored(0.3, 0.4), "closed", "candidate"), (failing(), "open", "failed")]
+)
+def test_a_reply_that_can_not_be_sent_is_still_accounted_for(candidate, state, counted):
+    """In the trial of a half-open breaker: a ticket that did not come back would keep the candidate out for ever."""
     stage = Stage(weight=100)
     stage.versions[2] = failing()
     for _ in range(FAILURES):
         stage.send()
-    stage.clock.now += REST_S
-    stage.versions[2] = scored(*CANDIDATE)
+    stage.clock.now += COOLDOWN_S
+    before = stage.counts.get(counted, 0)
+    stage.versions[2] = candidate
     request = FakeRequest(stage)
     request.reply = lambda answer: (_ for _ in ()).throw(RuntimeError("the client is gone"))  # type: ignore[method-assign]
-    stage.splitter.take(request)
+    stage.splitter.dispatch(request)
     with pytest.raises(RuntimeError, match="gone"):
         stage.run()
-    assert stage.splitter.breaker.state == "closed"
-    assert stage.counts["candidate"] == 1
+    assert stage.splitter.breaker.state == state
+    assert stage.counts[counted] == before + 1

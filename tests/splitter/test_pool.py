@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from tests.support.stage import until
+from harness.waiting import until
 
 from traffic_splitter.pool import Pool, Timer
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from tests.splitter.fakes import UNCAPPED, Stage, failing, scored
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
 from traffic_splitter.breaker import FAILURES
 from traffic_splitter.control import Control

@@ -17,9 +17,11 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
 from google.protobuf import text_format
-from tests.splitter.rig import LONG_S, Rig, route_of, tensors, version_of
-from tests.support.stage import Traffic, expected_score, until
-from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton
+from harness.waiting import until
+from tests.splitter.rig import LONG_S, Rig, version_of
+from tests.splitter.routes import route_of
+from tests.support.stage import Traffic, expected_score
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -37,6 +39,8 @@ def server(tmp_path_factory):
     (home / "repository").mkdir()
     with running_triton(home, home / "repository", backends=(TOY_BACKENDS, OUR_BACKENDS, ECHO)) as running:
         yield running, home / "repository"
+        # Versions that hang would keep it from ending until its time for that is over.
+        running.stop(timeout=0.0)
 
 
 numbers = itertools.count()
@@ -215,13 +219,10 @@ def test_forty_megabytes_arrive_whole_at_both_versions(rig):
     rig.route(weight=50, shadow=100, compare="half", kinds=["blob"])
     inputs = echo_inputs(0, all_of_them=True, megabytes=40)
     straight = seen(rig.client.infer(rig.engine, inputs, model_version="1"))["inputs"]
-    versions = set()
-    # Ids that a hash of the salt "7" sends to either side.
-    for request_id in ("a", "b", "c", "d", "e", "f"):
+    # Ids that a hash with the salt "7" sends to the candidate and to stable.
+    for request_id, version in (("a", 2), ("b", 1)):
         found = seen(rig.infer(*inputs, request_id=request_id))
-        assert found["inputs"] == straight
-        versions.add(found["version"])
-    assert versions == {1, 2}
+        assert (found["inputs"], found["version"]) == (straight, version)
     until(lambda: rig.samples("pair"), "a shadow of a large request")
     assert all(pair["outcome"] == "ok" for pair in rig.samples("pair"))
 
@@ -239,19 +240,18 @@ def test_an_error_of_stables_goes_back_with_its_message(rig, weight):
 
 
 def test_a_candidate_that_raises_costs_no_client_its_answer(rig):
-    split(rig, {}, {"error_rate": 0.3}, weight=50)
+    # Seldom enough that five in a row, which open the breaker for five seconds, are one in 100,000.
+    split(rig, {}, {"error_rate": 0.1}, weight=50)
     with traffic(rig) as clients:
-        clients.wait_answers(1, 150)
-        clients.wait_answers(2, 100)
+        until(lambda: rig.control()["counts"]["failed"] > 10, "some failed attempts")
+        clients.wait_answers(2, 50)
     assert clients.errors == []
-    report = rig.control()
-    assert report["counts"]["failed"] > 10
     assert any("now and then" in sample["error"] for sample in rig.samples("answer") if sample["outcome"] == "failed")
 
 
 @pytest.mark.parametrize("how", ["hang", "killed"])
 def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, how):
-    split(rig, {}, {"hang_on_request": HANG_S} if how == "hang" else {}, weight=50, deadline_s=1)
+    split(rig, {}, {"hang_on_request": HANG_S} if how == "hang" else {}, weight=50, deadline_s=0.5)
     with traffic(rig) as clients:
         clients.wait_answers(1, 5)
         if how == "killed":
@@ -294,7 +294,7 @@ def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_sh
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_process_that_stands_still_and_goes_on_brings_nothing_down(rig, version):
-    """Woken after Triton lost patience with it, it would take the whole server with it (24.10)."""
+    """Woken after Triton lost deadline with it, it would take the whole server with it (24.10)."""
     split(rig, weight=50)
     server, pid = rig.server.pid, rig.pid(version)
     other = 3 - version
@@ -308,9 +308,9 @@ def test_a_process_that_stands_still_and_goes_on_brings_nothing_down(rig, versio
         time.sleep(max(0.0, frozen_at + 1.5 - time.monotonic()))  # the moment that is harmful
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
-        clients.wait_answers(other, 200)
+        clients.wait_answers(other, 50)
         begun = rig.control()["calls"][str(version)]["begun"]
-        clients.wait_answers(other, 200)
+        clients.wait_answers(other, 50)
         calls = until(lambda: (c := rig.control()["calls"][str(version)])["ended"] == c["begun"] and c, "the last end")
         assert calls["begun"] == begun, "nothing more is sent to it"
     assert clients.errors == []

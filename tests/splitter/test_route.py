@@ -7,7 +7,7 @@ import random
 
 import pytest
 from tests.splitter.fakes import TENSORS, UNCAPPED, Clock
-from tests.splitter.rig import route_of
+from tests.splitter.routes import route_of
 
 from traffic_splitter.route import Caps, InvalidControl, Lease, parse_caps, parse_route, percentile
 
@@ -114,7 +114,7 @@ def test_an_id_stays_with_the_candidate_as_the_weight_grows():
     before: set[str] = set()
     for weight in (0, 1, 5, 20, 50, 99.9, 100):
         route = parsed(weight=weight)
-        now = {request_id for request_id in ids if route.takes(request_id, never)}
+        now = {request_id for request_id in ids if route.picks_candidate(request_id, never)}
         assert before <= now
         # 2000 draws: 5 standard deviations of a binomial share are at most 5.6 points.
         assert abs(100 * len(now) / len(ids) - weight) < 5.6
@@ -125,7 +125,7 @@ def test_an_id_stays_with_the_candidate_as_the_weight_grows():
 def test_another_salt_takes_others():
     ids = [str(number) for number in range(1000)]
     one, two = (
-        {request_id for request_id in ids if parsed(salt=salt, weight=50).takes(request_id, never)}
+        {request_id for request_id in ids if parsed(salt=salt, weight=50).picks_candidate(request_id, never)}
         for salt in ("1", "2")
     )
     assert 300 < len(one ^ two) < 700  # half, if the two have nothing to do with each other
@@ -138,11 +138,11 @@ def test_any_id_has_a_place():
 
 def test_without_an_id_chance_decides():
     route, draw = parsed(weight=30), random.Random(1).random
-    took = sum(route.takes("", draw) for _ in range(4000))
+    took = sum(route.picks_candidate("", draw) for _ in range(4000))
     assert abs(took / 4000 - 0.3) < 0.037  # 5 standard deviations
-    assert parsed(weight=100).takes("", lambda: 1 - 2**-53)
-    assert not parsed(weight=0).takes("", lambda: 0.0)
-    assert not parsed(weight=100, candidate=None).takes("", lambda: 0.0)
+    assert parsed(weight=100).picks_candidate("", lambda: 1 - 2**-53)
+    assert not parsed(weight=0).picks_candidate("", lambda: 0.0)
+    assert not parsed(weight=100, candidate=None).picks_candidate("", lambda: 0.0)
 
 
 def test_a_lease_ends_by_itself_and_counts_once():

@@ -9,7 +9,7 @@ from tests.splitter.fakes import FakeRequest, Stage, failing, scored
 
 from traffic_splitter.breaker import FAILURES
 from traffic_splitter.request import Answer
-from traffic_splitter.shadow import HELD_BYTES, UNDER_WAY
+from traffic_splitter.shadow import MAX_CALLS, MAX_HELD_BYTES
 
 
 def shadowing(**route) -> Stage:
@@ -125,14 +125,14 @@ def test_a_shadow_that_hangs_is_late_once():
 
 def test_only_a_few_at_a_time():
     stage = shadowing()
-    for _ in range(UNDER_WAY + 2):
+    for _ in range(MAX_CALLS + 2):
         stage.send(run=False)
     stage.stable_pool.run()
     assert stage.counts["shadow_dropped"] == 2
     stage.candidate_pool.run()
-    assert stage.counts["shadowed"] == UNDER_WAY
+    assert stage.counts["shadowed"] == MAX_CALLS
     stage.send()
-    assert stage.counts["shadowed"] == UNDER_WAY + 1
+    assert stage.counts["shadowed"] == MAX_CALLS + 1
 
 
 def test_live_requests_come_first_in_the_pool():
@@ -147,17 +147,17 @@ def test_live_requests_come_first_in_the_pool():
 
 def test_held_inputs_are_bounded_and_given_back():
     stage = shadowing()
-    sizes = [HELD_BYTES + 1, HELD_BYTES // 2, HELD_BYTES // 2 + 1, HELD_BYTES // 2]
+    sizes = [MAX_HELD_BYTES + 1, MAX_HELD_BYTES // 2, MAX_HELD_BYTES // 2 + 1, MAX_HELD_BYTES // 2]
     for size in sizes:
         request = FakeRequest(stage)
         request.bytes = size
-        stage.splitter.take(request)
+        stage.splitter.dispatch(request)
     stage.stable_pool.run()
     assert (stage.counts["shadowed"], stage.counts["shadow_dropped"]) == (2, 2)
     stage.candidate_pool.run()
     request = FakeRequest(stage)
-    request.bytes = HELD_BYTES
-    stage.splitter.take(request)
+    request.bytes = MAX_HELD_BYTES
+    stage.splitter.dispatch(request)
     stage.run()
     assert stage.counts["shadowed"] == 3
 

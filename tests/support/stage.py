@@ -10,43 +10,30 @@ import math
 import os
 import shutil
 import signal
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
+import harness.traffic
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from harness.traffic import Ask, Client, Reply
+from harness.triton import start
+from harness.waiting import PATIENCE_S, Failed, until
 from tests.support.toy import HIDDEN, WEIGHTS, engine_config, make_checkpoint, weights, write_golden
-from tests.support.triton import running_triton
+from tests.support.triton import running_triton, tensors
 
 from baton.app import App, open_app
+from baton.codec import encode
 from baton.config import Config, parse
-from baton.local import LocalTriton
-from baton.local.ports import is_listening
+from baton.local import LocalTriton, procfs
 from baton.triton.repository import ServiceFiles
 
-PATIENCE_S = 600.0
-"""No test asks how fast the machine is: a condition that never comes true fails after this long."""
 ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
 """How Triton ends by itself."""
-
-
-def until(
-    condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S, instead: Callable[[], object] | None = None
-) -> Any:
-    """Wait until the condition gives something true, and return that. ``instead`` tells what there is otherwise."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            found = "" if instead is None else f"; there is: {instead()}"
-            raise AssertionError(f"waited {timeout_s:.0f} s for: {what}{found}")
-        time.sleep(0.02)
-    return value
 
 
 def still_run(servers: Iterable[LocalTriton]) -> None:
@@ -57,7 +44,7 @@ def still_run(servers: Iterable[LocalTriton]) -> None:
     """
     for server in servers:
         if (code := server.poll()) in ABORTED:
-            raise AssertionError(f"Triton ended by itself with signal {-code}")
+            raise Failed(f"Triton ended by itself with signal {-code}")
 
 
 @dataclass
@@ -101,12 +88,12 @@ class Stage:
         }
         gates |= rollout.pop("gates", {})
         state = rollout.pop("state", self.root / "state")
-        options = {"settle": "300ms", "cut_after": "1s", "keep_previous": "0s", "load_timeout": "90s"} | rollout
+        options = {"settle": "100ms", "cut_after": "1s", "keep_previous": "0s", "load_timeout": "90s"} | rollout
         options = {"drain_timeout": "20s"} | options
         return {
             "repository": str(self.repository),
             "state": str(state),
-            "control": {"rescan": "1s"},
+            "control": {"rescan": "300ms"},
             "servers": [
                 {"name": f"s{i}", "grpc": s.grpc_url, "metrics": s.metrics_url.split("/")[2]}
                 for i, s in enumerate(self.servers)
@@ -173,18 +160,7 @@ class Stage:
 
     def restart(self, number: int = 0, *, load: tuple[str, ...] = ()) -> None:
         """Start a killed server again, on the ports that it had."""
-        server = self.servers[number]
-        http, grpc, metrics = server.ports.http, server.ports.grpc, server.ports.metrics
-        server.start(
-            self.repository,
-            load=load,
-            http_port=http,
-            grpc_port=grpc,
-            metrics_port=metrics,
-            log_file=self.root / f"triton{number}" / "triton.log",
-        )
-        # Triton opens its HTTP port a moment after its gRPC port.
-        until(lambda: is_listening(server.host, http), "the HTTP port")
+        start(self.servers[number], self.root / f"triton{number}", self.repository, load=load)
 
     def revive(self) -> None:
         """Start servers again that ended by themselves, with what clients call."""
@@ -200,10 +176,7 @@ class Stage:
             message: str = self.status(service)["message"]
             return message if all(word in message for word in words) else None
 
-        try:
-            return str(until(said, f"a message with {words}"))
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it says: {self.status(service)['message']}") from None
+        return str(until(said, f"a message with {words}", instead=lambda: self.status(service)["message"]))
 
     def wait_phase(self, *phases: str, service: str = "ranker") -> dict[str, Any]:
         """Until the service is in one of the phases; returns its status."""
@@ -216,15 +189,30 @@ class Stage:
 
     def version(self, version: int, service: str = "ranker") -> dict[str, Any]:
         """The version's line of ``ctl versions``."""
-        return next(v for v in self.app.versions(service) if v["version"] == version)
+        return next(encode(v) for v in self.app.versions(service) if v.version == version)
+
+    def serving(self) -> int:
+        """The version that the alias leads to."""
+        version = ServiceFiles(self.repository, "ranker", self.engines["ranker"]).alias()
+        assert version is not None
+        return version
+
+    def unused(self) -> int:
+        """A number that no version on disk has, higher than all."""
+        return max(int(entry.name) for entry in self.engine_dir().iterdir() if entry.name.isdigit()) + 1
+
+    def stub(self, model: str, version: int, server: int = 0) -> procfs.Stub:
+        """The process that runs a version on a server."""
+        return next(s for s in self.servers[server].stubs() if (s.model, s.version) == (model, version))
 
     def policy(self, service: str = "ranker") -> set[int]:
         """The versions that the engine's policy on disk names: what a restarted Triton loads."""
         return set(ServiceFiles(self.repository, service, self.engines[service]).policy())
 
     def status(self, service: str = "ranker") -> dict[str, Any]:
+        """The service in ``ctl status --output json``."""
         still_run(self.servers)
-        return next(s for s in self.app.status()["services"] if s["name"] == service)
+        return next(encode(s) for s in self.app.status().services if s.name == service)
 
     def wait_live(self, version: int, service: str = "ranker") -> dict[str, Any]:
         """Until the version serves and nothing is under way."""
@@ -241,8 +229,8 @@ class Stage:
 
         def ended() -> dict[str, Any] | None:
             for item in self.app.history(service):
-                if item["candidate"] == version and item["id"] > after:
-                    return item if item["ended_at"] else None
+                if item.candidate == version and item.id > after:
+                    return encode(item) if item.ended_at else None
             return None
 
         return until(ended, f"the end of version {version}'s rollout", instead=lambda: self.status(service))
@@ -303,25 +291,39 @@ def expected_score(*, quality: float = 1.0, seed: int = 1) -> float:
     return 1 / (1 + math.exp(-math.fsum((features * weights(quality=quality, seed=seed)[WEIGHTS]).tolist())))
 
 
-class Answered(NamedTuple):
-    """One answer that a client got."""
-
-    at: float
-    """Seconds since the epoch at which it was there."""
-    took: float
-    version: int
-    """What the output ``model_version`` says."""
-    response_version: str
-    """What the response itself says."""
-    score: float
-    """Of (``QUERY``, ``DOCUMENT``)."""
-
-
-class Traffic:
-    """Clients that ask all the time, over gRPC and HTTP, and write down every answer. None tries anything twice.
+def asking(protocol: Any, url: str, service: str, *, pictures: int = 0) -> Client:
+    """A client that asks the one question by ``tritonclient.grpc`` or ``.http``.
 
     With ``pictures``, every so manieth request has documents that are images, to the toy, and each of 20 its own.
     """
+
+    @contextlib.contextmanager
+    def connected() -> Iterator[Ask]:
+        usual = _inputs(protocol, "text")
+        others = [_inputs(protocol, "image", f" {number}") for number in range(20 if pictures else 0)]
+        count = itertools.count(1)
+        with protocol.InferenceServerClient(url) as client:
+
+            def ask(_number: int) -> Reply:
+                mine = next(count)
+                inputs = others[mine // pictures % len(others)] if pictures and mine % pictures == 0 else usual
+                result = client.infer(service, inputs)
+                response = result.get_response()
+                said = response["model_version"] if isinstance(response, dict) else response.model_version
+                version = int(result.as_numpy("model_version")[0, 0])
+                return Reply(version, tuple(result.as_numpy("scores")[0].tolist()), response_version=said)
+
+            yield ask
+
+    return Client(url, connected)
+
+
+def _inputs(protocol: Any, key: str, more: str = "") -> list[Any]:
+    return tensors(protocol, {"text": QUERY}, [{key: DOCUMENT}, {key: "the blue square thing" + more}])
+
+
+class Traffic(harness.traffic.Traffic):
+    """Clients that ask a stage's servers over gRPC and HTTP in turn."""
 
     def __init__(
         self,
@@ -329,69 +331,23 @@ class Traffic:
         *,
         service: str = "ranker",
         clients: int = 4,
-        pause_s: float = 0.01,
         pictures: int = 0,
+        pause_s: float = 0.04,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """``patience_s``: for the clients' last requests at the end; what is not answered then is one more error."""
+        """See :func:`asking` for ``pictures``, and the harness for the rest."""
         self._servers = stage.servers
-        self._patience = patience_s
-        self._pictures = pictures
-        self._stop = threading.Event()
-        self._pause = pause_s
-        self._service = service
-        self.errors: list[str] = []
-        self.answers: list[Answered] = []
-        self._lock = threading.Lock()
-        self._threads = []
+        asks = []
         for number in range(clients):
             server = stage.servers[number % len(stage.servers)]
             grpc = (number // len(stage.servers)) % 2 == 0
-            args = (tritonclient.grpc, server.grpc_url) if grpc else (tritonclient.http, server.http_url)
-            self._threads.append(threading.Thread(target=self._ask, args=args, daemon=True))
+            place = (tritonclient.grpc, server.grpc_url) if grpc else (tritonclient.http, server.http_url)
+            asks.append(asking(*place, service, pictures=pictures))
+        super().__init__(asks, pause_s=pause_s, patience_s=patience_s)
 
-    @property
-    def versions(self) -> Counter[int]:
-        """How many answers each version gave."""
-        with self._lock:
-            return Counter(a.version for a in self.answers)
-
-    def _ask(self, protocol: Any, url: str) -> None:
-        usual = self._inputs(protocol, "text")
-        pictures = [self._inputs(protocol, "image", f" {number}") for number in range(20 if self._pictures else 0)]
-        asked = 0
-        with protocol.InferenceServerClient(url) as client:
-            while not self._stop.is_set():
-                start = time.time()
-                asked += 1
-                inputs = usual
-                if self._pictures and asked % self._pictures == 0:
-                    inputs = pictures[asked // self._pictures % len(pictures)]
-                try:
-                    result = client.infer(self._service, inputs)
-                    response = result.get_response()
-                    said = response["model_version"] if isinstance(response, dict) else response.model_version
-                    version = int(result.as_numpy("model_version")[0, 0])
-                    score = float(result.as_numpy("scores")[0, 0])
-                except Exception as error:  # noqa: BLE001 - every failure is what this is here to count
-                    with self._lock:
-                        self.errors.append(f"{time.time():.3f} {url}: {type(error).__name__}: {error}")
-                else:
-                    now = time.time()
-                    with self._lock:
-                        self.answers.append(Answered(now, now - start, version, said, score))
-                self._stop.wait(self._pause)
-
-    def _inputs(self, protocol: Any, key: str, more: str = "") -> list[Any]:
-        inputs = []
-        for name, kind, texts in (
-            ("query", "text", [QUERY]),
-            ("documents", key, [DOCUMENT, "the blue square thing" + more]),
-        ):
-            tensor = protocol.InferInput(name, [1, len(texts)], "BYTES")
-            tensor.set_data_from_numpy(np.array([[json.dumps({kind: t}).encode() for t in texts]], dtype=np.object_))
-            inputs.append(tensor)
-        return inputs
+    def alone(self, version: int) -> bool:
+        """Whether the last hundred answers are all of one version."""
+        return {a.version for a in self.answers[-100:]} == {version}
 
     def wait_answers(self, version: int, more: int = 20) -> None:
         """Until the version has given so many more answers."""
@@ -402,17 +358,3 @@ class Traffic:
             return self.versions[version] >= enough
 
         until(there, f"{more} answers of version {version}", instead=lambda: self.errors[-1:])
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        ends = time.monotonic() + self._patience
-        for thread in self._threads:
-            thread.join(max(0.0, ends - time.monotonic()))
-        hung = sum(thread.is_alive() for thread in self._threads)
-        if hung:
-            self.errors.append(f"{hung} requests were not answered {self._patience:.0f} s after the end")

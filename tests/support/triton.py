@@ -1,26 +1,27 @@
-"""Starts the real Triton server for tests, with the toy backend."""
+"""The real Triton server for tests, with the toy backend."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import harness.triton
 import numpy as np
 import tritonclient.grpc as triton
+from harness.places import BACKENDS, ROOT
 
 from baton.local import LocalTriton
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy.typing as npt
 
-ROOT = Path(__file__).parents[2]
-TOY_BACKENDS = ROOT / "tests" / "backends"
-OUR_BACKENDS = ROOT / "python_backend"
+TOY_BACKENDS, OUR_BACKENDS = ROOT / "tests" / "backends", BACKENDS
+"""The toy's, and Baton's own."""
 
 
 class Answer(NamedTuple):
@@ -32,32 +33,25 @@ class Answer(NamedTuple):
     """The ``model_version`` of Triton's response itself."""
 
 
-def prepare(tmp: Path, backends: Sequence[Path] = (TOY_BACKENDS,)) -> LocalTriton:
-    """A server that is not started yet; its state lies in ``tmp``."""
-    return LocalTriton.prepare(tmp / "state", backends)
+running_triton = partial(harness.triton.running_triton, backends=(TOY_BACKENDS,))
+"""With the toy alone; pass ``backends=(TOY_BACKENDS, OUR_BACKENDS)`` for Baton's own backends too."""
 
 
-@contextlib.contextmanager
-def running_triton(
-    tmp: Path,
-    repository: Path,
-    *,
-    load: Sequence[str] = (),
-    backends: Sequence[Path] = (TOY_BACKENDS,),
-    extra_args: Sequence[str] = (),
-    **options: Any,
-) -> Iterator[LocalTriton]:
-    """A server on free ports that has ``load`` loaded; stopped at the end. Further options go to ``start``.
+def prepare(tmp: Path) -> LocalTriton:
+    """A server with the toy that is not started yet; its state lies in ``tmp``."""
+    return LocalTriton.prepare(tmp / "state", [TOY_BACKENDS])
 
-    Its log is ``tmp/triton.log``; pass ``backends=(TOY_BACKENDS, OUR_BACKENDS)`` for Baton's own backends too.
-    """
-    server = prepare(tmp, backends)
-    server.start(repository, load=load, log_file=tmp / "triton.log", extra_args=extra_args, **options)
-    try:
-        yield server
-    finally:
-        # A server with a dead or hung model uses its whole exit timeout of 30 s; tests need not wait for that.
-        server.stop(timeout=8.0)
+
+def tensors(protocol: Any, query: Any, documents: Sequence[Any], **optional: bytes) -> list[Any]:
+    """Inputs of one reranker request, for ``tritonclient.grpc`` or ``.http``; ``bytes`` documents go as they are."""
+    inputs = []
+    raw = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in documents]
+    named = {"query": [json.dumps(query).encode()], "documents": raw}
+    for name, items in (named | {name: [value] for name, value in optional.items()}).items():
+        tensor = protocol.InferInput(name, [1, len(items)], "BYTES")
+        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
+        inputs.append(tensor)
+    return inputs
 
 
 def ask(
@@ -70,12 +64,7 @@ def ask(
     timeout: float = 60.0,
 ) -> Answer:
     """One request over gRPC; ``bytes`` documents go as they are. Raises ``InferenceServerException``."""
-    raw = [item if isinstance(item, bytes) else json.dumps({"text": item}).encode() for item in documents]
-    inputs = []
-    for name, items in (("query", [json.dumps({"text": query}).encode()]), ("documents", raw)):
-        tensor = triton.InferInput(name, [1, len(items)], "BYTES")
-        tensor.set_data_from_numpy(np.array([items], dtype=np.object_))
-        inputs.append(tensor)
+    inputs = tensors(triton, {"text": query}, [d if isinstance(d, bytes) else {"text": d} for d in documents])
     with triton.InferenceServerClient(server.grpc_url) as client:
         result = client.infer(model, inputs, model_version=str(version or ""), client_timeout=timeout)
     return Answer(

@@ -99,7 +99,7 @@ def test_such_names_of_files_that_are_not_served_are_never_printed(folder, name)
     result = check_integrity(folder)
     assert result.verdict is Verdict.PASS
     assert result.message.isprintable()
-    assert result.evidence["ignored_files"] == 1
+    assert result.evidence.ignored_files == 1
 
 
 def test_folders_beside_the_versions_may_be_called_anything(tmp_path):
@@ -194,7 +194,7 @@ def test_terabytes_that_are_not_there(folder):
         file.write(header(text))
         file.truncate(len(text) + 8 + 2**40)
     result = check_integrity(folder)
-    assert (result.verdict, result.evidence["ignored_bytes"]) == (Verdict.PASS, len(text) + 8 + 2**40)
+    assert (result.verdict, result.evidence.ignored_bytes) == (Verdict.PASS, len(text) + 8 + 2**40)
 
 
 def test_settings_of_megabytes(folder):

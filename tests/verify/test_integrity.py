@@ -17,7 +17,7 @@ SHARD = "model-00001-of-00002.safetensors"
 def refused(folder):
     result = check_integrity(folder)
     assert result.verdict is Verdict.FAIL, result
-    assert result.observed == len(result.evidence["problems"])
+    assert result.observed == len(result.evidence.problems)
     return result.message
 
 
@@ -25,11 +25,11 @@ def test_a_whole_checkpoint_passes_and_says_what_it_rests_on(tmp_path):
     result = check_integrity(write(tmp_path / "1"))
     assert result.verdict is Verdict.PASS
     assert "no SHA256SUMS" in result.message
-    assert result.evidence["tensors"] == 4
+    assert result.evidence.tensors == 4
     result = check_integrity(write(tmp_path / "2", sums=True))
     hashed = sum(map(len, files().values()))
     assert result.verdict is Verdict.PASS
-    assert result.evidence["hashed_bytes"] == hashed
+    assert result.evidence.hashed_bytes == hashed
     assert f"{hashed:,} bytes of 8 files match SHA256SUMS" in result.message
 
 
@@ -73,7 +73,7 @@ def test_sums_as_the_coreutils_write_them(tmp_path):
     )
     result = check_integrity(folder)
     assert result.verdict is Verdict.PASS, result
-    assert result.evidence["hashed_files"] == 1
+    assert result.evidence.hashed_files == 1
     assert "Of SHA256SUMS 1 lines name files that are not served, and were not checked." in result.message
 
 

@@ -111,7 +111,7 @@ def test_sums_of_the_source_are_verified(repository, tmp_path):
     with (source / "SHA256SUMS").open("a") as file:
         file.write(hashlib.sha256(b'label = "a"\n').hexdigest() + "  version.toml\n")
     folder = push(source, repository, "engine", label="b").folder
-    assert check_integrity(folder).evidence["hashed_files"] == len(files())
+    assert check_integrity(folder).evidence.hashed_files == len(files())
     write(source, files(fill=1))
     with pytest.raises(CheckpointError, match=r"model-00001-of-00002.safetensors of .*source has SHA-256"):
         push(source, repository, "engine")

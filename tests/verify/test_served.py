@@ -108,7 +108,7 @@ def test_what_lies_beside_a_checkpoint_is_ignored(tmp_path: Path, habit: str) ->
     result = check_integrity(folder)
     assert result.verdict is Verdict.PASS, result.message
     count, size = len(BESIDE[habit]), sum(map(len, BESIDE[habit].values()))
-    assert (result.evidence["ignored_files"], result.evidence["ignored_bytes"]) == (count, size)
+    assert (result.evidence.ignored_files, result.evidence.ignored_bytes) == (count, size)
     assert f"Ignored: {count} file" in result.message
     assert result.message.isprintable()
     assert check_compatibility(folder, None, architecture=None).verdict is Verdict.PASS

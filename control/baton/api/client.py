@@ -5,13 +5,25 @@ from __future__ import annotations
 import http.client
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from baton.api.facade import Data, caller
+from baton.api.facade import caller
 from baton.api.way import Network, Socket
 from baton.api.wire import CALLS, PREFIX, rebuild
+from baton.codec import decode
 from baton.errors import Unreachable
+from baton.facts import (
+    ControlHealth,
+    Paused,
+    RolloutFacts,
+    RolloutStory,
+    Status,
+    Ticket,
+    VersionOnDisk,
+)
+
+T = TypeVar("T")
 
 ANSWER_TIMEOUT = 60.0
 """Seconds in which the control plane answers a call that does not wait for anything."""
@@ -27,63 +39,55 @@ class ApiClient:
     def __init__(self, at: Path | Network) -> None:
         self._at = Socket(at) if isinstance(at, Path) else at
 
-    def status(self, service: str | None = None) -> Data:
-        return self._object("status", service=service)
+    def status(self, service: str | None = None) -> Status:
+        return self._ask(Status, "status", service=service)
 
-    def versions(self, service: str | None = None) -> list[Data]:
-        return self._list("versions", service=service)
+    def versions(self, service: str | None = None) -> tuple[VersionOnDisk, ...]:
+        return self._ask(tuple[VersionOnDisk, ...], "versions", service=service)
 
-    def history(self, service: str | None = None, limit: int = 50) -> list[Data]:
-        return self._list("history", service=service, limit=limit)
+    def history(self, service: str | None = None, limit: int = 50) -> tuple[RolloutFacts, ...]:
+        return self._ask(tuple[RolloutFacts, ...], "history", service=service, limit=limit)
 
-    def rollout(self, number: int) -> Data:
-        return self._object("rollout", id=number)
+    def rollout(self, number: int) -> RolloutStory:
+        return self._ask(RolloutStory, "rollout", id=number)
 
-    def promote(self, service: str | None, version: int | None, *, full: bool = False, who: str | None = None) -> Data:
-        return self._object("promote", service=service, version=version, full=full, who=who or caller())
+    def promote(
+        self, service: str | None, version: int | None, *, full: bool = False, who: str | None = None
+    ) -> Ticket:
+        return self._ask(Ticket, "promote", service=service, version=version, full=full, who=who or caller())
 
-    def rollback(self, service: str | None, to: int | None, *, who: str | None = None) -> Data:
-        return self._object("rollback", service=service, to=to, who=who or caller())
+    def rollback(self, service: str | None, to: int | None, *, who: str | None = None) -> Ticket:
+        return self._ask(Ticket, "rollback", service=service, to=to, who=who or caller())
 
-    def abort(self, service: str | None, *, who: str | None = None) -> Data:
-        return self._object("abort", service=service, who=who or caller())
+    def abort(self, service: str | None, *, who: str | None = None) -> Ticket:
+        return self._ask(Ticket, "abort", service=service, who=who or caller())
 
     def retry(
         self, service: str | None, version: int | None, *, release: str | None = None, who: str | None = None
-    ) -> Data:
+    ) -> Ticket:
         # Of the version that serves, it hashes the whole folder first.
-        return self._object(
-            "retry", HASHING_TIMEOUT, service=service, version=version, release=release, who=who or caller()
+        return self._ask(
+            Ticket, "retry", HASHING_TIMEOUT, service=service, version=version, release=release, who=who or caller()
         )
 
-    def verify(self, service: str | None, version: int, *, who: str | None = None) -> Data:
-        return self._object("verify", service=service, version=version, who=who or caller())
+    def verify(self, service: str | None, version: int, *, who: str | None = None) -> Ticket:
+        return self._ask(Ticket, "verify", service=service, version=version, who=who or caller())
 
-    def pause(self, *, who: str | None = None) -> Data:
-        return self._object("pause", who=who or caller())
+    def pause(self, *, who: str | None = None) -> Paused:
+        return self._ask(Paused, "pause", who=who or caller())
 
-    def resume(self, *, who: str | None = None) -> Data:
-        return self._object("resume", who=who or caller())
+    def resume(self, *, who: str | None = None) -> Paused:
+        return self._ask(Paused, "resume", who=who or caller())
 
-    def expect(self, service: str | None, version: int, timeout_s: float) -> Data:
-        return self._object("expect", timeout_s + ANSWER_TIMEOUT, service=service, version=version, timeout_s=timeout_s)
+    def expect(self, service: str | None, version: int, timeout_s: float) -> Ticket:
+        return self._ask(
+            Ticket, "expect", timeout_s + ANSWER_TIMEOUT, service=service, version=version, timeout_s=timeout_s
+        )
 
-    def health(self) -> Data:
-        return self._object("health")
+    def health(self) -> ControlHealth:
+        return self._ask(ControlHealth, "health")
 
-    def _object(self, name: str, timeout: float = ANSWER_TIMEOUT, /, **arguments: Any) -> Data:
-        answer = self._call(name, timeout, arguments)
-        if not isinstance(answer, dict):
-            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.")
-        return answer
-
-    def _list(self, name: str, **arguments: Any) -> list[Data]:
-        answer = self._call(name, ANSWER_TIMEOUT, arguments)
-        if not isinstance(answer, list):
-            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.")
-        return answer
-
-    def _call(self, name: str, timeout: float, arguments: Data) -> Any:
+    def _ask(self, kind: type[T], name: str, timeout: float = ANSWER_TIMEOUT, /, **arguments: Any) -> T:
         given = {k: v for k, v in arguments.items() if v is not None}
         verb, path, body = CALLS[name].verb, PREFIX + name, None
         if verb == "POST":
@@ -93,11 +97,11 @@ class ApiClient:
         status, answer = self._exchange(timeout, verb, path, body)
         try:
             data = json.loads(answer)
-        except ValueError:
-            raise Unreachable(f"What answers on {self._at} is no control plane of Baton.") from None
-        if status != http.client.OK:
-            raise rebuild(data if isinstance(data, dict) else {})
-        return data
+            if status != http.client.OK:
+                raise rebuild(data if isinstance(data, dict) else {})
+            return decode(kind, data, foreign=True)
+        except ValueError as error:
+            raise Unreachable(f"What answers on {self._at} is no control plane of Baton ({error}).") from None
 
     def _exchange(self, timeout: float, verb: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         connection = self._at.connection(timeout)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from baton import httpd
 from baton.api.facade import Facade
 from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, body, error_data
+from baton.codec import encode
 from baton.errors import BatonError, Refused, UsageError
 
 _log = logging.getLogger(__name__)
@@ -108,4 +109,4 @@ class Handler(httpd.Handler):
 
     def _answer(self, status: int, data: Any) -> None:
         scheme = {"WWW-Authenticate": "Bearer"} if status == http.HTTPStatus.UNAUTHORIZED else None
-        self.answer(status, "application/json", json.dumps(data).encode(), scheme)
+        self.answer(status, "application/json", json.dumps(encode(data)).encode(), scheme)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from baton import errors
-from baton.api.facade import Data
 from baton.errors import BatonError, UsageError
 
 SOCKET = "baton.sock"
 """The socket's name in the state directory."""
 PREFIX = "/v1/"
+Data = dict[str, Any]
+"""A JSON object."""
 MAX_BODY = 64 * 1024
 """Bytes of a request; the largest real one is far below 1 KiB."""
 MAX_PATH = 107

@@ -28,8 +28,8 @@ def backup(settings: Settings, target: Path, force: bool) -> None:  # noqa: FBT0
     if settings.json:
         print_json(made)
     else:
-        last = f", the last entry of {made['last_entry']}" if made["last_entry"] else ""
-        click.echo(f"{made['file']}: {size(made['bytes'])}, {made['rollouts']} rollouts{last}")
+        last = f", the last entry of {made.last_entry}" if made.last_entry else ""
+        click.echo(f"{made.file}: {size(made.bytes)}, {made.rollouts} rollouts{last}")
 
 
 @click.command()
@@ -53,10 +53,10 @@ def restore(settings: Settings, source: Path, yes: bool) -> None:  # noqa: FBT00
     if settings.json:
         print_json(done)
         return
-    last = f", whose last entry is of {done['last_entry']}" if done["last_entry"] else ""
-    click.echo(f"{done['journal']} is now {source}{last}.")
-    if done["kept"]:
-        click.echo(f"The old journal: {done['kept']}")
-    for number in done["turned_back"]:
+    last = f", whose last entry is of {done.last_entry}" if done.last_entry else ""
+    click.echo(f"{done.journal} is now {source}{last}.")
+    if done.kept:
+        click.echo(f"The old journal: {done.kept}")
+    for number in done.turned_back:
         click.echo(f"Rollout {number} was under way, and is turned back at the next start.")
     say("Baton starts paused. Look at `ctl status` and `ctl versions`, then let it go on with `ctl resume`.")

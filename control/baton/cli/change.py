@@ -7,6 +7,7 @@ import click
 from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
 from baton.cli.output import print_json, safe
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
+from baton.facts import Paused
 
 _VERSION = click.IntRange(min=1)
 
@@ -42,7 +43,7 @@ def rollback(settings: Settings, to: int | None, *, waiting: Waiting) -> None:
     client = settings.client()
     ticket = client.rollback(settings.service, to)
     # Either the running rollout gives way, or the earlier version comes back by a rollout of its own.
-    follow(settings, client, ticket, waiting, PROMOTED if ticket["until"] == "live" else BACK)
+    follow(settings, client, ticket, waiting, PROMOTED if ticket.until == "live" else BACK)
 
 
 @click.command()
@@ -113,8 +114,8 @@ def resume(settings: Settings, *, waiting: Waiting) -> None:
     _switch(settings, settings.client().resume())
 
 
-def _switch(settings: Settings, answer: dict[str, object]) -> None:
+def _switch(settings: Settings, answer: Paused) -> None:
     if settings.json:
         print_json(answer)
     else:
-        click.echo(safe(str(answer["message"])))
+        click.echo(safe(answer.message))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from baton.cli.output import BAD, DIM, GOOD, WARN, Line, fit, print_json, say, show, width
 from baton.cli.settings import Settings, common, pass_settings
 from baton.errors import BatonError, ConfigError, Unreachable
+from baton.facts import ControlHealth, Runs
 
 if TYPE_CHECKING:
     from baton.config import Config
@@ -43,8 +44,8 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
 
     configuration, config = _configuration(settings)
     health, control_plane = _control_plane(settings, config)
-    if health is not None and "runs" in health:
-        configuration, config = _running(configuration, config, health["runs"])
+    if health is not None and health.runs is not None:
+        configuration, config = _running(configuration, config, health.runs)
     results = [configuration, control_plane]
     if settings.server is None:
         results += access(config.servers, config.state)
@@ -59,7 +60,7 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
         message = f"{settings.server} is another one: run `ctl doctor` there to have its disks and Triton looked at"
         results.append(Check("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))
     if settings.json:
-        print_json([{"name": c.name, "ok": c.ok, "message": c.message, "mend": c.mend} for c in results])
+        print_json(results)
     else:
         show(_lines(results, width(sys.stdout)))
     failed = [c.name for c in results if c.ok is False]
@@ -87,8 +88,8 @@ def _configuration(settings: Settings) -> tuple[Check, Config]:
     return Check("configuration", ok=True, message=f"{file or 'the defaults'}; services: {names}"), config
 
 
-def _control_plane(settings: Settings, config: Config) -> tuple[dict[str, Any] | None, Check]:
-    """What the control plane says of itself; None when none runs, empty when its answer is an error."""
+def _control_plane(settings: Settings, config: Config) -> tuple[ControlHealth | None, Check]:
+    """What the control plane says of itself; None when none runs."""
     from baton.api import SOCKET, ApiClient
     from baton.doctor import Check
 
@@ -99,14 +100,15 @@ def _control_plane(settings: Settings, config: Config) -> tuple[dict[str, Any] |
     except Unreachable as error:
         return None, Check(name, ok=None, message=error.message, mend=error.mend)
     except BatonError as error:
-        return {}, Check(name, ok=False, message=error.message, mend=error.mend)
-    if health["live"] and health["ready"]:
+        told = ControlHealth(live=False, ready=False, message=error.message)
+        return told, Check(name, ok=False, message=error.message, mend=error.mend)
+    if health.live and health.ready:
         return health, Check(name, ok=True, message="runs, and Triton answers")
-    mend = "Look into its log." if not health["live"] else "Start Triton, or check the addresses of [[servers]]."
-    return health, Check(name, ok=False, message=str(health["message"]), mend=mend)
+    mend = "Look into its log." if not health.live else "Start Triton, or check the addresses of [[servers]]."
+    return health, Check(name, ok=False, message=health.message, mend=mend)
 
 
-def _running(read: Check, config: Config, runs: dict[str, Any]) -> tuple[Check, Config]:
+def _running(read: Check, config: Config, runs: Runs) -> tuple[Check, Config]:
     """The configuration that the control plane runs with, in the place of the one that was ``read`` here.
 
     What is wrong with the file that was read stays a failure: the next start would meet it.
@@ -116,15 +118,15 @@ def _running(read: Check, config: Config, runs: dict[str, Any]) -> tuple[Check, 
     from baton.config import ServerConfig
     from baton.doctor import Check
 
-    servers = []
-    for one in runs["servers"]:
-        key = one["admin_key_file"]
-        servers.append(ServerConfig(one["name"], one["grpc"], admin_key_file=None if key is None else Path(key)))
-    config = replace(config, repository=Path(runs["repository"]), state=Path(runs["state"]), servers=tuple(servers))
+    keys = [None if one.admin_key_file is None else Path(one.admin_key_file) for one in runs.servers]
+    servers = tuple(
+        ServerConfig(one.name, one.grpc, admin_key_file=key) for one, key in zip(runs.servers, keys, strict=True)
+    )
+    config = replace(config, repository=Path(runs.repository), state=Path(runs.state), servers=servers)
     if read.ok is False:
         return read, config
-    source = runs["configuration"] or "the defaults"
-    message = f"{source}, as the control plane runs with it; services: {', '.join(runs['services'])}"
+    source = runs.configuration or "the defaults"
+    message = f"{source}, as the control plane runs with it; services: {', '.join(runs.services)}"
     return Check(read.name, ok=True, message=message), config
 
 

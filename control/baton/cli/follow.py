@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from baton.cli.output import can_ask, duration, percent, print_json, safe, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
+from baton.domain import Gate, GateResult, Kind, Outcome, Phase, Verdict
 from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
+from baton.evidence import synthetic
+from baton.facts import RolloutStory, Ticket
 
 if TYPE_CHECKING:
     from baton.api import Facade
-
-Data = dict[str, Any]
 
 POLL_S = 0.25
 PATIENCE_S = 30.0
@@ -33,15 +34,15 @@ class Goal:
     brings it.
     """
 
-    outcomes: frozenset[str]
+    outcomes: frozenset[Outcome]
     live: bool = False
     rests: bool = False
 
 
-PROMOTED = Goal(frozenset({"live"}), live=True)
-STARTED = Goal(frozenset({"live"}), live=True, rests=True)
-VERIFIED = Goal(frozenset({"verified"}))
-BACK = Goal(frozenset({"aborted", "rolled_back", "rejected", "superseded"}))
+PROMOTED = Goal(frozenset({Outcome.LIVE}), live=True)
+STARTED = Goal(frozenset({Outcome.LIVE}), live=True, rests=True)
+VERIFIED = Goal(frozenset({Outcome.VERIFIED}))
+BACK = Goal(frozenset({Outcome.ABORTED, Outcome.ROLLED_BACK, Outcome.REJECTED, Outcome.SUPERSEDED}))
 """The running rollout has given way to the stable version, whatever it is called in the history."""
 
 
@@ -53,22 +54,22 @@ def ask(question: str, *, yes: bool) -> None:
     raise click.exceptions.Exit(DECLINED)
 
 
-def follow(settings: Settings, facade: Facade, ticket: Data, waiting: Waiting, goal: Goal) -> None:
+def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting, goal: Goal) -> None:
     """Wait for the end of what the ticket names, and print it.
 
     Raises ``GateFailed`` when it ended otherwise than asked for, ``TimedOut``, or ``Unreachable``.
     """
-    if ticket["rollout"] is None or not waiting.wait:
+    if ticket.rollout is None or not waiting.wait:
         if settings.json:
             print_json(ticket)
         else:
-            click.echo(safe(ticket["message"]))
-        if ticket["rollout"] is not None:
-            say(f"It is rollout {ticket['rollout']}; `ctl status --watch` follows it.")
+            click.echo(safe(ticket.message))
+        if ticket.rollout is not None:
+            say(f"It is rollout {ticket.rollout}; `ctl status --watch` follows it.")
         return
-    say(ticket["message"])
+    say(ticket.message)
     try:
-        rollout = _wait(facade, ticket, waiting.timeout, goal)
+        rollout = _wait(facade, ticket, ticket.rollout, waiting.timeout, goal)
     except KeyboardInterrupt:
         say("What was begun goes on; `ctl status --watch` follows it, `ctl abort` stops it.")
         raise
@@ -81,7 +82,7 @@ def follow(settings: Settings, facade: Facade, ticket: Data, waiting: Waiting, g
         click.echo(safe(_summary(rollout)))
 
 
-def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Data:
+def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, goal: Goal) -> RolloutStory:
     """The rollout as it was when it was done."""
     began = time.monotonic()
     answered = began
@@ -91,7 +92,7 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
         while True:
             now = time.monotonic()
             try:
-                rollout = facade.rollout(ticket["rollout"])
+                rollout = facade.rollout(number)
             except Unreachable as error:
                 if now - answered > PATIENCE_S:
                     raise
@@ -99,14 +100,14 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
                     display.remark(f"{error.message} Trying again for {duration(PATIENCE_S)}.")
                 phase = "silent"
             else:
-                answered, phase = now, rollout["phase"]
+                answered, phase = now, rollout.phase
                 display.tell(story.news(rollout, display.columns))
                 display.now(rollout)
                 if _done(rollout, ticket, goal):
                     return rollout
-                doing = rollout.get("doing", "")
+                doing = rollout.doing
             if timeout is not None and now - began >= timeout:
-                told = f"{ticket['service']}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
+                told = f"{ticket.service}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
                 raise TimedOut(
                     f"{told} {doing}".rstrip(),
                     mend="It goes on; `ctl status --watch` follows it, `ctl abort` stops it.",
@@ -115,78 +116,81 @@ def _wait(facade: Facade, ticket: Data, timeout: float | None, goal: Goal) -> Da
             time.sleep(max(left, 0.0))
 
 
-def _done(rollout: Data, ticket: Data, goal: Goal) -> bool:
-    if rollout["ended"]:
+def _done(rollout: RolloutStory, ticket: Ticket, goal: Goal) -> bool:
+    if rollout.ended:
         return True
-    if rollout["phase"] == "waiting" and not _asking(rollout):
+    if rollout.phase is Phase.WAITING and not _asking(rollout):
         # Promoting brings nothing further that waits for evidence.
         return goal.rests or _held(rollout) is not None
-    return bool(goal.live and ticket["until"] == "live" and rollout["moved"] and rollout["phase"] != "rolling_back")
+    return bool(goal.live and ticket.until == "live" and rollout.moved and rollout.phase is not Phase.ROLLING_BACK)
 
 
-def _asking(rollout: Data) -> bool:
+def _asking(rollout: RolloutStory) -> bool:
     """Whether gates are still to be asked: one that waits and was told to ask again is about to go on."""
-    return any(g["verdict"] in {"pending", "running"} and g["name"] != "live" for g in rollout.get("gates", ()))
+    return any(g.verdict in {Verdict.PENDING, Verdict.RUNNING} and g.gate is not Gate.LIVE for g in rollout.gates)
 
 
-def _held(rollout: Data) -> Data | None:
+def _held(rollout: RolloutStory) -> GateResult | None:
     """The gate that a rollout which waits has not enough evidence for."""
-    waits = rollout["phase"] == "waiting" and not rollout["ended"]
-    gates: list[Data] = rollout.get("gates", []) if waits else []
-    return next((g for g in gates if g["verdict"] == "hold" and g["name"] not in {"live", "memory"}), None)
+    waits = rollout.phase is Phase.WAITING and not rollout.ended
+    gates = rollout.gates if waits else ()
+    return next((g for g in gates if g.verdict is Verdict.HOLD and g.gate not in {Gate.LIVE, Gate.MEMORY}), None)
 
 
-def _failure(rollout: Data, goal: Goal) -> BatonError | None:
-    what = f"Version {rollout['candidate']} of {rollout['service']}"
+def _failure(rollout: RolloutStory, goal: Goal) -> BatonError | None:
+    what = f"Version {rollout.candidate} of {rollout.service}"
     if (held := _held(rollout)) is not None and not goal.rests:
         return Refused(
-            f"{what} is not promoted: gate {held['name']} has not enough evidence. {held['message']}",
-            mend=f"`ctl retry {rollout['candidate']}` asks it again, `ctl abort` ends the rollout.",
+            f"{what} is not promoted: gate {held.gate} has not enough evidence. {held.message}",
+            mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
         )
-    if not rollout["ended"] or rollout["outcome"] in goal.outcomes:
+    if not rollout.ended or rollout.outcome in goal.outcomes:
         return None
-    why = (rollout["message"] or rollout["why"]).rstrip(".")
+    why = (rollout.message or rollout.why).rstrip(".")
     if goal is BACK:
         return Refused(f"{what} went live before it could be stopped.", mend="`ctl rollback` takes it back.")
-    again = "verify" if rollout["kind"] == "check" else "retry"
-    word = str(rollout["outcome"]).replace("_", " ")
+    again = "verify" if rollout.kind is Kind.CHECK else "retry"
+    word = _word(rollout)
     return GateFailed(
         f"{what} was {word}: {why}.",
-        mend=f"`ctl history` keeps every figure; `ctl {again} {rollout['candidate']}` tries again.",
+        mend=f"`ctl history` keeps every figure; `ctl {again} {rollout.candidate}` tries again.",
     )
 
 
-def _summary(rollout: Data) -> str:
+def _summary(rollout: RolloutStory) -> str:
     """One sentence for the person who waited."""
-    version, service, previous = rollout["candidate"], rollout["service"], rollout["previous"]
-    label = "" if rollout["label"] in {None, str(version)} else f" ({rollout['label']})"
+    version, service, previous = rollout.candidate, rollout.service, rollout.previous
+    label = "" if rollout.label == str(version) else f" ({rollout.label})"
     what = f"version {version}{label}"
-    outcome: Any = rollout["outcome"]
-    if outcome == "verified":
+    if rollout.outcome is Outcome.VERIFIED:
         return f"{service}: {what} {_gates(rollout)}."
-    if rollout["ended"] and outcome != "live":
+    if rollout.ended and rollout.outcome is not Outcome.LIVE:
         stable = f"version {previous} serves" if previous is not None else "nothing serves"
-        return f"{service}: {what} was {str(outcome).replace('_', ' ')}; {stable}."
-    if rollout["phase"] == "waiting" and rollout.get("weight"):
-        return f"{service}: {what} has {percent(rollout['weight'])} of the traffic and waits for `ctl promote`."
+        return f"{service}: {what} was {_word(rollout)}; {stable}."
+    if rollout.phase is Phase.WAITING and rollout.weight:
+        return f"{service}: {what} has {percent(rollout.weight)} of the traffic and waits for `ctl promote`."
     if (held := _held(rollout)) is not None:
-        told = f"{service}: {what} is not live: gate {held['name']} has not enough evidence. {held['message']}"
+        told = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
         return f"{told} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
-    if rollout["phase"] == "waiting":
+    if rollout.phase is Phase.WAITING:
         return f"{service}: {what} {_gates(rollout)} and waits for `ctl promote`."
-    after = f", {duration(rollout['time_to_live_s'])} after it began" if rollout["time_to_live_s"] else ""
+    after = f", {duration(rollout.time_to_live_s)} after it began" if rollout.time_to_live_s else ""
     return f"{service}: {what} is live{after}.{_no_traffic(rollout)}"
 
 
-def _gates(rollout: Data) -> str:
+def _word(rollout: RolloutStory) -> str:
+    """How it ended."""
+    return str(rollout.outcome).replace("_", " ")
+
+
+def _gates(rollout: RolloutStory) -> str:
     """What its gates said. Of one that was skipped it may not be said that it passed."""
-    skipped = [str(g["name"]) for g in rollout.get("gates", ()) if g.get("skipped")]
+    skipped = [str(g.gate) for g in rollout.gates if g.skipped]
     return f"passed every gate but those that were skipped ({', '.join(skipped)})" if skipped else "passed every gate"
 
 
-def _no_traffic(rollout: Data) -> str:
+def _no_traffic(rollout: RolloutStory) -> str:
     """What a rollout that no client met rests on."""
-    live = next((g for g in rollout.get("gates", []) if g["name"] == "live"), None)
-    if live is None or not (live.get("evidence") or {}).get("synthetic"):
+    if not any(synthetic(gate) for gate in rollout.gates):
         return ""
     return " No live traffic came: golden requests stood in for it."

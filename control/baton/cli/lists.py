@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -25,6 +24,8 @@ from baton.cli.output import (
     width,
 )
 from baton.cli.settings import Settings, common, pass_settings
+from baton.domain import GateResult, Kind, Verdict
+from baton.facts import RolloutFacts, VersionOnDisk
 
 _INDENT = 4
 _UNBROKEN = "\u00a0"
@@ -40,22 +41,26 @@ def versions(settings: Settings, named: str | None) -> None:
     if settings.json:
         print_json(rows)
         return
-    columns = width(sys.stdout)
+    show(versions_lines(rows, width(sys.stdout)))
+
+
+def versions_lines(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
+    """The versions of each service, below its name."""
     lines: list[Line] = []
-    for name in dict.fromkeys(row["service"] for row in rows):
-        lines += [[(name, BOLD)], *_versions([r for r in rows if r["service"] == name], columns), []]
-    show(lines[:-1] or [[("There is no version on disk.", "")]])
+    for name in dict.fromkeys(row.service for row in rows):
+        lines += [[(name, BOLD)], *_versions([r for r in rows if r.service == name], columns), []]
+    return lines[:-1] or [[("There is no version on disk.", "")]]
 
 
-def _versions(rows: Sequence[dict[str, Any]], columns: int) -> list[Line]:
+def _versions(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
     cells = [
         (
-            "-" if row["version"] is None else str(row["version"]),
-            row["label"] or "-",
-            row["release"] or "-",
-            row["state"],
-            size(row["size"] or 0),
-            str(row["trained_at"] or "-"),
+            "-" if row.version is None else str(row.version),
+            row.label or "-",
+            row.release or "-",
+            row.state,
+            size(row.size),
+            row.trained_at or "-",
         )
         for row in rows
     ]
@@ -65,8 +70,8 @@ def _versions(rows: Sequence[dict[str, Any]], columns: int) -> list[Line]:
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
-        metrics = ", ".join(f"{k} {v}" for k, v in (row["metrics"] or {}).items())
-        lines += _below((metrics, row["notes"], row["reason"]), columns)
+        metrics = ", ".join(f"{k} {v}" for k, v in row.metrics.items())
+        lines += _below((metrics, row.notes, row.reason), columns)
     return lines
 
 
@@ -81,20 +86,23 @@ def history(settings: Settings, named: str | None, limit: int) -> None:
     if settings.json:
         print_json(rows)
         return
+    show(history_lines(rows, width(sys.stdout)))
+
+
+def history_lines(rows: Sequence[RolloutFacts], columns: int) -> list[Line]:
+    """A line for each rollout, and below it who, why and the verdicts."""
     if not rows:
-        show([[("There was no rollout yet.", "")]])
-        return
-    columns = width(sys.stdout)
+        return [[("There was no rollout yet.", "")]]
     cells = [
         (
-            str(row["id"]),
-            moment(row["started_at"], "%Y-%m-%d %H:%M"),
-            row["service"],
-            row["kind"],
+            str(row.id),
+            moment(row.started_at, "%Y-%m-%d %H:%M"),
+            row.service,
+            row.kind,
             _versions_of(row),
-            row["outcome"] or _under_way(row),
-            duration(row["duration_s"]),
-            duration(row["time_to_live_s"]),
+            row.outcome or _under_way(row),
+            duration(row.duration_s),
+            duration(row.time_to_live_s),
         )
         for row in rows
     ]
@@ -103,28 +111,28 @@ def history(settings: Settings, named: str | None, limit: int) -> None:
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
-        label = "" if row["label"] in {None, str(row["candidate"])} else f"{row['label']}, "
-        why = f"{label}{row['release']}, by {row['who']}: {row['why']}"
-        gates = "  ".join(_gate(g) for g in row["gates"] if g["verdict"] != "pending")
-        lines += _below((why, gates, row["message"]), columns)
-    show(lines)
+        label = "" if row.label == str(row.candidate) else f"{row.label}, "
+        why = f"{label}{row.release}, by {row.who}: {row.why}"
+        gates = "  ".join(_gate(g) for g in row.gates if g.verdict is not Verdict.PENDING)
+        lines += _below((why, gates, row.message), columns)
+    return lines
 
 
-def _under_way(row: dict[str, Any]) -> str:
-    weight = row.get("weight")
-    return f"({row['phase']}, {percent(weight)})" if weight else f"({row['phase']})"
+def _under_way(row: RolloutFacts) -> str:
+    weight = row.weight
+    return f"({row.phase}, {percent(weight)})" if weight else f"({row.phase})"
 
 
-def _versions_of(row: dict[str, Any]) -> str:
-    if row["previous"] is None or row["kind"] == "check":
-        return str(row["candidate"])
-    return f"{row['previous']} → {row['candidate']}"
+def _versions_of(row: RolloutFacts) -> str:
+    if row.previous is None or row.kind is Kind.CHECK:
+        return str(row.candidate)
+    return f"{row.previous} → {row.candidate}"
 
 
-def _gate(gate: dict[str, Any]) -> str:
+def _gate(gate: GateResult) -> str:
     """A gate in a word; the figures where it did not pass. Its blanks don't break: a sign stays with its name."""
-    told = "" if gate["verdict"] == "pass" else figures(gate)
-    text = f"{VERDICT_SIGNS.get(gate['verdict'], ('?', ''))[0]} {gate['name']}{f' {told}' if told else ''}"
+    told = "" if gate.verdict is Verdict.PASS else figures(gate)
+    text = f"{VERDICT_SIGNS.get(gate.verdict, ('?', ''))[0]} {gate.gate}{f' {told}' if told else ''}"
     return text.replace(" ", _UNBROKEN)
 
 

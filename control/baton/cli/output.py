@@ -20,6 +20,10 @@ from typing import IO, Any
 
 import click
 
+from baton.codec import encode
+from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import Check, LiveEvidence, WorstRequest
+
 PIPED_WIDTH = 80
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing."""
@@ -30,15 +34,12 @@ Line = list[tuple[str, str]]
 GOOD, BAD, WARN, BUSY, DIM, BOLD = "green", "bold red", "yellow", "cyan", "dim", "bold"
 
 VERDICT_SIGNS = {
-    "pass": ("✔", GOOD),
-    "fail": ("✖", BAD),
-    "hold": ("⚠", WARN),
-    "running": ("◌", BUSY),
-    "pending": ("·", DIM),
+    Verdict.PASS: ("✔", GOOD),
+    Verdict.FAIL: ("✖", BAD),
+    Verdict.HOLD: ("⚠", WARN),
+    Verdict.RUNNING: ("◌", BUSY),
+    Verdict.PENDING: ("·", DIM),
 }
-
-ALARM = "memory"
-"""The gate that turns nothing back: a person is to look."""
 
 
 def prepare() -> None:
@@ -85,8 +86,9 @@ def say(message: str) -> None:
 
 
 def print_json(data: Any, *, compact: bool = False) -> None:
+    """Facts, or what JSON can hold."""
     # \uXXXX is JSON's own escape: programs read the same text.
-    click.echo(safe(json.dumps(data, indent=None if compact else 2, ensure_ascii=False)))
+    click.echo(safe(json.dumps(encode(data), indent=None if compact else 2, ensure_ascii=False)))
 
 
 def show(lines: Iterable[Line]) -> None:
@@ -209,32 +211,47 @@ def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return at.astimezone().strftime(form)
 
 
-def figures(gate: dict[str, Any]) -> str:
+def figures(gate: GateResult | Check) -> str:
     """What a gate measured, and what it was held against: ``0.588 (limit 0.001)``."""
-    observed, limit = gate.get("observed"), gate.get("limit")
+    observed, limit = gate.observed, gate.limit
     if observed is None or observed == limit == 0:  # a count of faults, and there is none: the message says it
         return ""
     return number(observed) if limit is None else f"{number(observed)} (limit {number(limit)})"
 
 
-def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: bool = False) -> list[Line]:
+def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: int = 2) -> list[Line]:
     """One line for a gate that is well, unless its message is wanted in ``full``; then one for each of its checks.
 
     A message that a person has to read, since the gate failed or holds, is never cut.
     """
-    evidence = gate.get("evidence") or {}
-    checks = evidence.get("checks", [])
-    verdict, message = gate["verdict"], gate.get("message") or ""
-    sign, style = VERDICT_SIGNS.get(verdict, ("?", ""))
-    word = "skipped" if gate.get("skipped") else verdict
-    if gate["name"] == ALARM and verdict == "fail":
-        sign, style, word = "⚠", WARN, "alarm"
-    loud = verdict in {"fail", "hold"}
-    head = f" {gate['name']:<13} {word:<7}"
-    line: Line = [(" " * indent, ""), (sign, style), (head, style if loud else "")]
-    told = figures(gate)
-    if checks:  # they hold the gate's words and figures, which are those of the check that decided
-        told, message, loud = "", _samples(evidence), False
+    live = gate.evidence if isinstance(gate.evidence, LiveEvidence) else None
+    if gate.gate is Gate.MEMORY and gate.verdict is Verdict.FAIL:  # it turns nothing back: a person is to look
+        return _verdict_lines(gate.gate, gate, columns, indent, full=full, sign=("⚠", WARN), word="alarm")
+    if live is None or not live.checks:
+        return _verdict_lines(gate.gate, gate, columns, indent, full=full)
+    # Its checks hold the gate's words and figures, which are those of the check that decided.
+    lines = _verdict_lines(gate.gate, gate, columns, indent, full=full, instead=_samples(live))
+    for check in live.checks:
+        lines += _verdict_lines(check.name, check, columns, indent + 2, full=full)
+    if gate.verdict is Verdict.FAIL and live.worst:
+        told = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
+        below = " " * (indent + 2)
+        lines += [[(below, ""), (part, DIM)] for part in fit(told, columns - len(below))]
+    return lines
+
+
+def _verdict_lines(
+    name: str, of: GateResult | Check, columns: int, indent: int, *, full: bool, instead: str | None = None,
+    sign: tuple[str, str] | None = None, word: str = "",
+) -> list[Line]:  # fmt: skip
+    """``instead`` stands in the place of its figures and its message."""
+    mark, style = sign or VERDICT_SIGNS.get(of.verdict, ("?", ""))
+    loud = of.verdict in {Verdict.FAIL, Verdict.HOLD}
+    head = f" {name:<13} {word or ('skipped' if of.skipped else of.verdict):<7}"
+    line: Line = [(" " * indent, ""), (mark, style), (head, style if loud else "")]
+    told, message = figures(of), of.message
+    if instead is not None:
+        told, message, loud = "", instead, False
     room = columns - sum(len(text) for text, _ in line) - 2
     if len(told) > room and loud:
         told, message = "", f"{told}: {message}"
@@ -243,29 +260,19 @@ def gate_lines(gate: dict[str, Any], columns: int, *, indent: int = 2, full: boo
     if 0 < len(told) <= room:
         line.append((f"  {told}", ""))
         room -= len(told) + 2
-    below = " " * (indent + 2)
     if len(message) <= room or not (loud or full):
-        lines = [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
-    else:
-        lines = [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]
-    for check in checks:
-        lines += gate_lines(check, columns, indent=indent + 2, full=full)
-    worst = evidence.get("worst")
-    if verdict == "fail" and isinstance(worst, list) and worst:  # the one of gate `output` stands in its message
-        told = f"Worst requests: {', '.join(_worst(one) for one in worst)}."
-        lines += [[(below, ""), (part, DIM)] for part in fit(told, columns - len(below))]
-    return lines
+        return [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
+    below = " " * (indent + 2)
+    return [line, *([(below, ""), (part, "" if loud else DIM)] for part in fit(message, columns - len(below)))]
 
 
-def _samples(evidence: dict[str, Any]) -> str:
-    counted = ", ".join(f"{count} {side}" for side, count in evidence.get("samples", {}).items())
-    synthetic = evidence.get("synthetic")
-    return f"synthetic: {synthetic} golden requests, no live traffic: {counted}" if synthetic else counted
+def _samples(evidence: LiveEvidence) -> str:
+    samples = evidence.samples
+    counted = f"{samples.stable} stable, {samples.candidate} candidate, {samples.pairs} pairs"
+    own = evidence.synthetic
+    return f"synthetic: {own} golden requests, no live traffic: {counted}" if own else counted
 
 
-def _worst(one: dict[str, Any]) -> str:
-    about = [one["kind"]] if one.get("kind") else []
-    if one.get("drift") is not None:
-        about.append(f"drift {number(one['drift'])}")
-    name = one.get("id") or "one without an id"
-    return f"{name} ({', '.join(about)})" if about else name
+def _worst(one: WorstRequest) -> str:
+    about = [*([one.kind] if one.kind else []), f"drift {number(one.drift)}"]
+    return f"{one.id or 'one without an id'} ({', '.join(about)})"

@@ -20,11 +20,13 @@ from baton.cli.output import (
     unnumbered,
     wrap,
 )
+from baton.domain import Gate, GateResult, Phase, Verdict
+from baton.facts import Event, RolloutStory
 
 _CLOCK = "%H:%M:%S"
 _INDENT = 10
 """Columns of the clock and the gap behind it."""
-_DECIDED = frozenset({"pass", "fail", "hold"})
+_DECIDED = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.HOLD})
 
 
 class Story:
@@ -34,24 +36,23 @@ class Story:
         """``from_halt``: what came before the rollout was turned back is known to whoever turned it back."""
         self._from_halt = from_halt
         self._events = 0
-        self._gates: dict[str, tuple[str, str]] = {}
+        self._gates: dict[Gate, tuple[Verdict, str]] = {}
         self._reasons: set[str] = set()
         self._step = ""
 
-    def news(self, rollout: dict[str, Any], columns: int) -> list[Line]:
+    def news(self, rollout: RolloutStory, columns: int) -> list[Line]:
         lines: list[Line] = []
-        gates = {g["name"]: g for g in rollout["gates"]}
-        events = rollout["events"]
+        gates, events = {g.gate: g for g in rollout.gates}, rollout.events
         if self._from_halt:
             self._from_halt = False
-            self._events = next((i for i, e in enumerate(events) if e["kind"] == "halt"), 0)
+            self._events = next((i for i, e in enumerate(events) if e.kind == "halt"), 0)
             self._gates = {name: _gist(gate) for name, gate in gates.items()}
             self._step = _step(rollout)
         for event in events[self._events :]:
-            if event["kind"] == "verdict":
+            if event.gate is not None:
                 # The event holds the words; the gate itself holds the figures.
-                lines += self._gate(gates.get(event["message"].partition(":")[0]), event["at"], columns)
-            elif event["kind"] != "ask":  # that a gate begins: the live line shows it, and its verdict follows
+                lines += self._gate(gates.get(event.gate), event.at, columns)
+            elif event.kind != "ask":  # that a gate begins: the live line shows it, and its verdict follows
                 lines += self._event(event, columns)
         self._events = len(events)
         step = _step(rollout)
@@ -62,23 +63,23 @@ class Story:
             lines += self._gate(gate, time.time(), columns)
         return lines
 
-    def _event(self, event: dict[str, Any], columns: int) -> list[Line]:
+    def _event(self, event: Event, columns: int) -> list[Line]:
         """An event, without the reason that stands above already: a gate's words turn back its rollout, and end it."""
-        message: str = event["message"]
-        if event["kind"] == "halt":
+        message = event.message
+        if event.kind == "halt":
             known = message in self._reasons
             self._reasons.add(message)
-            return [] if known else _told(event["at"], message, columns)
+            return [] if known else _told(event.at, message, columns)
         what, _, reason = message.partition(": ")
-        return _told(event["at"], what if reason in self._reasons else message, columns)
+        return _told(event.at, what if reason in self._reasons else message, columns)
 
-    def _gate(self, gate: dict[str, Any] | None, at: str | float, columns: int) -> list[Line]:
-        if gate is None or gate["verdict"] not in _DECIDED:
+    def _gate(self, gate: GateResult | None, at: str | float, columns: int) -> list[Line]:
+        if gate is None or gate.verdict not in _DECIDED:
             return []
-        if self._gates.get(gate["name"]) == _gist(gate):
+        if self._gates.get(gate.gate) == _gist(gate):
             return []
-        self._gates[gate["name"]] = _gist(gate)
-        self._reasons.add(gate["message"])
+        self._gates[gate.gate] = _gist(gate)
+        self._reasons.add(gate.message)
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
 
@@ -114,14 +115,14 @@ class Display:
         """A sentence that is no event of the rollout."""
         self.tell([[(part, "")] for part in wrap(message, self.columns)])
 
-    def now(self, rollout: dict[str, Any]) -> None:
+    def now(self, rollout: RolloutStory) -> None:
         """Redraw the live line: the phase, how long it lasts, and the gates that are being asked."""
         if self._live is None:
             return
         from rich.text import Text
 
-        running = ", ".join(g["name"] for g in rollout["gates"] if g["verdict"] == "running")
-        parts = [f"◌ {rollout['phase']}", duration(round(time.monotonic() - self._began)), _way(rollout), running]
+        running = ", ".join(g.gate for g in rollout.gates if g.verdict is Verdict.RUNNING)
+        parts = [f"◌ {rollout.phase}", duration(round(time.monotonic() - self._began)), _way(rollout), running]
         text = "  ".join(part for part in parts if part)
         self._live.update(Text(safe(text), style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
 
@@ -139,28 +140,27 @@ def _told(at: str | float, message: str, columns: int) -> list[Line]:
     return [[(_clock(at), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
 
 
-def _gist(gate: dict[str, Any]) -> tuple[str, str]:
+def _gist(gate: GateResult) -> tuple[Verdict, str]:
     """What is told once: the live gate's figures move with each request, and its verdict stands."""
-    return gate["verdict"], unnumbered(gate["message"])
+    return gate.verdict, unnumbered(gate.message)
 
 
-def _step(rollout: dict[str, Any]) -> str:
+def _step(rollout: RolloutStory) -> str:
     """The traffic step in words; empty before the first, and for what moves no traffic."""
-    step = rollout.get("step") or {}
-    name = step.get("name")
-    if not name:
+    step = rollout.step
+    if step is None or not step.name:
         return ""
-    return f"step {step['index']}/{step['count']}: {name}" if step["index"] else str(name)
+    return f"step {step.index}/{step.count}: {step.name}" if step.index else step.name
 
 
-def _way(rollout: dict[str, Any]) -> str:
+def _way(rollout: RolloutStory) -> str:
     """For the live line: the step, how long it still takes, and the weight where the step does not tell it."""
-    text, step = _step(rollout), rollout.get("step") or {}
-    if not text:
+    text, step = _step(rollout), rollout.step
+    if step is None or not text:
         return ""
-    if rollout["phase"] == "shifting":
-        text = f"{percent(rollout['weight'])}, {text}"
-    left = step.get("left_s")
+    if rollout.phase is Phase.SHIFTING:
+        text = f"{percent(rollout.weight)}, {text}"
+    left = step.left_s
     return text if left is None or round(left) <= 0 else f"{text}, {duration(round(left))} left"
 
 

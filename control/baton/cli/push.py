@@ -111,7 +111,7 @@ def push(
 def _served_repository(client: ApiClient) -> Path | None:
     """The running control plane's, which `ctl up --repository` may have named; None when none runs, or not here."""
     try:
-        told = client.status().get("repository")
+        told = client.status().repository
     except Unreachable:
         return None
     return Path(told) if told and Path(told).is_dir() else None
@@ -123,8 +123,8 @@ def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bo
     Where none runs the journal in ``state`` tells; raises ``Unreachable`` when that is on another machine (None).
     """
     try:
-        used = [v["version"] for v in client.versions(service)]
-        used += [h["candidate"] for h in client.history(service, _HISTORY)]
+        used = [v.version for v in client.versions(service)]
+        used += [h.candidate for h in client.history(service, _HISTORY)]
     except Unreachable:
         if state is None:
             raise
@@ -153,19 +153,19 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
                 mend="It begins when it can; `ctl status --watch` follows it.",
             )
         ticket = client.expect(service, version, _SLICE_S if left is None else min(_SLICE_S, left))
-        if ticket["rollout"] is not None:
+        if ticket.rollout is not None:
             rest = None if deadline is None else max(0.001, deadline - time.monotonic())
             follow(settings, client, ticket, Waiting(waiting.yes, waiting.wait, rest), STARTED)
             return
-        if client.status(service)["paused"]:
+        if client.status(service).paused:
             # It would be waited for a person who may be the very one that waits here.
             if settings.json:
                 print_json(ticket)
             else:
                 click.echo(f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.")
             return
-        if ticket["message"] != told:
-            told = ticket["message"]
+        if ticket.message != told:
+            told = ticket.message
             say(f"Waiting for the rollout of version {version} to begin. {told}")
 
 

@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from baton.api import SOCKET, claim
 from baton.claim import Claim
 from baton.config import Config
 from baton.errors import Refused, Unreachable
+from baton.facts import ControlHealth, RolloutFacts, Status
 from baton.metrics import MetricsServer
 
 _log = logging.getLogger("baton.standby")
@@ -51,15 +51,15 @@ class _Standby:
     def acting(self) -> bool:
         return False
 
-    def health(self) -> dict[str, Any]:
-        return {"live": True, "ready": False, "message": self.why}
+    def health(self) -> ControlHealth:
+        return ControlHealth(live=True, ready=False, message=self.why)
 
     # The rest is asked of the one that acts.
 
-    def status(self, _service: str | None, /) -> dict[str, Any]:
+    def status(self, _service: str | None, /) -> Status:
         raise Unreachable(self.why)
 
-    def history(self, _service: str | None, _limit: int = 50, /) -> list[dict[str, Any]]:
+    def history(self, _service: str | None, _limit: int = 50, /) -> tuple[RolloutFacts, ...]:
         raise Unreachable(self.why)
 
     def counts(self) -> dict[tuple[str, str], int]:

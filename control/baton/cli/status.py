@@ -12,7 +12,10 @@ import click
 from baton.cli.output import Line, is_terminal, plain, print_json, safe_line, say, show, unnumbered, width
 from baton.cli.render import lapsing, status_lines
 from baton.cli.settings import Settings, common, pass_settings
+from baton.domain import GateResult, Verdict
 from baton.errors import Unreachable
+from baton.evidence import LiveEvidence
+from baton.facts import ServiceStatus, Status, TrafficStatus, VersionStatus
 
 REFRESH_S = 1.0
 _TENTH = 10
@@ -45,7 +48,7 @@ def status(settings: Settings, named: str | None, *, watch: bool) -> None:
         _print_changes(pages, as_json=settings.json)
 
 
-def _pages(settings: Settings, name: str | None, first: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _pages(settings: Settings, name: str | None, first: Status) -> Iterator[tuple[Status, str | None]]:
     """The status each second, with what is wrong when it is not fresh: a watch outlives a restart."""
     page, trouble = first, None
     client = settings.client()
@@ -58,7 +61,7 @@ def _pages(settings: Settings, name: str | None, first: dict[str, Any]) -> Itera
             trouble = error.message
 
 
-def _draw(pages: Iterator[tuple[dict[str, Any], str | None]]) -> None:
+def _draw(pages: Iterator[tuple[Status, str | None]]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -72,7 +75,7 @@ def _draw(pages: Iterator[tuple[dict[str, Any], str | None]]) -> None:
             live.update(Text("\n").join(Text.assemble(*safe_line(line)) for line in lines), refresh=True)
 
 
-def _print_changes(pages: Iterator[tuple[dict[str, Any], str | None]], *, as_json: bool) -> None:
+def _print_changes(pages: Iterator[tuple[Status, str | None]], *, as_json: bool) -> None:
     before: Any = None
     sentences: frozenset[tuple[str, str]] = frozenset()
     trouble_told: str | None = None
@@ -81,7 +84,7 @@ def _print_changes(pages: Iterator[tuple[dict[str, Any], str | None]], *, as_jso
             say(trouble)
         trouble_told = trouble
         now = landmarks(page)
-        told = frozenset((s["name"], unnumbered(s["message"])) for s in page["services"])
+        told = frozenset((s.name, unnumbered(s.message)) for s in page.services)
         # A control plane that does two things in turn says so in turn: each is told once.
         if now == before and told <= sentences:
             continue
@@ -95,48 +98,40 @@ def _print_changes(pages: Iterator[tuple[dict[str, Any], str | None]], *, as_jso
         before = now
 
 
-def landmarks(status: dict[str, Any]) -> Any:
+def landmarks(status: Status) -> Any:
     """What makes a page worth printing, the services' messages aside: pages with equal landmarks tell the same story.
 
     Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no landmarks.
     """
-    return {
-        "paused": status["paused"],
-        "servers": [(s["name"], s["live"], s["in_sync"], unnumbered(s.get("message", ""))) for s in status["servers"]],
-        "services": [_service(s) for s in status["services"]],
-    }
+    servers = [(s.name, s.live, s.in_sync, unnumbered(s.message)) for s in status.servers]
+    return status.paused, servers, [_service(s) for s in status.services]
 
 
-def _service(service: dict[str, Any]) -> Any:
-    traffic, step = service.get("traffic"), service["step"]
-    return {
-        **{key: service[key] for key in ("name", "engine", "phase", "stable", "candidate")},
-        "rollout": (service.get("rollout") or {}).get("id"),
-        "problems": service.get("problems"),
-        "step": (step["index"], step["count"], step.get("name")),
-        "weight": service["weight"] // _TENTH,
-        "traffic": None if traffic is None else _traffic(traffic),
-        "gates": [_gate(gate) for gate in service["gates"]],
-        "versions": [_version(version) for version in service["versions"]],
-    }
-
-
-def _traffic(traffic: dict[str, Any]) -> Any:
-    return bool(traffic["shadow"]), unnumbered(traffic["waiting_for"]), traffic["breaker"], lapsing(traffic)
-
-
-def _version(version: dict[str, Any]) -> Any:
-    memory = (version.get("memory") or {}).get("verdict")
-    runs = tuple(version.get(key) for key in ("device", "dtype", "fallback"))
-    reason = unnumbered(version.get("reason") or "")
-    return version["version"], version.get("label"), version["state"], reason, memory, runs
-
-
-def _gate(gate: dict[str, Any]) -> Any:
-    checks = (gate.get("evidence") or {}).get("checks", [])
+def _service(service: ServiceStatus) -> Any:
+    step, traffic = service.step, service.traffic
     return (
-        gate["name"],
-        gate["verdict"],
-        unnumbered(gate.get("message") or "") if gate["verdict"] in {"fail", "hold"} else None,
-        [(check["name"], check["verdict"]) for check in checks],
+        *(service.name, service.engine, service.phase, service.stable, service.candidate, service.problems),
+        None if service.rollout is None else service.rollout.id,
+        (step.index, step.count, step.name),
+        service.weight // _TENTH,
+        None if traffic is None else _traffic(traffic),
+        [_gate(gate) for gate in service.gates],
+        [_version(version) for version in service.versions],
     )
+
+
+def _traffic(traffic: TrafficStatus) -> Any:
+    return bool(traffic.shadow), unnumbered(traffic.waiting_for), traffic.breaker, lapsing(traffic)
+
+
+def _version(version: VersionStatus) -> Any:
+    memory = None if version.memory is None else version.memory.verdict
+    runs = version.device, version.dtype, version.fallback
+    return version.version, version.label, version.state, unnumbered(version.reason), memory, runs
+
+
+def _gate(gate: GateResult) -> Any:
+    checks = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) else ()
+    loud = gate.verdict in {Verdict.FAIL, Verdict.HOLD}
+    told = unnumbered(gate.message) if loud else None
+    return gate.gate, gate.verdict, told, [(check.name, check.verdict) for check in checks]

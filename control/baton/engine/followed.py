@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from baton.facts import SplitterStatus
+
 
 class Followed(NamedTuple):
     """A route, as far as clients feel it. Shares in percent."""
@@ -36,18 +38,18 @@ def now_followed(report: Mapping[str, Any], age_s: float) -> tuple[Followed, flo
     return (Followed.of(route) if route is not None and left_s > 0 else NOTHING), left_s
 
 
-def shown(server: str, report: Mapping[str, Any], age_s: float) -> dict[str, Any]:
+def shown(server: str, report: Mapping[str, Any], age_s: float) -> SplitterStatus:
     """As ``ctl status`` shows it."""
     followed, left_s = now_followed(report, age_s)
-    return {
-        "server": server,
-        "candidate": followed.candidate,
-        "weight": round(followed.weight, 2),
-        "shadow": round(followed.shadow, 2),
-        "contents": followed.contents,
-        "lease_left_s": round(left_s, 1),
-        "answered_s": round(age_s, 1),
-    }
+    return SplitterStatus(
+        server=server,
+        candidate=followed.candidate,
+        weight=round(followed.weight, 2),
+        shadow=round(followed.shadow, 2),
+        contents=followed.contents,
+        lease_left_s=round(left_s, 1),
+        answered_s=round(age_s, 1),
+    )
 
 
 def foreign(server: str, followed: Followed) -> str:

@@ -9,9 +9,10 @@ from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.domain import WORST_FIRST, Gate, GateResult, Kind, Rollout, Verdict
+from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
 from baton.engine.health import Question
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
+from baton.evidence import WarmupEvidence
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
@@ -160,7 +161,7 @@ class Gates:
                 f"rightly. Name one with {keys} in [[services]] of the configuration, or set `allow_unjudged = true` "
                 f"in [services.gates], and start the control plane again."
             )
-            return GateResult(gate, Verdict.HOLD, message, evidence={"missing": "golden"})
+            return GateResult(gate, Verdict.HOLD, message, evidence=Evidence(missing="golden"))
         message = f"Skipped: service {self._config.name} {lacks}, so there is nothing to judge this by."
         return GateResult(gate, Verdict.PASS, message, skipped=True)
 
@@ -197,7 +198,7 @@ class Gates:
                 f"Without a golden set a version has to answer a built-in request, and {error.message.rstrip('.')}. "
                 f"Name `probe` and `golden` in [[services]] of the configuration, and start the control plane again."
             )
-            return GateResult(Gate.OUTPUT, Verdict.HOLD, message, evidence={"missing": "golden"})
+            return GateResult(Gate.OUTPUT, Verdict.HOLD, message, evidence=Evidence(missing="golden"))
         if wrong is not None:
             message = f"Version {version} was asked a built-in request on {name}: {wrong}."
             return GateResult(Gate.OUTPUT, Verdict.FAIL, message)
@@ -237,7 +238,9 @@ class Gates:
                 timeout_s=self._limits.request_timeout,
             )
             result = judged(samples)
-            results.append(replace(result, evidence={**result.evidence, "server": server.name}))
+            if isinstance(result.evidence, WarmupEvidence):
+                result = replace(result, evidence=replace(result.evidence, server=server.name))
+            results.append(result)
         return min(results, key=lambda r: (WORST_FIRST.index(r.verdict), -(r.observed or 0.0)))
 
     def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:

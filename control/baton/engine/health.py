@@ -20,6 +20,7 @@ from baton.config import ServiceConfig
 from baton.domain import MEETING, ModelState, Phase
 from baton.engine.tasks import Tasks
 from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.facts import VersionHealth, iso
 from baton.plan import Check, Reload, Sick, View
 from baton.reasons import Figure, Reason, Why, because
 from baton.triton.port import Counts, Triton
@@ -193,14 +194,14 @@ class Health:
         with self._lock:
             return {key: Sick(row.since, row.reason) for key, row in self._rows.items() if row.sick}
 
-    def told(self, version: int) -> dict[str, dict[str, Any]]:
-        """Of a version that is watched, by server: whether it answers, since when not, and why not."""
+    def told(self, version: int) -> tuple[VersionHealth, ...]:
+        """Of a version that is watched, by server."""
         with self._lock:
-            rows = {name: row for (name, number), row in sorted(self._rows.items()) if number == version}
-            return {
-                name: {"healthy": not row.sick, "since": row.since if row.sick else None, "reason": row.reason}
-                for name, row in rows.items()
-            }
+            rows = [(name, row) for (name, number), row in sorted(self._rows.items()) if number == version]
+            return tuple(
+                VersionHealth(name, not row.sick, iso(row.since) if row.sick else None, row.reason)
+                for name, row in rows
+            )
 
     def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
         """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.

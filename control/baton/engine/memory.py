@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from baton.codec import encode
 from baton.config import ServiceConfig
 from baton.domain import WORST_FIRST, GateResult, Verdict
 from baton.errors import BatonError
@@ -91,6 +92,6 @@ class Memory:
         log.warning("%s: %s", service, result.message)
         try:
             why = because(Reason.MEMORY_GROWS, said=result.message)
-            self._journal.log(self._clock(), "memory", why, service=service, data=dict(result.evidence))
+            self._journal.log(self._clock(), "memory", why, service=service, data=encode(result.evidence))
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)

@@ -17,6 +17,7 @@ from baton.config import ServiceConfig
 from baton.domain import Gate, GateResult, Phase, Release, Rollout, Verdict
 from baton.engine.steering import Steering
 from baton.engine.tasks import Tasks
+from baton.evidence import LiveEvidence
 from baton.plan import Policy, SendGolden, View, route
 from baton.plan.traffic import place, stepwise
 from baton.plan.view import backoff
@@ -104,7 +105,9 @@ class Probing:
         message = f"Synthetic: {count} golden requests, no live traffic. {own.message}"
         if own.verdict is Verdict.HOLD and self._trouble:
             message = f"{message} The last golden request got no answer: {self._trouble}"
-        return replace(own, message=message, evidence={**own.evidence, "synthetic": count})
+        if isinstance(own.evidence, LiveEvidence):
+            own = replace(own, evidence=replace(own.evidence, synthetic=count))
+        return replace(own, message=message)
 
     def _waits(self, now: float, live: GateResult) -> GateResult:
         """A hold, with what is missing and what a person can do."""

@@ -435,8 +435,8 @@ class Service:
             raise Cancelled("Nobody wants the verdict any more.")
         if result.verdict is Verdict.HOLD:
             before = rollout.gates.get(gate)
-            attempts = 1 + int(before.evidence.get("attempts", 1)) if before is not None else 1
-            result = replace(result, evidence={**result.evidence, "attempts": attempts})
+            attempts = 1 + (before.evidence.attempts or 1) if before is not None else 1
+            result = replace(result, evidence=replace(result.evidence, attempts=attempts))
         current = self._journal.open_rollout(self.name)
         if current is not None and current.id == rollout.id:
             self._journal.record(current, result, self._clock())

@@ -23,6 +23,7 @@ from baton.config import ServiceConfig
 from baton.domain import Gate, GateResult, Release, Route, Verdict
 from baton.engine.followed import Followed, foreign, locked, now_followed, otherwise, shown
 from baton.errors import InvalidRequest, NotSteered, TritonError
+from baton.facts import Counted, Requests, SplitterStatus
 from baton.judge.paired import sound
 from baton.judge.shapes import Answer, LiveLimits, Pair
 from baton.triton.key import Caps
@@ -342,8 +343,8 @@ class Steering:
             since = min(since, *candidate[-live.min_requests :])
         return [a for a in answers if a.at >= since][-MOST_JUDGED:], pairs[-10 * live.min_pairs :]
 
-    def told(self, now: float) -> dict[str, Any]:
-        """What the splitters of all servers do, for ``ctl status``."""
+    def counted(self, now: float) -> Counted:
+        """What the splitters of all servers did in this phase."""
         with self._lock:
             links = [k for k in self._links.values() if k.at is not None]
             counts = [{n: c - k.before.get(n, 0) for n, c in k.report["counts"].items()} for k in links]
@@ -354,18 +355,18 @@ class Steering:
                     requests += link.counts[-1][1] - old[1]
                     answered += link.counts[-1][2] - old[2]
             states = [k.report["breaker"]["state"] for k in links]
-        return {
-            "observed": round(100 * answered / requests, 2) if requests else None,
-            "requests": {role: sum(c[role] for c in counts) for role in ("stable", "candidate")},
-            "shadowed": sum(c["shadowed"] for c in counts),
-            "synthetic": sum(c.get("own", 0) for c in counts),
-            "breaker": next((s for s in ("open", "half_open") if s in states), "closed"),
-        }
+        return Counted(
+            observed=round(100 * answered / requests, 2) if requests else None,
+            requests=Requests(*(sum(c[role] for c in counts) for role in ("stable", "candidate"))),
+            shadowed=sum(c["shadowed"] for c in counts),
+            synthetic=sum(c.get("own", 0) for c in counts),
+            breaker="open" if "open" in states else "half_open" if "half_open" in states else "closed",
+        )
 
-    def doing(self, now: float) -> list[dict[str, Any]]:
+    def doing(self, now: float) -> tuple[SplitterStatus, ...]:
         """What each server's splitter does now, by its own last word."""
         with self._lock:
-            return [shown(name, k.report, now - k.at) for name, k in self._links.items() if k.at is not None]
+            return tuple(shown(name, k.report, now - k.at) for name, k in self._links.items() if k.at is not None)
 
     def strayed(self, now: float) -> list[str]:
         """Where a splitter does, or did, something else than it was asked for, each in a sentence."""

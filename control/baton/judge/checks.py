@@ -1,4 +1,4 @@
-"""One question asked of live traffic, and the comparisons that the questions share.
+"""The comparisons that the questions asked of live traffic share.
 
 Stable and candidate are compared at the same time only. The candidate's share of the traffic changes within a rollout,
 and so does the load: over the whole time, a candidate that got its answers in the busy half would look slow, however
@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Verdict
+from baton.evidence import Check
 from baton.judge.shapes import Answer, LiveLimits
+
+C = TypeVar("C", bound=Check)
 
 _PER_STRETCH = 10
 _STRETCHES = 20
@@ -37,30 +40,14 @@ Stretches = tuple[NDArray[np.int_], NDArray[np.int_]]
 """The stretch of each of stable's answers, and of each of the candidate's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question's verdict; ``message`` is a clause with figures and sample sizes, without a full stop."""
-
-    name: str
-    verdict: Verdict
-    message: str
-    observed: float | None = None
-    limit: float | None = None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-    def evidence(self) -> dict[str, Any]:
-        own = {"name": self.name, "verdict": self.verdict.value, "observed": self.observed, "limit": self.limit}
-        return {**own, "message": self.message, **self.figures}
-
-
-def hangs(check: Check, on: str, rest: str = "") -> Check:
+def hangs(check: C, on: str, rest: str = "") -> C:
     """Return the hold that a failed check is where it fails by evidence of one source alone; ``on`` is that, in words.
 
     Whoever sends it could turn every version back. It is no proof of a good version either.
     """
     without = f"; without them: {rest}" if rest else ""
     message = f"the verdict hangs on {on}{without}; with them: {check.message}"
-    return Check(check.name, Verdict.HOLD, message, check.observed, check.limit, {**check.figures, "hangs_on": on})
+    return replace(check, verdict=Verdict.HOLD, message=message, hangs_on=on)
 
 
 def drawn(answers: Sequence[Answer]) -> list[Answer]:

@@ -14,13 +14,16 @@ import numpy as np
 from scipy import stats
 
 from baton.domain import Release, Verdict
-from baton.judge.checks import Check, at_the_same_time, drawn, hangs, weights
+from baton.evidence import DistributionsCheck
+from baton.judge.checks import at_the_same_time, drawn, hangs, weights
 from baton.judge.shapes import Answer, LiveLimits
 
 _DISTANCE = 0.05
 
 
-def judge_distributions(answers: Sequence[Answer], release: Release, limits: LiveLimits, alpha: float) -> Check:
+def judge_distributions(
+    answers: Sequence[Answer], release: Release, limits: LiveLimits, alpha: float
+) -> DistributionsCheck:
     """Compare the best and the mean scores of the two versions' own requests, while too few requests have both."""
     chance = drawn(answers)
     check = _distances(chance, release, limits, alpha)
@@ -31,21 +34,23 @@ def judge_distributions(answers: Sequence[Answer], release: Release, limits: Liv
     return check
 
 
-def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, alpha: float) -> Check:
-    name = "distributions"
+def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, alpha: float) -> DistributionsCheck:
     limit = limits.drift_limit if release is Release.RETRAINED else _DISTANCE
     answered = [answer for answer in answers if answer.outcome == "ok"]
     told = [answer for answer in answered if answer.top is not None and answer.mean is not None]
     if answered and not told:
-        return Check(name, Verdict.PASS, "no scores are compared", figures={"skipped": True})
+        return DistributionsCheck(verdict=Verdict.PASS, message="no scores are compared", skipped=True)
     stable, candidate, where = at_the_same_time(told)
-    counts = {"stable": len(stable), "candidate": len(candidate)}
-    if min(counts.values()) < limits.min_requests:
+    few = min(len(stable), len(candidate))
+    if few < limits.min_requests:
         message = (
-            f"too little traffic to compare scores: {counts['candidate']} scored answers of the candidate and "
-            f"{counts['stable']} of stable at the same time, at least {limits.min_requests} of each are needed"
+            f"too little traffic to compare scores: {len(candidate)} scored answers of the candidate and "
+            f"{len(stable)} of stable at the same time, at least {limits.min_requests} of each are needed"
         )
-        return Check(name, Verdict.HOLD, message, None, limit, counts)
+        return DistributionsCheck(
+            verdict=Verdict.HOLD, message=message, limit=limit, stable=len(stable), candidate=len(candidate), have=few,
+            need=limits.min_requests,
+        )  # fmt: skip
     tops = [np.array([answer.top for answer in side], dtype=np.float64) for side in (stable, candidate)]
     means = [np.array([answer.mean for answer in side], dtype=np.float64) for side in (stable, candidate)]
     weight = weights(where)
@@ -53,11 +58,17 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     chances = [float(stats.ks_2samp(*of, method="asymp").pvalue) for of in (tops, means)]
     which = int(distances[1] > distances[0])
     words = (
-        f"the {('best', 'mean')[which]} scores of {counts['candidate']} requests lie {distances[which]:.3f} from those "
-        f"of {counts['stable']} of stable's (limit {limit:g})"
+        f"the {('best', 'mean')[which]} scores of {len(candidate)} requests lie {distances[which]:.3f} from those "
+        f"of {len(stable)} of stable's (limit {limit:g})"
     )
-    figures = {**counts, "top": distances[0], "mean": distances[1]}
     surely = [distance > limit and chance <= alpha / 2 for distance, chance in zip(distances, chances, strict=True)]
-    if any(surely):
-        return Check(name, Verdict.FAIL, f"the candidate scores otherwise: {words}", distances[which], limit, figures)
-    return Check(name, Verdict.PASS, words, distances[which], limit, figures)
+    return DistributionsCheck(
+        verdict=Verdict.FAIL if any(surely) else Verdict.PASS,
+        message=f"the candidate scores otherwise: {words}" if any(surely) else words,
+        observed=distances[which],
+        limit=limit,
+        stable=len(stable),
+        candidate=len(candidate),
+        top=distances[0],
+        mean=distances[1],
+    )

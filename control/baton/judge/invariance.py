@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import InvarianceEvidence
 from baton.judge.shapes import ScorePair
 
 LIMIT_FP32 = 0.005
@@ -31,17 +33,16 @@ def judge_invariance(
     if limit is None:
         limit = LIMIT_HALF if precision == "half" else LIMIT_FP32
 
-    def result(verdict: Verdict, message: str, observed: float | None = None, **evidence: object) -> GateResult:
-        evidence = {"pairs": len(pairs), "precision": precision, "unit": unit, **evidence}
-        return GateResult(Gate.INVARIANCE, verdict, message, observed, limit, evidence=evidence)
-
+    evidence = InvarianceEvidence(pairs=len(pairs), precision=precision, unit=unit)
     if not pairs:
-        return result(Verdict.HOLD, "No pair was scored both alone and inside a mixed batch: nothing to judge by.")
+        message = "No pair was scored both alone and inside a mixed batch: nothing to judge by."
+        return GateResult(Gate.INVARIANCE, Verdict.HOLD, message, None, limit, evidence=evidence)
     for pair in pairs:
         for where, score in (("alone", pair.alone), ("in a mixed batch", pair.mixed)):
             if not 0.0 <= score <= 1.0:  # false for NaN too
                 message = f"Case {pair.case}, documents[{pair.document}] scores {score} {where}, which is not in 0..1."
-                return result(Verdict.FAIL, message, case=pair.case, document=pair.document)
+                evidence = replace(evidence, case=pair.case, document=pair.document)
+                return GateResult(Gate.INVARIANCE, Verdict.FAIL, message, None, limit, evidence=evidence)
     distance = _logit_distance if precision == "half" else _score_distance
     worst = max(pairs, key=distance)
     observed = distance(worst)
@@ -52,16 +53,15 @@ def judge_invariance(
         f"{observed:.2g} {unit} (limit {limit:g}), case {worst.case}, documents[{worst.document}]: "
         f"{worst.alone:.6f} alone, {worst.mixed:.6f} mixed."
     )
-    return result(
-        verdict,
-        message,
-        observed,
+    evidence = replace(
+        evidence,
         case=worst.case,
         document=worst.document,
         alone=worst.alone,
         mixed=worst.mixed,
         beyond=sum(distance(pair) > limit for pair in pairs),
     )
+    return GateResult(Gate.INVARIANCE, verdict, message, observed, limit, evidence=evidence)
 
 
 def _score_distance(pair: ScorePair) -> float:

@@ -35,15 +35,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Gate, GateResult, Release, Verdict
-from baton.judge.checks import Check, Crowd, hangs, more_often, stretches
+from baton.evidence import Check, ErrorsCheck, Failures, LiveEvidence, LiveSamples
+from baton.judge.checks import Crowd, hangs, more_often, stretches
 from baton.judge.pace import judge_pace, judge_paired_pace
 from baton.judge.paired import Compared, judge_scores, sound, worst
 from baton.judge.shapes import Answer, LiveLimits, Pair
@@ -74,19 +74,14 @@ def judge_live(
     alpha = limits.alpha / looks / _CHECKS
     attempts = sorted(_attempts(answers, pairs, limits), key=lambda attempt: attempt.at)
     compared = [Compared.of(pair, limits) for pair in pairs if sound(pair)]
-    checks = [
+    checks: list[Check] = [
         _errors(attempts, limits, alpha),
         judge_paired_pace(pairs, limits, alpha) if shadow_only else judge_pace(answers, pairs, limits, alpha),
         *judge_scores(answers, pairs, compared, release=release, shadow_only=shadow_only, limits=limits, alpha=alpha),
     ]
-    evidence = {
-        "checks": [check.evidence() for check in checks],
-        "samples": {
-            **{role: sum(attempt.role == role for attempt in attempts) for role in ("stable", "candidate")},
-            "pairs": len(compared),
-        },
-        "worst": worst(compared),
-    }
+    stable, candidate = (sum(attempt.role == role for attempt in attempts) for role in ("stable", "candidate"))
+    samples = LiveSamples(stable, candidate, len(compared))
+    evidence = LiveEvidence(checks=tuple(checks), samples=samples, worst=worst(compared))
     deciding = min(checks, key=lambda check: _GRAVITY[check.verdict])
     message = deciding.message
     if deciding.verdict is Verdict.PASS:
@@ -140,7 +135,7 @@ def _attempts(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimi
     return asked
 
 
-def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> Check:
+def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> ErrorsCheck:
     check = _failures(attempts, limits, alpha)
     rest = [attempt for attempt in attempts if not (attempt.crowded or attempt.hurried)]
     if check.verdict is not Verdict.FAIL or len(rest) == len(attempts):
@@ -162,7 +157,7 @@ def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> C
     return hangs(check, "; and on ".join(on))
 
 
-def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> Check:
+def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> ErrorsCheck:
     mine = [attempt for attempt in attempts if attempt.role == "candidate"]
     every = [attempt for attempt in attempts if attempt.role == "stable"]
     chance = [attempt for attempt in every if not attempt.again]
@@ -172,23 +167,27 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
     deadline = min((a.took_ms for a in failed if a.outcome == "late" and a.took_ms is not None), default=math.inf)
     bad = [attempt.outcome != "ok" or (attempt.took_ms or 0.0) >= deadline for attempt in theirs]
     share, stable_share = len(failed) / max(len(asked), 1), sum(bad) / max(len(theirs), 1)
-    figures: dict[str, Any] = {
-        "candidate": {"requests": len(asked), "failed": len(failed), "share": share},
-        "stable": {"requests": len(theirs), "failed": sum(bad), "share": stable_share},
-        "client_errors": len(mine) - len(asked),
-    }
     words = (
         f"the candidate failed {len(failed)} of {len(asked)} requests ({share:.1%}, limit {limits.failure_rate:.1%}), "
         f"stable {sum(bad)} of {len(theirs)}"
     )
-    last = ""
-    if failed:
-        figures["last_error"] = failed[-1].error or failed[-1].outcome
-        last = f"; its last error: {figures['last_error']}"
+    last_error = (failed[-1].error or failed[-1].outcome) if failed else None
+    last = f"; its last error: {last_error}" if failed else ""
+    least = limits.min_requests
 
-    def check(verdict: Verdict, before: str = "") -> Check:
-        message = f"{before}{words}{last if verdict is not Verdict.PASS else ''}"
-        return Check("errors", verdict, message, share, limits.failure_rate, figures)
+    def check(verdict: Verdict, before: str = "", *, few: bool = False) -> ErrorsCheck:
+        return ErrorsCheck(
+            verdict=verdict,
+            message=f"{before}{words}{last if verdict is not Verdict.PASS else ''}",
+            observed=share,
+            limit=limits.failure_rate,
+            candidate=Failures(len(asked), len(failed), share),
+            stable=Failures(len(theirs), sum(bad), stable_share),
+            client_errors=len(mine) - len(asked),
+            last_error=last_error,
+            have=len(asked) if few else None,
+            need=least if few else None,
+        )
 
     for row in _rows(asked, limits.max_failures_in_row):
         begin, end = min(attempt.began for attempt in row), row[-1].at
@@ -211,7 +210,7 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
                 f"{well} well{last}"
             )
             limit = limits.max_failures_in_row
-            return Check("errors", Verdict.FAIL, message, len(row), limit, {**figures, "in_row": len(row)})
+            return replace(check(Verdict.FAIL), message=message, observed=len(row), limit=limit, in_row=len(row))
     if len(failed) > limits.max_failures and share > limits.failure_rate:
         sure = stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
         where = stretches(_at(theirs), _at(mine))
@@ -222,8 +221,8 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
             return check(Verdict.FAIL)
         if share - stable_share > limits.failure_rate:
             return check(Verdict.HOLD, "too early to tell: ")
-    if len(asked) < limits.min_requests:
-        return check(Verdict.HOLD, f"too little traffic to tell, at least {limits.min_requests} requests are needed: ")
+    if len(asked) < least:
+        return check(Verdict.HOLD, f"too little traffic to tell, at least {least} requests are needed: ", few=True)
     return check(Verdict.PASS)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import MemoryEvidence
 
 MIN_SAMPLES = 20
 _CONFIDENCE = 0.99
@@ -45,20 +46,20 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float = 0.05,
             f"{len(recent)} samples of memory over {_minutes(span)}; at least {MIN_SAMPLES} over "
             f"{_minutes(window_s / 2)} are needed to tell whether it grows."
         )
-        return GateResult(Gate.MEMORY, Verdict.HOLD, message, limit=limit, evidence={"samples": len(recent)})
+        return GateResult(Gate.MEMORY, Verdict.HOLD, message, limit=limit, evidence=MemoryEvidence(samples=len(recent)))
     median = float(np.median(recent[:, 1]))
     fit = stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)
     growth, low, high = (float(slope) * window_s / median for slope in (fit.slope, fit.low_slope, fit.high_slope))
     steady = _without_steps(recent[:, 1]) * window_s / span / median
-    evidence = {
-        "samples": len(recent),
-        "span_s": span,
-        "median_bytes": median,
-        "growth_bytes": growth * median,
-        "growth_low": low,
-        "growth_high": high,
-        "growth_without_steps": steady,
-    }
+    evidence = MemoryEvidence(
+        samples=len(recent),
+        span_s=span,
+        median_bytes=median,
+        growth_bytes=growth * median,
+        growth_low=low,
+        growth_high=high,
+        growth_without_steps=steady,
+    )
     figures = (
         f"{growth * median / _MIB:+.1f} MiB in {_minutes(window_s)}, {growth:+.1%} of {median / _MIB:.0f} MiB (between "
         f"{low:+.1%} and {high:+.1%}, limit {limit:.1%}; {steady:+.1%} without its largest steps), "

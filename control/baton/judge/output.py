@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
-from baton.domain import Gate, GateResult, Release, Verdict
+from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Release, Verdict
+from baton.evidence import OutputEvidence, Sides, WorstScore
 from baton.judge.ndcg import mean_ndcg_at_10
 from baton.judge.shapes import CaseScores
 
@@ -46,21 +46,21 @@ def judge_output(
         return _result(Verdict.HOLD, "Fewer than two golden scores: nothing to judge by. Add cases to the golden set.")
     if insane := _insane(candidate):
         return insane
-    size: dict[str, Any] = {"cases": len(candidate), "scores": sum(len(case.scores) for case in candidate)}
+    evidence = OutputEvidence(cases=len(candidate), scores=sum(len(case.scores) for case in candidate))
     ndcg = _Ndcg.of(candidate, relevance)
     if stable is None:
         message = (
-            f"There is no stable version to compare with, so the comparison was skipped; {size['scores']} scores "
-            f"of {size['cases']} golden cases are sane{f', NDCG@10 {ndcg.mean:.4f}' if ndcg.mean is not None else ''}."
+            f"There is no stable version to compare with, so the comparison was skipped; {evidence.scores} scores "
+            f"of {evidence.cases} golden cases are sane{f', NDCG@10 {ndcg.mean:.4f}' if ndcg.mean is not None else ''}."
         )
-        return _result(Verdict.PASS, message, skipped=True, **size, ndcg_candidate=ndcg.mean)
+        return _result(Verdict.PASS, message, replace(evidence, ndcg_candidate=ndcg.mean), skipped=True)
     if unusable := _unusable(stable, candidate):
-        return _result(Verdict.HOLD, unusable, **size)
+        return _result(Verdict.HOLD, unusable, evidence)
     stable_ndcg = _Ndcg.of(stable, relevance)
-    size |= {"labelled": ndcg.cases}
+    evidence = replace(evidence, labelled=ndcg.cases)
     if release is Release.EQUIVALENT:
-        return _equivalent(stable, candidate, (stable_ndcg, ndcg), (tolerance, ndcg_margin), version, size)
-    return _retrained(stable_ndcg, ndcg, ndcg_margin, size)
+        return _equivalent(stable, candidate, (stable_ndcg, ndcg), (tolerance, ndcg_margin), version, evidence)
+    return _retrained(stable_ndcg, ndcg, ndcg_margin, evidence)
 
 
 def _equivalent(
@@ -69,7 +69,7 @@ def _equivalent(
     ndcg: tuple[_Ndcg, _Ndcg],
     limits: tuple[float, float],
     version: int | None,
-    size: Mapping[str, Any],
+    evidence: OutputEvidence,
 ) -> GateResult:
     tolerance, margin = limits
     before, after = (side.mean for side in ndcg)
@@ -80,64 +80,64 @@ def _equivalent(
     ]
     worst, case, document, old, new = max(pairs)
     beyond = sum(pair[0] > tolerance for pair in pairs)
-    evidence: dict[str, Any] = {
-        **size,
-        "beyond": beyond,
-        "median_difference": median(pair[0] for pair in pairs),
-        "worst": {"case": case, "document": document, "stable": old, "candidate": new},
-        "ndcg_stable": before,
-        "ndcg_candidate": after,
-    }
+    evidence = replace(
+        evidence,
+        beyond=beyond,
+        median_difference=median(pair[0] for pair in pairs),
+        worst=WorstScore(case, document, new, old),
+        ndcg_stable=before,
+        ndcg_candidate=after,
+    )
     where = f"case {case}, documents[{document}]: {old:.6f} stable, {new:.6f} candidate"
     if worst <= tolerance:
         message = (
             f"All {len(pairs)} golden scores are within ±{tolerance:g} of stable's; largest difference {worst:.2g}."
         )
-        return _result(Verdict.PASS, message, worst, tolerance, **evidence)
+        return _result(Verdict.PASS, message, evidence, worst, tolerance)
     message = f"{beyond} of {len(pairs)} golden scores differ from stable's by more than ±{tolerance:g}; worst {where}."
     no_worse = before is not None and after is not None and after >= before - margin - _ROUNDING
     if no_worse and worst > _RETRAINED_FACTOR * tolerance:
         name = "N" if version is None else str(version)
-        evidence["looks_retrained"] = True
+        evidence = replace(evidence, looks_retrained=True)
         message += (
             f" NDCG@10 is {after:.4f} against {before:.4f}, so this looks like a retrained version that was not "
             f"declared: `ctl retry {name} --release retrained` judges it as one."
         )
-    return _result(Verdict.FAIL, message, worst, tolerance, **evidence)
+    return _result(Verdict.FAIL, message, evidence, worst, tolerance)
 
 
-def _retrained(before: _Ndcg, after: _Ndcg, margin: float, size: Mapping[str, Any]) -> GateResult:
+def _retrained(before: _Ndcg, after: _Ndcg, margin: float, evidence: OutputEvidence) -> GateResult:
     if before.mean is None or after.mean is None:
         message = (
             "No golden case is labelled with a relevant document, so a retrained version can't be compared. "
             "Add `relevance` to the cases of the golden set."
         )
-        return _result(Verdict.HOLD, message, **size)
+        return _result(Verdict.HOLD, message, evidence)
     limit = before.mean - margin
     verdict = Verdict.PASS if after.mean >= limit - _ROUNDING else Verdict.FAIL
     message = (
         f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases against stable's {before.mean:.4f}; "
         f"at least {limit:.4f} is asked for."
     )
-    kinds = {kind: {"stable": before.kinds[kind], "candidate": value} for kind, value in after.kinds.items()}
-    return _result(
-        verdict, message, after.mean, limit, **size, ndcg_stable=before.mean, ndcg_candidate=after.mean, kinds=kinds
-    )
+    kinds = {kind: Sides(before.kinds[kind], value) for kind, value in after.kinds.items()}
+    evidence = replace(evidence, ndcg_stable=before.mean, ndcg_candidate=after.mean, kinds=kinds)
+    return _result(verdict, message, evidence, after.mean, limit)
 
 
 def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
+    evidence = OutputEvidence(cases=len(candidate))
     for case in candidate:
         for document, score in enumerate(case.scores):
             if not 0.0 <= score <= 1.0:  # false for NaN too
                 what = "is not a finite number" if not math.isfinite(score) else "is not in 0..1"
                 message = f"Case {case.case}, documents[{document}] scores {score}, which {what}."
                 # NaN and infinity are no JSON: the figure goes as text.
-                worst = {"case": case.case, "document": document, "candidate": str(score)}
-                return _result(Verdict.FAIL, message, cases=len(candidate), worst=worst)
+                worst = WorstScore(case.case, document, str(score))
+                return _result(Verdict.FAIL, message, replace(evidence, worst=worst))
     every = [score for case in candidate for score in case.scores]
     if max(every) - min(every) <= _SAME:
         message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate does not tell documents apart."
-        return _result(Verdict.FAIL, message, cases=len(candidate), scores=len(every))
+        return _result(Verdict.FAIL, message, replace(evidence, scores=len(every)))
     by_kind: dict[str, list[bool]] = defaultdict(list)
     for case in candidate:
         if len(case.scores) > 1:
@@ -148,14 +148,14 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
             f"In {sum(tied)} of {len(tied)} golden cases nearly all documents have the same score (within {_SAME:g}): "
             "the candidate does not tell documents apart."
         )
-        return _result(Verdict.FAIL, message, cases=len(candidate), degenerate=sum(tied))
+        return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied)))
     for kind, flags in by_kind.items():
         if len(flags) >= _KIND_CASES and all(flags):
             message = (
                 f"In all {len(flags)} golden cases of kind {kind} nearly all documents have the same score (within "
                 f"{_SAME:g}): the candidate does not tell them apart."
             )
-            return _result(Verdict.FAIL, message, cases=len(candidate), degenerate=sum(tied), kind=kind)
+            return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied), kind=kind))
     return None
 
 
@@ -200,10 +200,10 @@ class _Ndcg:
 def _result(
     verdict: Verdict,
     message: str,
+    evidence: Evidence = NO_EVIDENCE,
     observed: float | None = None,
     limit: float | None = None,
     *,
     skipped: bool = False,
-    **evidence: Any,
 ) -> GateResult:
     return GateResult(Gate.OUTPUT, verdict, message, observed, limit, skipped=skipped, evidence=evidence)

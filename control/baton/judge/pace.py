@@ -37,14 +37,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from baton.domain import Verdict
+from baton.evidence import PaceCheck, Times
 from baton.judge.checks import (
-    Check,
     Crowd,
     Floats,
     at_the_same_time,
@@ -57,14 +56,13 @@ from baton.judge.checks import (
 )
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
-_NAME = "latency"
 _TESTS = 2
 _LIKELY = 0.1
 _QUANTILES = (0.5, 0.95, 0.99)
 _P95 = 0.95
 
 
-def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> Check:
+def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> PaceCheck:
     """Judge the answers of both versions while traffic is split, each test at ``alpha / 2``.
 
     ``pairs`` of shadowed requests confirm a failure where clients could choose what the candidate answered.
@@ -93,11 +91,11 @@ def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLim
     return _without_one_size(check, quiet, limits, alpha)
 
 
-def _without_one_size(check: Check, answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
+def _without_one_size(check: PaceCheck, answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> PaceCheck:
     """Hold where a few slow answers fail it, and it passes but for requests of one size."""
-    if "slow" not in check.figures:  # more than half of all answers are slow: no few decide
+    if check.slow is None or check.stable is None:  # more than half of all answers are slow: no few decide
         return check
-    slow_from = _slow_from(check.figures["stable"]["p95_ms"], limits)
+    slow_from = _slow_from(check.stable.p95_ms, limits)
     mine = [a for a in answers if a.role == "candidate" and not a.long]
     slow = Counter(a.size.bit_length() for a in mine if _time(a.outcome, a.took_ms, math.inf) > slow_from)
     size, hits = slow.most_common(1)[0] if slow else (0, 0)
@@ -108,7 +106,7 @@ def _without_one_size(check: Check, answers: Sequence[Answer], limits: LiveLimit
     return hangs(check, on, rest.message)
 
 
-def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
+def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> PaceCheck:
     timed = [answer for answer in answers if _counts(answer.outcome, answer.took_ms) and not answer.long]
     before, after, where = at_the_same_time(timed)
     if early := _too_little(len(before), len(after), limits):
@@ -118,23 +116,23 @@ def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> Check:
         np.array([_time(its.outcome, its.took_ms, slowest) for its in side]) for side in (before, after)
     )
     weight = weights(where)
-    figures = _figures(stable, candidate, weight)
-    medians = figures["stable"]["p50_ms"], figures["candidate"]["p50_ms"]
+    figures = _times(stable, weight), _times(candidate, np.ones(candidate.size))
+    medians = figures[0].p50_ms, figures[1].p50_ms
     ratio = medians[1] / medians[0]
     limit = np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)
     if medians[1] > _slow_from(medians[0], limits):
         surely = higher(stable, candidate, where) <= alpha / _TESTS
         surely = surely and higher(limit, candidate, where) <= _LIKELY
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
-    slow = _slow_from(figures["stable"]["p95_ms"], limits)
-    if figures["candidate"]["p95_ms"] > slow and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
+    slow = _slow_from(figures[0].p95_ms, limits)
+    if figures[1].p95_ms > slow and more_often(stable > slow, candidate > slow, where) <= alpha / _TESTS:
         return _tail(figures, int(np.sum(candidate > slow)), int(np.sum(stable > slow)), limits)
     if higher(candidate, limit, (where[1], where[0])) > _LIKELY:
         return _median(Verdict.HOLD, ratio, figures, limits)
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
-def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> Check:
+def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> PaceCheck:
     """Judge the two times of each shadowed request, each test at ``alpha / 2``."""
     timed = [
         pair
@@ -149,16 +147,16 @@ def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -
     slowest = max(max(pair.stable_ms or 0.0, pair.candidate_ms or 0.0) for pair in timed)
     stable = np.array([pair.stable_ms for pair in timed], dtype=np.float64)
     candidate = np.array([_time(pair.outcome, pair.candidate_ms, slowest) for pair in timed])
-    figures = _figures(stable, candidate, np.ones(stable.size))
+    figures = _times(stable, np.ones(stable.size)), _times(candidate, np.ones(stable.size))
     ratio = quantile(candidate / stable, 0.5)
     beyond = int(np.sum(candidate > np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)))
     if 2 * beyond > stable.size:
         surely = _most(beyond, stable.size) <= alpha / _TESTS
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
-    slow = _slow_from(figures["stable"]["p95_ms"], limits)
+    slow = _slow_from(figures[0].p95_ms, limits)
     mine, theirs = candidate > slow, stable > slow
     alone = int(np.sum(mine & ~theirs))
-    if figures["candidate"]["p95_ms"] > slow and _most(alone, int(np.sum(mine != theirs))) <= alpha / _TESTS:
+    if figures[1].p95_ms > slow and _most(alone, int(np.sum(mine != theirs))) <= alpha / _TESTS:
         return _tail(figures, int(mine.sum()), int(theirs.sum()), limits)
     if _most(stable.size - beyond, stable.size) > _LIKELY:
         return _median(Verdict.HOLD, ratio, figures, limits)
@@ -182,49 +180,59 @@ def _most(hits: int, of: int) -> float:
     return float(stats.binom.sf(hits - 1, of, 0.5))
 
 
-def _figures(stable: Floats, candidate: Floats, weight: Floats) -> dict[str, dict[str, float]]:
-    def of(times: Floats, counting: Floats) -> dict[str, float]:
-        return {f"p{round(100 * q)}_ms": quantile(times, q, counting) for q in _QUANTILES}
-
-    return {
-        "stable": {"answers": stable.size, **of(stable, weight)},
-        "candidate": {"answers": candidate.size, **of(candidate, np.ones(candidate.size))},
-    }
+_Figures = tuple[Times, Times]
+"""Of stable, and of the candidate."""
 
 
-def _words(figures: dict[str, dict[str, float]]) -> str:
-    stable, candidate = figures["stable"], figures["candidate"]
-    quantiles = ", ".join(
-        f"{name} {candidate[f'{name}_ms']:.1f} ms against stable's {stable[f'{name}_ms']:.1f} ms"
-        for name in ("p50", "p95", "p99")
+def _times(times: Floats, weight: Floats) -> Times:
+    return Times(times.size, *(quantile(times, q, weight) for q in _QUANTILES))
+
+
+def _words(figures: _Figures) -> str:
+    stable, candidate = figures
+    return (
+        f"p50 {candidate.p50_ms:.1f} ms against stable's {stable.p50_ms:.1f} ms, "
+        f"p95 {candidate.p95_ms:.1f} ms against stable's {stable.p95_ms:.1f} ms, "
+        f"p99 {candidate.p99_ms:.1f} ms against stable's {stable.p99_ms:.1f} ms, "
+        f"over {candidate.answers} answers against {stable.answers}"
     )
-    return f"{quantiles}, over {candidate['answers']} answers against {stable['answers']}"
 
 
-def _median(verdict: Verdict, ratio: float, figures: dict[str, Any], limits: LiveLimits) -> Check:
+def _median(verdict: Verdict, ratio: float, figures: _Figures, limits: LiveLimits) -> PaceCheck:
     before = {
         Verdict.FAIL: "the candidate is slower than the limit: ",
         Verdict.HOLD: "too early to tell whether the candidate is slower than the limit: ",
     }.get(verdict, "")
     message = f"{before}its median is {ratio:.2f} times stable's (limit {limits.latency_limit:g}); {_words(figures)}"
-    return Check(_NAME, verdict, message, ratio, limits.latency_limit, figures)
+    stable, candidate = figures
+    return PaceCheck(
+        verdict=verdict, message=message, observed=ratio, limit=limits.latency_limit, stable=stable, candidate=candidate
+    )
 
 
-def _tail(figures: dict[str, Any], slow: int, stable_slow: int, limits: LiveLimits) -> Check:
-    ratio = figures["candidate"]["p95_ms"] / figures["stable"]["p95_ms"]
+def _tail(figures: _Figures, slow: int, stable_slow: int, limits: LiveLimits) -> PaceCheck:
+    stable, candidate = figures
+    ratio = candidate.p95_ms / stable.p95_ms
     message = (
         f"the candidate's slow answers are beyond the limit: its p95 is {ratio:.2f} times stable's (limit "
         f"{limits.latency_limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; "
         f"{_words(figures)}"
     )
-    return Check(_NAME, Verdict.FAIL, message, ratio, limits.latency_limit, {**figures, "slow": slow})
+    return PaceCheck(
+        verdict=Verdict.FAIL, message=message, observed=ratio, limit=limits.latency_limit, stable=stable,
+        candidate=candidate, slow=slow,
+    )  # fmt: skip
 
 
-def _too_little(stable: int, candidate: int, limits: LiveLimits) -> Check | None:
-    if min(stable, candidate) >= limits.min_requests:
+def _too_little(stable: int, candidate: int, limits: LiveLimits) -> PaceCheck | None:
+    few = min(stable, candidate)
+    if few >= limits.min_requests:
         return None
     message = (
         f"too little traffic to compare latency: {candidate} answers of the candidate and {stable} of stable at the "
         f"same time, at least {limits.min_requests} of each are needed"
     )
-    return Check(_NAME, Verdict.HOLD, message, None, limits.latency_limit, {"answers": [stable, candidate]})
+    return PaceCheck(
+        verdict=Verdict.HOLD, message=message, limit=limits.latency_limit, answers=(stable, candidate), have=few,
+        need=limits.min_requests,
+    )  # fmt: skip

@@ -29,14 +29,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from baton.domain import Release, Verdict
-from baton.judge.checks import Check, Floats, above, hangs
+from baton.evidence import Check, KindMean, ScoresCheck, WorstRequest
+from baton.judge.checks import Floats, above, hangs
 from baton.judge.distributions import judge_distributions
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
@@ -72,7 +72,7 @@ def judge_scores(
     if not shadow_only and len(compared) < limits.min_pairs:
         return [judge_distributions(answers, release, limits, alpha)]
     if any(pair.outcome == "ok" for pair in pairs) and not any(pair.stable for pair in pairs):
-        return [Check("scores", Verdict.PASS, "no scores are compared", figures={"skipped": True})]
+        return [ScoresCheck(name="scores", verdict=Verdict.PASS, message="no scores are compared", skipped=True)]
     checks = _compare(compared, release, limits, alpha)
     far = release is Release.EQUIVALENT and any(each.furthest > _FAR * limits.tolerance for each in compared)
     if far or not any(check.verdict is Verdict.FAIL for check in checks):
@@ -106,10 +106,10 @@ def _without_one_request(compared: Sequence[Compared]) -> Sequence[Compared]:
     return [each for each in compared if not worst or each.pair.digest != worst]
 
 
-def worst(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+def worst(compared: Sequence[Compared]) -> tuple[WorstRequest, ...]:
     """Return the requests whose scores are furthest apart, five at most, furthest first."""
     apart = [each for each in compared if each.drift > _SAME]
-    return [each.evidence() for each in sorted(apart, key=lambda each: -each.drift)[:_WORST]]
+    return tuple(each.evidence() for each in sorted(apart, key=lambda each: -each.drift)[:_WORST])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +148,10 @@ class Compared:
             flat=bool(np.ptp(candidate) <= _SAME) if tells else None,
         )
 
-    def evidence(self) -> dict[str, Any]:
-        told: dict[str, Any] = {
-            "id": self.pair.id,
-            "kind": self.pair.kind,
-            "drift": self.drift,
-            "tau": self.tau,
-            "stable_top1": self.tops[0],
-            "candidate_top1": self.tops[1],
-        }
-        return told if self.pair.contents is None else {**told, "contents": dict(self.pair.contents)}
+    def evidence(self) -> WorstRequest:
+        kept = self.pair.contents
+        contents = None if kept is None else {name: tuple(texts) for name, texts in kept.items()}
+        return WorstRequest(self.pair.id, self.pair.kind, self.drift, self.tau, *self.tops, contents)
 
 
 def tau_b(stable: Floats, candidate: Floats) -> float:
@@ -191,12 +185,14 @@ def _of(kind: str) -> str:
     return f" of kind {kind}" if kind else ""
 
 
-def _hold(name: str, count: int, limits: LiveLimits, limit: float | None) -> Check:
+def _hold(name: str, count: int, limits: LiveLimits, limit: float | None) -> ScoresCheck:
     message = f"too few requests to compare scores: {count} were shadowed, at least {limits.min_pairs} are needed"
-    return Check(name, Verdict.HOLD, message, None, limit, {"pairs": count})
+    return ScoresCheck(
+        name=name, verdict=Verdict.HOLD, message=message, limit=limit, pairs=count, have=count, need=limits.min_pairs
+    )
 
 
-def _degenerate(groups: Groups, limits: LiveLimits) -> Check:
+def _degenerate(groups: Groups, limits: LiveLimits) -> ScoresCheck:
     name, limit = "degenerate", 0.5
     every = groups[_ALL]
     for kind, of in groups.items():
@@ -209,12 +205,16 @@ def _degenerate(groups: Groups, limits: LiveLimits) -> Check:
             words = f"in all {len(of)} requests{_of(kind)} the candidate gives the only document"
         if len(of) >= _enough(limits) and flat > limit * len(told):
             message = f"{words} the same score, while stable tells them apart"
-            return Check(name, Verdict.FAIL, message, flat / len(told), limit, {"pairs": len(of), "kind": kind})
+            share = flat / len(told)
+            return ScoresCheck(
+                name=name, verdict=Verdict.FAIL, message=message, observed=share, limit=limit, pairs=len(of), kind=kind
+            )
     if len(every) < limits.min_pairs:
         return _hold(name, len(every), limits, limit)
     told = [each.flat for each in every if each.flat is not None]
     message = f"the candidate tells documents apart in {len(told) - sum(told)} of {len(told)} requests"
-    return Check(name, Verdict.PASS, message, sum(told) / max(len(told), 1), limit, {"pairs": len(every)})
+    share = sum(told) / max(len(told), 1)
+    return ScoresCheck(name=name, verdict=Verdict.PASS, message=message, observed=share, limit=limit, pairs=len(every))
 
 
 def _stable(pair: Pair) -> Sequence[float]:
@@ -225,19 +225,28 @@ def _candidate(pair: Pair) -> Sequence[float]:
     return pair.candidate
 
 
-def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> Check:
+def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck:
     """Release equivalent: is every score within the tolerance, but for the allowance?"""
     name, tolerance = "difference", limits.tolerance
     every = groups[_ALL]
-    figures: dict[str, Any] = {"pairs": len(every), **_direction(every)}
     if not every:
         return _hold(name, 0, limits, tolerance)
     furthest = max(every, key=lambda each: each.furthest)
     beyond = {kind: sum(each.furthest > tolerance for each in of) for kind, of in groups.items()}
-    figures["beyond"] = beyond[_ALL]
+    shift, shift_chance = _direction(every)
 
-    def check(verdict: Verdict, message: str) -> Check:
-        return Check(name, verdict, message, furthest.furthest, tolerance, figures)
+    def check(verdict: Verdict, message: str) -> ScoresCheck:
+        return ScoresCheck(
+            name=name,
+            verdict=verdict,
+            message=message,
+            observed=furthest.furthest,
+            limit=tolerance,
+            pairs=len(every),
+            beyond=beyond[_ALL],
+            shift=shift,
+            shift_chance=shift_chance,
+        )
 
     chances = {
         kind: float(stats.binom.sf(hits - 1, len(groups[kind]), _ALLOWED)) if hits else 1.0
@@ -318,7 +327,7 @@ _MEASURES = (
 )
 
 
-def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: float) -> Check:
+def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck:
     """Release retrained: is the mean of one measure within its limit, for all requests and for each kind?"""
     limit = measure.limit(limits) or 0.0
     means: dict[str, tuple[float, int, float]] = {}
@@ -327,18 +336,23 @@ def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: floa
         if values.size >= _enough(limits):
             means[kind] = float(values.mean()), values.size, measure.chance(values, limit)
     every = len(groups[_ALL])
-    figures: dict[str, Any] = {
-        "pairs": every,
-        "kinds": {kind: {"mean": mean, "pairs": count} for kind, (mean, count, _) in means.items() if kind},
-    }
-    if measure.name == "drift":
-        figures |= _direction(groups[_ALL])
+    shift, shift_chance = _direction(groups[_ALL]) if measure.name == "drift" else (None, None)
+    figures = ScoresCheck(
+        name=measure.name,
+        verdict=Verdict.PASS,
+        message=f"no rankings to compare in {every} requests",
+        limit=limit,
+        pairs=every,
+        kinds={kind: KindMean(mean, count) for kind, (mean, count, _) in means.items() if kind},
+        shift=shift,
+        shift_chance=shift_chance,
+    )
 
-    def check(verdict: Verdict, kind: str, before: str = "") -> Check:
+    def check(verdict: Verdict, kind: str, before: str = "") -> ScoresCheck:
         mean, count, chance = means[kind]
         words = measure.words.format(mean=mean, count=count, limit=limit, of=f" of requests{_of(kind)}" if kind else "")
-        told = {**figures, "kind": kind, "chance": chance}
-        return Check(measure.name, verdict, f"{before}{words}", mean, limit, told)
+        message = f"{before}{words}"
+        return replace(figures, verdict=verdict, message=message, observed=mean, kind=kind, chance=chance)
 
     surest = min(means, key=lambda kind: means[kind][2], default=_ALL)
     if means and means[surest][2] <= alpha:
@@ -347,16 +361,16 @@ def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: floa
         return _hold(measure.name, every, limits, limit)
     if _ALL not in means:
         # Requests with one document have no ranking; nothing is wrong with it.
-        return Check(measure.name, Verdict.PASS, f"no rankings to compare in {every} requests", None, limit, figures)
+        return figures
     if measure.beyond(means[_ALL][0], limit):
         return check(Verdict.HOLD, _ALL, "the candidate looks too far from stable, too early to tell: ")
     return check(Verdict.PASS, _ALL)
 
 
-def _direction(compared: Sequence[Compared]) -> dict[str, float]:
+def _direction(compared: Sequence[Compared]) -> tuple[float, float | None]:
     """Return where the candidate's scores went, and the signed-rank test's chance of it; figures, no verdict."""
     shifts = np.array([each.shift for each in compared])
     moved = shifts[np.abs(shifts) > _SAME]
     if moved.size < 2:  # noqa: PLR2004 one request has no direction
-        return {"shift": float(shifts.mean()) if shifts.size else 0.0}
-    return {"shift": float(shifts.mean()), "shift_chance": float(stats.wilcoxon(moved).pvalue)}
+        return float(shifts.mean()) if shifts.size else 0.0, None
+    return float(shifts.mean()), float(stats.wilcoxon(moved).pvalue)

@@ -24,12 +24,13 @@ and heavy tails; how often is simulated in ``tests/judge/test_latency_simulation
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import LatencyEvidence, Sides, WarmupEvidence
 from baton.judge.shapes import LatencySamples, WarmupSamples
 
 MIN_SAMPLES = 200
@@ -57,7 +58,8 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
         return GateResult(Gate.LATENCY, Verdict.PASS, message, limit=limit, skipped=True)
     if early := _no_evidence(samples, min_samples):
         verdict, message = early
-        return GateResult(Gate.LATENCY, verdict, message, limit=limit, evidence={"samples": len(samples.candidate)})
+        evidence = LatencyEvidence(samples=len(samples.candidate))
+        return GateResult(Gate.LATENCY, verdict, message, limit=limit, evidence=evidence)
     both = np.array([samples.stable, samples.candidate], dtype=np.float64).reshape(2, -1, 2)
     blocks = both.shape[1]
     slowdown = _shared_slowdown(both, np.asarray(samples.requests))
@@ -67,15 +69,15 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
     below, above = (_T_FAIL, _T_PASS) if samples.complete and not few else (_T_EARLY, _T_EARLY)
     ratio, low, high = (math.exp(log_ratio + t * error) for t in (0.0, -below, above))
     p50, p95, raw = (np.quantile(of, q, axis=(1, 2)) * _MS for of, q in ((quiet, 0.5), (quiet, _P), (both, _P)))
-    evidence = {
-        "samples": 2 * blocks,
-        "shared_slowdown_mean": float(slowdown.mean()),
-        "p50_ms": {"stable": float(p50[0]), "candidate": float(p50[1])},
-        "p95_ms": {"stable": float(p95[0]), "candidate": float(p95[1])},
-        "p95_ms_raw": {"stable": float(raw[0]), "candidate": float(raw[1])},
-        "ratio_low": low,
-        "ratio_high": high,
-    }
+    evidence = LatencyEvidence(
+        samples=2 * blocks,
+        shared_slowdown_mean=float(slowdown.mean()),
+        p50_ms=Sides(float(p50[0]), float(p50[1])),
+        p95_ms=Sides(float(p95[0]), float(p95[1])),
+        p95_ms_raw=Sides(float(raw[0]), float(raw[1])),
+        ratio_low=low,
+        ratio_high=high,
+    )
     figures = (
         f"p95 {p95[1]:.1f} ms against stable's {p95[0]:.1f} ms over {2 * blocks} samples of each: "
         f"{ratio:.2f} times (limit {limit:g}, between {low:.2f} and {high:.2f})"
@@ -166,12 +168,12 @@ def judge_warmup(samples: WarmupSamples, *, limit: float = 1.5, min_steady: int 
     version of which each first answer has a chance of 2 % to be hit by noise is then refused once in a thousand times.
     """
     rounds = len(samples.first)
-    evidence: dict[str, Any] = {
-        "rounds": rounds,
+    evidence = WarmupEvidence(
+        rounds=rounds,
         # NaN and infinity are no JSON: what a broken clock gave goes as text.
-        "first_ms": [time * _MS if math.isfinite(time) else str(time) for time in samples.first],
-        "steady_samples": len(samples.steady),
-    }
+        first_ms=tuple(time * _MS if math.isfinite(time) else str(time) for time in samples.first),
+        steady_samples=len(samples.steady),
+    )
 
     def result(
         verdict: Verdict, message: str, observed: float | None = None, at_most: float | None = None
@@ -189,7 +191,7 @@ def judge_warmup(samples: WarmupSamples, *, limit: float = 1.5, min_steady: int 
         return result(Verdict.RUNNING, f"{message}: more are being taken.")
     steady = float(np.quantile(samples.steady, _P)) * _MS
     at_most = limit * steady
-    evidence["steady_p95_ms"] = steady
+    evidence = replace(evidence, steady_p95_ms=steady)
     first = float(np.median(samples.first)) * _MS
     what = "first answer" if rounds == 1 else f"median of {rounds} first answers"
     figures = (

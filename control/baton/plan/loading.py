@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.domain import NO_EVIDENCE, Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
+from baton.evidence import LoadEvidence
 from baton.plan.converge import drop_all_but, load
 from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
 from baton.plan.view import Failure, Policy, View, told
@@ -66,8 +64,7 @@ def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: 
             continue
         if not failure.machine or rollout.kind is Kind.ROLLBACK:
             why = because(Reason.DID_NOT_LOAD, version=version, server=server.name, error=told(failure))
-            evidence = {"triton": failure.words}
-            return Decision(phase, why, Record(_load_result(Verdict.FAIL, took, policy, why, evidence)))
+            return Decision(phase, why, Record(_load_result(Verdict.FAIL, took, policy, why, failure.words)))
         if (held := _machine_at_fault(view, rollout, server.name, failure, stable, policy)) is not None:
             return held
     return None
@@ -142,7 +139,6 @@ def _make_room(
     return None
 
 
-def _load_result(
-    verdict: Verdict, took: float, policy: Policy, why: Why, evidence: Mapping[str, Any] | None = None
-) -> GateResult:
-    return GateResult(Gate.LOAD, verdict, str(why), round(took, 3), policy.load_timeout, evidence=evidence or {})
+def _load_result(verdict: Verdict, took: float, policy: Policy, why: Why, triton: str | None = None) -> GateResult:
+    evidence = NO_EVIDENCE if triton is None else LoadEvidence(triton=triton)
+    return GateResult(Gate.LOAD, verdict, str(why), round(took, 3), policy.load_timeout, evidence=evidence)

@@ -162,10 +162,9 @@ def _again(view: View, rollout: Rollout, policy: Policy, gate: Gate, result: Gat
 
     Nothing is promoted without evidence, and nothing is refused for the want of it: that says nothing of the version.
     """
-    attempts = int(result.evidence.get("attempts", 1))
-    if attempts >= policy.hold_attempts or result.evidence.get("missing"):
-        tries = None if result.evidence.get("missing") else attempts
-        why = because(Reason.NO_EVIDENCE, gate=gate, tries=tries, said=result.message)
+    attempts, missing = result.evidence.attempts or 1, result.evidence.missing
+    if attempts >= policy.hold_attempts or missing:
+        why = because(Reason.NO_EVIDENCE, gate=gate, tries=None if missing else attempts, said=result.message)
         if rollout.kind is Kind.ROLLOUT:
             return Decision(rollout.phase, why, Advance(Phase.WAITING, why))
         # A verification promotes nothing, so there is nothing to wait with, and memory to give back.

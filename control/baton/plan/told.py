@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baton.domain import FILE_GATES, GATES_OF, Gate, Rollout
+from baton.evidence import synthetic
 from baton.plan.traffic import shadowed
 from baton.plan.view import Policy, View
 from baton.reasons import Reason, Why, because
@@ -27,8 +28,7 @@ def shadow_over(rollout: Rollout, policy: Policy) -> Why:
         return because(Reason.SHADOW_SKIPPED, version=version)
     if not shadowed(policy):
         return because(Reason.SHADOW_OFF, version=version)
-    golden = 0 if gate is None else int(gate.evidence.get("synthetic") or 0)
-    return because(Reason.SHADOW_GOOD, version=version, golden=golden)
+    return because(Reason.SHADOW_GOOD, version=version, golden=synthetic(gate))
 
 
 def past_pause(rollout: Rollout) -> Why:

@@ -9,6 +9,7 @@ wrote down: a control plane that is gone, stopped or without a disk can't keep a
 from __future__ import annotations
 
 from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
+from baton.evidence import synthetic
 from baton.plan.converge import load, settle, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
 from baton.plan.steps import Position, further, position
@@ -168,7 +169,7 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
     if view.paused and not rollout.promoted:
         return Decision(phase, because(Reason.PAUSED_ON_ITS_WAY, doing=doing))
     gate = view.live_gate
-    if gate is not None and gate.verdict is Verdict.PASS and (count := gate.evidence.get("synthetic")):
+    if gate is not None and gate.verdict is Verdict.PASS and (count := synthetic(gate)):
         doing = because(Reason.JUDGED_BY_GOLDEN, doing=doing, count=count)
     # A step that a person let past a pause begins then, whenever the last progress was.
     since = max(rollout.progressed_at, rollout.phase_since)

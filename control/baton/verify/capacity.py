@@ -7,6 +7,7 @@ from typing import Final
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError
+from baton.evidence import CapacityEvidence
 from baton.verify.files import figure, shown
 from baton.verify.layout import INDEX, SINGLE, read_index
 from baton.verify.safetensors import BITS, read_header
@@ -70,7 +71,7 @@ def check_capacity(
     elsewhere) passes as skipped, and says so: the gate ``load`` will tell.
     """
     place = f" on {where}" if where else ""
-    evidence = {"needed_bytes": needed, "available_bytes": available, "margin": margin, "what": what}
+    evidence = CapacityEvidence(needed_bytes=needed, available_bytes=available, margin=margin, what=what)
     if available is None:
         message = f"Skipped: the free {what}{place} can't be seen from here; an estimated {figure(needed)} is needed."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)

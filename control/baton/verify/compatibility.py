@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.errors import CheckpointError
+from baton.evidence import CompatibilityEvidence
 from baton.verify.files import read_object, reason, shown, walk
 from baton.verify.integrity import told
 from baton.verify.layout import (
@@ -51,6 +53,15 @@ LONGEST_SETTING: Final = 10_000
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was read on the way, as far as it went."""
+
+    architecture: str | None = None
+    tokens: int | None = None
+    tokens_changed: int | None = None
+
+
 def check_compatibility(
     candidate: Path, stable: Path | None, *, architecture: str | None, release: Release | None = None
 ) -> GateResult:
@@ -62,32 +73,37 @@ def check_compatibility(
     other ids are other inputs; a ``retrained`` one may have learned new tokens, as long as every id has a row in the
     embeddings. ``observed`` is the number of problems. Never raises for what is in the folders.
     """
-    evidence: dict[str, Any] = {}
+    found = _Found()
     try:
-        problems = list(_problems(candidate, stable, architecture, release, evidence))
+        problems = list(_problems(candidate, stable, architecture, release, found))
     except CheckpointError as error:
         problems = [str(error)]
     except OSError as error:
         problems = [f"{shown(candidate.name)} can't be read: {reason(error)}."]
+    evidence = CompatibilityEvidence(
+        architecture=found.architecture,
+        tokens=found.tokens,
+        tokens_changed=found.tokens_changed,
+        problems=tuple(problems) or None,
+    )
     if problems:
-        evidence["problems"] = problems
         message = told(problems)
         return GateResult(Gate.COMPATIBILITY, Verdict.FAIL, message, float(len(problems)), 0.0, evidence=evidence)
     against = f"as in version {shown(stable.name)}" if stable is not None else "as the service asks"
     if stable is None and architecture is None:
         against = "with nothing to compare it with"
-    message = f"{evidence['architecture']}, {against}; {evidence['tokens']:,} tokens, tokenizer and processor fit."
-    if changed := evidence.get("tokens_changed"):
+    message = f"{found.architecture}, {against}; {found.tokens:,} tokens, tokenizer and processor fit."
+    if changed := found.tokens_changed:
         message += f" {changed:,} tokens differ from version {stable.name if stable else ''}, as retraining may."
     return GateResult(Gate.COMPATIBILITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
 
 
 def _problems(
-    candidate: Path, stable: Path | None, architecture: str | None, release: Release | None, evidence: dict[str, Any]
+    candidate: Path, stable: Path | None, architecture: str | None, release: Release | None, found: _Found
 ) -> Iterator[str]:
     config = read_object(candidate / CONFIG)
     yield from _absurd(config)
-    evidence["architecture"] = _kind(config)
+    found.architecture = _kind(config)
     yield from _other_architecture(config, _stable_config(stable), architecture)
     names = {entry.name for entry in walk(candidate) if entry.is_file}
     absent = absent_helpers(names, config, candidate)
@@ -100,7 +116,7 @@ def _problems(
     if absent:
         return
     tokenizer = read_tokenizer(candidate)
-    evidence["tokens"] = tokenizer.count
+    found.tokens = tokenizer.count
     rows = _vocabulary_rows(config, shapes)
     if rows is not None and tokenizer.largest >= rows:
         yield (
@@ -112,7 +128,7 @@ def _problems(
     yield from (f"{TOKENIZER}: {risk}: take the tokenizer that the model was published with." for risk in risks)
     if stable is not None and before is not None:
         declared = release or read_meta(candidate).release
-        yield from _other_tokens(tokenizer, before, stable, declared, evidence)
+        yield from _other_tokens(tokenizer, before, stable, declared, found)
 
 
 def _absurd(config: Mapping[str, Any]) -> Iterator[str]:
@@ -279,7 +295,7 @@ def _stable_tokenizer(stable: Path | None) -> Tokenizer | None:
 
 
 def _other_tokens(
-    tokenizer: Tokenizer, before: Tokenizer, stable: Path, release: Release, evidence: dict[str, Any]
+    tokenizer: Tokenizer, before: Tokenizer, stable: Path, release: Release, found: _Found
 ) -> Iterator[str]:
     if before.kind is not None and tokenizer.kind is not None and before.kind != tokenizer.kind:
         yield f"The tokenizer is of the kind {tokenizer.kind}, the stable version's is {before.kind}."
@@ -287,7 +303,7 @@ def _other_tokens(
     if before.ids is None or tokenizer.ids is None:
         return
     changed = [token for token, _ in before.ids.items() ^ tokenizer.ids.items()]
-    evidence["tokens_changed"] = len(set(changed))
+    found.tokens_changed = len(set(changed))
     if changed and release is Release.EQUIVALENT:
         example = min(changed)
         yield (

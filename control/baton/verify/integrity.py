@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
+from baton.evidence import IntegrityEvidence
 from baton.verify.completeness import missing_parts
 from baton.verify.files import (
     JSON_TOTAL,
@@ -41,36 +43,41 @@ def check_integrity(
     """Prove that a version folder is whole and harmless, by reading all of what ``SHA256SUMS`` lists.
 
     FAIL names the file and the figure; ``observed`` is then the number of problems. PASS tells the bytes hashed
-    (``evidence["hashed_bytes"]``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
+    (``evidence.hashed_bytes``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
     ``cancelled`` stopped it. Never raises for what is in the folder. ``progress`` is told bytes hashed and to hash.
     """
-    evidence: dict[str, Any] = {"hashed_bytes": 0, "hashed_files": 0}
+    evidence, hashed = IntegrityEvidence(hashed_bytes=0, hashed_files=0), list[int]()
     sums: dict[str, str] | None = None
     problems: list[str] = []
     try:
         problems += cheap_problems(folder, links_may_leave=False)
         if not problems and (sums := read_sums(folder)) is not None:
-            problems += _unlike(folder, sums, evidence, progress, cancelled)
+            entries = served(folder, walk(folder, deep=False))
+            files = [entry for entry in entries if entry.is_file and entry.name in sums]
+            evidence = replace(evidence, unchecked_sums=len(sums) - len(files))
+            problems += _unlike(files, sums, hashed, progress, cancelled)
         if not problems:
-            evidence |= _totals(folder)
+            evidence = _totals(folder, evidence)
     except _StoppedError:
+        evidence = replace(evidence, hashed_bytes=sum(hashed), hashed_files=len(hashed))
         return GateResult(Gate.INTEGRITY, Verdict.HOLD, "Stopped before all files were hashed.", evidence=evidence)
     except CheckpointError as error:
         problems.append(str(error))
     except OSError as error:  # it changes or vanishes while it is looked at, or the disk fails
         problems.append(f"{shown(folder.name)} can't be read: {reason(error)}.")
+    evidence = replace(evidence, hashed_bytes=sum(hashed), hashed_files=len(hashed))
     if problems:
-        evidence["problems"] = problems
+        evidence = replace(evidence, problems=tuple(problems))
         return GateResult(Gate.INTEGRITY, Verdict.FAIL, told(problems), float(len(problems)), 0.0, evidence=evidence)
-    whole = f"{evidence['tensors']:,} tensors in {evidence['files']} files ({figure(evidence['bytes'])}) are whole"
+    whole = f"{evidence.tensors:,} tensors in {evidence.files} files ({figure(evidence.bytes or 0)}) are whole"
     if sums is None:
         message = f"{whole}, by their own headers and index; there is no {SUMS} to hash against."
     else:
-        message = f"{whole}; {evidence['hashed_bytes']:,} bytes of {evidence['hashed_files']} files match {SUMS}."
-        if unchecked := evidence["unchecked_sums"]:
+        message = f"{whole}; {evidence.hashed_bytes:,} bytes of {evidence.hashed_files} files match {SUMS}."
+        if unchecked := evidence.unchecked_sums:
             message += f" Of {SUMS} {unchecked} lines name files that are not served, and were not checked."
-    if evidence["ignored_files"]:
-        message += f" Ignored: {ignored(evidence['ignored_files'], evidence['ignored_bytes'])}."
+    if evidence.ignored_files:
+        message += f" Ignored: {ignored(evidence.ignored_files, evidence.ignored_bytes or 0)}."
     return GateResult(Gate.INTEGRITY, Verdict.PASS, message, 0.0, 0.0, evidence=evidence)
 
 
@@ -161,19 +168,16 @@ def _hashed(
 
 
 def _unlike(
-    folder: Path,
+    files: list[Entry],
     sums: dict[str, str],
-    evidence: dict[str, Any],
+    hashed: list[int],
     progress: Progress | None,
     cancelled: Cancelled | None,
 ) -> list[str]:
-    """Compare what is served; what else the list names is counted, and not looked at."""
-    files = [entry for entry in served(folder, walk(folder, deep=False)) if entry.is_file and entry.name in sums]
-    evidence["unchecked_sums"] = len(sums) - len(files)
+    """Compare the files with the list; ``hashed`` gets the size of each that was read."""
     unlike = []
     for name, digest, size in _hashed(files, progress, cancelled):
-        evidence["hashed_bytes"] += size
-        evidence["hashed_files"] += 1
+        hashed.append(size)
         if digest != sums[name]:
             unlike.append(
                 f"{shown(name)} ({size:,} bytes) has SHA-256 {digest[:12]}..., {SUMS} says {sums[name][:12]}...: "
@@ -287,17 +291,18 @@ def _disagreements(index: dict[str, str], headers: dict[str, Header]) -> Iterato
                     yield f"{shown(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."
 
 
-def _totals(folder: Path) -> dict[str, int]:
+def _totals(folder: Path, evidence: IntegrityEvidence) -> IntegrityEvidence:
     files = [entry for entry in served(folder, walk(folder, deep=False)) if entry.is_file]
     weights = [entry for entry in files if entry.name.endswith(".safetensors")]
     beside, size = not_served(folder)
-    return {
-        "files": len(files),
-        "bytes": sum(entry.size for entry in files),
-        "tensors": sum(len(read_header(entry.path).tensors) for entry in weights),
-        "ignored_files": beside,
-        "ignored_bytes": size,
-    }
+    return replace(
+        evidence,
+        files=len(files),
+        bytes=sum(entry.size for entry in files),
+        tensors=sum(len(read_header(entry.path).tensors) for entry in weights),
+        ignored_files=beside,
+        ignored_bytes=size,
+    )
 
 
 def not_served(folder: Path) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""Splits live requests between two versions of an engine; nothing in here knows Triton, only ``model.py`` does."""
+"""Splits live requests between two versions of an engine. Only ``model.py`` depends on Triton, not this package."""

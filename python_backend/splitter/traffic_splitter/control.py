@@ -1,4 +1,4 @@
-"""Control requests: the token is checked, a route is put in force, and what happened is reported."""
+"""Control requests: checks the token, puts a route in force, and reports what happened."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .dispatch import Splitter
 from .probes import parse_probe
 from .route import Caps, InvalidControl, Route, parse_route
 
-LARGEST = 65536
-"""Bytes of a control request; more is not parsed."""
-NOBODY = ""
-"""In the place of a hash: no token is right."""
+MAX_REQUEST_BYTES = 65536
+"""A control request with more bytes is not parsed."""
+NO_TOKEN = ""
+"""In place of a hash: every token is wrong."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Control:
-    """Answers one JSON object with another one. Called from one thread.
+    """Answers one JSON object with another one. Not thread-safe.
 
-    ``token_sha256`` is the hash of the token, in lower-case hexadecimal digits, or :data:`NOBODY`. The token is 32
-    random bytes as text, which nobody finds by trying: no salt and no slow hash is needed.
+    ``token_sha256`` is the hash of the token, in lower-case hexadecimal digits, or :data:`NO_TOKEN`. The token is 32
+    random bytes as text, too many to guess, so the hash needs no salt and need not be slow.
     """
 
     def __init__(self, splitter: Splitter, token_sha256: str, caps: Caps) -> None:
-        if token_sha256 != NOBODY and not _SHA256.fullmatch(token_sha256):
+        if token_sha256 != NO_TOKEN and not _SHA256.fullmatch(token_sha256):
             raise ValueError("parameters: token_sha256 must be 64 hexadecimal digits, the SHA-256 of the token")
         self._splitter = splitter
         self._sha256 = token_sha256
@@ -37,7 +37,7 @@ class Control:
         self.boot = secrets.token_hex(8)
 
     def answer(self, raw: bytes) -> str:
-        """Never waits for a version.
+        """The report. Never waits for a version.
 
         Raises:
             InvalidControl: the request is refused, and the route in force stays.
@@ -58,9 +58,9 @@ class Control:
         splitter = self._splitter
         before = self._shown(splitter.lease.current())
         if route is not None:
-            splitter.follow(parse_route(route, stable=splitter.stable, tensors=splitter.tensors, caps=self._caps))
+            splitter.apply(parse_route(route, stable=splitter.stable, tensors=splitter.tensors, caps=self._caps))
         if announced is not None:
-            splitter.announced.expect(*announced)
+            splitter.expected_probe.expect(*announced)
         return self._report(after if boot == self.boot else 0, before)
 
     def _known(self, token: str) -> bool:
@@ -81,7 +81,7 @@ class Control:
     def _report(self, after: int, before: dict[str, Any] | None) -> str:
         splitter = self._splitter
         route = splitter.lease.current()
-        samples, newest, lost = splitter.ledger.newer(after)
+        samples, newest, lost = splitter.samples.since(after)
         head: dict[str, Any] = {
             "boot": self.boot,
             "pid": os.getpid(),
@@ -91,25 +91,25 @@ class Control:
             "lapses": splitter.lease.lapses,
             "breaker": {"state": splitter.breaker.state, "opened": splitter.breaker.opened},
             "deadline_s": None,
-            "counts": splitter.ledger.counts(),
+            "counts": splitter.samples.counts(),
             "calls": splitter.calls.report(),
             "next": newest,
             "lost": lost,
         }
         if route is not None:
-            head["deadline_s"] = round(splitter.patience.deadline_s(route.deadline_s), 3)
+            head["deadline_s"] = round(splitter.deadline.seconds(route.deadline_s), 3)
         return f'{json.dumps(head)[:-1]}, "samples": {samples}}}'
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
-    if len(raw) > LARGEST:
-        raise InvalidControl(f"at most {LARGEST} bytes are taken, not {len(raw)}")
+    if len(raw) > MAX_REQUEST_BYTES:
+        raise InvalidControl(f"at most {MAX_REQUEST_BYTES} bytes are taken, not {len(raw)}")
     try:
         asked = json.loads(raw, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
-        # Not a word of what was sent: it may hold the token.
+        # The error quotes nothing of the request, which may hold the token.
         raise InvalidControl("one JSON object is expected")
     return asked
 

@@ -1,55 +1,144 @@
-"""Sends each request to one of the two versions and answers it exactly once.
+"""Sends each request to one version, and to the other one if the first fails it; answers it once.
 
-No thread ever waits for the candidate on behalf of a client. A request that goes there is a :class:`_Flight`, which
-is claimed by whoever comes first: the candidate's good answer, its error, or the timer. The two latter hand it to the
-stable version.
+Theory of operation: a request is in one of six states, and seven kinds of events move it on. ``TRANSITIONS`` is the
+whole table. An event without an entry there came too late: it changes nothing, and an answer that came with it is
+dropped. Events come from three kinds of threads, which never wait for each other: those of the stable pool, those of
+the candidate's pool (the only ones that a hung candidate can block), and the timer's, which only submits to the pools.
 
-The stable version may die, too, and Triton says so to nobody. While the candidate has a share of the traffic, it is
-asked what stable answers with an error, and what stable leaves unanswered while it answers nobody else either; a good
-answer of the candidate's is then the client's.
+Not in the table:
+
+- the state in which a request begins: :meth:`Splitter.dispatch` chooses it by route, id and announced probe;
+- when a version is late: :mod:`.adaptive_deadline`, and :meth:`Splitter._limit_candidate` once stable has failed;
+- what is recorded, and what the breaker is told: the methods named ``_record_...`` and ``_reply_stable``;
+- shadow calls, which begin when the client has its answer: :mod:`.shadow`;
+- frozen and dead processes: :mod:`.calls` turns them into errors, which are FAILED events here;
+- clients that go away, which Triton tells no model, and the death of the splitter's own process.
+
+Invariants, with the tests in ``tests/splitter`` that hold them:
+
+- Each request is answered exactly once, and no version is asked twice: ``test_states.py``, for every order of events.
+- A request that a living version may answer, and can, does not fail: ``test_states.py``, ``test_failover.py``, and with
+  processes that die and hang, ``test_real_triton.py``.
+- A process that is frozen while requests wait for it is killed before it can wake: ``test_calls.py``, and with one that
+  would wake, ``test_real_triton.py``.
+- An answer that comes after the client's is dropped: ``test_states.py``, ``test_dispatch.py``.
+- Each ticket of the breaker comes back, also when a client is gone: ``test_dispatch.py``.
 """
 
 from __future__ import annotations
 
-import copy
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
 from functools import partial
+from typing import NamedTuple
 
+from .adaptive_deadline import AdaptiveDeadline
 from .breaker import Breaker
-from .calls import Calls
-from .ids import Ids
-from .patience import Patience
-from .probes import CANDIDATE, Announced, Own
-from .request import Answer, Clockwork, Request, Scores, Threads, flaw
-from .route import Lease, Route, Tensors
-from .samples import Books, Ledger
+from .calls import VersionCalls
+from .pool import Pool, Timer
+from .probes import CANDIDATE, ExpectedProbe
+from .request import Answer, Request, Scores, reason_to_reject
+from .route import STABLE_ALONE, Lease, Route, Tensors
+from .sample_buffer import SampleBuffer
+from .sample_writer import SampleWriter
 from .shadow import Shadow
-from .tally import Tally
-
-STABLE_CALLS = 20
-"""Calls of the stable version at a time; more wait in line, as they would in the engine's own queue."""
-CANDIDATE_CALLS = 10
-"""Calls of the candidate at a time, the bulkhead: a hung candidate takes no more of this process than these.
-
-Triton's side of a python model has 32 threads (``thread-pool-size``), and each call to another model holds one until it
-ends; sending an answer takes one, too. With 32 hung calls nothing is sent any more, by any version (seen on 24.10). A
-thread of ours has one call or one answer in hand, so 20 + 10 of them and ``execute`` always leave a thread there.
-"""
+from .used_ids import UsedIds
 
 LAST_RESORT_S = 10.0
-"""Where stable was given up the candidate has so long for a request: all come at once, and nobody else answers."""
-NO_TICKET = -1
-"""Of a request that goes to stable first: its attempts with the candidate tell the breaker nothing."""
+"""The candidate's time limit, at least, while stable is given up: all requests come to it at once."""
+
+
+class State(Enum):
+    CANDIDATE_FIRST = auto()  # The candidate was asked, and is not late yet.
+    STABLE_FIRST = auto()  # Stable was asked. If it fails or stays silent, the candidate is asked: the failover.
+    BOTH = auto()  # The version asked first is late, and the other one was asked too. The first good answer counts.
+    ONLY_STABLE = auto()  # The candidate failed, or may not answer clients. Stable's answer counts, also an error.
+    ONLY_CANDIDATE = auto()  # Stable failed. The candidate's answer counts if good and in time; else stable's error.
+    ANSWERED = auto()  # The client has its answer, or it is being sent.
+
+
+class Event(Enum):
+    CANDIDATE_REFUSED = auto()  # It must not be asked: it is given up, the breaker is open, or all its calls are busy.
+    CANDIDATE_OK = auto()
+    CANDIDATE_FAILED = auto()  # An error, or an answer that no client must get.
+    CANDIDATE_LATE = auto()
+    STABLE_OK = auto()
+    STABLE_FAILED = auto()
+    STABLE_SILENT = auto()  # It is late, and has answered nobody else meanwhile.
+
+
+TRANSITIONS: Mapping[tuple[State, Event], State] = {
+    (State.CANDIDATE_FIRST, Event.CANDIDATE_REFUSED): State.STABLE_FIRST,  # stable is asked
+    (State.CANDIDATE_FIRST, Event.CANDIDATE_OK): State.ANSWERED,
+    (State.CANDIDATE_FIRST, Event.CANDIDATE_FAILED): State.ONLY_STABLE,  # stable is asked
+    (State.CANDIDATE_FIRST, Event.CANDIDATE_LATE): State.BOTH,  # stable is asked
+    (State.STABLE_FIRST, Event.STABLE_OK): State.ANSWERED,
+    (State.STABLE_FIRST, Event.STABLE_FAILED): State.ONLY_CANDIDATE,  # the candidate is asked
+    (State.STABLE_FIRST, Event.STABLE_SILENT): State.BOTH,  # the candidate is asked
+    (State.BOTH, Event.CANDIDATE_OK): State.ANSWERED,
+    (State.BOTH, Event.CANDIDATE_FAILED): State.ONLY_STABLE,
+    (State.BOTH, Event.STABLE_OK): State.ANSWERED,
+    (State.BOTH, Event.STABLE_FAILED): State.ONLY_CANDIDATE,
+    (State.ONLY_STABLE, Event.STABLE_OK): State.ANSWERED,
+    (State.ONLY_STABLE, Event.STABLE_FAILED): State.ANSWERED,  # with stable's error
+    (State.ONLY_CANDIDATE, Event.CANDIDATE_OK): State.ANSWERED,
+    (State.ONLY_CANDIDATE, Event.CANDIDATE_FAILED): State.ANSWERED,  # with stable's error
+    (State.ONLY_CANDIDATE, Event.CANDIDATE_LATE): State.ANSWERED,  # with stable's error
+}
+
+
+class HedgedRequest:
+    """A request on its way through the states.
+
+    ``request`` is None once it is answered: timers hold this object long after, and a request holds shared memory.
+    ``begin`` is when it came, or when stable was last seen to answer others only. ``ticket`` is the breaker's if the
+    candidate was asked first; a failover has none. ``stable_error`` is stable's error and the seconds that took.
+    """
+
+    __slots__ = ("_lock", "begin", "may_shadow", "request", "route", "samples", "stable_error", "state", "ticket")
+
+    def __init__(self, request: Request, route: Route, samples: SampleWriter, begin: float) -> None:
+        self._lock = threading.Lock()
+        self.state = State.ONLY_STABLE
+        self.request: Request | None = request
+        self.route = route
+        self.samples = samples
+        self.begin = begin
+        self.may_shadow = True
+        self.ticket: int | None = None
+        self.stable_error: tuple[Answer, float] | None = None
+
+    def move(self, event: Event) -> State | None:
+        """Change the state. Returns the state that the event ended; None if it came too late and changes nothing."""
+        with self._lock:
+            before = self.state
+            after = TRANSITIONS.get((before, event))
+            if after is None:
+                return None
+            self.state = after
+            if after is State.ANSWERED:
+                self.request = None
+            return before
+
+
+class Attempt(NamedTuple):
+    """The candidate was asked first, and ``outcome`` is ``failed`` or ``late``."""
+
+    request: Request
+    outcome: str
+    took_s: float
+    problem: str
+    hurried: bool = False
 
 
 class Splitter:
-    """Takes requests and returns at once; answers come from the pools.
+    """Takes requests and returns at once; the pools answer them.
 
-    Until :meth:`follow` puts a route in force, and when its lease is over, the stable version answers alone. Where that
-    one was given up, the route goes on: the candidate that had a share a moment ago is then the only one that answers.
+    Stable alone answers until :meth:`apply` puts a route in force, and after the route's lease has ended. With one
+    exception: while stable is given up, the last route goes on, because nobody but its candidate can answer.
     """
 
     def __init__(
@@ -57,10 +146,10 @@ class Splitter:
         stable: int,
         tensors: Tensors,
         *,
-        stable_pool: Threads,
-        candidate_pool: Threads,
-        timer: Clockwork,
-        calls: Calls,
+        stable_pool: Pool,
+        candidate_pool: Pool,
+        timer: Timer,
+        calls: VersionCalls,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] | None = None,
     ) -> None:
@@ -68,311 +157,244 @@ class Splitter:
         self.tensors = tensors
         self.lease = Lease(clock)
         self.breaker = Breaker(clock)
-        self.ledger = Ledger(clock)
-        self.patience = Patience()
+        self.samples = SampleBuffer(clock)
+        self.deadline = AdaptiveDeadline()
         self.calls = calls
-        self.announced = Announced()
-        self._stable_pool = stable_pool
-        self._candidate_pool = candidate_pool
-        self._timer = timer
-        self._clock = clock
-        # Of the system: what a generator of our own draws could be told from where requests went.
+        self.expected_probe = ExpectedProbe()
+        self._stable_pool, self._candidate_pool = stable_pool, candidate_pool
+        self._timer, self._clock = timer, clock
+        # The system's random numbers: clients see where requests went, and could predict another generator from that.
         self._draw = draw or secrets.SystemRandom().random
-        self._ids = Ids()
+        self._used_ids = UsedIds()
         self._candidate: int | None = None
-        self._heard = clock()
-        """When stable last answered anybody."""
-        self._write_into(self.ledger)
-        # The control plane's own requests meet the same pools, breaker and patience, and are written down apart. They
-        # are few, so every one that stable answers is shadowed, where anything is: chance draws 0. Last of all: what is
-        # assigned from here on is not shared.
-        self._apart = copy.copy(self)
-        self._apart._draw = lambda: 0.0  # noqa: SLF001 - one of its own kind
-        self._apart._write_into(Own(self.ledger))  # noqa: SLF001
+        self._stable_answered_at = clock()  # the last good answer, to any request
+        self._of_clients, self._of_probes = SampleWriter(self.samples), SampleWriter(self.samples, own=True)
+        self._shadow = Shadow(candidate_pool, timer, calls, self.breaker, self.deadline, clock)
 
-    def _write_into(self, books: Books) -> None:
-        self._books, self._tally = books, Tally(books)
-        self._shadow = Shadow(
-            self._candidate_pool, self._timer, self.calls, self.breaker, self.patience, books, self._clock
-        )
-
-    def follow(self, route: Route) -> None:
+    def apply(self, route: Route) -> None:
         """Put a route in force, at once and whole."""
         if route.candidate not in (None, self._candidate):
             self._candidate = route.candidate
             self.breaker.reset()
         self.lease.replace(route)
 
-    def take(self, request: Request) -> None:
-        """Send the request on its way."""
-        route, announced = self._route(), self.announced.claim(request.id)
-        if announced is None:
-            if route is not None and route.shared and request.id:
-                request.again = self._ids.again(route.salt, request.id)
-            self._send(request, route, candidate=route is not None and route.takes(request.id, self._draw))
+    def dispatch(self, request: Request) -> None:
+        """Start the request on its way."""
+        route, probe = self._route(), self.expected_probe.claim(request.id)
+        hedged = HedgedRequest(request, route, self._of_clients if probe is None else self._of_probes, self._clock())
+        hedged.samples.count("requests")
+        if not route.splits:
+            self._stable_pool.submit(partial(self._try_stable, hedged))
+            return
+        if probe is not None:
+            to_candidate = probe == CANDIDATE
         else:
-            shared = route is not None and route.shared
-            self._apart._send(request, route, candidate=shared and announced == CANDIDATE)  # noqa: SLF001
+            if request.id:
+                request.again = self._used_ids.add(route.salt, request.id)
+            to_candidate = route.picks_candidate(request.id, self._draw)
+        if to_candidate:
+            self._candidate_first(hedged, request, route)
+        else:
+            hedged.state = State.STABLE_FIRST
+            self._stable_first(hedged, route)
 
-    def _route(self) -> Route | None:
-        """What is in force, or was last, where nobody else is left to answer."""
+    def _route(self) -> Route:
+        """The route in force; the last one while stable is given up."""
         route = self.lease.current()
         if route is None and self.calls.given_up(self.stable) is not None:
-            return self.lease.over
-        return route
+            route = self.lease.lapsed_route
+        return route or STABLE_ALONE
 
-    def _send(self, request: Request, route: Route | None, *, candidate: bool) -> None:
-        self._books.count("requests")
-        if route is None or not candidate:
-            self._to_stable(request, route, shadow=True)
+    def _candidate_first(self, hedged: HedgedRequest, request: Request, route: Route) -> None:
+        hedged.state, hedged.may_shadow = State.CANDIDATE_FIRST, False
+        refused = self._ask_candidate(hedged, request, route)
+        if refused is None:
+            self._timer.after(self.deadline.seconds(route.deadline_s), partial(self._candidate_late, hedged))
             return
+        hedged.samples.count("refused")
+        hedged.samples.answer("candidate", request, None, "refused", refused)
+        hedged.move(Event.CANDIDATE_REFUSED)
+        self._stable_first(hedged, route)
+
+    def _ask_candidate(self, hedged: HedgedRequest, request: Request, route: Route) -> str | None:
+        """None, or why the candidate must not be asked."""
         if route.candidate is not None and (why := self.calls.given_up(route.candidate)) is not None:
-            self._refuse(request, route, why)
-            return
+            return why
         ticket = self.breaker.enter()
         if ticket is None:
-            self._refuse(request, route, "the breaker is open")
-            return
-        flight = _Flight(request, route, ticket, self._clock())
-        if not self._candidate_pool.offer(partial(self._attempt, flight, request)):
-            self.breaker.leave(ticket, good=None)
-            self._refuse(request, route, f"all {self._candidate_pool.size} calls of the candidate are busy")
-            return
-        self._timer.after(self.patience.deadline_s(route.deadline_s), partial(self._expire, flight))
+            return "the breaker is open"
+        hedged.ticket = ticket
+        if self._candidate_pool.offer(partial(self._try_candidate, hedged, request)):
+            return None
+        hedged.ticket = None
+        self.breaker.leave(ticket, good=None)
+        return f"all {self._candidate_pool.size} calls of the candidate are busy"
 
-    def _refuse(self, request: Request, route: Route, why: str) -> None:
-        self._books.count("refused")
-        self._tally.answer("candidate", request, None, "refused", why)
-        self._to_stable(request, route, shadow=False)
+    def _stable_first(self, hedged: HedgedRequest, route: Route) -> None:
+        self._stable_pool.submit(partial(self._try_stable, hedged))
+        self._timer.after(self.deadline.seconds(route.deadline_s), partial(self._check_stable, hedged, route))
 
-    def _to_stable(self, request: Request, route: Route | None, *, shadow: bool) -> None:
-        """The ordinary way. ``shadow``: the candidate may see the request afterwards."""
-        if route is None or not route.shared:
-            self._stable_pool.submit(partial(self._serve, request, route, shadow=shadow))
-            return
-        flight = _Flight(request, route, NO_TICKET, self._clock())
-        self._stable_pool.submit(partial(self._serve_flight, flight, shadow=shadow))
-        self._watch(flight)
-
-    def _attempt(self, flight: _Flight, request: Request) -> None:
-        """On the candidate's thread: ask it, and answer if that went well and nobody was first."""
-        answer, took_s, problem = self._call_candidate(request, flight.route)
-        in_time = flight.first()
-        if problem is None and flight.claim():
-            try:
-                request.reply(answer)
-            finally:
-                self._books.count("candidate")
-                if in_time:
-                    self.breaker.leave(flight.ticket, good=True)
-                    self._tally.answer("candidate", request, took_s, "ok", scores=Scores.of(answer))
-        elif in_time and problem is not None and flight.claim():
-            self._stable_pool.submit(partial(self._replace, request, flight, took_s, problem, answer.hurried))
-        elif problem is not None:
-            self._give_up(flight)
-
-    def _expire(self, flight: _Flight) -> None:
-        """On the timer's thread: the candidate is late. Stable is asked, and the first good answer is the client's."""
-        request = flight.request
-        if request is None or not flight.first():
-            return
-        self._stable_pool.submit(partial(self._fall_back, flight, request, self._clock() - flight.begin))
-        self.breaker.leave(flight.ticket, good=False)
-        self._books.count("late")
-
-    def _replace(self, request: Request, flight: _Flight, took_s: float, problem: str, hurried: bool) -> None:  # noqa: FBT001 - of partial
-        """On a stable thread: the candidate failed. Only stable's answer tells whose fault that was.
-
-        Not even that tells where the client allowed too little time: who chooses it can choose a moment, too.
-        """
-        answer, stable_s = self._call_stable(request, flight.route)
-        self._deliver(request, answer, stable_s)
-        if answer.error is None:
-            self.breaker.leave(flight.ticket, good=None if hurried else False)
-            self._books.count("failed")
-            self._tally.answer("candidate", request, took_s, "failed", problem, stable_s=stable_s, hurried=hurried)
-        else:
-            self.breaker.leave(flight.ticket, good=None)
-            self._tally.answer("candidate", request, took_s, "client_error", problem)
-
-    def _fall_back(self, flight: _Flight, request: Request, waited_s: float) -> None:
-        """On a stable thread: the candidate is late, and is not asked again by a shadow.
-
-        Only stable's answer to the same request tells whose fault that is, unless the candidate was quicker yet.
-        """
-        outcome, stable_s = "late", None
-        try:
-            if flight.request is not None:
-                answer, stable_s = self._call_stable(request, flight.route)
-                if answer.error is not None:
-                    outcome = "client_error"
-                    self._wait_for_candidate(flight, answer, stable_s)
-                elif flight.claim():
-                    self._deliver(request, answer, stable_s)
-        finally:
-            error = f"no answer within {waited_s:.3g} s"
-            self._tally.answer("candidate", request, waited_s, outcome, error, stable_s=stable_s)
-
-    def _serve(self, request: Request, route: Route | None, *, shadow: bool) -> None:
-        """On a stable thread: nobody else may answer, unless stable is found dead by this very request."""
-        answer, took_s = self._call_stable(request, route)
-        if answer.error is not None and (now := self._route()) is not None and now.shared:
-            self._ask_candidate(_Flight(request, now, NO_TICKET, self._clock()), answer, took_s)
-            return
-        self._finish(request, route, answer, took_s, shadow=shadow)
-
-    def _serve_flight(self, flight: _Flight, *, shadow: bool) -> None:
-        """On a stable thread: the candidate may answer what stable can't."""
-        request, route = flight.request, flight.route
-        if request is None:
-            return  # the candidate answered while it stood in line
-        answer, took_s = self._call_stable(request, route)
-        if answer.error is not None:
-            self._ask_candidate(flight, answer, took_s)
-        elif flight.claim():
-            self._finish(request, route, answer, took_s, shadow=shadow)
-
-    def _watch(self, flight: _Flight) -> None:
-        delay_s = self.patience.deadline_s(flight.route.deadline_s)
-        self._timer.after(delay_s, partial(self._miss, flight))
-
-    def _miss(self, flight: _Flight) -> None:
-        """On the timer's thread: stable has not answered yet. Slow is one that answers others meanwhile."""
-        if flight.request is None or flight.failed is not None:
-            return
-        if self._heard > flight.begin:
-            flight.begin = self._clock()
-            self._watch(flight)
-            return
-        self._candidate_pool.submit(partial(self._rescue, flight))
-
-    def _rescue(self, flight: _Flight) -> None:
-        """On a candidate thread: stable answered with an error, or not at all."""
-        request = flight.request
-        if request is None:
-            return
-        answer, took_s, problem = self._call_candidate(request, flight.route)
-        if problem is not None:
-            if self._give_up(flight):
-                self._tally.answer("candidate", request, took_s, "client_error", problem)
-        elif flight.claim():
-            try:
-                request.reply(answer)
-            finally:
-                self._books.count("candidate", "rescued")
-                self._tally.answer("candidate", request, took_s, "ok", scores=Scores.of(answer))
-                if flight.failed is not None:
-                    error, stable_s = flight.failed
-                    self._tally.answer("stable", request, stable_s, "failed", error.error or "no message")
-                else:
-                    self._tally.answer("stable", request, self._clock() - flight.begin, "late", "no answer")
-
-    def _ask_candidate(self, flight: _Flight, answer: Answer, took_s: float) -> None:
-        """Stable answered with an error: a good answer of the candidate's is the client's instead."""
-        self._wait_for_candidate(flight, answer, took_s)
-        self._candidate_pool.submit(partial(self._rescue, flight))
-
-    def _wait_for_candidate(self, flight: _Flight, answer: Answer, took_s: float) -> None:
-        """Stable's error is the client's only if the candidate has no better answer within its deadline.
-
-        One that is left alone is not waited for so long: the error may well be the client's own.
-        """
-        flight.failed = (answer, took_s)
-        limit_s = flight.route.deadline_s
-        delay_s = limit_s if self.breaker.state == "closed" else self.patience.deadline_s(limit_s)
-        if self.calls.given_up(self.stable) is not None:
-            delay_s = max(delay_s, LAST_RESORT_S)
-        self._timer.after(delay_s, partial(self._give_up, flight))
-
-    def _give_up(self, flight: _Flight) -> bool:
-        """The candidate has no answer: what stable said is the client's, if it said anything. True when it was."""
-        failed = flight.failed
-        request = flight.claim() if failed is not None else None
-        if failed is None or request is None:
-            return False
-        self._stable_pool.submit(partial(self._finish, request, flight.route, *failed, shadow=False))
-        return True
-
-    def _call_candidate(self, request: Request, route: Route) -> tuple[Answer, float, str | None]:
-        """Its answer, the seconds that took, and why the client must not get it."""
-        assert route.candidate is not None  # noqa: S101 - Route.shared
-        self._books.count("sent_to_candidate")
+    def _try_candidate(self, hedged: HedgedRequest, request: Request) -> None:
+        """On a candidate thread."""
+        route = hedged.route
+        assert route.candidate is not None  # noqa: S101 - Route.splits
+        hedged.samples.count("sent_to_candidate")
         begin = self._clock()
         answer = self.calls.call(request, route.candidate, route.compare)
-        return answer, self._clock() - begin, flaw(answer, self._shape(request, route))
-
-    def _call_stable(self, request: Request, route: Route | None) -> tuple[Answer, float]:
-        begin = self._clock()
-        answer = self.calls.call(request, self.stable, route.compare if route else None)
-        if answer.error is None:
-            self._heard = self._clock()
-        return answer, self._clock() - begin
-
-    def _finish(self, request: Request, route: Route | None, answer: Answer, took_s: float, *, shadow: bool) -> None:
-        """Deliver; a share of the good answers is shadowed, after the client has them."""
-        scores = self._deliver(request, answer, took_s)
-        if not shadow or route is None or answer.error is not None or 100 * self._draw() >= route.shadow:
+        took_s = self._clock() - begin
+        problem = reason_to_reject(answer, self._shape(request, route))
+        if problem is None:
+            if (before := hedged.move(Event.CANDIDATE_OK)) is not None:
+                try:
+                    request.reply(answer)
+                finally:
+                    self._record_ok(hedged, before, request, answer, took_s)
             return
+        match hedged.move(Event.CANDIDATE_FAILED):
+            case State.CANDIDATE_FIRST:
+                attempt = Attempt(request, "failed", took_s, problem, answer.hurried)
+                self._stable_pool.submit(partial(self._try_stable, hedged, attempt))
+            case State.ONLY_CANDIDATE:
+                self._stable_pool.submit(partial(self._reply_stable_error, hedged, request))
+                if hedged.ticket is None:
+                    hedged.samples.answer("candidate", request, took_s, "client_error", problem)
+
+    def _fail_over(self, hedged: HedgedRequest) -> None:
+        """On a candidate thread. It is asked in spite of the breaker, and may have waited in line."""
+        if (request := hedged.request) is not None:
+            self._try_candidate(hedged, request)
+
+    def _candidate_late(self, hedged: HedgedRequest) -> None:
+        """On the timer's thread."""
+        request = hedged.request
+        if request is None:
+            return
+        match hedged.move(Event.CANDIDATE_LATE):
+            case State.CANDIDATE_FIRST:
+                waited_s = self._clock() - hedged.begin
+                attempt = Attempt(request, "late", waited_s, f"no answer within {waited_s:.3g} s")
+                self._stable_pool.submit(partial(self._try_stable, hedged, attempt))
+                self.breaker.leave(hedged.ticket, good=False)
+                hedged.samples.count("late")
+            case State.ONLY_CANDIDATE:
+                self._stable_pool.submit(partial(self._reply_stable_error, hedged, request))
+
+    def _try_stable(self, hedged: HedgedRequest, attempt: Attempt | None = None) -> None:
+        """On a stable thread. ``attempt`` is the candidate's, if that was asked first."""
+        request, stable = hedged.request, None
+        try:
+            if request is not None:  # else the candidate answered while this waited in line
+                begin = self._clock()
+                answer = self.calls.call(request, self.stable, hedged.route.compare)
+                stable = answer, self._clock() - begin
+                (self._stable_ok if answer.error is None else self._stable_failed)(hedged, request, stable)
+        finally:
+            if attempt is not None:
+                self._record_attempt(hedged, attempt, stable)
+
+    def _stable_ok(self, hedged: HedgedRequest, request: Request, stable: tuple[Answer, float]) -> None:
+        self._stable_answered_at = self._clock()
+        if hedged.move(Event.STABLE_OK) is None:
+            return
+        scores = self._reply_stable(hedged, request, stable)
+        route = hedged.route
+        if not hedged.may_shadow or not route.shadow:
+            return
+        if hedged.samples is self._of_clients and 100 * self._draw() >= route.shadow:
+            return  # probes are few, and each is shadowed
         # The call may have taken long: nothing more may reach a candidate that the route no longer names.
         now = self.lease.current()
         if now is not None and now.candidate is not None and now.candidate == route.candidate:
-            self._shadow.offer(request, route, self._shape(request, route), took_s, scores)
+            self._shadow.offer(request, route, self._shape(request, route), stable[1], scores, hedged.samples)
 
-    def _deliver(self, request: Request, answer: Answer, took_s: float) -> Scores:
-        """Hand stable's answer to the client, and write it down."""
+    def _stable_failed(self, hedged: HedgedRequest, request: Request, stable: tuple[Answer, float]) -> None:
+        hedged.stable_error = stable  # before the move: other threads need it as soon as the state is ONLY_CANDIDATE
+        if not hedged.route.splits and (now := self._route()).splits:
+            # A route that came meanwhile allows a failover. No other thread has this request yet.
+            hedged.route, hedged.state = now, State.STABLE_FIRST
+        match hedged.move(Event.STABLE_FAILED):
+            case State.ONLY_STABLE:
+                self._reply_stable_error(hedged, request)
+            case State.STABLE_FIRST:
+                self._limit_candidate(hedged)
+                self._candidate_pool.submit(partial(self._fail_over, hedged))
+            case State.BOTH:
+                self._limit_candidate(hedged)
+
+    def _check_stable(self, hedged: HedgedRequest, route: Route) -> None:
+        """On the timer's thread: stable's time is over. If it answers others meanwhile, it is only slow."""
+        if hedged.state is not State.STABLE_FIRST:
+            return
+        if self._stable_answered_at > hedged.begin:
+            hedged.begin = self._clock()
+            self._timer.after(self.deadline.seconds(route.deadline_s), partial(self._check_stable, hedged, route))
+        elif hedged.move(Event.STABLE_SILENT) is not None:
+            hedged.may_shadow = False
+            self._candidate_pool.submit(partial(self._fail_over, hedged))
+
+    def _limit_candidate(self, hedged: HedgedRequest) -> None:
+        """Stable has failed, and the candidate's time begins."""
+        limit_s = hedged.route.deadline_s
+        if self.breaker.state != "closed":  # the error may well be the request's own
+            limit_s = self.deadline.seconds(limit_s)
+        if self.calls.given_up(self.stable) is not None:
+            limit_s = max(limit_s, LAST_RESORT_S)
+        self._timer.after(limit_s, partial(self._candidate_late, hedged))
+
+    def _reply_stable_error(self, hedged: HedgedRequest, request: Request) -> None:
+        """On a stable thread."""
+        assert hedged.stable_error is not None  # noqa: S101 - set before any state that leads here
+        self._reply_stable(hedged, request, hedged.stable_error)
+
+    def _reply_stable(self, hedged: HedgedRequest, request: Request, stable: tuple[Answer, float]) -> Scores:
+        """Send stable's answer to the client, and record it."""
+        answer, took_s = stable
         try:
             request.reply(answer)
         finally:
             scores = Scores.of(answer)
-            self._books.count("stable")
+            hedged.samples.count("stable")
             if answer.error is None:
-                self.patience.learn(took_s)
-                self._tally.answer("stable", request, took_s, "ok", scores=scores)
+                self.deadline.observe(took_s)
+                hedged.samples.answer("stable", request, took_s, "ok", scores=scores)
             else:
-                self._books.count("client_errors")
-                self._tally.answer("stable", request, took_s, "client_error", answer.error)
+                hedged.samples.count("client_errors")
+                hedged.samples.answer("stable", request, took_s, "client_error", answer.error)
         return scores
 
-    def _shape(self, request: Request, route: Route) -> tuple[int, ...] | None:
-        """What the compared tensor must look like; None when the client did not ask for it."""
-        return self.tensors.scores[route.compare] if route.compare and request.wants(route.compare) else None
+    def _record_ok(self, hedged: HedgedRequest, before: State, request: Request, answer: Answer, took_s: float) -> None:
+        """The candidate's good answer is the client's."""
+        samples = hedged.samples
+        samples.count("candidate")
+        if before is State.CANDIDATE_FIRST:
+            self.breaker.leave(hedged.ticket, good=True)
+        elif hedged.ticket is not None:
+            return  # it came late, and _record_attempt says so
+        samples.answer("candidate", request, took_s, "ok", scores=Scores.of(answer))
+        if before is State.CANDIDATE_FIRST:
+            return
+        samples.count("rescued")
+        if hedged.stable_error is not None:
+            error, stable_s = hedged.stable_error
+            samples.answer("stable", request, stable_s, "failed", error.error or "no message")
+        else:
+            samples.answer("stable", request, self._clock() - hedged.begin, "late", "no answer")
 
+    def _record_attempt(self, hedged: HedgedRequest, attempt: Attempt, stable: tuple[Answer, float] | None) -> None:
+        """The candidate's failed or late attempt: only stable's answer to the same request tells whose fault that was.
 
-class _Flight:
-    """A request that two versions may answer, to be answered once.
-
-    ``ticket``: of the attempt with the candidate, where that comes first. ``failed``: stable's error and the seconds
-    that took, kept for the client while the candidate may still have an answer.
-    """
-
-    __slots__ = ("_done", "_lock", "_request", "begin", "failed", "route", "ticket")
-
-    def __init__(self, request: Request, route: Route, ticket: int, begin: float) -> None:
-        self._lock = threading.Lock()
-        self._request: Request | None = request
-        self._done = False
-        self.failed: tuple[Answer, float] | None = None
-        self.route = route
-        self.ticket = ticket
-        self.begin = begin
-
-    @property
-    def request(self) -> Request | None:
-        """The request, for one who may answer it later; None when it is claimed."""
-        return self._request
-
-    def claim(self) -> Request | None:
-        """The request for the first who asks, None for all others.
-
-        The flight lets go of it: the timer holds flights until their deadline, long after most are answered, and a
-        request holds shared memory.
+        Where the client's own timeout ended the attempt, not even that tells: a client can choose such a moment.
         """
-        with self._lock:
-            request, self._request = self._request, None
-            return request
+        request, outcome, took_s, problem, hurried = attempt
+        answer, stable_s = stable or (None, None)
+        if answer is not None and answer.error is not None:
+            outcome = "client_error"
+        if attempt.outcome == "failed":  # a late one has told the breaker already
+            self.breaker.leave(hedged.ticket, good=False if outcome == "failed" and not hurried else None)
+            if outcome == "failed":
+                hedged.samples.count("failed")
+        hedged.samples.answer("candidate", request, took_s, outcome, problem, stable_s=stable_s, hurried=hurried)
 
-    def first(self) -> bool:
-        """True for the first of two: the candidate's attempt ended, and it is late."""
-        with self._lock:
-            done, self._done = self._done, True
-            return not done
+    def _shape(self, request: Request, route: Route) -> tuple[int, ...] | None:
+        """The shape that the compared tensor must have; None when the client did not ask for it."""
+        return self.tensors.scores[route.compare] if route.compare and request.wants(route.compare) else None

@@ -1,4 +1,4 @@
-"""What kind a request is of, whether it is one that came before, and its contents for a person to look at."""
+"""What a shadowed request holds: its kind, a digest that recognises the same request, and its contents for a person."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-LARGE = 10**6
-"""Bytes of JSON of one input that are still parsed."""
-MOST_KINDS = 16
-MOST_TEXT, MOST_TEXTS = 1000, 4000
+MAX_PARSED_BYTES = 10**6
+"""An input with more bytes of JSON is not parsed."""
+MAX_KINDS = 16
+MAX_TEXT, MAX_TEXTS = 1000, 4000
 """Characters of one element and of all elements that a sample carries."""
 _DECODER = codecs.getincrementaldecoder("utf-8")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 def kind_of(texts: Mapping[str, Sequence[bytes]], names: Sequence[str]) -> str:
-    """Such as ``documents.image,documents.text,query.text``: each input named and the keys its objects have.
+    """Such as ``documents.image,documents.text,query.text``: each input in ``names``, with the keys of its objects.
 
-    ``large`` stands for an input too large to be parsed, ``other`` for what is no JSON object or an odd key.
+    ``large`` stands for an input that is too large to parse, ``other`` for an element that is no JSON object, and for
+    a key that is no short word.
     """
     found = {f"{name}.{key}" for name in names if name in texts for key in _keys(texts[name])}
-    return ",".join(sorted(found)[:MOST_KINDS])
+    return ",".join(sorted(found)[:MAX_KINDS])
 
 
 def _keys(elements: Sequence[bytes]) -> Iterator[str]:
-    if sum(map(len, elements)) > LARGE:
+    if sum(map(len, elements)) > MAX_PARSED_BYTES:
         yield "large"
         return
     for element in elements:
@@ -43,7 +44,7 @@ def _keys(elements: Sequence[bytes]) -> Iterator[str]:
 
 
 def digest_of(texts: Mapping[str, Sequence[bytes]], salt: str) -> str:
-    """The same for the very same texts under one salt, and nothing to guess them from; empty where there are none."""
+    """Equal for equal texts under one salt; reveals nothing else about them. Empty if there are no texts."""
     if not texts:
         return ""
     digest = hashlib.blake2b(salt.encode(errors="surrogatepass"), digest_size=8)
@@ -55,8 +56,8 @@ def digest_of(texts: Mapping[str, Sequence[bytes]], salt: str) -> str:
 
 
 def contents_of(texts: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
-    """The elements of all inputs as text, cut to :data:`MOST_TEXT` and :data:`MOST_TEXTS` characters."""
-    left = MOST_TEXTS
+    """The elements of all inputs as text, at most :data:`MAX_TEXT` and :data:`MAX_TEXTS` characters."""
+    left = MAX_TEXTS
     contents: dict[str, list[str]] = {}
     for name, elements in texts.items():
         shown = contents[name] = []
@@ -64,7 +65,7 @@ def contents_of(texts: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
             if left <= 0:
                 shown.append(f"... {len(elements) - len(shown)} more")
                 break
-            shown.append(_shown(element, min(left, MOST_TEXT)))
+            shown.append(_shown(element, min(left, MAX_TEXT)))
             left -= len(shown[-1])
     return contents
 
@@ -73,7 +74,7 @@ def _shown(element: bytes, most: int) -> str:
     head = element[: 4 * most]  # a character has four bytes at most
     whole = len(head) == len(element)
     try:
-        text = _DECODER().decode(head, whole)  # a character that the cut broke does not make it binary
+        text = _DECODER().decode(head, whole)  # not final: the cut may break a character
     except UnicodeDecodeError:
         return f"<{len(element)} bytes>"
     return text if whole and len(text) <= most else text[:most] + "..."

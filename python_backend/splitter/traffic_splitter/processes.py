@@ -1,7 +1,7 @@
-"""The processes that run the engine's versions, as /proc shows them to the splitter: stopped ones are seen, and ended.
+"""Finds the processes that run the engine's versions, by /proc; tells which are frozen, and kills them.
 
-Triton starts one process (a stub) for each instance of a python model. Those of one server have the same parent as the
-splitter's own process, also in a container, where they share its process namespace.
+Triton starts one process (a stub) for each instance of a python model. All stubs of one server have the same parent,
+also in a container, where they share a process namespace with the splitter's own process.
 """
 
 from __future__ import annotations
@@ -15,101 +15,105 @@ from contextlib import suppress
 from pathlib import Path
 
 STOPPED = "T"
-"""Of a process that got SIGSTOP. A debugger's is ``t``, and stays alone: a person looks at it."""
-GROUPS = Path("/sys/fs/cgroup")
+"""State of a process that got SIGSTOP. Under a debugger it is ``t``; such a process is left alone."""
+CGROUPS = Path("/sys/fs/cgroup")
 """Where control groups are mounted: version 2 here or in ``unified``, the freezer of version 1 in ``freezer``."""
 ASLEEP, ENDED = "SD", "ZX"
-_PARENT, _BEGUN = 1, 19
-"""Places in /proc/PID/stat, counted from the state."""
+_PARENT, _START_TIME = 1, 19
+"""Fields of /proc/PID/stat, counted from the state."""
 
 _QUOTED = re.compile("'([^']+)'")
 
-Known = Mapping[int, int]
-"""Process ids, and when each process began, in the kernel's ticks: an id may be given to another process later."""
+ProcessIds = Mapping[int, int]
+"""Process ids, each with its start time in ticks of the kernel: the same id may later belong to another process."""
 
 
 class Processes:
-    """Of one engine, on the server of this process. Any thread may call."""
+    """The processes of one engine on the server that runs this process. Thread-safe."""
 
     def __init__(self, engine: str, *, proc: Path = Path("/proc"), parent: int | None = None) -> None:
         self._engine = engine
         self._proc = proc
         self._parent = os.getppid() if parent is None else parent
         self._lock = threading.Lock()
-        self._known: dict[int, dict[int, int]] = {}
+        self._found: dict[int, dict[int, int]] = {}
 
-    def of(self, version: int) -> Known:
-        """Those that run the version now. Looks through all processes only where those it knew have ended."""
+    def running(self, version: int) -> ProcessIds:
+        """Those of the version. Scans /proc only if one of the processes found last has ended."""
         with self._lock:
-            known = self._known.get(version)
-        if known and all(self._begun(pid) == begun for pid, begun in known.items()):
-            return known
-        return self.look(version)
+            found = self._found.get(version)
+        if found and all(self._start_time(pid) == started for pid, started in found.items()):
+            return found
+        return self.scan(version)
 
-    def look(self, version: int) -> Known:
-        """As :meth:`of`, and always looks."""
+    def scan(self, version: int) -> ProcessIds:
+        """As :meth:`running`, but always scans /proc."""
         found = {}
         for pid in self._children():
-            words, begun = self._words(pid), self._begun(pid)
-            if begun is not None and len(words) > 1 and Path(words[1]).parts[-3:-1] == (self._engine, str(version)):
-                found[pid] = begun
+            arguments, started = self._arguments(pid), self._start_time(pid)
+            if started is None or len(arguments) < 2:  # noqa: PLR2004 - the program and model.py
+                continue
+            if Path(arguments[1]).parts[-3:-1] == (self._engine, str(version)):
+                found[pid] = started
         with self._lock:
-            self._known[version] = found
+            self._found[version] = found
         return found
 
-    def blamed(self, version: int, error: str) -> Known:
-        """Those of which Triton speaks, by the instance's name in quotes; all of them where it names none."""
+    def named_in(self, version: int, error: str) -> ProcessIds:
+        """Those whose instance Triton's error names in quotes; all of the version's where it names none."""
         names = set(_QUOTED.findall(error))
-        known = self.look(version)
-        words = {pid: set(self._words(pid)) for pid in known}
-        told = all(any(word.startswith(f"{self._engine}_") for word in each) for each in words.values())
-        if not names or not told:  # another release may not name the instance to its process
-            return known
-        return {pid: begun for pid, begun in known.items() if names & words[pid]}
+        found = self.scan(version)
+        arguments = {pid: set(self._arguments(pid)) for pid in found}
+        # Other releases of Triton may not pass the instance's name to its process.
+        passed = all(any(each.startswith(f"{self._engine}_") for each in given) for given in arguments.values())
+        if not names or not passed:
+            return found
+        return {pid: started for pid, started in found.items() if names & arguments[pid]}
 
-    def frozen(self, version: int) -> Known:
-        """Those that are stopped, by SIGSTOP or with their control group."""
-        return {pid: begun for pid, begun in self.of(version).items() if self._is_frozen(pid)}
+    def frozen(self, version: int) -> ProcessIds:
+        """Those stopped by SIGSTOP or by the freezer of their control group."""
+        return {pid: started for pid, started in self.running(version).items() if self._is_frozen(pid)}
 
-    def end(self, known: Known) -> bool:
-        """SIGKILL to each of these that still runs; False where one could not be ended.
+    def kill(self, processes: ProcessIds) -> bool:
+        """Send SIGKILL to each of these that still runs. False when one could not be killed.
 
-        One whose control group (version 1) is frozen dies when that thaws, before it does anything else.
+        A process whose control group (version 1) is frozen dies when the group thaws, before it does anything else.
         """
-        good = True
-        for pid, begun in known.items():
-            if self._begun(pid) != begun:
+        killed = True
+        for pid, started in processes.items():
+            if self._start_time(pid) != started:
                 continue
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
             except PermissionError:
-                good = False
-        return good
+                killed = False
+        return killed
 
     def _is_frozen(self, pid: int) -> bool:
         fields = self._stat(pid)
         if fields is None:
             return False
-        return fields[0] == STOPPED or (fields[0] in ASLEEP and self._group_is_frozen(pid))
+        return fields[0] == STOPPED or (fields[0] in ASLEEP and self._cgroup_is_frozen(pid))
 
-    def _group_is_frozen(self, pid: int) -> bool:
-        """Whether its control group is frozen; the state of the process does not tell (S or D)."""
+    def _cgroup_is_frozen(self, pid: int) -> bool:
+        """The state of the process alone does not show it: that is S or D."""
         with suppress(OSError):
             for line in (self._proc / str(pid) / "cgroup").read_text().splitlines():
                 _, kind, place = line.split(":", 2)
                 place = place.lstrip("/")
-                if kind == "freezer" and _text(GROUPS / "freezer" / place / "freezer.state").startswith("FROZEN"):
+                if kind == "freezer" and _text(CGROUPS / "freezer" / place / "freezer.state").startswith("FROZEN"):
                     return True
                 if not kind:
-                    homes = (GROUPS / place, GROUPS / "unified" / place)
+                    homes = (CGROUPS / place, CGROUPS / "unified" / place)
                     return any("frozen 1" in _text(home / "cgroup.events") for home in homes)
         return False
 
-    def _begun(self, pid: int) -> int | None:
+    def _start_time(self, pid: int) -> int | None:
+        """None when the process has ended."""
         fields = self._stat(pid)
-        return None if fields is None or fields[0] in ENDED else int(fields[_BEGUN])
+        return None if fields is None or fields[0] in ENDED else int(fields[_START_TIME])
 
     def _children(self) -> list[int]:
         children = []
@@ -121,10 +125,10 @@ class Processes:
                         children.append(int(name))
         return children
 
-    def _words(self, pid: int) -> list[str]:
-        """Of its command line: ``stub REPOSITORY/MODEL/VERSION/model.py REGION ... INSTANCE ...``."""
+    def _arguments(self, pid: int) -> list[str]:
+        """The command line: ``stub REPOSITORY/MODEL/VERSION/model.py REGION ... INSTANCE ...``."""
         try:
-            return [os.fsdecode(w) for w in (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")]
+            return [os.fsdecode(each) for each in (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")]
         except OSError:
             return []
 

@@ -1,4 +1,4 @@
-"""What the splitter needs of a request, of the versions' answers, and of the threads they run on."""
+"""A client's request as the splitter sees it, and a version's answer to it."""
 
 from __future__ import annotations
 
@@ -9,77 +9,58 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .pool import Task
-
-MOST_SCORES = 256
-"""Scores of one answer that a sample carries."""
+MAX_SCORES = 256
+"""Scores of one answer that a sample carries, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One version's answer. Exactly one of ``response`` and ``error`` counts."""
+    """One version's answer: good, or an error."""
 
     response: Any
-    """To be handed back by :meth:`Request.reply`; an error response when ``error`` is set."""
+    """What :meth:`Request.reply` sends; an error response if ``error`` is set."""
     error: str | None = None
     scores: np.ndarray[Any, Any] | None = None
-    """The compared tensor in the answer's shape, or None: nothing is compared, or the answer has none."""
+    """The compared tensor in the answer's shape. None: no tensor is compared, or the answer does not have it."""
     hurried: bool = False
-    """It is an error for want of time, and how much time there was is what the client chose."""
+    """The error says that the time was over or too short, and the client chose that time."""
 
 
 class Request(Protocol):
     """One client's request."""
 
     again: bool
-    """Its id was used before in this split, so its sender could know where it goes. The splitter says so."""
+    """Its id was used before in this split, so its sender could know which version answers. Set by the splitter."""
 
     @property
     def id(self) -> str:
         """The client's id, or an empty text."""
 
     def call(self, version: int, compare: str | None) -> Answer:
-        """The version's answer; waits for it. Never raises: what goes wrong is an answer with an error."""
+        """Wait for the version's answer. Never raises: whatever goes wrong becomes an answer with an error."""
 
     def refusal(self, error: str) -> Answer:
-        """What stands for the answer of a version that is not called."""
+        """The answer in place of a version that must not be called."""
 
     def reply(self, answer: Answer) -> None:
-        """Send the answer to the client; once."""
+        """Send the answer to the client. May be called once."""
 
     def wants(self, output: str) -> bool:
-        """Whether the client asked for that output."""
+        """Whether the client asked for this output."""
 
     def size(self) -> int:
         """Bytes of all inputs."""
 
     def texts(self) -> Mapping[str, Sequence[bytes]]:
-        """The elements of each BYTES input that the request has."""
-
-
-class Threads(Protocol):
-    """As :class:`traffic_splitter.pool.Pool`."""
-
-    size: int
-
-    @property
-    def free(self) -> int: ...
-    def submit(self, task: Task) -> None: ...
-    def offer(self, task: Task) -> bool: ...
-
-
-class Clockwork(Protocol):
-    """As :class:`traffic_splitter.pool.Timer`."""
-
-    def after(self, delay_s: float, act: Task) -> None: ...
+        """The elements of each BYTES input of the request."""
 
 
 @dataclass(slots=True)
 class Scores:
-    """The figures of one answer's scores. NaN and infinity have none: the sample's JSON can't hold them."""
+    """Figures of one answer's scores. NaN and infinity have none, because JSON can't hold them."""
 
     values: list[float] = field(default_factory=list)
-    """The first :data:`MOST_SCORES`, flat; empty when one of all is not finite."""
+    """The first :data:`MAX_SCORES`, flat; empty if any score is not finite."""
     count: int = 0
     top: float | None = None
     mean: float | None = None
@@ -92,13 +73,13 @@ class Scores:
         mean = float(flat.mean())
         if not math.isfinite(mean):
             return cls(count=flat.size)
-        return cls(np.round(flat[:MOST_SCORES], 7).tolist(), flat.size, round(float(flat.max()), 7), round(mean, 7))
+        return cls(np.round(flat[:MAX_SCORES], 7).tolist(), flat.size, round(float(flat.max()), 7), round(mean, 7))
 
 
-def flaw(answer: Answer, shape: Sequence[int] | None) -> str | None:
-    """Why the candidate's answer must not reach the client, or None.
+def reason_to_reject(answer: Answer, shape: Sequence[int] | None) -> str | None:
+    """Why the client must not get this answer of the candidate's, or None.
 
-    ``shape`` is what the compared tensor must look like, -1 for any size; None when nothing is compared.
+    ``shape`` is what the compared tensor must have, with -1 for any size; None when no tensor is compared.
     """
     if answer.error is not None:
         return answer.error

@@ -1,7 +1,7 @@
-"""The route: which requests go to the candidate, under a lease that ends by itself.
+"""The route says which requests go to the candidate, and holds only as long as its lease.
 
-The control plane renews the lease as long as it lives. When it dies, the lease ends and the stable version serves
-alone: a split never outlives the one who watches it.
+The control plane renews the lease. If it stops, the lease ends and the stable version serves alone: no split goes on
+without a control plane that watches it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SALT_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that may be asked for, with the right token too: the splitter's own configuration says so.
+    """The most that a route may ask for, also with the right token. The splitter's own configuration sets them.
 
-    Shares are in percent. Without any of it nothing may.
+    Shares are in percent. By default nothing is allowed.
     """
 
     weight: float = 0.0
@@ -32,7 +32,7 @@ class Caps:
 
 
 class InvalidControl(ValueError):
-    """A control request that is refused; the text names the key and what is allowed."""
+    """A control request is refused. The text names the key and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Tensors:
     texts: frozenset[str]
     """Inputs of type BYTES."""
     scores: Mapping[str, tuple[int, ...]]
-    """Outputs of type FP16, FP32 or FP64 and their whole shape, -1 for any size."""
+    """Outputs of type FP16, FP32 or FP64, each with its whole shape; -1 stands for any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +60,36 @@ class Route:
     contents: bool
 
     @property
-    def shared(self) -> bool:
-        """Whether the candidate may answer clients at all."""
+    def splits(self) -> bool:
+        """Whether the candidate may answer clients."""
         return self.candidate is not None and self.weight > 0
 
-    def takes(self, request_id: str, draw: Callable[[], float]) -> bool:
+    def picks_candidate(self, request_id: str, draw: Callable[[], float]) -> bool:
         """Whether the candidate gets this request.
 
-        With an id, a hash decides: the same id always goes the same way, and one that went to the candidate stays
-        there while the weight grows. Without one, ``draw`` (0 <= x < 1) does.
+        With an id, a hash decides: an id always goes to the same version, and one that went to the candidate stays
+        there while the weight grows. Without an id, ``draw`` (0 <= x < 1) decides.
         """
-        return self.shared and (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
+        return self.splits and (percentile(self.salt, request_id) if request_id else 100 * draw()) < self.weight
+
+
+STABLE_ALONE = Route(
+    candidate=None, weight=0, shadow=0, lease_s=0, salt="", deadline_s=0, compare=None, kinds=(), contents=False
+)
+"""In place of a route where none is in force."""
 
 
 def percentile(salt: str, request_id: str) -> float:
-    """The place of an id in [0, 100), evenly spread, for one salt always the same."""
+    """The position of an id in [0, 100): evenly distributed, and fixed for one salt."""
     digest = hashlib.blake2b(f"{salt}\0{request_id}".encode(errors="surrogatepass"), digest_size=6).digest()
     return 100 * int.from_bytes(digest) / 2**48  # 48 bits: the quotient stays below 1 as a float
 
 
 def parse_caps(given: Mapping[str, str]) -> Caps:
-    """Caps out of the parameters of the splitter's configuration; a key that is missing allows nothing.
+    """Caps from the parameters of the splitter's configuration. A missing key allows nothing.
 
     Raises:
-        ValueError: a parameter is wrong; the text names it.
+        ValueError: a parameter is wrong. The text names it.
     """
     contents = given.get("contents", "false")
     if contents not in {"true", "false"}:
@@ -108,7 +114,7 @@ def _cap(given: Mapping[str, str], key: str, high: float) -> float:
 
 
 def parse_route(given: Any, *, stable: int, tensors: Tensors, caps: Caps) -> Route:
-    """A route out of decoded JSON, every key checked.
+    """A route from decoded JSON, with every key checked.
 
     Raises:
         InvalidControl: a key is missing, unknown or wrong.
@@ -170,7 +176,7 @@ def _names(names: Collection[str]) -> str:
 
 
 class Lease:
-    """The route in force, until its time is over."""
+    """The route in force, until its lease ends. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -178,23 +184,23 @@ class Lease:
         self._held: tuple[Route, float] | None = None
         self.lapses = 0
         """Leases that ended by themselves."""
-        self.over: Route | None = None
-        """The route whose lease ended by itself, until another one is put in force."""
+        self.lapsed_route: Route | None = None
+        """The route whose lease ended by itself, until another route is put in force."""
 
     def replace(self, route: Route) -> None:
         """Put a route in force for its ``lease_s`` from now."""
-        self.current()  # a lease that is over counts as lapsed, even if nobody asked in between
+        self.current()  # counts a lease that has ended unnoticed
         with self._lock:
-            self._held, self.over = (route, self._clock() + route.lease_s), None
+            self._held, self.lapsed_route = (route, self._clock() + route.lease_s), None
 
     def current(self) -> Route | None:
-        """The route in force, or None: there is none, or its lease is over."""
+        """The route in force. None: there is none, or its lease has ended."""
         held = self._held  # one read: a route and its end belong together
         if held is None or self._clock() < held[1]:
             return held[0] if held else None
         with self._lock:
             if self._held is held:
-                self._held, self.over = None, held[0]
+                self._held, self.lapsed_route = None, held[0]
                 self.lapses += 1
         return None
 

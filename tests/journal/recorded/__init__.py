@@ -20,7 +20,7 @@ import numpy as np
 from tests.engine_loop.plane import ENGINE, NAME, Place, Plane
 
 from baton.config import LiveConfig, TrafficConfig
-from baton.domain import Folder, Gate, GateResult, ModelState, Outcome, Phase, Step, Verdict
+from baton.domain import Evidence, Folder, Gate, GateResult, ModelState, Outcome, Phase, Step, Verdict
 from baton.triton.fake import Behaviour
 from baton.triton.key import token_file
 
@@ -108,7 +108,7 @@ def to(phase: Phase) -> Callable[[Yard, Plane], None]:
 
 def _unproved(yard: Yard, plane: Plane) -> None:
     def few(_rollout: object, _cancelled: object) -> GateResult:
-        return GateResult(Gate.OUTPUT, Verdict.HOLD, "No golden set is named.", evidence={"missing": "golden"})
+        return GateResult(Gate.OUTPUT, Verdict.HOLD, "No golden set is named.", evidence=Evidence(missing="golden"))
 
     yard.drop(1)
     plane.live(1)
@@ -127,7 +127,7 @@ def _rolling_back(yard: Yard, plane: Plane) -> None:
 
 def _shifting(yard: Yard, plane: Plane) -> None:
     to(Phase.SHIFTING)(yard, plane)
-    until(yard, plane, lambda: plane.app.status()["services"][0]["weight"] == 20, "the first share")
+    until(yard, plane, lambda: plane.app.status().services[0].weight == 20, "the first share")
 
 
 def _adopting(yard: Yard, plane: Plane) -> None:

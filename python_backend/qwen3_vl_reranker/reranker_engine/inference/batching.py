@@ -1,4 +1,4 @@
-"""Which documents of which requests go through the model together, one pass at a time, and which images are seen so."""
+"""Forms batches: which documents share a forward pass, and which images share a pass of the vision tower."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ if TYPE_CHECKING:
 
     from .pixels import Visual
 
-PATIENCE = 3
-"""Passes in a row that may go by without a request before it is served ahead of smaller ones."""
-SEEN_PATCHES = 2048
-"""Patches that the vision tower sees at once, where it may see several images together: eight images of 256x256 pixels.
-One by one such images took a sixth longer; more at once were no faster, and need more memory."""
+MAX_SKIPPED = 3
+"""A request that was left out of this many passes in a row goes before smaller ones."""
+VISION_BATCH_PATCHES = 2048
+"""Patches of one pass of the vision tower over several images: eight images of 256x256 pixels. One at a time, they took
+a sixth longer; larger batches were no faster, and need more memory."""
 
 
 @dataclass
-class Work:
-    """What is left to do of one request.
+class RemainingWork:
+    """What is left to compute of one request.
 
     Attributes:
         prefix: Tokens of its prefix.
         documents: Tokens of each of its documents; there is at least one.
-        order: Its documents, the longest first: neighbours of similar length share an attention call.
-        done: How many of ``order`` were dealt out. The prefix goes with the first.
-        passed_over: Passes in a row that it was not part of.
+        order: Its documents, the longest first, so that documents of similar length share an attention call.
+        scheduled: How many of ``order`` have been given to a pass. The prefix goes with the first.
+        skipped: Passes in a row that left the request out.
+        tokens_left: Tokens still to compute, those of the prefix included.
     """
 
     prefix: int
     documents: Sequence[int]
     order: list[int] = field(init=False)
-    done: int = 0
-    passed_over: int = 0
-    left: int = field(init=False)
-    """Tokens, the prefix's until it is computed included."""
+    scheduled: int = 0
+    skipped: int = 0
+    tokens_left: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.order = sorted(range(len(self.documents)), key=lambda at: -self.documents[at])
-        self.left = self.prefix + sum(self.documents)
+        self.tokens_left = self.prefix + sum(self.documents)
 
     @property
     def finished(self) -> bool:
-        return self.done == len(self.order)
+        return self.scheduled == len(self.order)
 
     @property
-    def kept(self) -> int:
+    def cached_tokens(self) -> int:
         """Tokens whose keys and values stay in memory until the next pass."""
-        return self.prefix if self.done and not self.finished else 0
+        return self.prefix if self.scheduled and not self.finished else 0
 
 
 @dataclass(frozen=True)
-class Portion:
+class BatchSlice:
     """A request's part of one pass.
 
     Attributes:
-        request: Which request.
-        documents: Which of its documents; at least one.
-        tokens: How many are computed, the prefix's included where it is.
-        first: The request's prefix is computed in this pass; later ones use its keys and values.
+        request: Index of the request.
+        documents: Indices of its documents; at least one.
+        tokens: Tokens that this pass computes for it.
+        first: This pass also computes the request's prefix; later passes use the prefix's keys and values.
         last: No later pass has documents of this request.
     """
 
@@ -71,69 +71,77 @@ class Portion:
     last: bool
 
 
-def next_pass(works: Sequence[Work], budget: int, turn: int | None = None) -> list[Portion]:
-    """Deal out the next pass, and note in ``works`` what it does.
+def next_pass(works: Sequence[RemainingWork], budget: int, max_slice: int | None = None) -> list[BatchSlice]:
+    """Form the next pass, and record it in ``works``.
 
-    The request that has least left comes first, so that a small one never waits for a large one's end, and a request is
-    cut into several passes only if it has to be. One that was passed over ``PATIENCE`` times comes before all, so that
-    no stream of small ones keeps it waiting for ever.
+    Requests with the fewest tokens left come first, so that a small request never waits for the end of a large one, and
+    a request is split over several passes only if it must be. A request that was left out ``MAX_SKIPPED`` times comes
+    before all others, so that a stream of small ones cannot starve it.
 
-    A request that is cut leaves its prefix's keys and values in memory. Those of all requests together stay within
-    ``budget`` tokens, or are a single request's: another one begins only where it fits wholly into the pass.
+    A request that is split keeps its prefix's keys and values in memory. Those of all requests together stay within
+    ``budget`` tokens, unless they are a single request's: another request is only started if it fits into the pass as a
+    whole.
 
     Args:
-        works: Requests, at least one of them not finished.
-        budget: Tokens of one pass. A document that is longer, its prefix counted in, gets a pass of its own.
-        turn: Tokens of one pass that may go to one request, where it has more than one document left; None: all.
+        works: The requests; at least one is not finished.
+        budget: Tokens of one pass. A document that is longer with its prefix gets a pass of its own.
+        max_slice: Tokens of the pass that one request may take if it has more than one document left; None: no limit.
     """
-    portions: list[Portion] = []
+    slices: list[BatchSlice] = []
     room = budget
     waiting = [at for at, work in enumerate(works) if not work.finished]
-    for at in sorted(waiting, key=lambda at: (works[at].passed_over < PATIENCE, works[at].left)):
+    for at in sorted(waiting, key=lambda at: (works[at].skipped < MAX_SKIPPED, works[at].tokens_left)):
         work = works[at]
-        kept = sum(one.kept for one in works)
-        portion = _portion(at, work, room, room if turn is None else min(room, turn), alone=not portions)
-        if portion is None or (portion.first and not portion.last and kept and kept + work.prefix > budget):
-            work.passed_over += 1
+        cached = sum(one.cached_tokens for one in works)
+        batch_slice = _next_slice(at, work, room, room if max_slice is None else min(room, max_slice), alone=not slices)
+        if batch_slice is None or (
+            batch_slice.first and not batch_slice.last and cached and cached + work.prefix > budget
+        ):
+            work.skipped += 1
             continue
-        work.passed_over = 0
-        work.done += len(portion.documents)
-        work.left -= portion.tokens
-        room -= portion.tokens
-        portions.append(portion)
-    return portions
+        work.skipped = 0
+        work.scheduled += len(batch_slice.documents)
+        work.tokens_left -= batch_slice.tokens
+        room -= batch_slice.tokens
+        slices.append(batch_slice)
+    return slices
 
 
-def _portion(request: int, work: Work, room: int, share: int, *, alone: bool) -> Portion | None:
-    """As many documents as ``share`` holds, else one that ``room`` holds, or one that has the pass to itself."""
-    first = work.done == 0
+def _next_slice(request: int, work: RemainingWork, room: int, share: int, *, alone: bool) -> BatchSlice | None:
+    """As many documents as fit into ``share`` tokens; at least one if that fits into ``room``, or if ``alone``.
+
+    None: no document fits.
+    """
+    first = work.scheduled == 0
     tokens = work.prefix if first else 0
-    taken = work.done
+    taken = work.scheduled
     while taken < len(work.order):
         length = work.documents[work.order[taken]]
-        limit = share if taken > work.done else room
-        if tokens + length > limit and not (alone and taken == work.done):
+        limit = share if taken > work.scheduled else room
+        if tokens + length > limit and not (alone and taken == work.scheduled):
             break
         tokens += length
         taken += 1
-    if taken == work.done:
+    if taken == work.scheduled:
         return None
-    return Portion(request, tuple(work.order[work.done : taken]), tokens, first=first, last=taken == len(work.order))
+    return BatchSlice(
+        request, tuple(work.order[work.scheduled : taken]), tokens, first=first, last=taken == len(work.order)
+    )
 
 
-def seen_together(visuals: Sequence[Visual], most: int) -> Iterator[list[Visual]]:
-    """Images and videos in groups of at most ``most`` patches, equal sizes next to each other.
+def vision_batches(visuals: Sequence[Visual], max_patches: int) -> Iterator[list[Visual]]:
+    """Images and videos in batches of at most ``max_patches``, equal sizes next to each other.
 
-    One that has more patches makes a group of its own; so does each, where ``most`` is 0.
+    One with more patches is a batch of its own. With ``max_patches`` 0 each is.
     """
-    group: list[Visual] = []
+    batch: list[Visual] = []
     patches = 0
     for visual in sorted(visuals, key=lambda visual: visual.grid):
         size = prod(visual.grid)
-        if group and patches + size > most:
-            yield group
-            group, patches = [], 0
-        group.append(visual)
+        if batch and patches + size > max_patches:
+            yield batch
+            batch, patches = [], 0
+        batch.append(visual)
         patches += size
-    if group:
-        yield group
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""Vision features of images and videos that were seen before, by what they show."""
+"""A cache of the vision tower's features of images and videos, by their pixels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class FeatureCache:
-    """Features by content, the longest unused ones dropped first.
+    """Features by a hash of the pixels; evicts the least recently used first.
 
     Attributes:
-        limit: Bytes that all features together may take; 0 keeps nothing.
+        limit: Bytes that all features together may take; 0 turns the cache off.
         used: Bytes that they take.
-        hits: How often ``get`` found what it was asked for.
+        hits: How often ``get`` found the features.
         misses: How often it did not.
     """
 
@@ -41,7 +41,7 @@ class FeatureCache:
         return found
 
     def put(self, digest: bytes, features: VisualFeatures) -> None:
-        """Keep features, unless they alone are over the limit; their tensors must not be changed afterwards."""
+        """Store features, unless they alone are over the limit. Their tensors must not be changed afterwards."""
         size = _size(features)
         if size > self.limit:
             return

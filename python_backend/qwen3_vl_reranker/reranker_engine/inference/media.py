@@ -1,10 +1,10 @@
-"""Encoded media to pixels in memory, with Pillow and PyAV, within bounds that do not believe what a header says."""
+"""Decodes images and videos with Pillow and PyAV, within limits that do not rely on what a header says."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -13,44 +13,46 @@ from PIL.TiffImagePlugin import TiffImageFile
 from .errors import InputError
 from .formats import jpeg_scans, not_a_video, not_an_image, tiff_scans, tiff_work
 from .sources import MediaPolicy, Sources
-from .steps import Next, Steps, finished
+from .steps import StepKind, Steps, run_steps
 from .streams import DECODERS, WHOLE, VideoFile, formats_of, quarter_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
     from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
 
-    from .request import Reference
+    from .references import Reference
 
 # Only formats that Pillow decodes itself (JPEG covers MPO). Others start a program on a stranger's bytes (EPS), or take
 # memory for a size that no header tells (AVIF: 550 MiB for 3 kB that claim 64x64 pixels, with Pillow 13).
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DECODER_THREADS = 4
-"""Of one video. Each holds frames of its own, so that their number multiplies the memory of a large video."""
+"""Threads that decode one video. Each holds frames of its own, which multiplies the memory of a large video."""
 KEPT_PIXELS = 32 * 2**20
 """A video of no more pixels in all its frames (about 50 MB as they are decoded) is decoded once instead of twice."""
 LARGE_PIXELS = 128 * 2**20
-"""A request that decodes more pixels is a large one: it takes longer than a second."""
+"""A request that decodes more pixels is large: it takes longer than a second."""
 SLACK = 1.25
-"""A file may hold so many times as many encoded frames as a player shows: an edit list hides some, and where a picture
-is encoded in two halves each may be one. What is more is refused before it is decoded."""
+"""A file may hold this many times the encoded frames that a player shows: an edit list hides some, and some formats
+hold the two fields of a picture apart. A file with more is refused before it is decoded."""
 LEAST_PIXELS = 2**15
-"""What the smallest picture counts against ``max_request_pixels``: a frame of 2x2 costs time, too."""
+"""The least that an image or frame counts against ``max_request_pixels``: a frame of 2x2 costs time, too."""
 HEADER_READS, DATA_READS = 20_000, 1_000_000
-"""Reads that Pillow may take for an image's header and for its pixels. Pictures made of chunks or runs of a few bytes,
-which it walks through in Python, would otherwise take minutes; real ones need some tens, and one for each 2 kB."""
+"""Read calls that Pillow may make for an image's header, and for its pixels. It walks through chunks and runs in
+Python, so an image made of tiny ones would take minutes. Real images need some tens, and one for each 2 kB."""
 MOST_STREAMS, PROBED_PIXELS = 32, 2**24
-"""Opening a video decodes a frame of each of its streams, and holds all of them at once. Where a frame is larger,
-opening does without; the stream that is looked at has a limit of its own. Further streams (fonts, languages) are passed
-over; an MP4 with more is refused."""
+"""Opening a video decodes a frame of each of its streams, and holds all of them at once. It skips frames with more
+pixels than this; the stream that is used has a limit of its own. Further streams (fonts, languages) are ignored; an MP4
+with more is refused."""
 PLAIN_PPM_BYTES = 4 * 2**20
 """The largest PPM in digits, which Pillow reads in Python."""
 RLE_PIXELS = 4 * 2**20
 """The largest run-length encoded BMP, which Pillow reads in Python, some of it pixel by pixel: a second."""
 
-Image.MAX_IMAGE_PIXELS = None  # the policy's limit holds, which is checked at the same moment
+Image.MAX_IMAGE_PIXELS = None  # the policy's own limit is checked at the same point
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,15 @@ class DecodedVideo:
     """Some frames of a video.
 
     Attributes:
-        steps: Each frame, [height, width, 3] of uint8, once: together they may be larger than memory. Between them
-            and before them a ``Next`` for each step of decoding.
+        steps: The frames, [height, width, 3] of uint8; only once, since together they may be larger than memory. Before
+            each are the ``StepKind`` of the steps that decode it.
         indices: The number of each frame in the whole video.
         fps: Frames a second of the whole video.
         height: Of each frame, in pixels.
         width: Of each frame, in pixels.
     """
 
-    steps: Iterator[NDArray[np.uint8] | Next]
+    steps: Iterator[NDArray[np.uint8] | StepKind]
     indices: tuple[int, ...]
     fps: float
     height: int
@@ -75,12 +77,12 @@ class DecodedVideo:
     @property
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """The frames alone."""
-        return (one for one in self.steps if not isinstance(one, Next))
+        return (one for one in self.steps if not isinstance(one, StepKind))
 
 
 @dataclass
 class MediaReader:
-    """Reads and decodes the media of one request, whose pixels it counts."""
+    """Reads and decodes the media of one request, and counts the pixels."""
 
     policy: MediaPolicy = field(default_factory=MediaPolicy)
     media: Sequence[bytes] = ()
@@ -98,12 +100,12 @@ class MediaReader:
         """
         return self._sources.read(reference)
 
-    def is_far(self, reference: Reference) -> bool:
+    def is_remote(self, reference: Reference) -> bool:
         """Whether ``read`` asks another host."""
-        return self._sources.is_far(reference)
+        return self._sources.is_remote(reference)
 
     def is_image(self, reference: Reference) -> bool:
-        """Whether a reference holds an image, judged by its label or, without one, by its first bytes."""
+        """Whether a reference is an image, by its label or, without one, by its first bytes."""
         if isinstance(reference, str) and reference.startswith("data:"):
             return reference.startswith("data:image/")
         if reference not in self._are_images:
@@ -119,10 +121,10 @@ class MediaReader:
         except Exception:  # noqa: BLE001 - decoders raise whatever they like on bytes that are not theirs
             return False
 
-    def _open(self, data: bytes) -> Image.Image:
+    def _open(self, data: bytes) -> ImageFile:
         if canvas := _webp_canvas(data):
             self._check_size(*canvas)  # Pillow makes room for it before it tells its size
-        return Image.open(_Metered(data), formats=IMAGE_FORMATS)
+        return Image.open(_ReadLimitedBytes(data), formats=IMAGE_FORMATS)
 
     def image(self, data: bytes) -> Image.Image:
         """Decode an image to RGB; transparency is laid on white, as the reference implementation does.
@@ -130,14 +132,14 @@ class MediaReader:
         Raises:
             InputError: It cannot be decoded, or is too large.
         """
-        return finished(self.image_steps(data))
+        return run_steps(self.image_steps(data))
 
     def image_steps(self, data: bytes) -> Steps[Image.Image]:
         """As ``image``; the first step looks at its header."""
         try:
             with self._open(data) as image:
-                self._admit(image, data)
-                yield self._next()
+                self._check_cost(image, data)
+                yield self._next_step()
                 image.load()
                 _check_depth(image)
                 if image.mode == "RGBA":
@@ -150,8 +152,8 @@ class MediaReader:
         except Exception as error:
             raise InputError(f"cannot be decoded as an image ({_image_cause(data, error)})") from error
 
-    def _admit(self, image: Image.Image, data: bytes) -> None:
-        """Refuse, before its pixels are decoded, what would take too much memory or time."""
+    def _check_cost(self, image: ImageFile, data: bytes) -> None:
+        """Refuse an image that would take too much memory or time, before its pixels are decoded."""
         self._check_size(image.width, image.height)
         if image.format == "PPM" and image.tile[0][0] == "ppm_plain" and len(data) > PLAIN_PPM_BYTES:
             raise InputError(f"is a PPM in digits of {len(data)} bytes; at most {PLAIN_PPM_BYTES} are allowed")
@@ -169,7 +171,7 @@ class MediaReader:
             # Each scan of a progressive JPEG goes over all pixels; there may be thousands.
             pixels *= max(jpeg_scans(data, HEADER_READS), 1)
         self._count(pixels)
-        if isinstance(image.fp, _Metered):
+        if isinstance(image.fp, _ReadLimitedBytes):
             image.fp.allow(DATA_READS + len(data) // 1024)
 
     def video(self, data: bytes, fps: float, max_frames: int) -> DecodedVideo:
@@ -183,7 +185,7 @@ class MediaReader:
         Raises:
             InputError: It cannot be decoded, or is too large or too long; also while its frames are taken.
         """
-        return finished(self.video_steps(data, fps, max_frames))
+        return run_steps(self.video_steps(data, fps, max_frames))
 
     def video_steps(self, data: bytes, fps: float, max_frames: int) -> Steps[DecodedVideo]:
         """As ``video``; a step decodes a frame."""
@@ -195,19 +197,19 @@ class MediaReader:
             raise InputError(f"cannot be decoded as a video ({not_a_video(data) or _cause(error)})") from error
         wanted = sampled_frames(total, rate, fps, max_frames)
         width, height = size if turns % 2 == 0 else size[::-1]
-        return DecodedVideo(self._pick(data, wanted, decoded, size, turns), wanted, rate, height, width)
+        return DecodedVideo(self._selected_frames(data, wanted, decoded, size, turns), wanted, rate, height, width)
 
-    def _probe(self, data: bytes) -> Steps[tuple[int, float, list[Any], tuple[int, int], int]]:
+    def _probe(self, data: bytes) -> Steps[tuple[int, float, list[VideoFrame], tuple[int, int], int]]:
         """(number of frames, frames a second, the frames, their size, quarter turns that they need).
 
-        Counted by decoding, as headers often lie. Which are wanted is known only at the end. Those of a short video are
-        kept, so that it is decoded once; of a longer one none are.
+        Frames are counted by decoding, since headers are often wrong. Which ones are needed is known only at the end.
+        The frames of a short video are kept, so that it is decoded once; those of a longer one are not.
         """
         with _container(data) as container:
             video = self._open_video(container, data)
-            yield self._next(self._expected_pixels(video, data))
+            yield self._next_step(self._expected_pixels(video, data))
             total, pixels, turns = 0, 0, 0
-            decoded: list[Any] = []
+            decoded: list[VideoFrame] = []
             size = (0, 0)
             for frame in video.frames():
                 if total == 0:
@@ -224,7 +226,7 @@ class MediaReader:
                     raise InputError(f"has more than {self.policy.max_video_frames} frames")
                 if pixels > self.policy.max_video_pixels:
                     raise self._too_many_pixels(f"at least {total}", *size)
-                yield self._next()
+                yield self._next_step()
             video.check_whole()
             rate = video.rate()
             if total == 0:
@@ -236,7 +238,7 @@ class MediaReader:
             return total, rate, decoded, size, turns
 
     def _expected_pixels(self, video: VideoFile, data: bytes) -> int:
-        """Of all frames that the file holds, without decoding any.
+        """Pixels of all frames in the file, without decoding any.
 
         Raises:
             InputError: They are too many.
@@ -262,7 +264,7 @@ class MediaReader:
             "send it shorter, or in smaller frames, such as 1280x720"
         )
 
-    def _open_video(self, container: Any, data: bytes) -> VideoFile:
+    def _open_video(self, container: InputContainer, data: bytes) -> VideoFile:
         video = VideoFile(container, data)
         stream = video.stream
         # Checked before the first frame, whose memory the decoder takes at the header's word.
@@ -275,9 +277,9 @@ class MediaReader:
         stream.codec_context.thread_count = DECODER_THREADS
         return video
 
-    def _pick(
-        self, data: bytes, wanted: Sequence[int], decoded: list[Any], size: tuple[int, int], turns: int
-    ) -> Iterator[NDArray[np.uint8] | Next]:
+    def _selected_frames(
+        self, data: bytes, wanted: Sequence[int], decoded: list[VideoFrame], size: tuple[int, int], turns: int
+    ) -> Iterator[NDArray[np.uint8] | StepKind]:
         left = list(reversed(wanted))
         try:
             with _container(data) as container:
@@ -287,7 +289,7 @@ class MediaReader:
                         left.pop()
                     if not left:
                         return
-                    yield self._next()
+                    yield self._next_step()
         except InputError:
             raise
         except Exception as error:
@@ -300,10 +302,10 @@ class MediaReader:
                 f"has {width}x{height} pixels; at most {self.policy.max_pixels} are allowed; send it smaller"
             )
 
-    def _next(self, pixels: int = 0) -> Next:
-        """What decoding goes on like, when so many more pixels are to come."""
+    def _next_step(self, pixels: int = 0) -> StepKind:
+        """The kind of the next step, with so many more ``pixels`` to decode."""
         spent = self.policy.max_request_pixels - self._pixels_left
-        return Next.LARGE if spent + pixels > LARGE_PIXELS else Next.LONG
+        return StepKind.LARGE if spent + pixels > LARGE_PIXELS else StepKind.LONG
 
     def _count(self, pixels: int) -> None:
         self._pixels_left -= max(pixels, LEAST_PIXELS)
@@ -316,21 +318,24 @@ class MediaReader:
 
 def _check_depth(image: Image.Image) -> None:
     """Refuse deep grey values that the conversion to RGB, here and in the reference, would all turn white."""
-    if image.mode[0] in "IF" and (highest := image.getextrema()[1]) > 255:  # type: ignore[operator] # noqa: PLR2004
+    if image.mode[0] not in "IF":
+        return
+    _, highest = cast("tuple[float, float]", image.getextrema())  # such modes have one band
+    if highest > 255:  # noqa: PLR2004 - the highest of 8 bits
         raise InputError(
             f"cannot be decoded as an image (its grey values go up to {highest:.6g}, and all above 255 would turn "
             "white); save it with 8 bits a value"
         )
 
 
-def _of_size(frame: Any, size: tuple[int, int]) -> Any:
+def _of_size(frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
     if (frame.width, frame.height) != size:
         raise InputError("cannot be decoded as a video (its frames change size; save it in one size)")
     return frame
 
 
-class _Metered(io.BytesIO):
-    """Bytes that may be read so many times."""
+class _ReadLimitedBytes(io.BytesIO):
+    """Bytes with a limit on the number of reads."""
 
     reads_left = HEADER_READS
 
@@ -351,7 +356,7 @@ def _webp_canvas(data: bytes) -> tuple[int, int] | None:
     return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
 
 
-def _container(data: bytes) -> Any:
+def _container(data: bytes) -> InputContainer:
     import av
 
     options = {
@@ -361,11 +366,11 @@ def _container(data: bytes) -> Any:
         "codec_whitelist": ",".join(DECODERS),  # of all streams, sound among them: opening a file decodes some of each
         "protocol_whitelist": "none",
     }
-    return av.open(io.BytesIO(data), options=options)
+    return av.open(io.BytesIO(data), mode="r", options=options)
 
 
 def sampled_frames(total: int, rate: float, fps: float, max_frames: int) -> tuple[int, ...]:
-    """The numbers of the frames to look at: an even count, at least 4 where there are so many, from first to last.
+    """The numbers of the frames to use: an even count, at least 4 if there are so many, from first to last.
 
     The rule is qwen-vl-utils' (``smart_nframes``, frame factor 2). A video of a single frame, which that refuses, is
     kept whole.

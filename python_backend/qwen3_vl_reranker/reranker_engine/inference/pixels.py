@@ -1,4 +1,4 @@
-"""Pixels to the vision tower's patches: resizing to whole tokens, normalising, cutting.
+"""From pixels to the vision tower's patches: resizing to whole tokens, normalising, dividing into patches.
 
 The sizes and filters are those of the reference pipeline (qwen-vl-utils, then the Qwen3-VL processor), so that the
 same file gives the same patches: an image is resized by Pillow (bicubic), a video's frames by torch (bicubic,
@@ -20,7 +20,7 @@ from PIL import Image
 from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 
 from .errors import InputError
-from .steps import Next, Steps, finished
+from .steps import StepKind, Steps, run_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +59,7 @@ class Visual:
     frames: NDArray[np.uint8]
     grid: Grid
     tokens_per_group: int
-    pipeline: Pixels
+    pipeline: PixelPipeline
     timestamps: tuple[float, ...] = ()
 
     @property
@@ -74,20 +74,20 @@ class Visual:
     def patches(self) -> torch.Tensor:
         """[t * h * w, channels * temporal * patch * patch] of fp32.
 
-        Made anew each time: they take four times the bytes of ``frames``, and nobody asks where the features are known.
+        Computed at each access: they take four times the bytes of ``frames``, and are not needed for cached features.
         """
-        return self.pipeline.cut(self.frames, self.grid)
+        return self.pipeline.to_patches(self.frames, self.grid)
 
     @cached_property
     def digest(self) -> bytes:
-        """Names what the vision tower would see: equal pixels in an equal grid, however they were encoded."""
+        """A hash of the pixels and the grid, the vision tower's input; the file's encoding does not matter."""
         digest = hashlib.blake2b(repr(self.frames.shape).encode(), digest_size=32)
-        digest.update(np.ascontiguousarray(self.frames))
+        digest.update(np.ascontiguousarray(self.frames).data)
         return digest.digest()
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelPipeline:
     """The pixel pipeline of one checkpoint."""
 
     vision: VisionConfig
@@ -106,7 +106,7 @@ class Pixels:
             InputError: It is more than 200 times as long as wide.
         """
         area = self.factor**2
-        height, width = whole_size(
+        height, width = token_aligned_size(
             image.height, image.width, self.factor, IMAGE_MIN_TOKENS * area, IMAGE_MAX_TOKENS * area
         )
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -118,36 +118,41 @@ class Pixels:
         Raises:
             InputError: The frames differ in size, or are too long and narrow.
         """
-        return finished(self.frames_steps(images, count, max_frames))
+        return run_steps(self.frames_steps(images, count, max_frames))
 
-    def frames_steps(self, images: Iterable[Image.Image | Next], count: int, max_frames: int) -> Steps[Visual]:
-        """As ``frames``; among the images may be steps that make them."""
+    def frames_steps(self, images: Iterable[Image.Image | StepKind], count: int, max_frames: int) -> Steps[Visual]:
+        """As ``frames``; between the images may be the steps that decode them."""
         used = range(count) if count <= max_frames else np.linspace(0, count - 1, max_frames, dtype=int).tolist()
         # Filled up before they are numbered, as in the reference: the copy of the last frame has a time of its own.
         indices = range(len(used) + -len(used) % self.vision.temporal_patch_size)
         kept = frozenset(used)
         listed = self._listed(images, kept)
-        for first in listed:
-            if not isinstance(first, Next):
-                break
+        first = next(listed)
+        while isinstance(first, StepKind):
             yield first
+            first = next(listed)
         height, width, _ = first.shape
         return (yield from self._video(chain([first], listed), (height, width), indices, FRAME_LIST_FPS))
 
-    def _listed(self, images: Iterable[Image.Image | Next], kept: frozenset[int]) -> Iterator[NDArray[np.uint8] | Next]:
+    def _listed(
+        self, images: Iterable[Image.Image | StepKind], kept: frozenset[int]
+    ) -> Iterator[NDArray[np.uint8] | StepKind]:
         """Each listed frame, resized on its own; see ``FRAME_FACTOR``. One at a time: all may be more than memory."""
         factor = self.factor * FRAME_FACTOR
         low, high = IMAGE_MIN_TOKENS * factor**2, FRAME_MAX_TOKENS * factor**2
         first: tuple[str, tuple[int, int]] | None = None
         index = -1
         for image in images:
-            if isinstance(image, Next):
+            if isinstance(image, StepKind):
                 yield image
                 continue
             index += 1
             if index not in kept:
                 continue
-            name, size = f"{image.width}x{image.height}", whole_size(image.height, image.width, factor, low, high)
+            name, size = (
+                f"{image.width}x{image.height}",
+                token_aligned_size(image.height, image.width, factor, low, high),
+            )
             first = first or (name, size)
             if size != first[1]:
                 raise InputError(f"has frames of different sizes ({', '.join(sorted((first[0], name)))})")
@@ -159,14 +164,14 @@ class Pixels:
         Raises:
             InputError: Its frames are too long and narrow, or cannot be decoded.
         """
-        return finished(self.video_steps(video))
+        return run_steps(self.video_steps(video))
 
     def video_steps(self, video: DecodedVideo) -> Steps[Visual]:
         """As ``video``; a step decodes and resizes a frame."""
         return self._video(video.steps, (video.height, video.width), video.indices, video.fps)
 
     def _video(
-        self, frames: Iterable[NDArray[np.uint8] | Next], size: tuple[int, int], indices: Sequence[int], fps: float
+        self, frames: Iterable[NDArray[np.uint8] | StepKind], size: tuple[int, int], indices: Sequence[int], fps: float
     ) -> Steps[Visual]:
         """Patches of frames of (height, width) ``size``, each resized as it comes.
 
@@ -178,10 +183,10 @@ class Pixels:
         area = self.factor**2
         low = VIDEO_FRAME_MIN_TOKENS * area
         high = max(min(VIDEO_FRAME_MAX_TOKENS * area, VIDEO_MAX_TOKENS * area / count * 2), int(low * 1.05))
-        height, width = whole_size(*size, self.factor, low, high)
+        height, width = token_aligned_size(*size, self.factor, low, high)
         whole = []
         for frame in frames:
-            if isinstance(frame, Next):
+            if isinstance(frame, StepKind):
                 yield frame
             else:
                 whole.append(_shrunk(frame, height, width))
@@ -191,14 +196,14 @@ class Pixels:
         timestamps = tuple((seconds[at] + seconds[at + group - 1]) / 2 for at in range(0, len(seconds), group))
         return self._visual(np.stack(whole), timestamps)
 
-    def cut(self, frames: NDArray[np.uint8], grid: Grid) -> torch.Tensor:
-        """Cut [frames, height, width, channels] into normalised rows, neighbours of a merge block together."""
+    def to_patches(self, frames: NDArray[np.uint8], grid: Grid) -> torch.Tensor:
+        """Divide [frames, height, width, channels] into normalised patches, those of a merge block together."""
         patch, merge, group = self.vision.patch_size, self.vision.spatial_merge_size, self.vision.temporal_patch_size
         channels = frames.shape[-1]
         cut = torch.from_numpy(frames).view(
             grid[0], group, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, channels
         )
-        # Reordered as bytes, normalised afterwards: six times as fast as the other way round.
+        # Reordered as bytes and normalised afterwards, which is six times as fast as the other way round.
         ordered = cut.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels, group * patch**2)
         mean, std = (torch.tensor(part)[:, None] * 255 for part in (self.mean, self.std))
         return ordered.float().sub_(mean).div_(std).flatten(1)
@@ -217,7 +222,7 @@ def _shrunk(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     return tensor[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def whole_size(height: int, width: int, factor: int, low: float, high: float) -> tuple[int, int]:
+def token_aligned_size(height: int, width: int, factor: int, low: float, high: float) -> tuple[int, int]:
     """(height, width) in multiples of ``factor``, of an area from ``low`` to ``high`` pixels, near the old proportions.
 
     The rule is qwen-vl-utils' ``smart_resize``; unlike there, a side is never rounded down to nothing.

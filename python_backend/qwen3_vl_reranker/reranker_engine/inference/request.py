@@ -1,35 +1,25 @@
-"""The request as clients send it: JSON objects, checked here to the last type, so that nothing fails deeper inside."""
+"""Parses a request. All types are checked here, so that nothing fails deeper inside."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
+from .references import MediaIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .media import MediaReader
+    from .references import Reference, Video
 
 DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 MIN_FRAMES, MAX_FRAMES = 2, 768
 """How many frames an option may ask for; the reference's own bounds (qwen-vl-utils, FRAME_FACTOR, FPS_MAX_FRAMES)."""
 MAX_FPS = 1000
-
-
-@dataclass(frozen=True)
-class MediaIndex:
-    """``{"media": k}``: element ``k`` of the request's ``media`` tensor."""
-
-    index: int
-
-
-Reference = MediaIndex | str
-"""One encoded image or video: an element of ``media``, a data URI, or a path or address (refused unless allowed)."""
-Video = Reference | tuple[Reference, ...]
-"""An encoded video, or its frames as images."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +64,8 @@ class RequestLimits:
     longest videos. In bf16 they take 8 kB each for every thousand of the model's hidden size."""
 
 
-class _Meter:
-    """Counts what one request holds; what was counted before a document is told with it."""
+class _SizeCounter:
+    """Counts the content of one request against its limits."""
 
     def __init__(self, limits: RequestLimits) -> None:
         self.limits = limits
@@ -141,13 +131,13 @@ def parse_request(
         )
     fps, max_frames, refuse_truncation = _options(options)
     text = _instruction(instruction, limits)
-    meter = _Meter(limits)
+    counter = _SizeCounter(limits)
 
     def content(raw: bytes, place: str) -> Content:
         try:
-            meter.values(raw)
+            counter.values(raw)
             found = _content(_json_object(raw), reader)
-            meter.content(found)
+            counter.content(found)
         except InputError as error:
             raise error.at(place) from error
         return found
@@ -165,7 +155,7 @@ def parse_request(
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twins)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicate_keys)
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8 ({error.reason} at byte {error.start})") from error
     except InputError:
@@ -177,13 +167,13 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two equal keys one would be content that nobody looks at."""
+def _no_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice: one of the two would be content that is ignored."""
     table = dict(pairs)
     if len(table) != len(pairs):
-        seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise InputError(f"has the key {twin[:80]!r} twice in one object")
+        counts = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, _ in pairs if counts[key] > 1)
+        raise InputError(f"has the key {duplicate[:80]!r} twice in one object")
     return table
 
 
@@ -307,7 +297,7 @@ def _truncation(value: Any) -> bool:
 
 
 def _only(value: dict[str, Any], *known: str) -> None:
-    """Refuse keys that are not known: a misspelt key would otherwise be content that nobody looks at."""
+    """Refuse unknown keys: a misspelt one would be content that is ignored."""
     unknown = sorted(value.keys() - set(known))
     if unknown:
         raise InputError(f"has the unknown key {unknown[0][:80]!r}; known are {', '.join(known)}")

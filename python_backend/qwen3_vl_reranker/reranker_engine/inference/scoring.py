@@ -1,4 +1,4 @@
-"""One request on its way through the model, pass by pass."""
+"""The state of one request while it is scored, pass by pass."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batching import Work
+from .batching import RemainingWork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from reranker_engine.model.decoder import Past
+    from reranker_engine.model.decoder import PrefixCache
     from reranker_engine.model.vision import VisualFeatures
 
-    from .batching import Portion
+    from .batching import BatchSlice
     from .pixels import Visual
-    from .prompt import Part
+    from .prompt import PromptPart
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request that is checked, decoded and tokenized: nothing of what is left to do can be the client's fault."""
+class PreparedRequest:
+    """A request that is checked, decoded and tokenized: what fails from here on is not the client's fault."""
 
-    query: Part
-    documents: tuple[Part, ...]
+    query: PromptPart
+    documents: tuple[PromptPart, ...]
 
     @property
     def truncated(self) -> int:
@@ -41,36 +41,36 @@ class Scoring:
 
     Attributes:
         prepared: The request.
-        work: What is left of it.
-        logits: [documents] in fp32; those of documents that are dealt out.
-        past: Keys and values of the prefix, between the first pass and the last.
+        work: What is left to compute.
+        logits: [documents] in fp32; valid for documents whose pass is done.
+        prefix_cache: Keys and values of the prefix, between the first pass and the last.
         features: Of images and videos, by the ``id`` of their ``Visual``, from the first pass that needs them to the
-            last: the same picture often stands in several documents, and the cache may be off or too small.
+            last: an image is often in several documents, and the feature cache may be off or too small.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: PreparedRequest) -> None:
         self.prepared = prepared
-        self.work = Work(len(prepared.query.tokens), [len(document.tokens) for document in prepared.documents])
+        self.work = RemainingWork(len(prepared.query.tokens), [len(document.tokens) for document in prepared.documents])
         self.logits: NDArray[np.float32] = np.empty(len(prepared.documents), dtype=np.float32)
-        self.past: Past | None = None
+        self.prefix_cache: PrefixCache | None = None
         self.features: dict[int, VisualFeatures] = {}
         parts = (prepared.query, *prepared.documents)
         self._uses = Counter(id(visual) for part in parts for visual in part.visuals)
 
-    def visuals(self, portion: Portion) -> Iterator[Visual]:
-        """The images and videos that a pass has to look at."""
-        for part in self._parts(portion):
+    def visuals(self, batch_slice: BatchSlice) -> Iterator[Visual]:
+        """The images and videos whose features a pass needs."""
+        for part in self._parts(batch_slice):
             yield from part.visuals
 
-    def store(self, portion: Portion, logits: NDArray[np.float32], past: Past | None) -> None:
-        """Take in what a pass computed, and let go of what no later one needs."""
-        self.logits[list(portion.documents)] = logits
-        self.past = past
-        for visual in self.visuals(portion):
+    def store(self, batch_slice: BatchSlice, logits: NDArray[np.float32], prefix_cache: PrefixCache | None) -> None:
+        """Store the results of a pass, and free what no later pass needs."""
+        self.logits[list(batch_slice.documents)] = logits
+        self.prefix_cache = prefix_cache
+        for visual in self.visuals(batch_slice):
             self._uses[id(visual)] -= 1
             if not self._uses[id(visual)]:
                 self.features.pop(id(visual), None)
 
-    def _parts(self, portion: Portion) -> list[Part]:
-        documents = [self.prepared.documents[at] for at in portion.documents]
-        return [self.prepared.query, *documents] if portion.first else documents
+    def _parts(self, batch_slice: BatchSlice) -> list[PromptPart]:
+        documents = [self.prepared.documents[at] for at in batch_slice.documents]
+        return [self.prepared.query, *documents] if batch_slice.first else documents

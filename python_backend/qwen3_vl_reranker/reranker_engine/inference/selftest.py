@@ -1,4 +1,4 @@
-"""What a freshly loaded checkpoint must be able to do before it is called ready; it warms the model up as well."""
+"""Scores built-in pairs before a version becomes ready; it also warms the model up."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 WARM_UP_ROUNDS = 2
 WARM_UP_S = 0.25
-"""On a CPU, another round is worth it only when it takes less than this: it saves the first request some milliseconds,
-whatever the model's size. A GPU's first round loads kernels, and says nothing about the second."""
+"""On a CPU, a second round is run only if the first took less than this: it saves the first request some milliseconds,
+whatever the model's size. On a GPU it is always run: the first one loads kernels, and tells nothing about the
+second."""
 
 
 def self_test(scorer: Scorer) -> float:

@@ -1,4 +1,4 @@
-"""Where the bytes of images and videos come from: the request itself, and files and addresses where allowed."""
+"""Reads the encoded bytes of images and videos: from the request, or from files and addresses that are allowed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .fetch import fetch
-from .request import MediaIndex
+from .references import MediaIndex
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .request import Reference
+    from .references import Reference
 
 DOWNLOAD_S = 10.0
 """Seconds for all downloads of one request together."""
@@ -48,12 +48,12 @@ class MediaPolicy:
 
 @dataclass
 class Sources:
-    """Reads what one request refers to. A file or an address is read once, so that it cannot change in between."""
+    """Reads what one request refers to. A file or an address is read once, so that it cannot change meanwhile."""
 
     policy: MediaPolicy
     media: Sequence[bytes] = ()
     _known: dict[str, bytes] = field(default_factory=dict)
-    _outside_bytes: int = 0
+    _external_bytes: int = 0
     _download_s: float = 0.0
 
     def read(self, reference: Reference) -> bytes:
@@ -69,14 +69,14 @@ class Sources:
         elif reference in self._known:
             return self._known[reference]
         else:
-            data = self._known[reference] = self._outside(reference)
+            data = self._known[reference] = self._read_external(reference)
         if len(data) > self.policy.max_bytes:
             raise _too_long(len(data), self.policy.max_bytes)
         if not data:
             raise InputError("is empty (0 bytes)")
         return data
 
-    def is_far(self, reference: Reference) -> bool:
+    def is_remote(self, reference: Reference) -> bool:
         """Whether ``read`` asks another host."""
         return (
             isinstance(reference, str)
@@ -85,7 +85,7 @@ class Sources:
             and _is_address(reference)
         )
 
-    def _outside(self, reference: str) -> bytes:
+    def _read_external(self, reference: str) -> bytes:
         limit = self.policy.max_bytes
         if _is_address(reference):
             start = time.monotonic()
@@ -97,8 +97,8 @@ class Sources:
             data = _local(reference, self.policy.allowed_roots, limit)
         if len(data) > limit:
             raise InputError(f"is more than {limit} bytes long; at most {limit} are allowed")
-        self._outside_bytes += len(data)
-        if self._outside_bytes > limit:
+        self._external_bytes += len(data)
+        if self._external_bytes > limit:
             raise InputError(f"makes the files and addresses of the request longer than {limit} bytes together")
         return data
 

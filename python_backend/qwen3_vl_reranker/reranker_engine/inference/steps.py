@@ -1,4 +1,4 @@
-"""Long work in steps: a generator that stops between them, and says what the next one is like."""
+"""Long work in steps: a generator that pauses between them, and tells what kind of step comes next."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Next(Enum):
-    """What the next step is like, up to the next ``yield``."""
+class StepKind(Enum):
+    """The kind of the next step, which ends at the next ``yield``."""
 
     SHORT = "short"
-    """Some milliseconds, as far as the request's texts are short."""
+    """A few milliseconds."""
     LONG = "long"
-    """It decodes, resizes, or tokenizes a long text: up to a second."""
+    """Up to a second: it decodes, resizes, or tokenizes a long text."""
     LARGE = "large"
-    """As ``LONG``; and the whole of the request takes many seconds, and memory of a decoder's meanwhile."""
+    """As ``LONG``, in a request that takes many seconds as a whole, and a decoder's memory meanwhile."""
     NETWORK = "network"
     """It waits for another host."""
 
 
-Steps = Generator[Next, None, T]
+Steps = Generator[StepKind, None, T]
 
 
-def finished(steps: Steps[T]) -> T:
-    """Take all steps at once, here; what they return."""
+def run_steps(steps: Steps[T]) -> T:
+    """Run all steps on this thread, and return their result."""
     while True:
         try:
             next(steps)

@@ -9,7 +9,10 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # Only containers that hold their own pictures. FFmpeg takes playlists and session descriptions for videos as well (HLS,
 # DASH, ffconcat, SDP): those name files and addresses, which it would open.
@@ -53,7 +56,7 @@ class VideoFile:
         InputError: There is none.
     """
 
-    def __init__(self, container: Any, data: bytes) -> None:
+    def __init__(self, container: InputContainer, data: bytes) -> None:
         self.stream = _video_stream(container)
         self._container = container
         self._data = data
@@ -83,7 +86,7 @@ class VideoFile:
                 break
         return count
 
-    def frames(self) -> Iterator[Any]:
+    def frames(self) -> Iterator[VideoFrame]:
         """Every frame that a player would show: those before the start of an edit list are decoded and dropped."""
         for packet in self._container.demux(self.stream):
             if packet.is_corrupt and "mov" in self._names:
@@ -96,7 +99,7 @@ class VideoFile:
                 self._see(frame)
                 yield frame
 
-    def _see(self, frame: Any) -> None:
+    def _see(self, frame: VideoFrame) -> None:
         self._shown += 1
         if frame.time is not None:
             self._begin = frame.time if self._begin is None else min(self._begin, frame.time)
@@ -143,9 +146,9 @@ class VideoFile:
             if _riff_end(self._data) > len(self._data):
                 raise _cut(f"{self._shown} of about {self.stream.frames} frames are there")
         elif "flv" in self._names and len(self._container.streams) == 1:
-            promised = (self._container.duration or 0) / MICROSECONDS
-            if self._last + self._length < MIN_SHARE * promised - 1 / (self.rate() or 1):
-                raise _cut(f"{self._last:.1f} of {promised:.1f} seconds are there")
+            seconds = (self._container.duration or 0) / MICROSECONDS
+            if self._last + self._length < MIN_SHARE * seconds - 1 / (self.rate() or 1):
+                raise _cut(f"{self._last:.1f} of {seconds:.1f} seconds are there")
 
     def _check_end(self, end: int) -> None:
         if end > len(self._data):
@@ -228,7 +231,7 @@ def _outside_of_pixels(data: bytes) -> Iterator[tuple[int, int]]:
         yield at, len(data)
 
 
-def quarter_turns(frame: Any) -> int:
+def quarter_turns(frame: VideoFrame) -> int:
     """How many times to turn a frame by 90 degrees, counterclockwise, to show it as the file says (display matrix).
 
     Other angles go to the nearest of the four, and a mirrored video is turned, not mirrored, as in the reference.
@@ -237,7 +240,7 @@ def quarter_turns(frame: Any) -> int:
     return round(angle / 90) % 4 if abs(angle) <= 180 else 0  # noqa: PLR2004 - a matrix of zeros has no angle
 
 
-def _video_stream(container: Any) -> Any:
+def _video_stream(container: InputContainer) -> VideoStream:
     """FFmpeg's choice of several (the default one, then the richest); never a cover picture."""
     from av.stream import Disposition
 

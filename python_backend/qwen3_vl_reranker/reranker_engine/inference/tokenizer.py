@@ -1,7 +1,7 @@
-"""The checkpoint's tokenizer, split in two: ordinary text on one side, control tokens on the other.
+"""The checkpoint's tokenizer, divided in two: ordinary text and control tokens.
 
-User text never becomes a control token. The added tokens are taken out of the tokenizer before it sees any text, so
-that ``<|im_end|>`` inside a document is eight ordinary pieces of text, and a document cannot write its own turn.
+User text never becomes a control token. The added tokens are removed from the tokenizer before it gets any text. So
+``<|im_end|>`` inside a document is ordinary text, and a document cannot end its turn in the prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 YES, NO = "yes", "no"
 LONG_TEXT = 10_000
-"""Characters of a text that takes more than some milliseconds to tokenize."""
+"""A text of more characters takes more than a few milliseconds to tokenize."""
 
 
 class TextTokenizer:
@@ -33,7 +33,7 @@ class TextTokenizer:
         raw = read_json(folder / "tokenizer.json")
         try:
             self._control = {str(token["content"]): int(token["id"]) for token in raw["added_tokens"]}
-            # Padding and truncation are ours; the post-processor could add tokens of its own.
+            # The engine pads and truncates itself; the post-processor could add tokens.
             plain = {**raw, "added_tokens": [], "padding": None, "truncation": None, "post_processor": None}
             self._plain = Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # tokenizers raises bare Exception
@@ -48,7 +48,7 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text, whatever it says."""
         if len(text) > LONG_TEXT:
-            # A batch of one: only for a batch does the library let other threads run meanwhile.
+            # A batch of one: the library releases the interpreter lock for batches only.
             return list(self._plain.encode_batch([text], add_special_tokens=False)[0].ids)
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids

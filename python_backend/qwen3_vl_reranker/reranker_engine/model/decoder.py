@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +11,23 @@ from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 from .layers import Embedding, Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from .config import TextConfig
-    from .packing import Group, Layout
+    from .packing import AttentionGroup, Layout
 
 Rotary = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]
-"""Keys and values, each [tokens, heads, head_dim]."""
-Past = tuple[KeysValues, ...]
-"""Those of a prefix, of every layer."""
+"""Keys and values of one layer, each [tokens, heads, head_dim]."""
+PrefixCache = tuple[KeysValues, ...]
+"""Keys and values of a request's prefix, of every layer."""
 QUERY_BLOCK = 1024
-"""Longer stretches attend in blocks of so many queries: a mask of all pairs of a long document's tokens would be
-hundreds of megabytes, and half of what it computes would be thrown away."""
+"""Longer spans attend in blocks of so many queries. A mask over all pairs of a long document's tokens would take
+hundreds of megabytes, and half of the computed pairs would be masked out."""
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm; the mean is taken in fp32 whatever the weights' type is."""
+    """Root mean square norm; the mean is taken in fp32, whatever the type of the weights."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of ``q`` [batch, tokens, heads, head_dim] over ``k`` and ``v``; without a ``mask`` it is causal.
 
-    ``k`` and ``v`` may have fewer heads, each of which then serves as many neighbours of ``q``'s. ``mask`` is true
-    where a token is seen, broadcast against [batch, heads, tokens of q, tokens of k].
+    ``k`` and ``v`` may have fewer heads, each for several neighbouring heads of ``q`` (grouped-query attention).
+    ``mask`` is true where a token is attended to, broadcast against [batch, heads, tokens of q, tokens of k].
     """
     if mask is not None and wants_equal_heads(q.device):
         k, v = (part.repeat_interleave(q.shape[2] // part.shape[2], dim=2) for part in (k, v))
@@ -60,10 +60,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def wants_equal_heads(device: torch.device) -> bool:
-    """Whether a mask leaves no fused kernel for keys with fewer heads than the queries.
+    """Whether torch has no fused kernel for a mask together with fewer heads of keys than of queries.
 
-    On CUDA flash attention takes no mask, and the memory-efficient kernel no groups of heads: SDPA would compute and
-    keep the scores of all pairs of tokens.
+    On CUDA, flash attention takes no mask, and the memory-efficient kernel no grouped heads. torch's SDPA would fall
+    back to computing and storing the scores of all pairs of tokens.
     """
     return device.type == "cuda"
 
@@ -89,12 +89,12 @@ class Attention(nn.Module):
         return rotate(self.k_norm(self._heads(self.k_proj(x))), rotary), self._heads(self.v_proj(x))
 
     def join(self, heads: Tensor) -> Tensor:
-        """What the heads found, as an update of the hidden states."""
+        """The attention output of the heads, as an update of the hidden states."""
         result: Tensor = self.o_proj(heads.flatten(-2))
         return result
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        return x.view(*x.shape[:-1], -1, self.head_dim)
 
 
 class MLP(nn.Module):
@@ -119,11 +119,11 @@ class DecoderLayer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the layer's weights lie; a model may be divided among several devices."""
+        """Where the layer's weights are; a model may be divided among several devices."""
         return self.input_layernorm.weight.device
 
     def after(self, x: Tensor, heads: Tensor) -> Tensor:
-        """The layer's output for its input ``x`` and what the heads found for it."""
+        """The layer's output for its input ``x`` and the attention output of its heads."""
         x = x + self.self_attn.join(heads)
         result: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return result
@@ -135,8 +135,8 @@ class Decoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.beat: Callable[[], None] = lambda: None
-        """Called after each layer; does nothing unless somebody wants to know."""
+        self.heartbeat: Callable[[], None] = lambda: None
+        """Called after each layer."""
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -144,9 +144,9 @@ class Decoder(nn.Module):
     def rotary(self, positions: Tensor) -> Rotary:
         """(cos, sin), each [..., tokens, 1, head_dim], of M-RoPE ``positions`` [3, ..., tokens].
 
-        The rows of ``positions`` are time, height and width. Frequencies are dealt out in turn (t, h, w, t, h, w, ...)
-        until the height's and the width's shares in ``mrope_section`` are used up; the rest turn with time. Angles are
-        computed in fp32: at position 10,000 a half-precision angle would be off by whole radians.
+        The rows of ``positions`` are time, height and width. Frequencies are interleaved (t, h, w, t, h, w, ...) until
+        the shares of height and width in ``mrope_section`` are used up; the rest belong to time. Angles are computed in
+        fp32: at position 10,000 a half-precision angle would be off by whole radians.
         """
         dim, device = self.config.head_dim, positions.device
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
@@ -165,30 +165,31 @@ class Decoder(nn.Module):
         positions: Tensor,
         visual: tuple[Tensor, list[Tensor]] | None,
         layout: Layout,
-        pasts: Sequence[Past | None],
-    ) -> tuple[Tensor, list[Past]]:
-        """Run one pass, whose tokens lie in one row as ``layout`` says.
+        caches: Sequence[PrefixCache | None],
+    ) -> tuple[Tensor, list[PrefixCache]]:
+        """Run one pass over tokens that are packed into one row as ``layout`` says.
 
-        Everything comes in on one device and moves along with the hidden states where the next layer lies elsewhere;
-        keys and values stay where they are computed.
+        All arguments are on one device. They move along with the hidden states to a layer on another device; keys and
+        values stay where they are computed.
 
         Args:
             embeds: [tokens, hidden].
             positions: [3, tokens].
-            visual: Places of the visual tokens, and for each of the first layers the features [visual tokens, hidden]
-                to be added to its output there (DeepStack, arXiv:2406.04334).
-            layout: Who stands where and attends with whom.
-            pasts: For each share the keys and values of its prefix, where they are kept from an earlier pass.
+            visual: Indices of the visual tokens, and for each of the first layers the features [visual tokens, hidden]
+                that are added to its output there (DeepStack, arXiv:2406.04334).
+            layout: Where each span is in the row, and what attends with what.
+            caches: For each slice the cached keys and values of its prefix; None if this pass computes the prefix.
 
         Returns:
-            The documents' last hidden states [documents, hidden] before the last norm, where the last layer lies, and
-            each share's keys and values of its prefix, which are views of the whole row's unless they came in.
+            The last hidden states [documents, hidden] of the documents before the last norm, on the last layer's
+            device; and for each slice the keys and values of its prefix: views of the whole row's, unless they were
+            cached.
         """
         rotary = self.rotary(positions)
         x = embeds
         levels = [] if visual is None else visual[1]
         found: list[list[KeysValues]] = [[] for _ in layout.prefixes]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(cast("Iterable[DecoderLayer]", self.layers)):
             if (device := layer.device) != x.device:
                 x, layout = x.to(device), layout.to(device)
                 rotary = (rotary[0].to(device), rotary[1].to(device))
@@ -198,13 +199,13 @@ class Decoder(nn.Module):
             normed = layer.input_layernorm(x)
             k, v = layer.self_attn.keys_values(normed, rotary)
             prefixes = [
-                past[index] if past is not None else (k[place], v[place])
-                for past, place in zip(pasts, layout.prefixes, strict=True)
+                cache[index] if cache is not None else (k[place], v[place])
+                for cache, place in zip(caches, layout.prefixes, strict=True)
             ]
             for kept, prefix in zip(found, prefixes, strict=True):
                 kept.append(prefix)
             if index == len(self.layers) - 1:
-                # Of the last layer only the documents' last tokens are wanted; all it needs of the others are keys.
+                # Only the documents' last tokens are needed from the last layer; of all others, keys and values.
                 ends = layout.ends
                 q = layer.self_attn.queries(normed[ends], (rotary[0][ends], rotary[1][ends]))
                 x = layer.after(x[ends], _attend_ends(q, k, v, layout, prefixes))
@@ -213,49 +214,51 @@ class Decoder(nn.Module):
                 x = layer.after(x, _attend_all(q, k, v, layout, prefixes))
                 if visual is not None and index < len(levels):
                     x = x.index_add(0, visual[0], levels[index].to(x.dtype))
-            self.beat()
+            self.heartbeat()
         return x, [tuple(kept) for kept in found]
 
 
 def _attend_all(q: Tensor, k: Tensor, v: Tensor, layout: Layout, prefixes: Sequence[KeysValues]) -> Tensor:
-    """What each token of the row [tokens, heads, head_dim] finds in its prefix and in its own stretch up to itself."""
+    """Attention of each token of the row [tokens, heads, head_dim] to its prefix, and to its own span up to itself."""
     out = torch.empty_like(q)
     for group in layout.groups:
         keys, values = _expanded(k, v, group, prefixes)
-        width = group.places.shape[1]
+        width = group.indices.shape[1]
         blocks = []
         for start in range(0, width, QUERY_BLOCK):
             stop = min(start + QUERY_BLOCK, width)
-            seen = group.ahead + stop
+            seen = group.prefix_tokens + stop
             mask = None
-            if group.ahead + start > 0:
-                mask = torch.ones(stop - start, seen, dtype=torch.bool, device=q.device).tril(group.ahead + start)
-            blocks.append(attend(q[group.places[:, start:stop]], keys[:, :seen], values[:, :seen], mask))
+            if group.prefix_tokens + start > 0:
+                mask = torch.ones(stop - start, seen, dtype=torch.bool, device=q.device).tril(
+                    group.prefix_tokens + start
+                )
+            blocks.append(attend(q[group.indices[:, start:stop]], keys[:, :seen], values[:, :seen], mask))
         heads = (blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)).flatten(0, 1)
         if group.real is None:
-            out[group.places.flatten()] = heads
+            out[group.indices.flatten()] = heads
         else:
-            out[group.places.flatten()[group.real]] = heads[group.real]
+            out[group.indices.flatten()[group.real]] = heads[group.real]
     return out
 
 
 def _attend_ends(q: Tensor, k: Tensor, v: Tensor, layout: Layout, prefixes: Sequence[KeysValues]) -> Tensor:
-    """What each document's last token [documents, heads, head_dim] finds in its prefix and in its document."""
+    """Attention of each document's last token [documents, heads, head_dim] to its prefix and its document."""
     out = torch.empty_like(q)
     for group in layout.groups:
         if group.prefix is None:
             continue
         keys, values = _expanded(k, v, group, prefixes)
-        seen = torch.arange(keys.shape[1], device=q.device) <= group.ahead + group.ends[:, None]
+        seen = torch.arange(keys.shape[1], device=q.device) <= group.prefix_tokens + group.ends[:, None]
         out[group.documents] = attend(q[group.documents][:, None], keys, values, seen[:, None, None])[:, 0]
     return out
 
 
-def _expanded(k: Tensor, v: Tensor, group: Group, prefixes: Sequence[KeysValues]) -> KeysValues:
-    """Keys and values [stretches, ahead + width, heads, head_dim] of a group: its prefix's before each one's own."""
+def _expanded(k: Tensor, v: Tensor, group: AttentionGroup, prefixes: Sequence[KeysValues]) -> KeysValues:
+    """Keys and values [spans, prefix_tokens + width, heads, head_dim] of a group: the prefix's before each own."""
     if group.prefix is None:
-        return k[group.places], v[group.places]
+        return k[group.indices], v[group.indices]
     both = []
     for before, own in zip(prefixes[group.prefix], (k, v), strict=True):
-        both.append(torch.cat((before.expand(len(group.places), -1, -1, -1), own[group.places]), dim=1))
+        both.append(torch.cat((before.expand(len(group.indices), -1, -1, -1), own[group.indices]), dim=1))
     return both[0], both[1]

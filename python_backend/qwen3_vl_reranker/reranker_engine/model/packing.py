@@ -1,8 +1,9 @@
-"""How the tokens of one pass lie in one row without padding, and which stretches of it attend in one call.
+"""Packs the tokens of one pass into one row without padding, and groups its spans for attention.
 
-A pass is a few requests' shares: each its prefix (system text, instruction and query, the same for all its documents)
-and some of its documents. A prefix attends to itself, a document to its prefix and to itself. Everything but attention
-runs over the whole row at once and has nothing to pad; in attention, stretches of similar length make one padded call.
+A pass holds slices of a few requests. Each slice has the request's prefix (system text, instruction and query, the same
+for all its documents) and some of its documents; prefixes and documents are the spans of the row. A prefix attends to
+itself, a document to its prefix and to itself. Everything but attention runs over the whole row at once and needs no
+padding. In attention, spans of similar length share one padded call.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MIN_FILL = 0.75
-"""A stretch shorter than this share of its group's longest starts a group of its own. Padding costs attention only,
-which is a fifth of the work or less; many small calls cost more than a little padding."""
+"""A span shorter than this share of its group's longest starts a new group. Padding costs in attention only, which is a
+fifth of the work or less; many small calls cost more than a little padding."""
 EXPANDED_BYTES = 64 * 2**20
-"""What one group's keys and values may take. Each document of a group needs the prefix's keys beside its own; they are
+"""Limit on the keys and values of one group. Each document of a group needs the prefix's keys beside its own; they are
 copied for one group and one layer at a time, never for all."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Stretches that attend in one call, after the same prefix or, being prefixes, after nothing.
+class AttentionGroup:
+    """Spans that attend in one call: documents after the same prefix, or prefixes, which follow nothing.
 
     Attributes:
-        prefix: Which share's prefix they follow; None for prefixes themselves.
-        ahead: Tokens of that prefix; 0 without one.
-        places: [stretches, width] their tokens' places in the row, filled up by repeating the last.
-        real: [tokens] indices into the flat ``places`` of what is not filling; None where nothing is.
-        ends: [stretches] index of each one's last token in its row of ``places``.
-        documents: [stretches] which of the pass's documents they are; empty for prefixes.
+        prefix: Index of the slice whose prefix they follow; None for prefixes.
+        prefix_tokens: Tokens of that prefix; 0 without one.
+        indices: [spans, width] indices of their tokens in the row, padded by repeating the last.
+        real: [tokens] indices into the flat ``indices`` of those that are not padding; None if there is no padding.
+        ends: [spans] index of each span's last token in its row of ``indices``.
+        documents: [spans] which of the pass's documents they are; empty for prefixes.
     """
 
     prefix: int | None
-    ahead: int
-    places: Tensor
+    prefix_tokens: int
+    indices: Tensor
     real: Tensor | None
     ends: Tensor
     documents: Tensor
 
-    def to(self, device: torch.device) -> Group:
+    def to(self, device: torch.device) -> AttentionGroup:
         return replace(
             self,
-            places=self.places.to(device),
+            indices=self.indices.to(device),
             real=None if self.real is None else self.real.to(device),
             ends=self.ends.to(device),
             documents=self.documents.to(device),
@@ -60,14 +61,14 @@ class Layout:
     """One pass.
 
     Attributes:
-        prefixes: For each share its prefix's place in the row; None where its keys are kept from an earlier pass.
-        ends: [documents] place of each document's last token in the row.
-        groups: Who attends with whom; each stretch is in one group.
+        prefixes: For each slice, where its prefix is in the row; None if its keys are cached from an earlier pass.
+        ends: [documents] index of each document's last token in the row.
+        groups: What attends with what; each span is in one group.
     """
 
     prefixes: tuple[slice | None, ...]
     ends: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[AttentionGroup, ...]
 
     def to(self, device: torch.device) -> Layout:
         """The same with its indices on another device."""
@@ -75,56 +76,61 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Share:
+class SliceLengths:
     """Lengths of one request's part of a pass.
 
     Attributes:
         prefix: Tokens of its prefix.
-        kept: Whether the prefix's keys are kept from an earlier pass, so that it is not in the row.
+        cached: The prefix's keys are cached from an earlier pass, so that it is not in the row.
         documents: Tokens of each of its documents.
     """
 
     prefix: int
-    kept: bool
+    cached: bool
     documents: tuple[int, ...]
 
 
-def layout(shares: Sequence[Share], bytes_per_token: int, device: torch.device) -> Layout:
-    """Lay out a pass: for each share its prefix, unless that is kept, then its documents, in the order given.
+def layout(slices: Sequence[SliceLengths], bytes_per_token: int, device: torch.device) -> Layout:
+    """Lay out a pass: for each slice its prefix, unless that is cached, then its documents, in the given order.
 
     Args:
-        shares: At least one, with at least one document altogether.
+        slices: At least one, with at least one document altogether.
         bytes_per_token: Of one token's keys and values in one layer.
         device: Where the indices go.
     """
     budget = EXPANDED_BYTES // bytes_per_token
     prefixes: list[slice | None] = []
-    own: list[tuple[int, int]] = []
+    prefix_spans: list[tuple[int, int]] = []
     ends: list[int] = []
-    groups: list[Group] = []
+    groups: list[AttentionGroup] = []
     start = 0
-    for index, share in enumerate(shares):
-        prefixes.append(None if share.kept else slice(start, start + share.prefix))
-        if not share.kept:
-            own.append((start, share.prefix))
-            start += share.prefix
-        *starts, start = accumulate(share.documents, initial=start)
-        spans = list(zip(starts, share.documents, strict=True))
-        for members in _alike(share.documents, share.prefix, budget):
+    for index, one in enumerate(slices):
+        prefixes.append(None if one.cached else slice(start, start + one.prefix))
+        if not one.cached:
+            prefix_spans.append((start, one.prefix))
+            start += one.prefix
+        *starts, start = accumulate(one.documents, initial=start)
+        spans = list(zip(starts, one.documents, strict=True))
+        for members in _similar_lengths(one.documents, one.prefix, budget):
             numbers = [len(ends) + at for at in members]
-            groups.append(_group([spans[at] for at in members], index, share.prefix, numbers, device))
+            groups.append(_group([spans[at] for at in members], index, one.prefix, numbers, device))
         ends += [first + length - 1 for first, length in spans]
-    lengths = [length for _, length in own]
-    groups += [_group([own[at] for at in members], None, 0, [], device) for members in _alike(lengths, 0, budget)]
+    groups += [
+        _group([prefix_spans[at] for at in members], None, 0, [], device)
+        for members in _similar_lengths([length for _, length in prefix_spans], 0, budget)
+    ]
     return Layout(tuple(prefixes), torch.tensor(ends, device=device), tuple(groups))
 
 
-def _alike(lengths: Sequence[int], ahead: int, budget: int) -> Iterator[list[int]]:
-    """Indices of ``lengths`` in groups of similar length that, padded and behind ``ahead``, stay within ``budget``."""
+def _similar_lengths(lengths: Sequence[int], prefix_tokens: int, budget: int) -> Iterator[list[int]]:
+    """Indices of ``lengths`` in groups of similar length.
+
+    Padded, and with the prefix before each member, a group stays within ``budget`` tokens.
+    """
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
         longest = lengths[group[0]] if group else 0
-        full = (len(group) + 1) * (ahead + longest) > budget
+        full = (len(group) + 1) * (prefix_tokens + longest) > budget
         if group and (full or lengths[index] < MIN_FILL * longest):
             yield group
             group = []
@@ -134,17 +140,17 @@ def _alike(lengths: Sequence[int], ahead: int, budget: int) -> Iterator[list[int
 
 
 def _group(
-    spans: Sequence[tuple[int, int]], prefix: int | None, ahead: int, documents: list[int], device: torch.device
-) -> Group:
+    spans: Sequence[tuple[int, int]], prefix: int | None, prefix_tokens: int, documents: list[int], device: torch.device
+) -> AttentionGroup:
     starts = torch.tensor([start for start, _ in spans])[:, None]
     lengths = torch.tensor([length for _, length in spans])[:, None]
     steps = torch.arange(int(lengths.max()))
-    places = starts + torch.minimum(steps, lengths - 1)
+    indices = starts + torch.minimum(steps, lengths - 1)
     real = steps < lengths
-    return Group(
+    return AttentionGroup(
         prefix=prefix,
-        ahead=ahead,
-        places=places.to(device),
+        prefix_tokens=prefix_tokens,
+        indices=indices.to(device),
         real=None if bool(real.all()) else real.flatten().nonzero()[:, 0].to(device),
         ends=(lengths[:, 0] - 1).to(device),
         documents=torch.tensor(documents, dtype=torch.long, device=device),

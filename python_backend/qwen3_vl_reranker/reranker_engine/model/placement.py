@@ -1,4 +1,4 @@
-"""Which of several devices each decoder layer lies on, where one model is divided among them."""
+"""Divides the decoder layers of one model among several devices."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ def free_bytes(device: torch.device) -> int:
 def divide(layers: Sequence[int], first: int, last: int, room: Sequence[int]) -> tuple[int, ...]:
     """The device of each layer, as an index into ``room``.
 
-    The hidden state passes the devices in order, so each gets neighbours. Of all such divisions it is one whose fullest
-    device is filled to the smallest share of its room, and of these the most even one: equal bytes on equal devices.
+    The hidden state passes the devices in order, so each device gets consecutive layers. Of all such divisions, this is
+    one whose fullest device has the smallest filled share, and of these the most even one: equal bytes on equal
+    devices.
 
     Args:
         layers: Bytes of each layer.
-        first: Bytes of what lies on the first device besides: embedding and vision tower.
-        last: Bytes of what lies on the last one besides: norm and head.
+        first: Further bytes on the first device: embedding and vision tower.
+        last: Further bytes on the last device: norm and head.
         room: Free bytes of each device; at least one.
 
     Raises:
-        MemoryError: It does not fit, however it is divided.
+        MemoryError: The model does not fit, however it is divided.
     """
     upto = list(accumulate(layers, initial=0))
     ends = range(len(upto))
 
     def share(device: int, start: int, end: int) -> float:
-        """What the layers from ``start`` to before ``end`` fill of a device."""
+        """The share of a device that the layers from ``start`` to before ``end`` fill."""
         load = upto[end] - upto[start]
         load += first if device == 0 else 0
         load += last if device == len(room) - 1 else 0
@@ -54,7 +55,7 @@ def divide(layers: Sequence[int], first: int, last: int, room: Sequence[int]) ->
         filled = share(device, start, end)
         return filled**2 if filled <= limit else float("inf")
 
-    # By number of layers: how uneven the best division is, and where each device's layers end in it.
+    # For each number of layers: the unevenness of the best division, and where each device's layers end in it.
     best: list[tuple[float, tuple[int, ...]]] = [(uneven(0, 0, end), (end,)) for end in ends]
     for device in range(1, len(room)):
         best = [

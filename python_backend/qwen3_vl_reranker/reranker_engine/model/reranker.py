@@ -10,46 +10,46 @@ import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder
-from .packing import Share, layout
+from .packing import SliceLengths, layout
 from .vision import VisionTower, VisualFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .config import ModelConfig
-    from .decoder import Past
+    from .decoder import PrefixCache
     from .vision import Grid
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Tokens that follow each other in a prompt: a request's prefix, or one of its documents.
+class TokenSpan:
+    """Consecutive tokens of a prompt: a request's prefix, or one of its documents.
 
     Attributes:
-        tokens: [n] token ids; visual places hold the image's or video's pad id.
-        positions: [3, n] M-RoPE positions; a document's go on from its prefix.
+        tokens: [n] token ids; visual tokens hold the pad id of images or of videos.
+        positions: [3, n] M-RoPE positions; those of a document continue those of its prefix.
         visual_places: [v] indices of the visual tokens in ``tokens``, ascending.
-        features: Those of each image and video, in the order of their places.
+        features: Of each image and video, in the order of ``visual_indices``.
     """
 
     tokens: Tensor
     positions: Tensor
-    visual_places: Tensor
+    visual_indices: Tensor
     features: tuple[VisualFeatures, ...] = ()
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """One request's part of a pass: its prefix, and the documents that follow it, each on its own.
+class SliceInput:
+    """What one request brings to a pass: its prefix, and documents that each follow the prefix.
 
     Attributes:
-        prefix: Tokens to be computed, or the keys and values that an earlier pass kept of them.
+        prefix: Tokens to compute, or their keys and values from an earlier pass.
         documents: At least one.
-        keep: Whether a later pass needs the prefix's keys and values.
+        keep: A later pass needs the prefix's keys and values.
     """
 
-    prefix: Stretch | Past
-    documents: tuple[Stretch, ...]
+    prefix: TokenSpan | PrefixCache
+    documents: tuple[TokenSpan, ...]
     keep: bool = False
 
 
@@ -61,41 +61,42 @@ class Reranker(nn.Module):
         self.config = config
         self.visual = VisionTower(config.vision)
         self.language_model = Decoder(config.text)
-        # Row of "yes" minus row of "no" of the output embedding, always fp32: in bf16 the head and the sigmoid leave
-        # 36 distinct scores for 48 documents, that is ties; in fp32 they cost nothing.
+        # Row of "yes" minus row of "no" of the output embedding, always in fp32: a head and a sigmoid in bf16 gave 48
+        # documents 36 distinct scores, which means ties; fp32 costs nothing here.
         self.head = nn.Parameter(torch.zeros(config.text.hidden_size, dtype=torch.float32))
 
     @property
     def device(self) -> torch.device:
-        """Where tokens and pixels go in. Of a model that is divided among several devices it is the first."""
+        """The device that tokens and pixels go to: the first, if the model is divided among several."""
         return self.language_model.embed_tokens.weight.device
 
-    def see(self, patches: Tensor, grids: Sequence[Grid]) -> VisualFeatures:
+    def encode_visuals(self, patches: Tensor, grids: Sequence[Grid]) -> VisualFeatures:
         """Features of images and videos; see ``VisionTower.forward``."""
         features: VisualFeatures = self.visual(patches.to(self.device), grids)
         return features
 
-    def forward(self, prompts: Sequence[Prompts]) -> tuple[Tensor, list[Past | None]]:
+    def forward(self, slices: Sequence[SliceInput]) -> tuple[Tensor, list[PrefixCache | None]]:
         """Score some documents of some requests in one pass.
 
-        Arithmetic on a pair does not depend on the others but for the rounding of differently shaped matrix products
-        (about 1e-6 in fp32).
+        A pair's score does not depend on the others, except for rounding in matrix products of other shapes (about 1e-6
+        in fp32).
 
         Returns:
-            Logits [documents of all ``prompts``, in order] in fp32, whose sigmoids are the scores; and for each of
-            ``prompts`` the prefix's keys and values, if it asks to keep them.
+            Logits [documents of all ``slices``, in order] in fp32, whose sigmoids are the scores; and for each of
+            ``slices`` the prefix's keys and values, if it asks to keep them.
         """
         device, decoder = self.device, self.language_model
-        row: list[Stretch] = []
-        shares, pasts = [], []
-        for one in prompts:
-            past = None if isinstance(one.prefix, Stretch) else one.prefix
-            row += [one.prefix, *one.documents] if isinstance(one.prefix, Stretch) else one.documents
-            ahead = len(one.prefix.tokens if isinstance(one.prefix, Stretch) else one.prefix[0][0])
-            shares.append(Share(ahead, past is not None, tuple(len(document.tokens) for document in one.documents)))
-            pasts.append(past)
-        tokens = torch.cat([stretch.tokens for stretch in row]).to(device)
-        positions = torch.cat([stretch.positions for stretch in row], dim=1).to(device)
+        row: list[TokenSpan] = []
+        lengths, caches = [], []
+        for one in slices:
+            cached = None if isinstance(one.prefix, TokenSpan) else one.prefix
+            row += [one.prefix, *one.documents] if isinstance(one.prefix, TokenSpan) else one.documents
+            prefix_tokens = len(one.prefix.tokens if isinstance(one.prefix, TokenSpan) else one.prefix[0][0])
+            documents = tuple(len(document.tokens) for document in one.documents)
+            lengths.append(SliceLengths(prefix_tokens, cached is not None, documents))
+            caches.append(cached)
+        tokens = torch.cat([span.tokens for span in row]).to(device)
+        positions = torch.cat([span.positions for span in row], dim=1).to(device)
         embeds = decoder.embed_tokens(tokens)
         visual = self._visual(row)
         if visual is not None:
@@ -106,23 +107,25 @@ class Reranker(nn.Module):
             embeds,
             positions,
             None if visual is None else (visual[0], visual[1].deepstack),
-            layout(shares, bytes_per_token, device),
-            pasts,
+            layout(lengths, bytes_per_token, device),
+            caches,
         )
         logits: Tensor = decoder.norm(ends.to(self.head.device)).float() @ self.head
-        return logits, [_own(past) if one.keep else None for one, past in zip(prompts, found, strict=True)]
+        return logits, [
+            _copied(prefix_cache) if one.keep else None for one, prefix_cache in zip(slices, found, strict=True)
+        ]
 
-    def _visual(self, row: Sequence[Stretch]) -> tuple[Tensor, VisualFeatures] | None:
-        """Places in the row and features of all its visual tokens."""
-        features = [found for stretch in row for found in stretch.features]
+    def _visual(self, row: Sequence[TokenSpan]) -> tuple[Tensor, VisualFeatures] | None:
+        """Indices in the row, and features, of all visual tokens."""
+        features = [found for span in row for found in span.features]
         if not features:
             return None
-        starts = accumulate((len(stretch.tokens) for stretch in row), initial=0)
-        places = torch.cat([start + stretch.visual_places for start, stretch in zip(starts, row, strict=False)])
+        starts = accumulate((len(span.tokens) for span in row), initial=0)
+        indices = torch.cat([start + span.visual_indices for start, span in zip(starts, row, strict=False)])
         deepstack = [torch.cat(level) for level in zip(*(found.deepstack for found in features), strict=True)]
-        return places.to(self.device), VisualFeatures(torch.cat([found.embeds for found in features]), deepstack)
+        return indices.to(self.device), VisualFeatures(torch.cat([found.embeds for found in features]), deepstack)
 
 
-def _own(past: Past) -> Past:
-    """A copy of what are views of a whole row's keys and values, which would otherwise all stay in memory."""
-    return tuple((keys.clone(), values.clone()) for keys, values in past)
+def _copied(prefix_cache: PrefixCache) -> PrefixCache:
+    """A copy. The originals are views, which would keep the whole row's keys and values in memory."""
+    return tuple((keys.clone(), values.clone()) for keys, values in prefix_cache)

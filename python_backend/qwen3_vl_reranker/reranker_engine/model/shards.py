@@ -1,15 +1,15 @@
-"""Reads tensors out of safetensors files: into memory of their own, or left where they are on a mapping of the file.
+"""Reads tensors out of safetensors files: into memory, or as a mapping of the file.
 
-A tensor of its own is read straight into its memory. It could be copied out of a mapping, as is usual, but the pages of
-a mapping count as the process's own memory while they are mapped, so that a load would take up to twice the weights.
-safetensors 0.8 can read without a mapping, but a tensor whole and in the file's type only: converting it then takes the
-largest one twice. Names, types and places come from safetensors' own reader, which checks the file's header.
+``read`` reads a tensor straight into its memory. Copying it out of a mapping, as is usual, would count the mapped pages
+as memory of the process too, so that a load would take up to twice the weights. safetensors 0.8 can read without a
+mapping, but only a whole tensor in the file's type: converting it takes the largest tensor twice. Names, types and
+locations come from safetensors' own reader, which checks the file's header.
 """
 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,12 +24,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_BYTES = 16 * 2**20
-"""What is read at once: it is looked at while the processor's cache still has it, and converted within so much."""
+"""Bytes that are read, checked and converted at once, while they are in the processor's cache."""
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class Place(NamedTuple):
-    """Where a tensor lies: ``start`` is a byte of the file."""
+class _Slice(Protocol):
+    """A tensor in a file that is not read yet."""
+
+    def get_dtype(self) -> str: ...
+    def get_shape(self) -> list[int]: ...
+
+
+class _Header(Protocol):
+    """What is used of ``safe_open``; safetensors does not give its types."""
+
+    def offset_keys(self) -> list[str]: ...
+    def get_slice(self, name: str, /) -> _Slice: ...
+    def get_tensor(self, name: str, /) -> Tensor: ...
+
+
+class TensorLocation(NamedTuple):
+    """Where a tensor is in its file: ``start`` is the offset of its first byte."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -47,11 +62,11 @@ class Shard:
         """
         self._path = path
         try:
-            # Unbuffered: pieces are large, and go to where they belong.
+            # Unbuffered: pieces are large, and are read straight into the tensor.
             self._file = path.open("rb", buffering=0)
             try:
-                self._header = safe_open(path, framework="pt")
-                self.places = self._find()
+                self._header: _Header = safe_open(path, framework="pt")
+                self.locations = self._read_locations()
             except BaseException:
                 self._file.close()
                 raise
@@ -66,30 +81,30 @@ class Shard:
     ) -> None:
         self._file.close()
 
-    def place(self, name: str) -> Place:
-        """Where a tensor lies, its type and shape.
+    def location(self, name: str) -> TensorLocation:
+        """A tensor's location, type and shape.
 
         Raises:
             CheckpointError: It is not there.
         """
-        if name not in self.places:
+        if name not in self.locations:
             raise self._unreadable(f"it does not contain tensor {name}")
-        return self.places[name]
+        return self.locations[name]
 
     def read(self, name: str, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor in memory of its own, piece by piece: beside it no more than one piece is needed.
+        """A tensor in memory of its own, read piece by piece: besides it, only one piece is in memory.
 
         Raises:
             CheckpointError: It is not there, cannot be read, or a value is not finite in ``dtype``.
         """
-        place = self.place(name)
-        tensor = torch.empty(place.shape, dtype=dtype, device=device)
+        location = self.location(name)
+        tensor = torch.empty(location.shape, dtype=dtype, device=device)
         flat = tensor.view(-1)
-        step = PIECE_BYTES // place.dtype.itemsize
-        direct = dtype is place.dtype and device.type == "cpu"
-        buffer = None if direct else torch.empty(min(step, flat.numel()), dtype=place.dtype)
+        step = PIECE_BYTES // location.dtype.itemsize
+        direct = dtype is location.dtype and device.type == "cpu"
+        buffer = None if direct else torch.empty(min(step, flat.numel()), dtype=location.dtype)
         broken = 0
-        self._file.seek(place.start)
+        self._file.seek(location.start)
         for start in range(0, flat.numel(), step):
             piece = flat[start : start + step]
             if buffer is None:
@@ -102,28 +117,28 @@ class Shard:
         return tensor
 
     def rows(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Some rows of a matrix, in the file's type, on the CPU; the others are not looked at.
+        """Some rows of a matrix, in the file's type, on the CPU; the others are not read.
 
         Raises:
             CheckpointError: As ``read``.
         """
-        place = self.place(name)
-        found = torch.empty((len(rows), *place.shape[1:]), dtype=place.dtype)
+        location = self.location(name)
+        found = torch.empty((len(rows), *location.shape[1:]), dtype=location.dtype)
         for row, target in zip(rows, found, strict=True):
-            self._file.seek(place.start + row * target.nbytes)
+            self._file.seek(location.start + row * target.nbytes)
             self._fill(name, target)
         self._check(name, _not_finite(found))
         return found
 
     def mapped(self, name: str) -> Tensor | None:
-        """A tensor on a private mapping of the file, in the file's type; None where the file has it unaligned.
+        """A tensor on a private mapping of the file, in the file's type; None if it is not aligned in the file.
 
         Raises:
             CheckpointError: As ``read``.
         """
-        self.place(name)
+        self.location(name)
         try:
-            tensor: Tensor = self._header.get_tensor(name)
+            tensor = self._header.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise self._unreadable(error) from error
         if tensor.data_ptr() % tensor.element_size():
@@ -131,26 +146,26 @@ class Shard:
         self._check(name, _not_finite(tensor))
         return tensor
 
-    def _find(self) -> dict[str, Place]:
+    def _read_locations(self) -> dict[str, TensorLocation]:
         """Tensors follow each other without a gap behind the header, which safetensors has checked."""
         start = 8 + int.from_bytes(self._file.read(8), "little")
-        places = {}
+        locations = {}
         for name in self._header.offset_keys():
-            view: Any = self._header.get_slice(name)
+            view = self._header.get_slice(name)
             kind = view.get_dtype()
             if kind not in TYPES:
                 raise CheckpointError(
                     f"{self._path.parent}: {name} in {self._path.name} is of type {kind}; the engine reads weights in "
                     f"{', '.join(TYPES)} only, so export the checkpoint in one of these"
                 )
-            places[name] = Place(TYPES[kind], tuple(view.get_shape()), start)
-            start += prod(places[name].shape) * TYPES[kind].itemsize
-        return places
+            locations[name] = TensorLocation(TYPES[kind], tuple(view.get_shape()), start)
+            start += prod(locations[name].shape) * TYPES[kind].itemsize
+        return locations
 
     def _fill(self, name: str, target: Tensor) -> None:
         """Read on into ``target``, which is contiguous and on the CPU."""
         # Not every type has a buffer in Python (bf16 has none); bytes have.
-        view = memoryview(target.view(-1).view(torch.uint8).numpy())
+        view = target.view(-1).view(torch.uint8).numpy().data
         while view:
             try:
                 got = self._file.readinto(view)
@@ -171,7 +186,7 @@ class Shard:
 
 
 def _not_finite(tensor: Tensor) -> int:
-    """How many values are not finite, without a copy of the tensor as long as all are."""
+    """How many values are not finite; copies the tensor only if there are some."""
     if not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all()):
         return 0
     return int((~torch.isfinite(tensor)).sum())

@@ -25,7 +25,7 @@ ROPE_THETA = 10000.0
 
 
 class VisualFeatures(NamedTuple):
-    """What the decoder gets for some visual tokens."""
+    """What the decoder gets for visual tokens."""
 
     embeds: Tensor
     """[tokens, hidden], in place of the token embeddings."""
@@ -33,13 +33,13 @@ class VisualFeatures(NamedTuple):
     """For each of the decoder's first layers [tokens, hidden], to be added to its output."""
 
     def split(self, tokens: Sequence[int]) -> list[VisualFeatures]:
-        """Those of each image and video, which have so many ``tokens``; copies where there are several.
+        """Of each image and video, given their numbers of ``tokens``; copies if there are several.
 
         A view of one would keep the features of all in memory.
         """
         if len(tokens) == 1:
             return [self]
-        parts = (part.split(list(tokens)) for part in (self.embeds, *self.deepstack))
+        parts = (torch.split(part, list(tokens)) for part in (self.embeds, *self.deepstack))
         owned = ([part.clone() for part in of_one] for of_one in zip(*parts, strict=True))
         return [VisualFeatures(embeds, deepstack) for embeds, *deepstack in owned]
 
@@ -54,7 +54,7 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary, runs: Sequence[tuple[int, int]]) -> Tensor:
         """Attend within each frame. ``runs`` are (frames, patches a frame) of neighbours of equal size."""
         qkv = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1)
-        # Rotation in fp32 whatever the weights' type, as the checkpoints were trained; both at once, which is faster.
+        # Rotated in fp32, as the checkpoints were trained; queries and keys at once, which is faster.
         q, k = rotate(qkv[:, :2].float(), rotary).to(x.dtype).unbind(1)
         v = qkv[:, 2]
         outs = []
@@ -133,8 +133,8 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.beat: Callable[[], None] = lambda: None
-        """Called after each block; does nothing unless somebody wants to know."""
+        self.heartbeat: Callable[[], None] = lambda: None
+        """Called after each block."""
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = Embedding(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList([VisionBlock(config) for _ in range(config.depth)])
@@ -152,10 +152,10 @@ class VisionTower(nn.Module):
             grids: One for each image or video; neighbours of equal size are computed faster.
         """
         x = self.patch_embed(patches)
-        # What depends on the place alone is computed once for each size of frame: a video's are all alike, and images
-        # often are.
+        # What depends on positions alone is computed once for each size of frame: a video's frames have one size, and
+        # images often do.
         sizes = dict.fromkeys((rows, columns) for _, rows, columns in grids)
-        alike = {size: self._of_places(size, patches.device) for size in sizes}
+        alike = {size: self._position_inputs(size, patches.device) for size in sizes}
         frames = [alike[rows, columns] for groups, rows, columns in grids for _ in range(groups)]
         learned, cos, sin = (torch.cat(parts) for parts in zip(*frames, strict=True))
         x = x + learned.to(x.dtype)
@@ -164,42 +164,42 @@ class VisionTower(nn.Module):
         deepstack = []
         for index, block in enumerate(self.blocks):
             x = block(x, (cos, sin), runs)
-            self.beat()
+            self.heartbeat()
             if index in self.config.deepstack_layers:
                 merger = self.deepstack_merger_list[self.config.deepstack_layers.index(index)]
                 deepstack.append(merger(x))
         return VisualFeatures(self.merger(x), deepstack)
 
-    def _of_places(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _position_inputs(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Learned position embeddings, cos and sin of the rotation, for the patches of one frame."""
-        places = self._patch_places(*size).to(device)
-        return self._position_embedding(places, size), *self._rotary(places)
+        positions = self._patch_positions(*size).to(device)
+        return self._position_embedding(positions, size), *self._rotary(positions)
 
-    def _patch_places(self, rows: int, columns: int) -> Tensor:
+    def _patch_positions(self, rows: int, columns: int) -> Tensor:
         """(row, column) of each patch [rows * columns, 2], ordered by merge block."""
         merge = self.config.spatial_merge_size
         grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1)
         blocks = grid.view(rows // merge, merge, columns // merge, merge, 2)
         return blocks.transpose(1, 2).reshape(-1, 2)
 
-    def _rotary(self, places: Tensor) -> Rotary:
+    def _rotary(self, positions: Tensor) -> Rotary:
         """(cos, sin) of fp32, [patches, 1, 1, head_dim]: half the pairs turn with the row, half with the column."""
         spatial = self.config.hidden_size // self.config.num_heads // 2
-        exponents = torch.arange(0, spatial, 2, dtype=torch.float32, device=places.device) / spatial
-        angles = (places[..., None].float() * (1.0 / ROPE_THETA**exponents)).flatten(1)
+        exponents = torch.arange(0, spatial, 2, dtype=torch.float32, device=positions.device) / spatial
+        angles = (positions[..., None].float() * (1.0 / ROPE_THETA**exponents)).flatten(1)
         both = torch.cat((angles, angles), dim=-1)[:, None, None]
         return both.cos(), both.sin()
 
-    def _position_embedding(self, places: Tensor, frame: tuple[int, int]) -> Tensor:
-        """The learned square position grid, resampled bilinearly (corners aligned) to the places of one frame."""
+    def _position_embedding(self, positions: Tensor, frame: tuple[int, int]) -> Tensor:
+        """The learned square position grid, resampled bilinearly (corners aligned) to the patches of one frame."""
         side = round(self.config.num_position_embeddings**0.5)
         table = self.pos_embed.weight.float()
-        size = torch.tensor([max(edge - 1, 1) for edge in frame], device=places.device)
-        source = places.float() * (side - 1) / size
+        size = torch.tensor([max(edge - 1, 1) for edge in frame], device=positions.device)
+        source = positions.float() * (side - 1) / size
         low = source.floor().long()
         high = (low + 1).clamp(max=side - 1)
         weight = source - low
-        result = torch.zeros(places.shape[0], table.shape[1], device=places.device)
+        result = torch.zeros(positions.shape[0], table.shape[1], device=positions.device)
         for row, row_weight in ((low[:, 0], 1 - weight[:, 0]), (high[:, 0], weight[:, 0])):
             for column, column_weight in ((low[:, 1], 1 - weight[:, 1]), (high[:, 1], weight[:, 1])):
                 result = result + table[row * side + column] * (row_weight * column_weight)[:, None]

@@ -25,15 +25,15 @@ PREFIX = "model."
 OUTPUT_EMBEDDING = "lm_head.weight"
 INPUT_EMBEDDING = "model.language_model.embed_tokens.weight"
 LAST = "model.language_model.norm.weight"
-"""What lies behind the last layer."""
+"""The last norm, which goes to the device of the last layer."""
 LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.")
 COMPUTED = ".inv_freq"
-"""What older releases saved of the rotary embedding; it follows from config.json."""
+"""Older releases saved this part of the rotary embedding; it follows from config.json."""
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 class Weights(NamedTuple):
-    """A model that is filled; ``mapped`` is the share of its bytes, 0 to 1, that lie on mappings of the files."""
+    """A model with its weights; ``mapped`` is the share of their bytes, 0 to 1, that are mappings of the files."""
 
     model: Reranker
     mapped: float
@@ -50,8 +50,8 @@ def load(
         devices: Where the weights go: the decoder's layers are divided among several by free memory.
         yes: Token id of "yes".
         no: Token id of "no".
-        mapped: Leave on mappings of the files what can stay there: what is of type ``dtype``, aligned to it, and for
-            the CPU. A file that is then changed in place changes scores, and one that is cut ends the process.
+        mapped: Map tensors from the files where possible: those of type ``dtype``, aligned to it, and for the CPU. A
+            file that is then changed in place changes scores; one that is truncated ends the process.
 
     Raises:
         CheckpointError: A file is missing or damaged, a tensor is missing, left over, misshapen or not finite.
@@ -66,18 +66,18 @@ def load(
     head = tied = None
     for path, names in _shards(folder).items():
         with Shard(folder / path) as shard:
-            for name in names if names is not None else shard.places:
+            for name in names if names is not None else shard.locations:
                 if name.endswith(COMPUTED):
                     continue
                 if name == OUTPUT_EMBEDDING:
-                    # Of a tensor that is a tenth of some models, scoring needs two rows. A head in the file is the
-                    # head, whatever tie_word_embeddings says: merging an adapter leaves that setting as it was.
+                    # Scoring needs two rows of this tensor, which is a tenth of some models. A head in the file is
+                    # used whatever tie_word_embeddings says: merging an adapter leaves that setting as it was.
                     head = _head(folder, shard, name, yes, no)
                     continue
                 if config.tie_word_embeddings and _full(name) == INPUT_EMBEDDING:
                     tied = _head(folder, shard, name, yes, no)
                 tensor, device = None, place(_full(name))
-                if mapped and device.type == "cpu" and shard.place(name).dtype is dtype:
+                if mapped and device.type == "cpu" and shard.location(name).dtype is dtype:
                     tensor = shard.mapped(name)
                 if tensor is not None:
                     left += tensor.nbytes
@@ -98,7 +98,7 @@ def load(
 
 
 def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]) -> Callable[[str], torch.device]:
-    """Tells the device of each of a checkpoint's tensors by its name."""
+    """A function from a tensor's name to its device."""
     if len(devices) == 1:
         return lambda _: devices[0]
     decoder = model.language_model
@@ -116,7 +116,7 @@ def _places(model: Reranker, dtype: torch.dtype, devices: Sequence[torch.device]
 
 
 def _full(name: str) -> str:
-    """A tensor's published name: tools that save the inner model alone leave its prefix out."""
+    """A tensor's published name: tools that save only the inner model leave the prefix out."""
     return name if name.startswith(PREFIX) else PREFIX + name
 
 
@@ -126,7 +126,7 @@ def _bytes(part: nn.Module, dtype: torch.dtype) -> int:
 
 def _head(folder: Path, shard: Shard, name: str, yes: int, no: int) -> Tensor:
     """[hidden] in fp32, on the CPU: the difference of the two rows that scoring needs."""
-    shape = shard.place(name).shape
+    shape = shard.location(name).shape
     if not shape or max(yes, no) >= shape[0]:
         count = shape[0] if shape else 0
         raise CheckpointError(f"{folder}: the tokenizer numbers beyond the {count} rows of the embedding")

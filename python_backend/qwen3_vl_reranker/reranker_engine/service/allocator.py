@@ -1,9 +1,9 @@
-"""Tells the C library to keep freed memory instead of handing it back after every tensor.
+"""Makes the C library keep freed memory instead of returning it to the system after every tensor.
 
-By default glibc maps each large block afresh and unmaps it when it is freed, so every intermediate tensor pays for
-its pages again. Keeping them made a forward and backward pass of a small model 5 to 20 times faster on a machine where
-page faults are dear (a sandboxed one), and is a common gain on others. The price: memory once used stays with the
-process, which is what a server with a steady load does anyway.
+By default glibc maps each large block anew and unmaps it when it is freed, so every intermediate tensor causes page
+faults again. Keeping the memory made a forward and backward pass of a small model 5 to 20 times faster on a machine
+where page faults are expensive (a sandbox); other machines gain less. The price: memory that was used once stays with
+the process, as it does anyway on a server under steady load.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ GROW_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Apply the setting to this process; returns False where the C library has no ``mallopt`` (it is not glibc)."""
+    """Apply the setting to this process; False if the C library has no ``mallopt`` (it is not glibc)."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
-    # One arena: other threads' arenas hand memory back whatever the threshold is, and the thread that computes is not
-    # the main one.
+    # One arena: the computing thread is not the main one, and arenas of other threads ignore the trim threshold.
     settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEEP_BYTES), (M_TOP_PAD, GROW_BYTES))
     accepted = [mallopt(name, value) for name, value in settings]
     return all(accepted)
 
 
-class FreedMemory:
-    """Gives back what one unusual request left behind, a large picture or a long text.
+class MemoryTrimmer:
+    """Returns memory to the system after an unusual request, such as a large image or a long text.
 
-    More than ``SPARE_BYTES`` over what was resident before goes back to the system, at most once in ``PAUSE_S``: under
-    a steady load of large requests the memory is wanted again at once.
+    It does so when more than ``SPARE_BYTES`` above the usual are resident, and at most once in ``PAUSE_S``: under a
+    steady load of large requests the memory would be needed again at once.
     """
 
     SPARE_BYTES = 512 * 2**20
@@ -51,22 +50,22 @@ class FreedMemory:
         self._last = clock()
         self._usual = resident_bytes()
 
-    def relax(self) -> bool:
-        """Call after each batch; whether memory was given back."""
+    def trim(self) -> bool:
+        """Call when no request is left; whether memory was returned."""
         now = self._clock()
         if now - self._last < self.PAUSE_S or resident_bytes() <= self._usual + self.SPARE_BYTES:
             return False
         self._last = now
         try:
             ctypes.CDLL(None).malloc_trim(0)
-        except AttributeError:  # not glibc, which is told by keep_freed_memory as well
+        except AttributeError:  # not glibc
             return False
         self._usual = max(self._usual, resident_bytes())
         return True
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process; 0 if the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -1,7 +1,7 @@
 """The class that Triton's python backend creates for each instance of a model version.
 
-This module imports nothing heavy. Triton starts a process of its own before each load, only to ask this class whether
-it completes the configuration; importing torch there would double the time of every load.
+This module imports nothing heavy. Before each load, Triton starts a separate process only to ask this class whether it
+completes the configuration; importing torch there would double the time of every load.
 """
 
 from __future__ import annotations
@@ -11,34 +11,39 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .trial import Trial
+from .tokenizer_trial import TokenizerTrial
 from .watchdog import initialize_timeout, watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from triton_python_backend_utils import InferenceRequest, InferenceResponse
+
 _START_TIME = 19
-"""The place of ``starttime`` in /proc/<pid>/stat behind the name, which may hold spaces; see proc_pid_stat(5)."""
+"""Index of ``starttime`` in /proc/<pid>/stat after the name, which may contain spaces; see proc_pid_stat(5)."""
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the version; whatever is raised here is the reason that Triton gives for the failed load.
+        """Load the version. Triton reports an exception as the reason of the failed load.
 
         Raises:
             ValueError: A parameter of config.pbtxt is wrong.
             CheckpointError: The version folder is no checkpoint that can be served.
         """
         seconds = initialize_timeout(json.loads(args["model_config"]))
-        # The watchdog looks after the imports as well: they read hundreds of files, perhaps over a network.
+        # The watchdog covers the imports, too: they read hundreds of files, perhaps over a network.
         folder = Path(args["model_repository"]) / args["model_version"]
-        with watchdog(seconds, f"loading {args['model_name']} version {args['model_version']}"), Trial(folder) as trial:
+        with (
+            watchdog(seconds, f"loading {args['model_name']} version {args['model_version']}"),
+            TokenizerTrial(folder) as trial,
+        ):
             seconds_of = {"start": process_age_s()}
             begun = time.monotonic()
-            # torch makes some 180,000 objects, all of which stay. Looking through them for garbage takes a seventh of
-            # the imports' time, and later would hold up a request for 70 ms now and then.
+            # torch creates some 180,000 objects, and keeps all. Garbage collection over them takes a seventh of the
+            # imports' time, and would later delay a request by 70 ms now and then.
             gc.disable()
             try:
                 from .instance import Instance
@@ -50,7 +55,7 @@ class TritonPythonModel:
             seconds_of["trial"] = trial.seconds
             self._instance = Instance(args, seconds_of)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[InferenceRequest]) -> list[InferenceResponse | None]:
         """Answer a batch of requests, each with scores or with an error of its own."""
         return self._instance.execute(requests)
 
@@ -60,7 +65,7 @@ class TritonPythonModel:
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started, to a hundredth; 0 where the system does not tell."""
+    """Seconds since this process was started, to a hundredth; 0 if the system does not tell."""
     try:
         fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
         started = int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")

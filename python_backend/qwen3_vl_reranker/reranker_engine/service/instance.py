@@ -5,41 +5,30 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from reranker_engine.inference.errors import InputError
-from reranker_engine.inference.scorer import scores_of
-
-from .allocator import FreedMemory, keep_freed_memory
-from .job import Job, Refused
-from .loading import CPU, gpus, is_out_of_memory, load
-from .meters import OF_THE_CACHE, Meters
+from .allocator import MemoryTrimmer, keep_freed_memory
+from .loading import CPU, gpus, load
+from .metrics import CACHE_METRICS, Metrics
+from .responses import PendingRequest, ResponseBuilder
+from .scheduler import Scheduler
 from .settings import read_settings
-from .tensors import read_request
-from .turns import Broken, Turns
 from .watchdog import EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from reranker_engine.inference.batching import BatchSlice
+    from reranker_engine.inference.cache import FeatureCache
 
-    from reranker_engine.inference.batching import Portion
-    from reranker_engine.inference.scorer import Scorer
-    from reranker_engine.inference.scoring import Prepared
-    from reranker_engine.inference.steps import Steps
-
-_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-BEAT_S = 0.25
-HAND_OVER_S = 0.5
-"""What the stub gets to give Triton the last answers, of which nothing tells when it is done."""
+HEARTBEAT_S = 0.25
+LAST_ANSWERS_S = 0.5
+"""Time for Triton's stub process to deliver the last answers; it does not tell when it has done so."""
 
 
 class Instance:
@@ -50,7 +39,7 @@ class Instance:
 
         Args:
             args: What Triton gave to ``initialize``.
-            seconds: What the load took so far, by part, from the start of the process on.
+            seconds: How long the load took so far, by part, from the start of the process on.
 
         Raises:
             ValueError: A parameter of config.pbtxt is wrong.
@@ -60,7 +49,6 @@ class Instance:
         config = json.loads(args["model_config"])
         settings = read_settings(config, args["model_instance_kind"], args["model_instance_device_id"], gpus())
         name = f"{args['model_name']} version {args['model_version']}"
-        version = np.array([[int(args["model_version"])]], dtype=np.int64)
         torch.set_num_threads(settings.threads)
         if settings.scorer.devices == (CPU,):
             keep_freed_memory()
@@ -72,9 +60,9 @@ class Instance:
         )
         if loaded.fallback == CPU:
             keep_freed_memory()
-        hidden = () if settings.cache_metrics else OF_THE_CACHE
-        self._meters = Meters(args["model_name"], args["model_version"], without=hidden)
-        self._meters.level(
+        hidden = () if settings.cache_metrics else CACHE_METRICS
+        self._metrics = Metrics(args["model_name"], args["model_version"], without=hidden)
+        self._metrics.set_gauge(
             "info",
             1,
             device=loaded.device,
@@ -86,9 +74,11 @@ class Instance:
         )
         seconds = {**seconds, "weights": loaded.weights_s, "self_test": loaded.self_test_s}
         for part, value in seconds.items():
-            self._meters.level("load_seconds", value, part=part)
-        self._desk = Desk(loaded.scorer, self._meters, version)
-        self._turns = Turns(loaded.scorer, self._desk, most=settings.max_requests)
+            self._metrics.set_gauge("load_seconds", value, part=part)
+        self._scorer = loaded.scorer
+        self._responses = ResponseBuilder(self._metrics, int(args["model_version"]))
+        monitor = InstanceMonitor(loaded.scorer.cache, self._metrics)
+        self._scheduler = Scheduler(loaded.scorer, monitor, max_requests=settings.max_requests)
         self._timeout_s = settings.default_timeout_s
         pb_utils.Logger.log_info(
             f"{name}: loaded and tested in {sum(seconds.values()):.2f} s "
@@ -96,154 +86,64 @@ class Instance:
             f"warm: {loaded.warm_s * 1000:.0f} ms) in {loaded.dtype} on {loaded.device} with {settings.threads} threads"
         )
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse | None]:
         """Answer a batch of requests, each with scores or with an error of its own.
 
-        None stands for a request that takes more than one turn: it goes on in the background while Triton hands over
-        other requests, and is answered through its response sender. Short ones are answered here, so that Triton's own
-        figures (success, failure, duration) tell the truth about them; a long one counts in them when it leaves here.
+        None stands for a request that is not done yet. It goes on in the background while Triton hands over others, and
+        is answered through its response sender. Triton's own figures (success, failure, duration) count it as a success
+        when ``execute`` returns; they are right for the requests that are answered here.
         """
-        asked = [Asked(request, self._desk, self._timeout_s) for request in requests]
-        self._turns.run([one.job() for one in asked])
-        return [one.leave() for one in asked]
+        pending = [PendingRequest(request, self._scorer, self._responses, self._timeout_s) for request in requests]
+        self._scheduler.run([one.job() for one in pending])
+        return [one.take_response() for one in pending]
 
     def finalize(self) -> None:
         """Triton calls it when every client has its answer."""
-        self._turns.close()
-        self._meters.close()
+        self._scheduler.close()
+        self._metrics.close()
 
 
-class Desk:
-    """Turns results into responses, and counts."""
+class InstanceMonitor:
+    """What the scheduler tells, as metrics; and the end of the process when the scheduler has failed."""
 
-    def __init__(self, scorer: Scorer, meters: Meters, version: NDArray[np.int64]) -> None:
-        self.scorer = scorer
-        self._meters = meters
-        self._version = version
-        self._freed = FreedMemory()
-        self._hits, self._misses = scorer.cache.hits, scorer.cache.misses
-        self._beat_at = 0.0
+    def __init__(self, cache: FeatureCache, metrics: Metrics) -> None:
+        self._cache = cache
+        self._metrics = metrics
+        self._memory = MemoryTrimmer()
+        self._hits, self._misses = cache.hits, cache.misses
+        self._heartbeat_at = 0.0
 
-    def passed(self, portions: Sequence[Portion]) -> None:
-        """Count a pass through the model."""
-        tokens, pairs = (sum(one.tokens for one in portions), sum(len(one.documents) for one in portions))
-        self._meters.add("tokens_total", tokens)
-        self._meters.observe("batch_tokens", tokens)
-        self._meters.observe("batch_pairs", pairs)
-        cache = self.scorer.cache
+    def pass_done(self, slices: Sequence[BatchSlice]) -> None:
+        """Count a forward pass."""
+        tokens, pairs = sum(one.tokens for one in slices), sum(len(one.documents) for one in slices)
+        self._metrics.add("tokens_total", tokens)
+        self._metrics.observe("batch_tokens", tokens)
+        self._metrics.observe("batch_pairs", pairs)
+        cache = self._cache
         if (cache.hits, cache.misses) != (self._hits, self._misses):
-            self._meters.add("vision_cache_hits_total", cache.hits - self._hits)
-            self._meters.add("vision_cache_misses_total", cache.misses - self._misses)
-            self._meters.level("vision_cache_bytes", cache.used)
+            self._metrics.add("vision_cache_hits_total", cache.hits - self._hits)
+            self._metrics.add("vision_cache_misses_total", cache.misses - self._misses)
+            self._metrics.set_gauge("vision_cache_bytes", cache.used)
             self._hits, self._misses = cache.hits, cache.misses
 
-    def beat(self) -> None:
-        """Show that the computing thread works.
+    def heartbeat(self) -> None:
+        """Count a sign of life of the computing thread.
 
-        Counted at most once in ``BEAT_S``: how many steps a request takes tells whether its pictures were known.
+        At most one in ``HEARTBEAT_S``: the number of a request's steps would tell whether its images were in the cache.
         """
         now = time.monotonic()
-        if now - self._beat_at >= BEAT_S:
-            self._beat_at = now
-            self._meters.add("beats_total", 1)
+        if now - self._heartbeat_at >= HEARTBEAT_S:
+            self._heartbeat_at = now
+            self._metrics.add("beats_total", 1)
 
-    def rested(self) -> None:
-        """All requests are answered."""
-        self._freed.relax()
+    def idle(self) -> None:
+        """All requests are answered: return memory that is not needed."""
+        self._memory.trim()
 
-    def broken(self, text: str) -> None:
-        """The thread that computes can't go on: end this process, so that everybody sees that it is gone."""
+    def failed(self, text: str) -> None:
+        """End the process, so that Triton and the control plane see that the engine is gone."""
         pb_utils.Logger.log_error(text)
         sys.stderr.write(f"qwen3_vl_reranker: {text}\n")
         sys.stderr.flush()
-        time.sleep(HAND_OVER_S)
+        time.sleep(LAST_ANSWERS_S)
         os._exit(EXIT_CODE)
-
-    def response(self, job: Job, result: NDArray[Any] | Exception, stage: str) -> Any:
-        """What Triton gets. ``stage`` is what was looked at last: the ``request`` itself, or its ``content``."""
-        if isinstance(result, Refused):
-            code = pb_utils.TritonError.CANCELLED if result.cause == "cancelled" else pb_utils.TritonError.UNAVAILABLE
-            return self._rejected(result.cause, str(result), code)
-        if isinstance(result, InputError):
-            return self._rejected(stage, str(result), pb_utils.TritonError.INVALID_ARG)
-        if isinstance(result, Exception):
-            cause = "no_memory" if is_out_of_memory(result) else "internal"
-            what = "scoring" if job.prepared else "preparing the request"
-            text = f"{what} failed: {result}"
-            if not isinstance(result, Broken):
-                text = f"{what} failed: {type(result).__name__}: {result}"
-            pb_utils.Logger.log_error(text)
-            return self._rejected(cause, text, pb_utils.TritonError.INTERNAL)
-        scores = scores_of(result)
-        if not np.isfinite(scores).all():
-            broken = int(np.flatnonzero(~np.isfinite(scores))[0])
-            text = f"document {broken}: the model's score is not a number"
-            return self._rejected("not_a_number", text, pb_utils.TritonError.INTERNAL)
-        self._meters.add("pairs_total", len(scores))
-        if job.prepared and job.prepared.truncated:
-            self._meters.add("truncated_total", job.prepared.truncated)
-        self._meters.observe("request_seconds", time.monotonic() - job.arrived)
-        return pb_utils.InferenceResponse(
-            output_tensors=[pb_utils.Tensor("scores", scores[None]), pb_utils.Tensor("model_version", self._version)]
-        )
-
-    def _rejected(self, cause: str, text: str, code: Any) -> Any:
-        self._meters.add("rejected_total", 1, cause=cause)
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
-
-
-class Asked:
-    """A request of Triton's, and who answers it: ``execute``, or its response sender once ``execute`` left it.
-
-    It must not hold its job, which holds it: Triton's request keeps shared memory until Python lets go of it, and a
-    circle would wait for the garbage collector.
-    """
-
-    def __init__(self, request: Any, desk: Desk, timeout_s: float) -> None:
-        """``timeout_s``: of a request that brings none; 0 for none."""
-        self._request = request
-        self._desk = desk
-        self._timeout_s = timeout_s
-        self._stage = "request"
-        self._lock = threading.Lock()
-        self._response: Any = None
-        self._sender: Any = None
-
-    def job(self) -> Job:
-        """What there is to do, told in a way that knows nothing of Triton."""
-        timeout_s = self._request.timeout() / 1e6 or self._timeout_s
-        return Job(
-            steps=self._steps(),
-            cancelled=self._request.is_cancelled,
-            finish=self._finish,
-            timeout_s=timeout_s or None,
-        )
-
-    def leave(self) -> Any:
-        """The response, or None: it is sent later, by itself."""
-        with self._lock:
-            if self._response is None:
-                self._sender = self._request.get_response_sender()
-            return self._response
-
-    def _steps(self) -> Steps[Prepared]:
-        scorer, request = self._desk.scorer, self._request
-        raw = read_request(lambda name: pb_utils.get_input_tensor_by_name(request, name))
-        yield raw.reading(far=bool(scorer.settings.media.allowed_hosts))
-        parsed = scorer.parse(raw.query, raw.documents, raw.instruction, raw.options, raw.media)
-        self._stage = "content"
-        return (yield from scorer.preparing(parsed))
-
-    def _finish(self, job: Job, result: NDArray[Any] | Exception) -> None:
-        try:
-            response = self._desk.response(job, result, self._stage)
-        except Exception as error:  # noqa: BLE001 - the thread that computes must go on, and Triton must hear something
-            response = self._desk.response(job, error, self._stage)
-        with self._lock:
-            if self._sender is None:
-                self._response = response
-                return
-        try:
-            self._sender.send(response, flags=_FINAL)
-        except Exception as error:  # noqa: BLE001 - nothing more can be done for this one
-            pb_utils.Logger.log_error(f"an answer could not be sent: {type(error).__name__}: {error}")

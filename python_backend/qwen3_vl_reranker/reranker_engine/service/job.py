@@ -1,25 +1,26 @@
-"""One request on its way, and why one is refused."""
+"""One request as the scheduler sees it, and the reasons to refuse one."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from reranker_engine.inference.scoring import Prepared, Scoring
+    from reranker_engine.inference.scoring import PreparedRequest, Scoring
     from reranker_engine.inference.steps import Steps
 
 SLICE_S = 0.05
-"""How long decoding and tokenizing of one request goes on before the others have their turn."""
+"""Time slice of decoding and tokenizing: after this the next request gets its slice."""
 
 
 class Refused(Exception):
-    """A request that is not computed, or not to its end, and why.
+    """A request that is not computed, or not to its end.
 
     Attributes:
         cause: ``cancelled``, ``deadline`` or ``busy``.
@@ -32,54 +33,55 @@ class Refused(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way.
+    """One request.
 
     Attributes:
-        steps: Decodes and tokenizes it.
-        cancelled: Whether its client went away.
-        finish: Called once with the job, and with the logits or what went wrong. Must not raise.
-        timeout_s: How long its client waits from ``arrived`` on; None: for ever.
-        prepared: What ``steps`` gave.
-        failed: What ``steps`` raised, while nobody was told.
-        scoring: How far it is, while it is neither being prepared nor done.
-        apart: Other threads than the computing one have it.
-        slices: How often its preparation was gone on with on the computing thread.
-        turn: The number of the round that does something for it.
+        steps: Decodes and tokenizes the request.
+        cancelled: Whether the client has cancelled the request.
+        finish: Called once, with the job and either the logits or the error. Must not raise.
+        timeout_s: Seconds from ``arrived`` that the client waits; None: no limit.
+        prepared: The result of ``steps``.
+        error: What ``steps`` raised in another thread, until the scheduler has handled it.
+        scoring: Progress through the model; None before preparation has ended and after the job is done.
+        offloaded: The preparation pool has the job; the scheduler must not touch ``steps``.
+        slices: How many time slices of preparation the job had on the computing thread.
+        due_iteration: The first scheduler iteration that includes the job.
     """
 
-    steps: Steps[Prepared]
+    steps: Steps[PreparedRequest]
     cancelled: Callable[[], bool]
-    finish: Callable[[Job, NDArray[Any] | Exception], None]
+    finish: Callable[[Job, NDArray[np.float32] | Exception], None]
     timeout_s: float | None = None
     arrived: float = field(default_factory=time.monotonic)
-    prepared: Prepared | None = None
-    failed: BaseException | None = None
+    prepared: PreparedRequest | None = None
+    error: BaseException | None = None
     scoring: Scoring | None = None
-    apart: bool = False
+    offloaded: bool = False
     slices: int = 0
-    turn: int = 0
+    due_iteration: int = 0
     done: bool = False
-    _asked_at: float = 0.0
+    _polled_at: float = 0.0
 
     @property
-    def begun(self) -> bool:
-        return self.scoring is not None and self.scoring.work.done > 0
+    def started(self) -> bool:
+        """Whether a pass has computed some of its documents."""
+        return self.scoring is not None and self.scoring.work.scheduled > 0
 
     def overdue(self, now: float, more_s: float = 0.0) -> bool:
-        """Whether ``more_s`` from ``now`` on are more than its client waits."""
+        """Whether the deadline is less than ``more_s`` after ``now``."""
         return self.timeout_s is not None and now - self.arrived + more_s > self.timeout_s
 
-    def refused(self, every_s: float = 0.0) -> Refused | None:
-        """Why nothing more is to be done for it, if its client is gone or its time is over.
+    def refusal(self, poll_s: float = 0.0) -> Refused | None:
+        """Why nothing more is to be done for the job: its deadline has passed, or its client has cancelled; else None.
 
         Args:
-            every_s: So often at most it is asked whether the client is gone: that is a call into Triton's process.
+            poll_s: Ask for cancellation only if the last time was so long ago. Asking is a call into Triton's process.
         """
         now = time.monotonic()
         if self.overdue(now):
             return Refused("deadline", f"deadline: the request's timeout of {self.timeout_s:g} s is over")
-        if now - self._asked_at >= every_s:
-            self._asked_at = now
+        if now - self._polled_at >= poll_s:
+            self._polled_at = now
             if self.cancelled():
                 return Refused("cancelled", "the client cancelled the request")
         return None

@@ -1,4 +1,4 @@
-"""Loads a checkpoint where it fits: on the device and in the type that are asked for, or where the operator allows."""
+"""Loads a checkpoint on the configured device and in the configured type, or in a fallback that the operator allows."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedScorer:
     """A scorer that passed its self-test.
 
     Attributes:
         scorer: The scorer.
         device: Where it runs: ``cpu``, ``cuda:<n>``, or several of these, comma-separated.
         dtype: ``fp32``, ``bf16`` or ``fp16``.
-        asked_device: Where it was to run.
-        asked_dtype: What it was to run in.
-        fallback: What was done for want of memory: ``none``, ``lower_dtype`` or ``cpu``.
+        asked_device: The configured device.
+        asked_dtype: The configured type.
+        fallback: What was done because it did not fit: ``none``, ``lower_dtype`` or ``cpu``.
         weights: ``map`` where weights lie on mappings of the files, else ``copy``.
-        weights_s: Seconds that it took to read the checkpoint.
+        weights_s: Seconds to read the checkpoint.
         self_test_s: Seconds of the self-test.
-        warm_s: Seconds of its last round.
+        warm_s: Seconds of the last round of the self-test.
     """
 
     scorer: Scorer
@@ -52,24 +52,24 @@ class Loaded:
     warm_s: float
 
 
-def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callable[[str], None]) -> Loaded:
+def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callable[[str], None]) -> LoadedScorer:
     """Load and test a checkpoint.
 
     Args:
         folder: The checkpoint.
-        settings: What is asked for.
-        on_no_memory: One of ``ON_NO_MEMORY``; what to do when that does not fit.
-        warn: Hears loudly of anything else than what was asked for.
+        settings: The configuration.
+        on_no_memory: One of ``ON_NO_MEMORY``; what to do if the checkpoint does not fit as configured.
+        warn: Called with a message for the log when a fallback is used.
 
     Raises:
         CheckpointError: The folder is no checkpoint that can be served.
-        RuntimeError: The memory does not suffice, and nothing else is allowed or left.
-        ValueError: A GPU that is asked for is not there, and the CPU is not allowed.
+        RuntimeError: Memory does not suffice, and no fallback is allowed or left.
+        ValueError: A configured GPU is missing, and the CPU is not allowed as a fallback.
     """
     devices, dtype, fallback = settings.devices, settings.dtype, "none"
-    # Where the GPU is not there, nobody can tell what its own type would be.
-    asked_device, asked_dtype = _place(devices), "auto" if dtype is None else NAMES[dtype]
-    if unseen := _unseen(devices):
+    # The best type of a missing GPU is not known.
+    asked_device, asked_dtype = _device_names(devices), "auto" if dtype is None else NAMES[dtype]
+    if unseen := _missing_gpus(devices):
         if on_no_memory != CPU:
             raise ValueError(
                 f"{folder}: {unseen}; install a torch with CUDA, or choose the CPU with kind: KIND_CPU in "
@@ -91,29 +91,29 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            fault = f"{folder}: does not fit in {NAMES[dtype]} on {_place(devices)} ({error})"
-            instead = _instead(devices, dtype, on_no_memory)
-            if instead is None:
+            fault = f"{folder}: does not fit in {NAMES[dtype]} on {_device_names(devices)} ({error})"
+            fallback_to = _fallback(devices, dtype, on_no_memory)
+            if fallback_to is None:
                 raise RuntimeError(
                     f"{fault}, and on_no_memory is {on_no_memory}; free memory, or allow more with that parameter"
                 ) from None
-        devices, dtype = instead
+        devices, dtype = fallback_to
         fallback = on_no_memory
-        found = f"{NAMES[dtype]} on {_place(devices)}"
+        found = f"{NAMES[dtype]} on {_device_names(devices)}"
         warn(f"{fault}; on_no_memory is {on_no_memory}, so it is loaded in {found} instead")
-        # Only here: while the error was being handled, its frames held the weights that were read so far.
+        # Not in the except block: there the traceback's frames still hold the weights that were read so far.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if settings.map_weights and scorer.mapped < 1:
         warn(
             f"{folder}: weights is {MAP}, but {1 - scorer.mapped:.0%} of their bytes are copies: a tensor stays in its "
-            f"file only on a CPU (this is {_place(devices)}), and where the file holds it in {NAMES[dtype]}, as it "
-            "is served"
+            f"file only on a CPU (this is {_device_names(devices)}), and where the file holds it in {NAMES[dtype]}, as "
+            "it is served"
         )
-    return Loaded(
+    return LoadedScorer(
         scorer=scorer,
-        device=_place(devices),
+        device=_device_names(devices),
         dtype=NAMES[dtype],
         asked_device=asked_device,
         asked_dtype=asked_dtype,
@@ -125,13 +125,13 @@ def load(folder: Path, settings: ScorerSettings, on_no_memory: str, warn: Callab
     )
 
 
-def _place(devices: Sequence[str]) -> str:
-    """Devices in one word, as messages, the log and metrics name them."""
+def _device_names(devices: Sequence[str]) -> str:
+    """Devices as messages, the log and metrics name them."""
     return ",".join(devices)
 
 
 def best_dtype(devices: Sequence[str]) -> torch.dtype:
-    """bf16 on GPUs that all compute with it, fp16 with an older one among them, fp32 on a CPU."""
+    """bf16 if all GPUs compute in it, fp16 if one of them does not, fp32 on a CPU."""
     if CPU in devices:
         return torch.float32
     major = min(torch.cuda.get_device_capability(device)[0] for device in devices)
@@ -143,24 +143,24 @@ def gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _unseen(devices: Sequence[str]) -> str:
-    """Which GPU is asked for that torch does not see, as half a sentence; empty where all are there."""
+def _missing_gpus(devices: Sequence[str]) -> str:
+    """Names configured GPUs that torch does not see, as a part of a message; empty if none is missing."""
     there = gpus()
     missing = [device for device in devices if device != CPU and int(device.partition(":")[2]) >= there]
     return f"is to run on {', '.join(missing)}, but torch sees {there or 'no'} GPU{'s'[: there > 1]}" if missing else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or on the host; torch has an exception of its own for the former only."""
+    """Whether memory ran out, on the GPU or on the host; torch has its own exception for the GPU only."""
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
-def _instead(
+def _fallback(
     devices: tuple[str, ...], dtype: torch.dtype, on_no_memory: str
 ) -> tuple[tuple[str, ...], torch.dtype] | None:
-    """What to try next; None: nothing is left."""
+    """The device and type to try next; None: none is left."""
     if on_no_memory == LOWER_DTYPE and dtype is torch.float32:
         half = best_dtype(devices)
         return devices, half if half is not torch.float32 else torch.bfloat16

@@ -1,4 +1,4 @@
-"""The ``parameters`` of config.pbtxt, checked."""
+"""Reads and checks the ``parameters`` of config.pbtxt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ON_OFF = {"off": False, "on": True}
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_REQUESTS = 1024
 DEFAULT_TIMEOUT_S = 300.0
-"""Longer than anybody waits who has not said so by a timeout."""
+"""For requests without a timeout: longer than a client waits that does not say so."""
 TRITON_PARAMETERS = {"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"}
 """Parameters that Triton and its python backend read themselves."""
 
@@ -36,9 +36,9 @@ class Settings:
     on_no_memory: str
     cache_metrics: bool
     max_requests: int
-    """Under way at once; further ones are refused."""
+    """Requests in progress at once; further ones are refused."""
     default_timeout_s: float
-    """Of a request that brings no timeout; 0: it has none."""
+    """For a request that brings no timeout; 0: no limit."""
 
 
 def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str, gpus: int) -> Settings:
@@ -48,7 +48,7 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
         config: The model configuration as Triton gives it, parsed from JSON.
         instance_kind: Triton's: ``GPU``, ``CPU`` or ``MODEL``.
         device_id: Number of the GPU that Triton gives the instance, where ``instance_kind`` is ``GPU``.
-        gpus: How many there are.
+        gpus: How many GPUs torch sees.
 
     Raises:
         ValueError: A parameter is unknown or has an impossible value; the text names it.
@@ -128,14 +128,14 @@ def read_settings(config: Mapping[str, Any], instance_kind: str, device_id: str,
 
 
 def _devices(instance_kind: str, device_id: str, asked: list[str], gpus: int) -> tuple[str, ...]:
-    """Where an instance runs. Whether it is there, and what to do where it is not, is a matter of loading."""
+    """The devices of an instance. Loading checks whether they exist."""
     if (instance_kind == "MODEL") != bool(asked):
         raise ValueError(
             "parameter devices goes with kind: KIND_MODEL in instance_group, by which Triton leaves the choice of GPUs "
             f"to the engine; here the kind is KIND_{instance_kind}, and devices is {', '.join(asked) or 'empty'}"
         )
     if asked == ["all"]:
-        # Of none it is the first that is missing.
+        # With no GPU, loading reports the first one as missing.
         return tuple(f"cuda:{number}" for number in range(max(gpus, 1)))
     if wrong := [one for one in asked if not (one.isascii() and one.isdecimal())]:
         raise ValueError(f'parameter devices names {wrong[0]!r}; it must be numbers of GPUs, such as "0,1", or "all"')
@@ -148,5 +148,5 @@ def _devices(instance_kind: str, device_id: str, asked: list[str], gpus: int) ->
 
 
 def default_threads() -> int:
-    """One core fewer than this process may use, so that Triton and decoding keep one; at least one."""
+    """One core fewer than this process may use, which leaves one to Triton and to decoding; at least one."""
     return max(1, len(os.sched_getaffinity(0)) - 1)

@@ -1,19 +1,21 @@
-"""Triton tensors to the bytes of a request."""
+"""Reads a request's bytes out of Triton's tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reranker_engine.inference.errors import InputError
-from reranker_engine.inference.steps import Next
+from reranker_engine.inference.steps import StepKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from triton_python_backend_utils import Tensor
+
 
 SMALL_BYTES = 2**16
-"""Of a request whose JSON is read within some milliseconds."""
+"""A request with no more JSON than this is parsed in a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,28 @@ class RawRequest:
     options: bytes | None
     media: list[bytes]
 
-    def reading(self, *, far: bool) -> Next:
-        """What reading it is like. ``far``: media may lie on other hosts; the first of a list has to be looked at."""
+    def first_step(self, *, remote_media: bool) -> StepKind:
+        """What kind of step parsing it is.
+
+        Args:
+            remote_media: Media may be on other hosts. Parsing then fetches the first element of a list in ``video``, to
+                see whether it is an image.
+        """
         parts = (self.query, *self.documents)
-        if far and any(b"video" in part or b"\\u" in part for part in parts):
-            return Next.NETWORK
+        if remote_media and any(b"video" in part or b"\\u" in part for part in parts):
+            return StepKind.NETWORK
         is_small = not self.media and sum(map(len, parts)) <= SMALL_BYTES
-        return Next.SHORT if is_small else Next.LONG
+        return StepKind.SHORT if is_small else StepKind.LONG
 
 
-def read_request(tensor: Callable[[str], Any]) -> RawRequest:
+def read_request(tensor: Callable[[str], Tensor | None]) -> RawRequest:
     """Read the inputs of one request.
 
     Args:
-        tensor: Gives the input of a name, or None where the request has none.
+        tensor: Returns the input tensor with a name, or None if the request has none.
 
     Raises:
-        InputError: A tensor has another shape than the contract's: a batch dimension of 1, then one element for
-            ``query``, ``instruction`` and ``options``.
+        InputError: A tensor's shape is not [1, n], or not [1, 1] for ``query``, ``instruction`` and ``options``.
     """
     query = _elements(tensor, "query")
     instruction, options = _elements(tensor, "instruction"), _elements(tensor, "options")
@@ -59,7 +65,7 @@ def read_request(tensor: Callable[[str], Any]) -> RawRequest:
     )
 
 
-def _elements(tensor: Callable[[str], Any], name: str) -> list[bytes] | None:
+def _elements(tensor: Callable[[str], Tensor | None], name: str) -> list[bytes] | None:
     found = tensor(name)
     if found is None:
         return None

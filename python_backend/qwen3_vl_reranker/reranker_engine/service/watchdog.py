@@ -1,7 +1,7 @@
 """Ends the process when loading hangs.
 
-Triton waits for ``initialize()`` without limit, and a load that hangs (a dead network mount, a wedged GPU driver)
-blocks every later load of the model with it. Ending this process turns the hang into an ordinary failed load.
+Triton waits for ``initialize()`` without limit. A load that hangs (a dead network mount, a wedged GPU driver) blocks
+every later load of the model. Ending this process turns the hang into an ordinary failed load.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 GRACE_S = 5.0
 TIMEOUT_PARAMETER = "initialize_timeout_s"
 DEFAULT_TIMEOUT_S = 840.0
-"""A minute less than the 15 minutes after which the rollout gives a load up."""
+"""A minute less than the 15 minutes after which the rollout gives up on a load."""
 
 
 def initialize_timeout(config: Mapping[str, Any]) -> float:
@@ -43,8 +43,8 @@ def initialize_timeout(config: Mapping[str, Any]) -> float:
 def watchdog(seconds: float, what: str) -> Iterator[None]:
     """End this process if the block takes longer than ``seconds``.
 
-    A thread says why on stderr and exits. Where the hang holds the interpreter lock no thread runs, so faulthandler's
-    own timer, which needs no lock, follows ``GRACE_S`` later and prints where every thread stands.
+    A thread writes the reason to stderr and exits. If the hang holds the interpreter lock, no thread runs; then
+    faulthandler's own timer, which needs no lock, ends the process ``GRACE_S`` later and prints every thread's stack.
     """
     done = threading.Event()
 

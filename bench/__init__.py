@@ -1,0 +1,1 @@
+"""What is measured: rollouts (``make bench``), the engine (``make bench-engine``), its loads (``bench.memory``)."""

@@ -1,0 +1,1 @@
+"""What a load of the engine takes, in memory and in time: measured by ``python -m bench.memory``."""

@@ -1,1 +1,0 @@
-"""What a load of the engine takes, in memory and in time: measured by ``python -m demo.memory``."""

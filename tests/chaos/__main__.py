@@ -1,0 +1,7 @@
+"""``python -m tests.chaos --minutes 30``."""
+
+import sys
+
+from tests.chaos.run import main
+
+sys.exit(main())

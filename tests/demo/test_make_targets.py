@@ -23,6 +23,8 @@ RUN = {
 ELSEWHERE = {
     "setup": "made what runs this test",
     "test": "is this",
+    "test-fast": "is a part of this",
+    "schema": "tests/docs/test_schema.py has the file",
     "test-full": "is this, and tests/full",
     "tools": "installs programs as root",
     "lint": ".ci/run calls it",

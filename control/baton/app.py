@@ -182,7 +182,7 @@ class App:
             why = because(Reason.ASKED_BACK, who=who)
             opened = one.begin(view, Kind.ROLLBACK, target, view.alias, who, why, promoted=True)
             self._loop.wake()
-            return _ticket(opened, "live", f"Version {target} is loaded again, then the public name moves.")
+            return _ticket(opened, "live", f"Version {target} is loaded again, then the alias moves.")
 
     def abort(self, service: str | None, *, who: str) -> Ticket:
         """Stop the running rollout and return to the stable version."""

@@ -70,13 +70,13 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
 def restore(config: Config, source: Path, *, who: str) -> Restored:
     """Put a backup in the place of the journal, of which no control plane may be in use; the old one is kept beside it.
 
-    What became of a rollout that was under way is not known. It is turned back, unless the public name leads to its
+    What became of a rollout that was under way is not known. It is turned back, unless the alias leads to its
     candidate by now: clients are never taken from where they are. And Baton is paused, since what was refused or taken
     back after the backup would count as new.
 
     Raises:
         JournalError: the backup is damaged or of another Baton; nothing has changed then.
-        RepositoryError: it can't be told where a public name leads; nothing has changed then.
+        RepositoryError: it can't be told where an alias leads; nothing has changed then.
     """
     try:
         proved(source)
@@ -146,7 +146,7 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
 
 
 def _moved(config: Config, rollout: Rollout) -> bool:
-    """Whether the public name leads to the rollout's candidate: then turning back would take clients from there."""
+    """Whether the alias leads to the rollout's candidate: then turning back would take clients from there."""
     for service in config.services:
         if service.name == rollout.service and rollout.kind is not Kind.CHECK:
             return ServiceFiles(config.repository, service.name, service.engine).alias() == rollout.candidate

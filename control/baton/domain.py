@@ -269,7 +269,7 @@ class Rollout:
     """When the lease of the splitters' route was last renewed."""
     stop: Stop | None = None
     moved_at: float | None = None
-    """When the public name had moved on every server."""
+    """When the alias had moved on every server."""
     ended_at: float | None = None
     outcome: Outcome | None = None
     ended_why: Why | None = None

@@ -49,7 +49,7 @@ TRANSITIONS: tuple[Transition, ...] = (
         Phase.SHADOWING, Phase.SHIFTING, "its answers to mirrored requests are good, or a person skips the rest"
     ),
     Transition(Phase.SHIFTING, Phase.WAITING, "a step is a pause: its share of traffic stays until a person promotes"),
-    Transition(Phase.SHIFTING, Phase.BAKING, "the public name has moved on every server"),
+    Transition(Phase.SHIFTING, Phase.BAKING, "the alias has moved on every server"),
     Transition(Phase.BAKING, Phase.RETIRING, "the old version was kept for its time, or is not kept"),
     Transition(Phase.RETIRING, None, "what no longer serves is unloaded"),
     Transition(Phase.VERIFYING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),

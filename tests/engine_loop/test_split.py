@@ -53,7 +53,7 @@ def pausing(place):
 
 
 def asked(place: Place, requests: int = 20) -> set[int]:
-    """Clients ask the public name of every server; the versions that answered. Every one of them is answered."""
+    """Clients ask the alias of every server; the versions that answered. Every one of them is answered."""
     answers = [s.infer(NAME, None, QUERY, 1.0) for s in place.servers.values() for _ in range(requests)]
     return {int(a["model_version"][0, 0]) for a in answers}
 

@@ -57,7 +57,7 @@ def test_a_rollout_of_an_earlier_baton_goes_on_to_its_end(path: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("path", [p for p in RECORDED if p.stem == "adopting"], ids=lambda p: p.parent.name)
-def test_a_version_that_served_without_a_public_name_stays_loaded_when_it_is_turned_back(path: Path, tmp_path: Path):
+def test_a_version_that_served_without_an_alias_stays_loaded_when_it_is_turned_back(path: Path, tmp_path: Path):
     yard = opened(path, tmp_path)
     plane = STAGES["adopting"].plane(yard)
     plane.turn()

@@ -14,7 +14,7 @@ STOP = Stop(Outcome.REJECTED, "gate", because(Reason.OTHER, text="too slow"))
 
 
 def going(policy: set[int], held: set[int]) -> View:
-    """Version 1 is nowhere, and the public name's files lead to it; version 2 turns back."""
+    """Version 1 is nowhere, and the alias's files lead to it; version 2 turns back."""
     return View(
         "ranker",
         now=60.0,

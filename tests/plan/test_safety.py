@@ -47,7 +47,7 @@ def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
 
     real = rollout.PHASES[Phase.SHIFTING]
     monkeypatch.setitem(rollout.PHASES, Phase.SHIFTING, retiring)
-    assert "which the public name on" in caught(plan) or "its alias leads to" in caught(plan)
+    assert "which the alias on" in caught(plan) or "its alias leads to" in caught(plan)
 
 
 def test_an_alias_before_ready_is_caught(monkeypatch):

@@ -373,7 +373,7 @@ def test_a_take_over_from_a_version_that_answers_is_caught():
 
 @pytest.mark.parametrize("splitter", [1, None])
 def test_the_route_stays_until_the_splitter_goes(splitter):
-    """What comes to it after the public name has left must not find a dead stable version alone."""
+    """What comes to it after the alias has left must not find a dead stable version alone."""
     policy = Policy(steps=(Step(50.0, hold=10.0),))
     one = replace(ROLLOUT, phase=Phase.BAKING, progressed_at=50.0, promoted=True, full=True)
     server = ServerView("a", live=True, engine={1: READY, 2: READY}, alias={2: READY}, splitter=ModelState.READY)

@@ -45,7 +45,7 @@ def split_world(of: Plan = plan, **policy: object) -> World:
     return told
 
 
-def test_the_splitter_unloaded_under_the_public_name_is_caught(monkeypatch):
+def test_the_splitter_unloaded_under_the_alias_is_caught(monkeypatch):
     def hasty(view: View, phase: Phase) -> Decision | None:
         for server in view.live():
             if server.splitter is ModelState.READY and not view.split:
@@ -57,10 +57,10 @@ def test_the_splitter_unloaded_under_the_public_name_is_caught(monkeypatch):
     real = rollout.settle
     for module in (rest, rollout):
         monkeypatch.setattr(module, "settle", hasty)
-    assert "under the public name" in caught(plan)
+    assert "under the alias" in caught(plan)
 
 
-def test_files_of_the_splitter_that_change_under_the_public_name_are_caught():
+def test_files_of_the_splitter_that_change_under_the_alias_are_caught():
     def mutant(view: View, policy: Policy) -> Decision:
         return Decision(Phase.SHIFTING, HASTY, SetSplitter(None)) if view.split else plan(view, policy)
 
@@ -301,7 +301,7 @@ def test_full_skips_steps_and_no_verdict_of_live_traffic():
 
 
 def test_a_candidate_that_fails_while_all_traffic_waits_for_a_server_goes_back():
-    """The way is behind it, but the public name can't move yet, and it has the share of the last step."""
+    """The way is behind it, but the alias can't move yet, and it has the share of the last step."""
     told = split_world()
     told.servers["b"].reachable = False
     for _ in range(5):

@@ -25,7 +25,7 @@ def skipped(*gates: Gate) -> dict[Gate, GateResult]:
 
 
 def view(rollout: Any, *, at: int | None = 1, loaded: tuple[int, ...] = (1, 2), **given: Any) -> View:
-    """Version ``at`` has the public name, and these versions are READY."""
+    """Version ``at`` has the alias, and these versions are READY."""
     server = ServerView("s0", live=True, engine=dict.fromkeys(loaded, READY), alias={} if at is None else {at: READY})
     usual: dict[str, Any] = {
         "policy": frozenset(loaded),

@@ -139,7 +139,7 @@ class World(Rules):
     servers_count: int = 1
     policy: Policy = field(default_factory=Policy)
     adopted: bool = False
-    """Whether version 1 is served already, by the engine alone: clients ask it directly until a public name exists."""
+    """Whether version 1 is served already, by the engine alone: clients ask it directly until an alias exists."""
 
     def __post_init__(self) -> None:
         self.now = 0.0
@@ -413,7 +413,7 @@ class World(Rules):
             case SetSplitter(stable):
                 self._disk()
                 renewed = stable == self.files.splitter
-                self.need(not self.files.split or renewed, "the splitter's files change under the public name")
+                self.need(not self.files.split or renewed, "the splitter's files change under the alias")
                 self.files.splitter = stable
                 self.files.changes += 1
                 self.token = f"token-{self.files.changes}"
@@ -506,7 +506,7 @@ class World(Rules):
             verdict = rollout.gates[rollout.stop.gate].verdict
             self.need(verdict is Verdict.FAIL, f"refused by a gate that says {verdict}: that is no evidence")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
-            self.need(self.files.alias == rollout.previous, f"{outcome}, but the public name is at {self.files.alias}")
+            self.need(self.files.alias == rollout.previous, f"{outcome}, but the alias is at {self.files.alias}")
         folder = self.files.scan().get(rollout.candidate)
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in self.loaded
@@ -538,7 +538,7 @@ class World(Rules):
         if job.effect.model is Model.SPLITTER:
             verb = "unload" if self.files.splitter is None else "load"
             led = server.reachable and server.step(ALIAS) == SPLITTER and serving(server)
-            self.need(verb == "load" or not led, f"the splitter leaves {server.name} under the public name")
+            self.need(verb == "load" or not led, f"the splitter leaves {server.name} under the alias")
             job.call, job.wanted = server.begin(verb, SPLITTER), frozenset({1} if verb == "load" else ())
             return
         if job.effect.model is Model.ALIAS:

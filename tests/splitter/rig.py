@@ -59,13 +59,13 @@ class Rig:
         self.client.unload_model(model, client_timeout=LONG_S)
 
     def point(self, at: str, stable: int = 1) -> None:
-        """Lead the public name to the ``engine`` or to the ``splitter``; its version stays stable's number."""
+        """Lead the alias to the ``engine`` or to the ``splitter``; its version stays stable's number."""
         self.files.set_alias(stable, split=at == "splitter")
         self.load(self.name)
         self.load(self.name)
 
     def begin(self, stable: int = 1) -> None:
-        """Everything loaded, the public name leading to the splitter."""
+        """Everything loaded, the alias leading to the splitter."""
         self.files.set_splitter(stable)
         self.load(self.engine)
         self.load(self.splitter)
@@ -95,7 +95,7 @@ class Rig:
         return self.control(route=route_of(**route))
 
     def infer(self, *inputs: Any, **options: Any) -> Any:
-        """Ask the public name; by default the one question that all ask."""
+        """Ask the alias; by default the one question that all ask."""
         return self.client.infer(self.name, list(inputs) or QUESTION, client_timeout=LONG_S, **options)
 
     def counted(self, **counts: int) -> dict[str, Any]:

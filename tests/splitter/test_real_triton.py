@@ -1,4 +1,4 @@
-"""The splitter on the real Triton server, as clients of the public name see it."""
+"""The splitter on the real Triton server, as clients of the alias see it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rig(server):
 
 
 def split(rig: Rig, *versions: dict, **route) -> Rig:
-    """Stable, then the candidate; the public name leads to the splitter."""
+    """Stable, then the candidate; the alias leads to the splitter."""
     rig.toys(*(versions or ({}, {})))
     rig.begin()
     rig.route(**route)
@@ -67,7 +67,7 @@ def split(rig: Rig, *versions: dict, **route) -> Rig:
 
 
 def traffic(rig: Rig, clients: int = 4) -> Traffic:
-    """Clients by gRPC and HTTP at the public name."""
+    """Clients by gRPC and HTTP at the alias."""
     return Traffic(SimpleNamespace(servers=[rig.server]), service=rig.name, clients=clients, pause_s=0.0)
 
 
@@ -350,7 +350,7 @@ def test_when_the_lease_ends_stable_serves_alone(rig):
     assert [version_of(rig.infer()) for _ in range(20)] == [1] * 20
 
 
-def test_only_the_token_steers_and_not_through_the_public_name(rig):
+def test_only_the_token_steers_and_not_through_the_alias(rig):
     split(rig, weight=0)
     for asked in ({"token": "guess"}, {"token": ""}, {}):
         with pytest.raises(InferenceServerException, match="token is missing or wrong") as refusal:
@@ -415,7 +415,7 @@ def test_control_is_answered_while_every_thread_is_busy(rig):
 QUESTION_OF_ALL = tensors(triton, {"text": "red"}, [{"text": "a red thing"}])
 
 
-def test_the_public_name_moves_under_load_and_the_splitter_comes_and_goes(rig):
+def test_the_alias_moves_under_load_and_the_splitter_comes_and_goes(rig):
     rig.toys({}, {})
     rig.load(rig.engine)
     rig.point("engine")

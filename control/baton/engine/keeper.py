@@ -48,9 +48,9 @@ class Keeper:
         """As :meth:`ServiceFiles.policy` gives it. Raises ``RepositoryError`` while the file is not put back."""
         return self._kept("engine", self._files.engine_dir / CONFIG, self._files.policy)
 
-    def public_name(self) -> tuple[int | None, bool]:
-        """As :meth:`ServiceFiles.public_name` gives it."""
-        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
+    def alias_and_split(self) -> tuple[int | None, bool]:
+        """As :meth:`ServiceFiles.alias_and_split` gives it."""
+        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.alias_and_split)
         if version is not None:  # Triton wants the folder beside the file; both may have been removed
             with told(self._files.alias_dir):
                 (self._files.alias_dir / str(version)).mkdir(exist_ok=True)

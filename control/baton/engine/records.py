@@ -50,7 +50,7 @@ class Records:
         self._journal.stand(self._service, record)
 
     def inherit(self, alias: int, policy: frozenset[int]) -> None:
-        """The public name is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
+        """The alias is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
 
         Then nobody else knows that what served before is loaded still, and it would stay for ever.
         """

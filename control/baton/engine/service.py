@@ -186,7 +186,7 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         policy = self._keeper.policy()
-        alias, split = self._keeper.public_name()
+        alias, split = self._keeper.alias_and_split()
         if known is None and alias is not None:
             self._records.inherit(alias, policy)
         self.view = View(

@@ -12,7 +12,7 @@ def name_what_serves(view: View) -> Decision | None:
     """Put a version policy right that a person wrote. None when it is, or while that just failed.
 
     A restart of Triton loads all of what it names or nothing (seen on 24.10). So it must name the version that the
-    public name leads to, if that is READY anywhere, and nothing that is neither loaded nor of the rollout.
+    alias leads to, if that is READY anywhere, and nothing that is neither loaded nor of the rollout.
     """
     rollout, alias = view.rollout, view.alias
     if alias is None or not view.live():
@@ -51,7 +51,7 @@ def sync(view: View, phase: Phase, server: ServerView, model: Model, doing: Why)
 
 
 def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
-    """Bring every answering server's public name to ``version``, which the alias files already name.
+    """Bring every answering server's alias to ``version``, which the alias files already name.
 
     None when that is so. A server on which the version is not READY is left alone: an alias that is loaded
     without its engine version is taken down by Triton.
@@ -68,9 +68,9 @@ def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
 
 
 def settle(view: View, phase: Phase) -> Decision | None:
-    """Bring the public name to what its files say wherever it leads elsewhere, also when they say that there is none.
+    """Bring the alias to what its files say wherever it leads elsewhere, also when they say that there is none.
 
-    A server that was away may come back with the public name at a version that the files gave up meanwhile. It
+    A server that was away may come back with the alias at a version that the files gave up meanwhile. It
     keeps that version until the name has moved: dropping it first would take the name down (seen on 24.10). A
     server that serves nothing and lacks the version has nothing to lose, and is left to :func:`load`.
 
@@ -96,7 +96,7 @@ def settle(view: View, phase: Phase) -> Decision | None:
 
 
 def moving(view: View) -> Why:
-    """A server's public name is brought to what its files say."""
+    """A server's alias is brought to what its files say."""
     if view.alias is None:
         return because(Reason.REMOVING_ALIAS)
     return because(Reason.MOVING_ALIAS, version=view.alias, split=view.split)
@@ -159,7 +159,7 @@ def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: float | 
 
 
 def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep: frozenset[int]) -> Why:
-    """Triton takes no other load call for the engine or the public name until this one ends (seen on 24.10).
+    """Triton takes no other load call for the engine or the alias until this one ends (seen on 24.10).
 
     Ending the stub of a load that hangs ends the load only where the stub had got as far as ``initialize()``; Triton
     never notices one that died before. The policy on disk is right already, so a restart brings back what serves.

@@ -65,7 +65,7 @@ class SetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SetAlias:
-    """Point the public name's files at an engine version, or take the public name away (None).
+    """Point the alias's files at an engine version, or take the alias away (None).
 
     ``split``: by way of the splitter, for which ``version`` is the stable one.
     """

@@ -103,7 +103,7 @@ def beside(view: View, rollout: Rollout) -> frozenset[int]:
 
 
 def direct(view: View, rollout: Rollout) -> frozenset[int]:
-    """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
+    """Before there is an alias: what the policy names and serves already. Clients may ask the engine directly."""
     ready = frozenset(v for s in view.live() for v in s.ready())
     if view.silent():
         # What does not answer may hold any of them, but none that has no folder and was never seen loaded.

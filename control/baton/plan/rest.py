@@ -29,7 +29,7 @@ def at_rest(view: View, policy: Policy) -> Decision:
         return Decision(resting, because(Reason.PAUSED_AT_REST, standing=_standing(view, policy)))
     adopt = None
     if view.alias is None:
-        # An engine that is served without a public name yet is what clients use today: it comes first.
+        # An engine that is served without an alias yet is what clients use today: it comes first.
         served = frozenset.intersection(*(s.ready() for s in view.servers)) if view.servers else frozenset()
         adopt = max((v for v in served if v in view.folders and view.folders[v].complete), default=None)
     pending = view.pending(policy)
@@ -61,7 +61,7 @@ def _mending(view: View, resting: Phase) -> Decision | None:
 
 
 def _repair(view: View, alias: int) -> Decision | None:
-    """The public name must lead to the version that its files name, on every server that answers, and to it alone."""
+    """The alias must lead to the version that its files name, on every server that answers, and to it alone."""
     if (first := unsplit(view, Phase.DEGRADED)) is not None:
         return first
     unready = [s for s in view.live() if alias not in s.ready()]

@@ -382,7 +382,7 @@ def _end(rollout: Rollout) -> End:
 
 
 def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
-    """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
+    """Alias first, then policy, then the servers: the other order takes the alias down (seen on 24.10)."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if (first := unsplit(view, phase) or _point_back(view, rollout, policy)) is not None:
         if (why := stuck(view, first, policy)) is None or view.alias != rollout.candidate:
@@ -427,7 +427,7 @@ def _end_calls(view: View, rollout: Rollout, keep: frozenset[int]) -> Decision |
 
 
 def _point_back(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
-    """Lead the public name's files from the candidate back to the previous version, once that can serve."""
+    """Lead the alias's files from the candidate back to the previous version, once that can serve."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if view.alias != rollout.candidate or rollout.kind is Kind.CHECK or _hopeless(view, rollout):
         return None
@@ -444,7 +444,7 @@ def _point_back(view: View, rollout: Rollout, policy: Policy) -> Decision | None
         once = because(Reason.BACK_ONCE_ALL_ANSWER, version=previous, servers=view.silence())
         return load(view, phase, previous) or Decision(phase, once)
     if previous not in view.policy:
-        # A restart between here and the next policy must find the version that the public name leads to.
+        # A restart between here and the next policy must find the version that the alias leads to.
         return Decision(phase, because(Reason.KEEPING_GOAL, version=previous), SetPolicy(both))
     under_way = sorted(e.server for e in view.running if isinstance(e, Sync) and e.model is Model.ENGINE)
     if under_way:

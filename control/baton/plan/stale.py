@@ -9,7 +9,7 @@ from baton.reasons import Reason, because
 
 
 def overtaken(view: View, rollout: Rollout) -> Stop | None:
-    """The public name's files lead where this rollout never brought them: then it ends, and they stand.
+    """The alias's files lead where this rollout never brought them: then it ends, and they stand.
 
     So it is when the journal is older than the files (it was put back from a backup, or a disk was), and when a person
     edited them. Clients are where the files lead; no record of an older time may take them from there.

@@ -1,7 +1,7 @@
-"""Live traffic comes to the candidate step by step: the splitter stands behind the public name, and goes again.
+"""Live traffic comes to the candidate step by step: the splitter stands behind the alias, and goes again.
 
-The order that keeps every request answered: the splitter is READY and follows its route before the public name leads
-to it; the public name has left it on every server before it is unloaded. The route itself is no effect. It follows from
+The order that keeps every request answered: the splitter is READY and follows its route before the alias leads
+to it; the alias has left it on every server before it is unloaded. The route itself is no effect. It follows from
 the view (:func:`route`), is sent to every splitter all the time, and holds only for the lease that :class:`Renew`
 wrote down: a control plane that is gone, stopped or without a disk can't keep a split going.
 """
@@ -71,16 +71,16 @@ def route(view: View, policy: Policy) -> Route | None:
     rollout = view.rollout
     if rollout is None or rollout.stop is not None or rollout.progressed_at is None:
         return None
-    # The last requests come to the splitter after the public name has left it, and stable may be dead.
+    # The last requests come to the splitter after the alias has left it, and stable may be dead.
     leaving = rollout.phase is Phase.BAKING and view.splitter is not None
     if rollout.phase not in MEETING and not leaving:
         return None
-    # Also while the public name moves to the candidate: what still comes to the splitter must not find a dead stable
+    # Also while the alias moves to the candidate: what still comes to the splitter must not find a dead stable
     # version alone.
     if view.alias not in (rollout.previous, rollout.candidate):
         return None
     where = place(rollout, policy)
-    # At the end of the way the share of the last step stays until the public name itself has moved.
+    # At the end of the way the share of the last step stays until the alias itself has moved.
     last = max((s.weight for s in policy.steps), default=0.0)
     return Route(rollout.candidate, min(where.weight, last), policy.shadow_share)
 
@@ -98,7 +98,7 @@ def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
 
 
 def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
-    """Bring every answering server's public name to the splitter, and the splitter to follow. None when that is so."""
+    """Bring every answering server's alias to the splitter, and the splitter to follow. None when that is so."""
     phase, stable, candidate = rollout.phase, rollout.previous, rollout.candidate
     assert stable is not None  # noqa: S101 - nothing is split for a first version
     if (broken := _broken(view, rollout)) is not None:
@@ -221,7 +221,7 @@ def _doing(rollout: Rollout, where: Position, policy: Policy) -> Why:
 
 
 def unsplit(view: View, phase: Phase) -> Decision | None:
-    """Point the public name straight at the stable version. None when its files do."""
+    """Point the alias straight at the stable version. None when its files do."""
     if not view.split or view.alias is None:
         return None
     return Decision(phase, because(Reason.UNSPLITTING, version=view.alias), SetAlias(view.alias))
@@ -249,7 +249,7 @@ def calls_end(view: View, rollout: Rollout) -> Decision | None:
 def step_aside(view: View, phase: Phase) -> Decision | None:
     """Take the splitter out of every server that answers, and its files. None when it is gone.
 
-    Only where the public name no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
+    Only where the alias no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
     A call that is under way may bring one that nobody sees yet, and that the next rollout could not steer.
     """
     for server in view.live():

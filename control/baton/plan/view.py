@@ -94,7 +94,7 @@ class ServerView:
     engine: Mapping[int, ModelVersion] = field(default_factory=dict)
     alias: Mapping[int, ModelVersion] = field(default_factory=dict)
     split: bool = False
-    """The public name leads to the splitter here."""
+    """The alias leads to the splitter here."""
     splitter: ModelState | None = None
     """The splitter's own state; None when it is not loaded."""
     steered: float | None = None
@@ -138,7 +138,7 @@ class ServerView:
         return since is not None and self.leaving(version) and now - since > drain_timeout
 
     def serving(self) -> frozenset[int]:
-        """Versions that the public name leads to here: one, or none. While traffic is split, the stable one."""
+        """Versions that the alias leads to here: one, or none. While traffic is split, the stable one."""
         return frozenset(v for v, m in self.alias.items() if m.state is ModelState.READY)
 
 
@@ -155,7 +155,7 @@ class View:
     alias: int | None
     servers: tuple[ServerView, ...]
     split: bool = False
-    """The public name is to lead to the splitter, for which ``alias`` is the stable version."""
+    """The alias is to lead to the splitter, for which ``alias`` is the stable version."""
     splitter: int | None = None
     """The stable version of the splitter's files; None when there are none."""
     keyed: bool = True
@@ -191,14 +191,14 @@ class View:
         return tuple((s.name, s.reason) for s in self.servers if not s.live)
 
     def leads(self, server: ServerView) -> bool:
-        """True when the public name on the server is what the files say."""
+        """True when the alias on the server is what the files say."""
         wanted = frozenset() if self.alias is None else frozenset({self.alias})
         return server.serving() == wanted and server.split == (self.split and self.alias is not None)
 
     def stable(self) -> int | None:
         """The version to compare with and to go back to.
 
-        None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
+        None also when the alias's version is lost: every server answers, has it READY nowhere, and refused to
         load it (or the policy on disk gave it up for that reason), or it does not answer there although it was
         loaded again. A new version must then not be held to one that
         nobody can ask, nor be loaded together with it: Triton loads all that a policy newly names, or nothing (seen
@@ -252,7 +252,7 @@ class View:
         folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
         """
         serving = {v for s in self.live() for v in s.serving()}
-        # Without a public name clients ask the engine directly.
+        # Without an alias clients ask the engine directly.
         named = self.policy if self.alias is None else {self.alias}
         serving |= {v for s in self.live() for v in s.ready() & named}
         for version in sorted(serving):

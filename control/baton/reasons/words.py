@@ -82,7 +82,7 @@ _SPLITTER = "Loading the splitter; the last try on server {server} failed: {erro
 SENTENCES: Mapping[Reason, str] = {
     Reason.OTHER: "{text}",
     # What a rollout begins for
-    Reason.ADOPTED: "Triton serves it already, without a public name in front",
+    Reason.ADOPTED: "Triton serves it already, without an alias in front",
     Reason.NEW_VERSION: "a new version folder is complete",
     Reason.CUT_OFF: "a new version folder is there, cut off, and nothing more of it arrives",
     Reason.PROMOTED: "promoted",
@@ -94,7 +94,7 @@ SENTENCES: Mapping[Reason, str] = {
     # At rest
     Reason.STARTING: "Starting.",
     Reason.SERVES: "Version {version} serves.",
-    Reason.SERVED_DIRECTLY: "No version has the public name, and clients reach {versions:versions} without it.",
+    Reason.SERVED_DIRECTLY: "No alias leads to a version, and clients reach {versions:versions} without it.",
     Reason.NOTHING_SERVES: "No version serves{ever:?| yet}.",
     Reason.STILL_ARRIVING: "{serving:bare}; version {version} is still arriving, lacking {lacks}{more:? and {more} "
     "more|}.",
@@ -105,7 +105,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.ALL_SILENT: "{servers:silent} Nothing is decided until it answers.",
     Reason.SOME_SILENT: "{servers:silent} {serves:?Version {serves} serves on the others.|No version serves.}",
     Reason.POLICY_WRONG: "The version policy names {versions:versions} while version {serves} serves; it is put right.",
-    Reason.POLICY_LACKS_ALIAS: "The public name points at version {version}, which the engine's version policy does "
+    Reason.POLICY_LACKS_ALIAS: "The alias points at version {version}, which the engine's version policy does "
     "not name. Run `ctl promote N` or `ctl rollback --to N` with a version that can serve.",
     # What keeps Baton from loading anything
     Reason.FOLDER_GONE: "The folder of version {version} is gone while it serves; a load call now would take it out of "
@@ -118,8 +118,8 @@ SENTENCES: Mapping[Reason, str] = {
     # Calls to Triton, and files
     Reason.LOADING: "Loading version {version}{server:on}",
     Reason.UNLOADING: "Unloading {versions:versions}{server:on}",
-    Reason.MOVING_ALIAS: "Moving the public name to {split:?the splitter before |}version {version}{server:on}",
-    Reason.REMOVING_ALIAS: "Taking the public name away{server:on}",
+    Reason.MOVING_ALIAS: "Moving the alias to {split:?the splitter before |}version {version}{server:on}",
+    Reason.REMOVING_ALIAS: "Taking the alias away{server:on}",
     Reason.LOADING_SPLITTER: "Loading the splitter{server:on}",
     Reason.REMOVING_SPLITTER: "Taking the splitter out{server:on}",
     Reason.WAITS_FOR_RELOAD: "{doing}: waiting for server {server}, which loads its version again.",
@@ -137,13 +137,12 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.LAST_REQUESTS: "{versions:versions} finishes its last requests on server {server}.",
     Reason.LAST_CALLS: "Waiting for the last calls of version {version} on server {server}.",
     Reason.REQUESTS_WAIT: "{count} requests still wait for version {version} on server {server}.",
-    Reason.CALL_UNDER_WAY: "A load call is under way on server {server}; the public name goes back to {version} after "
-    "it.",
+    Reason.CALL_UNDER_WAY: "A load call is under way on server {server}; the alias goes back to {version} after it.",
     Reason.WRITING_POLICY: "Writing the version policy {versions:versions}.",
     Reason.NAMING: "Naming version {version} in the version policy.",
-    Reason.KEEPING_UNTIL_MOVED: "Keeping {versions:versions} until the public name moved.",
-    Reason.POINTING: "Pointing the public name at version {version}.",
-    Reason.UNSPLITTING: "Pointing the public name at version {version} alone.",
+    Reason.KEEPING_UNTIL_MOVED: "Keeping {versions:versions} until the alias moved.",
+    Reason.POINTING: "Pointing the alias at version {version}.",
+    Reason.UNSPLITTING: "Pointing the alias at version {version} alone.",
     Reason.SPLITTING: "Putting the splitter before version {version}.",
     Reason.WRITING_SPLITTER: "Writing the splitter's files for version {version}.",
     Reason.REMOVING_SPLITTER_FILES: "Taking the splitter's files away.",
@@ -190,7 +189,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.LEASE_ENDED: "Nobody renewed the lease of the split for {away_s:.0f} s (the control plane was away, or "
     "could not write its journal), and it ended.",
     Reason.SPLITTER_SILENT: "The splitter on server {server} does not answer: {error}",
-    Reason.SPLITTER_NOT_PUT: "The splitter can't stand behind the public name on server {server}: {error}",
+    Reason.SPLITTER_NOT_PUT: "The splitter can't stand behind the alias on server {server}: {error}",
     Reason.CANDIDATE_LOST: "Version {version} is lost on server {server}. Triton says: {error}",
     Reason.SHADOW_SKIPPED: "Version {version} is promoted in full: what was left of the shadow is skipped.",
     Reason.SHADOW_OFF: "No requests are mirrored to version {version} any more: so it is configured now.",
@@ -201,7 +200,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.PAUSE_GONE: "Its way has no pause here any more: so it is configured now.",
     Reason.MOVES_ONCE_ALL_ANSWER: "All traffic moves once every server answers. {servers:away}",
     Reason.ASKED_ONCE_MORE: "Version {version} is asked once more on server {waiting:list} before all traffic moves.",
-    Reason.ALIAS_NOT_MOVED: "The public name could not be moved on server {server}. Triton says: {error}",
+    Reason.ALIAS_NOT_MOVED: "The alias could not be moved on server {server}. Triton says: {error}",
     Reason.SERVES_WHERE_ANSWERED: "Version {version} serves where Triton answers. {servers:away}",
     # After the cutover
     Reason.KEEPING: "Version {version} serves; version {previous} stays loaded for an instant way back {left_s:?for "
@@ -230,14 +229,14 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.FOLDER_CHANGED_MEANWHILE: "The folder of version {version} was changed meanwhile{proved:?; what was proved "
     "no longer holds|}.",
     Reason.SUPERSEDED: "Version {version} arrived, and newer versions supersede older ones here.",
-    Reason.OVERTAKEN: "The public name leads to version {alias}, though this rollout of version {version} had{moved:?| "
+    Reason.OVERTAKEN: "The alias leads to version {alias}, though this rollout of version {version} had{moved:?| "
     "not} moved it: the journal is older than the files, or they were edited. They stand.",
     Reason.AWAY: "{servers:away} Until then `ctl abort` turns it back.",
     Reason.FIRST_GOES: "Version {version} goes; there is none to go back to.",
     Reason.BRINGING_BACK: "Bringing version {version} back first.",
     Reason.BACK_ONCE_ALL_ANSWER: "Version {version} is brought back first. {servers:away}",
-    Reason.KEEPING_GOAL: "Keeping version {version}, which the public name goes back to.",
-    Reason.POINTING_BACK: "Pointing the public name back at version {version}.",
+    Reason.KEEPING_GOAL: "Keeping version {version}, which the alias goes back to.",
+    Reason.POINTING_BACK: "Pointing the alias back at version {version}.",
     # A version that does not answer
     Reason.NO_ANSWER: _NO_ANSWER,
     Reason.RELOADING: f"{_NO_ANSWER}; loading it again.",
@@ -279,7 +278,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.GATE_ASKED: "gate {gate} about version {version}",
     Reason.ENGINE_RELOADED: "{model} on {server}: version {version} does not answer",
     Reason.POLICY_WRITTEN: "version policy on disk: [{versions:numbers}]",
-    Reason.ALIAS_WRITTEN: "public name on disk: version {version}{split:? by way of the splitter|}",
+    Reason.ALIAS_WRITTEN: "alias on disk: version {version}{split:? by way of the splitter|}",
     Reason.SPLITTER_WRITTEN: "splitter on disk: {stable:?stable version {stable}|removed}",
     Reason.FOUND_SILENT: "version {version} does not answer on server {server} although Triton calls it READY: {error}",
     Reason.ANSWERS_AGAIN: "version {version} answers on server {server}",

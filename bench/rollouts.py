@@ -104,7 +104,7 @@ def split(rig: Rig, number: int, dropped: float) -> dict[str, float]:
     marks: dict[Any, float] = {None: dropped}
     for event in rig.events(row["id"]):
         if event["kind"] == "phase":
-            marks[event["message"].split(" to ")[1].split(":")[0]] = event["at"]
+            marks[event["why"].figures["after"]] = event["at"]
         elif event["kind"] == "verdict":
             marks[event["data"]["name"]] = event["at"]
         elif event["kind"] == "begin":

@@ -23,6 +23,7 @@ from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
 from baton.journal import JOURNAL, Journal
 from baton.plan.traffic import before_traffic
+from baton.reasons import Reason, because
 from baton.schema import JournalError, proved
 from baton.triton.repository import ServiceFiles
 
@@ -126,20 +127,19 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
     try:
         events = journal.events(limit=1)
         last = events[-1]["at"] if events else None
-        now, until = time.time(), f", whose last entry is of {iso(last)}" if last is not None else ""
-        told = f"The journal was put back from {name}{until}. What happened since then is not known to it."
+        now, why = time.time(), because(Reason.RESTORED, file=name, last=None if last is None else iso(last))
         stopped = []
         for rollout in journal.rollouts(only_open=True):
             if not _moved(config, rollout):
                 outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-                journal.halt(rollout, Stop(outcome, who, told), now)
+                journal.halt(rollout, Stop(outcome, who, why), now)
                 stopped.append(rollout.id)
             journal.freeze(rollout)
         for service in config.services:
             for file in KEPT:  # as it is now it stands; what it was then must not be put back
                 journal.set_memo(service.name, memo_of(file), None)
         journal.set_memo("", PAUSED, value=True)
-        journal.log(now, "restore", told, who=who)
+        journal.log(now, "restore", why, who=who)
     finally:
         journal.close()
     return last, stopped

@@ -8,7 +8,7 @@ Rules the table alone makes true:
 * Every phase of a rollout leads to ``rolling_back``: an abort wins from anywhere.
 * ``rolling_back`` leads to nothing but the end: nothing overtakes an abort.
 * Clients meet the candidate in ``shifting`` first, and only ``validating``, ``shadowing`` and ``waiting`` lead there.
-* An old version is dropped in ``retiring`` alone, and nothing leads back from there to traffic.
+* An old version is dropped in ``retiring`` alone. From there an abort leads to ``rolling_back``, and nothing else back.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from tests.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Outcome, Phase, Stop
 from baton.plan import End, Policy, ServerView, SetPolicy, View, plan
+from baton.reasons import Reason, because
 
-STOP = Stop(Outcome.REJECTED, "gate", "too slow")
+STOP = Stop(Outcome.REJECTED, "gate", because(Reason.OTHER, text="too slow"))
 
 
 def going(policy: set[int], held: set[int]) -> View:

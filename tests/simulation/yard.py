@@ -26,7 +26,7 @@ from baton.engine.health import AGAIN_S
 from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Policy, Reload, Sync
-from baton.plan.rest import ADOPTED
+from baton.reasons import Reason, Why
 from baton.triton.fake import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -346,14 +346,14 @@ class Yard(Rules):
     def began(self, rollout: Rollout) -> None:
         self.stopped_at, self.begun_at = None, self.files.alias
         self.say(f"  {rollout.kind} of version {rollout.candidate} begins, from {rollout.previous}, by {rollout.who}")
-        if rollout.candidate in self.direct and rollout.why != ADOPTED:
+        if rollout.candidate in self.direct and rollout.why.reason is not Reason.ADOPTED:
             self.direct = frozenset()
 
-    def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
+    def ends(self, rollout: Rollout, outcome: Outcome, why: Why) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
         # One that is aborted may be tried again; its reason names the servers that did not answer.
-        blamed = REFUSED_KEY in why and outcome is not Outcome.ABORTED
+        blamed = REFUSED_KEY in str(why) and outcome is not Outcome.ABORTED
         self.need(not blamed, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias

@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton.domain import Kind, Outcome, Phase, Rollout, Stop
 from baton.plan.traffic import before_traffic
 from baton.plan.view import View
+from baton.reasons import Reason, because
 
 
 def overtaken(view: View, rollout: Rollout) -> Stop | None:
@@ -17,11 +18,7 @@ def overtaken(view: View, rollout: Rollout) -> Stop | None:
     if alias is None:
         return None
     moved = rollout.phase in (Phase.BAKING, Phase.RETIRING) and rollout.kind is not Kind.CHECK
-    before = "" if moved else " not"
-    why = (
-        f"The public name leads to version {alias}, though this rollout of version {version} had{before} moved it: the "
-        f"journal is older than the files, or they were edited. They stand."
-    )
+    why = because(Reason.OVERTAKEN, alias=alias, version=version, moved=moved)
     if alias == version and rollout.kind is not Kind.CHECK:
         # Also in a pause step: only from SHIFTING does a rollout move the name.
         early = before_traffic(rollout) or rollout.phase is Phase.WAITING

@@ -18,6 +18,7 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.plan.effects import Effect, Reload, Sync
+from baton.reasons import Reason, Why, because
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +186,9 @@ class View:
         """Names of the servers that do not answer."""
         return tuple(s.name for s in self.servers if not s.live)
 
-    def silence(self) -> str:
-        """The servers that do not answer Baton, each with the reason: one that refuses its key is none that is away."""
-        return " ".join(f"Server {s.name}: {s.reason or 'it does not answer.'}" for s in self.servers if not s.live)
+    def silence(self) -> tuple[tuple[str, str], ...]:
+        """The servers that do not answer Baton, each with the cause: one that refuses its key is none that is away."""
+        return tuple((s.name, s.reason) for s in self.servers if not s.live)
 
     def leads(self, server: ServerView) -> bool:
         """True when the public name on the server is what the files say."""
@@ -243,7 +244,7 @@ class View:
         record = self.records.get(version)
         return record is None or (record.standing is Standing.REJECTED and self.refused(version) is None)
 
-    def hold_reason(self) -> str | None:
+    def hold_reason(self) -> Why | None:
         """Why no engine load call may be made now, or None.
 
         Triton (seen on 24.10) reloads a live version in the next load call when anything under its folder has
@@ -257,23 +258,13 @@ class View:
         for version in sorted(serving):
             folder = self.folders.get(version)
             if folder is None:
-                return (
-                    f"The folder of version {version} is gone while it serves; a load call now would take it out "
-                    f"of traffic. Put the folder back: once it is proved to hold what serves, Baton goes on by itself."
-                )
+                return because(Reason.FOLDER_GONE, version=version)
             known = self.loaded.get(version)
             if known is not None and known != folder.fingerprint:
-                return (
-                    f"The folder of version {version} was changed while it serves; a load call now would reload it. "
-                    f"Restore the files: once they are proved to be what serves, Baton goes on by itself "
-                    f"(`ctl retry {version}` says what differs)."
-                )
+                return because(Reason.FOLDER_CHANGED, version=version)
         for stray in self.strays:
             if not stray.harmless and self.known_strays.get(stray.name) != stray.fingerprint:
-                return (
-                    f"{stray.name!r} appeared beside the version folders, and Triton would reload every version in "
-                    f"the next load call. {stray.problem} Until then nothing is loaded; live traffic is not touched."
-                )
+                return because(Reason.UNEXPECTED_ENTRY, name=stray.name, problem=stray.problem)
         return None
 
 

@@ -170,14 +170,14 @@ def test_a_stopped_one_keeps_its_place(tmp_path: Path) -> None:
         finally:
             first.send_signal(signal.SIGCONT)
         assert "takes over" not in log.read_text()
-        assert ApiClient(Path(places["api"])).health()["live"]
+        assert ApiClient(Path(places["api"])).health().live
 
 
 def test_one_that_stands_by_can_be_stopped(tmp_path: Path) -> None:
     args, log = patient(tmp_path), tmp_path / "second"
     with running(*args, log=tmp_path / "first") as (_, places), standing_by(args, log) as second:
         assert second.kill(signal.SIGTERM) == 0
-        assert ApiClient(Path(places["api"])).health()["live"]
+        assert ApiClient(Path(places["api"])).health().live
     assert log.read_text().splitlines()[-1] == "Stopped."
 
 
@@ -188,7 +188,7 @@ def test_a_state_directory_that_is_replaced_ends_it(tmp_path: Path) -> None:
         (tmp_path / "state").rename(tmp_path / "moved")
         assert second.listening()["api"] == places["api"]
         assert first.wait(60) == 3
-        assert ApiClient(Path(places["api"])).health()["live"], "the new one's socket stays"
+        assert ApiClient(Path(places["api"])).health().live, "the new one's socket stays"
     told = " ".join((tmp_path / "first").read_text().split())
     assert f"was removed or replaced under process {first.pid}" in told
     assert "Traceback" not in told
@@ -232,7 +232,7 @@ def test_up(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with running(*args, log=log, before="ulimit -Sn 256") as (process, listening):
         assert (tmp_path / "repo" / "qwen3_vl_reranker" / "config.pbtxt").is_file()
-        assert ApiClient(Path(listening["api"])).status()["servers"][0]["grpc"] == listening["grpc"]
+        assert ApiClient(Path(listening["api"])).status().servers[0].grpc == listening["grpc"]
         (server,) = _children(process.pid)
         key = Path(listening["admin_key"])
         _guarded(listening["grpc"], key)
@@ -285,7 +285,7 @@ def _guarded(address: str, key: Path) -> None:
 
 
 def _eventually_live(api: Path) -> None:
-    eventually(lambda: ApiClient(api).status()["servers"][0]["live"], "the control plane gets in again")
+    eventually(lambda: ApiClient(api).status().servers[0].live, "the control plane gets in again")
 
 
 def _children(pid: int) -> list[int]:

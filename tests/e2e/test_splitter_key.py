@@ -8,7 +8,6 @@ import json
 import os
 import pwd
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from harness.control_plane import ControlPlane
 from harness.waiting import until
-from tests.e2e.test_lease import Serve, versions
 from tests.splitter.routes import route_of
 from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.stranger import attempt
@@ -60,32 +59,32 @@ def st() -> Iterator[Stage]:
             yield made
 
 
-def configure(serve: Serve, st: Stage, **traffic: Any) -> None:
+def configure(st: Stage, **traffic: Any) -> Path:
+    """Writes the configuration of ``ctl serve``."""
+    file = st.root / "serve.toml"
     table = st.settings(traffic=TRAFFIC | traffic, live={"latency_limit": 30.0}, keep_previous="1s")
-    serve.file.write_text(toml(table | {"control": {"rescan": "1s", "metrics": "127.0.0.1:0"}}))
+    file.write_text(toml(table | {"control": {"rescan": "1s", "metrics": "127.0.0.1:0"}}))
+    return file
 
 
 @pytest.fixture
-def serve(st: Stage) -> Iterator[Serve]:
-    made = Serve(st, "resume")
-    configure(made, st)
-    made.start()
-    yield made
-    made.stop()
+def serve(st: Stage) -> Iterator[ControlPlane]:
+    with ControlPlane("serve", options=("--config", str(configure(st))), log=st.root / "serve.log") as made:
+        yield made
 
 
 @contextlib.contextmanager
-def split(st: Stage, serve: Serve) -> Iterator[tuple[Traffic, int]]:
+def split(st: Stage, serve: ControlPlane) -> Iterator[tuple[Traffic, int]]:
     """A new version has half of the traffic; at the end it is taken back."""
     with Traffic(st) as traffic:
-        stable, number = versions(st)
+        stable, number = st.serving(), st.unused()
         traffic.wait_answers(stable)
         st.drop_copy(stable, number)
-        until(lambda: serve.status()["weight"] == 50, f"a split; {serve.status()['message']}")
+        serve.until(lambda service: service["weight"] == 50, "a split")
         traffic.wait_answers(number)
         yield traffic, number
         serve.api.abort(None)
-        until(lambda: serve.status()["phase"] == "steady", "stable alone")
+        serve.rest(stable)
     assert traffic.errors == []
 
 
@@ -113,17 +112,17 @@ def steer(st: Stage, token: str, **route: Any) -> str:
         return attempt(client, SPLITTER, token, route_of(**route))
 
 
-def doing(serve: Serve) -> dict[str, Any]:
-    traffic = serve.status().get("traffic") or {}
+def doing(serve: ControlPlane) -> dict[str, Any]:
+    traffic = serve.service().get("traffic") or {}
     return dict(next(iter(traffic.get("splitters", [])), {}))
 
 
-def follows(serve: Serve, weight: float) -> bool:
-    return doing(serve).get("weight") == weight and not serve.status()["problems"]
+def follows(serve: ControlPlane, weight: float) -> bool:
+    return doing(serve).get("weight") == weight and not serve.service()["problems"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to become somebody else")
-def test_who_reads_the_repository_steers_nothing(st: Stage, serve: Serve) -> None:
+def test_who_reads_the_repository_steers_nothing(st: Stage, serve: ControlPlane) -> None:
     with split(st, serve) as (_, number):
         route = json.dumps(route_of(candidate=number, weight=100, shadow=100, lease_s=3600, contents=True))
         words = [str(st.repository), st.servers[0].grpc_url, SPLITTER, route]
@@ -135,7 +134,7 @@ def test_who_reads_the_repository_steers_nothing(st: Stage, serve: Serve) -> Non
         assert found["taken"] == [], "a word of the repository steers the splitter"
         assert found["words"] > 20, "it read what is there"
         assert all("the token is missing or wrong" in why for why in found["refusals"]), found["refusals"]
-        assert serve.status()["weight"] == 50
+        assert serve.service()["weight"] == 50
         file = token_file(st.root / "state", "ranker")
         assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) == (0o600, 0)
         as_nobody = subprocess.run(
@@ -146,7 +145,7 @@ def test_who_reads_the_repository_steers_nothing(st: Stage, serve: Serve) -> Non
         assert as_nobody.stdout == b""
 
 
-def test_the_repository_holds_a_hash_alone(st: Stage, serve: Serve) -> None:
+def test_the_repository_holds_a_hash_alone(st: Stage, serve: ControlPlane) -> None:
     with split(st, serve):
         token = kept(st)
         assert in_repository(st, token) == []
@@ -162,7 +161,7 @@ def test_the_repository_holds_a_hash_alone(st: Stage, serve: Serve) -> None:
     assert in_repository(st, token) == []
 
 
-def test_whoever_has_the_token_is_held_to_what_is_configured_and_is_told_of(st: Stage, serve: Serve) -> None:
+def test_whoever_has_the_token_is_held_to_what_is_configured_and_is_told_of(st: Stage, serve: ControlPlane) -> None:
     with split(st, serve) as (_, number):
         token, usual = kept(st), {"candidate": number, "weight": 50, "shadow": 0, "lease_s": 4}
         for more, why in BEYOND:
@@ -172,16 +171,12 @@ def test_whoever_has_the_token_is_held_to_what_is_configured_and_is_told_of(st: 
         assert 0 < doing(serve)["lease_left_s"] <= 4
 
         assert steer(st, token, **(usual | {"weight": 7})) == ""
-        [problem] = until(lambda: serve.status()["problems"], "it is told")
+        [problem] = until(lambda: serve.service()["problems"], "it is told")
         assert "followed a route that this control plane did not send" in problem
         assert f"7 % to version {number}" in problem
         until(lambda: doing(serve)["weight"] == 50, "and is replaced")
         assert "did not send" in serve.log.read_text()
         assert token not in serve.log.read_text()
-
-
-def killed(serve: Serve) -> None:
-    serve.signal(signal.SIGKILL)
 
 
 def old_format(st: Stage) -> None:
@@ -203,10 +198,10 @@ def pid(st: Stage) -> int:
     return int(json.loads(report.as_numpy("baton_report").reshape(-1)[0])["pid"])
 
 
-def test_a_control_plane_that_is_killed_in_a_split_finds_its_token(st: Stage, serve: Serve) -> None:
+def test_a_control_plane_that_is_killed_in_a_split_finds_its_token(st: Stage, serve: ControlPlane) -> None:
     with split(st, serve) as (traffic, number):
         token, process = kept(st), pid(st)
-        killed(serve)
+        serve.kill()
         serve.start()
         until(lambda: follows(serve, 50), "the split goes on")
         traffic.wait_answers(number)
@@ -215,16 +210,16 @@ def test_a_control_plane_that_is_killed_in_a_split_finds_its_token(st: Stage, se
 
 
 @pytest.mark.parametrize("how", ["lost", "readable", "configured", "old files", "old files loaded"])
-def test_files_that_do_not_fit_are_renewed_in_a_split(st: Stage, serve: Serve, how: str) -> None:
+def test_files_that_do_not_fit_are_renewed_in_a_split(st: Stage, serve: ControlPlane, how: str) -> None:
     with split(st, serve) as (traffic, number):
         before, process = kept(st), pid(st)
-        killed(serve)
+        serve.kill()
         if how == "lost":
             token_file(st.root / "state", "ranker").unlink()
         elif how == "readable":
             token_file(st.root / "state", "ranker").chmod(0o644)
         elif how == "configured":
-            configure(serve, st, steps=[{"weight": 50, "hold": "300s"}, {"weight": 60, "hold": "300s"}], contents=True)
+            configure(st, steps=[{"weight": 50, "hold": "300s"}, {"weight": 60, "hold": "300s"}], contents=True)
         else:
             token_file(st.root / "state", "ranker").unlink()
             old_format(st)
@@ -232,7 +227,7 @@ def test_files_that_do_not_fit_are_renewed_in_a_split(st: Stage, serve: Serve, h
                 with triton.InferenceServerClient(st.servers[0].grpc_url) as client:
                     client.load_model(SPLITTER)
         serve.start()
-        until(lambda: follows(serve, 50), f"the split goes on; {serve.status()}")
+        until(lambda: follows(serve, 50), f"the split goes on; {serve.service()}")
         traffic.wait_answers(number)
         token = kept(st)
         assert token != before
@@ -247,24 +242,24 @@ def test_files_that_do_not_fit_are_renewed_in_a_split(st: Stage, serve: Serve, h
             assert steer(st, token, candidate=number, weight=61, lease_s=4) != ""
 
 
-def test_an_empty_state_directory_in_a_split(st: Stage, serve: Serve) -> None:
+def test_an_empty_state_directory_in_a_split(st: Stage, serve: ControlPlane) -> None:
     """It is adopted: stable alone answers, and the next split has a token of its own."""
     with Traffic(st) as traffic:
-        stable, number = versions(st)
+        stable, number = st.serving(), st.unused()
         st.drop_copy(stable, number)
-        until(lambda: serve.status()["weight"] == 50, "a split")
+        serve.until(lambda service: service["weight"] == 50, "a split")
         traffic.wait_answers(number)
         before = kept(st)
-        killed(serve)
+        serve.kill()
         for version in range(stable + 1, number):  # what was taken back before would count as new
             shutil.rmtree(st.engine_dir() / str(version))
         shutil.rmtree(st.root / "state")
         serve.start()
         # The candidate counts as a new version, and meets its gates and a split again.
-        until(lambda: serve.status()["weight"] == 50 and kept(st) != before, f"another split; {serve.status()}")
+        until(lambda: serve.service()["weight"] == 50 and kept(st) != before, f"another split; {serve.service()}")
         until(lambda: follows(serve, 50), "it is steered")
         traffic.wait_answers(number)
         assert parameters(st)["token_sha256"] == hashlib.sha256(kept(st).encode()).hexdigest()
         serve.api.abort(None)
-        until(lambda: serve.status()["phase"] == "steady", "stable alone")
+        serve.rest(stable)
     assert traffic.errors == []

@@ -108,7 +108,7 @@ def test_heavy_requests_to_the_candidate_alone_hold_a_good_version_for_as_long_a
         assert "Holding" in message
         met = attack.met
         until(lambda: attack.met >= met + 20, "more of them")
-        ended = [r["candidate"] for r in st.app.history() if r["ended_at"]]
+        ended = [r.candidate for r in st.app.history() if r.ended_at]
         assert ended == [1], "version 2 was not turned back"
         attack.stop()
         st.wait_live(2)  # by itself

@@ -30,7 +30,7 @@ FIND_WITHIN = 60_000
 
 
 def test_stories():
-    tally = tell(0, lambda so_far: so_far.steps < STEPS)
+    tally = tell(1000, lambda so_far: so_far.steps < STEPS)
     if tally.failure is not None:
         pytest.fail(str(shortened(tally.failure)), pytrace=False)
     missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(tally.outcomes)

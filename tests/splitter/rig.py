@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from google.protobuf import text_format
 from harness.waiting import until
 from tests.splitter.routes import route_of
+from tests.support.stage import still_run
 from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import tensors
 from tritonclient.grpc import model_config_pb2
@@ -72,6 +73,7 @@ class Rig:
 
     def end(self) -> None:
         """Nothing of the service is left loaded."""
+        still_run([self.server])
         loaded = {model.name for model in self.client.get_model_repository_index().models if model.state == "READY"}
         for model in (self.name, self.splitter, self.engine):
             if model in loaded:

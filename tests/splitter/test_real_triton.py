@@ -17,6 +17,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
 from google.protobuf import text_format
+from harness.triton import start
 from harness.waiting import until
 from tests.splitter.rig import LONG_S, Rig, version_of
 from tests.splitter.routes import route_of
@@ -49,7 +50,10 @@ numbers = itertools.count()
 @pytest.fixture
 def rig(server):
     """A service of its own for each test, not loaded yet."""
-    made = Rig(*server, f"s{next(numbers)}")
+    running, repository = server
+    if running.poll() is not None:  # Triton ended by itself in the test before: that one alone is to fail
+        start(running, repository.parent, repository)
+    made = Rig(running, repository, f"s{next(numbers)}")
     yield made
     made.end()
 
@@ -269,7 +273,7 @@ def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, ho
             clients.wait_answers(1, 200)
             assert rig.control()["counts"]["sent_to_candidate"] == asked
     assert clients.errors == []
-    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     counts = rig.counted(requests=len(clients.answers), stable=clients.versions[1], candidate=clients.versions[2])[
         "counts"
     ]
@@ -288,7 +292,7 @@ def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_sh
         finally:
             os.kill(rig.pid(1), signal.SIGKILL)  # else Triton waits for it when it ends
     assert clients.errors == []
-    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     assert rig.control()["counts"]["rescued"] > 20
 
 
@@ -390,7 +394,7 @@ def test_nobody_waits_for_shadows_of_a_hung_candidate(rig):
         clients.wait_answers(1, 50)
     assert clients.errors == []
     assert set(clients.versions) == {1}
-    assert max(answer.took for answer in clients.answers) < GENEROUS_S
+    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     counts = rig.control()["counts"]
     assert counts["shadowed"] <= 4
     assert counts["shadow_dropped"] > 100

@@ -212,7 +212,7 @@ def test_a_version_that_does_not_come_back_is_tried_again_and_the_sentence_says_
     world.servers["a"].versions[1] = Behaviour(load_error="CUDA out of memory")
     found(world)
     assert world.servers["a"]._models[ENGINE][1].state is ModelState.UNAVAILABLE
-    assert "CUDA out of memory" in world.decision.why.figures["failed"]
+    assert "CUDA out of memory" in world.decision.why.figures["error"]
     world.servers["a"].versions.clear()
     world.now += 60.0
     world.run()

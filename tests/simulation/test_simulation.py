@@ -58,7 +58,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
     monkeypatch.setattr(service, "plan", mutant)
 
 
-def test_a_version_that_leaves_before_the_alias_and_split_did_is_found(monkeypatch):
+def test_a_version_that_leaves_before_the_alias_did_is_found(monkeypatch):
     def hasty(view: View, policy: Policy) -> Decision:
         one = view.rollout
         decision = plan(view, policy)

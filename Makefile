@@ -10,7 +10,7 @@ JOBS ?= $$(( 2 * $$(nproc) ))
 PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast test-full tools lint lock schema bench bench-engine chaos
+.PHONY: help setup demo up test test-fast test-full tools lint size lock schema bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,13 @@ lint: setup ## static checks
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+size: ## the control plane's lines by package, and each module of more than 400
+	@find control/baton -name '*.py' -exec wc -l {} + | awk '$$2 ~ /\// { \
+		depth = split($$2, part, "/"); lines[depth > 3 ? part[3] : "(modules)"] += $$1; all += $$1; \
+		if ($$1 > 400) long = long sprintf("%6d  %s\n", $$1, $$2) } \
+		END { for (name in lines) printf "%6d  %s\n", lines[name], name | "sort -rn"; close("sort -rn"); \
+		printf "%6d  in all\n\nmodules of more than 400 lines:\n%s", all, long ? long : "  none\n" }'
 
 lock: setup ## what the images install, by version and hash, written anew; needs uv
 	@$(BIN)/python docker/lock.py

@@ -40,7 +40,7 @@ STEPS = (
     ("output", "warmup", "output"),
     ("invariance", "output", "invariance"),
     ("latency", "invariance", "latency"),
-    ("public name moved", "latency", "baking"),
+    ("alias moved", "latency", "baking"),
 )
 console = Console(highlight=False)
 
@@ -87,7 +87,7 @@ def rollouts(rig: Rig, made: Path) -> tuple[list[dict[str, float]], list[float]]
         events = rig.events(row["id"])
         times = {event["kind"]: event["at"] for event in events}
         moved = next(e["at"] for e in events if e["kind"] == "policy" and e["at"] > times["halt"])
-        # The policy is written only after the public name had moved back on every server.
+        # The policy is written only after the alias had moved back on every server.
         backs.append(moved - times["halt"])
     return steps, backs
 
@@ -104,7 +104,7 @@ def split(rig: Rig, number: int, dropped: float) -> dict[str, float]:
     marks: dict[Any, float] = {None: dropped}
     for event in rig.events(row["id"]):
         if event["kind"] == "phase":
-            marks[event["message"].split(" to ")[1].split(":")[0]] = event["at"]
+            marks[event["why"].figures["after"]] = event["at"]
         elif event["kind"] == "verdict":
             marks[event["data"]["name"]] = event["at"]
         elif event["kind"] == "begin":

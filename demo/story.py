@@ -313,7 +313,7 @@ def table(story: Story, traffic: Traffic) -> Table:
             *story.facts["split"])),
         ("p95 before / during rollouts", f"{p95_ms(before):.0f} / {p95_ms(during):.0f} ms"),
         ("an equivalent rollout: from its begin to live, by all its steps", f"{story.facts['drop to live']:.1f} s"),
-        ("time to roll back: decision to public name moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
+        ("time to roll back: decision to alias moved", f"{story.facts['rollback'] * 1000:.0f} ms"),
         ("time to roll back: command to first answer of the old version", f"{first_back:.1f} s"),
         ("memory of Triton and its engines, before / at peak", "{:.0f} / {:.0f} MiB".format(
             story.facts["memory before"] / 2**20, story.facts["memory peak"] / 2**20)),

@@ -31,7 +31,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 \
 USER 1000:1000
 # /metrics has no access control: keep its port, 8002, in a private network.
 EXPOSE 8000 8001 8002
-# The whole server's readiness turns false while any version loads; balancers probe the public name. No proxy is asked.
+# The whole server's readiness turns false while any version loads; balancers probe the alias. No proxy is asked.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["curl", "--noproxy", "*", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:8000/v2/health/live"]
 # NVIDIA's looks at the driver, and then runs ours. The words of the command are further options of tritonserver.

@@ -1,4 +1,4 @@
-"""(e) Baton: the new folder is dropped into the repository; clients ask the public name."""
+"""(e) Baton: the new folder is dropped into the repository; clients ask the alias."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGURATION = Path(__file__).with_name("baton.toml")
 
 @contextmanager
 def baton(home: Path) -> Iterator[Running]:
-    """(e) Rename a folder into the repository; every gate, then the public name moves."""
+    """(e) Rename a folder into the repository; every gate, then the alias moves."""
     made = home / "made"
     with Rig(home / "rig", CONFIGURATION) as rig:
         # Nothing is loaded yet, so nothing is loaded again for it.
@@ -47,6 +47,6 @@ def baton(home: Path) -> Iterator[Running]:
             lambda: [pid for session in sessions for pid in procfs.session_members(session)],
             paths={
                 "engine, directly": infer_url(rig.places["http"], version=OLD),
-                "public name": public,
+                "alias": public,
             },
         )

@@ -48,7 +48,7 @@ WAYS = (
     Way("(e) Baton", f"rename the folder into the repository; every gate asks it, then {_BATON} and all of it.", baton),
 )
 PATH_LIMIT = 1.10
-"""p50 of the public name in steady state, as a ratio to the engine called directly."""
+"""p50 of the alias in steady state, as a ratio to the engine called directly."""
 
 
 def compare(console: Console) -> bool:
@@ -85,10 +85,10 @@ def compare(console: Console) -> bool:
     for way in WAYS:
         if way.name in found:
             console.print(f"[dim]{way.name}: {way.update}[/dim]")
-    console.print(report.cost_table(paths, "Without a rollout: the public name against the engine called directly"))
+    console.print(report.cost_table(paths, "Without a rollout: the alias against the engine called directly"))
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
         split = split_costs(Path(directory), asked)
-    console.print(report.cost_table(split, "While traffic is split or mirrored: against the public name without"))
+    console.print(report.cost_table(split, "While traffic is split or mirrored: against the alias without"))
     with tempfile.TemporaryDirectory(prefix="baton-compare-") as directory:
         lost = lapses(Path(directory), texts)
     console.print(lapse_table(lost))

@@ -1,4 +1,4 @@
-"""What the splitter and the shadow cost while traffic is split, against the public name that leads to the engine."""
+"""What the splitter and the shadow cost while traffic is split, against the alias that leads to the engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from baton.triton.key import Caps, Key, token_file
 from baton.triton.repository import CONFIG, CONTROL, SPLITTER_VERSION, ServiceFiles
 
 PATHS = {
-    "public name": None,
+    "alias": None,
     "splitter, candidate 0 %": (0.0, 0.0),
     "splitter, candidate 50 %": (50.0, 0.0),
     "splitter, shadow 25 %": (0.0, 25.0),

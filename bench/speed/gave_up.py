@@ -1,7 +1,7 @@
 """``python -m bench.speed.gave_up``: what clients that gave up leave behind, with and without a deadline; a part of
 ``make bench-engine``, alone.
 
-Many clients ask at once, through the public name, and give up after 0.3 s. Triton (24.10) tells the engine nothing of
+Many clients ask at once, through the alias, and give up after 0.3 s. Triton (24.10) tells the engine nothing of
 that. What it goes on computing is counted from the moment when the last of them gave up: seconds until nothing waits
 and nothing is computed any more, and pairs. Ends with exit code 1 when a deadline does not spare what is promised.
 """

@@ -26,8 +26,8 @@ from baton.errors import BatonError, Refused, Unreachable
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
 from baton.journal import Journal
 from baton.plan import View
-from baton.plan.rest import ADOPTED
 from baton.plan.traffic import before_traffic, place
+from baton.reasons import Reason, because
 
 STALE_AFTER_S = 30.0
 
@@ -90,7 +90,7 @@ class App:
         """
         found = self._journal.rollout(number)
         if found is None:
-            raise Refused(f"There is no rollout {number}.", mend="`ctl history` lists them.")
+            raise Refused(because(Reason.NO_ROLLOUT, number=number), mend="`ctl history` lists them.")
         return report.story(found, self._services, self._journal.events(rollout=number))
 
     def health(self) -> ControlHealth:
@@ -135,13 +135,13 @@ class App:
                 if version not in (None, rollout.candidate) or rollout.kind is not Kind.ROLLOUT:
                     raise _busy(rollout)
                 if rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK:
-                    raise Refused(f"Version {rollout.candidate} is on its way back: {_why(rollout)}")
+                    why = because(Reason.ROLLED_BACK) if rollout.stop is None else rollout.stop.why
+                    raise Refused(because(Reason.ON_ITS_WAY_BACK, version=rollout.candidate, why=why))
                 if rollout.phase in report.MOVED:
-                    raise Refused(f"Version {rollout.candidate} serves already.")
+                    raise Refused(because(Reason.SERVES_ALREADY, version=rollout.candidate))
                 if rollout.phase is Phase.WAITING and (held := rollout.held()) is not None:
                     raise Refused(
-                        f"Version {rollout.candidate} is not promoted: gate {held.gate} has not enough evidence. "
-                        f"{held.message}",
+                        because(Reason.NOT_PROMOTED, version=rollout.candidate, gate=held.gate, said=held.message),
                         mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
                     )
                 pause = rollout.progressed_at is not None and place(rollout, one.policy).pause
@@ -151,7 +151,7 @@ class App:
             chosen = version if version is not None else self._next(one, view)
             self._startable(view, chosen)
             used = view.alias is None and any(chosen in s.ready() for s in view.live())
-            why = ADOPTED if used else "promoted"
+            why = because(Reason.ADOPTED if used else Reason.PROMOTED)
             opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=True, full=full)
             self._loop.wake()
             return _ticket(opened, "live", f"The rollout of version {chosen} begins.")
@@ -165,22 +165,24 @@ class App:
                 if to is not None and to != rollout.previous:
                     raise _busy(rollout)
                 if rollout.previous is None:
-                    raise Refused("There is no earlier version to go back to.", mend="`ctl abort` ends this rollout.")
-                one.halt(rollout, _outcome_of_stop(rollout), who, f"rolled back by {who}")
+                    raise Refused(because(Reason.NONE_EARLIER), mend="`ctl abort` ends this rollout.")
+                one.halt(rollout, _outcome_of_stop(rollout), who, because(Reason.ASKED_BACK, who=who))
                 return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
             target = to if to is not None else self._previous(one, view)
             if target == view.alias:
-                raise Refused(f"Version {target} serves already.")
+                raise Refused(because(Reason.SERVES_ALREADY, version=target))
             if target not in view.folders or not view.folders[target].complete:
-                raise Refused(f"Version {target} is not on disk, or not whole.", mend="`ctl versions` lists what is.")
+                raise Refused(because(Reason.NOT_WHOLE, version=target), mend="`ctl versions` lists what is.")
             record = view.records.get(target)
             if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
                 raise Refused(
-                    f"Version {target} never served.", mend=f"`ctl promote {target}` takes it through its gates."
+                    because(Reason.NEVER_SERVED, version=target),
+                    mend=f"`ctl promote {target}` takes it through its gates.",
                 )
-            opened = one.begin(view, Kind.ROLLBACK, target, view.alias, who, f"rolled back by {who}", promoted=True)
+            why = because(Reason.ASKED_BACK, who=who)
+            opened = one.begin(view, Kind.ROLLBACK, target, view.alias, who, why, promoted=True)
             self._loop.wake()
-            return _ticket(opened, "live", f"Version {target} is loaded again, then the public name moves.")
+            return _ticket(opened, "live", f"Version {target} is loaded again, then the alias moves.")
 
     def abort(self, service: str | None, *, who: str) -> Ticket:
         """Stop the running rollout and return to the stable version."""
@@ -188,8 +190,8 @@ class App:
         with self._loop.lock:
             rollout = self._journal.open_rollout(one.name)
             if rollout is None:
-                raise Refused(f"No rollout of {one.name} is under way.")
-            one.halt(rollout, _outcome_of_stop(rollout), who, f"aborted by {who}")
+                raise Refused(because(Reason.NONE_UNDER_WAY, service=one.name))
+            one.halt(rollout, _outcome_of_stop(rollout), who, because(Reason.ABORTED, who=who))
             return _ticket(rollout, "ended", f"Rollout of version {rollout.candidate} is being stopped.")
 
     def retry(self, service: str | None, version: int | None, *, release: str | None, who: str) -> Ticket:
@@ -205,13 +207,13 @@ class App:
                 return self._ask_again(rollout, version, release, who)
             decided = [r for r in view.records.values() if r.standing in (Standing.REJECTED, Standing.WITHDRAWN)]
             if version is None and not decided:
-                raise Refused(f"No version of {one.name} was refused or withdrawn.")
+                raise Refused(because(Reason.NOTHING_TO_RETRY, service=one.name))
             chosen = version if version is not None else max(decided, key=lambda r: r.at).version
             if release is not None:
                 self._journal.set_memo(one.name, f"release:{chosen}", Release(release))
             self._startable(view, chosen, again=True)
             self._journal.forget(one.name, chosen, who, self._loop.clock())
-            why = "tried again" if release is None else f"tried again, declared {release}"
+            why = because(Reason.TRIED_AGAIN, release=release)
             opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=False)
             self._loop.wake()
             return _ticket(opened, "live", f"Version {chosen} is {why}.")
@@ -222,13 +224,13 @@ class App:
             raise _busy(rollout)
         if release not in (None, rollout.release):
             raise Refused(
-                f"Version {rollout.candidate} is being judged as {rollout.release}.",
+                because(Reason.JUDGED_AS, version=rollout.candidate, release=rollout.release),
                 mend=f"`ctl abort`, then `ctl retry {rollout.candidate} --release {release}`.",
             )
-        message = f"The gates of version {rollout.candidate} that held are asked again."
-        opened = self._journal.ask_again(rollout, who, message, self._loop.clock())
+        why = because(Reason.HELD_ASKED_AGAIN, version=rollout.candidate)
+        opened = self._journal.ask_again(rollout, who, why, self._loop.clock())
         self._loop.wake()
-        return _ticket(opened, "live", message)
+        return _ticket(opened, "live", str(why))
 
     def verify(self, service: str | None, version: int, *, who: str) -> Ticket:
         """Every gate on a version, with no traffic and no promotion."""
@@ -238,9 +240,9 @@ class App:
             if rollout is not None:
                 raise _busy(rollout)
             if version == view.alias:
-                raise Refused(f"Version {version} serves: its gates are behind it.")
+                raise Refused(because(Reason.GATES_BEHIND, version=version))
             self._on_disk(view, version)
-            opened = one.begin(view, Kind.CHECK, version, view.alias, who, "verification", promoted=True)
+            opened = one.begin(view, Kind.CHECK, version, view.alias, who, because(Reason.VERIFICATION), promoted=True)
             self._loop.wake()
             return _ticket(opened, "ended", f"Version {version} meets every gate.")
 
@@ -280,49 +282,50 @@ class App:
             Unreachable: the loop has not looked yet.
         """
         if service.view is None:
-            raise Unreachable("The control plane has only just started.", mend="Try again in a moment.")
+            raise Unreachable(because(Reason.JUST_STARTED), mend="Try again in a moment.")
         view = service.observe(self._loop.indexes, paused=self._loop.paused())
         return view, view.rollout
 
     def _pause(self, who: str, *, paused: bool) -> Paused:
         with self._loop.lock:
-            text = "Paused: nothing goes on by itself." if paused else "Resumed."
-            self._journal.log(self._loop.clock(), "pause" if paused else "resume", text, who=who)
+            why = because(Reason.PAUSED if paused else Reason.RESUMED)
+            self._journal.log(self._loop.clock(), "pause" if paused else "resume", why, who=who)
             for service in self._services.values() if paused else ():
                 if (rollout := self._journal.open_rollout(service.name)) is not None:
                     self._journal.freeze(rollout)
             self._loop.set_paused(paused)
-        return Paused(paused=paused, message=text)
+        return Paused(paused=paused, message=str(why))
 
     def _next(self, service: Service, view: View) -> int:
         waiting = view.pending(service.policy)
         if not waiting:
-            raise Refused("No new version is complete on disk.", mend="`ctl push DIR` brings one.")
+            raise Refused(because(Reason.NOTHING_NEW), mend="`ctl push DIR` brings one.")
         return max(f.version or 0 for f in waiting)
 
     def _on_disk(self, view: View, version: int) -> None:
         folder = view.folders.get(version)
         if folder is None:
-            raise Refused(f"There is no folder of version {version}.", mend="`ctl versions` lists what is there.")
+            raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
         if folder.missing:
-            raise Refused(f"Version {version} is still arriving: {folder.missing[0]}.")
+            raise Refused(because(Reason.ARRIVING, version=version, lacks=folder.missing[0]))
 
     def _startable(self, view: View, version: int, *, again: bool = False) -> None:
         if view.alias is not None and version == view.alias:
-            raise Refused(f"Version {version} serves already.")
+            raise Refused(because(Reason.SERVES_ALREADY, version=version))
         if view.alias is not None and version < view.alias:
             raise Refused(
-                f"Version {version} is lower than version {view.alias}, which serves.",
+                because(Reason.LOWER, version=version, serves=view.alias),
                 mend=f"`ctl rollback --to {version}` goes back.",
             )
         # First: a folder that was cut off for good was refused, and is not "still arriving".
         if (refusal := view.refused(version)) is not None and not again:
             raise Refused(
-                f"Version {version} was refused: {refusal.reason}", mend=f"`ctl retry {version}` tries again."
+                because(Reason.WAS_REFUSED, version=version, why=refusal.reason),
+                mend=f"`ctl retry {version}` tries again.",
             )
         self._on_disk(view, version)
-        if (reason := view.hold_reason()) is not None:
-            raise Refused(reason)
+        if (hold := view.hold_reason()) is not None:
+            raise Refused(hold)
 
     def _previous(self, service: Service, view: View) -> int:
         """The version that served before the present one and was not taken back itself."""
@@ -333,7 +336,7 @@ class App:
                 return version
         lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
         listed = f"On disk are {', '.join(map(str, lower))}: name one with --to." if lower else None
-        raise Refused("No earlier version is known to have served.", mend=listed)
+        raise Refused(because(Reason.NONE_KNOWN_EARLIER), mend=listed)
 
     def _accept(self, service: Service, view: View, version: int, who: str) -> Ticket:
         """The folder of the live version was changed: prove that its content is what serves, then go on.
@@ -342,9 +345,9 @@ class App:
         """
         folder = view.folders.get(version)
         if folder is None:
-            raise Refused(f"The folder of version {version} is gone.", mend="Put it back first.")
+            raise Refused(because(Reason.LIVE_FOLDER_GONE, version=version), mend="Put it back first.")
         if view.loaded.get(version) == folder.fingerprint:
-            raise Refused(f"Version {version} serves, and its folder is as it was loaded.")
+            raise Refused(because(Reason.UNCHANGED, version=version))
         proof = Proof(
             service.name, self._journal, lambda number: self._manifest(service.name, number), self._loop.clock
         )
@@ -362,13 +365,9 @@ def _ticket(rollout: Rollout, until: Literal["live", "ended"], message: str) -> 
 
 def _busy(rollout: Rollout) -> Refused:
     return Refused(
-        f"A {rollout.kind} of version {rollout.candidate} is under way ({rollout.phase}).",
+        because(Reason.BUSY, kind=rollout.kind, version=rollout.candidate, phase=rollout.phase),
         mend="Wait for its end, or `ctl abort` it.",
     )
-
-
-def _why(rollout: Rollout) -> str:
-    return rollout.stop.why if rollout.stop is not None else "it was turned back."
 
 
 def _outcome_of_stop(rollout: Rollout) -> Outcome:

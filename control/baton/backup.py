@@ -23,6 +23,7 @@ from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
 from baton.journal import JOURNAL, Journal
 from baton.plan.traffic import before_traffic
+from baton.reasons import Reason, because
 from baton.schema import JournalError, proved
 from baton.triton.repository import ServiceFiles
 
@@ -69,13 +70,13 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
 def restore(config: Config, source: Path, *, who: str) -> Restored:
     """Put a backup in the place of the journal, of which no control plane may be in use; the old one is kept beside it.
 
-    What became of a rollout that was under way is not known. It is turned back, unless the public name leads to its
+    What became of a rollout that was under way is not known. It is turned back, unless the alias leads to its
     candidate by now: clients are never taken from where they are. And Baton is paused, since what was refused or taken
     back after the backup would count as new.
 
     Raises:
         JournalError: the backup is damaged or of another Baton; nothing has changed then.
-        RepositoryError: it can't be told where a public name leads; nothing has changed then.
+        RepositoryError: it can't be told where an alias leads; nothing has changed then.
     """
     try:
         proved(source)
@@ -126,27 +127,26 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
     try:
         events = journal.events(limit=1)
         last = events[-1]["at"] if events else None
-        now, until = time.time(), f", whose last entry is of {iso(last)}" if last is not None else ""
-        told = f"The journal was put back from {name}{until}. What happened since then is not known to it."
+        now, why = time.time(), because(Reason.RESTORED, file=name, last=None if last is None else iso(last))
         stopped = []
         for rollout in journal.rollouts(only_open=True):
             if not _moved(config, rollout):
                 outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-                journal.halt(rollout, Stop(outcome, who, told), now)
+                journal.halt(rollout, Stop(outcome, who, why), now)
                 stopped.append(rollout.id)
             journal.freeze(rollout)
         for service in config.services:
             for file in KEPT:  # as it is now it stands; what it was then must not be put back
                 journal.set_memo(service.name, memo_of(file), None)
         journal.set_memo("", PAUSED, value=True)
-        journal.log(now, "restore", told, who=who)
+        journal.log(now, "restore", why, who=who)
     finally:
         journal.close()
     return last, stopped
 
 
 def _moved(config: Config, rollout: Rollout) -> bool:
-    """Whether the public name leads to the rollout's candidate: then turning back would take clients from there."""
+    """Whether the alias leads to the rollout's candidate: then turning back would take clients from there."""
     for service in config.services:
         if service.name == rollout.service and rollout.kind is not Kind.CHECK:
             return ServiceFiles(config.repository, service.name, service.engine).alias() == rollout.candidate

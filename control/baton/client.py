@@ -5,7 +5,7 @@
     with Reranker("localhost:8001") as reranker:
         ranking = reranker.rank("red apple", ["a green pear", "a red apple"])
 
-The tensors are those of the public name and of the engine; :func:`encode` and :func:`decode` are the two ends of the
+The tensors are those of the alias and of the engine; :func:`encode` and :func:`decode` are the two ends of the
 wire and know no connection, so that the rollout's probes send exactly what users send.
 
 Importing this module is quick: ``tritonclient`` is imported by the first request.

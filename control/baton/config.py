@@ -260,7 +260,7 @@ class HealthConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """``[[services]]``: one public name and the engine behind it."""
+    """``[[services]]``: one alias and the engine behind it."""
 
     name: str = _setting(_name)
     engine: str = _setting(_name)
@@ -275,7 +275,7 @@ class ServiceConfig:
 
     @property
     def splitter(self) -> str:
-        """The model that stands behind the public name while traffic is split."""
+        """The model that stands behind the alias while traffic is split."""
         return f"{self.name}_splitter"
 
 

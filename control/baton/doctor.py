@@ -24,7 +24,7 @@ from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
-from baton.local.ports import choose_ports
+from baton.local.ports import open_port
 from baton.local.tether import OWN, Memory, memory_here, told, wanted
 from baton.ownership import user, writers
 from baton.triton.grpc import GrpcTriton
@@ -215,10 +215,9 @@ def _backends(directories: Sequence[Path]) -> Check:
 
 def _port(name: str, host: str, number: int) -> Check:
     try:
-        choose_ports(host, http=number, grpc=None, metrics=None)
+        open_port(host, name, number).close()
     except BatonError as error:
-        message = error.message.replace("(HTTP)", f"({name})")
-        return Check(f"port {name}", ok=False, message=message, mend=f"Stop it, or pass another --{name}-port.")
+        return Check(f"port {name}", ok=False, message=error.message, mend=f"Stop it, or pass another --{name}-port.")
     return Check(f"port {name}", ok=True, message=f"{number} is free")
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from baton.reasons import Why
+
 ALWAYS: Mapping[str, bool] = {"always": True}
 """Of a field: its JSON has it also where it is None, though that is the default (see ``baton.codec``)."""
 
@@ -230,7 +232,7 @@ class Stop:
 
     outcome: Outcome
     who: str
-    why: str
+    why: Why
     gate: Gate | None = None
 
 
@@ -245,7 +247,7 @@ class Rollout:
     previous: int | None
     phase: Phase
     who: str
-    why: str
+    why: Why
     release: Release
     label: str
     fingerprint: str
@@ -267,13 +269,18 @@ class Rollout:
     """When the lease of the splitters' route was last renewed."""
     stop: Stop | None = None
     moved_at: float | None = None
-    """When the public name had moved on every server."""
+    """When the alias had moved on every server."""
     ended_at: float | None = None
     outcome: Outcome | None = None
-    message: str = ""
+    ended_why: Why | None = None
     salt: str = field(default="", repr=False, compare=False)
     """Of the hash that tells which request ids meet the candidate. Secret: who knows it chooses who answers; so it is
     told to the splitters alone. Empty once the rollout has ended."""
+
+    @property
+    def message(self) -> str:
+        """Why it ended, for a person; empty while it is under way."""
+        return "" if self.ended_why is None else str(self.ended_why)
 
     def held(self) -> GateResult | None:
         """The first gate, in their order, that holds for want of evidence; the live one holds while it gathers it."""
@@ -299,7 +306,7 @@ class VersionRecord:
 
     version: int
     standing: Standing
-    reason: str
+    reason: Why
     fingerprint: str
     loaded: bool
     """Whether Triton ever loaded it: then a changed folder under the same number is not taken up by itself."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from baton.reasons import Reason, Why
+
 
 class BatonError(Exception):
     """Something went wrong that Baton has no better name for."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, mend: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, why: Why | str, *, mend: str | None = None) -> None:
+        """``why``: what went wrong, by a reason where a program may want to tell it from others."""
+        super().__init__(str(why))
+        self.message = str(why)
+        self.reason = why.reason if isinstance(why, Why) else Reason.OTHER
         self.mend = mend
 
     def __str__(self) -> str:

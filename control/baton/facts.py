@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from baton.domain import ALWAYS, Gate, GateResult, Kind, Outcome, Phase, Release, Verdict, VersionState
+from baton.reasons import Reason
 
 T = TypeVar("T")
 
@@ -178,12 +179,13 @@ class RolloutFacts(RolloutHead):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of the journal. ``gate`` of a verdict."""
+    """An entry of the journal. ``code``: the reason that the message words; ``gate`` of a verdict."""
 
     at: str
     kind: str
     who: str
     message: str
+    code: Reason = Reason.OTHER
     gate: Gate | None = None
 
 

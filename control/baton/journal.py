@@ -35,10 +35,11 @@ from baton.domain import (
 from baton.durable import close_to_others, make_private
 from baton.errors import Refused
 from baton.lifecycle import ALLOWED
+from baton.migration import upgrade
 from baton.ownership import open_own
+from baton.reasons import Reason, Why, because
 from baton.schema import (
     BROKEN,
-    FROM_1,
     SCHEMA_VERSION,
     JournalDamaged,
     JournalError,
@@ -96,10 +97,11 @@ class Journal:
         self._ours = None
         with self._guard():
             self._db.row_factory = sqlite3.Row
+            self._db.text_factory = bytes.decode  # of what is no text it says so in Python's own way
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            if found == 1:
-                self._db.executescript(f"BEGIN IMMEDIATE; {FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            if found < SCHEMA_VERSION:
+                upgrade(self._db, found)
             self._ours = self._path.stat()
 
     def close(self) -> None:
@@ -168,7 +170,7 @@ class Journal:
 
     def tell_damage(self, at: float, why: str, kept: Path) -> None:
         """Say in this journal that it follows one that was put aside."""
-        self.log(at, "damaged", f"{why} It was put aside as {kept.name}; what serves is adopted.")
+        self.log(at, "damaged", because(Reason.PUT_ASIDE, error=why, kept=kept.name))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -195,23 +197,23 @@ class Journal:
     # Events
 
     def log(
-        self, at: float, kind: str, message: str, *, who: str = "baton", service: str | None = None,
+        self, at: float, kind: str, why: Why, *, who: str = "baton", service: str | None = None,
         rollout: int | None = None, data: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Append one event."""
         with self._transaction() as db:
-            _log(db, at, kind, message, who, service, rollout, data)
+            _log(db, at, kind, why, who, service, rollout, data)
 
     def events(
         self, *, service: str | None = None, rollout: int | None = None, limit: int = 200
     ) -> list[dict[str, Any]]:
-        """The newest events, oldest first."""
+        """The newest events, oldest first, each with its ``why``, and the sentence of that as ``message``."""
         where, values = _where(service=service, rollout=rollout)
         with self._reading():
             rows = self._db.execute(
                 f"SELECT * FROM event {where} ORDER BY id DESC LIMIT ?", (*values, limit)
             ).fetchall()
-            return [{**dict(r), "data": json.loads(r["data"])} for r in reversed(rows)]
+            return [_event(r) for r in reversed(rows)]
 
     # Rollouts
 
@@ -224,22 +226,23 @@ class Journal:
         _allow(None, rollout.phase)
         with self._transaction() as db:
             if self.open_rollout(rollout.service) is not None:
-                raise Refused(f"A rollout of {rollout.service} is under way.", mend="`ctl abort` ends it.")
+                raise Refused(because(Reason.UNDER_WAY, service=rollout.service), mend="`ctl abort` ends it.")
             cursor = db.execute(
                 "INSERT INTO rollout (service, kind, candidate, previous, phase, who, why, release, label, fingerprint,"
                 " started_at, phase_since, promoted, full) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (rollout.service, rollout.kind, rollout.candidate, rollout.previous, rollout.phase, rollout.who,
-                 rollout.why, rollout.release, rollout.label, rollout.fingerprint, rollout.started_at,
+                 _text(rollout.why), rollout.release, rollout.label, rollout.fingerprint, rollout.started_at,
                  rollout.phase_since, rollout.promoted, rollout.full),
             )  # fmt: skip
             opened = replace(rollout, id=int(cursor.lastrowid or 0), salt=secrets.token_bytes(16).hex())
             memo = json.dumps({"rollout": opened.id, "salt": opened.salt})
             db.execute("INSERT OR REPLACE INTO memo VALUES (?,?,?)", (rollout.service, SALT, memo))
-            _log(db, rollout.started_at, "begin", f"{rollout.kind} of version {rollout.candidate}: {rollout.why}",
-                 rollout.who, rollout.service, opened.id, {"previous": rollout.previous})  # fmt: skip
+            why = because(Reason.BEGUN, kind=rollout.kind, version=rollout.candidate, why=rollout.why)
+            _log(db, rollout.started_at, "begin", why, rollout.who, rollout.service, opened.id,
+                 {"previous": rollout.previous})  # fmt: skip
         return opened
 
-    def advance(self, rollout: Rollout, phase: Phase, why: str, at: float) -> None:
+    def advance(self, rollout: Rollout, phase: Phase, why: Why, at: float) -> None:
         """Move a rollout to its next phase."""
         _allow(rollout.phase, phase)
         with self._transaction() as db:
@@ -251,7 +254,8 @@ class Journal:
             if rollout.phase is Phase.SHADOWING:
                 # The way through the traffic steps begins anew; what the shadow took is no part of it.
                 db.execute("UPDATE rollout SET progress = 0, progressed_at = NULL WHERE id = ?", (rollout.id,))
-            _log(db, at, "phase", f"{rollout.phase} to {phase}: {why}", "baton", rollout.service, rollout.id, None)
+            moved_on = because(Reason.MOVED_ON, before=rollout.phase, after=phase, why=why)
+            _log(db, at, "phase", moved_on, "baton", rollout.service, rollout.id, None)
 
     def halt(self, rollout: Rollout, stop: Stop, at: float) -> None:
         """Note that the rollout has to go back, and why. The first reason stands."""
@@ -269,10 +273,10 @@ class Journal:
                 "UPDATE rollout SET promoted = 1, full = max(full, ?), approvals = approvals + ? WHERE id = ?",
                 (full, approve, rollout.id),
             )
-            what = "promoted past its remaining traffic steps" if full else "promoted"
-            _log(db, at, "promote", f"version {rollout.candidate} {what}", who, rollout.service, rollout.id, None)
+            why = because(Reason.GOES_ON, version=rollout.candidate, full=full)
+            _log(db, at, "promote", why, who, rollout.service, rollout.id, None)
 
-    def ask_again(self, rollout: Rollout, who: str, why: str, at: float) -> Rollout:
+    def ask_again(self, rollout: Rollout, who: str, why: Why, at: float) -> Rollout:
         """Forget the verdicts of gates that hold for want of evidence, so that they are asked anew. Gives the rest."""
         with self._transaction() as db:
             for gate, result in rollout.gates.items():
@@ -289,12 +293,13 @@ class Journal:
             for column in ("started_at", "phase_since", "progressed_at", "renewed_at"):
                 db.execute(f"UPDATE rollout SET {column} = ? WHERE id = ? AND {column} > ?", (now, rollout.id, now))
             db.execute("UPDATE verdict SET at = ? WHERE rollout = ? AND at > ?", (now, rollout.id, now))
-            _log(db, now, "clock", "the clock was set back", "baton", rollout.service, rollout.id, None)
+            why = because(Reason.CLOCK_SET_BACK)
+            _log(db, now, "clock", why, "baton", rollout.service, rollout.id, None)
         found = self.rollout(rollout.id)
         assert found is not None  # noqa: S101 - rollouts are never deleted
         return found
 
-    def take_over(self, rollout: Rollout, why: str, at: float) -> None:
+    def take_over(self, rollout: Rollout, why: Why, at: float) -> None:
         """Note that the candidate is to have all traffic at once, since the stable version is dead."""
         with self._transaction() as db:
             db.execute("UPDATE rollout SET full = 1 WHERE id = ?", (rollout.id,))
@@ -310,7 +315,7 @@ class Journal:
         with self._transaction() as db:
             db.execute("UPDATE rollout SET renewed_at = ? WHERE id = ?", (at, rollout.id))
 
-    def progress(self, rollout: Rollout, seconds: float, at: float, what: str, result: GateResult | None) -> None:
+    def progress(self, rollout: Rollout, seconds: float, at: float, why: Why, result: GateResult | None) -> None:
         """Note that the rollout went on by so many seconds of its way, and the verdict that let it."""
         with self._transaction() as db:
             db.execute(
@@ -319,27 +324,28 @@ class Journal:
             )
             if result is not None:
                 _verdict(db, rollout, result, at)
-            _log(
-                db, at, "progress", what, "baton", rollout.service, rollout.id, {"progress": rollout.progress + seconds}
-            )
+            progress = {"progress": rollout.progress + seconds}
+            _log(db, at, "progress", why, "baton", rollout.service, rollout.id, progress)
 
     def record(self, rollout: Rollout, result: GateResult, at: float) -> None:
         """Write down a gate's verdict; a new one replaces an earlier one of the same gate."""
         with self._transaction() as db:
             _verdict(db, rollout, result, at)
-            _log(db, at, "verdict", f"{result.gate}: {result.verdict}. {result.message}", "gate", rollout.service,
-                 rollout.id, encode(result))  # fmt: skip
+            why = because(Reason.VERDICT, gate=result.gate, verdict=result.verdict, said=result.message)
+            _log(db, at, "verdict", why, "gate", rollout.service, rollout.id, encode(result))
 
-    def end(self, rollout: Rollout, outcome: Outcome, why: str, at: float, standings: list[VersionRecord]) -> None:
+    def end(self, rollout: Rollout, outcome: Outcome, why: Why, at: float, standings: list[VersionRecord]) -> None:
         """Close a rollout, and with it what it decided about versions."""
         _allow(rollout.phase, None)
         with self._transaction() as db:
             db.execute(
-                "UPDATE rollout SET ended_at = ?, outcome = ?, message = ? WHERE id = ?", (at, outcome, why, rollout.id)
+                "UPDATE rollout SET ended_at = ?, outcome = ?, message = ? WHERE id = ?",
+                (at, outcome, _text(why), rollout.id),
             )
             for record in standings:
                 _stand(db, rollout.service, record)
-            _log(db, at, "end", f"{outcome}: {why}", "baton", rollout.service, rollout.id, None)
+            ended = because(Reason.ENDED, outcome=outcome, why=why)
+            _log(db, at, "end", ended, "baton", rollout.service, rollout.id, None)
 
     def open_rollout(self, service: str) -> Rollout | None:
         """The rollout under way, or None."""
@@ -365,7 +371,7 @@ class Journal:
 
     def served(self, service: str) -> list[int]:
         """Versions that are known to have served, the latest first; those that were adopted stand as ``previous``."""
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 "SELECT candidate, previous FROM rollout WHERE service = ? AND outcome = ? ORDER BY ended_at DESC",
                 (service, Outcome.LIVE),
@@ -374,7 +380,7 @@ class Journal:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Ended rollouts by service and outcome."""
-        with self._guard():
+        with self._reading():
             rows = self._db.execute(
                 "SELECT service, outcome, count(*) n FROM rollout WHERE ended_at IS NOT NULL GROUP BY service, outcome"
             ).fetchall()
@@ -385,12 +391,7 @@ class Journal:
     def standings(self, service: str) -> dict[int, VersionRecord]:
         with self._reading():
             rows = self._db.execute("SELECT * FROM version WHERE service = ?", (service,)).fetchall()
-            return {
-                r["version"]: VersionRecord(
-                    r["version"], Standing(r["standing"]), r["reason"], r["fingerprint"], bool(r["loaded"]), r["at"]
-                )
-                for r in rows
-            }
+            return {r["version"]: _record(r) for r in rows}
 
     def stand(self, service: str, record: VersionRecord) -> None:
         with self._transaction() as db:
@@ -400,11 +401,11 @@ class Journal:
         """Take a decision about a version back, so that it counts as new."""
         with self._transaction() as db:
             db.execute("DELETE FROM version WHERE service = ? AND version = ?", (service, version))
-            _log(db, at, "retry", f"version {version} counts as new", who, service, None, None)
+            _log(db, at, "retry", because(Reason.COUNTS_AS_NEW, version=version), who, service, None, None)
 
     def highest(self, service: str) -> int:
         """The highest version number the journal has ever met: numbers are never used again."""
-        with self._guard():
+        with self._reading():
             row = self._db.execute(
                 "SELECT max(n) FROM (SELECT max(candidate) n FROM rollout WHERE service = ?"
                 " UNION ALL SELECT max(version) FROM version WHERE service = ?)",
@@ -431,12 +432,13 @@ class Journal:
         results = {Gate(v["gate"]): decode(GateResult, json.loads(v["result"])) for v in verdicts}
         return Rollout(
             id=row["id"], service=row["service"], kind=Kind(row["kind"]), candidate=row["candidate"],
-            previous=row["previous"], phase=Phase(row["phase"]), who=row["who"], why=row["why"],
+            previous=row["previous"], phase=Phase(row["phase"]), who=row["who"], why=_why(row["why"]),
             release=Release(row["release"]), label=row["label"], fingerprint=row["fingerprint"],
             started_at=row["started_at"], phase_since=row["phase_since"], gates=results,
             gate_times={Gate(v["gate"]): v["at"] for v in verdicts}, promoted=bool(row["promoted"]),
             stop=_stop(row["stop"]), moved_at=row["moved_at"], ended_at=row["ended_at"],
-            outcome=Outcome(row["outcome"]) if row["outcome"] else None, message=row["message"],
+            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+            ended_why=_why(row["message"]) if row["message"] else None,
             full=bool(row["full"]), progress=row["progress"], progressed_at=row["progressed_at"],
             approvals=row["approvals"], renewed_at=row["renewed_at"], salt=salt,
         )  # fmt: skip
@@ -455,20 +457,38 @@ def _where(**columns: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def _log(
-    db: sqlite3.Connection, at: float, kind: str, message: str, who: str, service: str | None, rollout: int | None,
+    db: sqlite3.Connection, at: float, kind: str, why: Why, who: str, service: str | None, rollout: int | None,
     data: Mapping[str, Any] | None,
 ) -> None:  # fmt: skip
     db.execute(
         "INSERT INTO event (at, service, rollout, kind, who, message, data) VALUES (?,?,?,?,?,?,?)",
-        (at, service, rollout, kind, who, message, json.dumps(data or {})),
+        (at, service, rollout, kind, who, _text(why), json.dumps(data or {})),
     )
+
+
+def _event(row: sqlite3.Row) -> dict[str, Any]:
+    why = _why(row["message"])
+    return {**dict(row), "message": str(why), "why": why, "data": json.loads(row["data"])}
+
+
+def _text(why: Why) -> str:
+    return json.dumps(why.data())
+
+
+def _why(text: str) -> Why:
+    return Why.of(json.loads(text))
 
 
 def _stand(db: sqlite3.Connection, service: str, record: VersionRecord) -> None:
     db.execute(
         "INSERT OR REPLACE INTO version VALUES (?,?,?,?,?,?,?)",
-        (service, record.version, record.standing, record.reason, record.fingerprint, record.loaded, record.at),
+        (service, record.version, record.standing, _text(record.reason), record.fingerprint, record.loaded, record.at),
     )
+
+
+def _record(row: sqlite3.Row) -> VersionRecord:
+    standing, reason = Standing(row["standing"]), _why(row["reason"])
+    return VersionRecord(row["version"], standing, reason, row["fingerprint"], bool(row["loaded"]), row["at"])
 
 
 def _verdict(db: sqlite3.Connection, rollout: Rollout, result: GateResult, at: float) -> None:
@@ -477,11 +497,12 @@ def _verdict(db: sqlite3.Connection, rollout: Rollout, result: GateResult, at: f
 
 
 def _stop_text(stop: Stop) -> str:
-    return json.dumps({"outcome": stop.outcome, "who": stop.who, "why": stop.why, "gate": stop.gate})
+    return json.dumps({"outcome": stop.outcome, "who": stop.who, "why": stop.why.data(), "gate": stop.gate})
 
 
 def _stop(text: str | None) -> Stop | None:
     if text is None:
         return None
     data = json.loads(text)
-    return Stop(Outcome(data["outcome"]), data["who"], data["why"], Gate(data["gate"]) if data["gate"] else None)
+    gate = Gate(data["gate"]) if data["gate"] else None
+    return Stop(Outcome(data["outcome"]), data["who"], Why.of(data["why"]), gate)

@@ -8,7 +8,7 @@ Rules the table alone makes true:
 * Every phase of a rollout leads to ``rolling_back``: an abort wins from anywhere.
 * ``rolling_back`` leads to nothing but the end: nothing overtakes an abort.
 * Clients meet the candidate in ``shifting`` first, and only ``validating``, ``shadowing`` and ``waiting`` lead there.
-* An old version is dropped in ``retiring`` alone, and nothing leads back from there to traffic.
+* An old version is dropped in ``retiring`` alone. From there an abort leads to ``rolling_back``, and nothing else back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TRANSITIONS: tuple[Transition, ...] = (
         Phase.SHADOWING, Phase.SHIFTING, "its answers to mirrored requests are good, or a person skips the rest"
     ),
     Transition(Phase.SHIFTING, Phase.WAITING, "a step is a pause: its share of traffic stays until a person promotes"),
-    Transition(Phase.SHIFTING, Phase.BAKING, "the public name has moved on every server"),
+    Transition(Phase.SHIFTING, Phase.BAKING, "the alias has moved on every server"),
     Transition(Phase.BAKING, Phase.RETIRING, "the old version was kept for its time, or is not kept"),
     Transition(Phase.RETIRING, None, "what no longer serves is unloaded"),
     Transition(Phase.VERIFYING, Phase.ROLLING_BACK, "a gate failed, or a person aborts"),

@@ -56,11 +56,7 @@ class Found:
         return stat.S_ISDIR(self.status.st_mode)
 
     def open(self) -> io.FileIO:
-        """The file itself, to read from, whatever its name leads to by now. It must be a plain file.
-
-        Raises:
-            OSError: it may not be read.
-        """
+        """The plain file itself, to read from, whatever its name leads to by now; raises ``OSError``."""
         return io.FileIO(os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC))
 
     def listing(self) -> int:
@@ -82,8 +78,7 @@ class Found:
         ``inside``: whether it lies in the folder that is to be given away as a whole. A link of one's own may have come
         with an archive or a clone, and lead to one's keys.
 
-        Raises:
-            Untrusted: not everybody may read it, and it does not lie inside, or others could have put it there.
+        Raises ``Untrusted`` where not everybody may read it, and it lies outside, or others could have put it there.
         """
         if self.status.st_mode & stat.S_IROTH:
             return
@@ -112,8 +107,7 @@ class Found:
 def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
     """What a path leads to, from the directory ``at`` or the working directory. Nothing is judged and no file opened.
 
-    Raises:
-        OSError: it leads to nothing (also by a ring of links), or a directory on the way may not be searched.
+    Raises ``OSError`` where it leads to nothing (a ring of links, too), or a directory on the way may not be searched.
     """
     text = os.fspath(path)
     parts = text.split("/")[::-1]
@@ -175,9 +169,7 @@ def _makers(link: os.stat_result, holder: os.stat_result) -> set[int]:
 def open_folder(path: Path) -> Iterator[tuple[int, Path]]:
     """A folder's descriptor and its path without links.
 
-    Raises:
-        Untrusted: a link on the way is another user's, and the folder is not that user's.
-        OSError: it can't be opened, or is no folder.
+    Raises ``Untrusted`` where a link on the way is another user's and the folder is not, ``OSError`` for no folder.
     """
     with follow(path) as found:
         found.check_links()
@@ -192,11 +184,8 @@ def open_folder(path: Path) -> Iterator[tuple[int, Path]]:
 def own_folder(name: str, at: int, place: Path, *, mode: int = 0o700) -> Iterator[int]:
     """A folder of this user's own within the directory ``at``, made with that mode if it is not there.
 
-    ``place`` is its path, for people.
-
-    Raises:
-        Untrusted: a link, a file or a folder that others made or may write in has that name.
-        OSError: it can't be made or opened.
+    ``place`` is its path, for people. Raises ``OSError``, and ``Untrusted`` where a link, a file, or a folder that
+    others made or may write in has that name.
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=at)
@@ -227,10 +216,8 @@ def own_folder(name: str, at: int, place: Path, *, mode: int = 0o700) -> Iterato
 def open_own(path: str | Path, flags: int, mode: int = 0o600, *, at: int | None = None) -> int:
     """Open, or make with ``O_CREAT``, a file of Baton's own; ``O_TRUNC`` must not be in ``flags``.
 
-    Raises:
-        Untrusted: a link, another user's file (root's may be) or no plain file has that name; or, where it is to be
-            written, a hard link to another one.
-        OSError: it can't be opened.
+    Raises ``OSError``, and ``Untrusted`` where a link, another user's file (root's may be) or no plain file has that
+    name; or, where it is to be written, a hard link to another one.
     """
     try:
         # O_NONBLOCK: a fifo that nobody reads is an error then, and no wait for ever.
@@ -257,8 +244,7 @@ def open_own(path: str | Path, flags: int, mode: int = 0o600, *, at: int | None 
 def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
     """A new file of that mode in the directory ``at``, in the place of what has the name; on the disk after the block.
 
-    Raises:
-        OSError: it can't be made or written; also when others make one of that name again and again.
+    Raises ``OSError``, also when others make one of that name again and again.
     """
     unlink(name, at)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

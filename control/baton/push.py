@@ -20,10 +20,12 @@ from baton.domain import Release
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.ownership import open_folder, open_own, own_folder, user, writers
 from baton.staging import Progress, Source, Stage
+from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.files import reason, shown
-from baton.verify.integrity import cheap_problems, ignored, not_served, told
+from baton.verify.integrity import ignored, problems, told
 from baton.verify.meta import META, META_LIMIT, check_table, parse_table
 from baton.verify.names import LARGEST, highest_number
+from baton.verify.sums import SUMS
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,6 @@ def push(
     repository: Path,
     engine: str,
     *,
-    number: int | None = None,
     floor: int = 0,
     label: str | None = None,
     release: Release | None = None,
@@ -59,16 +60,15 @@ def push(
     """Copy ``source`` to ``repository/engine/<next number>`` and return the version.
 
     The number is one more than every number in the directory and than ``floor``, the highest that the journal knows:
-    a number that was ever used is never used again, since response caches and clients' records know it. ``number``
-    asks for a certain one. ``label`` and ``release`` go to ``version.toml``, its other keys stay. Only what is served
-    is copied, links in the source as what they lead to, where ``Source`` follows them. A user's second push to the same
-    engine waits for the first one.
+    a number that was ever used is never used again, since response caches and clients' records know it. ``label`` and
+    ``release`` go to ``version.toml``, its other keys stay. Only what is served is copied, links in the source as what
+    they lead to, where ``Source`` follows them. A user's second push to the same engine waits for the first one.
 
     Raises ``Untrusted`` for a file that the source's writer may not give away, or a staging folder that others may
-    change; ``UsageError`` for a source that is no folder, ``CheckpointError`` for one that can't serve (before
-    anything is copied where it shows by then), ``Refused`` for a number that is taken and a source within the
-    repository, ``RepositoryError`` when the repository can't be written to. The engine's directory is touched by one
-    rename only, in the end, so live traffic never notices a push that fails.
+    change; ``UsageError`` for a source that is no folder, ``CheckpointError`` for one that can't serve (before anything
+    is copied where it shows by then), ``Refused`` for a source within the repository, ``RepositoryError`` when the
+    repository can't be written to. The engine's directory is touched by one rename only, in the end, so live traffic
+    never notices a push that fails.
     """
     began = time.monotonic()
     named, repository = repository, repository.resolve()
@@ -80,23 +80,22 @@ def push(
             _check_places(origin.path, repository, repository / engine, engine)
             # Before the first byte of a long copy: most sources that are refused can be refused now.
             table = _meta_table(origin, label, release)
-            _refuse_early(origin)
+            described = describe(origin.path)
+            _refuse_early(origin, described)
             home, _ = stack.enter_context(open_folder(named / engine))
-            if number is not None:
-                _check_number(number, home, floor)
             staging, place = stack.enter_context(_staging(repository, engine))
             _check_file_system(staging, place, home, repository / engine)
-            stage = Stage(staging, place, origin)
-            size, resumed = stage.fill(table, progress)
-            version = _publish(stage.name, staging, home, number, floor)
+            stage = Stage(staging, place, origin, described.files)
+            size, resumed = stage.fill(table, progress or (lambda *_: None))
+            version = _publish(stage.name, staging, home, floor)
             stage.forget()
-            beside = _ignored(origin.path)
+            folder, beside = repository / engine / str(version), ignored(described)
     except OSError as error:
         raise RepositoryError(
             f"{shown(source.name)} could not be pushed: {reason(error)} ({error.filename or repository}).",
             mend="The repository is as it was; mend that and push again.",
         ) from error
-    return Pushed(version, repository / engine / str(version), size, time.monotonic() - began, resumed, beside)
+    return Pushed(version, folder, size, time.monotonic() - began, resumed, beside)
 
 
 @contextmanager
@@ -128,14 +127,6 @@ def _staging_root(repository: Path) -> Path:
     return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
 
 
-def _ignored(source: Path) -> str:
-    try:
-        files, size = not_served(source)
-    except (OSError, CheckpointError):
-        return "more than can be counted"
-    return ignored(files, size) if files else ""
-
-
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:
     if Path(engine).name != engine or engine.startswith("."):
         raise UsageError(f"{engine!r} is not the name of an engine.")
@@ -158,25 +149,11 @@ def _meta_table(source: Source, label: str | None, release: Release | None) -> d
     return None if wanted == table else wanted
 
 
-def _refuse_early(source: Source) -> None:
-    try:
-        source.check()
-        # By its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved again.
-        problems = cheap_problems(source.path, links_may_leave=True)
-    except OSError as error:
-        raise CheckpointError(f"{shown(source.path.name)} can't be read: {reason(error)}.") from error
-    if problems:
-        raise CheckpointError(f"{source.path} can't become a version: {told(problems)}")
-
-
-def _check_number(number: int, home: int, floor: int) -> None:
-    if not 1 <= number <= LARGEST:
-        raise UsageError(f"{number} is not a version number.", mend=f"They go from 1 to {LARGEST:,}.")
-    if number <= floor or _is_there(str(number), home):
-        raise Refused(
-            f"Version {number} was used already, and a number is never used again.",
-            mend="Leave the number away to get the next free one.",
-        )
+def _refuse_early(source: Source, described: Checkpoint) -> None:
+    source.check((SUMS, *described.served))
+    # Described by its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved.
+    if found := problems(described, links_may_leave=True):
+        raise CheckpointError(f"{source.path} can't become a version: {told(found)}")
 
 
 def _check_file_system(staging: int, place: Path, home: int, engine: Path) -> None:
@@ -202,15 +179,17 @@ def _lock(folder: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _publish(name: str, stage: int, home: int, number: int | None, floor: int) -> int:
+def _publish(name: str, stage: int, home: int, floor: int) -> int:
     """Rename the staged folder to its number: the one moment at which Triton's directory changes."""
     while True:
-        if number is not None:
-            _check_number(number, home, floor)
-        version = number or max(highest_number(os.listdir(home)), floor) + 1
+        version = max(highest_number(os.listdir(home)), floor) + 1
         if version > LARGEST:
             raise Refused(f"The number after {version - 1:,} is larger than any version may be.")
-        if _is_there(str(version), home):
+        try:
+            os.stat(str(version), dir_fd=home, follow_symlinks=False)
+        except FileNotFoundError:
+            pass
+        else:
             continue  # it came just now; the next listing counts it
         try:
             os.rename(name, str(version), src_dir_fd=stage, dst_dir_fd=home)
@@ -221,11 +200,3 @@ def _publish(name: str, stage: int, home: int, number: int | None, floor: int) -
         os.fsync(home)
         os.fsync(stage)
         return version
-
-
-def _is_there(name: str, at: int) -> bool:
-    try:
-        os.stat(name, dir_fd=at, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

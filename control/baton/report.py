@@ -157,7 +157,7 @@ def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineIn
     strays = [f.problem for f in view.strays if f.problem is not None]
     steering = one.steering.strayed(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
-    return tuple(strays + _ahead(view) + steering + leaks(view, one.policy) + slow)
+    return tuple(strays + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.policy), *slow)])
 
 
 def _ahead(view: View) -> list[str]:
@@ -324,7 +324,7 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if number == view.alias and any(number in s.serving() for s in view.live()):
         ill = [f"does not answer on server {s}: {sick.reason}" for (s, v), sick in view.sick.items() if v == number]
         record = view.records.get(number)
-        found = [record.reason] if record is not None and record.standing is Standing.ADOPTED else []
+        found = [str(record.reason)] if record is not None and record.standing is Standing.ADOPTED else []
         return VersionState.SERVING, " ".join(ill or found)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
@@ -333,14 +333,14 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if ready:
         return VersionState.LOADED, ""
     if (refusal := view.refused(number)) is not None:
-        return VersionState.REJECTED, refusal.reason
+        return VersionState.REJECTED, str(refusal.reason)
     if folder.missing:
         return VersionState.INCOMING, f"lacks {folder.missing[0]}"
     record = view.records.get(number)
     if view.now - folder.quiet_since < one.policy.settle:
         return VersionState.INCOMING, "changed a moment ago"
     if record is not None and record.standing is Standing.WITHDRAWN:
-        return VersionState.ON_DISK, record.reason
+        return VersionState.ON_DISK, str(record.reason)
     if record is None and view.alias is not None and number < view.alias:
         return VersionState.ON_DISK, f"lower than version {view.alias}, which serves: not taken up by itself"
     return VersionState.ON_DISK, ""
@@ -381,7 +381,7 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
         outcome=one.outcome,
         weight=0 if service is None else weight(service, one),
         step=None if service is None else step(service, one),
-        message=one.message or (one.stop.why if one.stop is not None else ""),
+        message=one.message or (str(one.stop.why) if one.stop is not None else ""),
         ended_at=None if one.ended_at is None else iso(one.ended_at),
         duration_s=None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
         time_to_live_s=None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
@@ -405,7 +405,7 @@ def story(one: Rollout, services: Mapping[str, Service], events: Iterable[Mappin
 
 def _event(row: Mapping[str, Any]) -> Event:
     gate = Gate(row["data"]["name"]) if row["kind"] == "verdict" else None
-    return Event(iso(row["at"]), row["kind"], row["who"], row["message"], gate)
+    return Event(iso(row["at"]), row["kind"], row["who"], row["message"], row["why"].reason, gate)
 
 
 def _head(one: Rollout) -> RolloutHead:
@@ -418,6 +418,6 @@ def _head(one: Rollout) -> RolloutHead:
         release=one.release,
         phase=one.phase,
         who=one.who,
-        why=one.why,
+        why=str(one.why),
         started_at=iso(one.started_at),
     )

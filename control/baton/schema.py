@@ -12,7 +12,8 @@ from pathlib import Path
 from baton.durable import open_private, sync_directory
 from baton.errors import BatonError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""3: reasons in the place of sentences; 2: traffic steps. :mod:`baton.migration` brings older ones to this."""
 SCHEMA = """
 CREATE TABLE event (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, service TEXT, rollout INTEGER, kind TEXT NOT NULL,
@@ -33,16 +34,6 @@ CREATE TABLE version (
   fingerprint TEXT NOT NULL, loaded INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (service, version));
 CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (service, key));
 """
-
-FROM_1 = """
-ALTER TABLE rollout ADD COLUMN full INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN progress REAL NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN progressed_at REAL;
-ALTER TABLE rollout ADD COLUMN approvals INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE rollout ADD COLUMN renewed_at REAL;
-"""
-"""What brings a journal of format 1 to format 2, which knows traffic steps."""
-
 
 BROKEN = (
     "A control plane puts it aside when it starts, and adopts what the repository and Triton serve; `ctl restore FILE` "
@@ -65,10 +56,16 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if any(word in str(error) for word in ("malformed", "not a database", "decode")):
+        if _damaged(error):
             raise JournalDamaged(f"The journal {path} fails: {error}.", mend=BROKEN) from error
         mend = "Make room on the disk or mend its rights; Baton goes on by itself."
         raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
+
+
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file holds what SQLite never wrote there."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the module's own errors have none
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def create(path: Path) -> None:

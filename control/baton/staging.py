@@ -26,7 +26,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, Self
@@ -34,9 +34,10 @@ from typing import Any, Final, Self
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
-from baton.verify.files import CHUNK, Entry, figure, read_whole, reason, shown, vanished, walk
+from baton.verify.checkpoint import describe
+from baton.verify.files import CHUNK, figure, read_whole, reason, shown
 from baton.verify.integrity import check_integrity
-from baton.verify.layout import served
+from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table
 from baton.verify.sums import SUMS, SUMS_LIMIT, parse_sums, render_sums
 
@@ -72,13 +73,9 @@ class Source:
         with open_folder(path) as (descriptor, real):
             yield cls(descriptor, real)
 
-    def served(self) -> list[Entry]:
-        """What is served of the folder; raises as ``walk`` does."""
-        return served(self.path, walk(self.path, deep=False))
-
-    def check(self) -> None:
-        """Whether all that is served may be copied, as it is now; raises ``Untrusted`` naming the file."""
-        for name in (SUMS, *(entry.name for entry in self.served())):
+    def check(self, names: Iterable[str]) -> None:
+        """Whether these files may be copied, as they are now; raises ``Untrusted`` naming the file."""
+        for name in names:
             with contextlib.suppress(OSError), self._found(name):
                 pass  # what is not there, or no file, is told by others with more words
 
@@ -86,10 +83,7 @@ class Source:
     def open(self, name: str) -> Iterator[FileIO]:
         """One file, which was judged by the descriptor that it is read from.
 
-        Raises:
-            Untrusted: it is not to be copied.
-            Refused: it is no plain file by now.
-            OSError: it can't be opened.
+        Raises ``Untrusted`` where it is not to be copied, ``Refused`` where it is no plain file by now, ``OSError``.
         """
         with self._found(name) as found:
             if not found.is_file:
@@ -131,15 +125,19 @@ class Source:
 
 
 class Stage:
-    """The staging folder of one source. ``at`` is the descriptor of the engine's, ``place`` its path for people."""
+    """The staging folder of one source. ``at`` is the descriptor of the engine's, ``place`` its path for people.
 
-    def __init__(self, at: int, place: Path, source: Source) -> None:
+    ``files`` are what is copied of the source, as they were when it was checked.
+    """
+
+    def __init__(self, at: int, place: Path, source: Source, files: Sequence[Entry]) -> None:
+        self._files = files
         self.name = hashlib.sha256(os.fsencode(source.path)).hexdigest()[:16]
         self._at, self._place, self._source = at, place, source
         self._record = f"{self.name}.json"
         self._folder = -1
 
-    def fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
+    def fill(self, table: Mapping[str, Any] | None, progress: Progress) -> tuple[int, bool]:
         """Make the folder a whole, proven version; return its size in bytes and whether files were kept."""
         try:
             with own_folder(self.name, self._at, self._place / self.name, mode=0o755) as self._folder:
@@ -169,9 +167,8 @@ class Stage:
         """The folder itself, for what takes a path, whatever has its name by now."""
         return Path(f"/proc/self/fd/{self._folder}")
 
-    def _fill(self, table: Mapping[str, Any] | None, progress: Progress | None) -> tuple[int, bool]:
-        written_here = {META} if table is not None else set()
-        files = [entry for entry in self._source.served() if entry.is_file and entry.name not in written_here]
+    def _fill(self, table: Mapping[str, Any] | None, progress: Progress) -> tuple[int, bool]:
+        files = [entry for entry in self._files if table is None or entry.name != META]
         digests = self._keep(files)
         resumed = bool(digests)
         total = sum(entry.size for entry in files)
@@ -182,12 +179,10 @@ class Stage:
         for entry in files:
             if entry.name in digests:
                 continue
-            if progress is not None:
-                progress(done, total, entry.name)
+            progress(done, total, entry.name)
             for size in self._copy(entry, digests):
                 done += size
-                if progress is not None:
-                    progress(done, total, entry.name)
+                progress(done, total, entry.name)
             digest = digests[entry.name]
             if expected.get(entry.name, digest) != digest:
                 raise CheckpointError(
@@ -198,8 +193,7 @@ class Stage:
             self._note(entry, digest)
         self._write_texts(table, digests)
         os.fsync(self._folder)
-        self._prove(progress)
-        return sum(entry.size for entry in walk(self._path)), resumed
+        return self._prove(progress), resumed
 
     def _keep(self, files: list[Entry]) -> dict[str, str]:
         """Return name to SHA-256 of the files that an earlier try left whole, and remove everything else.
@@ -281,16 +275,13 @@ class Stage:
             with new_file(name, self._folder, _READABLE) as file:
                 file.write(text.encode(errors="surrogateescape"))
 
-    def _prove(self, progress: Progress | None) -> None:
-        """Read everything back: what is published is what was checked, not what was meant to be written."""
-
-        def told_of(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total, VERIFYING)
-
-        result = check_integrity(self._path, progress=told_of)
+    def _prove(self, progress: Progress) -> int:
+        """Read everything back: what is published is what was checked, not what was meant to be written. Its bytes."""
+        copy = describe(self._path)
+        result = check_integrity(copy, progress=lambda done, total: progress(done, total, VERIFYING))
         if result.verdict is not Verdict.PASS:
             raise CheckpointError(f"{self._source.path} can't become a version: {result.message}")
+        return copy.listing.size
 
 
 def _identity(entry: Entry) -> tuple[int, int]:

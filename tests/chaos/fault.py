@@ -26,7 +26,7 @@ ALONE = tuple(phase for phase in PHASES if phase not in SHARED)
 KEPT = ""
 """No request may fail: a living copy answers."""
 NOTICED = "until it is noticed that what serves does not answer"
-SPLITTER = "until the public name leads past the dead splitter"
+SPLITTER = "until the alias leads past the dead splitter"
 NO_COPY = "until Triton and a copy of the model are there again"
 
 

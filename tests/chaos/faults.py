@@ -260,7 +260,7 @@ FAULTS = (
         "engine's config: no policy", "the line with the version policy is taken out", edited(_engine, without_policy)
     ),
     Fault("engine's config: garbage", "its second half is overwritten", edited(_engine, garbage)),
-    Fault("public name's config: garbage", "its second half is overwritten", edited(_alias, garbage)),
+    Fault("alias's config: garbage", "its second half is overwritten", edited(_alias, garbage)),
     Fault(
         "splitter's config: garbage",
         "its second half is overwritten",

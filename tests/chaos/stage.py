@@ -188,12 +188,12 @@ class Stage:
         if not shown["in_sync"]:
             return "the server is not in sync"
         try:
-            policy, (alias, split) = self.files.policy(), self.files.public_name()
+            policy, (alias, split) = self.files.policy(), self.files.alias_and_split()
             index = self.client.index()
         except (RepositoryError, BatonError) as error:
             return str(error)
         if (alias, split, policy) != (version, False, {version}):
-            return f"version {version} is stable; on disk: public name {alias}, split {split}, policy {sorted(policy)}"
+            return f"version {version} is stable; on disk: alias {alias}, split {split}, policy {sorted(policy)}"
         if self.files.splitter_dir.exists():
             return "the splitter's folder is still there"
         ready = {v for v, m in index.get(ENGINE, {}).items() if m.state not in _GONE}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Ctl, tidy
+from tests.support.reasons import plain
 
 from baton.api import SOCKET, claim
 from baton.cli import follow
@@ -23,7 +24,7 @@ def journal(state: Path) -> Path:
     """A journal with one event, of which no control plane is in use."""
     path = state / JOURNAL
     made = Journal(path)
-    made.log(1_767_225_600.0, "note", SECRET, who="ann")
+    made.log(1_767_225_600.0, "note", plain(SECRET), who="ann")
     made.close()
     return path
 
@@ -34,7 +35,7 @@ def test_there_and_back(ctl: Ctl, journal: Path, tmp_path: Path) -> None:
     assert "0 rollouts, the last entry of 2026-01-01T00:00:00Z" in " ".join(copied.stdout.split())
     tidy(copied.stderr)
     more = Journal(journal)
-    more.log(1_767_225_700.0, "note", "later", who="ann")
+    more.log(1_767_225_700.0, "note", plain("later"), who="ann")
     more.close()
     done = ctl("restore", str(tmp_path / "b.db"))
     assert done.exit_code == 0

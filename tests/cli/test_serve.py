@@ -332,7 +332,7 @@ def test_an_engine_without_a_configuration_and_a_template(tmp_path: Path, monkey
         local.prepare_repository(config)
 
 
-def test_only_public_names_that_are_there_are_loaded(tmp_path: Path) -> None:
+def test_only_aliases_that_are_there_are_loaded(tmp_path: Path) -> None:
     config = Config(repository=tmp_path / "repo", services=load(None).services)
     assert local.prepare_repository(config) == []
     files = ServiceFiles(tmp_path / "repo", "reranker", "qwen3_vl_reranker")

@@ -50,8 +50,9 @@ from baton.plan import Failure, Policy, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
-from baton.verify.checkpoint import check_integrity
+from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
+from baton.verify.integrity import check_integrity
 
 GOLDEN = Path(__file__).resolve().parents[2] / "demo" / "golden" / "golden.jsonl"
 ENGINE = "ranker_engine"
@@ -63,12 +64,12 @@ def integrity(folder: Path, *, sums: bool = True, cut: bool = False, stopped: bo
     if cut:
         shard = folder / "model-00002-of-00002.safetensors"
         shard.write_bytes(shard.read_bytes()[:-10])
-    return check_integrity(folder, cancelled=lambda: stopped)
+    return check_integrity(describe(folder), cancelled=lambda: stopped)
 
 
 def compatibility(candidate: Path, folder: Path) -> GateResult:
     stable = write(folder / "1")
-    return check_compatibility(candidate, stable, architecture=ARCHITECTURE, release=EQUIVALENT)
+    return check_compatibility(describe(candidate), describe(stable), architecture=ARCHITECTURE, release=EQUIVALENT)
 
 
 def output(
@@ -258,9 +259,9 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "integrity holds": lambda folder: integrity(folder, stopped=True),
     "compatibility passes": lambda folder: compatibility(write(folder / "2"), folder),
     "compatibility fails": lambda folder: compatibility(folder / "gone", folder),
-    "capacity passes": lambda _: check_capacity(GIB, 8 * GIB, where="this machine"),
-    "capacity fails": lambda _: check_capacity(10 * GIB, 8 * GIB, where="this machine"),
-    "capacity is skipped": lambda _: check_capacity(GIB, None),
+    "capacity passes": lambda _: check_capacity(GIB, 8 * GIB, where="this machine", margin=0.1),
+    "capacity fails": lambda _: check_capacity(10 * GIB, 8 * GIB, where="this machine", margin=0.1),
+    "capacity is skipped": lambda _: check_capacity(GIB, None, margin=0.1),
     "capacity finds no weights": lambda folder: asked(Gate.CAPACITY, folder),
     "load passes": lambda _: load(ModelState.READY),
     "load fails": lambda _: load(None, failed="failed to load 'ranker_engine': out of memory"),

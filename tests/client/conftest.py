@@ -5,7 +5,7 @@ from tests.support.triton import running_triton
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A real Triton: ``reranker`` is the public name of ``toy`` 1; ``toy`` 2 depends on its batch; ``slow`` is slow."""
+    """A real Triton: ``reranker`` is the alias of ``toy`` 1; ``toy`` 2 depends on its batch; ``slow`` is slow."""
     place = tmp_path_factory.mktemp("triton")
     repository = make_repository(place / "repository", {"toy": [1]}, alias="reranker")
     make_checkpoint(repository / "toy" / "2", seed=1, toy={"batch_noise": 0.05})

@@ -56,7 +56,7 @@ def test_ratios_are_to_the_first_path_of_the_same_concurrency():
     assert ["direct", "8", "100.0", "200.0", "1.00", "x", "1.00", "x"] in lines
 
 
-def test_promises_are_kept_with_no_failure_no_gap_and_a_cheap_public_name():
+def test_promises_are_kept_with_no_failure_no_gap_and_a_cheap_alias():
     assert promises(GOOD, [Cost("direct", 1, 0.010, 0.02), Cost("public", 1, 0.0109, 0.05)]) == []
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 RUN = {
     "help": "make demo",
+    "size": "in all",
     "demo": "requests failed",
     "bench": "(e) Baton",
     "bench-engine": "pairs/s",
@@ -55,7 +56,7 @@ def test_no_program_is_left_out() -> None:
     found |= {".".join(path.parent.relative_to(ROOT).parts) for path in files if path.name == "__main__.py"}
     # They are started by others, or print what others have measured; recorders want the official implementation.
     inner = {"bench.compare.apiserver", "bench.memory.version", "tests.chaos.page", "tests.support.stranger"}
-    recorders = {"tests.engine.record_reference", "tests.engine.record_media"}
+    recorders = {"tests.engine.record_reference", "tests.engine.record_media", "tests.journal.recorded"}
     assert found - set(PROGRAMS) == inner | recorders
     assert set(PROGRAMS) <= found
 

@@ -71,7 +71,7 @@ def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
             assert "stood still for" in told.pop(0)
         assert told[0].startswith("version 1 does not answer on server s0 although Triton calls it READY: ")
         assert "version 1 was loaded again on server s0 and answers, after" in told[1]
-        # The public name survives what comes next.
+        # The alias survives what comes next.
         st.drop(2)
         st.wait_live(2)
         assert st.policy() == {2}

@@ -37,7 +37,7 @@ def test_load_that_hangs_is_given_up_and_a_restart_of_triton_mends_it(tmp_path: 
         assert traffic.errors == []
         assert set(traffic.versions) == {1}
         st.kill()
-        # Only the files decide what comes back: the public name is all that is asked for.
+        # Only the files decide what comes back: the alias is all that is asked for.
         st.restart(load=("ranker",))
         with Traffic(st, clients=2) as traffic:
             ended = st.wait_end(2)

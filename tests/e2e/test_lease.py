@@ -115,7 +115,7 @@ def test_triton_restarts_in_mid_split(st: Stage) -> None:
 
 
 def test_the_splitter_is_killed(st: Stage) -> None:
-    """The one fault that clients notice: until the public name leads straight to the stable version again."""
+    """The one fault that clients notice: until the alias leads straight to the stable version again."""
     # What the splitter's process has in hand when it dies gets no answer at all, ever (24.10): nobody waits for that.
     with serving(st) as serve, Traffic(st, clients=4, patience_s=1.0) as traffic:
         stable, number = split(st, serve, traffic)

@@ -27,7 +27,7 @@ from baton.triton.fake import DiskRepository, FakeTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Tensors
 from baton.triton.repository import ServiceFiles
-from baton.watch.scan import fingerprint_of
+from baton.verify.listing import look
 
 NAME, ENGINE = "ranker", "ranker_engine"
 
@@ -81,13 +81,14 @@ class Place:
         for path in sorted(self.files.engine_dir.iterdir()):
             if path.name == "config.pbtxt":
                 continue
-            fingerprint, size = fingerprint_of(path)
+            listing = look(path)
+            fingerprint = listing.fingerprint
             before = self.quiet.get(path.name)
             since = before[1] if before is not None and before[0] == fingerprint else self.now
             self.quiet[path.name] = (fingerprint, since)
             number = int(path.name) if path.name.isdigit() else None
             problem = None if number is not None else "Not a version number; move it out."
-            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, size))
+            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, listing.size))
         return found
 
 

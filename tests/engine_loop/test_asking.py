@@ -76,7 +76,7 @@ def test_a_dead_version_is_found_loaded_again_and_told_of(place, plane):
     assert told(plane, "reload") == [f"{ENGINE} on a: version 1 does not answer"]
     assert place.servers["a"].loads[ENGINE, 1] == 2
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "rest")
-    assert plane.service.health.told(1)["a"]["healthy"]
+    assert [one.healthy for one in plane.service.health.told(1)] == [True] * len(place.servers)
 
 
 @pytest.mark.parametrize("met", [True, False])

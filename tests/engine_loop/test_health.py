@@ -18,6 +18,7 @@ from baton.domain import ModelState
 from baton.engine.health import Health
 from baton.engine.tasks import Tasks
 from baton.errors import TimedOut, Unreachable
+from baton.reasons import Reason, Why, because
 from baton.triton.careful import Careful
 from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
 
@@ -37,7 +38,7 @@ class Bench:
         self.server.load(ENGINE, 1.0)
         self.machine = Machine()
         self.tasks = Tasks(NAME, lambda: self.now, lambda: None)
-        self.told: list[str] = []
+        self.told: list[Why] = []
         self.asked = 0
         config = ServiceConfig(NAME, ENGINE, health=HealthConfig(every=600.0, timeout=5.0, failures=4))
         self.health = Health(
@@ -48,8 +49,8 @@ class Bench:
         self.asked += 1
         server.infer(ENGINE, version, PAIR, timeout_s)
 
-    def _tell(self, sentence: str, _figures: Any) -> None:
-        self.told.append(sentence)
+    def _tell(self, why: Why, _figures: Any) -> None:
+        self.told.append(why)
 
     def look(self) -> dict[tuple[str, int], str]:
         """One look by the loop, and what it finds; no time goes by."""
@@ -74,7 +75,7 @@ def test_an_ended_process_is_found_at_once_and_without_a_question(bench):
     bench.machine.runs = 0
     assert bench.look() == {("a", 1): "its process has ended"}
     assert bench.asked == 1, "who waits for an answer of the dead waits for the whole of the time"
-    assert bench.told == ["version 1 does not answer on server a although Triton calls it READY: its process has ended"]
+    assert bench.told == [because(Reason.FOUND_SILENT, version=1, server="a", error="its process has ended")]
     assert bench.look() == {("a", 1): "its process has ended"}, "no haste to ask again"
     bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
     assert bench.machine.ended == 1
@@ -124,7 +125,8 @@ def test_without_a_question_an_ended_process_is_found_and_loaded_again(bench):
     assert bench.look() == {("a", 1): "its process has ended"}
     bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
     assert bench.server.loads[ENGINE, 1] == 2
-    assert bench.told[-1].startswith("version 1 was loaded again on server a, after")
+    again = bench.told[-1]
+    assert (again.reason, again.figures["version"], again.figures["server"]) == (Reason.LOADED_AGAIN, 1, "a")
     assert bench.look() == {}
     assert bench.asked == 1
     assert bench.health.answered() is None
@@ -144,7 +146,7 @@ def test_what_came_back_while_it_was_being_judged_is_left_alone(bench, monkeypat
     assert bench.look() == {("a", 1): "its process has ended"}
     bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
     assert bench.server.loads[ENGINE, 1] == 1
-    assert bench.told[-1] == "version 1 answers on server a"
+    assert bench.told[-1] == because(Reason.ANSWERS_AGAIN, version=1, server="a")
 
 
 def test_a_question_that_this_process_slept_through_is_put_again(bench, monkeypatch):
@@ -158,7 +160,7 @@ def test_a_question_that_this_process_slept_through_is_put_again(bench, monkeypa
             bench.now += 1.0
     bench.health.reload("a", 1, lambda: bench.server.load(ENGINE, 1.0))
     assert bench.server.loads[ENGINE, 1] == 1
-    assert bench.told[-1] == "version 1 answers on server a"
+    assert bench.told[-1] == because(Reason.ANSWERS_AGAIN, version=1, server="a")
 
 
 def test_a_version_that_leaves_is_not_sick(bench, monkeypatch):

@@ -36,7 +36,7 @@ class Bench:
         )
 
     def look(self) -> tuple:
-        return self.keeper.policy(), self.keeper.public_name(), self.keeper.splitter()
+        return self.keeper.policy(), self.keeper.alias_and_split(), self.keeper.splitter()
 
     def after_patience(self) -> tuple:
         with pytest.raises(RepositoryError, match="put back as it was, unless it is mended first"):
@@ -130,7 +130,7 @@ def test_a_policy_without_what_serves_is_not_what_is_put_back(bench):
     assert bench.engine.read_text() == good
 
 
-def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
+def test_an_alias_that_somebody_removed_and_one_that_baton_removes(bench):
     bench.alias.unlink()
     (bench.files.alias_dir / "1").rmdir()
     assert bench.after_patience()[1] == (1, False)
@@ -144,7 +144,7 @@ def test_a_public_name_that_somebody_removed_and_one_that_baton_removes(bench):
     ("was", "by_hand"),
     [('model_name: "engine"', 'model_name: "another"'), ("model_version: 1", "model_version: 2"), ("versions: 1", "")],
 )
-def test_a_public_name_that_triton_would_take_for_something_else(bench, was, by_hand):
+def test_an_alias_that_triton_would_take_for_something_else(bench, was, by_hand):
     good = bench.alias.read_text()
     assert was in good
     bench.alias.write_text(good.replace(was, by_hand))

@@ -21,6 +21,7 @@ from baton.engine.tasks import ROW_S, Tasks
 from baton.errors import Refused, RepositoryError, TritonError, Unreachable
 from baton.facts import ServerStatus
 from baton.probe import Cancelled
+from baton.reasons import Reason, because
 from baton.triton.fake import Behaviour
 from baton.triton.repository import ServiceFiles
 
@@ -356,7 +357,7 @@ def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
     rollout = plane.journal.open_rollout(NAME)
     assert rollout is not None
     with plane.loop.lock:
-        plane.service.halt(rollout, Outcome.ABORTED, "ann", "aborted by ann")
+        plane.service.halt(rollout, Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann"))
     next_request.release()
     assert ended.wait(60)
     assert len(requests) == 3
@@ -480,7 +481,7 @@ def test_a_new_version_takes_the_place_of_one_that_is_lost(place, plane):
     view = plane.service.observe(plane.loop.indexes, paused=False)
     assert view.stable() is None
     with plane.loop.lock:
-        plane.service.begin(view, Kind.ROLLOUT, 2, view.stable(), "ann", "promoted", promoted=True)
+        plane.service.begin(view, Kind.ROLLOUT, 2, view.stable(), "ann", because(Reason.PROMOTED), promoted=True)
     plane.live(2)
     serving(place, 2)
 
@@ -497,7 +498,9 @@ def test_when_that_one_fails_as_well_the_next_may_still_come(place, plane):
         plane.turn()
         view = plane.service.observe(plane.loop.indexes, paused=False)
         with plane.loop.lock:
-            plane.service.begin(view, Kind.ROLLOUT, version, view.stable(), "ann", "promoted", promoted=True)
+            plane.service.begin(
+                view, Kind.ROLLOUT, version, view.stable(), "ann", because(Reason.PROMOTED), promoted=True
+            )
         plane.run(lambda v=version: plane.ended(v), "its end")
         assert plane.ended(version) is outcome
     serving(place, 3)

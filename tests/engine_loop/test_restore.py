@@ -61,7 +61,7 @@ def calls(place: Place) -> int:
 
 
 def rounds(plane: Plane, count: int) -> list[int | None]:
-    """So many seconds; where the public name's files lead after each."""
+    """So many seconds; where the alias's files lead after each."""
     led = []
     for _ in range(count):
         plane.turn()
@@ -284,7 +284,7 @@ def test_another_version_serves_by_now(place, phase, way):
     assert loaded(place) == {3}
     assert calls(place) == before, "version 2 is not even loaded"
     assert plane.journal.open_rollout(NAME) is None
-    assert "The public name leads to version 3" in plane.app.history()[0].message or way is put_back
+    assert "The alias leads to version 3" in plane.app.history()[0].message or way is put_back
     revived = [e for e in plane.journal.events() if "the whole file as it last was" in e["message"]]
     assert not revived or way is copied_back, "a splitter that is gone since stays gone"
     plane.close()
@@ -314,7 +314,7 @@ def test_the_candidate_of_then_was_taken_back(place, phase):
 
 
 def test_while_the_split_of_then_still_stands(place):
-    """The splitter stands behind the public name, its lease over: it is led away orderly, and the stable one serves."""
+    """The splitter stands behind the alias, its lease over: it is led away orderly, and the stable one serves."""
     file = mid_way(place, Phase.SHIFTING)
     assert place.files.split()
     place.now += 100.0
@@ -363,9 +363,9 @@ def test_whose_state_is_taken_away_does_nothing_more(place):
     place.drop(2)
     lost.run(lambda: _weight(place) == 20.0, "a split")
     state(place).rename(place.root / "elsewhere")
-    before = calls(place), place.files.policy(), place.files.public_name()
+    before = calls(place), place.files.policy(), place.files.alias_and_split()
     rounds(lost, 20)
-    assert (calls(place), place.files.policy(), place.files.public_name()) == before
+    assert (calls(place), place.files.policy(), place.files.alias_and_split()) == before
     assert _weight(place) == 0.0, "the lease ended"
     assert lost.service.decision.phase is Phase.DEGRADED
     assert "was removed or replaced while it was in use" in lost.service.decision.message

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.reasons import plain
 
 from baton import journal as journal_module
 from baton.domain import (
@@ -32,6 +33,7 @@ from baton.domain import (
 from baton.errors import Refused
 from baton.evidence import LiveEvidence, LiveSamples, OutputEvidence
 from baton.journal import Journal
+from baton.reasons import Reason, because
 from baton.schema import SCHEMA_VERSION, JournalDamaged, JournalError
 
 
@@ -56,7 +58,7 @@ def asked(service: str = "ranker", candidate: int = 2, phase: Phase = Phase.VERI
         previous=1,
         phase=phase,
         who="ann",
-        why="it is better",
+        why=because(Reason.PROMOTED),
         release=Release.RETRAINED,
         label="v2",
         fingerprint="abc",
@@ -74,19 +76,19 @@ def test_a_rollout_from_its_beginning_to_its_end(journal):
     journal.record(rollout, result, 12.0)
     for phase, at in ((Phase.LOADING, 13.0), (Phase.VALIDATING, 14.0), (Phase.SHIFTING, 15.0), (Phase.BAKING, 16.0)):
         now = journal.open_rollout("ranker")
-        journal.advance(now, phase, "on", at)
+        journal.advance(now, phase, plain("on"), at)
     journal.promote(rollout, "bob", 16.5)
-    journal.halt(rollout, Stop(Outcome.ROLLED_BACK, "ann", "worse", Gate.LATENCY), 17.0)
-    journal.halt(rollout, Stop(Outcome.ABORTED, "bob", "later"), 17.5)
+    journal.halt(rollout, Stop(Outcome.ROLLED_BACK, "ann", plain("worse"), Gate.LATENCY), 17.0)
+    journal.halt(rollout, Stop(Outcome.ABORTED, "bob", plain("later")), 17.5)
     now = journal.open_rollout("ranker")
     assert now.gates == {Gate.OUTPUT: result}
     assert now.gate_times == {Gate.OUTPUT: 12.0}
     assert (now.phase, now.phase_since, now.moved_at, now.promoted) == (Phase.BAKING, 16.0, 16.0, True)
-    assert now.stop == Stop(Outcome.ROLLED_BACK, "ann", "worse", Gate.LATENCY), "the first reason stands"
-    journal.advance(now, Phase.ROLLING_BACK, "worse", 18.0)
+    assert now.stop == Stop(Outcome.ROLLED_BACK, "ann", plain("worse"), Gate.LATENCY), "the first reason stands"
+    journal.advance(now, Phase.ROLLING_BACK, plain("worse"), 18.0)
     now = journal.open_rollout("ranker")
-    record = VersionRecord(2, Standing.WITHDRAWN, "worse", "abc", loaded=True, at=19.0)
-    journal.end(now, Outcome.ROLLED_BACK, "worse", 19.0, [record])
+    record = VersionRecord(2, Standing.WITHDRAWN, plain("worse"), "abc", loaded=True, at=19.0)
+    journal.end(now, Outcome.ROLLED_BACK, plain("worse"), 19.0, [record])
     assert journal.open_rollout("ranker") is None
     ended = journal.rollout(rollout.id)
     assert (ended.outcome, ended.ended_at, ended.message, ended.moved_at) == (Outcome.ROLLED_BACK, 19.0, "worse", 16.0)
@@ -101,9 +103,9 @@ def test_what_is_not_in_the_lifecycle_is_refused(journal):
         journal.begin(asked(phase=Phase.SHIFTING))
     rollout = journal.begin(asked())
     with pytest.raises(AssertionError, match="not in the lifecycle"):
-        journal.advance(rollout, Phase.SHIFTING, "hasty", 11.0)
+        journal.advance(rollout, Phase.SHIFTING, plain("hasty"), 11.0)
     with pytest.raises(AssertionError, match="not in the lifecycle"):
-        journal.end(rollout, Outcome.LIVE, "hasty", 11.0, [])
+        journal.end(rollout, Outcome.LIVE, plain("hasty"), 11.0, [])
     with pytest.raises(Refused, match="under way"):
         journal.begin(asked(candidate=3))
     assert journal.open_rollout("ranker") == rollout
@@ -111,9 +113,9 @@ def test_what_is_not_in_the_lifecycle_is_refused(journal):
 
 
 def test_versions_and_memos(journal):
-    record = VersionRecord(7, Standing.REJECTED, "bad", "f", loaded=False, at=1.0)
+    record = VersionRecord(7, Standing.REJECTED, plain("bad"), "f", loaded=False, at=1.0)
     journal.stand("ranker", record)
-    journal.stand("ranker", VersionRecord(3, Standing.RELEASED, "good", "f", loaded=True, at=2.0))
+    journal.stand("ranker", VersionRecord(3, Standing.RELEASED, plain("good"), "f", loaded=True, at=2.0))
     assert set(journal.standings("ranker")) == {3, 7}
     assert journal.highest("ranker") == 7
     journal.begin(asked(candidate=9))
@@ -130,16 +132,16 @@ def test_versions_and_memos(journal):
 def test_the_order_in_which_versions_served(journal):
     for candidate, outcome in ((2, Outcome.LIVE), (3, Outcome.REJECTED), (4, Outcome.LIVE)):
         rollout = journal.begin(asked(candidate=candidate))
-        journal.advance(rollout, Phase.ROLLING_BACK, "short", 11.0)
-        journal.end(journal.open_rollout("ranker"), outcome, "end", float(candidate), [])
+        journal.advance(rollout, Phase.ROLLING_BACK, plain("short"), 11.0)
+        journal.end(journal.open_rollout("ranker"), outcome, plain("end"), float(candidate), [])
     assert journal.served("ranker") == [4, 1, 2, 1], "the latest first, and version 1, which was found serving"
     assert [r.candidate for r in journal.rollouts(service="ranker", limit=2)] == [4, 3]
 
 
 def test_the_newest_events_oldest_first(journal):
     for number in range(5):
-        journal.log(float(number), "note", f"event {number}", service="ranker", data={"n": number})
-    journal.log(9.0, "note", "of all")
+        journal.log(float(number), "note", plain(f"event {number}"), service="ranker", data={"n": number})
+    journal.log(9.0, "note", plain("of all"))
     events = journal.events(service="ranker", limit=3)
     assert [e["data"]["n"] for e in events] == [2, 3, 4]
     assert journal.events(limit=1)[0]["message"] == "of all"
@@ -149,7 +151,7 @@ def under_way(journal: Journal, phase: Phase = Phase.SHIFTING) -> Rollout:
     """A rollout that got as far as its traffic."""
     journal.begin(asked())
     for step in (Phase.LOADING, Phase.VALIDATING, phase):
-        journal.advance(journal.open_rollout("ranker"), step, "on", 11.0)
+        journal.advance(journal.open_rollout("ranker"), step, plain("on"), 11.0)
     return journal.open_rollout("ranker")
 
 
@@ -160,10 +162,10 @@ def test_the_way_of_traffic(journal, path):
     rollout = under_way(journal)
     assert (rollout.progress, rollout.progressed_at, rollout.renewed_at, rollout.approvals) == (0.0, None, None, 0)
     result = GateResult(Gate.LIVE, Verdict.PASS, "as good", observed=1.0, limit=1.5, evidence=LIVE)
-    journal.progress(rollout, 0.0, 20.0, "begins", None)
+    journal.progress(rollout, 0.0, 20.0, plain("begins"), None)
     journal.renew(rollout, 21.0)
-    journal.progress(journal.open_rollout("ranker"), 5.0, 25.0, "goes on", result)
-    journal.progress(journal.open_rollout("ranker"), 2.5, 30.0, "goes on", result)
+    journal.progress(journal.open_rollout("ranker"), 5.0, 25.0, plain("goes on"), result)
+    journal.progress(journal.open_rollout("ranker"), 2.5, 30.0, plain("goes on"), result)
     journal.renew(rollout, 31.0)
     now = journal.open_rollout("ranker")
     assert (now.progress, now.progressed_at, now.renewed_at) == (7.5, 30.0, 31.0)
@@ -179,7 +181,7 @@ def test_the_way_of_traffic(journal, path):
 def test_no_time_of_an_open_rollout_lies_in_the_future(journal):
     rollout = under_way(journal)
     result = GateResult(Gate.LIVE, Verdict.PASS, "as good")
-    journal.progress(rollout, 5.0, 5000.0, "goes on", result)
+    journal.progress(rollout, 5.0, 5000.0, plain("goes on"), result)
     journal.renew(rollout, 5001.0)
     now = journal.set_back(journal.open_rollout("ranker"), 1400.0)
     assert now == journal.open_rollout("ranker")
@@ -190,7 +192,7 @@ def test_no_time_of_an_open_rollout_lies_in_the_future(journal):
 
 def test_a_take_over_is_for_good_and_told(journal):
     rollout = under_way(journal)
-    journal.take_over(rollout, "version 1 is dead", 20.0)
+    journal.take_over(rollout, plain("version 1 is dead"), 20.0)
     now = journal.open_rollout("ranker")
     assert (now.full, now.promoted) == (True, False)
     assert [e["message"] for e in journal.events(rollout=rollout.id) if e["kind"] == "take_over"] == [
@@ -229,15 +231,15 @@ def test_begun_in_full(journal):
 
 def test_what_the_shadow_took_is_no_part_of_the_steps(journal):
     rollout = under_way(journal, Phase.SHADOWING)
-    journal.progress(rollout, 0.0, 20.0, "begins", None)
+    journal.progress(rollout, 0.0, 20.0, plain("begins"), None)
     journal.renew(rollout, 21.0)
-    journal.progress(journal.open_rollout("ranker"), 30.0, 50.0, "goes on", None)
-    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, "good", 51.0)
+    journal.progress(journal.open_rollout("ranker"), 30.0, 50.0, plain("goes on"), None)
+    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, plain("good"), 51.0)
     now = journal.open_rollout("ranker")
     assert (now.progress, now.progressed_at, now.renewed_at) == (0.0, None, 21.0)
-    journal.progress(now, 5.0, 60.0, "goes on", None)
-    journal.advance(journal.open_rollout("ranker"), Phase.WAITING, "a pause", 61.0)
-    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, "promoted", 70.0)
+    journal.progress(now, 5.0, 60.0, plain("goes on"), None)
+    journal.advance(journal.open_rollout("ranker"), Phase.WAITING, plain("a pause"), 61.0)
+    journal.advance(journal.open_rollout("ranker"), Phase.SHIFTING, plain("promoted"), 70.0)
     now = journal.open_rollout("ranker")
     assert (now.progress, now.progressed_at, now.phase_since) == (5.0, 60.0, 70.0), "a pause takes nothing away"
 
@@ -289,10 +291,10 @@ def test_a_journal_without_traffic_steps_is_taken_over(path):
     assert journal.standings("ranker")[1].standing is Standing.RELEASED
     assert journal.memo("ranker", "loaded_fingerprints") == {"1": "f1"}
     assert [e["kind"] for e in journal.events(rollout=2)] == ["begin"]
-    journal.advance(rollout, Phase.RETIRING, "kept for its time", 6.0)
-    journal.end(journal.open_rollout("ranker"), Outcome.LIVE, "Version 2 serves.", 7.0, [])
+    journal.advance(rollout, Phase.RETIRING, plain("kept for its time"), 6.0)
+    journal.end(journal.open_rollout("ranker"), Outcome.LIVE, plain("Version 2 serves."), 7.0, [])
     split = under_way(journal)
-    journal.progress(split, 5.0, 20.0, "goes on", None)
+    journal.progress(split, 5.0, 20.0, plain("goes on"), None)
     journal.close()
     again = Journal(path)
     assert again.open_rollout("ranker").progress == 5.0, "it is taken over once"
@@ -332,16 +334,17 @@ from dataclasses import replace
 from pathlib import Path
 from baton.domain import *
 from baton.journal import Journal
+from baton.reasons import Reason, because
 journal = Journal(Path(sys.argv[1]))
-number = 0
+number, why = 0, because(Reason.PROMOTED)
 while True:
     number += 1
-    rollout = journal.begin(Rollout(0, "ranker", Kind.ROLLOUT, number, None, Phase.VERIFYING, "a", "b",
+    rollout = journal.begin(Rollout(0, "ranker", Kind.ROLLOUT, number, None, Phase.VERIFYING, "a", why,
                             Release.EQUIVALENT, "l", "f", 1.0, 1.0))
     journal.set_memo("ranker", "last", number)
-    journal.advance(rollout, Phase.ROLLING_BACK, "on", 2.0)
-    journal.end(journal.open_rollout("ranker"), Outcome.LIVE, "end", 3.0,
-                [VersionRecord(number, Standing.RELEASED, "r", "f", True, 3.0)])
+    journal.advance(rollout, Phase.ROLLING_BACK, why, 2.0)
+    journal.end(journal.open_rollout("ranker"), Outcome.LIVE, why, 3.0,
+                [VersionRecord(number, Standing.RELEASED, why, "f", True, 3.0)])
     print(number, flush=True)
 """
 
@@ -436,7 +439,7 @@ def test_a_lost_log_of_writes_leaves_an_older_state(path):
     journal = Journal(path)
     journal.begin(asked(candidate=2))
     journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    journal.advance(journal.open_rollout("ranker"), Phase.LOADING, "on", 11.0)
+    journal.advance(journal.open_rollout("ranker"), Phase.LOADING, plain("on"), 11.0)
     whole = path.read_bytes()
     journal.close()
     path.write_bytes(whole)
@@ -452,7 +455,7 @@ def test_a_file_that_goes_away_under_it(path, how):
     path.rename(path.with_name("elsewhere.db"))
     if how == "replaced":
         Journal(path).close()
-    for use in (journal.rollouts, lambda: journal.log(1.0, "note", "unheard")):
+    for use in (journal.rollouts, lambda: journal.log(1.0, "note", plain("unheard"))):
         with pytest.raises(JournalError, match="removed or replaced while it was in use"):
             use()
     if how == "removed":
@@ -488,7 +491,7 @@ def test_who_may_not_act_writes_and_reads_nothing(path):
     journal = Journal(path, held)
     journal.begin(asked())
     answers.append(Refused("The state directory is another's."))
-    for use in (journal.rollouts, lambda: journal.log(1.0, "note", "unheard"), journal.check):
+    for use in (journal.rollouts, lambda: journal.log(1.0, "note", plain("unheard")), journal.check):
         with pytest.raises(Refused, match="another's"):
             use()
     journal.close()
@@ -496,7 +499,7 @@ def test_who_may_not_act_writes_and_reads_nothing(path):
 
 def test_rows_that_make_no_sense(path):
     with closing(Journal(path)) as journal:
-        journal.stand("ranker", VersionRecord(1, Standing.RELEASED, "served", "", loaded=True, at=1.0))
+        journal.stand("ranker", VersionRecord(1, Standing.RELEASED, plain("served"), "", loaded=True, at=1.0))
         journal.prove()
         with closing(sqlite3.connect(path)) as other:
             other.execute("UPDATE version SET standing = ?", ("rele\0sed",))
@@ -555,7 +558,7 @@ def test_a_file_of_another_baton(path):
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(JournalError, match="another Baton: its format is 99, not 2") as caught:
+    with pytest.raises(JournalError, match="another Baton: its format is 99, not 3") as caught:
         Journal(path)
     assert "--state" in str(caught.value)
 
@@ -567,14 +570,14 @@ def test_a_full_disk_changes_nothing_and_passes(journal):
 
     def fill() -> None:
         for _ in range(1000):
-            journal.log(1.0, "note", "x" * 500)
+            journal.log(1.0, "note", plain("x" * 500))
 
     with pytest.raises(JournalError, match="full") as caught:
         fill()
     assert "goes on by itself" in str(caught.value)
     assert journal.open_rollout("ranker") == rollout
     journal._db.execute("PRAGMA max_page_count = 1000000")
-    journal.advance(rollout, Phase.LOADING, "room again", 12.0)
+    journal.advance(rollout, Phase.LOADING, plain("room again"), 12.0)
     assert journal.open_rollout("ranker").phase is Phase.LOADING
 
 
@@ -593,9 +596,9 @@ def test_threads(journal):
     def write(service: str) -> None:
         for number in range(1, 16):
             journal.begin(asked(service=service, candidate=number))
-            journal.advance(journal.open_rollout(service), Phase.ROLLING_BACK, "on", 11.0)
-            record = VersionRecord(number, Standing.RELEASED, "r", "f", loaded=True, at=1.0)
-            journal.end(journal.open_rollout(service), Outcome.LIVE, "end", float(number), [record])
+            journal.advance(journal.open_rollout(service), Phase.ROLLING_BACK, plain("on"), 11.0)
+            record = VersionRecord(number, Standing.RELEASED, plain("r"), "f", loaded=True, at=1.0)
+            journal.end(journal.open_rollout(service), Outcome.LIVE, plain("end"), float(number), [record])
 
     def read(service: str) -> None:
         while not all(w.done() for w in writers):

@@ -19,6 +19,7 @@ from baton.local import procfs
 from baton.local.find import STUB
 from baton.local.guard import Guard
 from baton.local.processes import LOOK_AGAIN_S, Processes
+from baton.reasons import Reason, Why
 
 Begin = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -122,7 +123,7 @@ def test_a_number_that_another_process_has_now(begin: Begin, port: int, monkeypa
 
 
 def test_what_is_loaded_and_stands_still_is_ended(begin: Begin, port: int) -> None:
-    guard, woken, told = Guard(), threading.Event(), list[str]()
+    guard, woken, told = Guard(), threading.Event(), list[Why]()
     processes = Processes("engine", {"s0": port}, woken.set, guard, told.append)
     guard.start()
     mine, loading = begin(1), begin(2)
@@ -134,7 +135,8 @@ def test_what_is_loaded_and_stands_still_is_ended(begin: Begin, port: int) -> No
     assert processes.lost("s0", 1)
     assert "its process stood still for" in processes.why("s0", 1)
     eventually(lambda: told, "it is told")
-    assert told[0].startswith("engine version 1 on server s0: its process stood still for")
+    assert told[0].reason is Reason.PROCESS_ENDED
+    assert (told[0].figures["version"], told[0].figures["server"]) == (1, "s0")
     assert loading.poll() is None
     # Loaded anew it is guarded anew; what began after the index was read may be loading still.
     before = procfs.uptime() + LOOK_AGAIN_S

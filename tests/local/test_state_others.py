@@ -113,7 +113,7 @@ def test_a_backup_to_where_everybody_may_write(place):
     with pytest.raises(Refused, match=r"Every user can write in .*open"):
         backup.backup(place / "state", place / "open", force=False)
     (place / "open").chmod(0o1777)
-    made = Path(backup.backup(place / "state", place / "open", force=False)["file"])
+    made = Path(backup.backup(place / "state", place / "open", force=False).file)
     assert (made.stat().st_uid, made.stat().st_mode & 0o777) == (0, 0o600)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baton.domain import Kind, ModelState, ModelVersion, Phase, Release, Rollout
+from baton.reasons import Reason, because
 
 READY = ModelVersion(ModelState.READY)
 ROLLOUT = Rollout(
@@ -13,7 +14,7 @@ ROLLOUT = Rollout(
     previous=1,
     phase=Phase.SHIFTING,
     who="watcher",
-    why="new",
+    why=because(Reason.NEW_VERSION),
     release=Release.EQUIVALENT,
     label="2",
     fingerprint="f2",

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.plan.world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
+from tests.support.reasons import within
 from tests.support.rules import ASKED
 
 from baton.domain import Kind, ModelState, Phase, Step, Verdict
 from baton.errors import BatonError
 from baton.plan import Decision, Policy, View
+from baton.reasons import Reason
 
 READY = ModelState.READY
 Plan = Callable[[View, Policy], Decision]
@@ -271,7 +273,7 @@ def quiet(world: World) -> None:
     if stop is not None and kept is not None and kept.kind is not Kind.CHECK:
         ended = next(r for r in world.history if r.id == kept.id)
         # Only a version that can't come back leaves the stopped one where it is; the world knows why it could not.
-        hopeless = "can't be brought back" in ended.message
+        hopeless = Reason.NO_WAY_BACK in within(ended.ended_why)
         if ended.outcome is not None and ended.outcome.value == "live" and not hopeless:
             raise Broken(f"it was stopped ({stop.why}), and is live: {ended.message}")
 

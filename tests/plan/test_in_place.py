@@ -8,12 +8,13 @@ from tests.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Outcome, Phase, Stop
 from baton.plan import End, Policy, ServerView, SetPolicy, View, plan
+from baton.reasons import Reason, because
 
-STOP = Stop(Outcome.REJECTED, "gate", "too slow")
+STOP = Stop(Outcome.REJECTED, "gate", because(Reason.OTHER, text="too slow"))
 
 
 def going(policy: set[int], held: set[int]) -> View:
-    """Version 1 is nowhere, and the public name's files lead to it; version 2 turns back."""
+    """Version 1 is nowhere, and the alias's files lead to it; version 2 turns back."""
     return View(
         "ranker",
         now=60.0,

@@ -10,6 +10,7 @@ from tests.plan.rollouts import READY
 
 from baton.domain import Folder, Kind, ModelState, Outcome, Phase, Step
 from baton.plan import Halt, Policy, ServerView, SetAlias, Sick, View, plan
+from baton.reasons import Reason, because
 
 POLICY = Policy(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
 ROLLOUT = replace(rollouts.ROLLOUT, progress=10.0, progressed_at=90.0, renewed_at=99.0)
@@ -76,4 +77,4 @@ def test_one_that_does_not_answer_goes_back(phase, outcome):
     effect = plan(seen, replace(POLICY, shadow_share=25.0, shadow_for=30.0)).effect
     assert isinstance(effect, Halt)
     assert effect.stop.outcome is outcome
-    assert "Version 2 does not answer on server s0" in effect.stop.why
+    assert effect.stop.why == because(Reason.NO_ANSWER, version=2, server="s0", error="stub process is not healthy")

@@ -12,10 +12,12 @@ from collections import Counter
 import pytest
 from tests.plan.simulate import Plan, caught, failing, made, play
 from tests.plan.world import ALIAS, Behaviour, Broken, World
+from tests.support.reasons import HASTY, within
 
 from baton.domain import Gate, Model, Phase, Rollout
 from baton.errors import Unreachable
 from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, loading, plan, rest, rollout
+from baton.reasons import Reason, because
 
 EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "200"))
 
@@ -45,13 +47,13 @@ def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
 
     real = rollout.PHASES[Phase.SHIFTING]
     monkeypatch.setitem(rollout.PHASES, Phase.SHIFTING, retiring)
-    assert "which the public name on" in caught(plan) or "its alias leads to" in caught(plan)
+    assert "which the alias on" in caught(plan) or "its alias leads to" in caught(plan)
 
 
 def test_an_alias_before_ready_is_caught(monkeypatch):
     def hasty(view: View, one: Rollout, policy: Policy) -> Decision:
         if one.candidate in view.policy and view.alias != one.candidate:
-            return Decision(Phase.LOADING, "hasty", SetAlias(one.candidate))
+            return Decision(Phase.LOADING, HASTY, SetAlias(one.candidate))
         return real(view, one, policy)
 
     real = rollout.PHASES[Phase.LOADING]
@@ -63,7 +65,7 @@ def test_an_alias_loaded_where_its_version_is_not_ready_is_caught(monkeypatch):
     def hasty(view: View, phase: Phase) -> Decision | None:
         for server in view.live():
             if view.alias is not None and not view.leads(server):
-                return converge.sync(view, phase, server, Model.ALIAS, "hasty")
+                return converge.sync(view, phase, server, Model.ALIAS, HASTY)
         return None
 
     for module in (rest, rollout):
@@ -84,8 +86,9 @@ def test_ignoring_an_abort_is_caught():
 def test_skipping_a_gate_is_caught():
     def mutant(view: View, policy: Policy) -> Decision:
         decision = plan(view, policy)
-        if decision.message == f"Gate {Gate.LATENCY} looks at version {getattr(view.rollout, 'candidate', 0)}.":
-            return Decision(Phase.VALIDATING, "hasty", Advance(Phase.SHIFTING, "hasty"))
+        looks = because(Reason.GATE_LOOKS, gate=Gate.LATENCY, version=getattr(view.rollout, "candidate", 0))
+        if decision.why == looks:
+            return Decision(Phase.VALIDATING, HASTY, Advance(Phase.SHIFTING, HASTY))
         return decision
 
     assert "live without" in caught(mutant)
@@ -127,8 +130,8 @@ def test_dropping_under_requests_is_caught(monkeypatch):
 def test_an_alias_outside_of_the_policy_is_caught():
     def mutant(view: View, policy: Policy) -> Decision:
         decision = plan(view, policy)
-        if view.rollout is not None and "which the public name goes back to" in decision.message:
-            return Decision(decision.phase, "hasty", SetAlias(view.rollout.previous))
+        if view.rollout is not None and decision.why.reason is Reason.KEEPING_GOAL:
+            return Decision(decision.phase, HASTY, SetAlias(view.rollout.previous))
         return decision
 
     with pytest.raises(Broken, match="which the policy does not name"):
@@ -140,7 +143,7 @@ def test_running_in_circles_is_caught():
         decision = plan(view, policy)
         if decision.effect is None and view.alias is not None:
             other = frozenset({view.alias}) if len(view.policy) > 1 else frozenset({view.alias, 99})
-            return Decision(decision.phase, "restless", SetPolicy(other))
+            return Decision(decision.phase, HASTY, SetPolicy(other))
         return decision
 
     assert "no rest" in caught(mutant) or "leads to" in caught(mutant)
@@ -231,17 +234,17 @@ def test_a_hanging_load_ends_with_the_server():
     world.abort()
     world.run()
     assert world.rollout is not None
-    assert "restart Triton on a" in world.decision.message
+    assert Reason.STILL_LOADING in within(world.decision.why)
     for _ in range(4):
         world.now += 30.0
         world.run()
     assert world.history[-1].outcome == "aborted"
-    assert "restart Triton on a" in world.history[-1].message, "the rollout ends, and says what it leaves behind"
+    assert Reason.STILL_LOADING in within(world.history[-1].ended_why), "it says what it leaves behind"
     world.files.put(3, world.now)
     world.now += 30.0
     world.run()
     assert world.rollout is None
-    assert "restart Triton on a" in world.decision.message, "and why the next one does not begin"
+    assert Reason.STILL_LOADING in within(world.decision.why), "and why the next one does not begin"
     world.servers["a"].restart()
     world.run()
     assert world.files.alias == 3

@@ -9,12 +9,14 @@ from tests.plan.rollouts import READY, ROLLOUT
 from tests.plan.simulate import caught
 from tests.plan.test_safety import serving_world
 from tests.plan.world import ENGINE, Behaviour, Broken, World, held
+from tests.support.reasons import HASTY, within
 
 from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Route, Step, Stop
 from baton.errors import TritonError
 from baton.plan import Decision, Policy, Reload, ServerView, Sync, TakeOver, View, plan
 from baton.plan.health import leaks
 from baton.plan.traffic import CALLS_END_S, route
+from baton.reasons import Reason, because
 
 # Stories
 
@@ -58,7 +60,7 @@ def test_servers_are_mended_one_after_the_other():
         server.versions[1] = Behaviour(load_s=20.0)
     found(world)
     assert [e for e in world.jobs if isinstance(e, Reload)] == [Reload("a")]
-    assert "loading it again" in world.decision.message
+    assert world.decision.why.reason in (Reason.RELOADING, Reason.RELOADING_ALONE)
     for _ in range(3):
         world.now += 20.0
         world.run()
@@ -88,7 +90,7 @@ def test_a_dead_candidate_in_baking_is_one_flip_away():
     world.servers["b"].die(ENGINE, 2)
     found(world)
     assert world.history[-1].outcome is Outcome.ROLLED_BACK
-    assert "back to version 1" in world.history[-1].message
+    assert world.history[-1].ended_why.figures["previous"] == 1
     assert world.files.alias == 1
     assert reloads(world) == []
     world.settled()
@@ -102,7 +104,7 @@ def test_a_person_goes_back_to_a_version_that_died_after_it_was_loaded_again():
     world.servers["b"].die(ENGINE, 1)
     found(world)
     world.trace.clear()
-    world.halt(Stop(Outcome.ROLLED_BACK, "ann", "rolled back by ann"))
+    world.halt(Stop(Outcome.ROLLED_BACK, "ann", because(Reason.ASKED_BACK, who="ann")))
     world.run()
     assert world.files.alias == 1
     assert alive(world)
@@ -188,7 +190,7 @@ def test_nor_does_one_that_nobody_but_shadows_met():
     world.servers["a"].die(ENGINE, 1)
     found(world)
     assert world.history[-1].outcome is Outcome.ABORTED
-    assert "`ctl retry 2` begins anew" in world.history[-1].message
+    assert world.history[-1].ended_why.figures["candidate"] == 2
     assert alive(world)
     world.settled()
 
@@ -210,7 +212,7 @@ def test_a_version_that_does_not_come_back_is_tried_again_and_the_sentence_says_
     world.servers["a"].versions[1] = Behaviour(load_error="CUDA out of memory")
     found(world)
     assert world.servers["a"]._models[ENGINE][1].state is ModelState.UNAVAILABLE
-    assert "CUDA out of memory" in world.decision.message
+    assert "CUDA out of memory" in world.decision.why.figures["error"]
     world.servers["a"].versions.clear()
     world.now += 60.0
     world.run()
@@ -229,8 +231,8 @@ def test_what_can_not_be_brought_back_to_answer_holds_no_new_version_back():
     assert view.stable() is None
     decision = plan(view, world.policy)
     assert decision.effect is None
-    assert "loading it again failed: Stub process is not healthy." in decision.message
-    assert "`ctl promote N`" in decision.message
+    assert decision.why.reason is Reason.RELOAD_FAILED
+    assert decision.why.figures["failed"].startswith("Stub process is not healthy.")
 
 
 def test_a_changed_folder_is_not_loaded_in_place_of_what_served():
@@ -239,8 +241,7 @@ def test_a_changed_folder_is_not_loaded_in_place_of_what_served():
     world.servers["a"].die(ENGINE, 1)
     found(world)
     assert reloads(world) == []
-    assert "does not answer" in world.decision.message
-    assert "was changed while it serves" in world.decision.message
+    assert within(world.decision.why) == {Reason.RELOAD_HELD, Reason.FOLDER_CHANGED}
 
 
 def test_no_reload_while_a_load_is_under_way_on_that_server():
@@ -253,7 +254,7 @@ def test_no_reload_while_a_load_is_under_way_on_that_server():
     world.servers["a"].die(ENGINE, 1)
     found(world)
     assert reloads(world) == []
-    assert "when what is under way has ended" in world.decision.message
+    assert world.decision.why.reason is Reason.RELOAD_WAITS
     world.now += 40.0
     world.run()
     assert reloads(world) == ["  -> load again on a"]
@@ -273,10 +274,9 @@ def test_a_version_that_never_leaves_is_named_and_waited_for_once():
             world.now += 21.0
             world.run()
         assert world.files.alias == version, "nothing waits for it again"
-    told = leaks(world.view(), world.policy)
-    assert len(told) == 1
-    assert told[0].startswith("Version 1 is stuck UNLOADING on server a for 21 s (limit 20)")
-    assert "Restart Triton on a" in told[0]
+    assert leaks(world.view(), world.policy) == [
+        because(Reason.STUCK_UNLOADING, version=1, server="a", for_s=21.0, limit_s=20.0, emptied=False)
+    ]
     world.servers["a"].restart()
     assert leaks(world.view(), world.policy) == []
 
@@ -285,7 +285,7 @@ def test_only_what_is_still_leaving_is_named():
     engine = {1: ModelVersion(ModelState.READY), 2: ModelVersion(ModelState.UNLOADING)}
     server = ServerView("a", live=True, engine=engine, leaving_since={1: 0.0, 2: 0.0})
     view = View("public", 100.0, frozenset({1}), 1, (server,))
-    assert [told[:9] for told in leaks(view, Policy(drain_timeout=99.0))] == ["Version 2"]
+    assert [why.figures["version"] for why in leaks(view, Policy(drain_timeout=99.0))] == [2]
     assert leaks(view, Policy(drain_timeout=101.0)) == []
 
 
@@ -296,21 +296,19 @@ def test_what_has_no_process_any_more_holds_nothing_up():
     assert server.stays(2, 80.0, 120.0)
     assert leaks(replace(view, now=85.0), Policy()) == [], "it may leave in a moment"
     (told,) = leaks(view, Policy())
-    assert told.startswith("Version 2 is stuck UNLOADING on server a for 20 s")
-    assert "Clients are not affected" in told
-    assert "the memory of its weights is free" in told
+    assert (told.reason, told.figures["for_s"], told.figures["emptied"]) == (Reason.STUCK_UNLOADING, 20.0, True)
 
 
 def test_the_splitter_stays_for_the_last_calls_of_the_candidate():
     world = split_world()
     with world.servers["a"].request(ENGINE, 2):
         assert world.rollout is not None
-        world.halt(Stop(Outcome.ROLLED_BACK, "ann", "enough"))
+        world.halt(Stop(Outcome.ROLLED_BACK, "ann", because(Reason.ASKED_BACK, who="ann")))
         world.run()
         assert not world.files.split
         assert world.files.policy == {1}, "it is dropped meanwhile"
         assert world.files.splitter == 1
-        assert "last calls of version 2" in world.decision.message
+        assert world.decision.why == because(Reason.LAST_CALLS, version=2, server="a")
     world.now += 1.0
     world.run()
     assert world.files.splitter is None
@@ -320,7 +318,7 @@ def test_the_splitter_stays_for_the_last_calls_of_the_candidate():
 def test_it_does_not_stay_for_ever():
     world = split_world()
     with world.servers["a"].request(ENGINE, 2):
-        world.halt(Stop(Outcome.ROLLED_BACK, "ann", "enough"))
+        world.halt(Stop(Outcome.ROLLED_BACK, "ann", because(Reason.ASKED_BACK, who="ann")))
         world.run()
         world.now += CALLS_END_S + 1
         world.run()
@@ -342,7 +340,7 @@ def test_a_reload_of_what_answers_is_caught():
         decision = plan(view, policy)
         well = [s.name for s in view.live() if view.alias in s.serving() and (s.name, view.alias) not in view.sick]
         if decision.effect is None and view.sick and well and view.policy == {view.alias}:
-            return Decision(Phase.DEGRADED, "hasty", Reload(well[0]))
+            return Decision(Phase.DEGRADED, HASTY, Reload(well[0]))
         return decision
 
     assert "answers" in caught(mutant)
@@ -367,7 +365,7 @@ def test_a_take_over_from_a_version_that_answers_is_caught():
     def mutant(view: View, policy: Policy) -> Decision:
         decision = plan(view, policy)
         if decision.effect is None and view.split and decision.phase is Phase.SHIFTING and not view.rollout.full:
-            return Decision(decision.phase, "hasty", TakeOver("hasty"))
+            return Decision(decision.phase, HASTY, TakeOver(HASTY))
         return decision
 
     assert "takes over" in caught(mutant)
@@ -375,7 +373,7 @@ def test_a_take_over_from_a_version_that_answers_is_caught():
 
 @pytest.mark.parametrize("splitter", [1, None])
 def test_the_route_stays_until_the_splitter_goes(splitter):
-    """What comes to it after the public name has left must not find a dead stable version alone."""
+    """What comes to it after the alias has left must not find a dead stable version alone."""
     policy = Policy(steps=(Step(50.0, hold=10.0),))
     one = replace(ROLLOUT, phase=Phase.BAKING, progressed_at=50.0, promoted=True, full=True)
     server = ServerView("a", live=True, engine={1: READY, 2: READY}, alias={2: READY}, splitter=ModelState.READY)

@@ -8,6 +8,7 @@ import pytest
 from tests.plan import world
 from tests.plan.simulate import Plan, caught
 from tests.plan.world import Behaviour, Broken, World
+from tests.support.reasons import HASTY
 
 from baton.domain import Gate, Model, ModelState, Outcome, Phase, Rollout, Route, Step, Verdict
 from baton.plan import (
@@ -27,6 +28,7 @@ from baton.plan import (
     traffic,
 )
 from baton.plan.steps import position
+from baton.reasons import Reason
 
 STEPS = (Step(10.0, hold=10.0), Step(50.0, over=10.0))
 
@@ -43,24 +45,24 @@ def split_world(of: Plan = plan, **policy: object) -> World:
     return told
 
 
-def test_the_splitter_unloaded_under_the_public_name_is_caught(monkeypatch):
+def test_the_splitter_unloaded_under_the_alias_is_caught(monkeypatch):
     def hasty(view: View, phase: Phase) -> Decision | None:
         for server in view.live():
             if server.splitter is ModelState.READY and not view.split:
                 if view.splitter is not None:
-                    return Decision(phase, "hasty", SetSplitter(None))
-                return converge.sync(view, phase, server, Model.SPLITTER, "hasty")
+                    return Decision(phase, HASTY, SetSplitter(None))
+                return converge.sync(view, phase, server, Model.SPLITTER, HASTY)
         return real(view, phase)
 
     real = rollout.settle
     for module in (rest, rollout):
         monkeypatch.setattr(module, "settle", hasty)
-    assert "under the public name" in caught(plan)
+    assert "under the alias" in caught(plan)
 
 
-def test_files_of_the_splitter_that_change_under_the_public_name_are_caught():
+def test_files_of_the_splitter_that_change_under_the_alias_are_caught():
     def mutant(view: View, policy: Policy) -> Decision:
-        return Decision(Phase.SHIFTING, "hasty", SetSplitter(None)) if view.split else plan(view, policy)
+        return Decision(Phase.SHIFTING, HASTY, SetSplitter(None)) if view.split else plan(view, policy)
 
     assert "the splitter's files change" in caught(mutant)
 
@@ -97,7 +99,7 @@ def test_a_splitter_that_takes_no_token_at_all_ends_the_split(monkeypatch):
 def test_a_name_led_to_a_splitter_that_is_not_ready_is_caught(monkeypatch):
     def stand(view: View, one: Rollout, policy: Policy) -> Decision | None:
         if view.splitter == one.previous and not view.split:
-            return Decision(one.phase, "hasty", SetAlias(one.previous, split=True))
+            return Decision(one.phase, HASTY, SetAlias(one.previous, split=True))
         return real(view, one, policy)
 
     real = traffic._stand
@@ -123,7 +125,7 @@ def test_traffic_for_a_version_whose_gates_are_open_is_caught():
         decision = plan(view, policy)
         one = view.rollout
         if decision.effect == Ask(Gate.LATENCY) and one is not None and traffic.stepwise(one, policy):
-            return Decision(Phase.VALIDATING, "hasty", Advance(traffic.first_phase(one, policy), "hasty"))
+            return Decision(Phase.VALIDATING, HASTY, Advance(traffic.first_phase(one, policy), HASTY))
         return decision
 
     assert "gates are open" in caught(mutant)
@@ -233,7 +235,7 @@ def test_a_lease_renewed_for_a_stopped_candidate_is_caught():
     def mutant(view: View, policy: Policy) -> Decision:
         one = view.rollout
         if one is not None and one.stop is not None and one.progressed_at is not None and one.renewed_at != view.now:
-            return Decision(one.phase, "hasty", Renew())
+            return Decision(one.phase, HASTY, Renew())
         return plan(view, policy)
 
     assert "the lease of a stopped candidate is renewed" in caught(mutant)
@@ -259,7 +261,7 @@ def test_a_candidate_that_is_changed_while_it_has_traffic_goes_back():
     calm(told)
     assert told.files.alias == 1
     assert told.history[-1].outcome == "rolled_back"
-    assert "changed meanwhile" in told.history[-1].message
+    assert told.history[-1].ended_why.reason is Reason.FOLDER_CHANGED_MEANWHILE
 
 
 def test_a_candidate_that_is_removed_while_it_has_traffic_goes_back():
@@ -267,7 +269,7 @@ def test_a_candidate_that_is_removed_while_it_has_traffic_goes_back():
     del told.files.folders[2]
     calm(told)
     assert told.files.alias == 1
-    assert "removed meanwhile" in told.history[-1].message
+    assert told.history[-1].ended_why.reason is Reason.FOLDER_REMOVED_MEANWHILE
 
 
 def test_a_splitter_left_on_a_server_that_was_away_is_no_obstacle_to_the_next_split():
@@ -299,13 +301,13 @@ def test_full_skips_steps_and_no_verdict_of_live_traffic():
 
 
 def test_a_candidate_that_fails_while_all_traffic_waits_for_a_server_goes_back():
-    """The way is behind it, but the public name can't move yet, and it has the share of the last step."""
+    """The way is behind it, but the alias can't move yet, and it has the share of the last step."""
     told = split_world()
     told.servers["b"].reachable = False
     for _ in range(5):
         told.now += 5.0
         told.run()
-    assert "All traffic moves once every server answers" in told.decision.message
+    assert told.decision.why.reason is Reason.MOVES_ONCE_ALL_ANSWER
     told.live = Verdict.FAIL
     told.run()
     told.servers["b"].reachable = True
@@ -335,7 +337,7 @@ def test_the_last_share_stays_while_all_traffic_waits_for_a_server():
     for _ in range(20):
         told.now += 5.0
         told.run()
-    assert "All traffic moves once every server answers" in told.decision.message
+    assert told.decision.why.reason is Reason.MOVES_ONCE_ALL_ANSWER
     assert told.weight(told.servers["a"]) == 50.0
     told.servers["b"].reachable = True
     calm(told)

@@ -4,7 +4,7 @@ Lines that begin with ``>`` are commands, the indented lines below them what hap
 files anew after a change that is meant; read the difference before it is committed.
 
 Commands: ``servers N``, ``policy NAME VALUE...``, ``steps STEP...`` (``5%for10s``, ``50%over20s``, ``pause``) and
-``shadow PERCENT SECONDS`` (the way of traffic) and ``adopted`` (version 1 is in use, with no public name) begin anew ·
+``shadow PERCENT SECONDS`` (the way of traffic) and ``adopted`` (version 1 is in use, with no alias) begin anew ·
 ``serves N`` (brings it live, without a word), ``meets N`` (gives it its first share of traffic, without a word) ·
 ``arrive``, ``arriving``, ``change``, ``restore``, ``remove`` ``N`` · ``stray NAME``, ``tidy`` ·
 ``load N slow|fails|lacks|hangs|well SERVER`` · ``gate NAME VERDICT...`` · ``away``, ``back``, ``restart`` ``SERVER`` ·
@@ -173,7 +173,7 @@ class Telling:
     def do_status(self) -> None:
         world = self.world
         way = " by way of the splitter" if world.files.split else ""
-        world.say(f"  files: policy {sorted(world.files.policy)}, public name at {world.files.alias}{way}")
+        world.say(f"  files: policy {sorted(world.files.policy)}, alias at {world.files.alias}{way}")
         for name, server in world.servers.items():
             if not server.reachable:
                 world.say(f"  server {name}: away")
@@ -182,7 +182,7 @@ class Telling:
             more = f", leaving {sorted(leaving)}" if leaving else ""
             ready = sorted(held(server, ModelState.READY))
             splits = f", {share(world, server)}" if server.step(ALIAS) == SPLITTER else ""
-            world.say(f"  server {name}: READY {ready}{more}, public name at {sorted(serving(server))}{splits}")
+            world.say(f"  server {name}: READY {ready}{more}, alias at {sorted(serving(server))}{splits}")
 
     def do_promote(self, version: str | None = None, *more: str) -> None:
         full = "--full" in (version, *more)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from tests.plan.rollouts import READY, ROLLOUT
 
-from baton.domain import Folder, Model, ModelState, Outcome, Phase, Stop
+from baton.domain import Folder, Gate, Model, ModelState, Outcome, Phase, Stop
 from baton.plan import Failure, Halt, Policy, ServerView, SetPolicy, Steer, Sync, View, plan
+from baton.reasons import Reason, because
 
 MOVING = Sync("s0", Model.ALIAS)
 
@@ -16,7 +17,10 @@ MOVING = Sync("s0", Model.ALIAS)
 def back(previous: int | None, running: frozenset[Sync]) -> View:
     """Version 2 was stopped as its files were written. They say what they said before, and so does the server."""
     rollout = replace(
-        ROLLOUT, previous=previous, phase=Phase.ROLLING_BACK, stop=Stop(Outcome.ABORTED, "ann", "aborted by ann")
+        ROLLOUT,
+        previous=previous,
+        phase=Phase.ROLLING_BACK,
+        stop=Stop(Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann")),
     )
     versions = frozenset({2} if previous is None else {previous, 2})
     leads = {} if previous is None else {previous: READY}
@@ -37,7 +41,7 @@ def back(previous: int | None, running: frozenset[Sync]) -> View:
 def test_nothing_is_dropped_until_it_is(previous):
     decision = plan(back(previous, frozenset({MOVING})), Policy())
     assert decision.effect is None
-    assert "public name" in decision.message
+    assert decision.why.reason in (Reason.MOVING_ALIAS, Reason.REMOVING_ALIAS)
     kept = frozenset() if previous is None else frozenset({previous})
     assert plan(back(previous, frozenset()), Policy()).effect == SetPolicy(kept)
 
@@ -46,7 +50,7 @@ def test_a_splitter_that_is_still_being_loaded_is_waited_for():
     view = replace(back(1, frozenset({Sync("s0", Model.SPLITTER)})), policy=frozenset({1}))
     decision = plan(view, Policy())
     assert decision.effect is None
-    assert decision.message == "Taking the splitter out (server s0)."
+    assert decision.why == because(Reason.REMOVING_SPLITTER, server="s0")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_a_splitter_that_dies_before_anybody_depends_on_it(refused, count, ends)
     failed = {Steer("s0"): Failure(59.5, count, "its process is gone.", refused=refused)}
     view = replace(view, rollout=rollout, servers=servers, splitter=1, failed=failed)
     effect = plan(view, Policy(shadow_share=10.0, shadow_for=10.0)).effect
-    why = "The splitter on server s0 does not answer: its process is gone."
+    why = because(Reason.SPLITTER_SILENT, server="s0", error="its process is gone.")
     assert effect == (Halt(Stop(Outcome.ABORTED, "engine", why)) if ends else None)
 
 
@@ -87,7 +91,7 @@ def test_a_stable_version_that_a_load_call_took_out_comes_back_before_anything_e
     load = Sync("s0", Model.ENGINE)
     assert plan(view, Policy()).effect == load
     under_way = plan(replace(view, running=frozenset({load})), Policy())
-    assert (under_way.effect, under_way.message) == (None, "Loading version 1 (server s0).")
+    assert (under_way.effect, under_way.why) == (None, because(Reason.LOADING, version=1, server="s0"))
     loaded = replace(view, servers=(replace(gone, engine={1: READY, 2: READY}),))
     assert plan(loaded, Policy()).effect == MOVING
 
@@ -98,4 +102,4 @@ def test_a_candidate_may_mend_what_the_stable_version_no_longer_can():
     failed = {Sync("s0", Model.ENGINE): Failure(59.5, 1, "broken", refused=True)}
     rollout = replace(ROLLOUT, phase=Phase.VALIDATING, stop=None)
     decision = plan(replace(view, rollout=rollout, servers=(gone,), failed=failed), Policy())
-    assert decision.message == "Gate warmup looks at version 2."
+    assert decision.why == because(Reason.GATE_LOOKS, gate=Gate.WARMUP, version=2)

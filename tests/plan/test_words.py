@@ -12,6 +12,7 @@ from tests.plan.rollouts import READY
 from baton.domain import FILE_GATES, GATES_OF, Folder, Gate, GateResult, Kind, Outcome, Phase, Step, Stop, Verdict
 from baton.evidence import LiveEvidence, LiveSamples
 from baton.plan import Ask, Decision, End, Failure, Policy, ServerView, View, plan
+from baton.reasons import Reason, because
 
 SHADOW = Policy(steps=(Step(weight=50.0, hold=10.0),), shadow_share=25.0, shadow_for=30.0)
 PAUSE = Policy(steps=(Step(weight=50.0, hold=10.0), Step(pause=True)))
@@ -24,7 +25,7 @@ def skipped(*gates: Gate) -> dict[Gate, GateResult]:
 
 
 def view(rollout: Any, *, at: int | None = 1, loaded: tuple[int, ...] = (1, 2), **given: Any) -> View:
-    """Version ``at`` has the public name, and these versions are READY."""
+    """Version ``at`` has the alias, and these versions are READY."""
     server = ServerView("s0", live=True, engine=dict.fromkeys(loaded, READY), alias={} if at is None else {at: READY})
     usual: dict[str, Any] = {
         "policy": frozenset(loaded),
@@ -56,7 +57,7 @@ def test_nothing_answered_well_that_was_not_asked(rollout, policy, words):
     decision = plan(view(replace(ROLLOUT, phase=Phase.SHADOWING, **rollout)), policy)
     assert words in decision.message
     assert decision.effect.phase is Phase.SHIFTING
-    assert decision.effect.why == decision.message
+    assert decision.effect.why == decision.why
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_way_back_that_is_not_loaded_is_not_instant():
 def test_after_a_rollback_nothing_was_kept_for_its_time():
     back = replace(ROLLOUT, kind=Kind.ROLLBACK, phase=Phase.BAKING, candidate=1, previous=2)
     decision = plan(view(back, at=1), Policy(keep_previous=90.0))
-    assert decision.effect.why == "Version 2 is not kept: a person went back from it."
+    assert str(decision.effect.why) == "Version 2 is not kept: a person went back from it."
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_gate_that_was_skipped_has_not_passed(rollout, words):
         check = rollout["phase"] is Phase.RETIRING
         seen = view(replace(ROLLOUT, gates=gates, **rollout), loaded=(1,) if check else (1, 2))
         decision: Decision = plan(seen, policy)
-        return decision.effect.why if isinstance(decision.effect, End) else decision.message
+        return str(decision.effect.why) if isinstance(decision.effect, End) else decision.message
 
     assert said(skipped(Gate.WARMUP, Gate.LATENCY)) == words
     assert said(PASSED) == words.replace(" but those that were skipped (warmup, latency)", "")
@@ -159,12 +160,17 @@ def test_a_folder_that_is_cut_off_is_not_called_complete():
     cut = Folder("2", 2, "f2", missing=("the end of model.safetensors",), cut=True)
     folders = {1: Folder("1", 1, "f1"), 2: cut}
     decision = plan(view(None, loaded=(1,), folders=folders, policy=frozenset({1})), Policy())
-    assert decision.effect.why == "a new version folder is there, cut off, and nothing more of it arrives"
+    assert str(decision.effect.why) == "a new version folder is there, cut off, and nothing more of it arrives"
 
 
 def test_what_came_in_place_of_a_lost_version_is_not_the_first():
     """Also of a first version it is true."""
-    rollout = replace(ROLLOUT, phase=Phase.ROLLING_BACK, previous=None, stop=Stop(Outcome.ABORTED, "ann", "aborted"))
+    rollout = replace(
+        ROLLOUT,
+        phase=Phase.ROLLING_BACK,
+        previous=None,
+        stop=Stop(Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann")),
+    )
     decision = plan(view(rollout, at=2, loaded=(2,)), Policy())
     assert decision.message == "Version 2 goes; there is none to go back to."
 

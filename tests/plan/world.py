@@ -63,9 +63,9 @@ from baton.plan import (
     View,
     route,
 )
-from baton.plan.rest import ADOPTED
 from baton.plan.traffic import before_traffic, place
 from baton.plan.view import backoff
+from baton.reasons import Reason, Why, because
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
 from baton.triton.words import machine
 
@@ -139,7 +139,7 @@ class World(Rules):
     servers_count: int = 1
     policy: Policy = field(default_factory=Policy)
     adopted: bool = False
-    """Whether version 1 is served already, by the engine alone: clients ask it directly until a public name exists."""
+    """Whether version 1 is served already, by the engine alone: clients ask it directly until an alias exists."""
 
     def __post_init__(self) -> None:
         self.now = 0.0
@@ -171,7 +171,7 @@ class World(Rules):
         self.leaving: dict[tuple[str, int], float] = {}
         self.disk_full = 0
         self.requests: list[contextlib.ExitStack] = []
-        self.decision = Decision(Phase.EMPTY, "")
+        self.decision = Decision(Phase.EMPTY, because(Reason.STARTING))
         self.trace: list[str] = []
         self.steps = 0
         self.direct = frozenset({1} if self.adopted else set())
@@ -413,7 +413,7 @@ class World(Rules):
             case SetSplitter(stable):
                 self._disk()
                 renewed = stable == self.files.splitter
-                self.need(not self.files.split or renewed, "the splitter's files change under the public name")
+                self.need(not self.files.split or renewed, "the splitter's files change under the alias")
                 self.files.splitter = stable
                 self.files.changes += 1
                 self.token = f"token-{self.files.changes}"
@@ -459,7 +459,7 @@ class World(Rules):
             raise RepositoryError("no space left on device")
 
     def begin(
-        self, kind: Kind, candidate: int, previous: int | None, who: str, why: str, *, promoted: bool = False
+        self, kind: Kind, candidate: int, previous: int | None, who: str, why: Why, *, promoted: bool = False
     ) -> None:
         folder = self.files.scan().get(candidate)
         if folder is None:
@@ -468,7 +468,7 @@ class World(Rules):
         phase = Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING
         self.need((None, phase) in ALLOWED, "begins in a phase that is not in the lifecycle")
         self.failed.clear()
-        if candidate in self.direct and why != ADOPTED:
+        if candidate in self.direct and why.reason is not Reason.ADOPTED:
             self.direct = frozenset()  # a person takes it through its gates like any other version
         self.rollout = Rollout(
             id=len(self.history) + 1,
@@ -500,13 +500,13 @@ class World(Rules):
             gate_times={**self.rollout.gate_times, result.gate: self.now},
         )
 
-    def _end(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
+    def _end(self, rollout: Rollout, outcome: Outcome, why: Why) -> None:
         self.need((rollout.phase, None) in ALLOWED, f"a rollout ends in {rollout.phase}")
         if rollout.stop is not None and rollout.stop.gate is not None and outcome is Outcome.REJECTED:
             verdict = rollout.gates[rollout.stop.gate].verdict
             self.need(verdict is Verdict.FAIL, f"refused by a gate that says {verdict}: that is no evidence")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
-            self.need(self.files.alias == rollout.previous, f"{outcome}, but the public name is at {self.files.alias}")
+            self.need(self.files.alias == rollout.previous, f"{outcome}, but the alias is at {self.files.alias}")
         folder = self.files.scan().get(rollout.candidate)
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in self.loaded
@@ -526,7 +526,7 @@ class World(Rules):
                 stands(rollout.candidate, Standing.WITHDRAWN)
             case _:
                 pass
-        self.history.append(replace(rollout, ended_at=self.now, outcome=outcome, message=why))
+        self.history.append(replace(rollout, ended_at=self.now, outcome=outcome, ended_why=why))
         self.rollout = None
         self.failed.clear()
 
@@ -538,7 +538,7 @@ class World(Rules):
         if job.effect.model is Model.SPLITTER:
             verb = "unload" if self.files.splitter is None else "load"
             led = server.reachable and server.step(ALIAS) == SPLITTER and serving(server)
-            self.need(verb == "load" or not led, f"the splitter leaves {server.name} under the public name")
+            self.need(verb == "load" or not led, f"the splitter leaves {server.name} under the alias")
             job.call, job.wanted = server.begin(verb, SPLITTER), frozenset({1} if verb == "load" else ())
             return
         if job.effect.model is Model.ALIAS:
@@ -658,7 +658,7 @@ class World(Rules):
         if self.rollout is None:
             raise Refused("No rollout is under way.")
         outcome = Outcome.ABORTED if before_traffic(self.rollout) else Outcome.ROLLED_BACK
-        self.halt(Stop(outcome, who, f"aborted by {who}"))
+        self.halt(Stop(outcome, who, because(Reason.ABORTED, who=who)))
 
     def rollback(self, to: int | None, who: str = "ann") -> None:
         view = self.view()
@@ -667,7 +667,7 @@ class World(Rules):
             if (to is not None and to != rollout.previous) or rollout.previous is None:
                 raise Refused("A rollout is under way.")
             outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-            self.halt(Stop(outcome, who, f"rolled back by {who}"))
+            self.halt(Stop(outcome, who, because(Reason.ASKED_BACK, who=who)))
             return
         served = [r.candidate for r in self.history if r.outcome is Outcome.LIVE]
         before = [
@@ -685,7 +685,7 @@ class World(Rules):
         record = view.records.get(target)
         if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
             raise Refused(f"Version {target} never served.")
-        self.begin(Kind.ROLLBACK, target, view.alias, who, f"rolled back by {who}", promoted=True)
+        self.begin(Kind.ROLLBACK, target, view.alias, who, because(Reason.ASKED_BACK, who=who), promoted=True)
 
     def pause(self) -> None:
         self.paused = True
@@ -712,7 +712,7 @@ class World(Rules):
             raise Refused("No new version is complete on disk.")
         chosen = version if version is not None else max(f.version or 0 for f in waiting)
         self._startable(view, chosen, again=False)
-        self.begin(Kind.ROLLOUT, chosen, view.alias, who, "promoted", promoted=True)
+        self.begin(Kind.ROLLOUT, chosen, view.alias, who, because(Reason.PROMOTED), promoted=True)
 
     def retry(self, version: int, who: str = "ann") -> None:
         view = self.view()
@@ -725,7 +725,7 @@ class World(Rules):
             raise Refused("A rollout is under way.")
         self._startable(view, version, again=True)
         self.records.pop(version, None)
-        self.begin(Kind.ROLLOUT, version, view.alias, who, "tried again")
+        self.begin(Kind.ROLLOUT, version, view.alias, who, because(Reason.TRIED_AGAIN))
 
     def check_version(self, version: int, who: str = "ann") -> None:
         view = self.view()
@@ -733,7 +733,7 @@ class World(Rules):
             raise Refused("A rollout is under way, or it serves.")
         if version not in view.folders or view.folders[version].missing:
             raise Refused("It is not there, or not whole.")
-        self.begin(Kind.CHECK, version, view.alias, who, "verification", promoted=True)
+        self.begin(Kind.CHECK, version, view.alias, who, because(Reason.VERIFICATION), promoted=True)
 
     def _startable(self, view: View, version: int, *, again: bool) -> None:
         if view.alias is not None and version <= view.alias:

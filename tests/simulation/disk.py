@@ -221,13 +221,13 @@ class SeenFiles:
             policy, alias, split, splitter = self._before
             unusable = self.hands.unusable
             policy = policy if unusable(ENGINE) else self._plain.policy()
-            alias, split = (alias, split) if unusable(ALIAS) else self._plain.public_name()
+            alias, split = (alias, split) if unusable(ALIAS) else self._plain.alias_and_split()
             splitter = splitter if unusable(SPLITTER) else self._plain.splitter()
             self._known = self._before = (policy, alias, split, splitter)
         return self._known
 
     def flip(self, version: int) -> None:
-        """A person points the public name at a version."""
+        """A person points the alias at a version."""
         self._plain.set_alias(version)
         self.changed()
 

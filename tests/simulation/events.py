@@ -420,7 +420,7 @@ def edit(yard: Yard, move: Move) -> None:
         if ENGINE in yard.wrong or not ready - {files.alias}:
             return
         version = min(ready - {files.alias})
-        yard.say(f"  by hand: the public name leads to version {version}")
+        yard.say(f"  by hand: the alias leads to version {version}")
         files.flip(version)
         hands.edits += 1
         yard.led = version

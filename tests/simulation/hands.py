@@ -49,12 +49,12 @@ def latest(text: str) -> str:
 
 
 def elsewhere(text: str) -> str:
-    """A public name that leads to another model."""
+    """An alias that leads to another model."""
     return re.sub(r'model_name: "\w+"', 'model_name: "another"', text)
 
 
 def another_step(text: str) -> str:
-    """A public name whose step leads to one version, and whose policy names another."""
+    """An alias whose step leads to one version, and whose policy names another."""
     return re.sub(r"model_version: \d+", "model_version: 999", text)
 
 

@@ -22,6 +22,7 @@ from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal
 from baton.plan import Effect
+from baton.reasons import Why
 from baton.triton.careful import Careful
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
@@ -46,7 +47,7 @@ class ToldJournal(Journal):
         self._yard.began(opened)
         return opened
 
-    def advance(self, rollout: Rollout, phase: Phase, why: str, at: float) -> None:
+    def advance(self, rollout: Rollout, phase: Phase, why: Why, at: float) -> None:
         if phase is Phase.SHIFTING:
             self._yard._check_shadow(rollout)
         super().advance(rollout, phase, why, at)
@@ -62,11 +63,11 @@ class ToldJournal(Journal):
         self._yard.need(rollout.stop is None, "the lease of a stopped candidate is renewed")
         super().renew(rollout, at)
 
-    def progress(self, rollout: Rollout, seconds: float, at: float, what: str, result: GateResult | None) -> None:
+    def progress(self, rollout: Rollout, seconds: float, at: float, why: Why, result: GateResult | None) -> None:
         self._yard._check_progress(rollout, seconds)
-        super().progress(rollout, seconds, at, what, result)
+        super().progress(rollout, seconds, at, why, result)
 
-    def take_over(self, rollout: Rollout, why: str, at: float) -> None:
+    def take_over(self, rollout: Rollout, why: Why, at: float) -> None:
         self._yard._check_take_over(rollout)
         super().take_over(rollout, why, at)
         self._yard.say(f"  the candidate takes over: {why}")
@@ -75,7 +76,7 @@ class ToldJournal(Journal):
         super().record(rollout, result, at)
         self._yard.say(f"  gate {result.gate}: {result.verdict}")
 
-    def end(self, rollout: Rollout, outcome: Outcome, why: str, at: float, standings: list[VersionRecord]) -> None:
+    def end(self, rollout: Rollout, outcome: Outcome, why: Why, at: float, standings: list[VersionRecord]) -> None:
         self._yard.ends(rollout, outcome, why)
         super().end(rollout, outcome, why, at, standings)
         self._yard.outcomes.append(outcome)

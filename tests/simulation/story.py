@@ -19,12 +19,14 @@ from pathlib import Path
 from tests.simulation.disk import told_files
 from tests.simulation.events import HAPPENS, Move, heal, make, restore, settle, start
 from tests.simulation.yard import Yard
+from tests.support.reasons import within
 from tests.support.rules import ALIAS, ENGINE, Broken
 
 from baton.config import GateConfig, HealthConfig, RolloutConfig, ServiceConfig, TrafficConfig
 from baton.domain import Kind, Outcome, Phase, Step, Verdict
 from baton.errors import Refused, RepositoryError, Unreachable
 from baton.plan import Ask, Reload, Sync
+from baton.reasons import Reason
 
 LENGTH = 160
 """Moves of a story before it comes to rest."""
@@ -168,6 +170,6 @@ def quiet(yard: Yard) -> None:
     if stop is not None and stop.outcome is not Outcome.LIVE and kept is not None and kept.kind is not Kind.CHECK:
         ended = yard.plane.journal.rollout(kept.id)
         # Only a version that can't come back leaves the stopped one where it is.
-        hopeless = ended is None or "can't be brought back" in ended.message
+        hopeless = ended is None or Reason.NO_WAY_BACK in within(ended.ended_why)
         if not hopeless and ended.outcome is Outcome.LIVE:
             raise Broken(f"it was stopped ({stop.why}), and is live: {ended.message}")

@@ -87,7 +87,7 @@ def test_a_policy_that_a_hand_wrote_names_what_serves_again(which, restarted):
         quiet(yard)
 
 
-def test_a_public_name_that_a_hand_pointed_at_another_version_stays_there():
+def test_an_alias_that_a_hand_pointed_at_another_version_stays_there():
     with split() as yard:
         happen(yard, edit(ALIAS, 9))
         quiet(yard)

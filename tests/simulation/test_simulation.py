@@ -58,7 +58,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
     monkeypatch.setattr(service, "plan", mutant)
 
 
-def test_a_version_that_leaves_before_the_public_name_did_is_found(monkeypatch):
+def test_a_version_that_leaves_before_the_alias_did_is_found(monkeypatch):
     def hasty(view: View, policy: Policy) -> Decision:
         one = view.rollout
         decision = plan(view, policy)
@@ -68,7 +68,7 @@ def test_a_version_that_leaves_before_the_public_name_did_is_found(monkeypatch):
         return decision
 
     planted(monkeypatch, hasty)
-    assert "which the public name on" in (why := found(0).why) or "lacks the alias's version" in why
+    assert "which the alias on" in (why := found(0).why) or "lacks the alias's version" in why
 
 
 def test_a_version_that_serves_unproved_is_found(monkeypatch):
@@ -96,7 +96,7 @@ def test_a_lease_that_a_route_makes_longer_is_found(monkeypatch):
 
 
 def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
-    """A crash in that moment leaves no public name on disk."""
+    """A crash in that moment leaves no alias on disk."""
 
     def set_alias(self: ServiceFiles, version: int | None, *, split: bool = False) -> None:
         if version is not None:
@@ -106,7 +106,7 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
     real = ServiceFiles.set_alias
     monkeypatch.setattr(ServiceFiles, "set_alias", set_alias)
     monkeypatch.setitem(WEIGHTS, "fuse", 40)  # the moment is short
-    assert "the public name is gone from the disk" in found(1).why
+    assert "the alias is gone from the disk" in found(1).why
 
 
 def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):

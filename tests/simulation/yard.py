@@ -26,7 +26,7 @@ from baton.engine.health import AGAIN_S
 from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Policy, Reload, Sync
-from baton.plan.rest import ADOPTED
+from baton.reasons import Reason, Why
 from baton.triton.fake import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -38,7 +38,7 @@ class Yard(Rules):
     """
 
     begun_at: int | None = None
-    """Where the public name's files led when the present rollout began."""
+    """Where the alias's files led when the present rollout began."""
     led: int | None = None
     """Where a person led them since Baton last did."""
     stops = 0
@@ -93,7 +93,7 @@ class Yard(Rules):
                 server.begin("load", ENGINE)
             self.proved.add(1)
         self.named = self._was_named = False
-        """Whether there is to be a public name, and was one on disk."""
+        """Whether there is to be an alias, and was one on disk."""
         self._answered = dict.fromkeys(self.servers, False)
         self._reloading: set[str] = set()
         self._shown: dict[str, str] = {}
@@ -275,7 +275,7 @@ class Yard(Rules):
                 self._check_alias_sync(server)
         elif model == SPLITTER:
             led = verb == "unload" and server.step(ALIAS) == SPLITTER and serving(server)
-            self.need(not led, f"the splitter leaves {server.name} under the public name")
+            self.need(not led, f"the splitter leaves {server.name} under the alias")
         elif isinstance(effect, Sync):
             self._check_engine_sync(server, self.files.policy)
         elif verb == "unload":
@@ -308,7 +308,7 @@ class Yard(Rules):
         elif what == "splitter":
             self.need(
                 not self.files.split or value == self.files.splitter,
-                "the splitter's files change under the public name",
+                "the splitter's files change under the alias",
             )
         else:
             if self._knows(self.plane.seen, *self.servers):
@@ -346,21 +346,21 @@ class Yard(Rules):
     def began(self, rollout: Rollout) -> None:
         self.stopped_at, self.begun_at = None, self.files.alias
         self.say(f"  {rollout.kind} of version {rollout.candidate} begins, from {rollout.previous}, by {rollout.who}")
-        if rollout.candidate in self.direct and rollout.why != ADOPTED:
+        if rollout.candidate in self.direct and rollout.why.reason is not Reason.ADOPTED:
             self.direct = frozenset()
 
-    def ends(self, rollout: Rollout, outcome: Outcome, why: str) -> None:
+    def ends(self, rollout: Rollout, outcome: Outcome, why: Why) -> None:
         self.say(f"  the {rollout.kind} of version {rollout.candidate} ends {outcome}: {why}")
         self.stopped_at = self.seconds
         # One that is aborted may be tried again; its reason names the servers that did not answer.
-        blamed = REFUSED_KEY in why and outcome is not Outcome.ABORTED
+        blamed = REFUSED_KEY in str(why) and outcome is not Outcome.ABORTED
         self.need(not blamed, f"a refused key is held against version {rollout.candidate}: {why}")
         if outcome not in (Outcome.LIVE, Outcome.VERIFIED):
             at = self.files.alias
             # Or where a person led it; or the rollout began in place of a version that is lost.
             instead = rollout.previous is None and at == self.begun_at
             theirs = at is not None and at == self.led
-            self.need(at == rollout.previous or instead or theirs, f"{outcome}, but the public name is at {at}")
+            self.need(at == rollout.previous or instead or theirs, f"{outcome}, but the alias is at {at}")
 
     def answering(self) -> dict[str, FakeTriton]:
         return {n: s for n, s in self.servers.items() if not s.away() and not s.refuses()}
@@ -414,19 +414,19 @@ class Yard(Rules):
         alias = self.files.alias
         if alias is None:
             self._was_named = self._was_named and self.named
-            self.need(not self._was_named, "the public name is gone from the disk: a restart serves nothing")
+            self.need(not self._was_named, "the alias is gone from the disk: a restart serves nothing")
             return
         self._was_named = True
         if ALIAS in self.wrong:
             return
         files = self.files.read(ALIAS)
         whole = files is not None and files.policy <= set(files.folders)
-        self.need(whole, f"the public name on disk lacks the folder of version {alias}: a restart serves nothing")
+        self.need(whole, f"the alias on disk lacks the folder of version {alias}: a restart serves nothing")
         behind = not self.files.split or self.files.read(SPLITTER) is not None or SPLITTER in self.wrong
-        self.need(behind, "the public name on disk leads to a splitter that is not there")
+        self.need(behind, "the alias on disk leads to a splitter that is not there")
 
     def answers(self, server: Server) -> bool:
-        """Whether a client's request to the public name would be answered there now, in whatever time."""
+        """Whether a client's request to the alias would be answered there now, in whatever time."""
         if server.away() or not serving(server):
             return False
         step = server._files[ALIAS].step
@@ -480,7 +480,7 @@ class Yard(Rules):
         ]
         led = serving(server)
         step = server._files[ALIAS].step if led else None
-        leads = f"; the public name leads to {step[0]} {', '.join(map(str, led))}" if step else ""
+        leads = f"; the alias leads to {step[0]} {', '.join(map(str, led))}" if step else ""
         share = (
             f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}"
             if self.weight(server)

@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from google.protobuf import text_format
 from harness.waiting import until
 from tests.splitter.routes import route_of
+from tests.support.stage import still_run
 from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import tensors
 from tritonclient.grpc import model_config_pb2
@@ -58,13 +59,13 @@ class Rig:
         self.client.unload_model(model, client_timeout=LONG_S)
 
     def point(self, at: str, stable: int = 1) -> None:
-        """Lead the public name to the ``engine`` or to the ``splitter``; its version stays stable's number."""
+        """Lead the alias to the ``engine`` or to the ``splitter``; its version stays stable's number."""
         self.files.set_alias(stable, split=at == "splitter")
         self.load(self.name)
         self.load(self.name)
 
     def begin(self, stable: int = 1) -> None:
-        """Everything loaded, the public name leading to the splitter."""
+        """Everything loaded, the alias leading to the splitter."""
         self.files.set_splitter(stable)
         self.load(self.engine)
         self.load(self.splitter)
@@ -72,6 +73,7 @@ class Rig:
 
     def end(self) -> None:
         """Nothing of the service is left loaded."""
+        still_run([self.server])
         loaded = {model.name for model in self.client.get_model_repository_index().models if model.state == "READY"}
         for model in (self.name, self.splitter, self.engine):
             if model in loaded:
@@ -93,7 +95,7 @@ class Rig:
         return self.control(route=route_of(**route))
 
     def infer(self, *inputs: Any, **options: Any) -> Any:
-        """Ask the public name; by default the one question that all ask."""
+        """Ask the alias; by default the one question that all ask."""
         return self.client.infer(self.name, list(inputs) or QUESTION, client_timeout=LONG_S, **options)
 
     def counted(self, **counts: int) -> dict[str, Any]:

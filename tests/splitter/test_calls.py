@@ -166,7 +166,7 @@ def test_a_stopped_process_is_seen_and_ended(stub):
     assert list(seen.running(2)) == [stub.pid]
     assert not seen.running(1)
     assert not Processes("other", parent=os.getpid()).running(2)
-    assert not Processes("ranker_engine", parent=1).running(2)
+    assert not Processes("ranker_engine", parent=stub.pid).running(2)
     assert not seen.frozen(2)
     os.kill(stub.pid, signal.SIGSTOP)
     eventually(lambda: seen.frozen(2), "it is seen to stand still")

@@ -1,4 +1,4 @@
-"""The splitter on the real Triton server, as clients of the public name see it."""
+"""The splitter on the real Triton server, as clients of the alias see it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http
 from google.protobuf import text_format
+from harness.triton import start
 from harness.waiting import until
 from tests.splitter.rig import LONG_S, Rig, version_of
 from tests.splitter.routes import route_of
@@ -49,13 +50,16 @@ numbers = itertools.count()
 @pytest.fixture
 def rig(server):
     """A service of its own for each test, not loaded yet."""
-    made = Rig(*server, f"s{next(numbers)}")
+    running, repository = server
+    if running.poll() is not None:  # Triton ended by itself in the test before: that one alone is to fail
+        start(running, repository.parent, repository)
+    made = Rig(running, repository, f"s{next(numbers)}")
     yield made
     made.end()
 
 
 def split(rig: Rig, *versions: dict, **route) -> Rig:
-    """Stable, then the candidate; the public name leads to the splitter."""
+    """Stable, then the candidate; the alias leads to the splitter."""
     rig.toys(*(versions or ({}, {})))
     rig.begin()
     rig.route(**route)
@@ -63,7 +67,7 @@ def split(rig: Rig, *versions: dict, **route) -> Rig:
 
 
 def traffic(rig: Rig, clients: int = 4) -> Traffic:
-    """Clients by gRPC and HTTP at the public name."""
+    """Clients by gRPC and HTTP at the alias."""
     return Traffic(SimpleNamespace(servers=[rig.server]), service=rig.name, clients=clients, pause_s=0.0)
 
 
@@ -346,7 +350,7 @@ def test_when_the_lease_ends_stable_serves_alone(rig):
     assert [version_of(rig.infer()) for _ in range(20)] == [1] * 20
 
 
-def test_only_the_token_steers_and_not_through_the_public_name(rig):
+def test_only_the_token_steers_and_not_through_the_alias(rig):
     split(rig, weight=0)
     for asked in ({"token": "guess"}, {"token": ""}, {}):
         with pytest.raises(InferenceServerException, match="token is missing or wrong") as refusal:
@@ -411,7 +415,7 @@ def test_control_is_answered_while_every_thread_is_busy(rig):
 QUESTION_OF_ALL = tensors(triton, {"text": "red"}, [{"text": "a red thing"}])
 
 
-def test_the_public_name_moves_under_load_and_the_splitter_comes_and_goes(rig):
+def test_the_alias_moves_under_load_and_the_splitter_comes_and_goes(rig):
     rig.toys({}, {})
     rig.load(rig.engine)
     rig.point("engine")

@@ -74,7 +74,7 @@ class Rules:
     """What the live analysis says."""
     paused: bool
     direct: frozenset[int]
-    """Versions that clients ask without a public name, from before Baton came."""
+    """Versions that clients ask without an alias, from before Baton came."""
     unknown: frozenset[int] = frozenset()
     """Versions that were there when the state directory was lost: nobody can tell whose they are, and they stay."""
     wrong: Collection[str] = ()
@@ -113,7 +113,7 @@ class Rules:
         self.need(self._named(versions), f"the policy {set(versions)} lacks the alias's version {self.files.alias}")
         for name, server in self.looked_at().items():
             lost = serving(server) - versions
-            self.need(not lost, f"the policy {set(versions)} drops {lost}, which the public name on {name} leads to")
+            self.need(not lost, f"the policy {set(versions)} drops {lost}, which the alias on {name} leads to")
 
     def _named(self, versions: frozenset[int]) -> bool:
         """Whether a policy names the alias's version, or need not: it is READY nowhere, and what comes does without.
@@ -185,20 +185,20 @@ class Rules:
             self.need(rollout.phase in (Phase.SHADOWING, Phase.SHIFTING), f"traffic is split in {rollout.phase}")
             for name, server in self.answering().items():
                 loaded = server._is_ready(SPLITTER, 1)
-                self.need(loaded, f"the public name moves to the splitter, not READY on {name}")
+                self.need(loaded, f"the alias moves to the splitter, not READY on {name}")
             passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
             self.need(set(GATES_OF[rollout.kind]) <= passed, "live traffic meets a candidate whose gates are open")
-        assert rollout is not None, "only a rollout moves the public name"
+        assert rollout is not None, "only a rollout moves the alias"
         if version is None:
-            self.need(rollout.previous is None, "the public name is taken away although there is a version to go to")
+            self.need(rollout.previous is None, "the alias is taken away although there is a version to go to")
             return
         self.need(version in self.files.policy, f"the alias moves to {version}, which the policy does not name")
         self.need(bool(self.answering()), "the alias moves unseen")
         for name, server in self.answering().items():
             self.need(version in held(server, ModelState.READY), f"the alias moves to {version}, not READY on {name}")
         if version == rollout.candidate:
-            self.need(rollout.stop is None, "the candidate gains the public name after it was stopped")
-            self.need(rollout.phase is Phase.SHIFTING, f"the public name moves in {rollout.phase}")
+            self.need(rollout.stop is None, "the candidate gains the alias after it was stopped")
+            self.need(rollout.phase is Phase.SHIFTING, f"the alias moves in {rollout.phase}")
             self._check_way(rollout)
             met = rollout.progressed_at is not None
             self.need(not (met and self.live is Verdict.FAIL), "all traffic moves although live traffic says fail")
@@ -316,7 +316,7 @@ class Rules:
             f"the policy names {set(self.files.policy)}",
         )
         for name, server in self.servers.items():
-            self.need(serving(server) == wanted, f"the public name on {name} leads to {serving(server)}, not {wanted}")
+            self.need(serving(server) == wanted, f"the alias on {name} leads to {serving(server)}, not {wanted}")
             dead = [v for v in wanted if server._models[ENGINE][v].dead]
             self.need(not dead, f"version {dead} serves on {name}, and its process is gone: {self.decision}")
             extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct - self.unknown

@@ -120,7 +120,7 @@ version_policy {{ specific {{ versions: [ {numbers} ] }} }}
 
 
 def alias_config(name: str, engine: str, version: int) -> str:
-    """``config.pbtxt`` of the public name: an ensemble with one step to an exact engine version."""
+    """``config.pbtxt`` of the alias: an ensemble with one step to an exact engine version."""
     tensors = ("query", "documents", "instruction", "options", "media")
     inputs = "".join(f'    input_map {{ key: "{tensor}" value: "{tensor}" }}\n' for tensor in tensors)
     return f"""name: "{name}"
@@ -158,7 +158,7 @@ def make_repository(
 ) -> Path:
     """A model repository with healthy versions of each engine, all of them in its policy.
 
-    ``engines`` maps an engine's name to its versions, ``{"toy": [1]}`` by default. ``alias`` adds the public name
+    ``engines`` maps an engine's name to its versions, ``{"toy": [1]}`` by default. ``alias`` adds the alias
     of that name, pointing at the first engine's first version.
     """
     engines = {"toy": [1]} if engines is None else engines

@@ -88,7 +88,7 @@ class Rig:
         return dict(json.loads(bytes(answer[REPORT].reshape(-1)[0])))
 
     def answering(self, requests: int) -> set[int]:
-        """The versions that answer so many requests to the public name."""
+        """The versions that answer so many requests to the alias."""
         return {self.ask(None, self.alias) for _ in range(requests)}
 
     def kill(self, model: str, version: int | None = None) -> None:
@@ -306,7 +306,7 @@ def test_split(rig):
     rig.load(1, 2)
     rig.point(1)
     rig.split(1)
-    assert rig.states(rig.alias) == {1: READY}, "the public name keeps stable's number"
+    assert rig.states(rig.alias) == {1: READY}, "the alias keeps stable's number"
     assert rig.answering(5) == {1}, "without a route stable answers alone"
     assert rig.control()["route"] is None
     report = rig.steer(2, 100.0)
@@ -322,7 +322,7 @@ def test_split(rig):
     assert rig.server.step(rig.alias) == rig.engine
     rig.server.unload(rig.splitter, LONG_S)
     rig.settles(set(), rig.splitter)
-    assert rig.answering(5) == {1}, "it goes, and the public name stays where it is"
+    assert rig.answering(5) == {1}, "it goes, and the alias stays where it is"
     rig.settles({1, 2})
     assert rig.loads() == {1: 1, 2: 1}, "nothing of it touched the engine"
 
@@ -443,7 +443,7 @@ def test_failing_candidate(rig):
 
 
 def test_splitter_gone(rig):
-    """The order that must not be: a splitter that leaves takes the public name before it down."""
+    """The order that must not be: a splitter that leaves takes the alias before it down."""
     rig.drop(1)
     rig.load(1)
     rig.split(1)
@@ -553,7 +553,7 @@ def test_infos(rig):
     rig.point(2)
 
     def told() -> dict[int, set[EngineInfo]]:
-        assert rig.alias not in rig.server.infos(), "a public name runs in nothing"
+        assert rig.alias not in rig.server.infos(), "an alias runs in nothing"
         return {v: set(infos) for v, infos in rig.server.infos().get(rig.engine, {}).items()}
 
     second = {2: {EngineInfo("cuda:0", "bf16", "none")}}
@@ -588,7 +588,7 @@ def test_process_that_is_gone(rig):
     rig.load(1)
     assert rig.loads() == {1: 2}
     assert rig.ask(1) == 1
-    assert rig.ask(1, rig.alias) == 1, "the public name comes back with its engine"
+    assert rig.ask(1, rig.alias) == 1, "the alias comes back with its engine"
 
 
 def test_a_process_that_stands_still_and_is_ended(rig):
@@ -622,7 +622,7 @@ def test_splitter_whose_process_is_gone(rig):
     with pytest.raises(TritonError, match="not healthy"):
         rig.control()
     rig.point(1)
-    assert rig.answering(3) == {1}, "the public name leads past it"
+    assert rig.answering(3) == {1}, "the alias leads past it"
     rig.server.unload(rig.splitter, LONG_S)
     assert rig.states(rig.splitter) == {SPLITTER_VERSION: ModelState.UNLOADING}, (
         "the requests that it failed keep it for ever"

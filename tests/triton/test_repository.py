@@ -88,7 +88,7 @@ def test_an_alias_by_way_of_the_splitter(files):
     assert not files.split()
     files.set_splitter(3)
     files.set_alias(3, split=True)
-    assert (files.alias(), files.split()) == (3, True), "stable is still what the public name stands for"
+    assert (files.alias(), files.split()) == (3, True), "stable is still what the alias stands for"
     path = files.alias_dir / "config.pbtxt"
     config = pbtxt.parse(path.read_text(), path)
     [step] = config.ensemble_scheduling.step

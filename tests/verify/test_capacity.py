@@ -6,47 +6,42 @@ from tests.verify.tiny import safetensors, write
 from baton.domain import Verdict
 from baton.errors import CheckpointError
 from baton.verify.capacity import available_memory, check_capacity, estimate_bytes
+from baton.verify.checkpoint import describe
 
 MIB, GIB = 1 << 20, 1 << 30
 
 
 def test_the_estimate_is_weights_times_overhead_plus_the_process(tmp_path):
     folder = write(tmp_path / "1")  # 4 tensors of fp32, 80 elements
-    assert estimate_bytes(folder, overhead=1.0, process=0) == 320
-    assert estimate_bytes(folder, overhead=1.5, process=100) == 580
-    assert estimate_bytes(folder, dtype="bfloat16", overhead=1.0, process=0) == 160
-    assert estimate_bytes(folder, dtype="auto", overhead=1.0, process=0) == 320
-    assert estimate_bytes(folder, live=10_000, process=0) == 10_000
-    assert estimate_bytes(folder, live=10) > 512 * MIB
-    with pytest.raises(ValueError, match="int3"):
-        estimate_bytes(folder, dtype="int3")
+    assert estimate_bytes(describe(folder), overhead=1.0, process=0) == 320
+    assert estimate_bytes(describe(folder), overhead=1.5, process=100) == 580
 
 
 def test_whole_numbers_keep_their_size(tmp_path):
     folder = tmp_path / "1"
     write(folder, {"model.safetensors": safetensors({"w": (10,)}, dtype="I8", width=1)})
-    assert estimate_bytes(folder, dtype="float32", overhead=1.0, process=0) == 10
+    assert estimate_bytes(describe(folder), overhead=1.0, process=0) == 10
     with pytest.raises(CheckpointError, match="neither"):
-        estimate_bytes(tmp_path)
+        estimate_bytes(describe(tmp_path), overhead=1.0)
 
 
 def test_it_fits_with_the_margin_or_not_at_all():
-    assert check_capacity(100, 110).verdict is Verdict.PASS
-    result = check_capacity(10 * GIB, 10 * GIB, where="server a")
+    assert check_capacity(100, 110, margin=0.1).verdict is Verdict.PASS
+    result = check_capacity(10 * GIB, 10 * GIB, where="server a", margin=0.1)
     assert result.verdict is Verdict.FAIL
     assert result.observed > result.limit
     assert result.message == (
         "An estimated 10.0 GiB of memory plus a margin of 10% does not fit into the 10.0 GiB that are free on "
         "server a: 1.0 GiB short. Free that much, or serve a smaller type."
     )
-    result = check_capacity(3 * MIB, 4 * MIB, what="GPU memory")
-    figures = "An estimated 3.0 MiB of GPU memory plus a margin of 10% fits into the 4.0 MiB that are free."
+    result = check_capacity(3 * MIB, 4 * MIB, margin=0.1)
+    figures = "An estimated 3.0 MiB of memory plus a margin of 10% fits into the 4.0 MiB that are free."
     assert result.message == figures
     assert check_capacity(100, 100, margin=0).verdict is Verdict.PASS
 
 
 def test_what_can_not_be_measured_is_skipped_and_said():
-    result = check_capacity(100, None)
+    result = check_capacity(100, None, margin=0.1)
     assert result.verdict is Verdict.PASS
     assert result.skipped
     assert result.message.startswith("Skipped")

@@ -6,6 +6,7 @@ import pytest
 from tests.verify.tiny import ARCHITECTURE, edit, files, safetensors, shards, tokenizer, write
 
 from baton.domain import Release, Verdict
+from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
 
 
@@ -19,14 +20,18 @@ def candidate(tmp_path):
     return write(tmp_path / "2", fill=1)
 
 
+def described(candidate, stable):
+    return describe(candidate), describe(stable) if stable is not None else None
+
+
 def refused(candidate, stable=None, architecture=None, release=None):
-    result = check_compatibility(candidate, stable, architecture=architecture, release=release)
+    result = check_compatibility(*described(candidate, stable), architecture=architecture, release=release)
     assert result.verdict is Verdict.FAIL, result
     return result.message
 
 
 def passed(candidate, stable=None, architecture=None, release=None):
-    result = check_compatibility(candidate, stable, architecture=architecture, release=release)
+    result = check_compatibility(*described(candidate, stable), architecture=architecture, release=release)
     assert result.verdict is Verdict.PASS, result
     return result.message
 

@@ -12,15 +12,15 @@ import zipfile
 
 import pytest
 from tests.engine.tokenizers import PUBLISHED
-from tests.verify.tiny import edit, safetensors, tokenizer, write
+from tests.verify.tiny import edit, header_of, safetensors, tokenizer, write
 
 from baton.domain import Release, Verdict
 from baton.errors import CheckpointError
-from baton.verify.checkpoint import check_integrity, missing_parts
+from baton.verify.checkpoint import describe, read_meta
 from baton.verify.compatibility import check_compatibility
-from baton.verify.meta import read_meta
+from baton.verify.completeness import missing_parts
+from baton.verify.integrity import check_integrity
 from baton.verify.patterns import pattern_problem, pipeline_problems
-from baton.verify.safetensors import read_header
 from baton.watch.scan import Scanner
 
 SHARD = "model-00001-of-00002.safetensors"
@@ -34,11 +34,11 @@ def folder(tmp_path):
 def refused(folder, words):
     """Refused by the gate, quickly, with a sentence that can be printed; and the watch outlives it."""
     start = time.monotonic()
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.FAIL, result
     assert words in result.message
     assert result.message.isprintable()
-    missing_parts(folder)
+    missing_parts(describe(folder))
     for entry in Scanner().scan(folder.parent, 0.0):
         assert all(text.isprintable() for text in (entry.problem or "", *entry.missing))
     assert time.monotonic() - start < 60
@@ -80,7 +80,7 @@ def test_programs_and_archives_under_another_name(folder, head, words):
 
 def test_merges_begin_as_a_comment(folder):
     (folder / "merges.txt").write_text("#version: 0.2\nc d\n")
-    assert check_integrity(folder).verdict is Verdict.PASS
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("name", ["evil\x1b[2Jname", "two\nlines", "bell\a", "\u202egnp.exe", "null\u0085", "\u2066a"])
@@ -96,7 +96,7 @@ def test_names_that_a_terminal_would_obey(folder, name):
 def test_such_names_of_files_that_are_not_served_are_never_printed(folder, name):
     with open(os.fsencode(folder) + b"/" + name, "wb"):  # noqa: PTH123 - a name of bytes
         pass
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.PASS
     assert result.message.isprintable()
     assert result.evidence.ignored_files == 1
@@ -183,7 +183,7 @@ def test_headers_that_lie(tmp_path, content, words):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=words) as caught:
-        read_header(path)
+        header_of(path)
     assert str(caught.value).isprintable()
 
 
@@ -193,7 +193,7 @@ def test_terabytes_that_are_not_there(folder):
     with (folder / "model-00003-of-00003.safetensors").open("wb") as file:
         file.write(header(text))
         file.truncate(len(text) + 8 + 2**40)
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert (result.verdict, result.evidence.ignored_bytes) == (Verdict.PASS, len(text) + 8 + 2**40)
 
 
@@ -216,6 +216,17 @@ def test_code_by_name(folder, file, key):
     refused(folder, f"{file} has the key '{key}', which names code to import")
 
 
+@pytest.mark.parametrize("depth", [400, 700, 800])
+def test_settings_nested_as_deeply_as_can_be_parsed(folder, depth):
+    for name, key in (("config.json", "auto_map"), ("tokenizer.json", "Regex")):
+        text = (folder / name).read_text()
+        nested = "[" * depth + f'{{"{key}": "(a+)+$"}}' + "]" * depth
+        (folder / name).write_text(f'{text[:-1]}, "normalizer": {nested}}}')
+    refused(folder, "config.json has the key 'auto_map'")
+    message = check_compatibility(describe(folder), None, architecture=None).message
+    assert "tokenizer.json: the normalizer has the pattern" in message
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ({"text_config": {"hidden_size": 10**9}}, "text_config.hidden_size 1000000000: no model is that large"),
     ({"intermediate_size": 10**12}, "intermediate_size 1000000000000: no model is that large"),
@@ -227,7 +238,7 @@ def test_code_by_name(folder, file, key):
 ])  # fmt: skip
 def test_settings_that_no_model_has(folder, changes, words):
     edit(folder, "config.json", **changes)
-    result = check_compatibility(folder, None, architecture="Qwen3VLForConditionalGeneration")
+    result = check_compatibility(describe(folder), None, architecture="Qwen3VLForConditionalGeneration")
     assert result.verdict is Verdict.FAIL
     assert words in result.message
     assert result.message.isprintable()
@@ -253,7 +264,7 @@ def test_patterns_that_never_end(folder, pattern):
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     table = tokenizer() | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}
     (folder / "tokenizer.json").write_text(json.dumps(table))
-    result = check_compatibility(folder, None, architecture=None)
+    result = check_compatibility(describe(folder), None, architecture=None)
     assert result.verdict is Verdict.FAIL
     assert "tokenizer.json: the pre_tokenizer has the pattern" in result.message
     assert result.message.isprintable()
@@ -273,8 +284,11 @@ def test_a_part_that_serves_already_is_taken_as_it_is(folder, tmp_path):
     stable = write(tmp_path / "models" / "1")
     for one_of_both in (folder, stable):
         (one_of_both / "tokenizer.json").write_text(json.dumps(table))
-    assert check_compatibility(folder, None, architecture=None).verdict is Verdict.FAIL
-    assert check_compatibility(folder, stable, architecture=None, release=Release.EQUIVALENT).verdict is Verdict.PASS
+    assert check_compatibility(describe(folder), None, architecture=None).verdict is Verdict.FAIL
+    assert (
+        check_compatibility(describe(folder), describe(stable), architecture=None, release=Release.EQUIVALENT).verdict
+        is Verdict.PASS
+    )
 
 
 def test_replacements_that_grow():
@@ -310,5 +324,7 @@ def test_ten_thousand_large_texts(folder):
     for name in ("vocab", "tekken", "added_tokens", "special_tokens_map", "chat_template"):
         with (folder / f"{name}.json").open("wb") as file:
             file.truncate(60 << 20)
-    refused(folder, "JSON files are more than 256.0 MiB together")
-    assert missing_parts(folder) == ("its JSON files are 300.0 MiB together; at most 256.0 MiB are allowed",)
+    words = "Its JSON files are 300.0 MiB together; at most 256.0 MiB are allowed."
+    refused(folder, words)
+    assert missing_parts(describe(folder)) == (words,)
+    assert words in check_compatibility(describe(folder), None, architecture=None).message

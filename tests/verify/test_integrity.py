@@ -9,24 +9,25 @@ from tests.verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused
-from baton.verify.checkpoint import check_integrity, manifest
+from baton.verify.checkpoint import describe
+from baton.verify.integrity import check_integrity, manifest
 
 SHARD = "model-00001-of-00002.safetensors"
 
 
 def refused(folder):
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.FAIL, result
     assert result.observed == len(result.evidence.problems)
     return result.message
 
 
 def test_a_whole_checkpoint_passes_and_says_what_it_rests_on(tmp_path):
-    result = check_integrity(write(tmp_path / "1"))
+    result = check_integrity(describe(write(tmp_path / "1")))
     assert result.verdict is Verdict.PASS
     assert "no SHA256SUMS" in result.message
     assert result.evidence.tensors == 4
-    result = check_integrity(write(tmp_path / "2", sums=True))
+    result = check_integrity(describe(write(tmp_path / "2", sums=True)))
     hashed = sum(map(len, files().values()))
     assert result.verdict is Verdict.PASS
     assert result.evidence.hashed_bytes == hashed
@@ -71,7 +72,7 @@ def test_sums_as_the_coreutils_write_them(tmp_path):
     (folder / "SHA256SUMS").write_text(
         f"# a comment\n\n{'0' * 64}  SHA256SUMS\n{digest.upper()} *./config.json\r\n\\{digest}  back\\\\slash\n"
     )
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.PASS, result
     assert result.evidence.hashed_files == 1
     assert "Of SHA256SUMS 1 lines name files that are not served, and were not checked." in result.message
@@ -95,7 +96,7 @@ def test_the_word_in_a_vocabulary_is_a_token(tmp_path):
     table = json.loads((folder / "tokenizer.json").read_text())
     table["model"]["vocab"]["auto_map"] = 3
     (folder / "tokenizer.json").write_text(json.dumps(table))
-    assert check_integrity(folder).verdict is Verdict.PASS
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS
 
 
 def test_index_and_shards_must_agree(tmp_path):
@@ -117,7 +118,7 @@ def test_weights_that_can_be_read_in_two_ways(tmp_path):
     (folder / "model.safetensors").write_bytes(safetensors({"w": (1,)}))
     assert "both there" in refused(folder)
     (folder / "model.safetensors").rename(folder / "model-00001-of-00003.safetensors")
-    assert check_integrity(folder).verdict is Verdict.PASS  # the index does not name it, so it is not served
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS  # the index does not name it, so it is not served
 
 
 def test_missing_files_are_named(tmp_path):
@@ -134,14 +135,14 @@ def test_links_inside_are_followed_and_links_out_are_refused(tmp_path):
     folder = write(tmp_path / "1")
     (folder / SHARD).rename(folder / "blob")
     (folder / SHARD).symlink_to("blob")
-    assert check_integrity(folder).verdict is Verdict.PASS
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS
     (folder / "blob").rename(tmp_path / "blob")
     (folder / SHARD).unlink()
     (folder / SHARD).symlink_to("../blob")
     assert f"{SHARD} is a link that leads out of the folder" in refused(folder)
     link = tmp_path / "2"
     link.symlink_to(write(tmp_path / "elsewhere"))
-    assert check_integrity(link).verdict is Verdict.PASS
+    assert check_integrity(describe(link)).verdict is Verdict.PASS
 
 
 def test_odd_entries_are_refused(tmp_path):
@@ -165,22 +166,22 @@ def test_broken_texts_are_named(tmp_path):
 def test_progress_and_cancel(tmp_path):
     folder = write(tmp_path / "1", sums=True)
     seen = []
-    check_integrity(folder, progress=lambda done, total: seen.append((done, total)))
+    check_integrity(describe(folder), progress=lambda done, total: seen.append((done, total)))
     total = sum(map(len, files().values()))
     assert seen[-1] == (total, total)
-    assert check_integrity(folder, cancelled=lambda: True).verdict is Verdict.HOLD
+    assert check_integrity(describe(folder), cancelled=lambda: True).verdict is Verdict.HOLD
     seen.clear()
-    table = manifest(folder, progress=lambda done, total: seen.append((done, total)))
+    table = manifest(describe(folder), progress=lambda done, total: seen.append((done, total)))
     assert table[SHARD] == hashlib.sha256(files()[SHARD]).hexdigest()
     assert set(table) == set(files())
     with pytest.raises(Refused):
-        manifest(folder, cancelled=lambda: True)
+        manifest(describe(folder), cancelled=lambda: True)
 
 
 def test_a_manifest_of_what_can_not_be_read(tmp_path):
-    assert manifest(tmp_path / "gone") == {}
+    assert manifest(describe(tmp_path / "gone")) == {}
     folder = write(tmp_path / "1")
-    assert len(manifest(folder)) == len(files()) == len(shards()) + 6
+    assert len(manifest(describe(folder))) == len(files()) == len(shards()) + 6
     with pytest.raises(CheckpointError):
         check_and_raise(folder)
 
@@ -190,4 +191,4 @@ def check_and_raise(folder):
         for path in folder.iterdir():
             path.unlink()
 
-    manifest(folder, progress=vanish)
+    manifest(describe(folder), progress=vanish)

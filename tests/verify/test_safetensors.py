@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from tests.verify.tiny import safetensors
+from tests.verify.tiny import header_of, safetensors
 
 from baton.errors import CheckpointError
-from baton.verify.safetensors import TruncatedError, read_header
+from baton.verify.files import UnfinishedError
 
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -35,11 +35,10 @@ def test_reads_what_the_reference_library_writes(tmp_path):
         "scalar": np.array(3, np.uint8),
     }
     save_file(arrays, path, metadata={"format": "pt"})
-    header = read_header(path)
+    header = header_of(path)
     assert header.expected_size == path.stat().st_size
-    assert header.metadata == {"format": "pt"}
-    assert {name: (tensor.dtype, tensor.shape, tensor.elements) for name, tensor in header.tensors.items()} == {
-        "a": ("F32", (2, 3), 6), "b": ("F16", (4,), 4), "none": ("I64", (0, 5), 0), "scalar": ("U8", (), 1),
+    assert {name: (tensor.dtype, tensor.shape, tensor.size) for name, tensor in header.tensors.items()} == {
+        "a": ("F32", (2, 3), 24), "b": ("F16", (4,), 8), "none": ("I64", (0, 5), 0), "scalar": ("U8", (), 1),
     }  # fmt: skip
 
 
@@ -47,8 +46,8 @@ def test_the_message_names_file_and_figures(tmp_path):
     path = tmp_path / "model-00002-of-00005.safetensors"
     whole = safetensors({"w": (225_270,)})
     path.write_bytes(whole[:812_345])
-    with pytest.raises(TruncatedError) as caught:
-        read_header(path)
+    with pytest.raises(UnfinishedError) as caught:
+        header_of(path)
     missing = len(whole) - 812_345
     assert caught.value.message == (
         f"model-00002-of-00005.safetensors is 812,345 bytes, its header promises {len(whole):,}: "
@@ -61,8 +60,8 @@ def test_truncation_at_every_boundary_is_truncation(tmp_path):
     whole = safetensors({"a": (2, 2), "b": (3,)})
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(TruncatedError):
-            read_header(path)
+        with pytest.raises(UnfinishedError):
+            header_of(path)
 
 
 def test_a_file_allocated_in_advance_is_not_there_yet(tmp_path):
@@ -71,8 +70,8 @@ def test_a_file_allocated_in_advance_is_not_there_yet(tmp_path):
     header_end = 8 + int.from_bytes(whole[:8], "little")
     for written in (0, 4, 8, 20, header_end - 1):
         path.write_bytes(whole[:written].ljust(len(whole), b"\0"))
-        with pytest.raises(TruncatedError):
-            read_header(path)
+        with pytest.raises(UnfinishedError):
+            header_of(path)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_what_is_wrong_is_told(tmp_path, content, words):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
-        read_header(path)
+        header_of(path)
     assert words in str(caught.value)
     assert "m.safetensors" in str(caught.value)
 
@@ -117,7 +116,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     for name in ("gone", "folder"):
         (tmp_path / "folder").mkdir(exist_ok=True)
         with pytest.raises(CheckpointError, match=name):
-            read_header(tmp_path / name)
+            header_of(tmp_path / name)
 
 
 @FAST
@@ -126,7 +125,7 @@ def test_any_bytes_give_a_header_or_a_checkpoint_error(tmp_path, content):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with suppress(CheckpointError):
-        read_header(path)
+        header_of(path)
 
 
 JSON = st.recursive(
@@ -144,7 +143,7 @@ def test_any_json_gives_a_header_or_a_checkpoint_error(tmp_path, table, data):
     path = tmp_path / "m.safetensors"
     path.write_bytes(raw(table, data))
     try:
-        header = read_header(path)
+        header = header_of(path)
     except CheckpointError:
         return
     assert header.expected_size == path.stat().st_size

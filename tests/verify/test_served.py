@@ -20,9 +20,12 @@ from tests.verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
 from baton.push import push
-from baton.verify.checkpoint import check_integrity, manifest, missing_parts
+from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
-from baton.watch.scan import Scanner, fingerprint_of
+from baton.verify.completeness import missing_parts
+from baton.verify.integrity import check_integrity, manifest
+from baton.verify.listing import look
+from baton.watch.scan import Scanner
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARD = "model-00001-of-00002.safetensors"
@@ -102,17 +105,17 @@ def put(folder: Path, beside: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("habit", BESIDE)
 def test_what_lies_beside_a_checkpoint_is_ignored(tmp_path: Path, habit: str) -> None:
     folder = write(tmp_path / "7")
-    alone = manifest(folder)
+    alone = manifest(describe(folder))
     put(folder, BESIDE[habit])
-    assert missing_parts(folder) == ()
-    result = check_integrity(folder)
+    assert missing_parts(describe(folder)) == ()
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.PASS, result.message
     count, size = len(BESIDE[habit]), sum(map(len, BESIDE[habit].values()))
     assert (result.evidence.ignored_files, result.evidence.ignored_bytes) == (count, size)
     assert f"Ignored: {count} file" in result.message
     assert result.message.isprintable()
-    assert check_compatibility(folder, None, architecture=None).verdict is Verdict.PASS
-    assert manifest(folder) == alone
+    assert check_compatibility(describe(folder), None, architecture=None).verdict is Verdict.PASS
+    assert manifest(describe(folder)) == alone
 
 
 @pytest.mark.parametrize("habit", BESIDE)
@@ -127,9 +130,9 @@ def test_push_brings_what_is_served_and_nothing_else(tmp_path: Path, habit: str)
 def test_what_is_ignored_stays_in_the_fingerprint(tmp_path: Path) -> None:
     """Triton loads a version anew for any file under it."""
     folder = write(tmp_path / "7")
-    before = fingerprint_of(folder)
+    before = look(folder).fingerprint
     (folder / "notes.txt").write_text("x")
-    assert fingerprint_of(folder) != before
+    assert look(folder).fingerprint != before
 
 
 def test_sums_over_everything(tmp_path: Path) -> None:
@@ -139,15 +142,15 @@ def test_sums_over_everything(tmp_path: Path) -> None:
     every = [path for path in source.rglob("*") if path.is_file()]
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  ./{p.relative_to(source)}\n" for p in every]
     (source / "SHA256SUMS").write_text("".join(lines))
-    assert missing_parts(source) == ()
-    result = check_integrity(source)
+    assert missing_parts(describe(source)) == ()
+    result = check_integrity(describe(source))
     assert result.verdict is Verdict.PASS
     assert f"Of SHA256SUMS {len(BESIDE['git clone'] | BESIDE['Trainer'])} lines name files" in result.message
     (tmp_path / "models" / "engine").mkdir(parents=True)
     pushed = push(source, tmp_path / "models", "engine").folder
-    assert check_integrity(pushed).verdict is Verdict.PASS
+    assert check_integrity(describe(pushed)).verdict is Verdict.PASS
     (pushed / SHARD).write_bytes(files(fill=1)[SHARD])
-    assert check_integrity(pushed).verdict is Verdict.FAIL
+    assert check_integrity(describe(pushed)).verdict is Verdict.FAIL
 
 
 def test_a_shard_whose_header_is_as_long_as_a_pickle_begins(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_a_shard_whose_header_is_as_long_as_a_pickle_begins(tmp_path: Path) -> N
     header = content[8 : 8 + length].ljust(1152)
     (folder / SHARD).write_bytes(struct.pack("<Q", 1152) + header + content[8 + length :])
     assert (folder / SHARD).read_bytes()[:2] == b"\x80\x04"
-    assert check_integrity(folder).verdict is Verdict.PASS
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n"
@@ -197,7 +200,7 @@ def test_what_is_served_is_judged(tmp_path: Path, case: str) -> None:
             (folder / name).unlink()
         else:
             (folder / name).write_bytes(content)
-    result = check_integrity(folder)
+    result = check_integrity(describe(folder))
     assert result.verdict is Verdict.FAIL
     assert words in result.message
 
@@ -225,10 +228,10 @@ def test_a_snapshot_of_the_hugging_face_cache_is_served_where_it_lies(tmp_path: 
     (tmp_path / "models").mkdir()
     version = tmp_path / "models" / "7"
     version.symlink_to(snapshot)
-    assert missing_parts(version) == ()
-    assert check_integrity(version).verdict is Verdict.PASS
+    assert missing_parts(describe(version)) == ()
+    assert check_integrity(describe(version)).verdict is Verdict.PASS
     (snapshot / "merges.txt").symlink_to("/etc/hostname")
-    assert "merges.txt is a link that leads out of the folder" in check_integrity(version).message
+    assert "merges.txt is a link that leads out of the folder" in check_integrity(describe(version)).message
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to become somebody else")
@@ -238,7 +241,7 @@ def test_files_of_another_user_are_named_with_the_rights_that_they_need() -> Non
         Path(open_to_all).chmod(0o755)
         folder = write(Path(open_to_all) / "7")
         (folder / SHARD).chmod(0o600)
-        told = as_nobody(lambda: check_integrity(folder).message)
+        told = as_nobody(lambda: check_integrity(describe(folder)).message)
     assert f"{SHARD} can't be opened: Permission denied" in told
     assert "Give user nobody, who runs Baton, and the user who runs Triton the right to read it: chmod a+r" in told
     assert "remove" not in told
@@ -296,12 +299,12 @@ def test_the_engine_opens_nothing_that_is_ignored(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     opened = set(done.stdout.split())
     assert {"config.json", "tokenizer.json"} <= opened
-    assert opened <= set(manifest(folder))
+    assert opened <= set(manifest(describe(folder)))
 
 
 def test_settings_of_sub_models_are_not_ours(tmp_path: Path) -> None:
     folder = write(tmp_path / "7")
     put(folder, {"vae/config.json": json.dumps({"auto_map": {"a": "b"}}).encode()})
-    assert check_integrity(folder).verdict is Verdict.PASS
+    assert check_integrity(describe(folder)).verdict is Verdict.PASS
     edit(folder, "config.json", auto_map={"a": "b"})
-    assert check_integrity(folder).verdict is Verdict.FAIL
+    assert check_integrity(describe(folder)).verdict is Verdict.FAIL

@@ -7,6 +7,9 @@ import json
 import struct
 from pathlib import Path
 
+from baton.verify.files import open_regular
+from baton.verify.safetensors import Header, read_header
+
 HIDDEN, VOCABULARY, LAYERS = 4, 8, 2
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 
@@ -80,6 +83,11 @@ def write(folder: Path, content: dict[str, bytes] | None = None, *, sums: bool =
         lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()]
         (folder / "SHA256SUMS").write_text("".join(lines))
     return folder
+
+
+def header_of(path: Path) -> Header:
+    with open_regular(path) as file:
+        return read_header(file, path.name)
 
 
 def edit(folder: Path, name: str, **changes: object) -> None:

@@ -139,6 +139,7 @@ def error_data(error: BatonError) -> Data:
     """An error as it travels, and as ``ctl --output json`` users see it in answers."""
     return {
         "error": type(error).__name__,
+        "code": error.reason,
         "message": error.message,
         "mend": error.mend,
         "exit_code": error.exit_code,

@@ -68,7 +68,7 @@ def with_local_server(config: Config, ports: dict[str, int], console_port: int |
 
 
 def prepare_repository(config: Config) -> list[str]:
-    """Gives every engine its ``config.pbtxt``; returns the public names that Triton can load at its start.
+    """Gives every engine its ``config.pbtxt``; returns the aliases that Triton can load at its start.
 
     Only aliases that are there already: the control plane wrote them, and each brings the engine version that served.
     Raises ``ConfigError`` when an engine has no configuration and none can be given to it.

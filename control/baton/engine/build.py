@@ -22,6 +22,7 @@ from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal
 from baton.local.guard import Guard
 from baton.local.processes import Processes
+from baton.reasons import Why
 from baton.schema import JournalDamaged, aside, set_aside
 from baton.triton.careful import Careful
 from baton.triton.grpc import GrpcTriton
@@ -111,9 +112,9 @@ def build(
         files = ServiceFiles(config.repository, one.name, one.engine, key)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
 
-        def told(sentence: str, service: str = one.name) -> None:
-            log.warning("%s: %s", service, sentence)
-            journal.log(clock(), "health", sentence, service=service)
+        def told(why: Why, service: str = one.name) -> None:
+            log.warning("%s: %s", service, why)
+            journal.log(clock(), "health", why, service=service)
 
         for model in (one.engine, one.splitter):
             processes[model] = Processes(model, ports, wake.set, guard, told)

@@ -14,6 +14,7 @@ from baton.config import ServiceConfig
 from baton.domain import EngineInfo, ModelState
 from baton.errors import BatonError, Unreachable
 from baton.journal import Journal
+from baton.reasons import Reason, Why, because
 from baton.triton.port import Index, Infos, Triton
 
 log = logging.getLogger(__name__)
@@ -99,23 +100,18 @@ class Engines:
         self._told.pop(server, None)
         return {} if infos is None else infos
 
-    def _alarm(self, service: str, sentence: str) -> None:
-        log.warning("%s: %s", service, sentence)
+    def _alarm(self, service: str, why: Why) -> None:
+        log.warning("%s: %s", service, why)
         try:
-            self._journal.log(self._clock(), "fallback", sentence, service=service)
+            self._journal.log(self._clock(), "fallback", why, service=service)
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)
 
 
-def lowered(version: int, server: str, info: EngineInfo) -> str:
-    """For a person: what a version runs in on a server, what was asked for, and what to do."""
+def lowered(version: int, server: str, info: EngineInfo) -> Why:
+    """What a version runs in on a server, and what was asked for."""
     runs, asked = _words(info.dtype, info.device), _words(info.asked_dtype, info.asked_device)
-    than = f"{asked} was asked for" if asked else "something else was asked for"
-    return (
-        f"On server {server} version {version} runs in {runs or 'less'}, though {than} (fallback "
-        f"{info.fallback}). Make room on that machine and restart its Triton in a quiet hour; or ask for less in the "
-        f"engine's config.pbtxt."
-    )
+    return because(Reason.RUNS_IN_LESS, server=server, version=version, fallback=info.fallback, runs=runs, asked=asked)
 
 
 def _words(dtype: str | None, device: str | None) -> str:

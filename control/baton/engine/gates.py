@@ -18,9 +18,10 @@ from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import ServiceFiles
 from baton.verify import capacity
-from baton.verify.checkpoint import check_integrity, manifest
+from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
-from baton.verify.sums import read_sums
+from baton.verify.integrity import check_integrity, manifest
+from baton.verify.sums import SUMS
 
 Cancel = Callable[[], bool]
 MOVED_BY_LAYOUT = 0.01
@@ -102,32 +103,34 @@ class Gates:
 
     def manifest(self, version: int) -> dict[str, str]:
         """SHA-256 of every file of a version's folder, in hexadecimal."""
-        return manifest(self._files.folder(version))
+        return manifest(describe(self._files.folder(version)))
 
     # The files
 
     def _integrity(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
-        folder = self._files.folder(rollout.candidate)
-        result = check_integrity(folder, cancelled=cancelled)
+        candidate = describe(self._files.folder(rollout.candidate))
+        result = check_integrity(candidate, cancelled=cancelled)
         if cancelled():
             raise Cancelled("The rollout was turned back.")
         if result.verdict is Verdict.PASS:
             # What was just hashed against its own list need not be read twice.
-            sums = manifest(folder, known=read_sums(folder), cancelled=cancelled)
+            sums = manifest(candidate, known=candidate.told(SUMS), cancelled=cancelled)
             self._journal.set_memo(self._config.name, f"manifest:{rollout.candidate}", sums)
         return result
 
     def _compatibility(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
         stable = self._files.folder(rollout.previous) if rollout.previous is not None else None
         return check_compatibility(
-            self._files.folder(rollout.candidate),
-            stable if stable is not None and stable.is_dir() else None,
+            describe(self._files.folder(rollout.candidate)),
+            describe(stable) if stable is not None and stable.is_dir() else None,
             architecture=self._config.architecture,
             release=rollout.release,
         )
 
     def _capacity(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
-        needed = capacity.estimate_bytes(self._files.folder(rollout.candidate), overhead=self._limits.memory_factor)
+        needed = capacity.estimate_bytes(
+            describe(self._files.folder(rollout.candidate)), overhead=self._limits.memory_factor
+        )
         available = self._limits.available_memory
         if available is None and self._local:
             available = capacity.available_memory()

@@ -22,12 +22,13 @@ from baton.engine.tasks import Tasks
 from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.facts import VersionHealth, iso
 from baton.plan import Check, Reload, Sick, View
+from baton.reasons import Figure, Reason, Why, because
 from baton.triton.port import Counts, Triton
 
 Question = Callable[[Triton, int, float], None]
 """Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Writes a line into the journal: a sentence, and its figures."""
+Tell = Callable[[Why, Mapping[str, Any]], None]
+"""Writes a line into the journal."""
 
 AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
@@ -229,10 +230,9 @@ class Health:
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         self._want_answer(triton, version, self.config.gates.request_timeout)
-        took = self.clock() - begun
-        answers = "" if self.question is None else " and answers"
-        told = f"version {version} was loaded again on server {server}{answers}, after {took:.1f} s"
-        self.tell(told, {"server": server, "version": version, "took_s": round(took, 3), "processes_ended": ended})
+        told: dict[str, Figure] = {"server": server, "version": version, "took_s": round(self.clock() - begun, 3)}
+        why = because(Reason.LOADED_AGAIN, **told, answers=self.question is not None)
+        self.tell(why, {**told, "processes_ended": ended})
         self._forget(key)
 
     def _just_found(self, key: tuple[str, int], now: float) -> bool:
@@ -276,7 +276,8 @@ class Health:
 
     def _tell_recovered(self, key: tuple[str, int]) -> None:
         server, version = key
-        self.tell(f"version {version} answers on server {server}", {"server": server, "version": version})
+        told: dict[str, Figure] = {"server": server, "version": version}
+        self.tell(because(Reason.ANSWERS_AGAIN, **told), told)
 
     def _bad(self, key: tuple[str, int], put_at: float, error: BatonError) -> bool:
         """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
@@ -310,9 +311,9 @@ class Health:
             row.sick = row.failures >= limit
             is_sick = row.sick
         if is_sick and not was:
-            told = f"version {version} does not answer on server {server} although Triton calls it READY: {error}"
-            log.warning("%s: %s", self.config.name, told)
-            self.tell(told, {"server": server, "version": version})
+            why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
+            log.warning("%s: %s", self.config.name, why)
+            self.tell(why, {"server": server, "version": version})
         elif was and not is_sick:
             self._tell_recovered(key)
         return is_sick

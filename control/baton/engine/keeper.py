@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
+from baton.reasons import Reason, Why, because
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read, told, write_atomically
 from baton.triton.repository import ServiceFiles
@@ -26,8 +27,8 @@ KEPT = ("engine", "alias", "splitter")
 MOST_TEXT = 20_000
 """Characters of a broken file that the journal keeps."""
 BOM = "\ufeff"
-Told = Callable[[str, Mapping[str, Any]], None]
-"""Writes a line into the journal: a sentence, and what belongs to it."""
+Told = Callable[[Why, Mapping[str, Any]], None]
+"""Writes a line into the journal, with what belongs to it."""
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,9 @@ class Keeper:
         """As :meth:`ServiceFiles.policy` gives it. Raises ``RepositoryError`` while the file is not put back."""
         return self._kept("engine", self._files.engine_dir / CONFIG, self._files.policy)
 
-    def public_name(self) -> tuple[int | None, bool]:
-        """As :meth:`ServiceFiles.public_name` gives it."""
-        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.public_name)
+    def alias_and_split(self) -> tuple[int | None, bool]:
+        """As :meth:`ServiceFiles.alias_and_split` gives it."""
+        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.alias_and_split)
         if version is not None:  # Triton wants the folder beside the file; both may have been removed
             with told(self._files.alias_dir):
                 (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
@@ -117,10 +118,10 @@ class Keeper:
         with told(path):
             path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
-        words = f"put back {what}: {error.message}"
-        log.warning("%s: %s", self._files.alias_name, words)
+        why = because(Reason.PUT_BACK, what=what, error=error.message)
+        log.warning("%s: %s", self._files.alias_name, why)
         stood = None if broken is None else broken[:MOST_TEXT].encode(errors="surrogateescape").decode(errors="replace")
-        self._tell(words, {"path": str(path), "stood_there": stood})
+        self._tell(why, {"path": str(path), "stood_there": stood})
 
     def _last(self, name: str) -> str | None:
         # Asked each time: a journal that had to be begun anew must come to know it again.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import Journal
 from baton.plan import Check, Decision
+from baton.reasons import Reason, because
 from baton.schema import JournalDamaged
 from baton.triton.port import Counts, Index, Triton
 
@@ -24,8 +24,6 @@ IDLE_WAIT_S = 1.0
 MOST_STEPS = 50
 """Steps for one service before the others have their turn; the plan comes to rest long before that."""
 PAUSED = "paused"
-_DIGITS = re.compile(r"\d+")
-"""A sentence that only counts down is logged once."""
 
 
 class Loop:
@@ -103,30 +101,31 @@ class Loop:
                 busy = True
             except BatonError as error:
                 # Nothing is decided on half a picture; the sentence says what is in the way.
-                if service.decision.message != str(error):
-                    log.warning("%s: %s", service.name, error)
-                service.decision = Decision(Phase.DEGRADED, str(error))
+                why = because(Reason.TROUBLE, error=str(error))
+                if service.decision.why != why:
+                    log.warning("%s: %s", service.name, why)
+                service.decision = Decision(Phase.DEGRADED, why)
             except Exception as error:
                 # One service's defect must not keep the others from their rollbacks; it says so loudly, once.
-                sentence = f"A defect of Baton stops this service's rollouts: {type(error).__name__}: {error}"
-                if service.decision.message != sentence:
-                    log.exception("%s: %s", service.name, sentence)
-                service.decision = Decision(Phase.DEGRADED, sentence)
+                why = because(Reason.DEFECT, kind=type(error).__name__, error=str(error))
+                if service.decision.why != why:
+                    log.exception("%s: %s", service.name, why)
+                service.decision = Decision(Phase.DEGRADED, why)
         self.loop_at = self.clock()
         with self._turned:
             self._turned.notify_all()
         return busy
 
     def _begin_anew(self, service: Service, damage: JournalDamaged) -> None:
-        found = damage.message
+        why = because(Reason.JOURNAL_DAMAGED, error=damage.message)
         try:
             with self.lock:
                 self._journal.begin_anew(self.clock(), damage.message)
         except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
-            found = f"{damage.message} Another one can't be begun yet: {error}"
-        if service.decision.message != found:
-            log.error("%s", found)
-        service.decision = Decision(Phase.DEGRADED, found)
+            why = because(Reason.JOURNAL_DAMAGED, error=damage.message, then=str(error))
+        if service.decision.why != why:
+            log.error("%s", why)
+        service.decision = Decision(Phase.DEGRADED, why)
 
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:
@@ -137,7 +136,7 @@ class Loop:
                 view = service.observe(self.indexes, paused=self.paused())
                 before = service.decision
                 changed = service.step(view)
-                if _DIGITS.sub("", service.decision.message) != _DIGITS.sub("", before.message):
+                if service.decision.why.topic() != before.why.topic():  # what only counts down is logged once
                     log.info("%s: %s: %s", service.name, service.decision.phase, service.decision.message)
             if not changed:
                 break

@@ -19,6 +19,7 @@ from baton.errors import BatonError
 from baton.journal import Journal
 from baton.judge import judge_memory
 from baton.local import procfs
+from baton.reasons import Reason, because
 from baton.watch.memory import History, MemoryWatch, Usage
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Memory:
     def _alarm(self, service: str, result: GateResult) -> None:
         log.warning("%s: %s", service, result.message)
         try:
-            self._journal.log(self._clock(), "memory", result.message, service=service, data=encode(result.evidence))
+            why = because(Reason.MEMORY_GROWS, said=result.message)
+            self._journal.log(self._clock(), "memory", why, service=service, data=encode(result.evidence))
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)

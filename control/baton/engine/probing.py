@@ -1,6 +1,6 @@
 """Without live requests golden ones go the clients' way, so that a rollout does not wait for ever for evidence.
 
-They are sent while a splitter stands behind the public name and no client has asked for a while, one at a time and at
+They are sent while a splitter stands behind the alias and no client has asked for a while, one at a time and at
 most one a second, and end with the next live request. Each is announced to the splitter first, which tells it apart
 from a client's and sends it where the control plane says: chance would hardly ever send one to a candidate with 5 % of
 traffic. In shadow stable answers them all, and the candidate sees them too. While traffic is split each golden request

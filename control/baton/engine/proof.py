@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from baton.domain import Folder
 from baton.errors import Refused
 from baton.journal import Journal
+from baton.reasons import Reason, because
 
 LOADED, STRAYS = "loaded_fingerprints", "known_strays"
 """Memos of the journal: how each version's folder, and what else lies there, looked when it was last loaded."""
@@ -44,21 +45,20 @@ class Proof:
         known: Mapping[str, str] | None = self._journal.memo(self._service, _key(version))
         if known is None:
             raise Refused(
-                f"What version {version} held when it was loaded was not recorded, so nothing can be proved.",
+                because(Reason.NOT_RECORDED, version=version),
                 mend="Push the content as a new version, restart Triton in a quiet hour, or name it with --to.",
             )
         found = self._manifest(version)
         wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
         if wrong:
             raise Refused(
-                f"Version {version}: {wrong[0]} and {len(wrong) - 1} more differ from what serves."
-                if len(wrong) > 1
-                else f"Version {version}: {wrong[0]} differs from what serves.",
+                because(Reason.DIFFERS, version=version, file=wrong[0], more=len(wrong) - 1),
                 mend="Restore the files as they were, or push the new content as a new version.",
             )
         # Of the folder as it looked before it was hashed: what changes meanwhile is another change.
         loaded = self._journal.memo(self._service, LOADED, {}) | {str(version): folder.fingerprint}
-        self._journal.log(self._clock(), "retry", f"version {version} proved unchanged", who=who, service=self._service)
+        why = because(Reason.PROVED_UNCHANGED, version=version)
+        self._journal.log(self._clock(), "retry", why, who=who, service=self._service)
         self._journal.set_memo(self._service, LOADED, loaded)
 
 

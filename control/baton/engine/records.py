@@ -9,6 +9,7 @@ from typing import Any
 from baton.domain import Kind, Outcome, Rollout, Standing, VersionRecord
 from baton.journal import Journal
 from baton.plan import Advance, Effect, End, Halt, Progress, Record, Renew, TakeOver, View
+from baton.reasons import Reason, Why, because
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,10 @@ class Records:
         self._lease_s = lease_s
         self._clock = clock
 
-    def log(self, kind: str, message: str, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
+    def log(self, kind: str, why: Why, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
         """Write down an event."""
         self._journal.log(
-            self._clock(), kind, message, service=self._service, rollout=rollout.id if rollout else None, data=data
+            self._clock(), kind, why, service=self._service, rollout=rollout.id if rollout else None, data=data
         )
 
     def adopt(self, view: View) -> None:
@@ -39,8 +40,8 @@ class Records:
             return
         if known is not None and known.standing in (Standing.RELEASED, Standing.ADOPTED):
             return
-        before = "does not know how it came to" if known is None else f"calls it {known.standing} ({known.reason})"
-        why = f"Version {version} was found serving, and the journal {before}. It is taken as it is."
+        standing, before = (None, None) if known is None else (known.standing, known.reason)
+        why = because(Reason.FOUND_SERVING, version=version, standing=standing, before=before)
         folder = view.folders.get(version)
         fingerprint = folder.fingerprint if folder is not None else ""
         log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self._service, why)
@@ -49,17 +50,17 @@ class Records:
         self._journal.stand(self._service, record)
 
     def inherit(self, alias: int, policy: frozenset[int]) -> None:
-        """The public name is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
+        """The alias is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
 
         Then nobody else knows that what served before is loaded still, and it would stay for ever.
         """
-        why = f"served before version {alias}, as far as the files tell; the journal was lost"
+        why = because(Reason.INHERITED, alias=alias)
         for version in sorted(v for v in policy if v < alias):
             self._journal.stand(
                 self._service, VersionRecord(version, Standing.RELEASED, why, "", loaded=True, at=self._clock())
             )
 
-    def write(self, effect: Effect, view: View, rollout: Rollout, message: str) -> None:
+    def write(self, effect: Effect, view: View, rollout: Rollout, doing: Why) -> None:
         """The effects that are nothing but a line in the journal."""
         now = self._clock()
         match effect:
@@ -72,7 +73,7 @@ class Records:
             case Renew():
                 self._renew(rollout, now)
             case Progress(seconds, verdict):
-                self._journal.progress(rollout, seconds, now, message, verdict)
+                self._journal.progress(rollout, seconds, now, doing, verdict)
             case TakeOver(why):
                 self._journal.take_over(rollout, why, now)
             case End(outcome, why):
@@ -83,22 +84,19 @@ class Records:
     def _renew(self, rollout: Rollout, now: float) -> None:
         away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
         if away > self._lease_s:
-            told = (
-                f"nobody renewed the lease of {self._lease_s:g} s for {away:.0f} s (the control plane was away, or "
-                f"could not write its journal): the stable version served alone meanwhile. The rollout goes on"
-            )
-            log.warning("%s: %s", self._service, told)
-            self.log("lapse", told, rollout, {"away_s": round(away, 3)})
+            why = because(Reason.LEASE_LAPSED, lease_s=self._lease_s, away_s=round(away, 3))
+            log.warning("%s: %s", self._service, why)
+            self.log("lapse", why, rollout, {"away_s": round(away, 3)})
         self._journal.renew(rollout, now)
 
-    def _end(self, view: View, rollout: Rollout, outcome: Outcome, why: str, now: float) -> None:
+    def _end(self, view: View, rollout: Rollout, outcome: Outcome, why: Why, now: float) -> None:
         folder = view.folders.get(rollout.candidate)
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in view.loaded
 
-        def stands(version: int, standing: Standing, text: str) -> VersionRecord:
+        def stands(version: int, standing: Standing, reason: Why) -> VersionRecord:
             return VersionRecord(
-                version, standing, text, fingerprint if version == rollout.candidate else "", loaded, now
+                version, standing, reason, fingerprint if version == rollout.candidate else "", loaded, now
             )
 
         standings: list[VersionRecord] = []

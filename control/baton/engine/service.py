@@ -57,6 +57,7 @@ from baton.plan import (
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.probe import Cancelled
+from baton.reasons import Reason, Why, because
 from baton.triton.port import Index, Tensors, Triton
 from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
@@ -145,7 +146,7 @@ class Service:
         self.view: View | None = None
         self.blind = False
         """It could not be seen when it was last looked at; ``decision`` says why."""
-        self.decision = Decision(Phase.EMPTY, "Starting.")
+        self.decision = Decision(Phase.EMPTY, because(Reason.STARTING))
 
     # Seeing
 
@@ -169,8 +170,7 @@ class Service:
         if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
             rollout = self._journal.set_back(rollout, now)
         if self.view is None and rollout is not None and rollout.phase is Phase.WAITING and rollout.held() is not None:
-            why = "the control plane was started: what was missing may be configured now"
-            rollout = self._journal.ask_again(rollout, "baton", why, now)
+            rollout = self._journal.ask_again(rollout, "baton", because(Reason.STARTED_AGAIN), now)
         folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
         strays = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
@@ -186,7 +186,7 @@ class Service:
             known_strays = {s.name: s.fingerprint for s in strays}
             self._journal.set_memo(self.name, STRAYS, known_strays)
         policy = self._keeper.policy()
-        alias, split = self._keeper.public_name()
+        alias, split = self._keeper.alias_and_split()
         if known is None and alias is not None:
             self._records.inherit(alias, policy)
         self.view = View(
@@ -299,14 +299,15 @@ class Service:
         if failure is not None and effect not in self.tasks.running():
             # What can't be done is what a person wants to read, and not what would be done.
             phase = Phase.DEGRADED if rollout is None else self.decision.phase
-            self.decision = Decision(phase, failure.message)
+            self.decision = Decision(phase, because(Reason.TROUBLE, error=failure.message))
         return False
 
     def _act(self, effect: Effect, view: View) -> bool:
         rollout = view.rollout
         match effect:
             case Sync():
-                self._records.log("sync", f"load call: {self._calls.name(effect.model)} on {effect.server}", rollout)
+                call = because(Reason.LOAD_CALL, model=self._calls.name(effect.model), server=effect.server)
+                self._records.log("sync", call, rollout)
                 self.tasks.start(effect, lambda _task: self._sync(effect, view))
                 return False
             case Reload(server):
@@ -314,7 +315,8 @@ class Service:
                 return False
             case Ask():
                 assert rollout is not None  # noqa: S101 - the plan asks gates only about a rollout
-                self._records.log("ask", f"gate {effect.gate} about version {rollout.candidate}", rollout)
+                asked = because(Reason.GATE_ASKED, gate=effect.gate, version=rollout.candidate)
+                self._records.log("ask", asked, rollout)
                 self.tasks.start(effect, lambda task: self._ask(effect.gate, rollout, task))
                 return False
             case _:
@@ -344,8 +346,8 @@ class Service:
 
         # A gate that is being asked would blame its candidate for what is taken away under it.
         self.tasks.cancel(lambda e: isinstance(e, Ask))
-        told = f"{self.config.engine} on {server}: version {version} does not answer"
-        self._records.log("reload", told, view.rollout)
+        why = because(Reason.ENGINE_RELOADED, model=self.config.engine, server=server, version=version)
+        self._records.log("reload", why, view.rollout)
         self.tasks.start(effect, lambda _task: self.health.reload(server, version, load))
 
     def _at_once(self, effect: Effect, view: View) -> None:
@@ -353,29 +355,27 @@ class Service:
             case Begin():
                 self.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
             case SetPolicy(versions):
-                self._records.log("policy", f"version policy on disk: {sorted(versions)}", view.rollout)
+                self._records.log("policy", because(Reason.POLICY_WRITTEN, versions=versions), view.rollout)
                 self.files.set_policy(versions)
             case SetAlias(version, split):
-                way = " by way of the splitter" if split else ""
-                self._records.log("alias", f"public name on disk: version {version}{way}", view.rollout)
+                self._records.log("alias", because(Reason.ALIAS_WRITTEN, version=version, split=split), view.rollout)
                 if version is None:
                     self._keeper.let_go("alias")
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
-                what = "removed" if stable is None else f"stable version {stable}"
-                self._records.log("splitter", f"splitter on disk: {what}", view.rollout)
+                self._records.log("splitter", because(Reason.SPLITTER_WRITTEN, stable=stable), view.rollout)
                 if stable is None:
                     self._keeper.let_go("splitter")
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
-                self._records.write(effect, view, view.rollout, self.decision.message)
+                self._records.write(effect, view, view.rollout, self.decision.why)
                 if isinstance(effect, End):
                     self.tasks.forget_failures()
                     self.files.tidy_alias()
 
     def begin(
-        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: str, *,
+        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: Why, *,
         promoted: bool = False, full: bool = False,
     ) -> Rollout:  # fmt: skip
         """Open a rollout for a version on disk.
@@ -387,7 +387,7 @@ class Service:
         """
         folder = view.folders.get(version)
         if folder is None:
-            raise Refused(f"There is no folder of version {version}.", mend="`ctl versions` lists what is there.")
+            raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
         meta, wrong = self.meta(version, folder.fingerprint)
         release = Release(self._journal.memo(self.name, f"release:{version}", meta.release))
         now = self._clock()
@@ -422,8 +422,9 @@ class Service:
         except TritonError as error:
             before = view.failed.get(effect)
             if before is None or before.words != error.words:  # the same words every 30 s would fill the journal
-                said = f"load call refused: {self._calls.name(effect.model)} on {effect.server}: {error}"
-                self._records.log("refused", said, view.rollout, {"triton": error.words})
+                model = self._calls.name(effect.model)
+                why = because(Reason.LOAD_REFUSED, model=model, server=effect.server, error=str(error))
+                self._records.log("refused", why, view.rollout, {"triton": error.words})
             raise
         if effect.model is Model.SPLITTER:
             self.steering.unlock(effect.server)
@@ -440,16 +441,16 @@ class Service:
         if current is not None and current.id == rollout.id:
             self._journal.record(current, result, self._clock())
 
-    def _tell_health(self, message: str, data: Mapping[str, Any]) -> None:
-        self._records.log("health", message, self._journal.open_rollout(self.name), data)
+    def _tell_health(self, why: Why, data: Mapping[str, Any]) -> None:
+        self._records.log("health", why, self._journal.open_rollout(self.name), data)
         self._wake()
 
-    def _tell_mended(self, message: str, data: Mapping[str, Any]) -> None:
-        self._records.log("mend", message, self._journal.open_rollout(self.name), data)
+    def _tell_mended(self, why: Why, data: Mapping[str, Any]) -> None:
+        self._records.log("mend", why, self._journal.open_rollout(self.name), data)
 
     # What persons ask for
 
-    def halt(self, rollout: Rollout, outcome: Outcome, who: str, why: str) -> None:
+    def halt(self, rollout: Rollout, outcome: Outcome, who: str, why: Why) -> None:
         """Turn the rollout back. The gates that are being asked are called off at once."""
         self._journal.halt(rollout, Stop(outcome, who, why), self._clock())
         self.tasks.cancel(lambda e: isinstance(e, Ask))

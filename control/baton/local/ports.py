@@ -30,27 +30,33 @@ def choose_ports(host: str, *, http: int | None, grpc: int | None, metrics: int 
     # All sockets stay open until the last one is chosen, so that no port is chosen twice.
     with contextlib.ExitStack() as open_sockets:
         for name, wanted in (("HTTP", http), ("gRPC", grpc), ("metrics", metrics)):
-            probe = open_sockets.enter_context(socket.socket(_family(host), socket.SOCK_STREAM))
-            # As servers do: a connection that is closing down does not keep the port from being opened.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, wanted or 0))
-                probe.listen(1)
-            except OSError as error:
-                port = wanted or 0
-                if port in chosen.values():
-                    raise Refused(f"Port {port} is asked for twice.", mend="Choose three different ports.") from error
-                if not isinstance(error, PermissionError) and is_listening(host, port):
-                    raise Refused(
-                        f"Port {port} ({name}) on {host} is in use by {port_owner(port)}.",
-                        mend=f"Stop that process, or choose another port with --{name.lower()}-port.",
-                    ) from error
-                raise Refused(
-                    f"Port {port} ({name}) on {host} can't be opened: {error}.",
-                    mend=f"Choose another port with --{name.lower()}-port.",
-                ) from error
+            if wanted and wanted in chosen.values():
+                raise Refused(f"Port {wanted} is asked for twice.", mend="Choose three different ports.")
+            probe = open_sockets.enter_context(open_port(host, name, wanted or 0))
             chosen[name] = probe.getsockname()[1]
     return Ports(http=chosen["HTTP"], grpc=chosen["gRPC"], metrics=chosen["metrics"])
+
+
+def open_port(host: str, name: str, port: int) -> socket.socket:
+    """Listens on the port, or on a free one where 0 is asked. Raises ``Refused``, with the port's ``name``."""
+    probe = socket.socket(_family(host), socket.SOCK_STREAM)
+    # As servers do: a connection that is closing down does not keep the port from being opened.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((host, port))
+        probe.listen(1)
+    except OSError as error:
+        probe.close()
+        if not isinstance(error, PermissionError) and is_listening(host, port):
+            raise Refused(
+                f"Port {port} ({name}) on {host} is in use by {port_owner(port)}.",
+                mend=f"Stop that process, or choose another port with --{name.lower()}-port.",
+            ) from error
+        raise Refused(
+            f"Port {port} ({name}) on {host} can't be opened: {error}.",
+            mend=f"Choose another port with --{name.lower()}-port.",
+        ) from error
+    return probe
 
 
 def is_listening(host: str, port: int) -> bool:

@@ -52,6 +52,8 @@ _LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
 _LOGGED = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE)
 """A line of Triton's own log, told from those of a dynamic linker."""
 _TAIL_LINES, _TAIL_WIDTH = 15, 400
+_TAKEN = "already in use"
+"""How Triton logs that another process has a port."""
 _ATTEMPTS = 3
 """Starts with newly chosen ports, when another process took one between the choice and the start."""
 _log = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ class LocalTriton:
                 self._wait_until_it_answers(deadline, timeout, admin_key)
             except BaseException as error:
                 self._kill()
-                taken = isinstance(error, Unreachable) and "already in use" in error.message
+                taken = isinstance(error, Unreachable) and _TAKEN in self.last_log_lines()
                 if taken and picked and attempt + 1 < _ATTEMPTS:
                     continue
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from baton.local import procfs
 from baton.local.guard import Guard
+from baton.reasons import Reason, Why, because
 
 LOOK_AGAIN_S = 1.0
 """A version of which a process ended is looked for anew this often."""
@@ -27,9 +28,9 @@ class Processes:
         ports: Mapping[str, int],
         ended: Callable[[], None] = lambda: None,
         guard: Guard | None = None,
-        told: Callable[[str], None] = log.warning,
+        told: Callable[[Why], None] = log.warning,
     ) -> None:
-        """``guard`` ends what stands still; ``told`` gets a sentence about each one that it ended."""
+        """``guard`` ends what stands still; ``told`` gets a reason for each one that it ended."""
         self._model = model
         self._ports = ports
         self._ended = ended
@@ -89,7 +90,9 @@ class Processes:
             why = f"its process stood still for {still_s:.1f} s and was ended before it could wake and take Triton down"
             self._stood_still[key] = why
             self._ended()
-            self._told(f"{self._model} version {version} on server {server}: {why} (process {pid})")
+            self._told(
+                because(Reason.PROCESS_ENDED, model=self._model, version=version, server=server, why=why, pid=pid)
+            )
 
         self._guarded[key] = found
         assert self._guard is not None  # noqa: S101 - the caller asked

@@ -6,10 +6,10 @@ each effect, it comes to rest when there is nothing left to do.
 
 What must hold after every step, whatever fails (property-tested in ``tests/plan``):
 
-* The public name is only ever pointed at a version that is READY on every server that answers.
-* A version is dropped only after the public name left it on every server and its requests ended.
+* The alias is only ever pointed at a version that is READY on every server that answers.
+* A version is dropped only after the alias left it on every server and its requests ended.
 * The policy on disk names what serves, whatever a person wrote there: a restart of Triton brings it back.
-* The splitter is unloaded only after the public name left it, and a stopped candidate's share is 0 from then on.
+* The splitter is unloaded only after the alias left it, and a stopped candidate's share is 0 from then on.
 * At most two engine versions are loaded by Baton.
 * An engine is taken out of a server for a reload only where its serving version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from baton.domain import Model, ModelState, Phase
 from baton.plan.effects import Decision, Reload, SetPolicy, Sync
 from baton.plan.view import Policy, ServerView, View, backoff, told
+from baton.reasons import Reason, Why, because
 
 
 def name_what_serves(view: View) -> Decision | None:
     """Put a version policy right that a person wrote. None when it is, or while that just failed.
 
     A restart of Triton loads all of what it names or nothing (seen on 24.10). So it must name the version that the
-    public name leads to, if that is READY anywhere, and nothing that is neither loaded nor of the rollout.
+    alias leads to, if that is READY anywhere, and nothing that is neither loaded nor of the rollout.
     """
     rollout, alias = view.rollout, view.alias
     if alias is None or not view.live():
@@ -30,27 +31,27 @@ def name_what_serves(view: View) -> Decision | None:
     if keep == view.policy or backoff(view.failed.get(effect), view.now):
         return None
     resting = Phase.DEGRADED if rollout is None else rollout.phase
-    told = f"The version policy names {name_all(view.policy)} while version {alias} serves; it is put right."
-    return Decision(resting, told, effect)
+    return Decision(resting, because(Reason.POLICY_WRONG, versions=view.policy, serves=alias), effect)
 
 
-def sync(view: View, phase: Phase, server: ServerView, model: Model, why: str) -> Decision:
+def sync(view: View, phase: Phase, server: ServerView, model: Model, doing: Why) -> Decision:
     """Ask for a load call, unless one is under way, must rest after a failure, or would harm live traffic."""
     effect = Sync(server.name, model)
     if effect in view.running:
-        return Decision(phase, f"{why} (server {server.name}).", waits=effect)
+        return Decision(phase, doing.on(server.name), waits=effect)
     if Reload(server.name) in view.running:
-        return Decision(phase, f"{why}: waiting for server {server.name}, which loads its version again.")
-    if model is Model.ENGINE and (reason := view.hold_reason()) is not None:
-        return Decision(phase, reason)
+        return Decision(phase, because(Reason.WAITS_FOR_RELOAD, doing=doing, server=server.name))
+    if model is Model.ENGINE and (hold := view.hold_reason()) is not None:
+        return Decision(phase, hold)
     failure = view.failed.get(effect)
     if failure is not None and backoff(failure, view.now):
-        return Decision(phase, f"{why}; the last try on server {server.name} failed: {told(failure)}", waits=effect)
-    return Decision(phase, f"{why} (server {server.name}).", effect)
+        why = because(Reason.LAST_TRY_FAILED, doing=doing, server=server.name, error=told(failure))
+        return Decision(phase, why, waits=effect)
+    return Decision(phase, doing.on(server.name), effect)
 
 
 def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
-    """Bring every answering server's public name to ``version``, which the alias files already name.
+    """Bring every answering server's alias to ``version``, which the alias files already name.
 
     None when that is so. A server on which the version is not READY is left alone: an alias that is loaded
     without its engine version is taken down by Triton.
@@ -58,46 +59,47 @@ def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
     behind = [s for s in view.live() if not view.leads(s)]
     for server in behind:
         if version in server.ready():
-            decision = sync(view, phase, server, Model.ALIAS, f"Moving the public name to {goal(view)}")
+            decision = sync(view, phase, server, Model.ALIAS, moving(view))
             if decision.effect is not None or server is behind[-1]:
                 return decision
     if behind:
-        return Decision(phase, f"Version {version} is not READY on server {behind[0].name}.")
+        return Decision(phase, because(Reason.NOT_READY, version=version, server=behind[0].name))
     return None
 
 
 def settle(view: View, phase: Phase) -> Decision | None:
-    """Bring the public name to what its files say wherever it leads elsewhere, also when they say that there is none.
+    """Bring the alias to what its files say wherever it leads elsewhere, also when they say that there is none.
 
-    A server that was away may come back with the public name at a version that the files gave up meanwhile. It
+    A server that was away may come back with the alias at a version that the files gave up meanwhile. It
     keeps that version until the name has moved: dropping it first would take the name down (seen on 24.10). A
     server that serves nothing and lacks the version has nothing to lose, and is left to :func:`load`.
 
     A call that is under way may have read the files before they said so, and what it did is not seen yet.
     """
-    why = "Taking the public name away" if view.alias is None else f"Moving the public name to {goal(view)}"
     last: Decision | None = None
     for server in view.live():
-        shown, moving = server.serving(), Sync(server.name, Model.ALIAS) in view.running
-        if moving or (view.alias is None and shown):
-            last = sync(view, phase, server, Model.ALIAS, why)
+        shown, called = server.serving(), Sync(server.name, Model.ALIAS) in view.running
+        if called or (view.alias is None and shown):
+            last = sync(view, phase, server, Model.ALIAS, moving(view))
         elif view.alias is None or view.leads(server):
             continue
         elif view.alias in server.ready():
-            last = sync(view, phase, server, Model.ALIAS, why)
+            last = sync(view, phase, server, Model.ALIAS, moving(view))
         elif shown:
             both = shown | {view.alias}
             if not both <= view.policy:
-                return Decision(phase, f"Keeping {name_all(shown)} until the public name moved.", SetPolicy(both))
-            last = sync(view, phase, server, Model.ENGINE, f"Loading version {view.alias}")
+                return Decision(phase, because(Reason.KEEPING_UNTIL_MOVED, versions=shown), SetPolicy(both))
+            last = sync(view, phase, server, Model.ENGINE, because(Reason.LOADING, version=view.alias))
         if last is not None and last.effect is not None:
             return last
     return last
 
 
-def goal(view: View) -> str:
-    """What the public name's files say, in words."""
-    return f"the splitter before version {view.alias}" if view.split else f"version {view.alias}"
+def moving(view: View) -> Why:
+    """A server's alias is brought to what its files say."""
+    if view.alias is None:
+        return because(Reason.REMOVING_ALIAS)
+    return because(Reason.MOVING_ALIAS, version=view.alias, split=view.split)
 
 
 def load(view: View, phase: Phase, version: int) -> Decision | None:
@@ -105,10 +107,10 @@ def load(view: View, phase: Phase, version: int) -> Decision | None:
     waiting = [s for s in view.live() if version not in s.ready()]
     if waiting and version not in view.policy and view.hold_reason() is None:
         # `ctl up` begins with what serves alone, whatever was going on when it ended.
-        return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(view.policy | {version}))
+        return Decision(phase, because(Reason.NAMING, version=version), SetPolicy(view.policy | {version}))
     decision = None
     for server in waiting:
-        decision = sync(view, phase, server, Model.ENGINE, f"Loading version {version}")
+        decision = sync(view, phase, server, Model.ENGINE, because(Reason.LOADING, version=version))
         if decision.effect is not None:
             return decision
     return decision
@@ -121,7 +123,7 @@ def drop_all_but(view: View, phase: Phase, keep: frozenset[int], since: float, p
     happens to the calls that follow.
     """
     if view.policy != keep:
-        return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
+        return Decision(phase, because(Reason.WRITING_POLICY, versions=keep), SetPolicy(keep))
     wait = policy.drain_timeout if view.now - since <= policy.drain_timeout else None
     return drop_extra(view, phase, keep, wait=wait)
 
@@ -144,34 +146,23 @@ def drop_extra(view: View, phase: Phase, keep: frozenset[int], *, wait: float | 
         if all(server.leaving(v) for v in extra):
             if wait is None or all(server.stays(v, view.now, wait) for v in extra):
                 continue
-            last = Decision(phase, f"{name_all(extra)} finishes its last requests on server {server.name}.")
+            last = Decision(phase, because(Reason.LAST_REQUESTS, versions=extra, server=server.name))
             continue
         loading = frozenset(v for v in extra if server.engine[v].state is ModelState.LOADING)
         if loading:
             last = Decision(phase, _still_loading(view, server, loading, keep))
             continue
-        last = sync(view, phase, server, Model.ENGINE, f"Unloading {name_all(extra)}")
+        last = sync(view, phase, server, Model.ENGINE, because(Reason.UNLOADING, versions=extra))
         if last.effect is not None:
             return last
     return last
 
 
-def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep: frozenset[int]) -> str:
-    """Triton takes no other load call for the engine or the public name until this one ends (seen on 24.10).
+def _still_loading(view: View, server: ServerView, loading: frozenset[int], keep: frozenset[int]) -> Why:
+    """Triton takes no other load call for the engine or the alias until this one ends (seen on 24.10).
 
     Ending the stub of a load that hangs ends the load only where the stub had got as far as ``initialize()``; Triton
     never notices one that died before. The policy on disk is right already, so a restart brings back what serves.
     """
-    serving = f"Version {view.alias} serves on. " if any(view.alias in s.serving() for s in view.live()) else ""
-    return (
-        f"{name_all(loading).capitalize()} is still loading on server {server.name}, which takes no other load call "
-        f"until that ends. {serving}If it hangs, restart Triton on {server.name}: it comes back with {name_all(keep)}."
-    )
-
-
-def name_all(versions: frozenset[int]) -> str:
-    """``version 2``, ``versions 1 and 2`` or ``no version``."""
-    if not versions:
-        return "no version"
-    listed = " and ".join(str(v) for v in sorted(versions))
-    return f"version{'s' if len(versions) > 1 else ''} {listed}"
+    serves = view.alias if any(view.alias in s.serving() for s in view.live()) else None
+    return because(Reason.STILL_LOADING, versions=loading, server=server.name, keep=keep, serves=serves)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Stop
+from baton.reasons import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class Begin:
     candidate: int
     previous: int | None
     who: str
-    why: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Advance:
     """Move the rollout to its next phase."""
 
     phase: Phase
-    why: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class End:
     """Close the rollout."""
 
     outcome: Outcome
-    why: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class SetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SetAlias:
-    """Point the public name's files at an engine version, or take the public name away (None).
+    """Point the alias's files at an engine version, or take the alias away (None).
 
     ``split``: by way of the splitter, for which ``version`` is the stable one.
     """
@@ -97,7 +98,7 @@ class Progress:
 class TakeOver:
     """The stable version is dead: the candidate is to have all traffic, without the rest of its way."""
 
-    why: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +177,15 @@ Effect = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The plan's answer: one sentence for a person, the phase to show, and at most one thing to do."""
+    """The plan's answer: the phase to show, why, and at most one thing to do."""
 
     phase: Phase
-    message: str
+    why: Why
     effect: Effect | None = None
     waits: Effect | None = None
     """What is under way already, or rests after a failure, and is waited for."""
+
+    @property
+    def message(self) -> str:
+        """One sentence for a person."""
+        return str(self.why)

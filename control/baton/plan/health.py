@@ -11,6 +11,7 @@ from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
 from baton.plan.traffic import before_traffic, place, refusal, replaces, stepwise
 from baton.plan.view import Failure, Policy, ServerView, View, told
+from baton.reasons import Figure, Reason, Why, because
 
 EMPTIED_S = 10.0
 """A version whose processes have ended leaves a moment later, or never."""
@@ -34,46 +35,33 @@ def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
         failure = view.failed.get(effect)
         if not _ill(view, server, version) or (once and failure is not None and effect not in view.running):
             continue
-        why = _words(view, server, version)
+        ill = _ill_on(view, server, version)
         if effect in view.running:
-            return Decision(phase, f"{why}; loading it again.")
+            return Decision(phase, because(Reason.RELOADING, **ill))
         if reloading(view) or _touched(view, server) or any(s.serving() - {version} for s in view.live()):
-            last = last or Decision(phase, f"{why}; it is loaded again when what is under way has ended.")
-        elif (reason := view.hold_reason()) is not None:
-            last = last or Decision(phase, f"{why}. {reason}")
+            last = last or Decision(phase, because(Reason.RELOAD_WAITS, **ill))
+        elif (hold := view.hold_reason()) is not None:
+            last = last or Decision(phase, because(Reason.RELOAD_HELD, **ill, hold=hold))
         elif view.policy != {version}:
-            return Decision(phase, f"{why}; loading it again, alone.", SetPolicy(frozenset({version})))
+            return Decision(phase, because(Reason.RELOADING_ALONE, **ill), SetPolicy(frozenset({version})))
         elif failure is not None and _rests(failure, view.now):
-            failed = f"{why}; loading it again failed: {told(failure)}"
-            mending = "`ctl rollback --to N` or `ctl promote N` brings another version."
-            last = last or Decision(phase, f"{failed} {mending}")
+            last = last or Decision(phase, because(Reason.RELOAD_FAILED, **ill, failed=told(failure)))
         else:
-            return Decision(phase, f"{why}; loading it again.", effect)
+            return Decision(phase, because(Reason.RELOADING, **ill), effect)
     return last
 
 
-def leaks(view: View, policy: Policy) -> list[str]:
-    """Versions that Triton never lets go of, in words, each with what to do."""
-    told = []
+def leaks(view: View, policy: Policy) -> list[Why]:
+    """Versions that Triton never lets go of."""
+    found = []
     for server in view.live():
         for version, since in sorted(server.leaving_since.items()):
-            empty = version in server.emptied
-            limit = min(EMPTIED_S, policy.drain_timeout) if empty else policy.drain_timeout
-            if not server.leaving(version) or view.now - since <= limit:
-                continue
-            memory = (
-                "Its process has ended and the memory of its weights is free; some threads and shared memory of "
-                "Triton's stay in use."
-                if empty
-                else "Its memory stays in use."
-            )
-            told.append(
-                f"Version {version} is stuck UNLOADING on server {server.name} for {view.now - since:.0f} s (limit "
-                f"{limit:.0f}): Triton waits for a request that will never end. Clients are not affected, and the next "
-                f"rollout does not wait for it. {memory} Restart Triton on {server.name} in a maintenance window; it "
-                f"comes back with what serves."
-            )
-    return told
+            emptied, for_s = version in server.emptied, view.now - since
+            limit = min(EMPTIED_S, policy.drain_timeout) if emptied else policy.drain_timeout
+            if server.leaving(version) and for_s > limit:
+                stays = {"for_s": for_s, "limit_s": limit, "emptied": emptied}
+                found.append(because(Reason.STUCK_UNLOADING, version=version, server=server.name, **stays))
+    return found
 
 
 def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
@@ -84,22 +72,22 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
     ill = [] if version is None else [s for s in view.live() if _ill(view, s, version)]
     if not ill or version is None:
         return None
-    why = _words(view, ill[0], version)
+    known = _ill_on(view, ill[0], version)
     if version == rollout.candidate:
         if rollout.phase in (Phase.SHIFTING, Phase.BAKING) and _can_go_back(view, rollout):
-            stop = Stop(Outcome.ROLLED_BACK, "health", f"{why}; back to version {rollout.previous}.")
-            return Decision(rollout.phase, stop.why, Halt(stop))
+            why = because(Reason.BACK_FROM_SILENT, **known, previous=rollout.previous)
+            return Decision(rollout.phase, why, Halt(Stop(Outcome.ROLLED_BACK, "health", why)))
         return mend(view, rollout.phase, once=True)
     if view.split and _can_take_over(view, rollout, policy):
         if rollout.full:
             return None
-        told = f"{why}. Version {rollout.candidate} passed its gates and answers, and takes all traffic."
-        return Decision(rollout.phase, told, TakeOver(told))
+        why = because(Reason.TAKES_OVER, **known, candidate=rollout.candidate)
+        return Decision(rollout.phase, why, TakeOver(why))
     if view.split:
         # Loading the stable version again takes the candidate out as well: there is nothing left to split.
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-        told = f"{why}, and live traffic can't be compared with it; `ctl retry {rollout.candidate}` begins anew."
-        return Decision(rollout.phase, told, Halt(Stop(outcome, "health", told)))
+        why = because(Reason.STABLE_SILENT, **known, candidate=rollout.candidate)
+        return Decision(rollout.phase, why, Halt(Stop(outcome, "health", why)))
     at_once = rollout.phase is Phase.SHIFTING and not stepwise(rollout, policy)
     if at_once or rollout.kind is Kind.ROLLBACK:
         return None  # another version is about to serve: that is the quickest cure
@@ -114,7 +102,7 @@ def _silent_candidate(view: View, rollout: Rollout) -> Decision | None:
     ill = [s for s in view.live() if _ill(view, s, version)]
     if not ill:
         return None
-    why = _words(view, ill[0], version)
+    why = because(Reason.NO_ANSWER, **_ill_on(view, ill[0], version))
     return Decision(rollout.phase, why, Halt(Stop(refusal(rollout), "health", why)))
 
 
@@ -168,6 +156,6 @@ def _rests(failure: Failure, now: float) -> bool:
     return now - failure.at < min(LONGEST_REST_S, FIRST_REST_S * 4.0 ** (failure.count - 1))
 
 
-def _words(view: View, server: ServerView, version: int) -> str:
-    reason = view.sick[server.name, version].reason.rstrip(".")
-    return f"Version {version} does not answer on server {server.name} although Triton calls it READY ({reason})"
+def _ill_on(view: View, server: ServerView, version: int) -> dict[str, Figure]:
+    """The figures of a version that does not answer."""
+    return {"version": version, "server": server.name, "error": view.sick[server.name, version].reason}

@@ -12,10 +12,11 @@ from __future__ import annotations
 from baton.domain import Rollout
 from baton.plan.effects import Ask, Decision, Sync
 from baton.plan.view import Policy, View, told
+from baton.reasons import Reason, Why, because
 
 
-def stuck(view: View, decision: Decision, policy: Policy) -> str | None:
-    """Why the call that is waited for will not end well any more, in words; None where it still may.
+def stuck(view: View, decision: Decision, policy: Policy) -> Why | None:
+    """Why the call that is waited for will not end well any more; None where it still may.
 
     Times count from the first of its failures in a row.
     """
@@ -23,19 +24,15 @@ def stuck(view: View, decision: Decision, policy: Policy) -> str | None:
     failure = None if effect is None else view.failed.get(effect)
     if failure is None or view.now - failure.since <= policy.load_timeout:
         return None
-    so_far = f"{view.now - failure.since:.0f} s (limit {policy.load_timeout:.0f} s)"
-    return f"{decision.message.rstrip('.')}. That has failed for {so_far}, with: {told(failure)}"
+    return because(
+        Reason.STUCK,
+        doing=decision.why,
+        for_s=view.now - failure.since,
+        limit_s=policy.load_timeout,
+        error=told(failure),
+    )
 
 
 def overdue(view: View, rollout: Rollout, policy: Policy) -> bool:
     """Whether a phase in which only calls and last requests are waited for has lasted longer than both may."""
     return view.now - rollout.phase_since > policy.load_timeout + policy.drain_timeout
-
-
-def away(view: View) -> str:
-    """The servers that do not answer, and what ends the wait for them."""
-    it = "it" if len(view.silent()) == 1 else "them"
-    return (
-        f"{view.silence()} Bring {it} back, or take {it} out of [[servers]] and restart the control plane: what a "
-        f"server that is away holds is not known."
-    )

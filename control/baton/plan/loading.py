@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from baton.domain import NO_EVIDENCE, Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop, Verdict
 from baton.evidence import LoadEvidence
-from baton.plan.converge import drop_all_but, load, name_all
+from baton.plan.converge import drop_all_but, load
 from baton.plan.effects import Advance, Decision, Halt, Record, SetPolicy, Sync
-from baton.plan.limits import away
-from baton.plan.rest import ADOPTED
 from baton.plan.view import Failure, Policy, View, told
+from baton.reasons import Reason, Why, because
 
 MACHINE_REST_S = 30.0
 """Between two tries to load a version on a server that could load none: a person mends that, not time."""
@@ -19,24 +18,26 @@ def loading(view: View, rollout: Rollout, policy: Policy) -> Decision:
     result = rollout.gates.get(Gate.LOAD)
     if result is not None:
         if result.verdict is Verdict.FAIL:
-            return Decision(phase, result.message, Halt(Stop(Outcome.REJECTED, "gate", result.message, Gate.LOAD)))
-        return Decision(phase, result.message, Advance(Phase.VALIDATING, result.message))
+            why = because(Reason.GATE_FAILED, gate=Gate.LOAD, said=result.message)
+            return Decision(phase, why, Halt(Stop(Outcome.REJECTED, "gate", why, Gate.LOAD)))
+        why = because(Reason.GATE_PASSED, gate=Gate.LOAD, said=result.message)
+        return Decision(phase, why, Advance(Phase.VALIDATING, why))
     stable = beside(view, rollout)
     wanted = stable | {version}
     took = view.now - rollout.phase_since
     if view.ready_everywhere(version) and view.policy == wanted:
-        message = f"READY on every server after {took:.1f} s (limit {policy.load_timeout:.0f} s)."
-        return Decision(phase, message, Record(_load_result(Verdict.PASS, took, policy, message)))
+        why = because(Reason.READY_EVERYWHERE, took_s=took, limit_s=policy.load_timeout)
+        return Decision(phase, why, Record(_load_result(Verdict.PASS, took, policy, why)))
     if (refused := _did_not_load(view, rollout, stable, policy)) is not None:
         return refused
     doing = _load_it(view, rollout, wanted, stable, policy)
     if took > policy.load_timeout:
-        late = [s.name for s in view.servers if not s.live or version not in s.ready()]
-        message = f"Not READY on {', '.join(late)} after {took:.0f} s (limit {policy.load_timeout:.0f} s)."
+        late = tuple(s.name for s in view.servers if not s.live or version not in s.ready())
+        why = because(Reason.NOT_READY_IN_TIME, late=late, took_s=took, limit_s=policy.load_timeout)
         if any(version in s.held() for s in view.live() if s.name in late):
-            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message)))
+            return Decision(phase, why, Record(_load_result(Verdict.FAIL, took, policy, why)))
         # No server that answers is at it: something else was in the way, and the version is not at fault.
-        why = f"{message} {doing.message} `ctl retry {version}` begins anew."
+        why = because(Reason.NOBODY_LOADS_IT, why=why, doing=doing.why, version=version)
         return Decision(phase, why, Halt(Stop(Outcome.ABORTED, "engine", why)))
     return doing
 
@@ -49,8 +50,9 @@ def _load_it(view: View, rollout: Rollout, wanted: frozenset[int], stable: froze
     if view.policy != wanted:
         if (reason := view.hold_reason()) is not None:
             return Decision(phase, reason)
-        return Decision(phase, f"Writing the version policy {name_all(wanted)}.", SetPolicy(wanted))
-    return load(view, phase, rollout.candidate) or Decision(phase, f"It is loaded where Triton answers. {away(view)}")
+        return Decision(phase, because(Reason.WRITING_POLICY, versions=wanted), SetPolicy(wanted))
+    there = because(Reason.LOADED_WHERE_ANSWERED, servers=view.silence())
+    return load(view, phase, rollout.candidate) or Decision(phase, there)
 
 
 def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: Policy) -> Decision | None:
@@ -61,8 +63,8 @@ def _did_not_load(view: View, rollout: Rollout, stable: frozenset[int], policy: 
         if failure is None or not failure.refused or failure.at < rollout.phase_since:
             continue
         if not failure.machine or rollout.kind is Kind.ROLLBACK:
-            message = f"Version {version} did not load on server {server.name}. Triton says: {told(failure)}"
-            return Decision(phase, message, Record(_load_result(Verdict.FAIL, took, policy, message, failure.words)))
+            why = because(Reason.DID_NOT_LOAD, version=version, server=server.name, error=told(failure))
+            return Decision(phase, why, Record(_load_result(Verdict.FAIL, took, policy, why, failure.words)))
         if (held := _machine_at_fault(view, rollout, server.name, failure, stable, policy)) is not None:
             return held
     return None
@@ -77,16 +79,20 @@ def _machine_at_fault(
     on 24.10).
     """
     version, phase, took = rollout.candidate, Phase.LOADING, view.now - rollout.phase_since
-    why = f"Server {server} can't load version {version}, and the version is not at fault. Triton says: {told(failure)}"
+    error = told(failure)
     if took > policy.load_timeout:
-        why = f"{why} It was tried for {took:.0f} s; `ctl retry {version}` begins anew once that is mended."
+        why = because(Reason.MACHINE_GIVEN_UP, version=version, server=server, error=error, tried_s=took)
         return Decision(phase, why, Halt(Stop(Outcome.ABORTED, "engine", why)))
     if view.now - failure.at >= MACHINE_REST_S or Sync(server, Model.ENGINE) in view.running:
         return None
     if stable and view.policy != stable:
+        why = because(Reason.MACHINE_AT_FAULT, version=version, server=server, error=error)
         return Decision(phase, why, SetPolicy(stable))
     left = policy.load_timeout - took
-    return Decision(phase, f"{why} It is tried again every {MACHINE_REST_S:.0f} s, for {left:.0f} s more.")
+    why = because(
+        Reason.MACHINE_RESTS, version=version, server=server, error=error, every_s=MACHINE_REST_S, left_s=left
+    )
+    return Decision(phase, why)
 
 
 def beside(view: View, rollout: Rollout) -> frozenset[int]:
@@ -97,12 +103,12 @@ def beside(view: View, rollout: Rollout) -> frozenset[int]:
 
 
 def direct(view: View, rollout: Rollout) -> frozenset[int]:
-    """Before there is a public name: what the policy names and serves already. Clients may ask the engine directly."""
+    """Before there is an alias: what the policy names and serves already. Clients may ask the engine directly."""
     ready = frozenset(v for s in view.live() for v in s.ready())
     if view.silent():
         # What does not answer may hold any of them, but none that has no folder and was never seen loaded.
         ready |= view.policy & (set(view.folders) | set(view.loaded))
-    mine = frozenset() if rollout.why == ADOPTED else frozenset({rollout.candidate})
+    mine = frozenset() if rollout.why.reason is Reason.ADOPTED else frozenset({rollout.candidate})
     return (view.policy & ready) - mine
 
 
@@ -129,10 +135,10 @@ def _make_room(
     drained = policy.drain_timeout
     leaving = any(not s.stays(v, view.now, drained) for s in view.live() for v in extra & s.held())
     if leaving and view.now - rollout.phase_since <= policy.drain_timeout:
-        return Decision(Phase.LOADING, f"Waiting until {name_all(extra)} has left memory.")
+        return Decision(Phase.LOADING, because(Reason.LEAVING_MEMORY, versions=extra))
     return None
 
 
-def _load_result(verdict: Verdict, took: float, policy: Policy, message: str, triton: str | None = None) -> GateResult:
+def _load_result(verdict: Verdict, took: float, policy: Policy, why: Why, triton: str | None = None) -> GateResult:
     evidence = NO_EVIDENCE if triton is None else LoadEvidence(triton=triton)
-    return GateResult(Gate.LOAD, verdict, message, round(took, 3), policy.load_timeout, evidence=evidence)
+    return GateResult(Gate.LOAD, verdict, str(why), round(took, 3), policy.load_timeout, evidence=evidence)

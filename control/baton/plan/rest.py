@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 from baton.domain import Kind, Phase
-from baton.plan.converge import drop_extra, load, name_all, settle
+from baton.plan.converge import drop_extra, load, settle
 from baton.plan.effects import Begin, Decision, SetPolicy
 from baton.plan.health import mend
 from baton.plan.traffic import step_aside, unsplit
 from baton.plan.view import Policy, View
+from baton.reasons import Reason, Why, because
 
 WATCHER = "watcher"
-ADOPTED = "Triton serves it already, without a public name in front"
 
 
 def at_rest(view: View, policy: Policy) -> Decision:
     """Repair first, then look for work."""
     silent = view.silent()
     if silent and not view.live():
-        return Decision(Phase.DEGRADED, f"{view.silence()} Nothing is decided until it answers.")
+        return Decision(Phase.DEGRADED, because(Reason.ALL_SILENT, servers=view.silence()))
     resting = Phase.EMPTY if view.alias is None else Phase.STEADY
     if (mending := _mending(view, resting)) is not None:
         return mending
     if silent:
-        elsewhere = "No version serves." if view.alias is None else f"Version {view.alias} serves on the others."
-        return Decision(Phase.DEGRADED, f"{view.silence()} {elsewhere}")
-    if (reason := view.hold_reason()) is not None:
-        return Decision(Phase.DEGRADED, reason)
+        return Decision(Phase.DEGRADED, because(Reason.SOME_SILENT, servers=view.silence(), serves=view.alias))
+    if (hold := view.hold_reason()) is not None:
+        return Decision(Phase.DEGRADED, hold)
     if view.paused:
-        return Decision(resting, f"{_standing(view, policy)} Paused: nothing starts by itself until `ctl resume`.")
+        return Decision(resting, because(Reason.PAUSED_AT_REST, standing=_standing(view, policy)))
     adopt = None
     if view.alias is None:
-        # An engine that is served without a public name yet is what clients use today: it comes first.
+        # An engine that is served without an alias yet is what clients use today: it comes first.
         served = frozenset.intersection(*(s.ready() for s in view.servers)) if view.servers else frozenset()
         adopt = max((v for v in served if v in view.folders and view.folders[v].complete), default=None)
     pending = view.pending(policy)
     if adopt is not None and adopt not in view.records:
-        return _begin(view, adopt, ADOPTED)
+        return _begin(view, adopt, Reason.ADOPTED)
     if pending:
         # With nothing live there is nothing to go through step by step: the newest is what is wanted.
         newest_first = policy.supersede or view.alias is None
         folder = pending[-1 if newest_first else 0]
         assert folder.version is not None  # noqa: S101 - a pending folder has a number
-        cut = "a new version folder is there, cut off, and nothing more of it arrives"
-        return _begin(view, folder.version, "a new version folder is complete" if folder.complete else cut)
+        return _begin(view, folder.version, Reason.NEW_VERSION if folder.complete else Reason.CUT_OFF)
     return Decision(resting, _standing(view, policy))
 
 
-def _begin(view: View, version: int, why: str) -> Decision:
-    return Decision(
-        Phase.VERIFYING,
-        f"Version {version}: {why}.",
-        Begin(Kind.ROLLOUT, version, view.alias, WATCHER, why),
-    )
+def _begin(view: View, version: int, reason: Reason) -> Decision:
+    why = because(reason)
+    effect = Begin(Kind.ROLLOUT, version, view.alias, WATCHER, why)
+    return Decision(Phase.VERIFYING, because(Reason.BEGINS, version=version, why=why), effect)
 
 
 def _mending(view: View, resting: Phase) -> Decision | None:
@@ -65,17 +61,13 @@ def _mending(view: View, resting: Phase) -> Decision | None:
 
 
 def _repair(view: View, alias: int) -> Decision | None:
-    """The public name must lead to the version that its files name, on every server that answers, and to it alone."""
+    """The alias must lead to the version that its files name, on every server that answers, and to it alone."""
     if (first := unsplit(view, Phase.DEGRADED)) is not None:
         return first
     unready = [s for s in view.live() if alias not in s.ready()]
     if unready:
         if alias not in view.policy:
-            return Decision(
-                Phase.DEGRADED,
-                f"The public name points at version {alias}, which the engine's version policy does not name. "
-                f"Run `ctl promote N` or `ctl rollback --to N` with a version that can serve.",
-            )
+            return Decision(Phase.DEGRADED, because(Reason.POLICY_LACKS_ALIAS, version=alias))
         decision = settle(view, Phase.DEGRADED) or load(view, Phase.DEGRADED, alias)
         if decision is not None:
             return decision
@@ -97,27 +89,28 @@ def _leftover(view: View) -> Decision | None:
         if view.policy or not held or not held <= given_up:
             return None
     if keep != view.policy:
-        return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
+        return Decision(phase, because(Reason.WRITING_POLICY, versions=keep), SetPolicy(keep))
     return drop_extra(view, phase, keep, wait=None)
 
 
-def _standing(view: View, policy: Policy) -> str:
-    serving = f"Version {view.alias} serves"
+def _standing(view: View, policy: Policy) -> Why:
+    serving = because(Reason.SERVES, version=view.alias)
     if view.alias is None:
         direct = view.policy & {v for s in view.live() for v in s.ready()}
-        yet = "" if view.records else " yet"
-        serving = f"No version has the public name, and clients reach {name_all(direct)} without it"
-        serving = serving if direct else f"No version serves{yet}"
+        serving = because(Reason.NOTHING_SERVES, ever=bool(view.records))
+        serving = because(Reason.SERVED_DIRECTLY, versions=direct) if direct else serving
     floor = view.alias or 0
     incoming = [f for v, f in sorted(view.folders.items()) if v > floor and f.missing and not view.refused(v)]
     if incoming:
         folder = incoming[-1]
         stuck = view.now - folder.quiet_since > policy.stuck_after
-        state = (
-            "is stuck: nothing in it changed for a long time, and it lacks" if stuck else "is still arriving, lacking"
+        return because(
+            Reason.ARRIVAL_STUCK if stuck else Reason.STILL_ARRIVING,
+            serving=serving,
+            version=folder.version,
+            lacks=folder.missing[0],
+            more=len(folder.missing) - 1,
         )
-        more = f" and {len(folder.missing) - 1} more" if len(folder.missing) > 1 else ""
-        return f"{serving}; version {folder.version} {state} {folder.missing[0]}{more}."
     if view.alias is None and not view.folders:
-        return f"{serving}: drop a version folder into the engine's directory, or use `ctl push`."
-    return f"{serving}."
+        return because(Reason.NO_FOLDER, serving=serving)
+    return serving

@@ -17,15 +17,16 @@ from baton.domain import (
     Stop,
     Verdict,
 )
-from baton.plan.converge import drop_all_but, drop_extra, load, name_all, point_alias, settle
+from baton.plan.converge import drop_all_but, drop_extra, load, point_alias, settle
 from baton.plan.effects import Advance, Ask, Decision, End, Halt, SetAlias, SetPolicy, Sync
 from baton.plan.health import mend, reloading, unproved, unwell
-from baton.plan.limits import away, overdue, stuck
+from baton.plan.limits import overdue, stuck
 from baton.plan.loading import beside, direct, loading
 from baton.plan.stale import overtaken
+from baton.plan.told import files_proved, keeping, kept, past_pause, shadow_over, skipped
 from baton.plan.traffic import before_traffic, calls_end, first_phase, place, refusal, step_aside, unsplit, walk
 from baton.plan.view import Policy, View, backoff, told
-from baton.plan.words import files_proved, gates_passed, keeping, kept, past_pause, shadow_over
+from baton.reasons import Reason, Why, because
 
 
 def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
@@ -37,7 +38,7 @@ def rolling(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if (halt := _unasked_end(view, rollout, policy)) is not None:
         return Decision(rollout.phase, halt.stop.why, halt)
     if not view.live():
-        return Decision(rollout.phase, f"{away(view)} Until then `ctl abort` turns it back.")
+        return Decision(rollout.phase, because(Reason.AWAY, servers=view.silence()))
     ill = unwell(view, rollout, policy)
     if ill is not None and (ill.effect is not None or reloading(view)):
         return ill
@@ -51,7 +52,7 @@ def _limited(view: View, rollout: Rollout, policy: Policy, decision: Decision) -
     if phase is Phase.RETIRING and overdue(view, rollout, policy) and not isinstance(decision.effect, SetPolicy | End):
         if not view.silent():
             ended = _end(rollout)
-            return Decision(phase, decision.message, End(ended.outcome, f"{ended.why} {_left(decision)}"))
+            return Decision(phase, decision.why, End(ended.outcome, _late(ended.why, decision)))
         return decision
     if (why := stuck(view, decision, policy)) is None:
         return decision
@@ -59,7 +60,7 @@ def _limited(view: View, rollout: Rollout, policy: Policy, decision: Decision) -
         if phase is Phase.RETIRING:
             return decision
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-        why = f"{why} `ctl retry {rollout.candidate}` begins anew."
+        why = because(why.reason, **why.figures, retry=rollout.candidate)
         return Decision(phase, why, Halt(Stop(outcome, "engine", why)))
     if phase in (Phase.SHIFTING, Phase.BAKING) and not all(view.leads(s) for s in view.live()):
         back = previous is None or (rollout.kind is Kind.ROLLOUT and view.ready_everywhere(previous))
@@ -68,9 +69,9 @@ def _limited(view: View, rollout: Rollout, policy: Policy, decision: Decision) -
     return Decision(phase, why, Advance(Phase.RETIRING, why)) if phase is Phase.BAKING and kept else decision
 
 
-def _left(decision: Decision) -> str:
-    """What a rollout leaves behind when it ends because its time is over."""
-    return f"Not done in time, and still tried: {decision.message}"
+def _late(why: Why, rest: Decision | None) -> Why:
+    """How a rollout ends, with what it leaves behind when its time is over."""
+    return why if rest is None else because(Reason.ENDED_WITH_REST, why=why, rest=rest.why)
 
 
 def _phase(view: View, rollout: Rollout, policy: Policy) -> Decision:
@@ -116,20 +117,19 @@ def _unasked_end(view: View, rollout: Rollout, policy: Policy) -> Halt | None:
     if on_its_way and view.alias != version and rollout.kind is not Kind.ROLLBACK:
         outcome = refusal(rollout)
         if folder is None:
-            return Halt(Stop(outcome, "watcher", f"The folder of version {version} was removed meanwhile."))
+            return Halt(Stop(outcome, "watcher", because(Reason.FOLDER_REMOVED_MEANWHILE, version=version)))
         if folder.fingerprint != rollout.fingerprint:
-            proved = "; what was proved no longer holds" if rollout.gates else ""
-            why = f"The folder of version {version} was changed meanwhile{proved}."
+            why = because(Reason.FOLDER_CHANGED_MEANWHILE, version=version, proved=bool(rollout.gates))
             return Halt(Stop(outcome, "watcher", why))
     if before_traffic(rollout) and rollout.kind is Kind.ROLLOUT and policy.supersede and not view.paused:
         newer = [f.version for f in view.pending(policy) if f.version is not None and f.version > version]
         if newer:
-            why = f"Version {newer[-1]} arrived, and newer versions supersede older ones here."
+            why = because(Reason.SUPERSEDED, version=newer[-1])
             return Halt(Stop(Outcome.SUPERSEDED, "watcher", why))
     return None
 
 
-def _ask(view: View, rollout: Rollout, policy: Policy, gates: tuple[Gate, ...], then: Phase, why: str) -> Decision:
+def _ask(view: View, rollout: Rollout, policy: Policy, gates: tuple[Gate, ...], then: Phase, why: Why) -> Decision:
     """Ask the gates in turn; the first that fails turns the rollout back."""
     phase = rollout.phase
     for gate in gates:
@@ -137,22 +137,23 @@ def _ask(view: View, rollout: Rollout, policy: Policy, gates: tuple[Gate, ...], 
         if result is None or result.verdict in (Verdict.PENDING, Verdict.RUNNING):
             return _look(view, rollout, gate)
         if result.verdict is Verdict.FAIL:
-            return Decision(phase, result.message, _refuse(gate, result.message))
+            failed = because(Reason.GATE_FAILED, gate=gate, said=result.message)
+            return Decision(phase, failed, Halt(Stop(Outcome.REJECTED, "gate", failed, gate)))
         if result.verdict is Verdict.HOLD:
             return _again(view, rollout, policy, gate, result)
     if _frozen(view, rollout):
-        return Decision(phase, f"Version {rollout.candidate} could go on, but Baton is paused: `ctl resume` goes on.")
+        return Decision(phase, because(Reason.COULD_GO_ON, version=rollout.candidate))
     return Decision(phase, why, Advance(then, why))
 
 
 def _look(view: View, rollout: Rollout, gate: Gate) -> Decision:
     """Have a gate look for the first time, or again where it could not."""
     effect, failure = Ask(gate), view.failed.get(Ask(gate))
-    doing = f"Gate {gate} looks at version {rollout.candidate}."
+    doing = because(Reason.GATE_LOOKS, gate=gate, version=rollout.candidate)
     if effect in view.running:
         return Decision(rollout.phase, doing, waits=effect)
     if failure is not None and backoff(failure, view.now):
-        doing = f"Gate {gate} could not look at version {rollout.candidate}, and tries again: {told(failure)}"
+        doing = because(Reason.GATE_COULD_NOT_LOOK, gate=gate, version=rollout.candidate, error=told(failure))
     return Decision(rollout.phase, doing, _rested(view, effect), waits=effect)
 
 
@@ -163,19 +164,14 @@ def _again(view: View, rollout: Rollout, policy: Policy, gate: Gate, result: Gat
     """
     attempts, missing = result.evidence.attempts or 1, result.evidence.missing
     if attempts >= policy.hold_attempts or missing:
-        tries = "" if missing else f" after {attempts} tries"
-        why = f"Gate {gate} has not enough evidence{tries}: {result.message}"
+        why = because(Reason.NO_EVIDENCE, gate=gate, tries=None if missing else attempts, said=result.message)
         if rollout.kind is Kind.ROLLOUT:
             return Decision(rollout.phase, why, Advance(Phase.WAITING, why))
         # A verification promotes nothing, so there is nothing to wait with, and memory to give back.
         return Decision(rollout.phase, why, Halt(Stop(Outcome.ABORTED, "gate", why, gate)))
     if Ask(gate) in view.running or view.now - rollout.gate_times.get(gate, 0.0) < policy.hold_retry:
-        return Decision(rollout.phase, f"Gate {gate} holds: {result.message}")
-    return Decision(rollout.phase, f"Gate {gate} is asked again: {result.message}", Ask(gate))
-
-
-def _refuse(gate: Gate, why: str) -> Halt:
-    return Halt(Stop(Outcome.REJECTED, "gate", why, gate))
+        return Decision(rollout.phase, because(Reason.GATE_HOLDS, gate=gate, said=result.message))
+    return Decision(rollout.phase, because(Reason.GATE_AGAIN, gate=gate, said=result.message), Ask(gate))
 
 
 def _rested(view: View, effect: Ask) -> Ask | None:
@@ -195,7 +191,7 @@ def _verifying(view: View, rollout: Rollout, policy: Policy) -> Decision:
     decision = _ask(view, rollout, policy, FILE_GATES, Phase.LOADING, why)
     if isinstance(decision.effect, Advance) and view.silent():
         # It may hold the candidate as it was for an earlier rollout, and would count as having loaded it.
-        return Decision(Phase.VERIFYING, f"{why} It is loaded once every server answers. {away(view)}")
+        return Decision(Phase.VERIFYING, because(Reason.LOADS_ONCE_ALL_ANSWER, why=why, servers=view.silence()))
     return decision
 
 
@@ -215,9 +211,10 @@ def _validating(view: View, rollout: Rollout, policy: Policy) -> Decision:
     gates = tuple(g for g in GATES_OF[rollout.kind] if g not in FILE_GATES and g is not Gate.LOAD)
     if (lost := load(view, Phase.VALIDATING, rollout.candidate)) is not None and not _asking(view):
         return lost
-    why = f"{gates_passed(rollout).capitalize()}."
     if rollout.kind is Kind.CHECK:
-        return _ask(view, rollout, policy, gates, Phase.RETIRING, f"{why[:-1]}; it is taken out again.")
+        why = because(Reason.CHECK_PASSED, skipped=skipped(rollout))
+        return _ask(view, rollout, policy, gates, Phase.RETIRING, why)
+    why = because(Reason.GATES_PASSED, skipped=skipped(rollout))
     if rollout.kind is Kind.ROLLOUT and not policy.automatic and not rollout.promoted:
         return _ask(view, rollout, policy, gates, Phase.WAITING, why)
     return _ask(view, rollout, policy, gates, first_phase(rollout, policy), why)
@@ -238,12 +235,13 @@ def _waiting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if (unjudged := _unjudged(view, rollout)) is not None:
         return unjudged
     if rollout.promoted:
-        why = "A person promoted it."
+        why = because(Reason.PERSON_PROMOTED)
         return Decision(Phase.WAITING, why, Advance(first_phase(rollout, policy), why))
     version = rollout.candidate
     lost = load(view, Phase.WAITING, version)
-    ready = f"Version {version} waits for `ctl promote {version}`: {gates_passed(rollout)}."
-    return lost or Decision(Phase.WAITING, ready)
+    return lost or Decision(
+        Phase.WAITING, because(Reason.WAITS_FOR_PROMOTION, version=version, skipped=skipped(rollout))
+    )
 
 
 def _unjudged(view: View, rollout: Rollout) -> Decision | None:
@@ -251,14 +249,13 @@ def _unjudged(view: View, rollout: Rollout) -> Decision | None:
     version, phase = rollout.candidate, Phase.WAITING
     if (held := rollout.held()) is not None:
         lost = None if held.gate in FILE_GATES else load(view, phase, version)
-        clients = "no client is sent to it" if rollout.previous is None else f"version {rollout.previous} serves on"
-        told = f"Version {version} waits, {clients}: gate {held.gate} has not enough evidence. {held.message}"
-        return lost or Decision(phase, f"{told} `ctl retry {version}` asks it again, `ctl abort` ends the rollout.")
+        figures = {"version": version, "previous": rollout.previous}
+        return lost or Decision(phase, because(Reason.UNJUDGED, **figures, gate=held.gate, said=held.message))
     open_gates = [g for g in GATES_OF[rollout.kind] if g not in rollout.gates]
     if not open_gates:
         return None
     back = Phase.VERIFYING if open_gates[0] in FILE_GATES else Phase.VALIDATING
-    why = f"Gate {open_gates[0]} is asked again."
+    why = because(Reason.GATE_AGAIN, gate=open_gates[0])
     return Decision(phase, why, Advance(back, why))
 
 
@@ -276,15 +273,16 @@ def _shifting(view: View, rollout: Rollout, policy: Policy) -> Decision:
     for server in view.live():
         failure = view.failed.get(Sync(server.name, Model.ALIAS))
         if failure is not None and failure.refused and failure.at >= rollout.phase_since:
-            why = f"The public name could not be moved on server {server.name}. Triton says: {told(failure)}"
+            why = because(Reason.ALIAS_NOT_MOVED, server=server.name, error=told(failure))
             return Decision(phase, why, Halt(Stop(Outcome.ROLLED_BACK, "engine", why)))
     if (lost := load(view, phase, version)) is not None:
         return lost
     if (moving := point_alias(view, phase, version)) is not None:
         return moving
     if view.silent():
-        return Decision(phase, f"Version {version} serves where Triton answers. {away(view)}")
-    return Decision(phase, f"Version {version} serves.", Advance(Phase.BAKING, f"Version {version} serves."))
+        return Decision(phase, because(Reason.SERVES_WHERE_ANSWERED, version=version, servers=view.silence()))
+    why = because(Reason.SERVES, version=version)
+    return Decision(phase, why, Advance(Phase.BAKING, why))
 
 
 def _move(view: View, rollout: Rollout) -> Decision:
@@ -292,15 +290,14 @@ def _move(view: View, rollout: Rollout) -> Decision:
     version, phase = rollout.candidate, Phase.SHIFTING
     if not view.ready_everywhere(version):
         lost = load(view, phase, version)
-        return lost or Decision(phase, f"All traffic moves once every server answers. {away(view)}")
+        return lost or Decision(phase, because(Reason.MOVES_ONCE_ALL_ANSWER, servers=view.silence()))
     if version not in view.policy:
         # While the stable version was loaded again the policy named that one alone.
         both = view.policy | {version}
-        return Decision(phase, f"Naming version {version} in the version policy.", SetPolicy(both))
+        return Decision(phase, because(Reason.NAMING, version=version), SetPolicy(both))
     if waiting := unproved(view, rollout):
-        told = f"Version {version} is asked once more on server {', '.join(waiting)} before all traffic moves."
-        return Decision(phase, told)
-    return Decision(phase, f"Pointing the public name at version {version}.", SetAlias(version))
+        return Decision(phase, because(Reason.ASKED_ONCE_MORE, version=version, waiting=waiting))
+    return Decision(phase, because(Reason.POINTING, version=version), SetAlias(version))
 
 
 def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
@@ -309,11 +306,12 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
         return lost
     if (moving := point_alias(view, phase, version) or step_aside(view, phase)) is not None:
         return moving
+    serves = because(Reason.SERVES, version=version)
     if rollout.previous is None:
-        return Decision(phase, f"Version {version} serves.", Advance(Phase.RETIRING, "There is nothing to keep."))
+        return Decision(phase, serves, Advance(Phase.RETIRING, because(Reason.NOTHING_TO_KEEP)))
     if rollout.kind is Kind.ROLLBACK:
-        why = f"Version {rollout.previous} is not kept: a person went back from it."
-        return Decision(phase, f"Version {version} serves.", Advance(Phase.RETIRING, why))
+        why = because(Reason.NOT_KEPT_GONE_BACK, version=rollout.previous)
+        return Decision(phase, serves, Advance(Phase.RETIRING, why))
     if (returning := _standby(view, rollout)) is not None:
         return returning
     left = policy.keep_previous - (view.now - rollout.phase_since)
@@ -322,8 +320,7 @@ def _baking(view: View, rollout: Rollout, policy: Policy) -> Decision:
     if left <= 0 and not _frozen(view, rollout):
         why = kept(view, rollout, policy)
         return Decision(phase, why, Advance(Phase.RETIRING, why))
-    until = "until `ctl resume`" if left <= 0 else f"for {left:.0f} s more"
-    return Decision(phase, " ".join(filter(None, [keeping(view, rollout, until), view.hold_reason()])))
+    return Decision(phase, keeping(view, rollout, left))
 
 
 def _standby(view: View, rollout: Rollout) -> Decision | None:
@@ -335,9 +332,10 @@ def _standby(view: View, rollout: Rollout) -> Decision | None:
     if _hopeless(view, rollout):
         # A version that Triton refuses must not stay in the policy: the next restart would stumble over it.
         alone = frozenset({rollout.candidate})
-        return None if view.policy == alone else Decision(phase, f"Giving up on {previous}.", SetPolicy(alone))
+        give_up = Decision(phase, because(Reason.GIVING_UP, version=previous), SetPolicy(alone))
+        return None if view.policy == alone else give_up
     if view.policy != both:
-        return Decision(phase, f"Keeping version {previous} for an instant way back.", SetPolicy(both))
+        return Decision(phase, because(Reason.RELOADING_STANDBY, version=previous), SetPolicy(both))
     return load(view, phase, previous)
 
 
@@ -349,16 +347,16 @@ def _retiring(view: View, rollout: Rollout, policy: Policy) -> Decision:
         if (moving := point_alias(view, phase, view.alias) or step_aside(view, phase)) is not None:
             return moving
     if view.silent():
-        return Decision(phase, f"Nothing is dropped unseen. {away(view)}")
+        return Decision(phase, because(Reason.NOTHING_UNSEEN, servers=view.silence()))
     keep = _keep(view, rollout)
     if (busy := _busy(view, keep, rollout, policy)) is not None:
         return Decision(phase, busy)
     if (dropping := drop_all_but(view, phase, keep, rollout.phase_since, policy)) is not None:
         return dropping
-    return Decision(phase, "Done.", _end(rollout))
+    return Decision(phase, because(Reason.DONE), _end(rollout))
 
 
-def _busy(view: View, keep: frozenset[int], rollout: Rollout, policy: Policy) -> str | None:
+def _busy(view: View, keep: frozenset[int], rollout: Rollout, policy: Policy) -> Why | None:
     """Requests that still wait for the versions that are about to leave, where the servers tell.
 
     Those that run already need no care: Triton ends them before it drops a version.
@@ -368,38 +366,38 @@ def _busy(view: View, keep: frozenset[int], rollout: Rollout, policy: Policy) ->
     for server in view.live():
         for version in sorted(server.ready() - keep):
             if server.inflight is not None and (count := server.inflight.get(version, 0)):
-                return f"{count} requests still wait for version {version} on server {server.name}."
+                return because(Reason.REQUESTS_WAIT, count=count, version=version, server=server.name)
     return None
 
 
 def _end(rollout: Rollout) -> End:
     match rollout.kind:
         case Kind.CHECK:
-            passed = gates_passed(rollout)
-            return End(Outcome.VERIFIED, f"Version {rollout.candidate}: {passed}; nothing was promoted.")
+            why = because(Reason.VERIFIED, version=rollout.candidate, skipped=skipped(rollout))
+            return End(Outcome.VERIFIED, why)
         case Kind.ROLLBACK:
-            return End(Outcome.LIVE, f"Back on version {rollout.candidate}.")
+            return End(Outcome.LIVE, because(Reason.BACK_ON, version=rollout.candidate))
         case Kind.ROLLOUT:
-            return End(Outcome.LIVE, f"Version {rollout.candidate} serves.")
+            return End(Outcome.LIVE, because(Reason.SERVES, version=rollout.candidate))
 
 
 def _rolling_back(view: View, rollout: Rollout, policy: Policy) -> Decision:
-    """Alias first, then policy, then the servers: the other order takes the public name down (seen on 24.10)."""
+    """Alias first, then policy, then the servers: the other order takes the alias down (seen on 24.10)."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if (first := unsplit(view, phase) or _point_back(view, rollout, policy)) is not None:
         if (why := stuck(view, first, policy)) is None or view.alias != rollout.candidate:
             return first
-        why = f"{why} Version {rollout.candidate} serves on."
+        why = because(Reason.SERVES_ON, why=why, version=rollout.candidate)
         return Decision(phase, why, End(Outcome.LIVE, why))
     rest = _clear_away(view, rollout, policy)
     if rest is not None and not (overdue(view, rollout, policy) and not isinstance(rest.effect, SetPolicy)):
         return rest
-    left = "" if rest is None else f" {_left(rest)}"
     if _hopeless(view, rollout) and view.alias == rollout.candidate:
-        why = f"Version {previous} can't be brought back; version {rollout.candidate} serves on.{left}"
+        why = _late(because(Reason.NO_WAY_BACK, previous=previous, version=rollout.candidate), rest)
         return Decision(phase, why, End(Outcome.LIVE, why))
-    stop = rollout.stop or Stop(Outcome.ROLLED_BACK, "engine", "Rolled back.")
-    return Decision(phase, f"{stop.why}{left}", End(stop.outcome, f"{stop.why}{left}"))
+    stop = rollout.stop or Stop(Outcome.ROLLED_BACK, "engine", because(Reason.ROLLED_BACK))
+    why = _late(stop.why, rest)
+    return Decision(phase, why, End(stop.outcome, why))
 
 
 def _clear_away(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
@@ -423,38 +421,36 @@ def _end_calls(view: View, rollout: Rollout, keep: frozenset[int]) -> Decision |
     if view.splitter is None or rollout.candidate in keep or any(v in keep for _, v in view.sick):
         return None
     if view.policy != keep:
-        return Decision(phase, f"Writing the version policy {name_all(keep)}.", SetPolicy(keep))
+        return Decision(phase, because(Reason.WRITING_POLICY, versions=keep), SetPolicy(keep))
     dropping = drop_extra(view, phase, keep, wait=None)
     return dropping if dropping is not None and dropping.effect is not None else calls_end(view, rollout)
 
 
 def _point_back(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
-    """Lead the public name's files from the candidate back to the previous version, once that can serve."""
+    """Lead the alias's files from the candidate back to the previous version, once that can serve."""
     phase, previous = Phase.ROLLING_BACK, rollout.previous
     if view.alias != rollout.candidate or rollout.kind is Kind.CHECK or _hopeless(view, rollout):
         return None
     if rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE:
         return None  # it was found serving: there is nothing to turn back
     if previous is None:
-        gone = f"Version {rollout.candidate} goes; there is none to go back to."
-        return Decision(phase, gone, SetAlias(None))
+        return Decision(phase, because(Reason.FIRST_GOES, version=rollout.candidate), SetAlias(None))
     if (dead := _drop_dead(view, rollout, policy)) is not None:
         return dead
     both = frozenset({previous, rollout.candidate})
     if not view.live() or any(previous not in s.ready() for s in view.live()):
         if previous not in view.policy:
-            return Decision(phase, f"Bringing version {previous} back first.", SetPolicy(both))
-        back = load(view, phase, previous)
-        return back or Decision(phase, f"Version {previous} is brought back first. {away(view)}")
+            return Decision(phase, because(Reason.BRINGING_BACK, version=previous), SetPolicy(both))
+        once = because(Reason.BACK_ONCE_ALL_ANSWER, version=previous, servers=view.silence())
+        return load(view, phase, previous) or Decision(phase, once)
     if previous not in view.policy:
-        # A restart between here and the next policy must find the version that the public name leads to.
-        return Decision(phase, f"Keeping version {previous}, which the public name goes back to.", SetPolicy(both))
+        # A restart between here and the next policy must find the version that the alias leads to.
+        return Decision(phase, because(Reason.KEEPING_GOAL, version=previous), SetPolicy(both))
     under_way = sorted(e.server for e in view.running if isinstance(e, Sync) and e.model is Model.ENGINE)
     if under_way:
         # It read the files before this was decided, and may be about to take the previous version out.
-        told = f"A load call is under way on server {under_way[0]}; the public name goes back to {previous} after it."
-        return Decision(phase, told)
-    return Decision(phase, f"Pointing the public name back at version {previous}.", SetAlias(previous))
+        return Decision(phase, because(Reason.CALL_UNDER_WAY, server=under_way[0], version=previous))
+    return Decision(phase, because(Reason.POINTING_BACK, version=previous), SetAlias(previous))
 
 
 def _drop_dead(view: View, rollout: Rollout, policy: Policy) -> Decision | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from baton.domain import Kind, Outcome, Phase, Rollout, Stop
 from baton.plan.traffic import before_traffic
 from baton.plan.view import View
+from baton.reasons import Reason, because
 
 
 def overtaken(view: View, rollout: Rollout) -> Stop | None:
-    """The public name's files lead where this rollout never brought them: then it ends, and they stand.
+    """The alias's files lead where this rollout never brought them: then it ends, and they stand.
 
     So it is when the journal is older than the files (it was put back from a backup, or a disk was), and when a person
     edited them. Clients are where the files lead; no record of an older time may take them from there.
@@ -17,11 +18,7 @@ def overtaken(view: View, rollout: Rollout) -> Stop | None:
     if alias is None:
         return None
     moved = rollout.phase in (Phase.BAKING, Phase.RETIRING) and rollout.kind is not Kind.CHECK
-    before = "" if moved else " not"
-    why = (
-        f"The public name leads to version {alias}, though this rollout of version {version} had{before} moved it: the "
-        f"journal is older than the files, or they were edited. They stand."
-    )
+    why = because(Reason.OVERTAKEN, alias=alias, version=version, moved=moved)
     if alias == version and rollout.kind is not Kind.CHECK:
         # Also in a pause step: only from SHIFTING does a rollout move the name.
         early = before_traffic(rollout) or rollout.phase is Phase.WAITING

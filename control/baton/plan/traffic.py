@@ -1,7 +1,7 @@
-"""Live traffic comes to the candidate step by step: the splitter stands behind the public name, and goes again.
+"""Live traffic comes to the candidate step by step: the splitter stands behind the alias, and goes again.
 
-The order that keeps every request answered: the splitter is READY and follows its route before the public name leads
-to it; the public name has left it on every server before it is unloaded. The route itself is no effect. It follows from
+The order that keeps every request answered: the splitter is READY and follows its route before the alias leads
+to it; the alias has left it on every server before it is unloaded. The route itself is no effect. It follows from
 the view (:func:`route`), is sent to every splitter all the time, and holds only for the lease that :class:`Renew`
 wrote down: a control plane that is gone, stopped or without a disk can't keep a split going.
 """
@@ -12,9 +12,9 @@ from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase,
 from baton.evidence import synthetic
 from baton.plan.converge import load, settle, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
-from baton.plan.limits import away
 from baton.plan.steps import Position, further, position
 from baton.plan.view import Policy, ServerView, View, told
+from baton.reasons import Reason, Why, because
 
 CALLS_END_S = 15.0
 """So long the splitter is kept for the calls of a candidate that was dropped: of one whose process was ended each batch
@@ -71,16 +71,16 @@ def route(view: View, policy: Policy) -> Route | None:
     rollout = view.rollout
     if rollout is None or rollout.stop is not None or rollout.progressed_at is None:
         return None
-    # The last requests come to the splitter after the public name has left it, and stable may be dead.
+    # The last requests come to the splitter after the alias has left it, and stable may be dead.
     leaving = rollout.phase is Phase.BAKING and view.splitter is not None
     if rollout.phase not in MEETING and not leaving:
         return None
-    # Also while the public name moves to the candidate: what still comes to the splitter must not find a dead stable
+    # Also while the alias moves to the candidate: what still comes to the splitter must not find a dead stable
     # version alone.
     if view.alias not in (rollout.previous, rollout.candidate):
         return None
     where = place(rollout, policy)
-    # At the end of the way the share of the last step stays until the public name itself has moved.
+    # At the end of the way the share of the last step stays until the alias itself has moved.
     last = max((s.weight for s in policy.steps), default=0.0)
     return Route(rollout.candidate, min(where.weight, last), policy.shadow_share)
 
@@ -98,7 +98,7 @@ def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
 
 
 def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
-    """Bring every answering server's public name to the splitter, and the splitter to follow. None when that is so."""
+    """Bring every answering server's alias to the splitter, and the splitter to follow. None when that is so."""
     phase, stable, candidate = rollout.phase, rollout.previous, rollout.candidate
     assert stable is not None  # noqa: S101 - nothing is split for a first version
     if (broken := _broken(view, rollout)) is not None:
@@ -108,30 +108,29 @@ def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
         if (lost := load(view, phase, version)) is not None:
             return lost
     if (not view.split and view.splitter != stable) or (view.splitter == stable and not view.keyed):
-        return Decision(phase, f"Writing the splitter's files for version {stable}.", SetSplitter(stable))
+        return Decision(phase, because(Reason.WRITING_SPLITTER, version=stable), SetSplitter(stable))
     for server in view.live():
         # One that knows another token serves on while it is loaded again, beside the new one.
         if server.splitter is not ModelState.READY or server.locked:
-            return _load_splitter(view, phase, server)
+            return _load_splitter(view, phase, server, stable)
     if (strayed := _unsteered(view, policy)) and not view.split:
-        return Decision(phase, f"The splitter on server {strayed[0].name} is loaded; waiting for its report.")
+        return Decision(phase, because(Reason.SPLITTER_REPORTS, server=strayed[0].name))
     if not view.split:
         if view.silent():
-            return Decision(phase, f"Traffic is split once every server answers. {away(view)}")
-        return Decision(phase, f"Putting the splitter before version {stable}.", SetAlias(stable, split=True))
+            return Decision(phase, because(Reason.SPLIT_ONCE_ALL_ANSWER, servers=view.silence()))
+        return Decision(phase, because(Reason.SPLITTING, version=stable), SetAlias(stable, split=True))
     return settle(view, phase)
 
 
-def _load_splitter(view: View, phase: Phase, server: ServerView) -> Decision:
-    decision = sync(view, phase, server, Model.SPLITTER, "Loading the splitter")
-    if decision.effect is None and decision.message.startswith("Loading the splitter; the last try"):
-        failure = view.failed.get(Sync(server.name, Model.SPLITTER))
-        if failure is not None and failure.refused:
-            mend = "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."
-        else:  # seen on 24.10: a load whose process was killed never ends
-            mend = f"If that goes on, restart Triton on {server.name}: it comes back with version {view.alias}."
-        return Decision(phase, f"{decision.message} {mend}", waits=decision.waits)
-    return decision
+def _load_splitter(view: View, phase: Phase, server: ServerView, stable: int) -> Decision:
+    decision = sync(view, phase, server, Model.SPLITTER, because(Reason.LOADING_SPLITTER))
+    if decision.why.reason is not Reason.LAST_TRY_FAILED:
+        return decision
+    failure = view.failed[Sync(server.name, Model.SPLITTER)]
+    why = because(Reason.SPLITTER_REFUSED, server=server.name, error=told(failure))
+    if not failure.refused:  # seen on 24.10: a load whose process was killed never ends
+        why = because(Reason.SPLITTER_NOT_LOADED, server=server.name, error=told(failure), stable=stable)
+    return Decision(phase, why, waits=decision.waits)
 
 
 def _unsteered(view: View, policy: Policy) -> list[ServerView]:
@@ -139,7 +138,7 @@ def _unsteered(view: View, policy: Policy) -> list[ServerView]:
     return [s for s in view.live() if s.steered is None or view.now - s.steered > policy.lease]
 
 
-def _broken(view: View, rollout: Rollout) -> str | None:
+def _broken(view: View, rollout: Rollout) -> Why | None:
     """A splitter that fails, or a candidate that a server lost and can't load again.
 
     That is no matter of evidence: clients must not wait for it.
@@ -149,37 +148,38 @@ def _broken(view: View, rollout: Rollout) -> str | None:
         # Also before clients depend on it: of one whose process died Triton goes on saying READY (seen on 24.10).
         used = server.split or server.splitter is ModelState.READY
         if used and steering is not None and (steering.refused or steering.count >= SILENT_TRIES):
-            return f"The splitter on server {server.name} does not answer: {steering.message}"
+            return because(Reason.SPLITTER_SILENT, server=server.name, error=steering.message)
         lost = rollout.candidate not in server.ready() and rollout.previous in server.ready()
         if lost and loading is not None and loading.refused and loading.at >= rollout.phase_since:
-            return f"Version {rollout.candidate} is lost on server {server.name}. Triton says: {told(loading)}"
+            return because(Reason.CANDIDATE_LOST, version=rollout.candidate, server=server.name, error=told(loading))
         moving = view.failed.get(Sync(server.name, Model.ALIAS))
         if view.split and moving is not None and moving.refused and moving.at >= rollout.phase_since:
-            return f"The splitter can't stand behind the public name on server {server.name}: {moving.message}"
+            return because(Reason.SPLITTER_NOT_PUT, server=server.name, error=moving.message)
     return None
 
 
 def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
     phase, version = rollout.phase, rollout.candidate
     if rollout.progressed_at is None:
-        return Decision(phase, f"From now on live requests meet version {version}.", Progress(0.0))
+        return Decision(phase, because(Reason.MEETING_BEGINS, version=version), Progress(0.0))
     doing = _doing(rollout, where, policy)
     if where.pause:
-        waits = f"{doing} Step {where.index + 1} is a pause: `ctl promote {version}` goes on."
+        waits = because(Reason.PAUSE_STEP, doing=doing, step=where.index + 1, version=version)
         return Decision(phase, waits, Advance(Phase.WAITING, waits) if phase is Phase.SHIFTING else None)
     if view.paused and not rollout.promoted:
-        return Decision(phase, f"{doing} Baton is paused: `ctl resume` goes on.")
+        return Decision(phase, because(Reason.PAUSED_ON_ITS_WAY, doing=doing))
     gate = view.live_gate
     if gate is not None and gate.verdict is Verdict.PASS and (count := synthetic(gate)):
-        doing = f"{doing} No live requests come; it is judged by {count} golden ones in their place."
+        doing = because(Reason.JUDGED_BY_GOLDEN, doing=doing, count=count)
     # A step that a person let past a pause begins then, whenever the last progress was.
     since = max(rollout.progressed_at, rollout.phase_since)
     if gate is None or view.now - since < policy.interval:
         return Decision(phase, doing)
     if gate.verdict is not Verdict.PASS:
         before = rollout.gates.get(Gate.LIVE)
-        told = before is not None and before.verdict is gate.verdict
-        return Decision(phase, f"{doing} Holding: {gate.message}", None if told else Record(gate))
+        known = before is not None and before.verdict is gate.verdict
+        why = because(Reason.HOLDING, doing=doing, said=gate.message)
+        return Decision(phase, why, None if known else Record(gate))
     # After a hold the time that it took does not count.
     seconds = min(view.now - since, 1.5 * policy.interval)
     done = rollout.progress + seconds
@@ -195,9 +195,10 @@ def _failed(view: View, rollout: Rollout) -> Decision | None:
         gate = view.live_gate
         if gate is None or gate.verdict is not Verdict.FAIL:
             return None
-        return Decision(rollout.phase, gate.message, Record(gate))
+        return Decision(rollout.phase, because(Reason.GATE_FAILED, gate=Gate.LIVE, said=gate.message), Record(gate))
     outcome = Outcome.REJECTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-    return Decision(rollout.phase, gate.message, Halt(Stop(outcome, "gate", gate.message, Gate.LIVE)))
+    why = because(Reason.GATE_FAILED, gate=Gate.LIVE, said=gate.message)
+    return Decision(rollout.phase, why, Halt(Stop(outcome, "gate", why, Gate.LIVE)))
 
 
 def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
@@ -205,29 +206,25 @@ def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None
     phase = rollout.phase
     away = 0.0 if rollout.renewed_at is None else view.now - rollout.renewed_at
     if away > policy.lease and not policy.resume:
-        why = (
-            f"Nobody renewed the lease of the split for {away:.0f} s (the control plane was away, or could not write "
-            f"its journal), and it ended."
-        )
+        why = because(Reason.LEASE_ENDED, away_s=away)
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
         return Decision(phase, why, Halt(Stop(outcome, "engine", why)))
     if rollout.renewed_at is None or away >= policy.lease / 3:
-        return Decision(phase, "Renewing the lease of the split.", Renew())
+        return Decision(phase, because(Reason.RENEWING), Renew())
     return None
 
 
-def _doing(rollout: Rollout, where: Position, policy: Policy) -> str:
-    version = rollout.candidate
+def _doing(rollout: Rollout, where: Position, policy: Policy) -> Why:
     if rollout.phase is Phase.SHADOWING:
-        return f"{policy.shadow_share:g} % of live requests are mirrored to version {version}; it answers no client."
-    return f"Version {version} has {where.weight:.3g} % of traffic."
+        return because(Reason.MIRRORED, share=policy.shadow_share, version=rollout.candidate)
+    return because(Reason.SHARE, version=rollout.candidate, weight=where.weight)
 
 
 def unsplit(view: View, phase: Phase) -> Decision | None:
-    """Point the public name straight at the stable version. None when its files do."""
+    """Point the alias straight at the stable version. None when its files do."""
     if not view.split or view.alias is None:
         return None
-    return Decision(phase, f"Pointing the public name at version {view.alias} alone.", SetAlias(view.alias))
+    return Decision(phase, because(Reason.UNSPLITTING, version=view.alias), SetAlias(view.alias))
 
 
 def calls_end(view: View, rollout: Rollout) -> Decision | None:
@@ -244,25 +241,25 @@ def calls_end(view: View, rollout: Rollout) -> Decision | None:
             continue
         left = None if server.outstanding is None else server.outstanding.get(rollout.candidate, 0)
         if left != 0:
-            told = f"Waiting for the last calls of version {rollout.candidate} on server {server.name}."
-            return Decision(rollout.phase, told)
+            why = because(Reason.LAST_CALLS, version=rollout.candidate, server=server.name)
+            return Decision(rollout.phase, why)
     return None
 
 
 def step_aside(view: View, phase: Phase) -> Decision | None:
     """Take the splitter out of every server that answers, and its files. None when it is gone.
 
-    Only where the public name no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
+    Only where the alias no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).
     A call that is under way may bring one that nobody sees yet, and that the next rollout could not steer.
     """
     for server in view.live():
         if server.splitter not in (None, ModelState.UNLOADING) and not server.split:
             if view.splitter is not None:
-                return Decision(phase, "Taking the splitter's files away.", SetSplitter(None))
-            decision = sync(view, phase, server, Model.SPLITTER, "Taking the splitter out")
+                return Decision(phase, because(Reason.REMOVING_SPLITTER_FILES), SetSplitter(None))
+            decision = sync(view, phase, server, Model.SPLITTER, because(Reason.REMOVING_SPLITTER))
             if decision.effect is not None:
                 return decision
     if view.splitter is not None and not view.split and not any(s.split for s in view.live()):
-        return Decision(phase, "Taking the splitter's files away.", SetSplitter(None))
-    called = [s.name for s in view.live() if Sync(s.name, Model.SPLITTER) in view.running]
-    return Decision(phase, f"Taking the splitter out (server {', '.join(called)}).") if called else None
+        return Decision(phase, because(Reason.REMOVING_SPLITTER_FILES), SetSplitter(None))
+    called = ", ".join(s.name for s in view.live() if Sync(s.name, Model.SPLITTER) in view.running)
+    return Decision(phase, because(Reason.REMOVING_SPLITTER).on(called)) if called else None

@@ -18,6 +18,7 @@ from baton.domain import (
     VersionRecord,
 )
 from baton.plan.effects import Effect, Reload, Sync
+from baton.reasons import Reason, Why, because
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class ServerView:
     engine: Mapping[int, ModelVersion] = field(default_factory=dict)
     alias: Mapping[int, ModelVersion] = field(default_factory=dict)
     split: bool = False
-    """The public name leads to the splitter here."""
+    """The alias leads to the splitter here."""
     splitter: ModelState | None = None
     """The splitter's own state; None when it is not loaded."""
     steered: float | None = None
@@ -137,7 +138,7 @@ class ServerView:
         return since is not None and self.leaving(version) and now - since > drain_timeout
 
     def serving(self) -> frozenset[int]:
-        """Versions that the public name leads to here: one, or none. While traffic is split, the stable one."""
+        """Versions that the alias leads to here: one, or none. While traffic is split, the stable one."""
         return frozenset(v for v, m in self.alias.items() if m.state is ModelState.READY)
 
 
@@ -154,7 +155,7 @@ class View:
     alias: int | None
     servers: tuple[ServerView, ...]
     split: bool = False
-    """The public name is to lead to the splitter, for which ``alias`` is the stable version."""
+    """The alias is to lead to the splitter, for which ``alias`` is the stable version."""
     splitter: int | None = None
     """The stable version of the splitter's files; None when there are none."""
     keyed: bool = True
@@ -185,19 +186,19 @@ class View:
         """Names of the servers that do not answer."""
         return tuple(s.name for s in self.servers if not s.live)
 
-    def silence(self) -> str:
-        """The servers that do not answer Baton, each with the reason: one that refuses its key is none that is away."""
-        return " ".join(f"Server {s.name}: {s.reason or 'it does not answer.'}" for s in self.servers if not s.live)
+    def silence(self) -> tuple[tuple[str, str], ...]:
+        """The servers that do not answer Baton, each with the cause: one that refuses its key is none that is away."""
+        return tuple((s.name, s.reason) for s in self.servers if not s.live)
 
     def leads(self, server: ServerView) -> bool:
-        """True when the public name on the server is what the files say."""
+        """True when the alias on the server is what the files say."""
         wanted = frozenset() if self.alias is None else frozenset({self.alias})
         return server.serving() == wanted and server.split == (self.split and self.alias is not None)
 
     def stable(self) -> int | None:
         """The version to compare with and to go back to.
 
-        None also when the public name's version is lost: every server answers, has it READY nowhere, and refused to
+        None also when the alias's version is lost: every server answers, has it READY nowhere, and refused to
         load it (or the policy on disk gave it up for that reason), or it does not answer there although it was
         loaded again. A new version must then not be held to one that
         nobody can ask, nor be loaded together with it: Triton loads all that a policy newly names, or nothing (seen
@@ -243,7 +244,7 @@ class View:
         record = self.records.get(version)
         return record is None or (record.standing is Standing.REJECTED and self.refused(version) is None)
 
-    def hold_reason(self) -> str | None:
+    def hold_reason(self) -> Why | None:
         """Why no engine load call may be made now, or None.
 
         Triton (seen on 24.10) reloads a live version in the next load call when anything under its folder has
@@ -251,29 +252,19 @@ class View:
         folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
         """
         serving = {v for s in self.live() for v in s.serving()}
-        # Without a public name clients ask the engine directly.
+        # Without an alias clients ask the engine directly.
         named = self.policy if self.alias is None else {self.alias}
         serving |= {v for s in self.live() for v in s.ready() & named}
         for version in sorted(serving):
             folder = self.folders.get(version)
             if folder is None:
-                return (
-                    f"The folder of version {version} is gone while it serves; a load call now would take it out "
-                    f"of traffic. Put the folder back: once it is proved to hold what serves, Baton goes on by itself."
-                )
+                return because(Reason.FOLDER_GONE, version=version)
             known = self.loaded.get(version)
             if known is not None and known != folder.fingerprint:
-                return (
-                    f"The folder of version {version} was changed while it serves; a load call now would reload it. "
-                    f"Restore the files: once they are proved to be what serves, Baton goes on by itself "
-                    f"(`ctl retry {version}` says what differs)."
-                )
+                return because(Reason.FOLDER_CHANGED, version=version)
         for stray in self.strays:
             if not stray.harmless and self.known_strays.get(stray.name) != stray.fingerprint:
-                return (
-                    f"{stray.name!r} appeared beside the version folders, and Triton would reload every version in "
-                    f"the next load call. {stray.problem} Until then nothing is loaded; live traffic is not touched."
-                )
+                return because(Reason.UNEXPECTED_ENTRY, name=stray.name, problem=stray.problem)
         return None
 
 

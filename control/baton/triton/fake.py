@@ -439,7 +439,7 @@ class FakeTriton:
             raise call.error
 
     def _splitter_of(self, model: str) -> FakeSplitter | None:
-        """The splitter that requests to a public name pass through."""
+        """The splitter that requests to an alias pass through."""
         files = self._files.get(model)
         return self._splitters.get(files.step[0]) if files is not None and files.step is not None else None
 

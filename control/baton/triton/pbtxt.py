@@ -95,14 +95,14 @@ def parse_engine(text: str, path: Path) -> model_config_pb2.ModelConfig:
     """An engine's configuration. A file that was cut between two fields can be parsed, too, so it is looked at.
 
     Raises:
-        RepositoryError: it can't be parsed, or names no tensors, which the public name needs to lead to it.
+        RepositoryError: it can't be parsed, or names no tensors, which the alias needs to lead to it.
     """
     config = parse(text, path)
     lacking = [field for field in ("input", "output") if not getattr(config, field)]
     if lacking:
         raise RepositoryError(
             f"{path} names no {' and no '.join(lacking)}.",
-            mend="Write down each tensor that clients send and get: the public name is made from them.",
+            mend="Write down each tensor that clients send and get: the alias is made from them.",
         )
     return config
 

@@ -72,17 +72,17 @@ class ServiceFiles:
         write_atomically(path, pbtxt.with_specific_versions(self._read(path), versions, path))
 
     def alias(self) -> int | None:
-        """The engine version that the public name leads to, or None when there is no public name yet.
+        """The engine version that the alias leads to, or None when there is no alias yet.
 
         While traffic is split that is the stable one.
         """
-        return self.public_name()[0]
+        return self.alias_and_split()[0]
 
     def split(self) -> bool:
-        """Whether the public name leads to the splitter."""
-        return self.public_name()[1]
+        """Whether the alias leads to the splitter."""
+        return self.alias_and_split()[1]
 
-    def public_name(self) -> tuple[int | None, bool]:
+    def alias_and_split(self) -> tuple[int | None, bool]:
         """:meth:`alias` and :meth:`split` as one reading of the file tells them."""
         path = self.alias_dir / CONFIG
         text = read(path)
@@ -102,7 +102,7 @@ class ServiceFiles:
         return int(versions[0]), split
 
     def set_alias(self, version: int | None, *, split: bool = False) -> None:
-        """Point the public name at an engine version, straight or by way of the splitter.
+        """Point the alias at an engine version, straight or by way of the splitter.
 
         The directory of the new number is there before the file that names it, and the old number's directory
         goes only after: at every moment a restarting Triton finds a pair that works.
@@ -235,7 +235,7 @@ class ServiceFiles:
             step.output_map[tensor.name] = tensor.name
         way = f", by way of {self.splitter_name}" if split else ""
         leads = f"{self.engine_name} version {version}{way}"
-        head = f"# Written by Baton: the public name {self.alias_name} leads to {leads}.\n"
+        head = f"# Written by Baton: the alias {self.alias_name} leads to {leads}.\n"
         return head + str(text_format.MessageToString(config))
 
     def _read(self, path: Path) -> str:

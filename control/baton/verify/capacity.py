@@ -6,77 +6,36 @@ from pathlib import Path
 from typing import Final
 
 from baton.domain import Gate, GateResult, Verdict
-from baton.errors import CheckpointError
 from baton.evidence import CapacityEvidence
-from baton.verify.files import figure, shown
-from baton.verify.layout import INDEX, SINGLE, read_index
-from baton.verify.safetensors import BITS, read_header
+from baton.verify.checkpoint import Checkpoint
+from baton.verify.files import figure
 
-OVERHEAD: Final = 1.2
-"""Memory of a served version over its weights: activations, caches, allocator slack. A start; ``live`` corrects it."""
 PROCESS_BYTES: Final = 512 << 20
 """Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""
-MARGIN: Final = 0.10
-"""The contract's default: a tenth more than estimated must be free."""
-
-_SERVING: Final = {
-    "float32": "F32", "fp32": "F32", "float16": "F16", "fp16": "F16", "half": "F16", "bfloat16": "BF16", "bf16": "BF16",
-}  # fmt: skip
-_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
-def estimate_bytes(
-    folder: Path,
-    *,
-    dtype: str | None = None,
-    overhead: float = OVERHEAD,
-    process: int = PROCESS_BYTES,
-    live: int | None = None,
-) -> int:
-    """Estimate the memory in bytes that serving this checkpoint takes: weights x ``overhead`` + ``process``.
+def estimate_bytes(checkpoint: Checkpoint, *, overhead: float, process: int = PROCESS_BYTES) -> int:
+    """Estimate the memory in bytes that serving this checkpoint takes: weights as stored x ``overhead`` + ``process``.
 
-    ``dtype`` is the type it is served in (``float32``, ``bfloat16``, ``float16``), ``None`` or ``auto`` when it is
-    served as stored; whole numbers and 8-bit types keep their size. ``live`` is the measured memory of the version
-    that serves now: a successor of the same kind will hardly take less, so the larger figure counts.
-    Raises ``CheckpointError`` when a header can't be read, ``ValueError`` for an unknown ``dtype``.
+    ``overhead`` covers activations, caches and allocator slack. Raises ``CheckpointError`` when a header can't be read.
     """
-    if dtype == "auto":
-        dtype = None
-    if dtype is not None and dtype not in _SERVING:
-        raise ValueError(f"{dtype!r} is not a type to serve in; allowed are {', '.join(_SERVING)}")
-    serving = BITS[_SERVING[dtype]] if dtype is not None else None
-    bits = 0
-    for name in _weight_files(folder):
-        for tensor in read_header(folder / name).tensors.values():
-            stored = BITS[tensor.dtype]
-            bits += tensor.elements * (serving if serving is not None and tensor.dtype in _FLOATS else stored)
-    return max(int(bits / 8 * overhead) + process, live or 0)
+    return int(sum(tensor.size for _, tensor in checkpoint.tensors()) * overhead) + process
 
 
-def _weight_files(folder: Path) -> list[str]:
-    if (folder / INDEX).exists():
-        return sorted(set(read_index(folder).values()))
-    if (folder / SINGLE).exists():
-        return [SINGLE]
-    raise CheckpointError(f"{shown(folder.name)} has neither {INDEX} nor {SINGLE}.", mend="Copy the weights.")
-
-
-def check_capacity(
-    needed: int, available: int | None, *, margin: float = MARGIN, what: str = "memory", where: str = ""
-) -> GateResult:
+def check_capacity(needed: int, available: int | None, *, margin: float, where: str = "") -> GateResult:
     """Judge whether ``needed`` bytes and a ``margin`` (a fraction of them) fit into the ``available`` bytes.
 
-    ``what`` names the memory in the message ("memory", "GPU memory"), ``where`` the server. ``observed`` is ``needed``,
-    ``limit`` the most that would fit, both in bytes. ``available=None`` (nothing can be measured, as on a server
-    elsewhere) passes as skipped, and says so: the gate ``load`` will tell.
+    ``where`` names the server in the message. ``observed`` is ``needed``, ``limit`` the most that would fit, both in
+    bytes. ``available=None`` (nothing can be measured, as on a server elsewhere) passes as skipped, and says so: the
+    gate ``load`` will tell.
     """
     place = f" on {where}" if where else ""
-    evidence = CapacityEvidence(needed_bytes=needed, available_bytes=available, margin=margin, what=what)
+    evidence = CapacityEvidence(needed_bytes=needed, available_bytes=available, margin=margin, what="memory")
     if available is None:
-        message = f"Skipped: the free {what}{place} can't be seen from here; an estimated {figure(needed)} is needed."
+        message = f"Skipped: the free memory{place} can't be seen from here; an estimated {figure(needed)} is needed."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)
     limit = round(available / (1 + margin))
-    figures = f"an estimated {figure(needed)} of {what} plus a margin of {margin:.0%}"
+    figures = f"an estimated {figure(needed)} of memory plus a margin of {margin:.0%}"
     if needed <= limit:
         message = f"{figures[0].upper()}{figures[1:]} fits into the {figure(available)} that are free{place}."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), float(limit), evidence=evidence)

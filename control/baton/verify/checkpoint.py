@@ -1,7 +1,337 @@
-"""What others ask of a version folder: what it lacks, whether it is whole, what it says of itself."""
+"""A version folder, walked and parsed once: what completeness, integrity, compatibility and capacity are told from.
 
-from baton.verify.completeness import missing_parts
-from baton.verify.integrity import check_integrity, manifest
-from baton.verify.meta import read_meta
+``describe`` lists the folder, reads what is served of it, and never raises: what is wrong with a file is part of the
+description. Of weights only the headers are read. What was read is known to be what was listed: a file that changed
+meanwhile has an ``UnfinishedError`` instead of a value. So two descriptions with one fingerprint are the same, and a
+file that stays as it is is parsed once, however often its folder is described.
+"""
 
-__all__ = ["check_integrity", "manifest", "missing_parts", "read_meta"]
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, Final
+
+from baton.domain import VersionMeta
+from baton.errors import CheckpointError
+from baton.verify import tokens
+from baton.verify.files import UnfinishedError, changed, figure, open_regular, read_json, read_whole, reason, shown
+from baton.verify.layout import (
+    CONFIG,
+    HEAD,
+    INDEX,
+    PROCESSOR,
+    SETTINGS,
+    SINGLE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    true_kind,
+    weight_map,
+)
+from baton.verify.listing import Entry, Listing, entry_of, look, vanished
+from baton.verify.meta import META, META_LIMIT, as_meta, parse_table
+from baton.verify.safetensors import Header, Tensor, read_header
+from baton.verify.sums import SUMS, SUMS_LIMIT, parse_sums
+
+JSON_TOTAL: Final = 256 << 20
+"""Bytes of all JSON files of a folder: they are parsed while the loop waits."""
+HEADERS_TOTAL: Final = 64 << 20
+"""Bytes of all headers of its weights; those of the largest published models are some 10 MB."""
+KEPT: Final = 24 << 20
+"""Bytes of text whose values are kept in memory: room for a stable version and a candidate with tokenizers of 11 MB. A
+vocabulary takes twice its text there, text that means harm some twenty times."""
+_OVERHEAD: Final = 1 << 10
+_GRAIN_S: Final = 2.0
+"""The coarsest clock of a file system in use. Within one tick of it a file can change unnoticed."""
+_VOCABULARIES: Final = ("vocab.json", "added_tokens.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What reading a file gave: a value, or why there is none."""
+
+    value: Any = None
+    error: CheckpointError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One version folder at one moment.
+
+    ``top`` is what lies directly in it, by name, and ``served`` those of them that the engine and the gates read. All
+    else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and not
+    judged; that the engine never opens it ``tests/verify/test_served.py`` holds against the engine. ``parts`` are the
+    served files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
+    """
+
+    listing: Listing
+    top: Mapping[str, Entry]
+    served: Mapping[str, Entry]
+    parts: Mapping[str, Part]
+    fault: CheckpointError | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's, as it may be printed."""
+        return shown(self.listing.path.name)
+
+    @property
+    def files(self) -> list[Entry]:
+        """The plain files that are served."""
+        return [entry for entry in self.served.values() if entry.is_file]
+
+    @property
+    def beside(self) -> list[Entry]:
+        """The files at any depth that are not served."""
+        known = {*self.served, SUMS}
+        return [entry for entry in self.listing.entries if entry.is_file and entry.name not in known]
+
+    def value(self, name: str) -> Any:
+        """What a file holds, in the form that its reader gives; raises ``CheckpointError`` when there is none."""
+        part = self.parts.get(name, Part()) if self.fault is None else Part(error=self.fault)
+        if part.error is not None:
+            raise CheckpointError(
+                part.error.message, mend=part.error.mend
+            )  # a new one: errors hold where they were raised
+        if name not in self.parts:
+            raise CheckpointError(f"{name} can't be opened: it is not there.")
+        return part.value
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """A ``*config.json``; raises ``CheckpointError`` when there is none, or it holds no object."""
+        value = self.value(name)
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{name} holds a {type(value).__name__} where an object {{...}} belongs.")
+        return value
+
+    def told(self, name: str) -> Any:
+        """A file's value, ``None`` when it is not there or can't be read."""
+        part = self.parts.get(name)
+        return None if part is None else part.value
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor of all weights, file by file; raises ``CheckpointError`` for what can't be read."""
+        if INDEX in self.top:
+            files = sorted(set(self.value(INDEX).values()))
+        elif SINGLE in self.top or self.fault is not None:
+            files = [SINGLE]
+        else:
+            raise CheckpointError(f"{self.name} has neither {INDEX} nor {SINGLE}.", mend="Copy the weights.")
+        for file in files:
+            yield from self.value(file).tensors.items()
+
+    def tokenizer(self) -> tokens.Tokenizer:
+        """From whichever files it is in; raises ``CheckpointError`` naming the one that is not as it must be."""
+        if TOKENIZER in self.top:
+            return self.value(TOKENIZER)  # type: ignore[no-any-return]
+        vocabulary, added = _VOCABULARIES
+        if vocabulary not in self.top:
+            return tokens.Tokenizer(None, None)
+        more = self.value(added) if added in self.top else {}
+        return tokens.older_tokenizer(self.value(vocabulary), more, self.settings(TOKENIZER_CONFIG))
+
+    def meta(self) -> VersionMeta:
+        """What ``version.toml`` says; raises ``CheckpointError``."""
+        return as_meta(self.value(META) if META in self.top else {}, self.listing.path.name)
+
+
+def describe(folder: Path) -> Checkpoint:
+    """The folder as it is now. Never raises."""
+    return read(look(folder))
+
+
+def read(listing: Listing, *, values: bool = True) -> Checkpoint:
+    """What the files of a listed folder hold, as they were when it was listed. Never raises.
+
+    Without ``values`` those may be left out that completeness does not ask for.
+    """
+    top = {entry.name: entry for entry in listing.entries if "/" not in entry.name}
+    served = {name: entry for name, entry in top.items() if name in SETTINGS}
+    fault = listing.fault if not top else None
+    # Before the first is parsed.
+    texts = sum(entry.size for name, entry in served.items() if name.endswith(".json"))
+    if texts > JSON_TOTAL:
+        fault = CheckpointError(
+            f"Its JSON files are {figure(texts)} together; at most {figure(JSON_TOTAL)} are allowed.",
+            mend="No model has so many: remove what is not part of it.",
+        )
+    if fault is not None:
+        return Checkpoint(listing, top, served, {}, fault)
+    readers = {name: _reader(name, joint=TOKENIZER in top) for name in (*served, SUMS) if name in top}
+    needed = readers.keys() if values else {CONFIG, PROCESSOR, INDEX, SUMS}
+    parts = {name: _KEEPER.part(top[name], reader, value=name in needed) for name, reader in readers.items()}
+    index = parts[INDEX].value or {} if INDEX in parts else {}
+    headers = 0
+    for name in sorted({SINGLE, *index.values()} & top.keys()):
+        served[name] = top[name]
+        parts[name] = _KEEPER.part(top[name], read_header)
+        headers += _length(parts[name])
+        if headers > HEADERS_TOTAL:
+            fault = CheckpointError(
+                f"The headers of its weights are more than {figure(HEADERS_TOTAL)} together.",
+                mend="No model has so many tensors: save the checkpoint again.",
+            )
+            return Checkpoint(listing, top, served, {}, fault)
+    return Checkpoint(listing, top, served, parts)
+
+
+def read_meta(folder: Path) -> VersionMeta:
+    """What ``version.toml`` says, of which nothing else is read; raises ``CheckpointError``.
+
+    Without the file the label is the folder's name, and the release ``equivalent``.
+    """
+    try:
+        entry = entry_of(folder / META, META)
+    except OSError as error:
+        if vanished(error):
+            return as_meta({}, folder.name)
+        raise CheckpointError(f"{META} can't be looked at: {reason(error)}.") from error
+    top = {META: entry}
+    return Checkpoint(Listing(folder, None), top, top, {META: _KEEPER.part(entry, _table)}).meta()
+
+
+Reader = Callable[[FileIO, str], Any]
+"""Takes an open file and its name; raises ``CheckpointError`` or ``OSError``."""
+
+
+def _reader(name: str, *, joint: bool) -> Reader:
+    """What a served file is read with. ``joint``: the vocabulary is in ``tokenizer.json``, and no other one counts."""
+    if name in _VOCABULARIES and not joint:
+        return _vocabulary
+    if name in _READERS:
+        return _READERS[name]
+    if name.endswith("config.json"):
+        return read_json
+    return _any_json if name.endswith(".json") else _head
+
+
+def _vocabulary(file: FileIO, name: str) -> dict[str, int]:
+    return tokens.numbers(read_json(file, name), name)
+
+
+def _any_json(file: FileIO, name: str) -> None:
+    """Read to know that it can be: nothing is told from what it holds."""
+    read_json(file, name)
+
+
+def _head(file: FileIO, name: str) -> None:
+    """Text of no form, or a binary vocabulary: only what it can't be shows."""
+    if kind := true_kind(file.read(HEAD)):
+        raise CheckpointError(f"{shown(name)} is not what its name says: {kind}.")
+
+
+def _table(file: FileIO, _name: str) -> dict[str, Any]:
+    return parse_table(read_whole(file, META, META_LIMIT))
+
+
+_READERS: Final[Mapping[str, Reader]] = {
+    INDEX: lambda file, name: weight_map(read_json(file, name)),
+    TOKENIZER: lambda file, name: tokens.tokenizer_of(read_json(file, name)),
+    META: _table,
+    SUMS: lambda file, _: parse_sums(read_whole(file, SUMS, SUMS_LIMIT)),
+}
+
+
+_Key = tuple[Path, Reader, object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    part: Part
+    size: int
+    emptied: bool = False
+    """The file was read without an error, and its value was too large to keep."""
+
+
+_NONE: Final = _Kept(Part(), 0)
+_EMPTIED: Final = _Kept(Part(), _OVERHEAD, emptied=True)
+
+
+class _Keeper:
+    """Reads files, and keeps what they hold while they stay as they are; the value longest unused is dropped first.
+
+    Safe for use by several threads.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._held = 0
+        self._parts: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def part(self, entry: Entry, reader: Reader, *, value: bool = True) -> Part:
+        """What a file holds. Without ``value`` only what is wrong with it, which is remembered of files of any size."""
+        key = (entry.path, reader, entry.figures)
+        with self._lock:
+            kept = self._parts.get(key)
+            if kept is not None and not (kept.emptied and value):
+                self._parts.move_to_end(key)
+                return kept.part
+        part, sure = _read(entry, reader)
+        if sure:
+            size = _length(part) if reader is read_header else entry.size if part.value is not None else 0
+            with self._lock:
+                self._keep(key, _Kept(part, size + _OVERHEAD) if size <= self._room // 2 else _EMPTIED)
+        return part if value else Part(error=part.error)
+
+    def _keep(self, key: _Key, kept: _Kept) -> None:
+        self._held += kept.size - self._parts.pop(key, _NONE).size
+        self._parts[key] = kept
+        while self._held > self._room:
+            oldest, old = self._parts.popitem(last=False)
+            self._held -= old.size
+            if old.part.value is not None:
+                self._parts[oldest] = _EMPTIED
+                self._held += _OVERHEAD
+
+
+_KEEPER: Final = _Keeper(KEPT)
+
+
+def _read(entry: Entry, reader: Reader) -> tuple[Part, bool]:
+    """What a file holds, and whether that stands for as long as its status stays as it is."""
+    name = Path(entry.name).name
+    lasting = False  # that a file can't be opened may be over at any time
+    began = time.time()
+    try:
+        with open_regular(entry.path) as file:
+            part = _parsed(file, name, reader)
+        lasting = True
+    except CheckpointError as error:
+        part = Part(error=error)
+    except OSError as error:
+        part = Part(error=CheckpointError(f"{shown(name)} can't be read: {reason(error)}."))
+    if not entry.is_as_listed():
+        return (part if isinstance(part.error, UnfinishedError) else Part(error=changed(name))), False
+    if part.error is None:
+        return part, True
+    # An error holds on to where it was met, and to what the parser had in hand there.
+    part.error.__traceback__ = part.error.__cause__ = part.error.__context__ = None
+    status = entry.target or entry.own
+    return part, lasting and began - max(status.st_mtime, status.st_ctime) > _GRAIN_S
+
+
+def _parsed(file: FileIO, name: str, reader: Reader) -> Part:
+    if reader is not read_header and os.fstat(file.fileno()).st_size == 0:
+        return Part(error=UnfinishedError(f"{shown(name)} is empty so far.", f"{shown(name)} is empty so far"))
+    try:
+        return Part(reader(file, name))
+    except UnfinishedError as error:
+        return Part(error=error)
+    except CheckpointError as error:
+        # What the file really is tells more than where its reader stumbled.
+        file.seek(0)
+        kind = true_kind(file.read(HEAD))
+        told = kind is None or kind in error.message
+        return Part(error=error if told else CheckpointError(f"{shown(name)} can't be used: {kind}."))
+
+
+def _length(part: Part) -> int:
+    """Bytes of a header; none for a file that has none."""
+    return part.value.length if isinstance(part.value, Header) else 0

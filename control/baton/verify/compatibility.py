@@ -8,31 +8,21 @@ the engine checks when it loads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.errors import CheckpointError
 from baton.evidence import CompatibilityEvidence
-from baton.verify.files import read_object, reason, shown, walk
+from baton.verify.checkpoint import Checkpoint
+from baton.verify.files import shown
 from baton.verify.integrity import told
-from baton.verify.layout import (
-    CONFIG,
-    IMAGES,
-    INDEX,
-    SINGLE,
-    TOKENIZER,
-    VIDEOS,
-    absent_helpers,
-    has_vision,
-    read_index,
-)
-from baton.verify.meta import read_meta
+from baton.verify.layout import CONFIG, IMAGES, PROCESSOR, TOKENIZER, VIDEOS, absent_helpers, has_vision
 from baton.verify.patterns import pipeline_problems
-from baton.verify.safetensors import read_header
-from baton.verify.tokens import Tokenizer, read_tokenizer
+from baton.verify.tokens import Tokenizer
+
+T = TypeVar("T")
 
 _LAYER: Final = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _BLOCK: Final = re.compile(r"(?:^|\.)visual\.blocks\.(\d+)\.")
@@ -49,6 +39,10 @@ LARGEST_SETTING: Final = 10**8
 """Of whole numbers in ``config.json``; positions (10 million) are the largest in use."""
 LONGEST_SETTING: Final = 10_000
 """Elements of a list there; names of labels and of layers are the longest."""
+_PATCHES: Final = {
+    "patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size", "merge_size": "spatial_merge_size",
+}  # fmt: skip
+"""Settings of the image processor, and those of ``vision_config`` that they must equal."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -63,7 +57,7 @@ class _Found:
 
 
 def check_compatibility(
-    candidate: Path, stable: Path | None, *, architecture: str | None, release: Release | None = None
+    candidate: Checkpoint, stable: Checkpoint | None, *, architecture: str | None, release: Release | None = None
 ) -> GateResult:
     """Judge from its files whether ``candidate`` can stand in for ``stable``, or serve as the first version.
 
@@ -78,8 +72,6 @@ def check_compatibility(
         problems = list(_problems(candidate, stable, architecture, release, found))
     except CheckpointError as error:
         problems = [str(error)]
-    except OSError as error:
-        problems = [f"{shown(candidate.name)} can't be read: {reason(error)}."]
     evidence = CompatibilityEvidence(
         architecture=found.architecture,
         tokens=found.tokens,
@@ -89,7 +81,7 @@ def check_compatibility(
     if problems:
         message = told(problems)
         return GateResult(Gate.COMPATIBILITY, Verdict.FAIL, message, float(len(problems)), 0.0, evidence=evidence)
-    against = f"as in version {shown(stable.name)}" if stable is not None else "as the service asks"
+    against = f"as in version {stable.name}" if stable is not None else "as the service asks"
     if stable is None and architecture is None:
         against = "with nothing to compare it with"
     message = f"{found.architecture}, {against}; {found.tokens:,} tokens, tokenizer and processor fit."
@@ -99,23 +91,29 @@ def check_compatibility(
 
 
 def _problems(
-    candidate: Path, stable: Path | None, architecture: str | None, release: Release | None, found: _Found
+    candidate: Checkpoint,
+    stable: Checkpoint | None,
+    architecture: str | None,
+    release: Release | None,
+    found: _Found,
 ) -> Iterator[str]:
-    config = read_object(candidate / CONFIG)
+    config = candidate.settings(CONFIG)
     yield from _absurd(config)
     found.architecture = _kind(config)
-    yield from _other_architecture(config, _stable_config(stable), architecture)
-    names = {entry.name for entry in walk(candidate) if entry.is_file}
-    absent = absent_helpers(names, config, candidate)
+    before = _of_stable(stable, lambda one: one.settings(CONFIG))
+    yield from _other_architecture(config, before, architecture)
+    files = {entry.name for entry in candidate.files}
+    absent = absent_helpers(files, config, candidate.told(PROCESSOR))
     yield from (f"{sentence}: requests can't be prepared without it." for sentence in absent)
-    shapes = _shapes(candidate)
+    tensors = dict(candidate.tensors())
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     yield from _ill_shaped(config, shapes)
     if RERANKER in _classes(config):
-        yield from _not_served(candidate, config)
+        yield from _not_served({name: tensor.dtype for name, tensor in tensors.items()}, config)
     yield from _other_patches(candidate, config)
     if absent:
         return
-    tokenizer = read_tokenizer(candidate)
+    tokenizer = candidate.tokenizer()
     found.tokens = tokenizer.count
     rows = _vocabulary_rows(config, shapes)
     if rows is not None and tokenizer.largest >= rows:
@@ -123,12 +121,20 @@ def _problems(
             f"The tokenizer's largest id is {tokenizer.largest:,}, the embeddings have {rows:,} rows: "
             "tokenizer and weights are from different models."
         )
-    before = _stable_tokenizer(stable)
-    risks = pipeline_problems(tokenizer.pipeline, before.pipeline if before else {})
+    known = _of_stable(stable, Checkpoint.tokenizer)
+    risks = pipeline_problems(tokenizer.pipeline, known.pipeline if known else {})
     yield from (f"{TOKENIZER}: {risk}: take the tokenizer that the model was published with." for risk in risks)
-    if stable is not None and before is not None:
-        declared = release or read_meta(candidate).release
-        yield from _other_tokens(tokenizer, before, stable, declared, found)
+    if stable is not None and known is not None:
+        yield from _other_tokens(tokenizer, known, stable.name, release or candidate.meta().release, found)
+
+
+def _of_stable(stable: Checkpoint | None, ask: Callable[[Checkpoint], T]) -> T | None:
+    if stable is None:
+        return None
+    try:
+        return ask(stable)
+    except CheckpointError as error:
+        raise CheckpointError(f"The stable version {stable.name} can't be compared with: {error}") from error
 
 
 def _absurd(config: Mapping[str, Any]) -> Iterator[str]:
@@ -141,15 +147,6 @@ def _absurd(config: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{CONFIG} says {shown((prefix + key)[:80])} {str(value)[:30]}: no model is that large."
             elif isinstance(value, list) and len(value) > LONGEST_SETTING:
                 yield f"{CONFIG} says {shown((prefix + key)[:80])} with {len(value):,} elements: no model has so many."
-
-
-def _stable_config(stable: Path | None) -> dict[str, Any] | None:
-    if stable is None:
-        return None
-    try:
-        return read_object(stable / CONFIG)
-    except CheckpointError as error:
-        raise CheckpointError(f"The stable version {shown(stable.name)} can't be compared with: {error}") from error
 
 
 def _kind(config: Mapping[str, Any]) -> str:
@@ -182,22 +179,20 @@ def _other_architecture(
         )
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    files = set(read_index(folder).values()) if (folder / INDEX).exists() else {SINGLE}
-    return {name: tensor.shape for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()}
+def _not_served(tensors: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the engine of this architecture would refuse in the middle of a load: other tools' tensors.
 
-
-def _not_served(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the engine of this architecture would refuse in the middle of a load: other tools' tensors."""
-    files = set(read_index(folder).values()) if (folder / INDEX).exists() else {SINGLE}
-    tensors = {
-        name: tensor.dtype for file in sorted(files) for name, tensor in read_header(folder / file).tensors.items()
-    }
+    ``tensors`` are their types by name.
+    """
     other = sorted({kind for name, kind in tensors.items() if kind not in _TYPES and not name.endswith(".inv_freq")})
-    packed = next((name for name in sorted(tensors) if _QUANTISED.search(name)), None)
-    if config.get("quantization_config") or other or packed:
-        why = f"holds weights of type {', '.join(map(shown, other))}" if other else f"has {shown(packed or '')[:200]}"
-        why = f"{CONFIG} has a quantization_config" if config.get("quantization_config") else f"The checkpoint {why}"
+    why = ""
+    if packed := next((name for name in sorted(tensors) if _QUANTISED.search(name)), None):
+        why = f"The checkpoint has {shown(packed)[:200]}"
+    if other:
+        why = f"The checkpoint holds weights of type {', '.join(other)}"
+    if config.get("quantization_config"):
+        why = f"{CONFIG} has a quantization_config"
+    if why:
         yield f"{why}: the engine serves no quantised weights; save the model in bf16, fp16 or fp32."
         return
     if adapter := next((name for name in sorted(tensors) if "lora_" in name or name.startswith("base_model.")), None):
@@ -216,12 +211,8 @@ def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _embeddings(shapes: Shapes) -> tuple[str, tuple[int, ...]] | None:
-    found = [
-        (name, shape)
-        for name, shape in shapes.items()
-        if name.endswith("embed_tokens.weight") and not _TOWERS.search(name)
-    ]
-    return found[0] if found else None
+    names = (name for name in shapes if name.endswith("embed_tokens.weight") and not _TOWERS.search(name))
+    return next(((name, shapes[name]) for name in names), None)
 
 
 def _vocabulary_rows(config: Mapping[str, Any], shapes: Shapes) -> int | None:
@@ -235,13 +226,13 @@ def _vocabulary_rows(config: Mapping[str, Any], shapes: Shapes) -> int | None:
 def _ill_shaped(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     """Yield where ``config.json`` and the headers disagree; what it doesn't say, or they don't name, fits."""
     text = _text(config)
-    for name, shape in [found] if (found := _embeddings(shapes)) else []:
-        wanted = (text.get("vocab_size"), text.get("hidden_size"))
-        if all(isinstance(side, int) for side in wanted) and shape != wanted:
-            yield (
-                f"{CONFIG} says vocab_size {wanted[0]:,} and hidden_size {wanted[1]:,}, "
-                f"the tensor {name} has the shape {'x'.join(map(str, shape))}."
-            )
+    rows, width = text.get("vocab_size"), text.get("hidden_size")
+    found = _embeddings(shapes)
+    if found is not None and isinstance(rows, int) and isinstance(width, int) and found[1] != (rows, width):
+        yield (
+            f"{CONFIG} says vocab_size {rows:,} and hidden_size {width:,}, "
+            f"the tensor {found[0]} has the shape {'x'.join(map(str, found[1]))}."
+        )
     language = [name for name in shapes if not _TOWERS.search(name)]
     yield from _miscounted("num_hidden_layers", text.get("num_hidden_layers"), _LAYER, language)
     if has_vision(config):
@@ -267,35 +258,21 @@ def _miscounted(setting: str, said: object, pattern: re.Pattern[str], names: lis
     yield f"{CONFIG} says {setting} {said:,}, the weights hold {len(there):,}, the last one is number {max(there):,}."
 
 
-def _other_patches(folder: Path, config: Mapping[str, Any]) -> Iterator[str]:
+def _other_patches(candidate: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield where the image settings cut pictures into other patches than the weights were trained on."""
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         return
-    pairs = (
-        ("patch_size", "patch_size"),
-        ("temporal_patch_size", "temporal_patch_size"),
-        ("merge_size", "spatial_merge_size"),
-    )
     for file in (IMAGES, VIDEOS):
-        settings = read_object(folder / file) if (folder / file).exists() else {}
-        for here, there in pairs:
+        settings = candidate.settings(file) if file in candidate.top else {}
+        for here, there in _PATCHES.items():
             own, wanted = settings.get(here), vision.get(there)
             if isinstance(own, int) and isinstance(wanted, int) and own != wanted:
                 yield f"{file} says {here} {own}, {CONFIG} says vision_config.{there} {wanted}."
 
 
-def _stable_tokenizer(stable: Path | None) -> Tokenizer | None:
-    if stable is None:
-        return None
-    try:
-        return read_tokenizer(stable)
-    except CheckpointError as error:
-        raise CheckpointError(f"The stable version {shown(stable.name)} can't be compared with: {error}") from error
-
-
 def _other_tokens(
-    tokenizer: Tokenizer, before: Tokenizer, stable: Path, release: Release, found: _Found
+    tokenizer: Tokenizer, before: Tokenizer, stable: str, release: Release, found: _Found
 ) -> Iterator[str]:
     if before.kind is not None and tokenizer.kind is not None and before.kind != tokenizer.kind:
         yield f"The tokenizer is of the kind {tokenizer.kind}, the stable version's is {before.kind}."
@@ -307,7 +284,7 @@ def _other_tokens(
     if changed and release is Release.EQUIVALENT:
         example = min(changed)
         yield (
-            f"{len(set(changed)):,} tokens differ from version {shown(stable.name)}, such as {example[:40]!r} "
+            f"{len(set(changed)):,} tokens differ from version {stable}, such as {example[:40]!r} "
             f"(id {before.ids.get(example, 'none')} there, {tokenizer.ids.get(example, 'none')} here): an equivalent "
             'version has the same vocabulary. If it was retrained with new tokens, declare release = "retrained".'
         )

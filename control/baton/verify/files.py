@@ -1,4 +1,4 @@
-"""Reading a folder that somebody else may still be writing.
+"""Reading a file that somebody else may still be writing.
 
 Everything here looks before it opens: a fifo would block for ever, a device would never end, and a file of 100 GB
 must not be read into memory because its name ends in ``.json``.
@@ -6,13 +6,10 @@ must not be read into memory because its name ends in ``.json``.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from io import FileIO, RawIOBase
 from pathlib import Path
 from typing import Any, Final
@@ -25,129 +22,34 @@ CHUNK: Final = 4 << 20
 JSON_LIMIT: Final = 64 << 20
 """Bytes. Tokenizers are the largest JSON files of real checkpoints, 10 to 35 MB; parsed they take some twenty times
 their size of memory, within the control plane."""
-JSON_TOTAL: Final = 256 << 20
-"""Bytes of all JSON files of a folder: they are parsed while the loop waits."""
 SETTINGS_LIMIT: Final = 4 << 20
 """Bytes of a ``*config.json``; real ones are a few kB."""
-ENTRIES_LIMIT: Final = 10_000
-"""A checkpoint has tens of files. The bound keeps links that point at each other from multiplying for ever."""
-DEPTH_LIMIT: Final = 32
-"""Folders within folders; real checkpoints have one or two levels."""
-
-_VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file, folder, link or special file below a folder.
+class UnfinishedError(CheckpointError):
+    """The file is what a copy under way leaves for a while: its first part, or one that changed while it was read.
 
-    ``name`` is relative to that folder, with ``/`` between parts. ``own`` is the entry's own status, ``target`` that of
-    what it leads to: the same, unless it is a link, and ``None`` for a link to nowhere.
-    ``loop`` marks a link to a folder that it lies in; it is not descended into.
+    ``lack`` says so in a few words, for a list of what is not there yet. ``cut`` marks what the copy brings within
+    moments, or never.
     """
 
-    name: str
-    path: Path
-    own: os.stat_result
-    target: os.stat_result | None
-    loop: bool = False
-
-    @property
-    def is_link(self) -> bool:
-        return stat.S_ISLNK(self.own.st_mode)
-
-    @property
-    def is_file(self) -> bool:
-        return self.target is not None and stat.S_ISREG(self.target.st_mode)
-
-    @property
-    def is_folder(self) -> bool:
-        return self.target is not None and stat.S_ISDIR(self.target.st_mode)
-
-    @property
-    def size(self) -> int:
-        """In bytes; 0 for what is not a file."""
-        return self.target.st_size if self.target is not None and self.is_file else 0
+    def __init__(self, message: str, lack: str, *, cut: bool = False, mend: str = "Copy it again.") -> None:
+        super().__init__(message, mend=mend)
+        self.lack = lack
+        self.cut = cut
 
 
-def vanished(error: OSError) -> bool:
-    """Whether the error only says that something was removed in the meantime."""
-    return error.errno in _VANISHED
+class MalformedError(ValueError):
+    """Text that is not JSON. ``early``: it looks like the first part of a text of which the rest is still to come."""
+
+    def __init__(self, cause: str, *, early: bool = False) -> None:
+        super().__init__(cause)
+        self.early = early
 
 
-def is_there(path: Path) -> bool:
-    """Whether a name exists, be it a link to nowhere; raises ``CheckpointError`` when that can't be told."""
-    try:
-        path.lstat()
-    except OSError as error:
-        if vanished(error):
-            return False
-        raise CheckpointError(f"{shown(path.name)} can't be looked at: {reason(error)}.") from error
-    return True
-
-
-def walk(folder: Path, *, deep: bool = True) -> Iterator[Entry]:
-    """Yield every entry below ``folder`` in the order of names, links followed, a folder before what is in it.
-
-    Without ``deep`` only what lies in the folder itself. What vanishes in the middle is left out. Raises ``OSError``
-    when a folder can't be listed, and ``CheckpointError`` beyond ``ENTRIES_LIMIT`` entries.
-    """
-    try:
-        status = folder.stat()
-    except OSError as error:
-        if vanished(error):
-            return
-        raise
-    entries = _descend(folder, "", ((status.st_dev, status.st_ino),), deep=deep)
-    for count, entry in enumerate(entries):
-        if count >= ENTRIES_LIMIT:
-            raise CheckpointError(
-                f"{shown(folder.name)} holds more than {ENTRIES_LIMIT:,} files, links counted as what they lead to.",
-                mend="A version folder holds one checkpoint: remove the links or the files that are not part of it.",
-            )
-        yield entry
-
-
-def _descend(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], *, deep: bool) -> Iterator[Entry]:
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        if vanished(error):
-            return
-        raise
-    for path in paths:
-        try:
-            own = path.lstat()
-        except OSError as error:
-            if vanished(error):
-                continue
-            raise
-        target = _target(path, own)
-        name = prefix + path.name
-        if target is None or not stat.S_ISDIR(target.st_mode):
-            yield Entry(name, path, own, target)
-            continue
-        here = (target.st_dev, target.st_ino)
-        yield Entry(name, path, own, target, loop=here in above)
-        if len(above) > DEPTH_LIMIT:
-            raise CheckpointError(
-                f"{shown(name[:80])}... lies more than {DEPTH_LIMIT} folders deep.",
-                mend="A version folder holds one checkpoint: remove the folders that are not part of it.",
-            )
-        if deep and here not in above:
-            yield from _descend(path, name + "/", (*above, here), deep=deep)
-
-
-def _target(path: Path, own: os.stat_result) -> os.stat_result | None:
-    if not stat.S_ISLNK(own.st_mode):
-        return own
-    try:
-        return path.stat()
-    except OSError:  # to nowhere, or a ring of links (ELOOP): either way it leads to nothing
-        return None
+def figures(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes whenever a file is written, replaced, or given other rights."""
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def open_regular(path: Path) -> FileIO:
@@ -174,56 +76,42 @@ def open_regular(path: Path) -> FileIO:
     return file
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """Return a whole file of at most ``limit`` bytes; raises ``CheckpointError`` naming the file."""
-    with open_regular(path) as file:
-        return read_whole(file, path.name, limit)
+def changed(name: str) -> UnfinishedError:
+    """Of a file that was not the same before and after it was read."""
+    words = f"{shown(name)} changed while it was read"
+    return UnfinishedError(f"{words}.", words, mend="Try again when the folder is at rest.")
 
 
 def read_whole(file: RawIOBase, name: str, limit: int) -> bytes:
-    """Return all of an open file, as ``read_bytes`` does."""
-    try:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise CheckpointError(f"{shown(name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
-        parts = []
-        # A raw read may return less than asked for, and the file may grow while it is read.
-        while part := file.read(limit + 1):
-            parts.append(part)
-            limit -= len(part)
-            if limit < 0:
-                raise CheckpointError(f"{shown(name)} grew while it was read.")
-        return b"".join(parts)
-    except OSError as error:
-        raise CheckpointError(f"{shown(name)} can't be read: {reason(error)}.") from error
+    """Return all of an open file of at most ``limit`` bytes; raises ``CheckpointError`` naming it, and ``OSError``."""
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise CheckpointError(f"{shown(name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
+    parts = []
+    # A raw read may return less than asked for, and the file may grow while it is read.
+    while part := file.read(limit + 1):
+        parts.append(part)
+        limit -= len(part)
+        if limit < 0:
+            raise changed(name)
+    return b"".join(parts)
 
 
-def parse_json(data: bytes, name: str) -> Any:
-    """Parse UTF-8 JSON; raises ``JsonError`` for anything that is not, and for an object that names a key twice."""
+def parse_json(data: bytes) -> Any:
+    """Parse UTF-8 JSON; raises ``MalformedError``, also for an object that names a key twice."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise JsonError(name, f"byte {error.start:,} is not UTF-8", early=error.start >= len(data) - 4) from error
+        raise MalformedError(f"byte {error.start:,} is not UTF-8", early=error.start >= len(data) - 4) from error
     try:
         return json.loads(text, object_pairs_hook=_no_twins)
     except json.JSONDecodeError as error:
         # Text that was cut off fails within its last token (at most a number, a \uXXXX or "-Infinity" long) or
         # inside a string that never closes; a file allocated in advance is zeros behind what was written.
         early = error.pos >= len(text.rstrip()) - 16 or error.msg.startswith("Unterminated string") or "\x00" in text
-        raise JsonError(name, f"{error.msg} (line {error.lineno}, column {error.colno})", early=early) from error
+        raise MalformedError(f"{error.msg} (line {error.lineno}, column {error.colno})", early=early) from error
     except (ValueError, RecursionError) as error:
-        raise JsonError(name, str(error), early=False) from error
-
-
-class JsonError(CheckpointError):
-    """A file that must hold JSON does not."""
-
-    def __init__(self, name: str, cause: str, *, early: bool) -> None:
-        what = "ends early" if early else "is not valid JSON"
-        super().__init__(f"{shown(name)} {what}: {cause}.", mend="Copy it again.")
-        self.cause = cause
-        self.early = early
-        """Whether it looks like the first part of a file of which the rest is still to come."""
+        raise MalformedError(str(error)) from error
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -238,40 +126,27 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises ``CheckpointError`` (``JsonError`` when the text is at fault)."""
-    limit = SETTINGS_LIMIT if path.name.endswith("config.json") else JSON_LIMIT
-    return parse_json(read_bytes(path, limit), path.name)
+def read_json(file: RawIOBase, name: str) -> Any:
+    """Read an open JSON file; raises ``CheckpointError``, ``UnfinishedError`` when the text ends early."""
+    data = read_whole(file, name, SETTINGS_LIMIT if name.endswith("config.json") else JSON_LIMIT)
+    try:
+        return parse_json(data)
+    except MalformedError as error:
+        if error.early:
+            raise UnfinishedError(f"{shown(name)} ends early: {error}.", f"{shown(name)} ends early") from error
+        raise CheckpointError(f"{shown(name)} is not valid JSON: {error}.", mend="Copy it again.") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object; raises ``CheckpointError``."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{shown(path.name)} holds a {type(value).__name__} where an object {{...}} belongs.")
-    return value
-
-
-def hash_file(
-    path: Path, *, count: Callable[[int], None] | None = None, cancelled: Callable[[], bool] | None = None
-) -> str | None:
-    """SHA-256 of a file as lower-case hex, or ``None`` when ``cancelled`` said so.
-
-    ``count`` is told the bytes of each chunk. Raises ``CheckpointError`` when the file can't be read.
-    """
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK))
-    with open_regular(path) as file:
-        try:
-            while size := file.readinto(buffer):
-                if cancelled is not None and cancelled():
-                    return None
-                digest.update(buffer[:size])
-                if count is not None:
-                    count(size)
-        except OSError as error:
-            raise CheckpointError(f"{shown(path.name)} can't be read: {reason(error)}.") from error
-    return digest.hexdigest()
+def pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value in what was parsed, at any depth. JSON may be nested deeper than calls may be."""
+    rest = [value]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
 
 
 def shown(name: str) -> str:

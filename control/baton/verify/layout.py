@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import Entry, read_object, shown
+from baton.verify.files import shown
 from baton.verify.meta import META
 
 CONFIG: Final = "config.json"
@@ -87,20 +87,6 @@ def is_temporary(name: str) -> bool:
     return any(one in SETTINGS or one.endswith(".safetensors") for one in names)
 
 
-def served(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
-    """Those of the ``entries`` of a version folder that the engine and the gates read, and nothing else.
-
-    All else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and
-    not judged; that the engine never opens it ``tests/verify/test_served.py`` holds against the engine.
-    """
-    found = {entry.name: entry for entry in entries if "/" not in entry.name}
-    try:
-        weights = set(read_index(folder).values()) if INDEX in found else set()
-    except CheckpointError:
-        weights = set()  # told where the index is read
-    return [entry for name, entry in found.items() if name in SETTINGS or name == SINGLE or name in weights]
-
-
 def other_weights(names: Iterable[str]) -> str | None:
     """The first file that holds weights which are not served, and what to do with it; ``None`` without any."""
     for name in sorted(names):
@@ -119,13 +105,9 @@ def has_vision(config: Mapping[str, Any]) -> bool:
     return isinstance(config.get("vision_config"), dict)
 
 
-def has_video(config: Mapping[str, Any]) -> bool:
-    return has_vision(config) and config.get("video_token_id") is not None
-
-
-def read_index(folder: Path) -> dict[str, str]:
-    """Return tensor name to file name from the index; raises ``CheckpointError`` naming what is wrong with it."""
-    table = read_object(folder / INDEX).get("weight_map")
+def weight_map(index: object) -> dict[str, str]:
+    """Return tensor name to file name from the parsed index; raises ``CheckpointError`` for what is wrong with it."""
+    table = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{INDEX} has no weight_map that names a file for each tensor.", mend="Save it again.")
     for tensor, file in table.items():
@@ -139,28 +121,22 @@ def read_index(folder: Path) -> dict[str, str]:
     return table
 
 
-def absent_helpers(names: Collection[str], config: Mapping[str, Any] | None, folder: Path) -> list[str]:
+def absent_helpers(names: Collection[str], config: object, processor: object) -> list[str]:
     """Return a sentence for each tokenizer or processor file that is not among ``names``.
 
-    Which processor files belong to it ``config.json`` tells, so nothing is said of them while ``config`` is ``None``.
+    Which processor files belong to it ``config.json`` tells, so nothing is said of them while ``config`` is no object.
+    ``processor`` is what ``processor_config.json`` holds.
     """
     absent = []
     if not any(needed <= set(names) for needed in _VOCABULARIES):
         absent.append(f"{TOKENIZER} is not there")
     if TOKENIZER_CONFIG not in names:
         absent.append(f"{TOKENIZER_CONFIG} is not there")
-    if config is None or not has_vision(config):
+    if not isinstance(config, dict) or not has_vision(config):
         return absent
     wanted = [(IMAGES, "image_processor")]
-    if has_video(config):
+    if config.get("video_token_id") is not None:
         wanted.append((VIDEOS, "video_processor"))
-    lacking = [(file, part) for file, part in wanted if file not in names]
-    joint: Mapping[str, Any] = {}
-    if lacking and PROCESSOR in names:
-        try:
-            joint = read_object(folder / PROCESSOR)
-        except CheckpointError:
-            # Half of it, or no JSON: it can't stand in for the others. What is wrong with it is told elsewhere.
-            joint = {}
-    absent += [f"{file} is not there" for file, part in lacking if not isinstance(joint.get(part), dict)]
-    return absent
+    joint = processor if isinstance(processor, dict) else {}
+    lacking = [file for file, part in wanted if file not in names and not isinstance(joint.get(part), dict)]
+    return absent + [f"{file} is not there" for file in lacking]

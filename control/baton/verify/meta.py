@@ -7,12 +7,11 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from baton.domain import Release, VersionMeta
 from baton.errors import CheckpointError
-from baton.verify.files import is_there, read_bytes, shown
+from baton.verify.files import shown
 
 META: Final = "version.toml"
 KEYS: Final = ("label", "release", "trained_at", "metrics", "notes")
@@ -25,16 +24,8 @@ _LARGEST_FIGURE: Final = 2**63
 """Whole numbers beyond it no JSON reader of the answers could take."""
 
 
-def read_meta(folder: Path) -> VersionMeta:
-    """Return what ``version.toml`` says; without one, the label is the folder's name and the release ``equivalent``.
-
-    Raises ``CheckpointError`` naming the file, the key and what is allowed there.
-    """
-    return as_meta(read_table(folder), folder.name)
-
-
 def as_meta(table: Mapping[str, Any], default_label: str) -> VersionMeta:
-    """Return the meta data of a table that ``read_table`` returned."""
+    """Return the meta data of a table that ``parse_table`` returned; the release is ``equivalent`` unless declared."""
     return VersionMeta(
         label=table.get("label", default_label),
         release=Release(table.get("release", Release.EQUIVALENT)),
@@ -45,17 +36,11 @@ def as_meta(table: Mapping[str, Any], default_label: str) -> VersionMeta:
     )
 
 
-def read_table(folder: Path) -> dict[str, Any]:
-    """Return the checked keys of ``version.toml``, dates as text; empty when the file is not there.
+def parse_table(data: bytes) -> dict[str, Any]:
+    """Return the checked keys of a ``version.toml``'s content, dates as text.
 
     Raises ``CheckpointError`` naming the file, the key and what is allowed there.
     """
-    path = folder / META
-    return parse_table(read_bytes(path, META_LIMIT)) if is_there(path) else {}
-
-
-def parse_table(data: bytes) -> dict[str, Any]:
-    """What ``read_table`` returns, from the file's content; raises as it does."""
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits, too
@@ -64,7 +49,7 @@ def parse_table(data: bytes) -> dict[str, Any]:
 
 
 def check_table(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Check and normalise keys and values; raises ``CheckpointError`` as ``read_table`` does."""
+    """Check and normalise keys and values; raises ``CheckpointError`` as ``parse_table`` does."""
     checked: dict[str, Any] = {}
     for key, value in table.items():
         if key not in KEYS:

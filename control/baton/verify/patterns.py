@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from baton.verify.files import pairs
+
 PIPELINE: Final = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 """The parts of ``tokenizer.json`` that work on text."""
 LENGTH_LIMIT: Final = 2_000
@@ -69,7 +71,7 @@ def pipeline_problems(settings: Mapping[str, Any], trusted: Mapping[str, Any]) -
         part = settings.get(name)
         if part is None or part == trusted.get(name):
             continue
-        for key, value in _pairs(part):
+        for key, value in pairs(part):
             if key == "Regex" and isinstance(value, str) and (problem := pattern_problem(value)):
                 yield f"the {name} has the pattern {value[:60]!r}, which {problem}"
             elif key in {"content", "prepend"} and isinstance(value, str):
@@ -172,14 +174,3 @@ def _set_end(pattern: str, at: int) -> int:
         depth += (one == "[") - (one == "]")
         at += 2 if one == "\\" else 1
     return -1 if depth else at
-
-
-def _pairs(part: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth: JSON that was parsed is never deeper than the stack."""
-    if isinstance(part, dict):
-        for key, value in part.items():
-            yield key, value
-            yield from _pairs(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _pairs(value)

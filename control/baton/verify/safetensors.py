@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from io import FileIO
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import JsonError, open_regular, parse_json, reason, shown
+from baton.verify.files import MalformedError, UnfinishedError, parse_json, shown
 
 HEADER_LIMIT: Final = 16 << 20
 """Bytes: a hundred thousand tensors. The reference implementation reads up to 100 MB, which would take gigabytes here;
@@ -34,24 +34,6 @@ BITS: Final[Mapping[str, int]] = {
 """Bits per element of every type that the format knows."""
 
 
-class TruncatedError(CheckpointError):
-    """The file is the first part of a whole one: a copy under way, or one that was cut off.
-
-    ``have`` and ``need`` are bytes; ``need`` is ``None`` while not even the header is there.
-    """
-
-    def __init__(self, name: str, have: int, need: int | None) -> None:
-        if need is None:
-            message = f"{shown(name)} is {have:,} bytes: its header is not there yet."
-        else:
-            message = (
-                f"{shown(name)} is {have:,} bytes, its header promises {need:,}: {need - have:,} bytes are missing."
-            )
-        super().__init__(message, mend="Copy it again.")
-        self.have = have
-        self.need = need
-
-
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor as the header tells it; ``start`` and ``end`` are byte offsets into the data section."""
@@ -66,42 +48,34 @@ class Tensor:
         """In bytes, as stored."""
         return self.end - self.start
 
-    @property
-    def elements(self) -> int:
-        return self.size * 8 // BITS[self.dtype]
-
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header promises. ``expected_size`` is the size of the whole file in bytes."""
+    """What a file's header promises. ``length`` is the header's own, ``expected_size`` the whole file's, in bytes."""
 
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    length: int
     expected_size: int
 
 
-def read_header(path: Path) -> Header:
-    """Read and check the header of one file, and that the file is exactly as long as it promises.
+def read_header(file: FileIO, name: str) -> Header:
+    """Read and check the header of an open file, and that the file is exactly as long as it promises.
 
-    Raises ``TruncatedError`` when bytes are missing at the end, ``CheckpointError`` for anything else.
+    Raises ``UnfinishedError`` when bytes are missing at the end, ``CheckpointError`` for anything else that is wrong
+    with it, ``OSError`` when it can't be read.
     """
-    name = path.name
-    with open_regular(path) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            prefix = _read(file.fileno(), _PREFIX)
-            length = int.from_bytes(prefix, "little")
-            # A length of zero is a file whose space was allocated in advance and not yet written.
-            if len(prefix) < _PREFIX or length == 0:
-                raise TruncatedError(name, size, None)
-            if length > HEADER_LIMIT:
-                raise CheckpointError(
-                    f"{shown(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
-                    mend="It is not a safetensors file: convert or copy it again.",
-                )
-            text = _read(file.fileno(), min(length, max(size - _PREFIX, 0)))
-        except OSError as error:
-            raise CheckpointError(f"{shown(name)} can't be read: {reason(error)}.") from error
+    size = os.fstat(file.fileno()).st_size
+    prefix = _read(file, _PREFIX)
+    length = int.from_bytes(prefix, "little")
+    # A length of zero is a file whose space was allocated in advance and not yet written.
+    if len(prefix) < _PREFIX or length == 0:
+        raise _headless(name, size)
+    if length > HEADER_LIMIT:
+        raise CheckpointError(
+            f"{shown(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
+            mend="It is not a safetensors file: convert or copy it again.",
+        )
+    text = _read(file, min(length, max(size - _PREFIX, 0)))
     # Zeros are space that was allocated in advance; any other wrong first byte no further copying will mend.
     if not text.startswith((b"{", b"\x00")) and text:
         raise CheckpointError(
@@ -109,22 +83,25 @@ def read_header(path: Path) -> Header:
             mend="It is not a safetensors file: convert or copy it again.",
         )
     if len(text) < length or text.endswith(b"\x00"):
-        raise TruncatedError(name, size, None)
+        raise _headless(name, size)
     header = _checked(name, text)
-    if size < header.expected_size:
-        raise TruncatedError(name, size, header.expected_size)
-    if size > header.expected_size:
-        raise CheckpointError(
-            f"{shown(name)} is {size:,} bytes, its header promises {header.expected_size:,}: "
-            f"{size - header.expected_size:,} bytes are too many.",
-            mend="Copy it again.",
-        )
+    need = header.expected_size
+    figures = f"{shown(name)} is {size:,} bytes, its header promises {need:,}: {abs(need - size):,} bytes are"
+    if size < need:
+        raise UnfinishedError(f"{figures} missing.", f"{shown(name)}: {size:,} of {need:,} bytes", cut=True)
+    if size > need:
+        raise CheckpointError(f"{figures} too many.", mend="Copy it again.")
     return header
 
 
-def _read(descriptor: int, length: int) -> bytes:
+def _headless(name: str, size: int) -> UnfinishedError:
+    what = "its header is not there yet"
+    return UnfinishedError(f"{shown(name)} is {size:,} bytes: {what}.", f"{shown(name)}: {what}")
+
+
+def _read(file: FileIO, length: int) -> bytes:
     parts = []
-    while length > 0 and (part := os.read(descriptor, length)):
+    while length > 0 and (part := file.read(length)):
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
@@ -132,13 +109,10 @@ def _read(descriptor: int, length: int) -> bytes:
 
 def _checked(name: str, text: bytes) -> Header:
     try:
-        table = parse_json(text, name)
-    except JsonError as error:
-        raise CheckpointError(
-            f"The header of {shown(name)} is not valid JSON: {error.cause}.", mend="Copy it again."
-        ) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"The header of {shown(name)} is not an object.", mend="Copy it again.")
+        table = parse_json(text)
+    except MalformedError as error:
+        what = f"The header of {shown(name)} is not valid JSON: {error}."
+        raise CheckpointError(what, mend="Copy it again.") from error
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"The header of {shown(name)} holds a __metadata__ that is not text to text.")
@@ -152,7 +126,7 @@ def _checked(name: str, text: bytes) -> Header:
                 mend="Save the checkpoint again.",
             )
         reached = tensor.end
-    return Header(tensors, metadata, _PREFIX + len(text) + reached)
+    return Header(tensors, len(text), _PREFIX + len(text) + reached)
 
 
 def _tensor(name: str, key: str, value: Any) -> Tensor:

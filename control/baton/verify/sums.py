@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import is_there, read_bytes, shown
+from baton.verify.files import UnfinishedError, shown
 
 SUMS: Final = "SHA256SUMS"
 SUMS_LIMIT: Final = 16 << 20
@@ -17,24 +17,13 @@ _LINE: Final = re.compile(r"(?P<escaped>\\?)(?P<digest>[0-9a-fA-F]{64}) [ *](?P<
 _ESCAPES: Final = {"\\\\": "\\", "\\n": "\n", "\\r": "\r"}
 
 
-class CutSumsError(CheckpointError):
-    """The last line of ``SHA256SUMS`` is only half there."""
-
-
-def read_sums(folder: Path) -> dict[str, str] | None:
-    """Return name to lower-case SHA-256 for every file that ``SHA256SUMS`` lists, or ``None`` when there is none.
+def parse_sums(data: bytes) -> dict[str, str]:
+    """Return name to lower-case SHA-256 for every file that the content of a ``SHA256SUMS`` lists.
 
     A line for ``SHA256SUMS`` itself is left out: ``sha256sum * > SHA256SUMS`` writes one, and it can't be right.
-    Raises ``CheckpointError`` naming the line that can't be read or that leads out of the folder.
+    Raises ``CheckpointError`` naming the line that can't be read or that leads out of the folder, ``UnfinishedError``
+    for a last line that is only half there.
     """
-    path = folder / SUMS
-    if not is_there(path):
-        return None
-    return parse_sums(read_bytes(path, SUMS_LIMIT))
-
-
-def parse_sums(data: bytes) -> dict[str, str]:
-    """What ``read_sums`` returns, from the file's content; raises as it does."""
     sums: dict[str, str] = {}
     lines = data.decode("utf-8", "surrogateescape").split("\n")
     for number, line in enumerate(lines, 1):
@@ -44,7 +33,7 @@ def parse_sums(data: bytes) -> dict[str, str]:
         match = _LINE.fullmatch(stripped)
         if match is None:
             if number == len(lines):
-                raise CutSumsError(f"{SUMS} ends early, in line {number}.", mend="Copy it again.")
+                raise UnfinishedError(f"{SUMS} ends early, in line {number}.", f"{SUMS} ends early")
             raise CheckpointError(
                 f"{SUMS}, line {number}, is not '<64 hex digits>  <file>': {shown(stripped[:80])!r}.",
                 mend="Write it with: sha256sum FILES > SHA256SUMS",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from baton.errors import CheckpointError
-from baton.verify.files import read_object, shown
-from baton.verify.layout import TOKENIZER, TOKENIZER_CONFIG
+from baton.verify.files import shown
+from baton.verify.layout import TOKENIZER
 from baton.verify.patterns import PIPELINE
 
 
@@ -36,26 +35,27 @@ class Tokenizer:
         return max((self.ids or {}).values(), default=-1)
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """Read the vocabulary; raises ``CheckpointError`` naming the file that is not as it must be."""
-    if (folder / TOKENIZER).exists():
-        return _joint(read_object(folder / TOKENIZER))
-    if (folder / "vocab.json").exists():
-        ids = _numbers(read_object(folder / "vocab.json"), "vocab.json")
-        if (folder / "added_tokens.json").exists():
-            ids |= _numbers(read_object(folder / "added_tokens.json"), "added_tokens.json")
-        added = read_object(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
-        for number, token in added.items() if isinstance(added, dict) else ():
-            if isinstance(token, dict) and isinstance(token.get("content"), str) and number.isdecimal():
-                ids[token["content"]] = int(number)
-        return Tokenizer("BPE", ids)
-    return Tokenizer(None, None)
+class UnfitError(CheckpointError):
+    """A tokenizer file can be read, and does not hold a vocabulary."""
 
 
-def _joint(table: Mapping[str, Any]) -> Tokenizer:
+def older_tokenizer(vocabulary: Mapping[str, int], added: Mapping[str, int], settings: Mapping[str, Any]) -> Tokenizer:
+    """The one that ``vocab.json``, ``added_tokens.json`` and ``tokenizer_config.json`` make together."""
+    ids = {**vocabulary, **added}
+    decoder = settings.get("added_tokens_decoder")
+    for number, token in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(token, dict) and isinstance(token.get("content"), str) and number.isdecimal():
+            ids[token["content"]] = int(number)
+    return Tokenizer("BPE", ids)
+
+
+def tokenizer_of(table: object) -> Tokenizer:
+    """The one that a parsed ``tokenizer.json`` describes; raises ``UnfitError``."""
+    if not isinstance(table, dict):
+        raise UnfitError(f"{TOKENIZER} holds a {type(table).__name__} where an object {{...}} belongs.")
     model = table.get("model")
     if not isinstance(model, dict):
-        raise CheckpointError(f"{TOKENIZER} has no model.", mend="Save the tokenizer again.")
+        raise UnfitError(f"{TOKENIZER} has no model.", mend="Save the tokenizer again.")
     kind, vocabulary = model.get("type"), model.get("vocab")
     if isinstance(vocabulary, list):  # Unigram: [token, score] in the order of ids
         ids = {
@@ -64,20 +64,19 @@ def _joint(table: Mapping[str, Any]) -> Tokenizer:
             if isinstance(row, list) and row and isinstance(row[0], str)
         }
     else:
-        ids = _numbers(vocabulary, TOKENIZER)
+        ids = numbers(vocabulary, TOKENIZER)
     added = table.get("added_tokens")
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and isinstance(token.get("content"), str) and isinstance(token.get("id"), int):
             ids[token["content"]] = token["id"]
     if not ids:
-        raise CheckpointError(f"{TOKENIZER} holds no tokens.", mend="Save the tokenizer again.")
+        raise UnfitError(f"{TOKENIZER} holds no tokens.", mend="Save the tokenizer again.")
     pipeline = {name: table.get(name) for name in PIPELINE}
     return Tokenizer(shown(kind[:40]) if isinstance(kind, str) else None, ids, pipeline)
 
 
-def _numbers(value: object, file: str) -> dict[str, int]:
-    if not isinstance(value, dict) or not all(
-        isinstance(token, str) and type(number) is int and number >= 0 for token, number in value.items()
-    ):
-        raise CheckpointError(f"{file} does not map tokens to whole numbers.", mend="Save the tokenizer again.")
-    return dict(value)
+def numbers(value: object, file: str) -> dict[str, int]:
+    """A vocabulary: token to id; raises ``UnfitError`` naming the file for anything else."""
+    if not isinstance(value, dict) or not set(map(type, value.values())) <= {int} or min(value.values(), default=0) < 0:
+        raise UnfitError(f"{file} does not map tokens to whole numbers.", mend="Save the tokenizer again.")
+    return value

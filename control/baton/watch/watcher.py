@@ -19,9 +19,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from baton.errors import BatonError
 from baton.verify.files import reason
-from baton.watch.scan import fingerprint_of
 
 Mode = Literal["auto", "inotify", "poll"]
 
@@ -36,15 +34,15 @@ _log = logging.getLogger(__name__)
 
 
 class Watcher(FileSystemEventHandler):
-    """Calls ``on_change()`` after something changed below one of the directories, links in them not followed.
+    """Calls ``on_change()`` after something changed below one of the directories, or may have; links are not followed.
 
     The first call comes at once, the next one ``interval`` seconds later at the earliest, and one more after the last
     change: a copy of 10 GB makes a call a second, and none of its changes goes untold. Calls come from a thread of
     the watcher, never two at a time.
 
-    ``mode`` ``inotify`` asks the kernel for notices, ``poll`` compares file statuses every ``poll_interval`` seconds,
-    and ``auto`` takes ``poll`` where a directory lies on a network file system. Without room for another inotify
-    watch it polls, and logs a warning with the setting to raise.
+    ``mode`` ``inotify`` asks the kernel for notices, ``poll`` calls every ``poll_interval`` seconds, since the loop's
+    scan compares file statuses anyway, and ``auto`` takes ``poll`` where a directory lies on a network file system.
+    Without room for another inotify watch it polls, and logs a warning with the setting to raise.
     """
 
     def __init__(
@@ -64,20 +62,20 @@ class Watcher(FileSystemEventHandler):
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._arming = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
         self._observer: BaseObserver | None = None
         self._watches: dict[Path, tuple[tuple[int, int], ObservedWatch]] = {}
 
     @property
     def mode(self) -> Literal["inotify", "poll", "off"]:
         """How it watches at this moment."""
-        if not self._threads:
+        if self._thread is None:
             return "off"
         return "poll" if self._observer is None else "inotify"
 
     def start(self) -> None:
         """Begin to watch. A directory that is not there yet is watched from the ``rearm`` on that finds it."""
-        if self._threads:
+        if self._thread is not None:
             return
         self._stopping.clear()
         self._changed.clear()
@@ -89,11 +87,9 @@ class Watcher(FileSystemEventHandler):
                 self._warn(error)
             else:
                 self._observer = observer
-        self._spawn(self._tell, "baton-watch-tell")
-        if self._observer is None:
-            self._spawn(self._poll, "baton-watch-poll")
-        else:
-            self.rearm()
+        self._thread = threading.Thread(target=self._tell, name="baton-watch-tell", daemon=True)
+        self._thread.start()
+        self.rearm()
 
     def stop(self) -> None:
         """Stop watching and wait until no call is under way; a second call does nothing."""
@@ -103,10 +99,9 @@ class Watcher(FileSystemEventHandler):
             observer, self._observer = self._observer, None
         if observer is not None:
             _end(observer)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        self._threads.clear()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
         self._watches.clear()
 
     def __enter__(self) -> Self:
@@ -131,7 +126,7 @@ class Watcher(FileSystemEventHandler):
                 return
             self._observer = None
             self._watches.clear()
-            self._spawn(self._poll, "baton-watch-poll")
+            self._changed.set()  # the telling thread waits without end until then
         _end(observer)
 
     def _arm(self, observer: BaseObserver, directory: Path) -> None:
@@ -169,7 +164,7 @@ class Watcher(FileSystemEventHandler):
 
     def _tell(self) -> None:
         while True:
-            self._changed.wait()
+            self._changed.wait(self._poll_interval if self._observer is None else None)
             if self._stopping.is_set():
                 return
             # Cleared before the call: what changes during it is told by the next one.
@@ -180,23 +175,6 @@ class Watcher(FileSystemEventHandler):
                 _log.exception("The notice of a change could not be passed on; the next scan will find it.")
             if self._stopping.wait(self._interval):
                 return
-
-    def _poll(self) -> None:
-        before = self._fingerprints()
-        self._changed.set()  # what was put there before made no difference
-        while not self._stopping.wait(self._poll_interval):
-            now = self._fingerprints()
-            if now != before:
-                before = now
-                self._changed.set()
-
-    def _fingerprints(self) -> list[str]:
-        return [_fingerprint(directory) for directory in self._directories]
-
-    def _spawn(self, work: Callable[[], None], name: str) -> None:
-        thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _on_network(self) -> bool:
         kinds = {directory: file_system(directory) for directory in self._directories}
@@ -219,13 +197,6 @@ def _end(observer: BaseObserver) -> None:
     observer.stop()
     if observer is not threading.current_thread():
         observer.join()
-
-
-def _fingerprint(directory: Path) -> str:
-    try:
-        return fingerprint_of(directory)[0]
-    except (OSError, BatonError) as error:
-        return f"{type(error).__name__}: {error}"  # also a state: a change away from it is a change
 
 
 def file_system(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) -> str:

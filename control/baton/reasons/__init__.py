@@ -1,0 +1,83 @@
+"""Why something is so, as data: a reason and its figures. :mod:`baton.reasons.words` makes the sentence for a person.
+
+Code compares reasons and figures, never sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from baton.reasons.reason import Reason
+from baton.reasons.words import named, say
+
+__all__ = ["Figure", "Reason", "Why", "because", "named"]
+
+Figure = Union[str, int, float, "tuple[Figure, ...]", "Why", None]
+"""Hashable, and the same after a way through JSON. Times are seconds; versions are in sorted tuples."""
+REASON = "reason"
+"""The key of a reason among its figures, in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """A reason with its figures, made by :func:`because`. ``str`` gives the sentence."""
+
+    reason: Reason
+    _figures: tuple[tuple[str, Figure], ...] = ()
+
+    def __str__(self) -> str:
+        return say(self.reason, self.figures)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """By name, as the sentence uses them."""
+        return dict(self._figures)
+
+    def on(self, server: str) -> Why:
+        """A call as it is made on a server."""
+        return because(self.reason, **{**self.figures, "server": server})
+
+    def topic(self) -> tuple[Any, ...]:
+        """The same for two that differ only in what is measured or counted: the second one is no news."""
+        return (self.reason, *((k, _topic(v)) for k, v in self._figures if not isinstance(v, float) and k != "count"))
+
+    def data(self) -> dict[str, Any]:
+        """As JSON holds it: the figures, and the reason among them."""
+        return {REASON: self.reason, **{name: _data(value) for name, value in self._figures}}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Why:
+        """What :meth:`data` gave. A reason that only a later Baton knows is told as it stands there.
+
+        Raises:
+            KeyError, TypeError: it is nothing of that kind.
+        """
+        figures = {name: value for name, value in data.items() if name != REASON}
+        if data[REASON] not in Reason.__members__.values():
+            return because(Reason.OTHER, text=json.dumps(dict(data)))
+        return because(Reason(data[REASON]), **{name: _figure(value) for name, value in figures.items()})
+
+
+def because(reason: Reason, **figures: Figure | frozenset[int]) -> Why:
+    """The reason with the figures that its sentence names."""
+    held = ((name, tuple(sorted(v)) if isinstance(v, frozenset) else v) for name, v in sorted(figures.items()))
+    return Why(reason, tuple(held))
+
+
+def _topic(value: Figure) -> Any:
+    return value.topic() if isinstance(value, Why) else value
+
+
+def _data(value: Figure) -> Any:
+    if isinstance(value, Why):
+        return value.data()
+    return [_data(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _figure(value: Any) -> Figure:
+    if isinstance(value, dict):
+        return Why.of(value)
+    return tuple(map(_figure, value)) if isinstance(value, list) else value

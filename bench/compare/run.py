@@ -134,7 +134,7 @@ def promises(figures: Measured, paths: list[Cost]) -> list[str]:
     broken = []
     if figures.failed:
         broken.append(f"{figures.failed} requests failed while Baton updated, none may")
-    if figures.dark_s:
+    if figures.dark_s and not SHORT:
         broken.append(f"{figures.dark_s} s without service while Baton updated, none may be")
     direct: dict[int, Cost] = {}
     for cost in paths if not SHORT else ():

@@ -156,7 +156,7 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
     assert traffic.errors == []
     shown.append(fetch(st.servers[0].metrics_url))
     assert len(bytes.fromhex(rollout.salt)) >= 16
-    assert rollout.salt not in json.dumps(shown)
+    assert rollout.salt not in json.dumps(shown, default=repr)
     for file in st.root.rglob("*"):
         if file.is_file() and "state" not in file.relative_to(st.root).parts:
             assert rollout.salt.encode() not in file.read_bytes(), file

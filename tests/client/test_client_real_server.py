@@ -144,11 +144,15 @@ def test_the_gates_of_a_whole_rollout(server, tmp_path):
             infer, 2, requests, decide=lambda s: judge_warmup(s).verdict is not Verdict.RUNNING, **go
         )
         assert judge_warmup(warm).verdict in {Verdict.PASS, Verdict.FAIL}
+
+        def judged(samples):
+            return judge_latency(samples, limit=100.0).verdict  # however noisy the machine is
+
         samples = probe.measure_latency(
-            infer, 1, 2, requests, decide=lambda s: judge_latency(s).verdict is not Verdict.RUNNING, budget_s=4, **go
+            infer, 1, 2, requests, decide=lambda s: judged(s) is not Verdict.RUNNING, budget_s=300, **go
         )
         assert len(samples.candidate) >= 40
-        assert judge_latency(samples).verdict is not Verdict.FAIL
+        assert judged(samples) is Verdict.PASS
     finally:
         infer.client.close()
 

@@ -16,7 +16,7 @@ from bench.speed.one_pair import OnePair
 from bench.speed.published import TOLERANCE, left_out, share, show, show_shape, weight_bytes
 from bench.speed.shapes import PUBLISHED, Shape
 from rich.console import Console
-from tests.engine.pretend import Pretend
+from tests.engine.fake_gpus import FakeGpus
 from torch.utils.flop_counter import FlopCounterMode
 
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
@@ -100,7 +100,7 @@ def test_on_a_gpu_all_of_both_ways_is_computed_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     promises = Promises()
-    with Pretend() as gpus:
+    with FakeGpus() as gpus:
         text = printed(lambda console: show_shape(console, promises, TINY, torch.device("cuda:0"), 1e9, counts=(1,)))
     assert promises.broken == []
     assert "short texts (92 / 49)" in text

@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
 export SHORT
 MINUTES ?= 30
-# Most tests wait for a Triton.
-JOBS ?= $$(( 2 * $$(nproc) ))
+# Some tests wait for a Triton while others compute.
+JOBS ?= $$(( $$(nproc) + 1 ))
 PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 test-fast: setup ## the tests without Triton, torch and long simulation: a minute or two, for every change
 	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/engine
 
-test: setup ## all tests, real Triton included, JOBS at a time (two for each core)
+test: setup ## all tests, real Triton included, JOBS at a time (one more than there are cores)
 	@$(PYTEST)
 
 tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)

@@ -162,6 +162,8 @@ class Run:
                 return shown
             if shown == "waiting":
                 _promote(made)
+            elif (row := made.serve.row(new)) is not None and row["ended_at"] is not None:
+                raise Missed(f"its rollout was over: {row['outcome']}")
             return ""
 
         return str(until(there, f"phase {phase} of version {new}", PHASE_WITHIN_S))

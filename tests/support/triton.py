@@ -74,7 +74,7 @@ def ask(
     )
 
 
-def eventually(condition: Callable[[], object], what: str, *, timeout: float = 120.0) -> None:
+def eventually(condition: Callable[[], object], what: str, *, timeout: float = 600.0) -> None:
     """Waits until ``condition()`` is true. Raises ``AssertionError`` naming ``what`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

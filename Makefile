@@ -31,7 +31,7 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-test-fast: setup ## the tests without Triton, torch and long simulation: a minute or two, for every change
+test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
 	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/engine
 
 test: setup ## all tests, real Triton included, JOBS at a time (one more than there are cores)

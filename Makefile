@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
 export SHORT
 MINUTES ?= 30
-# Some tests wait for a Triton while others compute.
-JOBS ?= $$(( $$(nproc) + 1 ))
+# More at a time is quicker, and asks more of a busy machine.
+JOBS ?= $$(nproc)
 PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
 	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/engine
 
-test: setup ## all tests, real Triton included, JOBS at a time (one more than there are cores)
+test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
 	@$(PYTEST)
 
 tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)

@@ -14,9 +14,10 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+from harness.waiting import until
 from tests.api.fake import FakeApp
 from tests.support.sockets import cut_off
-from tests.support.triton import ROOT, eventually
+from tests.support.triton import ROOT
 
 from baton import httpd, metrics
 from baton.api import ApiClient, ApiServer, server
@@ -61,7 +62,7 @@ def test_a_request_has_its_time_and_no_more(page: MetricsServer, monkeypatch: py
     with connect(page) as dribbling, connect(page) as still:
         for one in (dribbling, still):
             one.sendall(said)
-        eventually(lambda: cut_off(dribbling), "it is closed although it never rests")
+        until(lambda: cut_off(dribbling), "it is closed although it never rests")
         with contextlib.suppress(ConnectionResetError):
             assert still.recv(4096) == b""
     monkeypatch.setattr(httpd, "REQUEST_S", 60.0)
@@ -141,7 +142,7 @@ def test_an_answer_is_taken_in_time_or_not_at_all(
             monkeypatch.setattr(app, "health", lambda: ControlHealth(live=True, ready=True, message="ok"))
             return asked(page).endswith(b"ok\n")
 
-        eventually(free, "their places are free again, though they still hold their ends")
+        until(free, "their places are free again, though they still hold their ends")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_without_descriptors_it_waits_and_does_not_spin(app: FakeApp, tmp_path: 
         told: list[object] = []
         client = threading.Thread(target=lambda: told.append(ApiClient(path).status()))
         client.start()
-        eventually(lambda: "a client has to wait: Too many open files." in log.read_text(), "it says so")
+        until(lambda: "a client has to wait: Too many open files." in log.read_text(), "it says so")
         client.join(3)
         assert told == []
         process.stdin.write("\n")

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from harness.waiting import until
 from tests.api.fake import FakeApp
 from tests.support.certificate import Certificate, make_certificate, write_secret
 from tests.support.listening import listening
 from tests.support.sockets import cut_off
-from tests.support.triton import eventually
 
 from baton import httpd
 from baton.api import ApiClient, Network, NetworkServer, caller, network
@@ -160,7 +160,7 @@ def test_who_dribbles_is_cut_off(served: NetworkServer, pair: Certificate, monke
         head = f"POST /v1/pause HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\n{{"
         promising.sendall(head.encode())
         slow.sendall(b"GET /v1/status HTTP/1.0\r\nX: ")
-        eventually(lambda: cut_off(slow), "it is closed although it never rests")
+        until(lambda: cut_off(slow), "it is closed although it never rests")
         assert b"did not arrive within 4 s" in promising.makefile("rb").read()
         assert silent.recv(1) == b""
 

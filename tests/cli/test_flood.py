@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from harness.network import fetch
+from harness.waiting import until
 from tests.cli.test_serve import _configuration, running
-from tests.support.triton import ROOT, eventually
+from tests.support.triton import ROOT
 
 from baton.api import ApiClient
 
@@ -101,7 +102,7 @@ def test_a_flood_of_the_console_port_is_not_felt_at_the_socket(tmp_path: Path, k
                 return True
             return False
 
-        eventually(healthy, "it is up")
+        until(healthy, "it is up")
         limit = next(one for one in Path(f"/proc/{process.pid}/limits").read_text().splitlines() if "open files" in one)
         assert limit.split()[3:5] == [str(DESCRIPTORS)] * 2
         with flood(kind, port):
@@ -110,9 +111,9 @@ def test_a_flood_of_the_console_port_is_not_felt_at_the_socket(tmp_path: Path, k
                 assert client.status().services[0].name == "reranker"
                 most = max(most, len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
                 threading.Event().wait(0.2)
-            eventually(healthy, "a balancer is answered amid the flood")
+            until(healthy, "a balancer is answered amid the flood")
             assert most < 200
-        eventually(healthy, "and after it")
+        until(healthy, "and after it")
         assert client.status()
     text = (tmp_path / "log").read_text()
     assert kind == "half-closed" or "connections are taken" in text  # a half of a request frees its place at once

@@ -21,7 +21,6 @@ from harness.network import fetch
 from harness.waiting import until
 from tests.support.hostile_http import FORM, INFER, ONE_BYTE_CHUNKS, post
 from tests.support.listening import listening as listening_on
-from tests.support.triton import eventually
 
 from baton import secret
 from baton.api import SOCKET, ApiClient
@@ -285,7 +284,7 @@ def _guarded(address: str, key: Path) -> None:
 
 
 def _eventually_live(api: Path) -> None:
-    eventually(lambda: ApiClient(api).status().servers[0].live, "the control plane gets in again")
+    until(lambda: ApiClient(api).status().servers[0].live, "the control plane gets in again")
 
 
 def _children(pid: int) -> list[int]:

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 from harness.control_plane import ControlPlane
+from harness.waiting import until
 from tests.support.toy import make_repository
-from tests.support.triton import TOY_BACKENDS, ask, eventually
+from tests.support.triton import TOY_BACKENDS, ask
 from tests.support.users import NO_RIGHTS, ORDINARY, STRANGER, TWO_USERS, as_user, seen_by
 
 from baton.api import SOCKET, ApiClient
@@ -86,7 +87,7 @@ def up(place: Path, begin: Callable[[list[str]], list[str]]) -> Iterator[Up]:
         client = threading.Thread(target=_ask, args=(one.places["grpc"], stop, asked))
         client.start()
         try:
-            eventually(asked.is_set, "a client is answered")
+            until(asked.is_set, "a client is answered")
             yield Up(one.process, one.places, log, asked)
         finally:
             stop.set()
@@ -135,7 +136,7 @@ def test_another_user_sees_nothing(place: Path, begin: Callable[[list[str]], lis
         _give(place, ORDINARY)
     state = place / "state"
     with up(place, begin) as running:
-        eventually(lambda: really_there(running), "the client's text lies in shared memory")
+        until(lambda: really_there(running), "the client's text lies in shared memory")
         for _ in range(10):  # requests come and go
             assert really_there(running)
             assert holds_secret(STRANGER, running) == ""
@@ -164,11 +165,11 @@ def _still_looked_after(running: Up) -> None:
     key = Path(running.places["admin_key"]).read_bytes().strip()
     assert all(key not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in running.processes())
     client = ApiClient(Path(running.places["state"]) / SOCKET)
-    eventually(lambda: client.status().services[0].phase == "steady", "the service is at rest")
+    until(lambda: client.status().services[0].phase == "steady", "the service is at rest")
     (stub,) = running.stubs()
     os.kill(stub.pid, signal.SIGSTOP)
-    eventually(lambda: procfs.begun(stub.pid) is None, "what stands still is ended")
-    eventually(lambda: [s for s in running.stubs() if s.pid != stub.pid], "it is loaded again")
+    until(lambda: procfs.begun(stub.pid) is None, "what stands still is ended")
+    until(lambda: [s for s in running.stubs() if s.pid != stub.pid], "it is loaded again")
 
 
 def test_a_killed_control_plane_takes_triton_with_it(place: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_killed_control_plane_takes_triton_with_it(place: Path) -> None:
             triton, stubs = running.triton, running.stubs()
             running.process.send_signal(signal.SIGABRT)  # as an abort in a library does, which dumps core
             running.process.wait(60)
-            eventually(lambda: procfs.begun(triton) is None, "Triton ends")
+            until(lambda: procfs.begun(triton) is None, "Triton ends")
     finally:
         # A model's process ends by itself, unless Triton (24.10) was killed with a lock in its hands that both share.
         for stub in stubs:

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from harness.waiting import until
 from PIL import Image
 from tests.engine.hostile_media import film
 from tests.engine.support import BACKEND, BASE, ROOT, png
-from tests.support.triton import eventually, running_triton
+from tests.support.triton import running_triton
 
 from baton.client import Reranker
 from baton.config import HealthConfig, ServiceConfig
@@ -91,7 +92,7 @@ class Control:
             now=self._time, rollout=None, running=frozenset(), live=lambda: [server], servers=[server]
         )
         self.health.watch(view)
-        eventually(lambda: not self._tasks.running(), "the question is answered")
+        until(lambda: not self._tasks.running(), "the question is answered")
 
     def beats(self):
         return self.triton.beats()[ENGINE][1]
@@ -137,7 +138,7 @@ def test_nobody_else_fails_and_the_engine_is_not_ended(server, tmp_path):
             assert len(attack.answers) < VIDEOS
             assert control.triton.index()[ENGINE][1].state is ModelState.READY
             assert processes(tmp_path / "repository") == before
-            eventually(lambda: control.beats() > beats, "it shows signs of life")
+            until(lambda: control.beats() > beats, "it shows signs of life")
 
 
 def test_too_many_pixels_are_refused_at_once_and_by_name(server):

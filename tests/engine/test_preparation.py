@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
+from harness.waiting import until
 from PIL import Image
 from tests.engine.hostile_media import film
 from tests.engine.support import BASE, png
 from tests.engine.test_scheduler import PATIENT_S, Passes, Pending
-from tests.support.triton import eventually
 
 from reranker_engine.inference import media
 from reranker_engine.inference.errors import InputError
@@ -100,7 +100,7 @@ def test_the_queue_of_large_requests_is_bounded(scorer, scheduler, monkeypatch):
     monkeypatch.setattr(preparation, "MAX_WAITING_LARGE", 2)
     gate = Gate()
     asked = [put(scheduler, scorer, VIDEO, [HEAVY], gate=gate) for _ in range(preparation.SLOTS[StepKind.LARGE] + 3)]
-    eventually(lambda: any(one.answered.is_set() for one in asked), "one is refused")
+    until(lambda: any(one.answered.is_set() for one in asked), "one is refused")
     (refused,) = [one for one in asked if one.answered.is_set()]
     assert refused.refused().cause == "busy"
     assert "4 requests with long videos or large images are under way here, and 2 more wait" in str(refused.result)

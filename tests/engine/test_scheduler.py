@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from harness.waiting import until
 from tests.engine.support import BASE
-from tests.support.triton import eventually
 
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.scorer import Scorer, ScorerSettings, scores_of
@@ -111,7 +111,7 @@ def going_on(scheduler, passes, jobs):
     passes.hold()
     with beside(scheduler, jobs):
         passes.go_on(1)
-    eventually(lambda: passes.count == 2, "they go on in the background")
+    until(lambda: passes.count == 2, "they go on in the background")
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def beside(scheduler, jobs):
     """``jobs`` are there, or refused; at the end they had their turn."""
     thread = threading.Thread(target=scheduler.run, args=[jobs])
     thread.start()
-    eventually(lambda: all(job.done or job in scheduler._jobs for job in jobs), "they are there")
+    until(lambda: all(job.done or job in scheduler._jobs for job in jobs), "they are there")
     yield
     thread.join(PATIENT_S)
     assert not thread.is_alive()
@@ -135,7 +135,7 @@ def test_a_small_request_waits_for_a_pass_and_not_for_a_large_request(scorer, sc
         with beside(scheduler, [job]):
             passes.go_on(2)  # the one under way, and its own
         assert small.at_pass == before + 1
-        eventually(lambda now=before + 2: passes.count == now, "the large one goes on")
+        until(lambda now=before + 2: passes.count == now, "the large one goes on")
     assert not large.answered.is_set()
     passes.go_on()
     scores = large.scores()
@@ -186,7 +186,7 @@ def test_the_thread_that_computes_shows_that_it_works(scorer, scheduler):
     small, job = ask(scorer, passes, SMALL)
     scheduler.run([job])
     small.scores()
-    eventually(lambda: passes.rests == 1, "it rests")
+    until(lambda: passes.rests == 1, "it rests")
     assert passes.count == 1
     assert passes.beats > len(scorer.model.language_model.layers)
     before = passes.beats
@@ -251,7 +251,7 @@ def test_what_fails_while_preparing_fails_alone(scorer, scheduler):
     scheduler.run([bad_job, good_job])
     assert isinstance(bad.result, InputError)
     good.scores()
-    eventually(lambda: passes.rests == 1, "it rests")
+    until(lambda: passes.rests == 1, "it rests")
 
 
 def test_passes_that_fail_in_company_only_are_done_one_request_at_a_time(scorer, scheduler, monkeypatch):
@@ -351,7 +351,7 @@ def test_a_panic_answers_everybody_and_ends_the_process(scorer, monkeypatch):
         assert one.answered.wait(PATIENT_S)
         assert isinstance(one.result, EngineFailure)
         assert str(one.result).startswith("Panic: retry-limit-in-match over; the engine's process ends itself")
-    eventually(lambda: passes.ends == [str(bad.result)], "it ends the process")
+    until(lambda: passes.ends == [str(bad.result)], "it ends the process")
     late, late_job = ask(scorer, passes, SMALL)
     scheduler.run([late_job])
     assert late.result is bad.result  # nobody waits for a thread that is gone
@@ -366,7 +366,7 @@ def test_a_failure_between_two_iterations_ends_the_process_too(scorer):
     asked, job = ask(scorer, passes, SMALL)
     scheduler.run([job])
     asked.scores()
-    eventually(lambda: len(passes.ends) == 1, "it ends the process")
+    until(lambda: len(passes.ends) == 1, "it ends the process")
     late, late_job = ask(scorer, passes, SMALL)
     scheduler.run([late_job])
     assert isinstance(late.result, EngineFailure)
@@ -389,5 +389,5 @@ def test_no_kind_of_failure_leaves_the_thread_dead(scorer, monkeypatch, where):
         monkeypatch.setattr(scorer, "advance", lambda *_: next(ends()))
     scheduler.run([job])
     assert isinstance(asked.result, EngineFailure)
-    eventually(lambda: len(passes.ends) == 1, "it ends the process")
+    until(lambda: len(passes.ends) == 1, "it ends the process")
     scheduler.close()

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.waiting import until
 from shapes import draw
 from tests.engine.support import BACKEND, BASE, data_uri
-from tests.support.triton import eventually
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
@@ -212,7 +212,7 @@ def test_a_long_request_is_answered_through_its_sender(model, monkeypatch):
     returned.set()
     assert left is None
     assert done.error is None
-    eventually(lambda: long.sent, "the long request's answer")
+    until(lambda: long.sent, "the long request's answer")
     (response,) = long.sent
     assert np.abs(response["scores"] - np.tile(done["scores"], 200)).max() <= 1e-5
 
@@ -240,8 +240,8 @@ def test_the_metrics_tell_what_was_done(backend, tmp_path):
         "asked_dtype": "fp32",
         "weights": "copy",
     }
-    eventually(lambda: metric("info", **told) == 1, "the gauge")
-    eventually(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
+    until(lambda: metric("info", **told) == 1, "the gauge")
+    until(lambda: metric("rejected_total", cause="deadline") == 1, "the last count")
     parts = ("start", "imports", "weights", "self_test")
     assert all(metric("load_seconds", part=part) > 0 for part in parts)
     held = metric("vision_cache_bytes")
@@ -274,7 +274,7 @@ def test_no_metric_tells_whether_a_picture_was_seen_before(backend, tmp_path):
     (tmp_path / "9").symlink_to(BASE)
     model.initialize(arguments(tmp_path, "9"))
     last = ("part", "self_test")
-    eventually(lambda: any(last in labels for _, labels in figures()), "the last of the gauges")
+    until(lambda: any(last in labels for _, labels in figures()), "the last of the gauges")
     pictures = [data_uri(draw(random.Random(seed), ("red", "star"))) for seed in (3, 4)]
 
     cache = model._instance._scorer.cache
@@ -282,7 +282,7 @@ def test_no_metric_tells_whether_a_picture_was_seen_before(backend, tmp_path):
     for picture in (pictures[0], pictures[0], pictures[1]):  # a new one, a known one, a new one
         start, pairs = figures(), figure("pairs_total")
         model.execute([Request({"text": "red"}, [{"image": picture}])])
-        eventually(lambda pairs=pairs: figure("pairs_total") == pairs + 1, "the count, which comes last")
+        until(lambda pairs=pairs: figure("pairs_total") == pairs + 1, "the count, which comes last")
         told.append(
             {name: value - start.get(name, 0) for name, value in figures().items() if value != start.get(name, 0)}
         )

@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -14,10 +13,12 @@ import faults
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from harness.network import fetch
 from harness.triton import start
+from harness.waiting import until
 from shapes import draw
 from tests.engine.support import BACKEND, BASE, RETRAINED, ROOT, png, score
-from tests.support.triton import eventually, running_triton
+from tests.support.triton import running_triton
 from tritonclient.utils import InferenceServerException
 
 from baton.domain import EngineInfo
@@ -151,8 +152,7 @@ COUNTERS = (
 def figure(server, name, *labels, version="1"):
     """The sum of a metric's series of one version that have the labels; 0 where there are none."""
     labels = (f'version="{version}"', *labels)
-    with urllib.request.urlopen(server[0].metrics_url, timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
+    lines = fetch(server[0].metrics_url).splitlines()
     found = [line for line in lines if line.startswith(name + "{") and all(label in line for label in labels)]
     return sum(float(line.split()[-1]) for line in found)
 
@@ -168,7 +168,7 @@ def test_small_requests_beside_a_large_one(server):
     before = figure(server, PASSES)
     with ThreadPoolExecutor(6) as pool:
         large = [pool.submit(ask, address, 4000, " red" * 25) for _ in range(6)]
-        eventually(lambda: figure(server, PASSES) > before, "it is under way")
+        until(lambda: figure(server, PASSES) > before, "it is under way")
         answered_at = []
         while not all(one.done() for one in large):
             ask(address, 1)
@@ -186,10 +186,10 @@ def test_what_nobody_waits_for_is_not_computed(server):
     more = " red" * 150  # enough to compute for the fastest machine
     with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
         ask(address, 4000, more, client_timeout=3)
-    eventually(lambda: rejected(server, "cancelled") == 1, "the cancelled one is noticed")
+    until(lambda: rejected(server, "cancelled") == 1, "the cancelled one is noticed")
     with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*deadline: the request's timeout"):
         ask(address, 4000, more, timeout=2_000_000)
-    eventually(lambda: rejected(server, "deadline") == 1, "the late one is counted")
+    until(lambda: rejected(server, "deadline") == 1, "the late one is counted")
     with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*deadline: the request's timeout"):
         ask(address, 1, timeout=1)
     ask(address, 2, timeout=60_000_000)
@@ -203,7 +203,7 @@ def settle(server):
         counted = rejected(server, "request")
         with pytest.raises(InferenceServerException, match="is not valid JSON"), triton_client(server) as client:
             client.infer(ENGINE, [tensor("query", [b"{"]), tensor("documents", [b"{}"])])
-        eventually(lambda counted=counted: rejected(server, "request") == counted + 1, "the error is counted")
+        until(lambda counted=counted: rejected(server, "request") == counted + 1, "the error is counted")
 
 
 def triton_client(server):
@@ -227,7 +227,7 @@ def test_the_engines_metrics_stand_beside_tritons(server, client):
                 tensor("media", [picture]),
             ],
         )
-    eventually(lambda: figure(server, "baton_engine_pairs_total") == before["pairs_total"] + 4, "the pairs are counted")
+    until(lambda: figure(server, "baton_engine_pairs_total") == before["pairs_total"] + 4, "the pairs are counted")
     grown = {name: figure(server, f"baton_engine_{name}") - value for name, value in before.items()}
     assert grown.pop("tokens_total") > 100
     assert grown == {
@@ -237,8 +237,7 @@ def test_the_engines_metrics_stand_beside_tritons(server, client):
         "batch_pairs_sum": 4,
         "request_seconds_count": 2,
     }
-    with urllib.request.urlopen(server[0].metrics_url) as answer:
-        assert b"vision_cache" not in answer.read()  # by default it tells nobody who else sent a picture
+    assert "vision_cache" not in fetch(server[0].metrics_url)  # by default it tells nobody who else sent a picture
     assert figure(server, "baton_engine_info", 'device="cpu"', 'dtype="fp32"', 'fallback="none"', 'weights="copy"') == 1
     parts = {part: figure(server, "baton_engine_load_seconds", f'part="{part}"') for part in PARTS}
     assert 0 < parts["start"] < parts["imports"]
@@ -266,11 +265,11 @@ def test_versions_count_beside_each_other_and_after_each_other(server, client):
     try:
         for round_ in (1, 2):
             serve("1, 4")
-            eventually(lambda: client.is_model_ready(ENGINE, "4"), "version 4 is loaded")
-            eventually(lambda: figure(server, "baton_engine_info", version="4") == 1, "version 4 tells of itself")
+            until(lambda: client.is_model_ready(ENGINE, "4"), "version 4 is loaded")
+            until(lambda: figure(server, "baton_engine_info", version="4") == 1, "version 4 tells of itself")
             ask(server[0].grpc_url, 3, model_version="4")
             serve("1")
-            eventually(lambda: figure(server, "baton_engine_info", version="4") == 0, "version 4 takes leave")
+            until(lambda: figure(server, "baton_engine_info", version="4") == 0, "version 4 takes leave")
             assert figure(server, "baton_engine_pairs_total", version="4") == 3 * round_
             assert figure(server, "baton_engine_info") == 1
             settle(server)
@@ -306,10 +305,10 @@ def test_a_model_for_several_gpus_is_told_from_what_serves_it(server, client):
         plain = EngineInfo("cpu", "fp32", "none", "cpu", "fp32")
         with closing(GrpcTriton("a", server[0].grpc_url, metrics=server[0].metrics_url.split("/")[2])) as seen:
             wanted = {ENGINE: {1: {plain}}, "divided": {1: {lowered}}}
-            eventually(lambda: seen.infos() == wanted, "both tell what they run in")
+            until(lambda: seen.infos() == wanted, "both tell what they run in")
             client.unload_model("divided")
             del wanted["divided"]
-            eventually(lambda: seen.infos() == wanted, "what left tells nothing")
+            until(lambda: seen.infos() == wanted, "what left tells nothing")
     finally:
         client.unload_model("divided")
         shutil.rmtree(model)
@@ -365,11 +364,11 @@ def test_a_panic_is_answered_and_ends_the_process_which_can_be_loaded_again(serv
             with pytest.raises(InferenceServerException, match=r"PanicException: Onig.*process ends itself") as caught:
                 client.infer(ENGINE, inputs, model_version="6")
             assert "INTERNAL" in str(caught.value.status())
-            eventually(lambda: not processes(), "the process ends")
+            until(lambda: not processes(), "the process ends")
             serve("1")
-            eventually(lambda: state() != "UNLOADING", "Triton lets go of it")
+            until(lambda: state() != "UNLOADING", "Triton lets go of it")
             ask(server[0].grpc_url, 3)
             serve("1, 6")
-            eventually(lambda: client.is_model_ready(ENGINE, "6"), "it is loaded again")
+            until(lambda: client.is_model_ready(ENGINE, "6"), "it is loaded again")
     finally:
         serve("1")

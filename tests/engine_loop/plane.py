@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.waiting import until
 from tests.support.toy import engine_config
-from tests.support.triton import eventually
 
 from baton.app import App
 from baton.config import Config, GateConfig, LiveConfig, RolloutConfig, ServerConfig, ServiceConfig, TrafficConfig
@@ -137,7 +137,7 @@ class Plane:
         """As a crash leaves it: nothing is brought to an end in an orderly way, and its threads do nothing more."""
         # First of all what runs: a task that is called off before it began would stand in the books for ever.
         self.service.tasks.cancel(lambda _effect: True)
-        eventually(lambda: not self.service.tasks.running(), "what the crash left behind ends")
+        until(lambda: not self.service.tasks.running(), "what the crash left behind ends")
         self.service.tasks.close()
         self.loop._pool.shutdown(wait=False)
         self.journal.close()
@@ -146,7 +146,7 @@ class Plane:
         """Once around, and (if it is asked for) until what that began has ended."""
         self.loop.once()
         if wait:
-            eventually(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}")
+            until(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}")
 
     def run(self, condition: Callable[[], object], what: str, *, turns: int = 200) -> None:
         for _ in range(turns):

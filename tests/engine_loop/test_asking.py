@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from harness.waiting import until
 from tests.engine_loop.plane import ENGINE, NAME, Place, Plane
-from tests.support.triton import eventually
 
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
@@ -183,13 +183,13 @@ def test_a_gate_under_way_does_not_blame_its_candidate(place, plane):
 
     def latency(_rollout: object, cancelled: object) -> GateResult:
         assert callable(cancelled)
-        eventually(cancelled, "the gate is called off")
+        until(cancelled, "the gate is called off")
         called_off.set()
         return GateResult(Gate.LATENCY, Verdict.FAIL, "the version is gone")
 
     place.answers.order[Gate.LATENCY] = latency
     place.drop(2)
-    eventually(lambda: plane.turn(wait=False) or place.answers.asked[Gate.LATENCY], "the gate is asked")
+    until(lambda: plane.turn(wait=False) or place.answers.asked[Gate.LATENCY], "the gate is asked")
     place.servers["a"].die(ENGINE, 1)
 
     def found() -> bool:
@@ -197,8 +197,8 @@ def test_a_gate_under_way_does_not_blame_its_candidate(place, plane):
         place.now += 0.5
         return bool(told(plane))
 
-    eventually(found, "the death is found")
-    eventually(lambda: plane.turn(wait=False) or called_off.is_set(), "the gate is called off")
+    until(found, "the death is found")
+    until(lambda: plane.turn(wait=False) or called_off.is_set(), "the gate is called off")
     del place.answers.order[Gate.LATENCY]
     plane.live(2)
     assert plane.ended(2) is Outcome.LIVE

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.waiting import until
 from tests.engine_loop.plane import ENGINE, NAME, Machine
 from tests.support.toy import engine_config
-from tests.support.triton import eventually
 
 from baton.config import HealthConfig, ServiceConfig
 from baton.domain import ModelState
@@ -58,7 +58,7 @@ class Bench:
         view: Any = SimpleNamespace(now=self.now, rollout=None, running=frozenset(), live=lambda: [server])
         view.servers = [server]
         self.health.watch(view)
-        eventually(lambda: not self.tasks.running(), "the question is answered")
+        until(lambda: not self.tasks.running(), "the question is answered")
         return {key: sick.reason for key, sick in self.health.sick().items()}
 
 

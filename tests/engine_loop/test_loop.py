@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from harness.waiting import until
 from tests.engine_loop.plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
-from tests.support.triton import eventually
 
 from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.engine.tasks import ROW_S, Tasks
@@ -266,7 +266,7 @@ def test_nothing_is_done_that_cannot_be_written_down(place, plane, phase):
     met: list[bool] = []
     plane.service.step = step  # type: ignore[method-assign]
     plane.run(lambda: met, f"{phase} is met")
-    eventually(lambda: not plane.service.tasks.running(), "what was under way ends")
+    until(lambda: not plane.service.tasks.running(), "what was under way ends")
     policy, alias, calls = place.files.policy(), place.files.alias(), list(place.servers["a"].calls)
     for _ in range(5):
         plane.turn()
@@ -353,7 +353,7 @@ def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
     place.drop(2)
     while Ask(Gate.LATENCY) not in plane.service.tasks.running():
         plane.turn(wait=False)
-    eventually(lambda: len(requests) == 3, "three requests are made")
+    until(lambda: len(requests) == 3, "three requests are made")
     rollout = plane.journal.open_rollout(NAME)
     assert rollout is not None
     with plane.loop.lock:
@@ -611,7 +611,7 @@ def test_a_verdict_that_comes_while_the_control_plane_looks_is_not_asked_for_aga
 
     def after_the_rollout_was_read(name: str) -> object:
         go.set()
-        eventually(lambda: not plane.service.tasks.running(), "the verdict")
+        until(lambda: not plane.service.tasks.running(), "the verdict")
         return standings(name)
 
     monkeypatch.setattr(plane.journal, "standings", after_the_rollout_was_read)

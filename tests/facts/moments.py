@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from harness.waiting import until
 from tests.cli.verdicts import CASES
 from tests.engine_loop.plane import Place, Plane, tmpfs
 from tests.engine_loop.test_lost_journal import spoil
 from tests.engine_loop.test_split import asked, split, splitting
-from tests.support.triton import eventually
 
 from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
@@ -154,7 +154,7 @@ def _while_asked(place: Place, gate: Gate) -> Iterator[Plane]:
         for _ in range(100):
             plane.turn(wait=False)
             place.now += 1.0
-            eventually(lambda: running(plane, gate) or not plane.service.tasks.running(), "what was begun ends")
+            until(lambda: running(plane, gate) or not plane.service.tasks.running(), "what was begun ends")
             if running(plane, gate):
                 break
         assert running(plane, gate)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.waiting import until
 from tests.support.hostile_http import DEEP, FORM, INFER, ONE_BYTE_CHUNKS, post
 from tests.support.toy import make_repository
-from tests.support.triton import ROOT, ask, eventually, running_triton
+from tests.support.triton import ROOT, ask, running_triton
 
 from baton.client import Reranker
 from baton.local import LocalTriton
@@ -75,7 +76,7 @@ def nginx(home: Path, upstream: int) -> Iterator[int]:
     command = [binary, "-e", f"{home}/error.log", "-c", f"{home}/nginx.conf"]
     with subprocess.Popen(command) as process:
         try:
-            eventually(lambda: process.poll() is not None or is_listening("127.0.0.1", port), "nginx listens")
+            until(lambda: process.poll() is not None or is_listening("127.0.0.1", port), "nginx listens")
             assert process.poll() is None, (home / "error.log").read_text()
             yield port
         finally:

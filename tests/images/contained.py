@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.triton import ROOT, TOY_BACKENDS, eventually
+from harness.waiting import until
+from tests.support.triton import ROOT, TOY_BACKENDS
 
 from baton.local.assemble import assemble
 from baton.local.find import find_triton
@@ -164,7 +165,7 @@ def contained(place: Path, repository: Path, key: Path, *words: str) -> Iterator
         return is_listening("127.0.0.1", ports.grpc) and is_listening("127.0.0.1", ports.http)
 
     try:
-        eventually(answers, "Triton listens")
+        until(answers, "Triton listens")
         yield one
     finally:
         for pid in one.children():

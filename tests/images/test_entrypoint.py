@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import tritonclient.grpc as triton
 from harness.network import fetch
+from harness.waiting import until
 from tests.images.contained import ENTRY_POINT, ISOLATED, NOBODY, USER, Contained, contained, given, refusal
 from tests.support.toy import make_repository
-from tests.support.triton import eventually
 from tritonclient.utils import InferenceServerException
 
 from baton.local.hidden import restrictions
@@ -228,7 +228,7 @@ def test_a_signal_to_the_first_process_ends_triton_in_order(tmp_path: Path, key:
         server = one.triton()
         os.kill(one.entry_point(), number)
         assert one.process.wait(120) == 0, one.log.read_text()
-        eventually(lambda: not Path(f"/proc/{server}").exists(), "Triton is gone")
+        until(lambda: not Path(f"/proc/{server}").exists(), "Triton is gone")
         assert "Waiting for in-flight requests to complete." in one.log.read_text()
 
 

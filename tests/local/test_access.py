@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as triton
+from harness.waiting import until
 from tests.support.listening import listening
 from tests.support.toy import make_repository
-from tests.support.triton import ask, eventually, running_triton
+from tests.support.triton import ask, running_triton
 from tritonclient.utils import InferenceServerException
 
 from baton import doctor
@@ -122,7 +123,7 @@ def test_without_the_key_nothing_is_changed_over_grpc(guarded, call, headers):
 )
 def test_without_the_key_nothing_is_changed_over_http(guarded, path, headers):
     # Triton opens its HTTP port a moment after it answers over gRPC.
-    eventually(lambda: procfs.listener(guarded.ports.http) is not None, "HTTP is there")
+    until(lambda: procfs.listener(guarded.ports.http) is not None, "HTTP is there")
     assert over_http(guarded, path, **headers) == 403
     assert over_http(guarded, "/v2/repository/index", **{"admin-key": KEY}) == 200
 
@@ -215,7 +216,7 @@ def test_metrics_stay_on_loopback_whatever_else_is_opened(tmp_path):
     repository = make_repository(tmp_path / "repository")
     with running_triton(tmp_path, repository, admin_key=KEY, host="0.0.0.0") as server:
         ports = server.ports
-        eventually(lambda: procfs.listener(ports.http) is not None, "HTTP is there")
+        until(lambda: procfs.listener(ports.http) is not None, "HTTP is there")
         heard = dict(listening(server.pid))
         assert [heard[port].is_unspecified for port in (ports.http, ports.grpc)] == [True, True]
         assert heard[ports.metrics].is_loopback

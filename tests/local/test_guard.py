@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.support.triton import eventually
+from harness.waiting import until
 
 from baton.local import procfs
 from baton.local.guard import FROZEN_S, Guard
@@ -44,7 +44,7 @@ def guarding(process: subprocess.Popen[bytes], clock: Clock, begun: int | None =
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     os.kill(process.pid, signal.SIGSTOP)
-    eventually(lambda: procfs.frozen(process.pid), "it stands still")
+    until(lambda: procfs.frozen(process.pid), "it stands still")
 
 
 def test_what_stands_still_is_ended_before_it_can_wake(process) -> None:
@@ -71,7 +71,7 @@ def test_a_short_pause_is_none(process) -> None:
         clock.now += 0.9 * FROZEN_S
         guard.look()
         os.kill(process.pid, signal.SIGCONT)
-        eventually(lambda: not procfs.frozen(process.pid), "it goes on")
+        until(lambda: not procfs.frozen(process.pid), "it goes on")
         guard.look()
     assert told == []
     assert process.poll() is None

@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.waiting import until
 from tests.support.toy import alias_config, engine_config, make_checkpoint, make_repository
-from tests.support.triton import ROOT, ask, eventually, prepare, running_triton
+from tests.support.triton import ROOT, ask, prepare, running_triton
 
 from baton.errors import Refused, TimedOut, Unreachable
 from baton.local import procfs
@@ -192,7 +193,7 @@ def test_dies_with_its_parent(tmp_path):
         assert len(pids) == 2
         assert not any(gone(pid) for pid in pids)
         parent.kill()
-    eventually(lambda: all(gone(pid) for pid in pids), "the server and its stub end")
+    until(lambda: all(gone(pid) for pid in pids), "the server and its stub end")
     procfs.remove_regions(prefix)
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.support.triton import eventually
+from harness.waiting import until
 
 from baton.local import procfs
 from baton.local.find import STUB
@@ -66,7 +66,7 @@ def test_only_those_of_the_version_on_that_server(begin: Begin, port: int) -> No
     assert not processes.lost("s0", 1)
     assert processes.end("s0", 1) == 1
     # Nobody asked how it ended yet: it is a zombie, and counts as ended.
-    eventually(lambda: processes.lost("s0", 1), "it ended")
+    until(lambda: processes.lost("s0", 1), "it ended")
     assert mine.poll() is not None
     assert processes.lost("s0", 1), "for as long as nobody watches anew"
 
@@ -134,7 +134,7 @@ def test_what_is_loaded_and_stands_still_is_ended(begin: Begin, port: int) -> No
     assert woken.wait(60)
     assert processes.lost("s0", 1)
     assert "its process stood still for" in processes.why("s0", 1)
-    eventually(lambda: told, "it is told")
+    until(lambda: told, "it is told")
     assert told[0].reason is Reason.PROCESS_ENDED
     assert (told[0].figures["version"], told[0].figures["server"]) == (1, "s0")
     assert loading.poll() is None

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.waiting import until
 from tests.splitter.fakes import Stage, failing, scored
-from tests.support.triton import eventually
 
 from traffic_splitter.calls import FROZEN_S, RESCAN_INTERVAL_S
 from traffic_splitter.processes import Processes
@@ -169,7 +169,7 @@ def test_a_stopped_process_is_seen_and_ended(stub):
     assert not Processes("ranker_engine", parent=stub.pid).running(2)
     assert not seen.frozen(2)
     os.kill(stub.pid, signal.SIGSTOP)
-    eventually(lambda: seen.frozen(2), "it is seen to stand still")
+    until(lambda: seen.frozen(2), "it is seen to stand still")
     assert seen.kill(seen.frozen(2))
     assert stub.wait(60) == -signal.SIGKILL
     assert not seen.running(2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from harness.places import BACKENDS, ROOT
 from baton.local import LocalTriton
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -72,12 +71,3 @@ def ask(
         model_version=int(result.as_numpy("model_version")[0, 0]),
         response_version=result.get_response().model_version,
     )
-
-
-def eventually(condition: Callable[[], object], what: str, *, timeout: float = 600.0) -> None:
-    """Waits until ``condition()`` is true. Raises ``AssertionError`` naming ``what`` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.02)

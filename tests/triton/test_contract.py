@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.waiting import until
 from tests.support.toy import engine_config, make_checkpoint
-from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, eventually, running_triton
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton
 
 from baton.domain import EngineInfo, ModelState
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
@@ -122,7 +123,7 @@ class Rig:
 
     def settles(self, expected: set[int], model: str | None = None) -> None:
         wanted = dict.fromkeys(expected, READY)
-        eventually(lambda: self.states(model) == wanted, f"{expected} READY and nothing else; {self.states(model)}")
+        until(lambda: self.states(model) == wanted, f"{expected} READY and nothing else; {self.states(model)}")
 
     def ask(self, version: int | None, model: str | None = None, timeout_s: float = LONG_S) -> int:
         return int(self.answer(version, model, timeout_s)["model_version"][0, 0])
@@ -335,7 +336,7 @@ def test_lease(rig):
     rig.steer(2, 100.0)
     assert rig.answering(3) == {2}
     rig.steer(2, 100.0, lease_s=0.3)
-    eventually(lambda: rig.answering(1) == {1}, "stable answers alone when the lease is over")
+    until(lambda: rig.answering(1) == {1}, "stable answers alone when the lease is over")
     assert rig.control()["route"] is None
     assert rig.answering(5) == {1}
     left = rig.steer(2, 100.0, lease_s=50.0)["route"]["lease_left_s"]
@@ -357,7 +358,7 @@ def test_report(rig):
         return rig.control(boot=first["boot"], after=first["next"])
 
     # An answer is written down a moment after its client has it.
-    eventually(lambda: len(report_now()["samples"]) >= 5, "five samples")
+    until(lambda: len(report_now()["samples"]) >= 5, "five samples")
     report = report_now()
     assert report["boot"] == first["boot"]
     assert Counter(s["role"] for s in report["samples"]) == {"candidate": 3, "stable": 2}
@@ -397,7 +398,7 @@ def test_own_requests(rig):
     def report_now() -> dict[str, Any]:
         return rig.control(boot=first["boot"], after=first["next"])
 
-    eventually(lambda: len(report_now()["samples"]) >= 5, "five samples")
+    until(lambda: len(report_now()["samples"]) >= 5, "five samples")
     report = report_now()
     own = [s for s in report["samples"] if s.get("own")]
     assert [(s["what"], s["id"]) for s in own] == [("answer", "baton-1"), ("answer", "baton-3"), ("pair", "baton-3")]
@@ -434,7 +435,7 @@ def test_failing_candidate(rig):
     rig.steer(2, 100.0)
     assert rig.answering(3) == {1}, "stable answers for it"
     # The last client had its answer before the failure was counted.
-    eventually(lambda: rig.control()["counts"]["failed"] == 3, "all failures are counted")
+    until(lambda: rig.control()["counts"]["failed"] == 3, "all failures are counted")
     report = rig.control()
     assert report["counts"]["candidate"] == 0
     failed = [s for s in report["samples"] if s["role"] == "candidate"]
@@ -491,7 +492,7 @@ def test_slow(rig):
     assert rig.loads() == {1: 1}, "the second call waits for the load that is under way"
     with pytest.raises(TimedOut):
         rig.ask(1, timeout_s=0.2)
-    eventually(lambda: rig.server.inflight(rig.engine)[1] == 0, "the abandoned request ends")
+    until(lambda: rig.server.inflight(rig.engine)[1] == 0, "the abandoned request ends")
 
 
 def test_drop_under_requests(rig):
@@ -502,7 +503,7 @@ def test_drop_under_requests(rig):
     asking = threading.Thread(target=lambda: answered.append(rig.ask(2)))
     asking.start()
     if isinstance(rig.server, FakeTriton):
-        eventually(lambda: rig.server.inflight(rig.engine)[2] == 1, "the request is under way")
+        until(lambda: rig.server.inflight(rig.engine)[2] == 1, "the request is under way")
     else:
         asking.join(0.5)  # the server's metric counts what waits, not what runs
     rig.load(1)
@@ -524,7 +525,7 @@ def test_counts(rig):
     with pytest.raises(InvalidRequest, match="document 1"):
         rig.answer(1, text=b"{")
     # Triton counts a moment after it answered.
-    eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(3, 0)}, "an error of the model's own is an answer")
+    until(lambda: rig.server.counts()[rig.engine] == {1: Counts(3, 0)}, "an error of the model's own is an answer")
 
 
 def test_signature(rig):
@@ -557,18 +558,18 @@ def test_infos(rig):
         return {v: set(infos) for v, infos in rig.server.infos().get(rig.engine, {}).items()}
 
     second = {2: {EngineInfo("cuda:0", "bf16", "none")}}
-    eventually(lambda: told() == second, "the version that tells something, and no other")
+    until(lambda: told() == second, "the version that tells something, and no other")
     rig.load(1, 2, 3)
     third = {3: {EngineInfo("cpu", "fp32", "cpu", asked_device="cuda:0")}}
-    eventually(lambda: told() == second | third, "the new one as well")
+    until(lambda: told() == second | third, "the new one as well")
     rig.point(3)
     rig.load(1, 3)
     rig.settles({1, 3})
-    eventually(lambda: told() == third, "one that left tells nothing more")
+    until(lambda: told() == third, "one that left tells nothing more")
     rig.drop(4)
     rig.load(1, 4)
     rig.settles({1, 4})
-    eventually(lambda: told() == {}, "nor does the last one")
+    until(lambda: told() == {}, "nor does the last one")
 
 
 def test_process_that_is_gone(rig):
@@ -578,7 +579,7 @@ def test_process_that_is_gone(rig):
     rig.kill(rig.engine)
     with pytest.raises(TritonError, match="not healthy"):
         rig.ask(1)
-    eventually(lambda: rig.server.counts()[rig.engine] == {1: Counts(0, 1)}, "the failure is counted")
+    until(lambda: rig.server.counts()[rig.engine] == {1: Counts(0, 1)}, "the failure is counted")
     rig.load(1)
     assert rig.states() == {1: READY}, "Triton does not know, and a load call does nothing"
     with pytest.raises(TritonError, match="not healthy"):

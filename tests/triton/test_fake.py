@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from tests.support.triton import eventually
+from harness.waiting import until
 
 from baton.domain import ModelState
 from baton.errors import TimedOut, TritonError, Unreachable
@@ -125,7 +125,7 @@ def test_a_call_times_out_by_the_clock_and_the_load_goes_on(stage):
 
     waiting = threading.Thread(target=load)
     waiting.start()
-    eventually(lambda: len(stage.server.calls) == 4, "the call is under way")
+    until(lambda: len(stage.server.calls) == 4, "the call is under way")
     stage.now = 3.0
     waiting.join(60)
     assert len(errors) == 1

@@ -32,7 +32,7 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
 test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
-	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/engine
+	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/unit/engine
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
 	@$(PYTEST)

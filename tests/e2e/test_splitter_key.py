@@ -21,10 +21,10 @@ import pytest
 import tritonclient.grpc as triton
 from harness.control_plane import ControlPlane
 from harness.waiting import until
-from tests.splitter.routes import route_of
 from tests.support.stage import Stage, Traffic, stage, toml
 from tests.support.stranger import attempt
 from tests.support.triton import OUR_BACKENDS, ROOT, TOY_BACKENDS
+from tests.unit.splitter.routes import route_of
 
 from baton.triton import pbtxt
 from baton.triton.key import token_file

@@ -1,7 +1,7 @@
 """What must hold after every step, whatever fails: one statement of it for every simulation.
 
-``World`` (``tests/plan``) drives the pure plan alone; ``tests/simulation`` drives the whole control plane. Both show
-what is there by the attributes below, and call the checks where an act is about to happen and after each step.
+``World`` (``tests/unit/plan``) drives the pure plan alone; ``tests/simulation`` drives the whole control plane. Both
+show what is there by the attributes below, and call the checks where an act is about to happen and after each step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tiny checkpoints in the real format, and repositories and golden sets made of them.
 
 The checkpoints have the layout of a published Qwen3-VL one (sharded safetensors with an index, configuration,
-tokenizer and processor files) in about 40 KB, written with numpy and json alone. ``tests/backends/toy_reranker``
-serves them.
+tokenizer and processor files) in about 40 KB, written with numpy and json alone. ``backends/toy_reranker`` serves
+them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-TOY_BACKENDS, OUR_BACKENDS = ROOT / "tests" / "backends", BACKENDS
+TOY_BACKENDS, OUR_BACKENDS = ROOT / "tests" / "support" / "backends", BACKENDS
 """The toy's, and Baton's own."""
 
 

@@ -7,8 +7,8 @@ more traffic will tell.
 How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is as good as
 stable, or within the limits where those are absolute. Each look gets the same share of it, within a look each of the
 three checks, within a check each of its tests and each kind of request (Bonferroni). What an effect has to exceed comes
-on top. How often a good version is turned back, and a bad one is not, ``tests/judge/test_judge_live_simulation.py``
-simulates.
+on top. How often a good version is turned back, and a bad one is not,
+``tests/unit/judge/test_judge_live_simulation.py`` simulates.
 
 Errors. Failed and late attempts are the candidate's. An error that stable gives too is the request's, and so is a late
 answer where stable took as long for the very same request. An attempt that was refused never reached the candidate; the

@@ -18,7 +18,7 @@ How ``latency`` works. Stable and candidate answer the same requests in turn, in
    figure in its middle. Otherwise more are asked for; when there are none, it holds.
 
 As the limit leaves 15 % of room, an identical version is refused far less often than that, even with bursts, stalls
-and heavy tails; how often is simulated in ``tests/judge/test_latency_simulation.py``.
+and heavy tails; how often is simulated in ``tests/unit/judge/test_latency_simulation.py``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 clock, no file and no socket, and holds no state: with the same view it always says the same. Asked again after
 each effect, it comes to rest when there is nothing left to do.
 
-What must hold after every step, whatever fails (property-tested in ``tests/plan``):
+What must hold after every step, whatever fails (property-tested in ``tests/unit/plan``):
 
 * The alias is only ever pointed at a version that is READY on every server that answers.
 * A version is dropped only after the alias left it on every server and its requests ended.

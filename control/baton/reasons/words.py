@@ -323,7 +323,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.NOT_RECORDED: "What version {version} held when it was loaded was not recorded, so nothing can be proved.",
     Reason.DIFFERS: "Version {version}: {file} {more:?and {more} more differ|differs} from what serves.",
 }
-"""Every reason has a sentence, and every use of one gives the figures that the sentence names (``tests/reasons``)."""
+"""Every reason has a sentence, and every use of one gives the figures that it names (``tests/unit/reasons``)."""
 
 _WORDS = _Words()
 

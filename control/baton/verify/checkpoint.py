@@ -66,8 +66,7 @@ class Checkpoint:
 
     ``top`` is what lies directly in it, by name, and ``served`` those of them that the engine and the gates read. All
     else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and not
-    judged; that the engine never opens it ``tests/verify/test_served.py`` holds against the engine. ``parts`` are the
-    served files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
+    judged; ``tests/unit/verify/test_served.py`` holds that the engine never opens it. ``parts`` are the served files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
     """
 
     listing: Listing

@@ -14,7 +14,7 @@ Not in the table:
 - frozen and dead processes: :mod:`.calls` turns them into errors, which are FAILED events here;
 - clients that go away, which Triton tells no model, and the death of the splitter's own process.
 
-Invariants, with the tests in ``tests/splitter`` that hold them:
+Invariants, with the tests in ``tests/unit/splitter`` that hold them:
 
 - Each request is answered exactly once, and no version is asked twice: ``test_states.py``, for every order of events.
 - A request that a living version may answer, and can, does not fail: ``test_states.py``, ``test_failover.py``, and with

@@ -2,8 +2,8 @@
 """The entry point of the Triton image: tritonserver with an admin key, or nothing.
 
 Whoever may load models on a Triton can have it run code of his own. So it starts only with a key in a file that nobody
-else can read, and answers what :data:`baton.local.hidden.RESTRICTED` names to nobody without that key. The words of
-the container's command are further options of ``tritonserver``.
+else can read, and answers what :data:`baton.local.argv_secret.RESTRICTED` names to nobody without that key. The words
+of the container's command are further options of ``tritonserver``.
 
 It stays the container's first process: it hides the key from the process list, which the host's users see, too, hands
 signals on, and reaps what Triton's own children leave.
@@ -22,8 +22,8 @@ from types import FrameType
 
 from baton import secret
 from baton.errors import BatonError, ConfigError
-from baton.local.hidden import masked, restrictions, reveal
-from baton.local.tether import SHARED, tethered
+from baton.local.argv_secret import masked, restrictions, reveal
+from baton.local.exec_wrapper import SHARED, wrapped_command
 
 KEY_FILE = "BATON_ADMIN_KEY_FILE"
 """The variable that names the key's file."""
@@ -113,7 +113,7 @@ def start(command: Sequence[str], key: str) -> subprocess.Popen[bytes]:
     words, hidden = masked(command, key)
     me = os.getpid()
     running.append(
-        subprocess.Popen(tethered(words, parent=me, traced=True, memory=SHARED), env={**os.environ, **hidden})
+        subprocess.Popen(wrapped_command(words, parent=me, traced=True, memory=SHARED), env={**os.environ, **hidden})
     )
     if not reveal(running[-1].pid, hidden):
         running.pop().wait()
@@ -122,7 +122,7 @@ def start(command: Sequence[str], key: str) -> subprocess.Popen[bytes]:
             "may be traced here. Mount /proc with hidepid=2 where other users are on the host.",
             file=sys.stderr,
         )
-        running.append(subprocess.Popen(tethered(command, parent=me, memory=SHARED)))
+        running.append(subprocess.Popen(wrapped_command(command, parent=me, memory=SHARED)))
     return running[-1]
 
 

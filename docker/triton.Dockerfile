@@ -19,8 +19,8 @@ COPY docker/triton-entrypoint.py /opt/baton/
 COPY control/baton/__init__.py control/baton/errors.py control/baton/secret.py /opt/baton/baton/
 COPY control/baton/reasons/__init__.py control/baton/reasons/reason.py control/baton/reasons/words.py \
      /opt/baton/baton/reasons/
-COPY control/baton/local/find.py control/baton/local/hidden.py control/baton/local/procfs.py \
-     control/baton/local/tether.py /opt/baton/baton/local/
+COPY control/baton/local/find.py control/baton/local/argv_secret.py control/baton/local/procfs.py \
+     control/baton/local/exec_wrapper.py /opt/baton/baton/local/
 COPY python_backend/ /opt/baton/backends/
 # Readable, and not to be changed, for the user that runs; whatever the modes in the checkout are.
 RUN chmod -R a+rX,go-w /opt/baton/triton-entrypoint.py /opt/baton/baton /opt/baton/backends \

@@ -17,7 +17,7 @@ from baton.api import Facade
 from baton.api.wire import CALLS
 from baton.codec import always, json_name, types_of
 from baton.domain import Evidence
-from baton.evidence import CHECKS, EVIDENCE, Check
+from baton.evidence import CHECKS, EVIDENCE, LiveCheck
 from baton.facts import Backup, Restored
 
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -56,7 +56,7 @@ class _Maker:
         made = {json_name(one): self._field(one, hints[one.name]) for one in fields(kind)}
         required = [json_name(one) for one in fields(kind) if always(one)]
         described = {"description": inspect.getdoc(kind), "type": "object", "properties": made, "required": required}
-        if kind is Check:
+        if kind is LiveCheck:
             described |= self._by_name(CHECKS, None)
         if Evidence in hints.values():
             described |= self._by_name(EVIDENCE, "evidence")

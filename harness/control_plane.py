@@ -147,8 +147,8 @@ class ControlPlane:
         """Wait until nothing goes on; with a version, until that one serves."""
 
         def rests(service: Data) -> bool:
-            at_rest = service["phase"] == "steady" and service["rollout"] is None
-            return at_rest and version in (None, service["stable"])
+            without_rollout = service["phase"] == "steady" and service["rollout"] is None
+            return without_rollout and version in (None, service["stable"])
 
         self.until(rests, "rest" if version is None else f"version {version} to serve")
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from harness.waiting import Failed
 
 from baton.local import procfs
-from baton.local.tether import tethered as tie
+from baton.local.exec_wrapper import wrapped_command
 
 STOP_S = 90.0
 """Granted to a program that is asked to end. ``ctl up`` waits for its Triton, which waits 30 s for requests."""
@@ -28,19 +28,19 @@ class Child:
         command: Sequence[str],
         log: Path,
         *,
-        tethered: bool = True,
+        dies_with_us: bool = True,
         env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         """Its errors are added to ``log``; ``options`` are those of ``subprocess.Popen``.
 
-        ``tethered``: it also ends when this process is killed. That is not for one whose own children would stay.
+        ``dies_with_us``: it also ends when this process is killed. That is not for one whose own children would stay.
         """
         words = [shutil.which(command[0]) or command[0], *command[1:]]
         self._log, self._name = log, " ".join(map(str, command))
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                tie(words, parent=os.getpid()) if tethered else words,
+                wrapped_command(words, parent=os.getpid()) if dies_with_us else words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -81,8 +81,8 @@ def behind_nginx(home: Path) -> Iterator[Running]:
     with ExitStack() as stack:
         old = start(OLD)
         weigh(0)
-        # Its workers would outlive a master that is killed, so it is not tethered: it is asked to end.
-        nginx = stack.enter_context(Child(command, home / "nginx.log", tethered=False))
+        # Its workers would outlive a master that is killed, so it does not die with us: it is asked to end.
+        nginx = stack.enter_context(Child(command, home / "nginx.log", dies_with_us=False))
         children.append(nginx)
         until(lambda: is_listening("127.0.0.1", listen), "nginx to listen")
 

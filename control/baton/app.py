@@ -15,18 +15,18 @@ from typing import Literal
 from baton import __version__, report
 from baton.clock import ForwardClock
 from baton.config import Config
-from baton.domain import Kind, Outcome, Phase, Release, Rollout, Standing
-from baton.engine.build import build
-from baton.engine.engines import ByServer
-from baton.engine.loop import Loop
-from baton.engine.memory import VersionMemory
-from baton.engine.proof import Proof
-from baton.engine.service import Service
+from baton.controller.build import build
+from baton.controller.content import ContentVerifier
+from baton.controller.engine_info import ByServer
+from baton.controller.loop import Loop
+from baton.controller.memory import VersionMemory
+from baton.controller.service import Service
+from baton.domain import Kind, Outcome, Phase, Release, ReleaseStatus, Rollout
 from baton.errors import BatonError, Refused, Unreachable
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
 from baton.journal import Journal
 from baton.plan import View
-from baton.plan.traffic import before_traffic, place
+from baton.plan.traffic import before_traffic, position_of
 from baton.reasons import Reason, because
 
 STALE_AFTER_S = 30.0
@@ -144,7 +144,7 @@ class App:
                         because(Reason.NOT_PROMOTED, version=rollout.candidate, gate=held.gate, said=held.message),
                         mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
                     )
-                pause = rollout.progressed_at is not None and place(rollout, one.policy).pause
+                pause = rollout.progressed_at is not None and position_of(rollout, one.settings).pause
                 self._journal.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
                 self._loop.wake()
                 return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
@@ -174,7 +174,7 @@ class App:
             if target not in view.folders or not view.folders[target].complete:
                 raise Refused(because(Reason.NOT_WHOLE, version=target), mend="`ctl versions` lists what is.")
             record = view.records.get(target)
-            if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
+            if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
                 raise Refused(
                     because(Reason.NEVER_SERVED, version=target),
                     mend=f"`ctl promote {target}` takes it through its gates.",
@@ -205,7 +205,9 @@ class App:
             view, rollout = self._look(one)  # again: the loop may have gone on in between
             if rollout is not None:
                 return self._ask_again(rollout, version, release, who)
-            decided = [r for r in view.records.values() if r.standing in (Standing.REJECTED, Standing.WITHDRAWN)]
+            decided = [
+                r for r in view.records.values() if r.status in (ReleaseStatus.REJECTED, ReleaseStatus.WITHDRAWN)
+            ]
             if version is None and not decided:
                 raise Refused(because(Reason.NOTHING_TO_RETRY, service=one.name))
             chosen = version if version is not None else max(decided, key=lambda r: r.at).version
@@ -297,7 +299,7 @@ class App:
         return Paused(paused=paused, message=str(why))
 
     def _next(self, service: Service, view: View) -> int:
-        waiting = view.pending(service.policy)
+        waiting = view.pending(service.settings)
         if not waiting:
             raise Refused(because(Reason.NOTHING_NEW), mend="`ctl push DIR` brings one.")
         return max(f.version or 0 for f in waiting)
@@ -331,7 +333,7 @@ class App:
         """The version that served before the present one and was not taken back itself."""
         for version in self._journal.served(service.name):
             record = view.records.get(version)
-            withdrawn = record is not None and record.standing is Standing.WITHDRAWN
+            withdrawn = record is not None and record.status is ReleaseStatus.WITHDRAWN
             if version != view.alias and not withdrawn and version in view.folders:
                 return version
         lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
@@ -348,7 +350,7 @@ class App:
             raise Refused(because(Reason.LIVE_FOLDER_GONE, version=version), mend="Put it back first.")
         if view.loaded.get(version) == folder.fingerprint:
             raise Refused(because(Reason.UNCHANGED, version=version))
-        proof = Proof(
+        proof = ContentVerifier(
             service.name, self._journal, lambda number: self._manifest(service.name, number), self._loop.clock
         )
         proof.accept(version, folder, who)

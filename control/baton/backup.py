@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 
 from baton.config import Config
+from baton.controller.config_repairer import KEPT, memo_of
+from baton.controller.loop import PAUSED
 from baton.domain import Kind, Outcome, Rollout, Stop
 from baton.durable import sync_directory
-from baton.engine.keeper import KEPT, memo_of
-from baton.engine.loop import PAUSED
 from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
 from baton.journal import JOURNAL, Journal

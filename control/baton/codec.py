@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from baton.domain import Evidence
-from baton.evidence import CHECKS, EVIDENCE, Check
+from baton.evidence import CHECKS, EVIDENCE, LiveCheck
 
 T = TypeVar("T")
 _PLAIN: Mapping[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
@@ -111,7 +111,7 @@ class _Reader:
         chosen = kind
         if kind is Evidence and not data.keys() <= types_of(Evidence).keys():  # it is of the gate that it stands in
             chosen = EVIDENCE.get(str(within.get("name")), kind)
-        elif kind is Check:
+        elif kind is LiveCheck:
             chosen = CHECKS.get(str(data.get("name")), kind)
         try:
             return self._fields(chosen, data)

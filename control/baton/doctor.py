@@ -23,9 +23,9 @@ from baton import secret
 from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
+from baton.local.exec_wrapper import OWN, Memory, memory_here, told, wanted
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import open_port
-from baton.local.tether import OWN, Memory, memory_here, told, wanted
 from baton.ownership import user, writers
 from baton.triton.grpc import GrpcTriton
 from baton.watch.watcher import NETWORK, file_system
@@ -56,7 +56,7 @@ _OTHERS_MEMORY = "Start that Triton again with a /dev/shm of its own: `ctl up` d
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Diagnosis:
     """One look at the machine. ``ok`` None: can't be told, or works with the limit that ``message`` names."""
 
     name: str
@@ -75,7 +75,7 @@ def checks(
     ports: Mapping[str, int] | None = None,
     engine_packages: Sequence[str] = ENGINE_PACKAGES,
     no_triton: str = "",
-) -> list[Check]:
+) -> list[Diagnosis]:
     """Every check, in the order in which a start would meet the trouble.
 
     ``ports`` maps names (``http``, ``grpc``, ``metrics``, ``console``) to the port numbers that ``ctl up`` would
@@ -84,7 +84,7 @@ def checks(
     """
     results = [_python()]
     if no_triton:
-        results.append(Check("Triton", ok=True, message=f"Baton starts none on this machine: {no_triton}"))
+        results.append(Diagnosis("Triton", ok=True, message=f"Baton starts none on this machine: {no_triton}"))
     else:
         results += [*_triton(triton), _backends(backends)]
     results += [_port(name, host, number) for name, number in (ports or {}).items() if number]
@@ -104,7 +104,7 @@ def checks(
     return results if no_triton else [*results, _packages(engine_packages)]
 
 
-def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
+def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
     """Whether a stranger may load and unload on the configured servers, and Baton may; those that answer.
 
     A server without a key of its own is also asked with the one of `ctl up` in ``state``.
@@ -115,7 +115,9 @@ def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
         try:
             if _answers(server, None):
                 results.append(
-                    Check(name, ok=None, message=f"{server.grpc} lets anybody load and unload models", mend=_RESTRICT)
+                    Diagnosis(
+                        name, ok=None, message=f"{server.grpc} lets anybody load and unload models", mend=_RESTRICT
+                    )
                 )
                 continue
         except KeyRefused as error:
@@ -130,7 +132,7 @@ def access(servers: Sequence[ServerConfig], state: Path) -> list[Check]:
         except BatonError as error:
             results.append(_failed(name, error))
         else:
-            results.append(Check(name, ok=True, message=f"only with the key in {key_file}"))
+            results.append(Diagnosis(name, ok=True, message=f"only with the key in {key_file}"))
     return results
 
 
@@ -144,15 +146,15 @@ def _answers(server: ServerConfig, key: str | None) -> bool:
     return True
 
 
-def _python() -> Check:
+def _python() -> Diagnosis:
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] >= MINIMUM_PYTHON:
-        return Check("Python", ok=True, message=f"{version} at {sys.executable}")
+        return Diagnosis("Python", ok=True, message=f"{version} at {sys.executable}")
     wanted = ".".join(str(part) for part in MINIMUM_PYTHON)
-    return Check("Python", ok=False, message=f"{version} is too old", mend=f"Use Python {wanted} or newer.")
+    return Diagnosis("Python", ok=False, message=f"{version} is too old", mend=f"Use Python {wanted} or newer.")
 
 
-def _triton(explicit: Path | None) -> Iterable[Check]:
+def _triton(explicit: Path | None) -> Iterable[Diagnosis]:
     """The server, its stub and the stub's libpython; each is looked at even when another is missing."""
     try:
         binary = find_binary(explicit)
@@ -162,21 +164,21 @@ def _triton(explicit: Path | None) -> Iterable[Check]:
     root = binary.parent.parent
     try:
         stub = find_stub(root)
-        yield Check("python stub", ok=True, message=str(stub))
+        yield Diagnosis("python stub", ok=True, message=str(stub))
     except BatonError as error:
         yield _failed("python stub", error)
         return
     try:
         installation = find_triton(explicit)
         place = find_libpython(stub, installation.libraries)
-        yield Check("libpython", ok=True, message=f"in {place}" if place else "the system's loader finds it")
+        yield Diagnosis("libpython", ok=True, message=f"in {place}" if place else "the system's loader finds it")
     except BatonError as error:
         yield _failed("libpython", error)
         return
     yield _runs(installation)
 
 
-def _runs(installation: Installation) -> Check:
+def _runs(installation: Installation) -> Diagnosis:
     env = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in installation.libraries)}
     command = [str(installation.binary), "--help"]
     try:
@@ -184,28 +186,28 @@ def _runs(installation: Installation) -> Check:
             command, env=env, capture_output=True, text=True, errors="replace", timeout=_RUN_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("tritonserver", ok=False, message=f"{installation.binary}: {error}", mend="Install it anew.")
+        return Diagnosis("tritonserver", ok=False, message=f"{installation.binary}: {error}", mend="Install it anew.")
     # Some releases end --help with another code than 0; a loader that misses a library writes none of the usage.
     if "Usage" not in done.stdout + done.stderr:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"ended with code {done.returncode}"]
-        return Check(
+        return Diagnosis(
             "tritonserver",
             ok=False,
             message=f"{installation.binary} does not run: {lines[-1]}",
             mend="Install what the message names, or Triton anew.",
         )
     version = installation.version or "of unknown version"
-    return Check("tritonserver", ok=True, message=f"{version} ({installation.source}) at {installation.binary}")
+    return Diagnosis("tritonserver", ok=True, message=f"{version} ({installation.source}) at {installation.binary}")
 
 
-def _backends(directories: Sequence[Path]) -> Check:
+def _backends(directories: Sequence[Path]) -> Diagnosis:
     try:
         names = [name for name, _ in find_backends(directories)]
     except BatonError as error:
         return _failed("backends", error)
     if names:
-        return Check("backends", ok=True, message=", ".join(names))
-    return Check(
+        return Diagnosis("backends", ok=True, message=", ".join(names))
+    return Diagnosis(
         "backends",
         ok=None,
         message="no python-based backend was named",
@@ -213,51 +215,53 @@ def _backends(directories: Sequence[Path]) -> Check:
     )
 
 
-def _port(name: str, host: str, number: int) -> Check:
+def _port(name: str, host: str, number: int) -> Diagnosis:
     try:
         open_port(host, name, number).close()
     except BatonError as error:
-        return Check(f"port {name}", ok=False, message=error.message, mend=f"Stop it, or pass another --{name}-port.")
-    return Check(f"port {name}", ok=True, message=f"{number} is free")
+        return Diagnosis(
+            f"port {name}", ok=False, message=error.message, mend=f"Stop it, or pass another --{name}-port."
+        )
+    return Diagnosis(f"port {name}", ok=True, message=f"{number} is free")
 
 
-def _memory() -> Check:
+def _memory() -> Diagnosis:
     table = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.is_file() else None
     if found is None:
-        return Check("memory", ok=None, message="can't be told here", mend="Look at it by other means.")
+        return Diagnosis("memory", ok=None, message="can't be told here", mend="Look at it by other means.")
     free = int(found[1]) * 1024
     return _enough("memory", free, MINIMUM_MEMORY, "Two versions are loaded during a rollout: free or add memory.")
 
 
-def _disk(name: str, path: Path) -> Check:
+def _disk(name: str, path: Path) -> Diagnosis:
     free = shutil.disk_usage(_existing(path)).free
     return _enough(name, free, MINIMUM_DISK, f"Free space at {path}: each version is a whole checkpoint.")
 
 
-def _shared_memory() -> Check:
+def _shared_memory() -> Diagnosis:
     if not procfs.SHARED_MEMORY.is_dir():
         mend = "Mount a tmpfs there: the python backend talks to its models through it."
-        return Check("shared memory", ok=False, message=f"{procfs.SHARED_MEMORY} is not there", mend=mend)
+        return Diagnosis("shared memory", ok=False, message=f"{procfs.SHARED_MEMORY} is not there", mend=mend)
     mend = "Requests with large media need more: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm"
     return _enough("shared memory", shutil.disk_usage(procfs.SHARED_MEMORY).free, MINIMUM_SHM, mend)
 
 
-def _requests(repository: Path, state: Path, *, starts: bool) -> Check:
+def _requests(repository: Path, state: Path, *, starts: bool) -> Diagnosis:
     """Who can read clients' requests in shared memory; ``starts``: Baton starts a Triton here, or may."""
     name = "requests private"
     found, why = memory_here(memory := wanted(repository, state)) if starts else (Memory.OWN, "")
     if found is not Memory.OPEN and (regions := procfs.open_regions()):
         more = f" and {len(regions) - 1} more" if regions[1:] else ""
         message = f"every user of this machine can read clients' requests in {procfs.SHARED_MEMORY}/{regions[0]}{more}"
-        return Check(name, ok=None, message=message, mend=_OTHERS_MEMORY)
+        return Diagnosis(name, ok=None, message=message, mend=_OTHERS_MEMORY)
     if not starts:
-        return Check(name, ok=True, message=f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
+        return Diagnosis(name, ok=True, message=f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
     mend = _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
-    return Check(name, ok=True if found is Memory.OWN else None, message=told(found, why), mend=mend)
+    return Diagnosis(name, ok=True if found is Memory.OWN else None, message=told(found, why), mend=mend)
 
 
-def _writable(name: str, path: Path) -> Check:
+def _writable(name: str, path: Path) -> Diagnosis:
     path = path.absolute()
     place = _existing(path)
     try:
@@ -267,31 +271,31 @@ def _writable(name: str, path: Path) -> Check:
             pass
     except OSError as error:
         mend = f"Give the user that runs Baton (uid {os.getuid()}) write access to {place}."
-        return Check(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
+        return Diagnosis(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
     made = "" if place == path else f"; {path} will be made"
-    return Check(f"{name} writable", ok=True, message=f"{place}{made}")
+    return Diagnosis(f"{name} writable", ok=True, message=f"{place}{made}")
 
 
-def _private(state: Path) -> Check:
+def _private(state: Path) -> Diagnosis:
     """Baton makes the state directory for its user alone; one that was there before keeps its mode."""
     name = "state private"
     if state.is_dir() and (owner := state.stat().st_uid) not in {0, os.geteuid()}:
         message = f"{state} belongs to {user(owner)}, who could put keys and code of his own into it"
-        return Check(
+        return Diagnosis(
             name, ok=None, message=message, mend=f"Run Baton as {user(owner)}, or give it the directory: chown"
         )
     mode = stat.S_IMODE(state.stat().st_mode) if state.is_dir() else 0o700
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         message = f"{state} may be opened by others than its owner (mode {mode:04o}): the journal and logs lie there"
-        return Check(name, ok=None, message=message, mend=f"chmod 700 {state}")
-    return Check(name, ok=True, message="for its owner alone")
+        return Diagnosis(name, ok=None, message=message, mend=f"chmod 700 {state}")
+    return Diagnosis(name, ok=True, message="for its owner alone")
 
 
-def _others(repository: Path, state: Path) -> Check:
+def _others(repository: Path, state: Path) -> Diagnosis:
     """Who can write in the repository decides what is served. Whom the state directory belongs to runs Baton."""
     name = "repository writers"
     if not repository.is_dir():
-        return Check(name, ok=True, message=f"{repository} will be made")
+        return Diagnosis(name, ok=True, message=f"{repository} will be made")
     us = state.stat().st_uid if state.is_dir() else os.geteuid()
     try:
         places = [repository, *(entry for entry in sorted(repository.iterdir()) if entry.is_dir())]
@@ -300,12 +304,12 @@ def _others(repository: Path, state: Path) -> Check:
             found[repository.resolve().parent] = who
     except OSError as error:
         mend = f"Give the user that runs Baton (uid {os.getuid()}) the right to read it."
-        return Check(name, ok=None, message=f"{error.filename}: {error.strerror}", mend=mend)
+        return Diagnosis(name, ok=None, message=f"{error.filename}: {error.strerror}", mend=mend)
     if not found:
-        return Check(name, ok=True, message=f"{user(us)} and root alone")
+        return Diagnosis(name, ok=True, message=f"{user(us)} and root alone")
     place, who = next(iter(found.items()))
     more = f", and in {len(found) - 1} more of its folders" if len(found) > 1 else ""
-    return Check(
+    return Diagnosis(
         name,
         ok=None,
         message=f"{who} can write in {place}{more}, and so change what is served",
@@ -313,52 +317,52 @@ def _others(repository: Path, state: Path) -> Check:
     )
 
 
-def _file_system(path: Path) -> Check:
+def _file_system(path: Path) -> Diagnosis:
     kind = file_system(path)
     if NETWORK.fullmatch(kind):
-        return Check(
+        return Diagnosis(
             "file system",
             ok=None,
             message=f"{path} is on {kind}, which does not tell of changes made elsewhere",
             mend="Let Baton poll the repository instead of waiting for events.",
         )
-    return Check("file system", ok=True, message=kind or "unknown")
+    return Diagnosis("file system", ok=True, message=kind or "unknown")
 
 
-def _state_file_system(path: Path) -> Check:
+def _state_file_system(path: Path) -> Diagnosis:
     """SQLite's write-ahead log needs memory that its readers share, and ``flock`` must keep everybody else out."""
     kind = file_system(path)
     if NETWORK.fullmatch(kind):
-        return Check(
+        return Diagnosis(
             "state file system",
             ok=None,
             message=f"{path} is on {kind}: the journal may be damaged there, and two control planes may act at once",
             mend="Put the state directory on a disk of this machine; docs/operations.md tells what to do without it.",
         )
-    return Check("state file system", ok=True, message=kind or "unknown")
+    return Diagnosis("state file system", ok=True, message=kind or "unknown")
 
 
-def _watches() -> Check:
+def _watches() -> Diagnosis:
     limits = {}
     for name in ("max_user_watches", "max_user_instances"):
         file = Path("/proc/sys/fs/inotify", name)
         if not file.is_file():
             mend = "Let Baton poll the repository."
-            return Check("file watches", ok=None, message="this system has no inotify", mend=mend)
+            return Diagnosis("file watches", ok=None, message="this system has no inotify", mend=mend)
         limits[name] = int(file.read_text())
     message = f"{limits['max_user_watches']} watches, {limits['max_user_instances']} instances a user"
     if limits["max_user_watches"] < MINIMUM_WATCHES:
         mend = f"sysctl fs.inotify.max_user_watches={8 * MINIMUM_WATCHES}; or let Baton poll the repository."
-        return Check("file watches", ok=None, message=f"only {message}", mend=mend)
-    return Check("file watches", ok=True, message=message)
+        return Diagnosis("file watches", ok=None, message=f"only {message}", mend=mend)
+    return Diagnosis("file watches", ok=True, message=message)
 
 
-def _packages(names: Sequence[str]) -> Check:
+def _packages(names: Sequence[str]) -> Diagnosis:
     """``find_spec`` of a top-level name imports nothing: torch alone would take seconds."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if not missing:
-        return Check("engine packages", ok=True, message=", ".join(names))
-    return Check(
+        return Diagnosis("engine packages", ok=True, message=", ".join(names))
+    return Diagnosis(
         "engine packages",
         ok=False,
         message=f"not installed beside Baton: {', '.join(missing)}",
@@ -374,12 +378,12 @@ def _existing(path: Path) -> Path:
     return place
 
 
-def _enough(name: str, free: int, minimum: int, mend: str) -> Check:
+def _enough(name: str, free: int, minimum: int, mend: str) -> Diagnosis:
     told = f"{free / GIB:.1f} GiB free"
     if free >= minimum:
-        return Check(name, ok=True, message=told)
-    return Check(name, ok=False, message=f"{told}, less than {minimum / GIB:.2g} GiB", mend=mend)
+        return Diagnosis(name, ok=True, message=told)
+    return Diagnosis(name, ok=False, message=f"{told}, less than {minimum / GIB:.2g} GiB", mend=mend)
 
 
-def _failed(name: str, error: BatonError) -> Check:
-    return Check(name, ok=False, message=error.message, mend=error.mend)
+def _failed(name: str, error: BatonError) -> Diagnosis:
+    return Diagnosis(name, ok=False, message=error.message, mend=error.mend)

@@ -288,7 +288,7 @@ class Rollout:
         return next((r for r in results if r is not None and r.verdict is Verdict.HOLD), None)
 
 
-class Standing(StrEnum):
+class ReleaseStatus(StrEnum):
     """What Baton has decided about a version on disk; a version without a standing is new."""
 
     REJECTED = "rejected"
@@ -305,7 +305,7 @@ class VersionRecord:
     """The journal's word on one version of one service."""
 
     version: int
-    standing: Standing
+    status: ReleaseStatus
     reason: Why
     fingerprint: str
     loaded: bool

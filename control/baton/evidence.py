@@ -136,7 +136,7 @@ class LatencyEvidence(Evidence):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class LiveCheck:
     """One question of the gate ``live``; ``message`` is a clause with figures and sample sizes, without a full stop.
 
     ``hangs_on`` is the one source of evidence by which alone it would fail: then it holds. Where it holds for want of
@@ -164,7 +164,7 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorsCheck(Check):
+class ErrorsCheck(LiveCheck):
     """Whether the candidate fails more often."""
 
     name: str = "errors"
@@ -187,7 +187,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaceCheck(Check):
+class LiveLatencyCheck(LiveCheck):
     """Whether the candidate is slower."""
 
     name: str = "latency"
@@ -200,7 +200,7 @@ class PaceCheck(Check):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistributionsCheck(Check):
+class DistributionsCheck(LiveCheck):
     """Whether the two versions' scores of different requests lie apart. ``stable`` and ``candidate`` are counts."""
 
     name: str = "distributions"
@@ -219,7 +219,7 @@ class KindMean:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoresCheck(Check):
+class ScoresCheck(LiveCheck):
     """Whether the two versions score the same requests alike: one of the checks by that ``name``."""
 
     pairs: int | None = None
@@ -260,7 +260,7 @@ class WorstRequest:
 class LiveEvidence(Evidence):
     """Of live traffic. ``synthetic`` is the number of golden requests that stood in for it."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[LiveCheck, ...]
     samples: LiveSamples
     worst: tuple[WorstRequest, ...]
     synthetic: int | None = None
@@ -293,9 +293,9 @@ EVIDENCE: Mapping[str, type[Evidence]] = {
 }
 """By the gate's name."""
 SCORES = ("scores", "degenerate", "difference", "drift", "top1", "tau", "crossing")
-CHECKS: Mapping[str, type[Check]] = {
+CHECKS: Mapping[str, type[LiveCheck]] = {
     "errors": ErrorsCheck,
-    "latency": PaceCheck,
+    "latency": LiveLatencyCheck,
     "distributions": DistributionsCheck,
     **dict.fromkeys(SCORES, ScoresCheck),
 }

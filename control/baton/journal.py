@@ -26,8 +26,8 @@ from baton.domain import (
     Outcome,
     Phase,
     Release,
+    ReleaseStatus,
     Rollout,
-    Standing,
     Stop,
     Verdict,
     VersionRecord,
@@ -45,9 +45,9 @@ from baton.schema import (
     JournalError,
     aside,
     create,
+    journal_errors,
     proved,
     set_aside,
-    told,
 )
 
 JOURNAL = "journal.db"
@@ -77,7 +77,7 @@ class Journal:
     def _connect(self) -> None:
         with suppress(OSError):  # told by SQLite, which makes it where it is not there
             os.close(open_own(self._path, os.O_RDONLY))
-        with told(self._path):
+        with journal_errors(self._path):
             make_private(self._path.parent)
             if not self._path.exists():
                 create(self._path)
@@ -128,7 +128,7 @@ class Journal:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        with self._lock, told(self._path):
+        with self._lock, journal_errors(self._path):
             self.check()
             if self._damage is not None:
                 raise JournalDamaged(self._damage[0])
@@ -146,7 +146,7 @@ class Journal:
             for row in self._db.execute("SELECT value FROM memo"):
                 json.loads(row["value"])
         for service in services:
-            self.standings(service)
+            self.version_records(service)
 
     def begin_anew(self, at: float, why: str) -> None:
         """Put the damaged file aside, under a name with the time, and go on with an empty one in its place.
@@ -179,8 +179,8 @@ class Journal:
             try:
                 yield
             except (ValueError, KeyError, TypeError) as error:
-                told = f"The journal {self._path} fails: a row holds what was never written there ({error})."
-                raise JournalDamaged(told, mend=BROKEN) from error
+                journal_errors = f"The journal {self._path} fails: a row holds what was never written there ({error})."
+                raise JournalDamaged(journal_errors, mend=BROKEN) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -388,7 +388,7 @@ class Journal:
 
     # Versions and memos
 
-    def standings(self, service: str) -> dict[int, VersionRecord]:
+    def version_records(self, service: str) -> dict[int, VersionRecord]:
         with self._reading():
             rows = self._db.execute("SELECT * FROM version WHERE service = ?", (service,)).fetchall()
             return {r["version"]: _record(r) for r in rows}
@@ -482,12 +482,12 @@ def _why(text: str) -> Why:
 def _stand(db: sqlite3.Connection, service: str, record: VersionRecord) -> None:
     db.execute(
         "INSERT OR REPLACE INTO version VALUES (?,?,?,?,?,?,?)",
-        (service, record.version, record.standing, _text(record.reason), record.fingerprint, record.loaded, record.at),
+        (service, record.version, record.status, _text(record.reason), record.fingerprint, record.loaded, record.at),
     )
 
 
 def _record(row: sqlite3.Row) -> VersionRecord:
-    standing, reason = Standing(row["standing"]), _why(row["reason"])
+    standing, reason = ReleaseStatus(row["standing"]), _why(row["reason"])
     return VersionRecord(row["version"], standing, reason, row["fingerprint"], bool(row["loaded"]), row["at"])
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from baton.config import Config, ServerConfig
+from baton.controller.engine_info import ByServer, lowered
+from baton.controller.loop import Loop
+from baton.controller.memory import VersionMemory
+from baton.controller.service import Service
 from baton.domain import (
     MEETING,
     WORST_FIRST,
@@ -17,16 +21,12 @@ from baton.domain import (
     Kind,
     Outcome,
     Phase,
+    ReleaseStatus,
     Rollout,
-    Standing,
     Verdict,
     VersionMeta,
     VersionState,
 )
-from baton.engine.engines import ByServer, lowered
-from baton.engine.loop import Loop
-from baton.engine.memory import VersionMemory
-from baton.engine.service import Service
 from baton.evidence import LiveEvidence
 from baton.facts import (
     Event,
@@ -49,7 +49,7 @@ from baton.facts import (
 from baton.plan import ServerView, View, route
 from baton.plan.health import leaks
 from baton.plan.steps import length
-from baton.plan.traffic import before_traffic, place, shadowed, stepwise
+from baton.plan.traffic import before_traffic, position_of, shadowed, stepwise
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
 
@@ -79,7 +79,7 @@ def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> Ser
 
 def _in_sync(view: View, one: ServerView) -> bool:
     # Until a first version serves, the policy names what is wanted, and nothing is loaded.
-    engine = one.ready() == view.policy or (view.alias is None and view.rollout is None)
+    engine = one.ready() == view.version_policy or (view.alias is None and view.rollout is None)
     return one.live and view.leads(one) and engine
 
 
@@ -154,10 +154,10 @@ def _versions(
 
 def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> tuple[str, ...]:
     """What a person is to see to, each in a sentence."""
-    strays = [f.problem for f in view.strays if f.problem is not None]
+    unexpected = [f.problem for f in view.unexpected if f.problem is not None]
     steering = one.steering.strayed(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
-    return tuple(strays + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.policy), *slow)])
+    return tuple(unexpected + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.settings), *slow)])
 
 
 def _ahead(view: View) -> list[str]:
@@ -207,23 +207,23 @@ def weight(one: Service, rollout: Rollout | None) -> float:
         return 0
     if view.alias == rollout.candidate:
         return 100
-    asked = route(view, one.policy)
+    asked = route(view, one.settings)
     return 0 if asked is None else round(asked.weight, 2)
 
 
 def step(one: Service, rollout: Rollout | None) -> StepStatus:
     """Which of the traffic steps is under way."""
-    steps = one.policy.steps if _by_steps(one, rollout) else ()
+    steps = one.settings.steps if _by_steps(one, rollout) else ()
     last, shown = len(steps) + 1, StepStatus(0, len(steps) + 1)
     if rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
         return shown
     if rollout.phase is Phase.BAKING:
         return StepStatus(last, last, "100 %")
-    if rollout.phase is Phase.SHADOWING and stepwise(rollout, one.policy):
-        left = place(rollout, one.policy).left
-        return StepStatus(0, last, f"shadow {one.policy.shadow_share:g} %", round(left, 1))
+    if rollout.phase is Phase.SHADOWING and stepwise(rollout, one.settings):
+        left = position_of(rollout, one.settings).left
+        return StepStatus(0, last, f"shadow {one.settings.shadow_share:g} %", round(left, 1))
     if rollout.phase is Phase.SHIFTING or not before_traffic(rollout):
-        where = place(rollout, one.policy)
+        where = position_of(rollout, one.settings)
         if where.index >= len(steps):
             return StepStatus(last, last, "100 %")
         return StepStatus(where.index + 1, last, str(steps[where.index]), round(where.left, 1))
@@ -232,12 +232,12 @@ def step(one: Service, rollout: Rollout | None) -> StepStatus:
 
 def _by_steps(one: Service, rollout: Rollout | None) -> bool:
     """Whether the present rollout, or the next one, brings traffic by steps."""
-    return stepwise(rollout, one.policy) if rollout is not None and rollout.phase in ONGOING else True
+    return stepwise(rollout, one.settings) if rollout is not None and rollout.phase in ONGOING else True
 
 
 def _way(one: Service, rollout: Rollout | None) -> tuple[str, ...]:
     """The whole way of a rollout's traffic, in words."""
-    policy = one.policy
+    policy = one.settings
     if not _by_steps(one, rollout):
         return ("100 %",)
     shadow = [f"shadow {policy.shadow_share:g} % for {policy.shadow_for:g} s"] if shadowed(policy) else []
@@ -255,7 +255,7 @@ def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
         or not view.split
     ):
         return None
-    gate, policy = one.split.verdict, one.policy
+    gate, policy = one.split.verdict, one.settings
     lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + policy.lease - view.now)
     way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
     return widened(
@@ -268,7 +268,7 @@ def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
         lease_s=policy.lease,
         lease_left_s=None if lease is None else round(lease, 1),
         waiting_for=gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
-        eta_s=None if place(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
+        eta_s=None if position_of(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
     )
 
 
@@ -293,7 +293,7 @@ def versions(one: Service) -> list[VersionOnDisk]:
             reason=reason,
         )
         rows.append(row)
-    return rows + [_stray(one, f) for f in view.strays]
+    return rows + [_unexpected(one, f) for f in view.unexpected]
 
 
 def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[VersionMeta, VersionState, str]:
@@ -302,7 +302,7 @@ def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[Ver
     return meta, state, reason or wrong or ""
 
 
-def _stray(one: Service, folder: Folder) -> VersionOnDisk:
+def _unexpected(one: Service, folder: Folder) -> VersionOnDisk:
     """What lies beside the versions by mistake, in the shape of a version."""
     return VersionOnDisk(
         service=one.name,
@@ -322,9 +322,9 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     rollout = view.rollout
     ready = any(number in s.ready() for s in view.live())
     if number == view.alias and any(number in s.serving() for s in view.live()):
-        ill = [f"does not answer on server {s}: {sick.reason}" for (s, v), sick in view.sick.items() if v == number]
+        ill = [f"does not answer on server {s}: {one.reason}" for (s, v), one in view.unhealthy.items() if v == number]
         record = view.records.get(number)
-        found = [str(record.reason)] if record is not None and record.standing is Standing.ADOPTED else []
+        found = [str(record.reason)] if record is not None and record.status is ReleaseStatus.ADOPTED else []
         return VersionState.SERVING, " ".join(ill or found)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
@@ -337,9 +337,9 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if folder.missing:
         return VersionState.INCOMING, f"lacks {folder.missing[0]}"
     record = view.records.get(number)
-    if view.now - folder.quiet_since < one.policy.settle:
+    if view.now - folder.quiet_since < one.settings.settle:
         return VersionState.INCOMING, "changed a moment ago"
-    if record is not None and record.standing is Standing.WITHDRAWN:
+    if record is not None and record.status is ReleaseStatus.WITHDRAWN:
         return VersionState.ON_DISK, str(record.reason)
     if record is None and view.alias is not None and number < view.alias:
         return VersionState.ON_DISK, f"lower than version {view.alias}, which serves: not taken up by itself"

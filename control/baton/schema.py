@@ -51,7 +51,7 @@ class JournalDamaged(JournalError):
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def journal_errors(path: Path) -> Iterator[None]:
     """SQLite's own words, with what to do."""
     try:
         yield
@@ -86,7 +86,7 @@ def proved(path: Path) -> int:
         JournalDamaged: it is damaged or empty.
         JournalError: it is of another Baton.
     """
-    with told(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+    with journal_errors(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         found: int = db.execute("PRAGMA user_version").fetchone()[0]
         wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if wrong != "ok":

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "test": "is this",
     "test-fast": "is a part of this",
     "schema": "tests/unit/docs/test_schema.py has the file",
-    "test-full": "is this, and tests/full",
+    "test-full": "is this, and the tests marked full",
     "tools": "installs programs as root",
     "lint": ".ci/run calls it",
     "lock": "asks the package index",

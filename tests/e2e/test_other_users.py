@@ -23,7 +23,7 @@ from tests.support.triton import TOY_BACKENDS, ask
 from tests.support.users import NO_RIGHTS, ORDINARY, STRANGER, TWO_USERS, as_user, seen_by
 
 from baton.api import SOCKET, ApiClient
-from baton.local import procfs, tether
+from baton.local import exec_wrapper, procfs
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, TWO_USERS]
 SECRET = "planted-client-text-5e21"
@@ -153,8 +153,8 @@ def test_another_user_sees_nothing(place: Path, begin: Callable[[list[str]], lis
 
 def _is_told(running: Up, *, allowed: bool) -> None:
     """The log says so where Triton has no shared memory of its own, and only there."""
-    memory, _ = tether.memory_here(tether.OWN)
-    own = allowed and memory is tether.Memory.OWN
+    memory, _ = exec_wrapper.memory_here(exec_wrapper.OWN)
+    own = allowed and memory is exec_wrapper.Memory.OWN
     assert procfs.has_own_mounts(running.triton) == own
     assert ("Triton shares the machine's /dev/shm" in running.log.read_text()) != own
     assert not set(procfs.open_regions()) & {stub.region for stub in running.stubs()}

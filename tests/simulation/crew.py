@@ -14,7 +14,7 @@ from typing import Any
 
 from greenlet import greenlet
 
-from baton.engine.tasks import Task
+from baton.controller.tasks import Task
 from baton.plan import Effect
 
 

@@ -209,7 +209,7 @@ class SeenFiles:
         self._plain = ServiceFiles(root, ALIAS, ENGINE)
         self.hands = Hands(root)
         self.folders: dict[int, str] = {}
-        self.strays: dict[str, str] = {}
+        self.unexpected: dict[str, str] = {}
         self._known: tuple[frozenset[int], int | None, bool, int | None] | None = None
         self._before: tuple[frozenset[int], int | None, bool, int | None] = (frozenset({1}), None, False, None)
 
@@ -256,7 +256,7 @@ class SeenFiles:
         except (OSError, RepositoryError):
             return None
         if model == ENGINE:
-            return ModelFiles(policy, dict(self.folders), dict(self.strays), rest=rest)
+            return ModelFiles(policy, dict(self.folders), dict(self.unexpected), rest=rest)
         folders = {int(p.name): "" for p in directory.iterdir() if p.name.isdigit()}
         if splits is None:
             return ModelFiles(policy, folders, {}, step, rest=rest)

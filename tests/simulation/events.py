@@ -17,8 +17,8 @@ from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, serving
 
 from baton.api.server import claim
+from baton.controller.content import LOADED
 from baton.domain import ModelState, Verdict
-from baton.engine.proof import LOADED
 from baton.errors import BatonError, Refused
 from baton.journal import JOURNAL, Journal
 from baton.triton.fake import Behaviour
@@ -166,16 +166,16 @@ def remove(yard: Yard, move: Move) -> None:
     yard.files.folders.pop(_version(yard, move), None)
 
 
-def stray(yard: Yard, _move: Move) -> None:
+def unexpected(yard: Yard, _move: Move) -> None:
     # At first sight a control plane takes what is there for what Triton loaded with; it can't know better.
     if yard.plane is None or yard.plane.seen.folders < 0:
         return
     yard.folder_changes += 1
-    yard.files.strays["junk"] = f"junk-{yard.folder_changes}"
+    yard.files.unexpected["junk"] = f"junk-{yard.folder_changes}"
 
 
 def tidy(yard: Yard, _move: Move) -> None:
-    yard.files.strays.clear()
+    yard.files.unexpected.clear()
     restore(yard)
 
 
@@ -315,7 +315,7 @@ def forget(yard: Yard, _move: Move) -> None:
     yard.files.hands.forget()
     yard.files.changed()
     # What came before Triton's last load, and what after, nobody knows any more.
-    yard.files.strays.clear()
+    yard.files.unexpected.clear()
     for server in yard.servers.values():
         for version, model in server._models.get(ENGINE, {}).items():
             model.content = yard.files.folders.get(version, model.content)
@@ -440,7 +440,7 @@ def _verb(what: str, ask: Callable[[Any, int | None, str], Any]) -> Callable[[Ya
 
 HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "loop": loop, "task": lambda y, m: turn(y, m.a), "calm": calm, "time": time, "arrive": arrive,
-    "arriving": arriving, "change": change, "remove": remove, "stray": stray, "tidy": tidy, "behave": behave,
+    "arriving": arriving, "change": change, "remove": remove, "unexpected": unexpected, "tidy": tidy, "behave": behave,
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
     "forget": forget, "keyless": keyless, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,

@@ -16,9 +16,9 @@ from baton.api.server import claim
 from baton.app import App
 from baton.clock import ForwardClock
 from baton.config import Config, ServerConfig
+from baton.controller.loop import Loop
+from baton.controller.service import Service
 from baton.domain import Gate, GateResult, Outcome, Phase, Release, Rollout, Stop, VersionMeta, VersionRecord
-from baton.engine.loop import Loop
-from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal
 from baton.plan import Effect
@@ -127,7 +127,7 @@ class Plane:
             processes[ENGINE],
             processes[SPLITTER],
         )
-        yard.policy = self.service.policy
+        yard.settings = self.service.settings
         self.service.tasks._pool = self.crew  # type: ignore[assignment]
         self.service.steering.judge = self._judge  # type: ignore[method-assign]
         self.loop = Loop([self.service], servers, self.journal, self.clock, threading.Event(), 1.0)

@@ -31,7 +31,7 @@ from baton.reasons import Reason
 LENGTH = 160
 """Moves of a story before it comes to rest."""
 WEIGHTS = {
-    "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "stray": 1,
+    "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1, "unexpected": 1,
     "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
     "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "keyless": 2, "clock": 2,
     "die": 2, "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
@@ -135,7 +135,7 @@ def quiet(yard: Yard) -> None:
     kept = yard.rollout
     stop = None if kept is None else kept.stop
     yard.fuse = yard.full = yard.frozen = 0
-    yard.files.strays.clear()
+    yard.files.unexpected.clear()
     yard.gates.clear()
     yard.ordered_live = Verdict.PASS
     for server in yard.servers.values():
@@ -160,7 +160,7 @@ def quiet(yard: Yard) -> None:
         rests = rollout is None and not busy and yard.decision.effect is None
         well = yard.decision.phase in (Phase.STEADY, Phase.EMPTY)
         # What died unseen is found only after a while.
-        rested = rested + 1 if rests and well and not yard.plane.service.view.pending(yard.policy) else 0
+        rested = rested + 1 if rests and well and not yard.plane.service.view.pending(yard.settings) else 0
         if rested == RESTED:
             break
         yard.seconds += 5.0 if asked % 3 else 30.0 if asked < 60 else 200.0

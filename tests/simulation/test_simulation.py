@@ -14,11 +14,11 @@ import pytest
 from tests.simulation.story import WEIGHTS, Story, play, yard_of
 from tests.simulation.tell import Failure, shortened, tell
 
+from baton.controller import service
+from baton.controller.splitter_client import SplitterClient
 from baton.domain import Rollout, Route, Verdict
-from baton.engine import service
-from baton.engine.steering import Steering
 from baton.journal import Journal
-from baton.plan import Decision, Policy, SetAlias, SetPolicy, View, plan
+from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan
 from baton.triton.key import Caps
 from baton.triton.repository import ServiceFiles
 
@@ -59,7 +59,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
 
 
 def test_a_version_that_leaves_before_the_alias_did_is_found(monkeypatch):
-    def hasty(view: View, policy: Policy) -> Decision:
+    def hasty(view: View, policy: RolloutSettings) -> Decision:
         one = view.rollout
         decision = plan(view, policy)
         moves = isinstance(decision.effect, SetAlias) and decision.effect.version not in (None, view.alias)
@@ -85,11 +85,11 @@ def test_a_version_that_serves_unproved_is_found(monkeypatch):
 
 
 def test_a_lease_that_a_route_makes_longer_is_found(monkeypatch):
-    def exchange(self: Steering, server: str, route: Route | None, lease_s: float, *rest: Any) -> None:
+    def exchange(self: SplitterClient, server: str, route: Route | None, lease_s: float, *rest: Any) -> None:
         real(self, server, route, lease_s + 10.0, *rest)
 
-    real, caps = Steering.exchange, Caps.of
-    monkeypatch.setattr(Steering, "exchange", exchange)
+    real, caps = SplitterClient.exchange, Caps.of
+    monkeypatch.setattr(SplitterClient, "exchange", exchange)
     # The splitter's own cap would stop it.
     monkeypatch.setattr(Caps, "of", lambda traffic: replace(caps(traffic), lease_s=3600.0))
     assert "holds a lease of" in found(0).why
@@ -110,7 +110,7 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
 
 
 def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):
-    def deaf(view: View, policy: Policy) -> Decision:
+    def deaf(view: View, policy: RolloutSettings) -> Decision:
         one = view.rollout
         return plan(view if one is None else replace(view, rollout=replace(one, stop=None)), policy)
 

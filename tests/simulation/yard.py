@@ -21,11 +21,11 @@ from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 
 from baton.config import ServiceConfig
+from baton.controller.health import AGAIN_S
 from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
-from baton.engine.health import AGAIN_S
 from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
-from baton.plan import Ask, Effect, Policy, Reload, Sync
+from baton.plan import Ask, Effect, Reload, RolloutSettings, Sync
 from baton.reasons import Reason, Why
 from baton.triton.fake import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
@@ -62,7 +62,7 @@ class Yard(Rules):
         self.frozen, self.frozen_until, self.frozen_error = 0, 0.0, FROZEN[0]
         """So many of the control plane's next calls on the repository fail, until then, with this error."""
         self.plane: Any = None
-        self.policy, self.steered = Policy(), {}
+        self.settings, self.steered = RolloutSettings(), {}
         self.ordered_live: Verdict | None = Verdict.PASS
         self.gates: dict[Gate, list[Verdict]] = {}
         self.passed: dict[tuple[int, str], set[Gate]] = {}
@@ -125,7 +125,7 @@ class Yard(Rules):
         for v, f in sorted(self.files.folders.items()):
             missing = ("shard",) if v in self.incomplete else ()
             found.append(Folder(str(v), v, f, missing, None, self.since[v], self.since[v], 1))
-        for n, f in self.files.strays.items():
+        for n, f in self.files.unexpected.items():
             found.append(Folder(n, None, f, problem="Not a version number; move it out."))
         return found
 
@@ -153,9 +153,9 @@ class Yard(Rules):
         return running - {self.plane.starting} if self.plane is not None else running
 
     @property
-    def sick(self) -> Mapping[tuple[str, int], Any]:  # type: ignore[override]
+    def unhealthy(self) -> Mapping[tuple[str, int], Any]:  # type: ignore[override]
         """As the present decision knows it: before it acts on that it asks once more."""
-        found: Mapping[tuple[str, int], Any] = self.plane.service.view.sick
+        found: Mapping[tuple[str, int], Any] = self.plane.service.view.unhealthy
         return found
 
     @property
@@ -446,7 +446,7 @@ class Yard(Rules):
         if splitter is None or not splitter.weight():
             return
         left = splitter._until - self.seconds
-        lease = self.policy.lease
+        lease = self.settings.lease
         self.need(left <= lease + 1e-6, f"{name} holds a lease of {left:.0f} s, longer than {lease:g} s")
         rollout = self.rollout
         on_its_way = rollout is not None and rollout.stop is None and rollout.candidate == splitter.candidate()

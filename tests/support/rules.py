@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from baton.domain import GATES_OF, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import Unreachable
-from baton.plan import Decision, Effect, Policy, Reload, Sync
+from baton.plan import Decision, Effect, Reload, RolloutSettings, Sync
 from baton.plan.steps import further, position
-from baton.plan.traffic import place
+from baton.plan.traffic import position_of
 from baton.triton.fake import FakeTriton
 
 ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
@@ -51,21 +51,21 @@ class Files(Protocol):
         ...
 
     @property
-    def strays(self) -> Mapping[str, str]: ...
+    def unexpected(self) -> Mapping[str, str]: ...
 
 
 class Rules:
     """The checks. A subclass shows the state."""
 
     now: float
-    policy: Policy
+    policy: RolloutSettings
     servers: Mapping[str, FakeTriton]
     files: Files
     rollout: Rollout | None
     decision: Decision
     jobs: Collection[Effect]
     """What runs in the background."""
-    sick: Mapping[tuple[str, int], Any]
+    unhealthy: Mapping[tuple[str, int], Any]
     """By server and version: those that are known not to answer."""
     loaded: Mapping[int, str]
     """What Baton noted of the folders as Triton loaded them."""
@@ -134,23 +134,23 @@ class Rules:
             return
         self.need(self.live is Verdict.PASS, f"it goes on although live traffic says {self.live}")
         self.need(rollout.promoted or not self.paused, "it goes on although Baton is paused")
-        self.need(not place(rollout, self.policy).pause, "it goes on past a pause step")
+        self.need(not position_of(rollout, self.settings).pause, "it goes on past a pause step")
         if rollout.phase is not Phase.SHADOWING:
-            most = further(self.policy.steps, rollout.progress, rollout.approvals, seconds) - rollout.progress
+            most = further(self.settings.steps, rollout.progress, rollout.approvals, seconds) - rollout.progress
             self.need(seconds <= most, "it jumps over the end of a step")
         since = self.now - rollout.phase_since
         self.need(seconds <= since, f"it goes on by {seconds} s after {since} s: a person's time to decide counts")
-        self.need(seconds <= 2 * self.policy.interval, f"it goes on by {seconds} s at once")
+        self.need(seconds <= 2 * self.settings.interval, f"it goes on by {seconds} s at once")
 
     def _check_take_over(self, rollout: Rollout) -> None:
         """All traffic at once, unasked, is for a candidate that clients have met, and only where stable is dead."""
         self.need(rollout.phase in (Phase.SHIFTING, Phase.WAITING), f"it takes over in {rollout.phase}")
-        share = rollout.progressed_at is not None and place(rollout, self.policy).weight > 0
+        share = rollout.progressed_at is not None and position_of(rollout, self.settings).weight > 0
         self.need(share and rollout.stop is None, "it takes over without a share")
         self.need(self.live is not Verdict.FAIL, "it takes over although live traffic fails")
-        sick = {version for _, version in self.sick}
-        self.need(rollout.previous in sick, "it takes over although the stable version answers")
-        self.need(rollout.candidate not in sick, "a version takes over that does not answer")
+        unhealthy = {version for _, version in self.unhealthy}
+        self.need(rollout.previous in unhealthy, "it takes over although the stable version answers")
+        self.need(rollout.candidate not in unhealthy, "a version takes over that does not answer")
 
     def _stepwise(self, rollout: Rollout) -> bool:
         """Whether its traffic comes by steps: it is no first version, no way back, and nobody said ``--full``."""
@@ -158,7 +158,7 @@ class Rules:
 
     def _check_shadow(self, rollout: Rollout) -> None:
         """Where a shadow is asked for, traffic comes only after it."""
-        policy = self.policy
+        policy = self.settings
         shadowed = policy.shadow_share > 0 and policy.shadow_for > 0
         paused = rollout.phase is Phase.WAITING and rollout.progressed_at is not None
         if not self._stepwise(rollout) or not shadowed or paused:
@@ -168,7 +168,7 @@ class Rules:
 
     def _check_way(self, rollout: Rollout) -> None:
         """All traffic comes when the way is behind the candidate, or a person skips the rest of it."""
-        steps = self.policy.steps
+        steps = self.settings.steps
         if self._stepwise(rollout) and steps:
             where = position(steps, rollout.progress, rollout.approvals)
             self.need(rollout.progressed_at is not None, "all traffic moves before any")
@@ -233,7 +233,7 @@ class Rules:
     def _check_reload(self, name: str) -> None:
         """Only where what serves was found dead, one server at a time, and nothing else is loading there."""
         alias = self.files.alias
-        self.need((name, alias) in self.sick, f"the engine is unloaded on {name}, where version {alias} answers")
+        self.need((name, alias) in self.unhealthy, f"the engine is unloaded on {name}, where version {alias} answers")
         self.need(self.files.policy == {alias}, f"version {alias} is reloaded together with {set(self.files.policy)}")
         others = {e for e in self.jobs if isinstance(e, Reload) or (isinstance(e, Sync) and e.server == name)}
         self.need(not others, f"the engine is unloaded on {name} during {others}")
@@ -249,17 +249,17 @@ class Rules:
         self.need(shown <= wanted, f"a load call on {server.name} drops {shown - wanted}, which its alias leads to")
         slots = server._models.get(ENGINE, {})
         files = server._files.get(ENGINE)
-        stray = files is not None and any(files.strays.get(n) != f for n, f in self.files.strays.items())
+        unexpected = files is not None and any(files.unexpected.get(n) != f for n, f in self.files.unexpected.items())
         for v in shown & set(slots):  # behind a splitter that a restart brought back there may be no version yet
             slot = slots[v]
             known = self.loaded.get(v) == slot.content
             changed = self.files.folders.get(v) != slot.content
             self.need(not (known and changed), f"version {v} serves on {server.name} and is reloaded or dropped")
-            self.need(not stray, f"a stray reloads version {v}, which serves on {server.name}")
+            self.need(not unexpected, f"an unexpected entry reloads version {v}, which serves on {server.name}")
         rollout = self.rollout
         if rollout is not None and rollout.phase is Phase.RETIRING:
             for v in held(server, ModelState.READY) - wanted:
-                drained = not slots[v].requests or self.now - rollout.phase_since > self.policy.drain_timeout
+                drained = not slots[v].requests or self.now - rollout.phase_since > self.settings.drain_timeout
                 self.need(drained, f"version {v} is dropped while requests are under way")
 
     def verify(self) -> None:
@@ -276,7 +276,7 @@ class Rules:
                     continue
                 late = (
                     slot.state is ModelState.UNLOADING
-                    and self.server_now() - slot.idle_since > self.policy.drain_timeout
+                    and self.server_now() - slot.idle_since > self.settings.drain_timeout
                 )
                 # Its process has ended: it takes nothing, whatever Triton calls it.
                 ended = slot.state is ModelState.UNLOADING and slot.dead

@@ -23,7 +23,7 @@ from baton import doctor
 from baton.config import ServerConfig
 from baton.errors import KeyRefused, TritonError, Unreachable
 from baton.local import process, procfs
-from baton.local.hidden import masked
+from baton.local.argv_secret import masked
 from baton.triton.grpc import KEY_HEADER, GrpcTriton
 
 KEY = "planted-admin-key-1f7c"

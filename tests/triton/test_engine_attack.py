@@ -18,9 +18,9 @@ from tests.unit.engine.support import BACKEND, BASE, ROOT, png
 
 from baton.client import Reranker
 from baton.config import HealthConfig, ServiceConfig
+from baton.controller.health import UNSEEN, Health
+from baton.controller.tasks import Tasks
 from baton.domain import ModelState
-from baton.engine.health import UNSEEN, Health
-from baton.engine.tasks import Tasks
 from baton.local.procfs import stubs
 from baton.probe.reranker import BUILTIN, RerankerProbe
 from baton.triton.grpc import GrpcTriton
@@ -132,7 +132,7 @@ def test_nobody_else_fails_and_the_engine_is_not_ended(server, tmp_path):
                 stop.set()
                 other.join()
             assert failed == []
-            assert control.health.sick() == {}
+            assert control.health.unhealthy() == {}
             assert control.told == []
             assert control.asked >= 12
             assert len(attack.answers) < VIDEOS

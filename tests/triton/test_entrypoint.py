@@ -22,7 +22,7 @@ from tests.support.toy import make_repository
 from tests.unit.images.contained import ENTRY_POINT, ISOLATED, NOBODY, USER, Contained, contained, given, refusal
 from tritonclient.utils import InferenceServerException
 
-from baton.local.hidden import restrictions
+from baton.local.argv_secret import restrictions
 from baton.triton.grpc import KEY_HEADER
 
 KEY = "planted-admin-key-4c1e"

@@ -9,8 +9,8 @@ from baton.api.client import ApiClient
 from baton.api.facade import Facade, caller
 from baton.api.network import NetworkServer
 from baton.api.server import ApiServer
-from baton.api.way import Network
+from baton.api.transport import Network
 from baton.api.wire import SOCKET, error_data
-from baton.claim import claim
+from baton.state_lock import claim
 
 __all__ = ["SOCKET", "ApiClient", "ApiServer", "Facade", "Network", "NetworkServer", "caller", "claim", "error_data"]

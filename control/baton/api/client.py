@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from baton.api.facade import caller
-from baton.api.way import Network, Socket
+from baton.api.transport import Network, Socket
 from baton.api.wire import CALLS, PREFIX, rebuild
 from baton.codec import decode
 from baton.errors import Unreachable

@@ -12,7 +12,7 @@ from typing import Self
 from baton.api.facade import Facade
 from baton.api.handler import Server
 from baton.api.wire import reachable
-from baton.claim import claim
+from baton.state_lock import claim
 
 MOST_CONNECTIONS = 128
 """At a time, of the user that runs Baton; some wait for hours."""
@@ -21,7 +21,7 @@ MOST_CONNECTIONS = 128
 class ApiServer:
     """Serves a facade on the socket ``path``, from ``start()`` to ``stop()``; also a context manager.
 
-    ``claimed``: the caller holds the :func:`~baton.claim.claim` already, taken before it opened the journal.
+    ``claimed``: the caller holds the :func:`~baton.state_lock.claim` already, taken before it opened the journal.
     Raises ``Refused`` from ``start()`` when a living control plane has the socket.
     """
 

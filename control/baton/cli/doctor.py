@@ -15,7 +15,7 @@ from baton.facts import ControlHealth, Runs
 
 if TYPE_CHECKING:
     from baton.config import Config
-    from baton.doctor import Check
+    from baton.doctor import Diagnosis
 
 _SIGNS = {True: ("✔", GOOD), False: ("✖", BAD), None: ("⚠", WARN)}
 _NAME = 24
@@ -40,7 +40,7 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
     Exits with 0 when nothing failed, else with 1. A warning is no failure.
     """
     from baton.cli.local import own_backends
-    from baton.doctor import Check, access, checks
+    from baton.doctor import Diagnosis, access, checks
 
     configuration, config = _configuration(settings)
     health, control_plane = _control_plane(settings, config)
@@ -58,7 +58,7 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
         )
     else:
         message = f"{settings.server} is another one: run `ctl doctor` there to have its disks and Triton looked at"
-        results.append(Check("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))
+        results.append(Diagnosis("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))
     if settings.json:
         print_json(results)
     else:
@@ -69,12 +69,12 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _configuration(settings: Settings) -> tuple[Check, Config]:
+def _configuration(settings: Settings) -> tuple[Diagnosis, Config]:
     """The file's own check; a file that is wrong does not hide the rest, which is then checked with the defaults."""
     from dataclasses import replace
 
     from baton.config import load
-    from baton.doctor import Check
+    from baton.doctor import Diagnosis
 
     file = settings.config_file()
     try:
@@ -83,32 +83,34 @@ def _configuration(settings: Settings) -> tuple[Check, Config]:
         config = load(None)
         if settings.state is not None:
             config = replace(config, state=settings.state)
-        return Check("configuration", ok=False, message=error.message, mend=error.mend or "Correct the file."), config
+        return Diagnosis(
+            "configuration", ok=False, message=error.message, mend=error.mend or "Correct the file."
+        ), config
     names = ", ".join(s.name for s in config.services)
-    return Check("configuration", ok=True, message=f"{file or 'the defaults'}; services: {names}"), config
+    return Diagnosis("configuration", ok=True, message=f"{file or 'the defaults'}; services: {names}"), config
 
 
-def _control_plane(settings: Settings, config: Config) -> tuple[ControlHealth | None, Check]:
+def _control_plane(settings: Settings, config: Config) -> tuple[ControlHealth | None, Diagnosis]:
     """What the control plane says of itself; None when none runs."""
     from baton.api import SOCKET, ApiClient
-    from baton.doctor import Check
+    from baton.doctor import Diagnosis
 
     name = "control plane"
     try:
         client = settings.client() if settings.server else ApiClient((settings.state or config.state) / SOCKET)
         health = client.health()
     except Unreachable as error:
-        return None, Check(name, ok=None, message=error.message, mend=error.mend)
+        return None, Diagnosis(name, ok=None, message=error.message, mend=error.mend)
     except BatonError as error:
         told = ControlHealth(live=False, ready=False, message=error.message)
-        return told, Check(name, ok=False, message=error.message, mend=error.mend)
+        return told, Diagnosis(name, ok=False, message=error.message, mend=error.mend)
     if health.live and health.ready:
-        return health, Check(name, ok=True, message="runs, and Triton answers")
+        return health, Diagnosis(name, ok=True, message="runs, and Triton answers")
     mend = "Look into its log." if not health.live else "Start Triton, or check the addresses of [[servers]]."
-    return health, Check(name, ok=False, message=health.message, mend=mend)
+    return health, Diagnosis(name, ok=False, message=health.message, mend=mend)
 
 
-def _running(read: Check, config: Config, runs: Runs) -> tuple[Check, Config]:
+def _running(read: Diagnosis, config: Config, runs: Runs) -> tuple[Diagnosis, Config]:
     """The configuration that the control plane runs with, in the place of the one that was ``read`` here.
 
     What is wrong with the file that was read stays a failure: the next start would meet it.
@@ -116,7 +118,7 @@ def _running(read: Check, config: Config, runs: Runs) -> tuple[Check, Config]:
     from dataclasses import replace
 
     from baton.config import ServerConfig
-    from baton.doctor import Check
+    from baton.doctor import Diagnosis
 
     keys = [None if one.admin_key_file is None else Path(one.admin_key_file) for one in runs.servers]
     servers = tuple(
@@ -127,7 +129,7 @@ def _running(read: Check, config: Config, runs: Runs) -> tuple[Check, Config]:
         return read, config
     source = runs.configuration or "the defaults"
     message = f"{source}, as the control plane runs with it; services: {', '.join(runs.services)}"
-    return Check(read.name, ok=True, message=message), config
+    return Diagnosis(read.name, ok=True, message=message), config
 
 
 def _no_triton(config: Config, *, runs: bool) -> str:
@@ -159,7 +161,7 @@ def _ports(config: Config) -> dict[str, int]:
     return {**ports, **({"console": int(console.rpartition(":")[2])} if console is not None else {})}
 
 
-def _lines(results: list[Check], columns: int) -> list[Line]:
+def _lines(results: list[Diagnosis], columns: int) -> list[Line]:
     lines: list[Line] = []
     for check in results:
         sign, style = _SIGNS[check.ok]

@@ -22,7 +22,7 @@ import click
 
 from baton.codec import encode
 from baton.domain import Gate, GateResult, Verdict
-from baton.evidence import Check, LiveEvidence, WorstRequest
+from baton.evidence import LiveCheck, LiveEvidence, WorstRequest
 
 PIPED_WIDTH = 80
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -211,7 +211,7 @@ def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return at.astimezone().strftime(form)
 
 
-def figures(gate: GateResult | Check) -> str:
+def figures(gate: GateResult | LiveCheck) -> str:
     """What a gate measured, and what it was held against: ``0.588 (limit 0.001)``."""
     observed, limit = gate.observed, gate.limit
     if observed is None or observed == limit == 0:  # a count of faults, and there is none: the message says it
@@ -241,7 +241,7 @@ def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: in
 
 
 def _verdict_lines(
-    name: str, of: GateResult | Check, columns: int, indent: int, *, full: bool, instead: str | None = None,
+    name: str, of: GateResult | LiveCheck, columns: int, indent: int, *, full: bool, instead: str | None = None,
     sign: tuple[str, str] | None = None, word: str = "",
 ) -> list[Line]:  # fmt: skip
     """``instead`` stands in the place of its figures and its message."""

@@ -21,8 +21,8 @@ from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
     from baton.api import Facade, NetworkServer
-    from baton.claim import Claim
     from baton.config import Config
+    from baton.state_lock import StateLock
 
 HELD_EVERY_S = 1.0
 MOST_DESCRIPTORS = 2**20
@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
         with undisturbed():
             from baton import app, metrics  # noqa: F401 - all that is heavy, at once
             from baton.api import SOCKET, claim
-            from baton.local.tether import no_core
+            from baton.local.exec_wrapper import no_core
         no_core()
         config = settings.load()
         start_logging()
@@ -66,7 +66,7 @@ def serve(settings: Settings) -> None:
 
 
 @contextmanager
-def control_plane(config: Config, held: Claim, source: Path | None) -> Iterator[dict[str, str]]:
+def control_plane(config: Config, held: StateLock, source: Path | None) -> Iterator[dict[str, str]]:
     """The loop, the local API and the metrics; yields where they listen. ``source``: the configuration's file.
 
     The loop stops last: what is asked while things close still gets an answer.

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from baton.api import SOCKET, claim
-from baton.claim import Claim
 from baton.config import Config
 from baton.errors import Refused, Unreachable
 from baton.facts import ControlHealth, RolloutFacts, Status
 from baton.metrics import MetricsServer
+from baton.state_lock import StateLock
 
 _log = logging.getLogger("baton.standby")
 
 
 @contextmanager
-def standing_by(config: Config) -> Iterator[Claim]:
+def standing_by(config: Config) -> Iterator[StateLock]:
     """Holds the state directory, as soon as nobody else does."""
     with ExitStack() as stack:
         standby = _Standby(config, stack)

@@ -89,7 +89,7 @@ def up(
         with undisturbed():
             from baton import app, local  # noqa: F401 - all that is heavy, at once
             from baton.cli.local import wanted_ports
-            from baton.local.tether import no_core
+            from baton.local.exec_wrapper import no_core
             from baton.metrics import MetricsServer  # noqa: F401
         no_core()
         config = settings.load()

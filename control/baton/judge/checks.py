@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Verdict
-from baton.evidence import Check
+from baton.evidence import LiveCheck
 from baton.judge.shapes import Answer, LiveLimits
 
-C = TypeVar("C", bound=Check)
+C = TypeVar("C", bound=LiveCheck)
 
 _PER_STRETCH = 10
 _STRETCHES = 20

@@ -1,7 +1,7 @@
 """The gate ``live``: is the candidate as good as stable on the traffic of now?
 
-Its checks are errors (below), latency (``baton.judge.pace``) and scores (``baton.judge.paired``). One that fails fails
-the gate; else one that holds for want of evidence holds it. What is beyond its limit, but not surely so, holds too:
+Its checks are errors (below), latency (``live_latency.py``) and scores (``paired.py``). One that fails fails the gate;
+else one that holds for want of evidence holds it. What is beyond its limit, but not surely so, holds too:
 more traffic will tell.
 
 How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is as good as
@@ -42,9 +42,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from baton.domain import Gate, GateResult, Release, Verdict
-from baton.evidence import Check, ErrorsCheck, Failures, LiveEvidence, LiveSamples
+from baton.evidence import ErrorsCheck, Failures, LiveCheck, LiveEvidence, LiveSamples
 from baton.judge.checks import Crowd, hangs, more_often, stretches
-from baton.judge.pace import judge_pace, judge_paired_pace
+from baton.judge.live_latency import judge_live_latency, judge_paired_live_latency
 from baton.judge.paired import Compared, judge_scores, sound, worst
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
@@ -74,9 +74,11 @@ def judge_live(
     alpha = limits.alpha / looks / _CHECKS
     attempts = sorted(_attempts(answers, pairs, limits), key=lambda attempt: attempt.at)
     compared = [Compared.of(pair, limits) for pair in pairs if sound(pair)]
-    checks: list[Check] = [
+    checks: list[LiveCheck] = [
         _errors(attempts, limits, alpha),
-        judge_paired_pace(pairs, limits, alpha) if shadow_only else judge_pace(answers, pairs, limits, alpha),
+        judge_paired_live_latency(pairs, limits, alpha)
+        if shadow_only
+        else judge_live_latency(answers, pairs, limits, alpha),
         *judge_scores(answers, pairs, compared, release=release, shadow_only=shadow_only, limits=limits, alpha=alpha),
     ]
     stable, candidate = (sum(attempt.role == role for attempt in attempts) for role in ("stable", "candidate"))

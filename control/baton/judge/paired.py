@@ -35,7 +35,7 @@ import numpy as np
 from scipy import stats
 
 from baton.domain import Release, Verdict
-from baton.evidence import Check, KindMean, ScoresCheck, WorstRequest
+from baton.evidence import KindMean, LiveCheck, ScoresCheck, WorstRequest
 from baton.judge.checks import Floats, above, hangs
 from baton.judge.distributions import judge_distributions
 from baton.judge.shapes import Answer, LiveLimits, Pair
@@ -67,7 +67,7 @@ def judge_scores(
     shadow_only: bool,
     limits: LiveLimits,
     alpha: float,
-) -> list[Check]:
+) -> list[LiveCheck]:
     """Judge the scores of ``compared`` pairs, or while they are too few and traffic is split, those of the answers."""
     if not shadow_only and len(compared) < limits.min_pairs:
         return [judge_distributions(answers, release, limits, alpha)]
@@ -86,7 +86,7 @@ def judge_scores(
     ]
 
 
-def _compare(compared: Sequence[Compared], release: Release, limits: LiveLimits, alpha: float) -> list[Check]:
+def _compare(compared: Sequence[Compared], release: Release, limits: LiveLimits, alpha: float) -> list[LiveCheck]:
     groups = _groups(compared, limits)
     checks = [_degenerate(groups, limits)]
     if release is Release.EQUIVALENT:

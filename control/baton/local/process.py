@@ -1,8 +1,8 @@
 """Starts and ends one local Triton server, and leaves nothing behind.
 
 The server runs in a session of its own, so that Ctrl-C on the terminal reaches Baton only, which then decides. Its
-shared memory is its own where the kernel allows that (``tether.py``). The regions in it carry a prefix of their own, by
-which its stubs, and leftovers where there is no memory of its own, are told from other servers'.
+shared memory is its own where the kernel allows that (``exec_wrapper.py``). The regions in it carry a prefix of their
+own, by which its stubs, and leftovers where there is no memory of its own, are told from other servers'.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from baton.client import DIRECT
 from baton.durable import make_private, open_private
 from baton.errors import BatonError, Refused, TimedOut, Unreachable
 from baton.local import procfs
+from baton.local.argv_secret import masked, restrictions, reveal
 from baton.local.assemble import assemble
+from baton.local.exec_wrapper import memory_here, told, wanted, wrapped_command
 from baton.local.find import find_triton
-from baton.local.hidden import masked, restrictions, reveal
 from baton.local.ports import Ports, choose_ports, is_listening
-from baton.local.tether import memory_here, tethered, told, wanted
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,7 +109,7 @@ class LocalTriton:
         the models for ``--load-model``. A port that is None or 0 is chosen, see :attr:`ports`. The log is appended to
         ``log_file``. ``env`` is added to Baton's own environment. With ``die_with_parent`` the server also ends when
         Baton is killed. With ``admin_key`` nobody without that key may ask for what
-        :data:`baton.local.hidden.RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
+        :data:`baton.local.argv_secret.RESTRICTED` names. ``timeout`` is in seconds, the loading of models included.
 
         Raises ``Refused`` (port in use, already running), ``Unreachable`` (the server exited; with the end of its
         log) or ``TimedOut``. After an error nothing of the server is left.
@@ -371,16 +371,16 @@ def _run(
     """Starts the command, hands it over through ``launched`` and waits for its end."""
 
     def begin(words: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        words = tethered(words, parent=parent, traced=bool(variables), memory=memory)
+        words = wrapped_command(words, parent=parent, traced=bool(variables), memory=memory)
         return subprocess.Popen(  # noqa: S603 - the command is built in this module
             words, env=env | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
 
     with log:
         try:
-            words, hidden = (command, {}) if secret is None else masked(command, secret)
-            process = begin(words, hidden)
-            if not reveal(process.pid, hidden):
+            words, concealed = (command, {}) if secret is None else masked(command, secret)
+            process = begin(words, concealed)
+            if not reveal(process.pid, concealed):
                 process.wait()
                 process = begin(command, {})
         except OSError as error:

@@ -15,8 +15,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from baton.local.exec_wrapper import PLACE
 from baton.local.find import STUB
-from baton.local.tether import PLACE
 
 SHARED_MEMORY = Path(PLACE)
 _STUB_WORDS = 6

@@ -20,14 +20,13 @@ from baton.plan.effects import (
     Advance,
     Ask,
     Begin,
-    Check,
     Decision,
     Effect,
     End,
     Halt,
     Judge,
+    ProbeVersion,
     Progress,
-    Prove,
     Record,
     Reload,
     Renew,
@@ -38,46 +37,47 @@ from baton.plan.effects import (
     Steer,
     Sync,
     TakeOver,
+    VerifyContent,
 )
-from baton.plan.rest import at_rest
+from baton.plan.no_rollout import without_rollout
 from baton.plan.rollout import rolling
 from baton.plan.traffic import route
-from baton.plan.view import Failure, Policy, ServerView, Sick, View
+from baton.plan.view import Failure, RolloutSettings, ServerView, Unhealthy, View
 
 __all__ = [
     "Advance",
     "Ask",
     "Begin",
-    "Check",
     "Decision",
     "Effect",
     "End",
     "Failure",
     "Halt",
     "Judge",
-    "Policy",
+    "ProbeVersion",
     "Progress",
-    "Prove",
     "Record",
     "Reload",
     "Renew",
+    "RolloutSettings",
     "SendGolden",
     "ServerView",
     "SetAlias",
     "SetPolicy",
     "SetSplitter",
-    "Sick",
     "Steer",
     "Sync",
     "TakeOver",
+    "Unhealthy",
+    "VerifyContent",
     "View",
     "plan",
     "route",
 ]
 
 
-def plan(view: View, policy: Policy) -> Decision:
+def plan(view: View, settings: RolloutSettings) -> Decision:
     """Decide what to do next for one service."""
     if (named := name_what_serves(view)) is not None:
         return named
-    return at_rest(view, policy) if view.rollout is None else rolling(view, view.rollout, policy)
+    return without_rollout(view, settings) if view.rollout is None else rolling(view, view.rollout, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baton.domain import Model, ModelState, Phase
 from baton.plan.effects import Decision, Reload, SetPolicy, Sync
-from baton.plan.view import Policy, ServerView, View, backoff, told
+from baton.plan.view import RolloutSettings, ServerView, View, backoff, failure_text
 from baton.reasons import Reason, Why, because
 
 
@@ -20,18 +20,18 @@ def name_what_serves(view: View) -> Decision | None:
     known = {alias} if rollout is None else {alias, rollout.candidate, rollout.previous}
     known = known.union(*(s.held() for s in view.live()))
     # A server that does not answer may hold others.
-    keep = frozenset(v for v in view.policy if v in known or (view.silent() and v in view.folders))
-    if view.policy and not keep:
+    keep = frozenset(v for v in view.version_policy if v in known or (view.silent() and v in view.folders))
+    if view.version_policy and not keep:
         keep = frozenset({alias})  # Baton itself gives a lost version up by naming another one, or none
     if any(alias in s.ready() for s in view.live()):
         keep |= {alias}
-    if keep != view.policy:
+    if keep != view.version_policy:
         keep = keep.union(*(s.serving() for s in view.live()))
     effect = SetPolicy(keep)
-    if keep == view.policy or backoff(view.failed.get(effect), view.now):
+    if keep == view.version_policy or backoff(view.failed.get(effect), view.now):
         return None
     resting = Phase.DEGRADED if rollout is None else rollout.phase
-    return Decision(resting, because(Reason.POLICY_WRONG, versions=view.policy, serves=alias), effect)
+    return Decision(resting, because(Reason.POLICY_WRONG, versions=view.version_policy, serves=alias), effect)
 
 
 def sync(view: View, phase: Phase, server: ServerView, model: Model, doing: Why) -> Decision:
@@ -45,7 +45,7 @@ def sync(view: View, phase: Phase, server: ServerView, model: Model, doing: Why)
         return Decision(phase, hold)
     failure = view.failed.get(effect)
     if failure is not None and backoff(failure, view.now):
-        why = because(Reason.LAST_TRY_FAILED, doing=doing, server=server.name, error=told(failure))
+        why = because(Reason.LAST_TRY_FAILED, doing=doing, server=server.name, error=failure_text(failure))
         return Decision(phase, why, waits=effect)
     return Decision(phase, doing.on(server.name), effect)
 
@@ -67,7 +67,7 @@ def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
     return None
 
 
-def settle(view: View, phase: Phase) -> Decision | None:
+def converge_alias(view: View, phase: Phase) -> Decision | None:
     """Bring the alias to what its files say wherever it leads elsewhere, also when they say that there is none.
 
     A server that was away may come back with the alias at a version that the files gave up meanwhile. It
@@ -87,7 +87,7 @@ def settle(view: View, phase: Phase) -> Decision | None:
             last = sync(view, phase, server, Model.ALIAS, moving(view))
         elif shown:
             both = shown | {view.alias}
-            if not both <= view.policy:
+            if not both <= view.version_policy:
                 return Decision(phase, because(Reason.KEEPING_UNTIL_MOVED, versions=shown), SetPolicy(both))
             last = sync(view, phase, server, Model.ENGINE, because(Reason.LOADING, version=view.alias))
         if last is not None and last.effect is not None:
@@ -105,9 +105,9 @@ def moving(view: View) -> Why:
 def load(view: View, phase: Phase, version: int) -> Decision | None:
     """Bring ``version`` to READY on every answering server. None when it is."""
     waiting = [s for s in view.live() if version not in s.ready()]
-    if waiting and version not in view.policy and view.hold_reason() is None:
+    if waiting and version not in view.version_policy and view.hold_reason() is None:
         # `ctl up` begins with what serves alone, whatever was going on when it ended.
-        return Decision(phase, because(Reason.NAMING, version=version), SetPolicy(view.policy | {version}))
+        return Decision(phase, because(Reason.NAMING, version=version), SetPolicy(view.version_policy | {version}))
     decision = None
     for server in waiting:
         decision = sync(view, phase, server, Model.ENGINE, because(Reason.LOADING, version=version))
@@ -116,15 +116,17 @@ def load(view: View, phase: Phase, version: int) -> Decision | None:
     return decision
 
 
-def drop_all_but(view: View, phase: Phase, keep: frozenset[int], since: float, policy: Policy) -> Decision | None:
+def drop_all_but(
+    view: View, phase: Phase, keep: frozenset[int], since: float, settings: RolloutSettings
+) -> Decision | None:
     """Take every engine version but ``keep`` out of every server that answers. None when that is done.
 
     The policy on disk comes first: from then on a restart of Triton comes back with ``keep`` alone, whatever
     happens to the calls that follow.
     """
-    if view.policy != keep:
+    if view.version_policy != keep:
         return Decision(phase, because(Reason.WRITING_POLICY, versions=keep), SetPolicy(keep))
-    wait = policy.drain_timeout if view.now - since <= policy.drain_timeout else None
+    wait = settings.drain_timeout if view.now - since <= settings.drain_timeout else None
     return drop_extra(view, phase, keep, wait=wait)
 
 

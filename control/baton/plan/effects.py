@@ -124,7 +124,7 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ProbeVersion:
     """Ask a version on one server a real request. Done all the time, and never by decision."""
 
     server: str
@@ -137,7 +137,7 @@ class SendGolden:
 
 
 @dataclass(frozen=True, slots=True)
-class Prove:
+class VerifyContent:
     """Hash the folder of what serves: to know it, or because it was changed. Never by decision.
 
     ``fingerprint``: as the folder looks; another look is another try.
@@ -168,9 +168,9 @@ Effect = (
     | TakeOver
     | Steer
     | Judge
-    | Prove
+    | VerifyContent
     | Reload
-    | Check
+    | ProbeVersion
     | SendGolden
 )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from baton.domain import Gate, Kind, Outcome, Phase, Rollout, Stop, Verdict
 from baton.plan.effects import Decision, Halt, Reload, SetPolicy, Sync, TakeOver
-from baton.plan.traffic import before_traffic, place, refusal, replaces, stepwise
-from baton.plan.view import Failure, Policy, ServerView, View, told
+from baton.plan.traffic import before_traffic, position_of, refusal, replaces, stepwise
+from baton.plan.view import Failure, RolloutSettings, ServerView, View, failure_text
 from baton.reasons import Figure, Reason, Why, because
 
 EMPTIED_S = 10.0
@@ -42,29 +42,29 @@ def mend(view: View, phase: Phase, *, once: bool = False) -> Decision | None:
             last = last or Decision(phase, because(Reason.RELOAD_WAITS, **ill))
         elif (hold := view.hold_reason()) is not None:
             last = last or Decision(phase, because(Reason.RELOAD_HELD, **ill, hold=hold))
-        elif view.policy != {version}:
+        elif view.version_policy != {version}:
             return Decision(phase, because(Reason.RELOADING_ALONE, **ill), SetPolicy(frozenset({version})))
         elif failure is not None and _rests(failure, view.now):
-            last = last or Decision(phase, because(Reason.RELOAD_FAILED, **ill, failed=told(failure)))
+            last = last or Decision(phase, because(Reason.RELOAD_FAILED, **ill, failed=failure_text(failure)))
         else:
             return Decision(phase, because(Reason.RELOADING, **ill), effect)
     return last
 
 
-def leaks(view: View, policy: Policy) -> list[Why]:
+def leaks(view: View, settings: RolloutSettings) -> list[Why]:
     """Versions that Triton never lets go of."""
     found = []
     for server in view.live():
         for version, since in sorted(server.leaving_since.items()):
             emptied, for_s = version in server.emptied, view.now - since
-            limit = min(EMPTIED_S, policy.drain_timeout) if emptied else policy.drain_timeout
+            limit = min(EMPTIED_S, settings.drain_timeout) if emptied else settings.drain_timeout
             if server.leaving(version) and for_s > limit:
                 stays = {"for_s": for_s, "limit_s": limit, "emptied": emptied}
                 found.append(because(Reason.STUCK_UNLOADING, version=version, server=server.name, **stays))
     return found
 
 
-def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+def handle_unhealthy(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """What a serving version that does not answer means to a rollout that has not been stopped."""
     if (silent := _silent_candidate(view, rollout)) is not None:
         return silent
@@ -78,7 +78,7 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
             why = because(Reason.BACK_FROM_SILENT, **known, previous=rollout.previous)
             return Decision(rollout.phase, why, Halt(Stop(Outcome.ROLLED_BACK, "health", why)))
         return mend(view, rollout.phase, once=True)
-    if view.split and _can_take_over(view, rollout, policy):
+    if view.split and _can_take_over(view, rollout, settings):
         if rollout.full:
             return None
         why = because(Reason.TAKES_OVER, **known, candidate=rollout.candidate)
@@ -88,7 +88,7 @@ def unwell(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
         why = because(Reason.STABLE_SILENT, **known, candidate=rollout.candidate)
         return Decision(rollout.phase, why, Halt(Stop(outcome, "health", why)))
-    at_once = rollout.phase is Phase.SHIFTING and not stepwise(rollout, policy)
+    at_once = rollout.phase is Phase.SHIFTING and not stepwise(rollout, settings)
     if at_once or rollout.kind is Kind.ROLLBACK:
         return None  # another version is about to serve: that is the quickest cure
     return mend(view, rollout.phase, once=True)
@@ -124,26 +124,26 @@ def reloading(view: View) -> bool:
     return any(isinstance(e, Reload) for e in view.running)
 
 
-def _can_take_over(view: View, rollout: Rollout, policy: Policy) -> bool:
+def _can_take_over(view: View, rollout: Rollout, settings: RolloutSettings) -> bool:
     """Clients have met the candidate, and nothing speaks against it. Then there is no need to fail any request."""
     version, live = rollout.candidate, view.live_gate or rollout.gates.get(Gate.LIVE)
     met = rollout.phase in (Phase.SHIFTING, Phase.WAITING) and rollout.progressed_at is not None
-    if not met or place(rollout, policy).weight <= 0 or not view.ready_everywhere(version):
+    if not met or position_of(rollout, settings).weight <= 0 or not view.ready_everywhere(version):
         return False
     if live is not None and live.verdict is Verdict.FAIL:
         return False
-    return not any((s.name, version) in view.sick for s in view.live())
+    return not any((s.name, version) in view.unhealthy for s in view.live())
 
 
 def _can_go_back(view: View, rollout: Rollout) -> bool:
     previous = rollout.previous
     if previous is None or rollout.kind is not Kind.ROLLOUT or not view.ready_everywhere(previous):
         return False
-    return not any((s.name, previous) in view.sick for s in view.live())
+    return not any((s.name, previous) in view.unhealthy for s in view.live())
 
 
 def _ill(view: View, server: ServerView, version: int) -> bool:
-    known = (server.name, version) in view.sick
+    known = (server.name, version) in view.unhealthy
     return known and (version in server.ready() or Reload(server.name) in view.running)
 
 
@@ -158,4 +158,4 @@ def _rests(failure: Failure, now: float) -> bool:
 
 def _ill_on(view: View, server: ServerView, version: int) -> dict[str, Figure]:
     """The figures of a version that does not answer."""
-    return {"version": version, "server": server.name, "error": view.sick[server.name, version].reason}
+    return {"version": version, "server": server.name, "error": view.unhealthy[server.name, version].reason}

@@ -11,28 +11,28 @@ from __future__ import annotations
 
 from baton.domain import Rollout
 from baton.plan.effects import Ask, Decision, Sync
-from baton.plan.view import Policy, View, told
+from baton.plan.view import RolloutSettings, View, failure_text
 from baton.reasons import Reason, Why, because
 
 
-def stuck(view: View, decision: Decision, policy: Policy) -> Why | None:
+def stuck(view: View, decision: Decision, settings: RolloutSettings) -> Why | None:
     """Why the call that is waited for will not end well any more; None where it still may.
 
     Times count from the first of its failures in a row.
     """
     effect = decision.effect if isinstance(decision.effect, Sync | Ask) else decision.waits
     failure = None if effect is None else view.failed.get(effect)
-    if failure is None or view.now - failure.since <= policy.load_timeout:
+    if failure is None or view.now - failure.since <= settings.load_timeout:
         return None
     return because(
         Reason.STUCK,
         doing=decision.why,
         for_s=view.now - failure.since,
-        limit_s=policy.load_timeout,
-        error=told(failure),
+        limit_s=settings.load_timeout,
+        error=failure_text(failure),
     )
 
 
-def overdue(view: View, rollout: Rollout, policy: Policy) -> bool:
+def overdue(view: View, rollout: Rollout, settings: RolloutSettings) -> bool:
     """Whether a phase in which only calls and last requests are waited for has lasted longer than both may."""
-    return view.now - rollout.phase_since > policy.load_timeout + policy.drain_timeout
+    return view.now - rollout.phase_since > settings.load_timeout + settings.drain_timeout

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from baton.domain import MEETING, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Route, Stop, Verdict
 from baton.evidence import synthetic
-from baton.plan.converge import load, settle, sync
+from baton.plan.converge import converge_alias, load, sync
 from baton.plan.effects import Advance, Decision, Halt, Progress, Record, Renew, SetAlias, SetSplitter, Steer, Sync
 from baton.plan.steps import Position, further, position
-from baton.plan.view import Policy, ServerView, View, told
+from baton.plan.view import RolloutSettings, ServerView, View, failure_text
 from baton.reasons import Reason, Why, because
 
 CALLS_END_S = 15.0
@@ -23,9 +23,9 @@ SILENT_TRIES = 3
 """So many routes in a row that a splitter does not answer, on a server that does: its process hangs."""
 
 
-def stepwise(rollout: Rollout, policy: Policy) -> bool:
+def stepwise(rollout: Rollout, settings: RolloutSettings) -> bool:
     """Whether traffic comes to the candidate by steps, and not all at once."""
-    return replaces(rollout) and not rollout.full and (bool(policy.steps) or shadowed(policy))
+    return replaces(rollout) and not rollout.full and (bool(settings.steps) or shadowed(settings))
 
 
 def replaces(rollout: Rollout) -> bool:
@@ -33,14 +33,14 @@ def replaces(rollout: Rollout) -> bool:
     return rollout.kind is Kind.ROLLOUT and rollout.previous is not None
 
 
-def shadowed(policy: Policy) -> bool:
+def shadowed(settings: RolloutSettings) -> bool:
     """Whether live requests are mirrored to a candidate before it gets any."""
-    return policy.shadow_share > 0 and policy.shadow_for > 0
+    return settings.shadow_share > 0 and settings.shadow_for > 0
 
 
-def first_phase(rollout: Rollout, policy: Policy) -> Phase:
+def first_phase(rollout: Rollout, settings: RolloutSettings) -> Phase:
     """The phase in which live traffic first meets the candidate."""
-    return Phase.SHADOWING if stepwise(rollout, policy) and shadowed(policy) else Phase.SHIFTING
+    return Phase.SHADOWING if stepwise(rollout, settings) and shadowed(settings) else Phase.SHIFTING
 
 
 def before_traffic(rollout: Rollout) -> bool:
@@ -56,17 +56,17 @@ def refusal(rollout: Rollout) -> Outcome:
     return Outcome.REJECTED if unmet else Outcome.ROLLED_BACK
 
 
-def place(rollout: Rollout, policy: Policy) -> Position:
+def position_of(rollout: Rollout, settings: RolloutSettings) -> Position:
     """Where on the way of its phase the candidate is."""
     if rollout.phase is Phase.SHADOWING:
-        left = policy.shadow_for - rollout.progress
+        left = settings.shadow_for - rollout.progress
         return Position(0 if left > 0 else 1, 0.0, max(left, 0.0))
-    if not stepwise(rollout, policy):
-        return Position(len(policy.steps), 100.0, 0.0)
-    return position(policy.steps, rollout.progress, rollout.approvals)
+    if not stepwise(rollout, settings):
+        return Position(len(settings.steps), 100.0, 0.0)
+    return position(settings.steps, rollout.progress, rollout.approvals)
 
 
-def route(view: View, policy: Policy) -> Route | None:
+def route(view: View, settings: RolloutSettings) -> Route | None:
     """What the splitters are to do now. None: the stable version alone answers."""
     rollout = view.rollout
     if rollout is None or rollout.stop is not None or rollout.progressed_at is None:
@@ -79,25 +79,25 @@ def route(view: View, policy: Policy) -> Route | None:
     # version alone.
     if view.alias not in (rollout.previous, rollout.candidate):
         return None
-    where = place(rollout, policy)
+    where = position_of(rollout, settings)
     # At the end of the way the share of the last step stays until the alias itself has moved.
-    last = max((s.weight for s in policy.steps), default=0.0)
-    return Route(rollout.candidate, min(where.weight, last), policy.shadow_share)
+    last = max((s.weight for s in settings.steps), default=0.0)
+    return Route(rollout.candidate, min(where.weight, last), settings.shadow_share)
 
 
-def walk(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+def progress_traffic(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """Stand the splitter up and go along the way. None when the way is behind the candidate."""
     begun = rollout.progressed_at is not None or rollout.renewed_at is not None
     # First, and also at the end of the way: a server that is being mended or waited for takes longer than a lease.
-    if begun and (urgent := _failed(view, rollout) or _hold_lease(view, rollout, policy)) is not None:
+    if begun and (urgent := _failed(view, rollout) or _hold_lease(view, rollout, settings)) is not None:
         return urgent
-    where = place(rollout, policy)
-    if not stepwise(rollout, policy) or (where.left <= 0 and not where.pause and rollout.progressed_at is not None):
+    where = position_of(rollout, settings)
+    if not stepwise(rollout, settings) or (where.left <= 0 and not where.pause and rollout.progressed_at is not None):
         return None
-    return _stand(view, rollout, policy) or _go_on(view, rollout, policy, where)
+    return _stand(view, rollout, settings) or _go_on(view, rollout, settings, where)
 
 
-def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+def _stand(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """Bring every answering server's alias to the splitter, and the splitter to follow. None when that is so."""
     phase, stable, candidate = rollout.phase, rollout.previous, rollout.candidate
     assert stable is not None  # noqa: S101 - nothing is split for a first version
@@ -113,13 +113,13 @@ def _stand(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
         # One that knows another token serves on while it is loaded again, beside the new one.
         if server.splitter is not ModelState.READY or server.locked:
             return _load_splitter(view, phase, server, stable)
-    if (strayed := _unsteered(view, policy)) and not view.split:
+    if (strayed := _unsteered(view, settings)) and not view.split:
         return Decision(phase, because(Reason.SPLITTER_REPORTS, server=strayed[0].name))
     if not view.split:
         if view.silent():
             return Decision(phase, because(Reason.SPLIT_ONCE_ALL_ANSWER, servers=view.silence()))
         return Decision(phase, because(Reason.SPLITTING, version=stable), SetAlias(stable, split=True))
-    return settle(view, phase)
+    return converge_alias(view, phase)
 
 
 def _load_splitter(view: View, phase: Phase, server: ServerView, stable: int) -> Decision:
@@ -127,15 +127,15 @@ def _load_splitter(view: View, phase: Phase, server: ServerView, stable: int) ->
     if decision.why.reason is not Reason.LAST_TRY_FAILED:
         return decision
     failure = view.failed[Sync(server.name, Model.SPLITTER)]
-    why = because(Reason.SPLITTER_REFUSED, server=server.name, error=told(failure))
+    why = because(Reason.SPLITTER_REFUSED, server=server.name, error=failure_text(failure))
     if not failure.refused:  # seen on 24.10: a load whose process was killed never ends
-        why = because(Reason.SPLITTER_NOT_LOADED, server=server.name, error=told(failure), stable=stable)
+        why = because(Reason.SPLITTER_NOT_LOADED, server=server.name, error=failure_text(failure), stable=stable)
     return Decision(phase, why, waits=decision.waits)
 
 
-def _unsteered(view: View, policy: Policy) -> list[ServerView]:
+def _unsteered(view: View, settings: RolloutSettings) -> list[ServerView]:
     """Servers whose splitter has not answered to a route for a lease's length."""
-    return [s for s in view.live() if s.steered is None or view.now - s.steered > policy.lease]
+    return [s for s in view.live() if s.steered is None or view.now - s.steered > settings.lease]
 
 
 def _broken(view: View, rollout: Rollout) -> Why | None:
@@ -151,18 +151,20 @@ def _broken(view: View, rollout: Rollout) -> Why | None:
             return because(Reason.SPLITTER_SILENT, server=server.name, error=steering.message)
         lost = rollout.candidate not in server.ready() and rollout.previous in server.ready()
         if lost and loading is not None and loading.refused and loading.at >= rollout.phase_since:
-            return because(Reason.CANDIDATE_LOST, version=rollout.candidate, server=server.name, error=told(loading))
+            return because(
+                Reason.CANDIDATE_LOST, version=rollout.candidate, server=server.name, error=failure_text(loading)
+            )
         moving = view.failed.get(Sync(server.name, Model.ALIAS))
         if view.split and moving is not None and moving.refused and moving.at >= rollout.phase_since:
             return because(Reason.SPLITTER_NOT_PUT, server=server.name, error=moving.message)
     return None
 
 
-def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Decision:
+def _go_on(view: View, rollout: Rollout, settings: RolloutSettings, where: Position) -> Decision:
     phase, version = rollout.phase, rollout.candidate
     if rollout.progressed_at is None:
         return Decision(phase, because(Reason.MEETING_BEGINS, version=version), Progress(0.0))
-    doing = _doing(rollout, where, policy)
+    doing = _doing(rollout, where, settings)
     if where.pause:
         waits = because(Reason.PAUSE_STEP, doing=doing, step=where.index + 1, version=version)
         return Decision(phase, waits, Advance(Phase.WAITING, waits) if phase is Phase.SHIFTING else None)
@@ -173,7 +175,7 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
         doing = because(Reason.JUDGED_BY_GOLDEN, doing=doing, count=count)
     # A step that a person let past a pause begins then, whenever the last progress was.
     since = max(rollout.progressed_at, rollout.phase_since)
-    if gate is None or view.now - since < policy.interval:
+    if gate is None or view.now - since < settings.interval:
         return Decision(phase, doing)
     if gate.verdict is not Verdict.PASS:
         before = rollout.gates.get(Gate.LIVE)
@@ -181,10 +183,10 @@ def _go_on(view: View, rollout: Rollout, policy: Policy, where: Position) -> Dec
         why = because(Reason.HOLDING, doing=doing, said=gate.message)
         return Decision(phase, why, None if known else Record(gate))
     # After a hold the time that it took does not count.
-    seconds = min(view.now - since, 1.5 * policy.interval)
+    seconds = min(view.now - since, 1.5 * settings.interval)
     done = rollout.progress + seconds
     if phase is not Phase.SHADOWING:
-        done = further(policy.steps, rollout.progress, rollout.approvals, seconds)
+        done = further(settings.steps, rollout.progress, rollout.approvals, seconds)
     return Decision(phase, doing, Progress(done - rollout.progress, gate))
 
 
@@ -201,26 +203,26 @@ def _failed(view: View, rollout: Rollout) -> Decision | None:
     return Decision(rollout.phase, why, Halt(Stop(outcome, "gate", why, Gate.LIVE)))
 
 
-def _hold_lease(view: View, rollout: Rollout, policy: Policy) -> Decision | None:
+def _hold_lease(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """Renew the lease in good time; where it ended by itself, turn back if that is configured."""
     phase = rollout.phase
     away = 0.0 if rollout.renewed_at is None else view.now - rollout.renewed_at
-    if away > policy.lease and not policy.resume:
+    if away > settings.lease and not settings.resume:
         why = because(Reason.LEASE_ENDED, away_s=away)
         outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
         return Decision(phase, why, Halt(Stop(outcome, "engine", why)))
-    if rollout.renewed_at is None or away >= policy.lease / 3:
+    if rollout.renewed_at is None or away >= settings.lease / 3:
         return Decision(phase, because(Reason.RENEWING), Renew())
     return None
 
 
-def _doing(rollout: Rollout, where: Position, policy: Policy) -> Why:
+def _doing(rollout: Rollout, where: Position, settings: RolloutSettings) -> Why:
     if rollout.phase is Phase.SHADOWING:
-        return because(Reason.MIRRORED, share=policy.shadow_share, version=rollout.candidate)
+        return because(Reason.MIRRORED, share=settings.shadow_share, version=rollout.candidate)
     return because(Reason.SHARE, version=rollout.candidate, weight=where.weight)
 
 
-def unsplit(view: View, phase: Phase) -> Decision | None:
+def bypass_splitter(view: View, phase: Phase) -> Decision | None:
     """Point the alias straight at the stable version. None when its files do."""
     if not view.split or view.alias is None:
         return None
@@ -246,7 +248,7 @@ def calls_end(view: View, rollout: Rollout) -> Decision | None:
     return None
 
 
-def step_aside(view: View, phase: Phase) -> Decision | None:
+def unload_splitter(view: View, phase: Phase) -> Decision | None:
     """Take the splitter out of every server that answers, and its files. None when it is gone.
 
     Only where the alias no longer leads to it: Triton takes a name down with what it leads to (seen on 24.10).

@@ -12,8 +12,8 @@ from baton.domain import (
     Model,
     ModelState,
     ModelVersion,
+    ReleaseStatus,
     Rollout,
-    Standing,
     Step,
     VersionRecord,
 )
@@ -22,7 +22,7 @@ from baton.reasons import Reason, Why, because
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RolloutSettings:
     """What the operator configured for the service. Durations in seconds."""
 
     keep_previous: float = 600.0
@@ -75,7 +75,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Sick:
+class Unhealthy:
     """A version does not answer on a server although Triton calls it READY. ``reason``: the words it failed with."""
 
     since: float
@@ -146,12 +146,12 @@ class ServerView:
 class View:
     """One service at one moment.
 
-    ``policy``, ``alias``, ``split`` and ``splitter`` are what the files say; servers say what is.
+    ``version_policy``, ``alias``, ``split`` and ``splitter`` are what the files say; servers say what is.
     """
 
     service: str
     now: float
-    policy: frozenset[int]
+    version_policy: frozenset[int]
     alias: int | None
     servers: tuple[ServerView, ...]
     split: bool = False
@@ -161,20 +161,20 @@ class View:
     keyed: bool = True
     """The splitter's files take this control plane's token, and allow what is configured now."""
     folders: Mapping[int, Folder] = field(default_factory=dict)
-    strays: tuple[Folder, ...] = ()
+    unexpected: tuple[Folder, ...] = ()
     """Entries beside the version folders that can never be versions."""
     records: Mapping[int, VersionRecord] = field(default_factory=dict)
     loaded: Mapping[int, str] = field(default_factory=dict)
     """Fingerprints of the folders as Triton last loaded them."""
-    known_strays: Mapping[str, str] = field(default_factory=dict)
-    """Name and fingerprint of the strays at the last engine load: those do no more harm."""
+    known_unexpected: Mapping[str, str] = field(default_factory=dict)
+    """Name and fingerprint of the unexpected entries at the last engine load: those do no more harm."""
     rollout: Rollout | None = None
     running: frozenset[Effect] = frozenset()
     failed: Mapping[Effect, Failure] = field(default_factory=dict)
     paused: bool = False
     live_gate: GateResult | None = None
     """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
-    sick: Mapping[tuple[str, int], Sick] = field(default_factory=dict)
+    unhealthy: Mapping[tuple[str, int], Unhealthy] = field(default_factory=dict)
     """By server and version: those that were asked and do not answer."""
     answered: Mapping[tuple[str, int], float] | None = None
     """By server and version: when the last question that was answered was put. None: nobody can be asked."""
@@ -206,18 +206,18 @@ class View:
         """
         if self.alias is None or self.silent():
             return self.alias
-        dead = {s for s, v in self.sick if v == self.alias and Reload(s) in self.failed}
+        dead = {s for s, v in self.unhealthy if v == self.alias and Reload(s) in self.failed}
         if any(self.alias in s.ready() and s.name not in dead for s in self.servers):
             return self.alias
         tries = [self.failed.get(Sync(s.name, Model.ENGINE)) for s in self.servers if s.name not in dead]
-        lost = self.alias not in self.policy or all(f is not None and f.refused for f in tries)
+        lost = self.alias not in self.version_policy or all(f is not None and f.refused for f in tries)
         return None if lost else self.alias
 
     def ready_everywhere(self, version: int) -> bool:
         """True when every server answers and has the version READY."""
         return bool(self.servers) and all(s.live and version in s.ready() for s in self.servers)
 
-    def pending(self, policy: Policy) -> tuple[Folder, ...]:
+    def pending(self, settings: RolloutSettings) -> tuple[Folder, ...]:
         """Quiet folders above the stable version that nobody has decided about yet, lowest first.
 
         They are complete, or so cut off that no waiting helps: then the gates refuse them, and say why.
@@ -226,8 +226,8 @@ class View:
         found = []
         for version, folder in self.folders.items():
             quiet = self.now - folder.quiet_since
-            settled = folder.complete and quiet >= policy.settle
-            cut_off = folder.cut and quiet >= max(policy.settle, policy.cut_after)
+            settled = folder.complete and quiet >= settings.settle
+            cut_off = folder.cut and quiet >= max(settings.settle, settings.cut_after)
             if version > floor and (settled or cut_off) and self._undecided(version):
                 found.append(folder)
         return tuple(sorted(found, key=lambda f: f.version or 0))
@@ -235,14 +235,14 @@ class View:
     def refused(self, version: int) -> VersionRecord | None:
         """The refusal that stands: of this very folder, or of a version that Triton has loaded before."""
         record, folder = self.records.get(version), self.folders.get(version)
-        if record is None or folder is None or record.standing is not Standing.REJECTED:
+        if record is None or folder is None or record.status is not ReleaseStatus.REJECTED:
             return None
         # A refused folder that never reached Triton may be mended in place (a copy that was cut short, say).
         return record if record.loaded or record.fingerprint == folder.fingerprint else None
 
     def _undecided(self, version: int) -> bool:
         record = self.records.get(version)
-        return record is None or (record.standing is Standing.REJECTED and self.refused(version) is None)
+        return record is None or (record.status is ReleaseStatus.REJECTED and self.refused(version) is None)
 
     def hold_reason(self) -> Why | None:
         """Why no engine load call may be made now, or None.
@@ -253,7 +253,7 @@ class View:
         """
         serving = {v for s in self.live() for v in s.serving()}
         # Without an alias clients ask the engine directly.
-        named = self.policy if self.alias is None else {self.alias}
+        named = self.version_policy if self.alias is None else {self.alias}
         serving |= {v for s in self.live() for v in s.ready() & named}
         for version in sorted(serving):
             folder = self.folders.get(version)
@@ -262,13 +262,13 @@ class View:
             known = self.loaded.get(version)
             if known is not None and known != folder.fingerprint:
                 return because(Reason.FOLDER_CHANGED, version=version)
-        for stray in self.strays:
-            if not stray.harmless and self.known_strays.get(stray.name) != stray.fingerprint:
-                return because(Reason.UNEXPECTED_ENTRY, name=stray.name, problem=stray.problem)
+        for entry in self.unexpected:
+            if not entry.harmless and self.known_unexpected.get(entry.name) != entry.fingerprint:
+                return because(Reason.UNEXPECTED_ENTRY, name=entry.name, problem=entry.problem)
         return None
 
 
-def told(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
     """What went wrong, and what to mend on the server where that is known, in sentences."""
     words = failure.message if failure.message.endswith((".", "!", "?")) else f"{failure.message}."
     return f"{words} {failure.machine}" if failure.machine else words

@@ -60,7 +60,7 @@ def write_atomically(path: Path, text: str) -> None:
         RepositoryError: the file system refuses it, or a link may not be followed; the old content stands.
     """
     staging = f".{path.parent.name}.{path.name}.baton"
-    with told(path), ExitStack() as stack:
+    with file_errors(path), ExitStack() as stack:
         model = stack.enter_context(follow(path.parent))
         model.check_links()
         old = _old(stack, path, model)
@@ -172,7 +172,7 @@ def held(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """What the operating system refuses, as an error that names the file."""
     try:
         yield

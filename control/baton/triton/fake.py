@@ -499,8 +499,8 @@ class FakeTriton:
         self, model: str, files: ModelFiles, wanted: frozenset[int], before: ModelFiles | None
     ) -> Iterator[float]:
         slots = self._models.setdefault(model, {})
-        known = before.strays if before is not None else files.strays
-        reload_all = any(known.get(n) != c for n, c in files.strays.items()) or (
+        known = before.unexpected if before is not None else files.unexpected
+        reload_all = any(known.get(n) != c for n, c in files.unexpected.items()) or (
             before is not None and before.rest != files.rest
         )
         ready = {v for v, s in slots.items() if s.state is ModelState.READY}

@@ -19,7 +19,7 @@ class ModelFiles:
     policy: frozenset[int]
     folders: Mapping[int, str]
     """Version folders with what stands for their content: another value means changed."""
-    strays: Mapping[str, str] = field(default_factory=dict)
+    unexpected: Mapping[str, str] = field(default_factory=dict)
     """Entries beside the version folders, likewise."""
     step: tuple[str, int] | None = None
     """Engine and version of an ensemble's one step; None for an engine."""
@@ -54,7 +54,7 @@ class DiskRepository:
             return None
         entries = {e.name: e for e in directory.iterdir() if e.name != path.name}
         folders = {int(n): _newest(e) for n, e in entries.items() if n.isdigit() and n[0] != "0" and e.is_dir()}
-        strays = {n: _newest(e) for n, e in entries.items() if not n.isdigit()}
+        unexpected = {n: _newest(e) for n, e in entries.items() if not n.isdigit()}
         policy = frozenset(config.version_policy.specific.versions)
         splits = None
         if config.backend == SPLITTER_BACKEND:
@@ -64,7 +64,7 @@ class DiskRepository:
         config.ClearField("instance_group")
         step = (steps[0].model_name, int(steps[0].model_version)) if steps else None
         newest = int(_newest(directory))
-        return ModelFiles(policy, folders, strays, step, splits, str(config), newest)
+        return ModelFiles(policy, folders, unexpected, step, splits, str(config), newest)
 
 
 def _newest(path: Path) -> str:

@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 from baton.durable import sync_directory
 from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
-from baton.triton.config_file import CONFIG, held, read, told, write_atomically
+from baton.triton.config_file import CONFIG, file_errors, held, read, write_atomically
 from baton.triton.key import Key
 
 CLEAR_TOKEN = "token"  # noqa: S105 - the name of a file
@@ -108,7 +108,7 @@ class ServiceFiles:
         goes only after: at every moment a restarting Triton finds a pair that works.
         """
         path = self.alias_dir / CONFIG
-        with told(path):
+        with file_errors(path):
             if version is None:
                 with held(self.alias_dir) as folder:
                     (folder / CONFIG).unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class ServiceFiles:
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
         current = self.alias()
-        with told(self.alias_dir):
+        with file_errors(self.alias_dir):
             if not self.alias_dir.is_dir():
                 return
             with held(self.alias_dir) as folder:
@@ -163,7 +163,7 @@ class ServiceFiles:
         path = self.splitter_dir / CONFIG
         if stable is not None and self.key is not None:
             self.key.renew()
-        with told(self.splitter_dir):
+        with file_errors(self.splitter_dir):
             if stable is None:
                 with suppress(FileNotFoundError), held(self.splitter_dir) as folder:
                     (folder / CONFIG).unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class ServiceFiles:
             (self.splitter_dir / str(SPLITTER_VERSION)).mkdir(parents=True, exist_ok=True)
             sync_directory(self.splitter_dir)
         write_atomically(path, self._splitter_text(self._engine(), stable))
-        with told(self.splitter_dir):
+        with file_errors(self.splitter_dir):
             self._clear_token().unlink(missing_ok=True)
 
     def token(self) -> str:

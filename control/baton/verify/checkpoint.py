@@ -66,7 +66,8 @@ class Checkpoint:
 
     ``top`` is what lies directly in it, by name, and ``served`` those of them that the engine and the gates read. All
     else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and not
-    judged; ``tests/unit/verify/test_served.py`` holds that the engine never opens it. ``parts`` are the served files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
+    judged; ``tests/unit/verify/test_served.py`` holds that the engine never opens it. ``parts`` are the served
+    files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
     """
 
     listing: Listing

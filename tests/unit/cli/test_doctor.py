@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Ctl, tidy
 
 from baton import report
 from baton.config import load
-from baton.doctor import Check
+from baton.doctor import Diagnosis
 from baton.errors import ConfigError
 from baton.facts import Runs, RunsServer
 
@@ -23,9 +23,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A machine without a fault; collects how it was looked at."""
     calls: list[dict[str, Any]] = []
 
-    def checks(**how: Any) -> list[Check]:
+    def checks(**how: Any) -> list[Diagnosis]:
         calls.append(how)
-        return [Check("Python", ok=True, message="3.11"), Check("memory", ok=None, message="m", mend="Look.")]
+        return [Diagnosis("Python", ok=True, message="3.11"), Diagnosis("memory", ok=None, message="m", mend="Look.")]
 
     monkeypatch.setattr("baton.doctor.checks", checks)
     monkeypatch.setattr("baton.doctor.access", lambda servers, state: asked.append((servers, state)) or [])
@@ -52,7 +52,7 @@ def test_a_machine_that_is_well(ctl: Ctl, machine: list[dict[str, Any]], state: 
 
 def test_a_failure_is_code_1(ctl: Ctl, machine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine == []
-    monkeypatch.setattr("baton.doctor.checks", lambda **_: [Check("disk", ok=False, message="full", mend="Free.")])
+    monkeypatch.setattr("baton.doctor.checks", lambda **_: [Diagnosis("disk", ok=False, message="full", mend="Free.")])
     done = ctl("doctor", "--output", "json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)[-1] == {"name": "disk", "ok": False, "message": "full", "mend": "Free."}

@@ -261,7 +261,7 @@ def test_up(tmp_path: Path) -> None:
 
 @pytest.mark.triton
 def test_up_with_grpc_alone(tmp_path: Path) -> None:
-    """Triton opens one port. What ends one that speaks HTTP (tests/full) finds nobody to take it, and Baton works."""
+    """Triton opens one port. What ends one that speaks HTTP (test_http_port.py) finds nobody there."""
     ports = [word for name in ("grpc", "console") for word in (f"--{name}-port", "0")]
     args = ("--state", str(tmp_path / "state"), "--output", "json", "up", "--repository", str(tmp_path / "repo"))
     with running(*args, *ports, "--no-http", "--no-metrics", log=tmp_path / "log") as (process, listening):

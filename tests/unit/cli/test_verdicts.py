@@ -28,10 +28,7 @@ NEVER = {
 }
 ELSEWHERE = {
     "journal.py": "reads back what was written",
-    "engine/service.py": "a folder that never becomes whole, and gates that were not asked: sentences without evidence",
-    "engine/health.py": "its Check is another one",
-    "doctor.py": "its Check is another one",
-    "cli/doctor.py": "its Check is another one",
+    "controller/service.py": "a folder that never becomes whole, and gates not asked: sentences without evidence",
 }
 
 

@@ -27,6 +27,9 @@ from tests.unit.plan.rollouts import READY, ROLLOUT
 from tests.unit.verify.tiny import ARCHITECTURE, write
 
 from baton.config import GateConfig, ServiceConfig, TrafficConfig
+from baton.controller.gates import Gates
+from baton.controller.probing import TOLD_AFTER_S, Probing
+from baton.controller.splitter_client import OWN_PATIENCE_S, SplitterClient
 from baton.domain import (
     Folder,
     Gate,
@@ -40,13 +43,10 @@ from baton.domain import (
     Signature,
     TensorSpec,
 )
-from baton.engine.gates import Gates
-from baton.engine.probing import TOLD_AFTER_S, Probing
-from baton.engine.steering import OWN_PATIENCE_S, Steering
 from baton.errors import TritonError
 from baton.judge import judge_invariance, judge_latency, judge_live, judge_memory, judge_output, judge_warmup
 from baton.judge.shapes import Answer, LiveLimits, Pair
-from baton.plan import Failure, Policy, Record, ServerView, Sync, View, plan
+from baton.plan import Failure, Record, RolloutSettings, ServerView, Sync, View, plan
 from baton.plan.effects import Model
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
@@ -143,7 +143,7 @@ def known(answers: Sequence[Answer]) -> list[Answer]:
 def stopped_traffic(*, own: bool = False) -> GateResult:
     """The candidate did well, and nobody has met it for long. ``own``: Baton's own requests are all there were."""
     nothing: Any = None
-    steering = Steering(ServiceConfig("ranker", ENGINE), nothing, {})
+    steering = SplitterClient(ServiceConfig("ranker", ENGINE), nothing, {})
     evidence = steering._own if own else steering._live
     evidence.answers.extend(traffic())
     now = last(traffic()) + (OWN_PATIENCE_S + 5.0 if own else 30.0)
@@ -156,9 +156,9 @@ def no_traffic(*, golden: bool, on_no_traffic: str = "probe") -> GateResult:
     """Nobody asks, for a while."""
     nothing: Any = None
     config = ServiceConfig("ranker", ENGINE, traffic=TrafficConfig(on_no_traffic=on_no_traffic))  # type: ignore[arg-type]
-    steering = Steering(config, nothing, {})
+    steering = SplitterClient(config, nothing, {})
     asked: Any = [{}] if golden else []
-    probing = Probing(config, {}, asked, steering, Policy(), nothing, lambda: 0.0)
+    probing = Probing(config, {}, asked, steering, RolloutSettings(), nothing, lambda: 0.0)
     steering.begin(1, "split", 0.0)
     return probing.judge(TOLD_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
 
@@ -177,7 +177,7 @@ def load(state: ModelState | None, *, failed: str = "", after: float = 10.0) -> 
     view = View(
         "ranker",
         now=100.0 + after,
-        policy=frozenset({1, 2}),
+        version_policy=frozenset({1, 2}),
         alias=1,
         servers=(server,),
         folders={v: Folder(str(v), v, f"f{v}") for v in (1, 2)},
@@ -185,7 +185,7 @@ def load(state: ModelState | None, *, failed: str = "", after: float = 10.0) -> 
         rollout=rollout,
         failed=failures,
     )
-    effect = plan(view, Policy()).effect
+    effect = plan(view, RolloutSettings()).effect
     assert isinstance(effect, Record), effect
     return effect.result
 

@@ -17,10 +17,10 @@ from tests.support.toy import engine_config
 
 from baton.app import App
 from baton.config import Config, GateConfig, LiveConfig, RolloutConfig, ServerConfig, ServiceConfig, TrafficConfig
+from baton.controller.engine_info import EngineInfoMonitor
+from baton.controller.loop import Loop
+from baton.controller.service import Service
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
-from baton.engine.engines import Engines
-from baton.engine.loop import Loop
-from baton.engine.service import Service
 from baton.journal import Journal
 from baton.plan import Ask, Sync
 from baton.triton.fake import DiskRepository, FakeTriton
@@ -124,7 +124,9 @@ class Plane:
             golden=golden,
         )
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
-        self.engines = Engines({NAME: self.config}, place.servers, lambda: self.loop.indexes, self.journal, place.clock)
+        self.engines = EngineInfoMonitor(
+            {NAME: self.config}, place.servers, lambda: self.loop.indexes, self.journal, place.clock
+        )
         servers = tuple(ServerConfig(name, "127.0.0.1:1") for name in place.servers)
         config = Config(place.repository, place.root / "state", servers=servers, services=(self.config,))
         self.app = App(config, self.loop, self.journal, lambda *_: {}, lambda _service: {}, self.engines.of)

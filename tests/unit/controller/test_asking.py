@@ -148,7 +148,7 @@ def test_a_version_that_is_not_ready_is_no_news(place, plane, asked):
     asked.error = TritonError("not found")
     health = plane.service.health
     assert health._bad(("a", 1), place.now, asked.error) is False
-    assert health.sick() == {}
+    assert health.unhealthy() == {}
 
 
 def test_what_answers_again_by_itself_is_left_alone(place, plane, asked):
@@ -156,11 +156,11 @@ def test_what_answers_again_by_itself_is_left_alone(place, plane, asked):
     asked.error = TritonError("Stub process is not healthy.")
     for _ in range(2):
         health._bad(("a", 1), place.now, asked.error)
-    assert set(health.sick()) == {("a", 1)}
+    assert set(health.unhealthy()) == {("a", 1)}
     asked.error = None
     place.now += 30.0
     health.reload("a", 1, lambda: pytest.fail("it is loaded again"))
-    assert health.sick() == {}
+    assert health.unhealthy() == {}
     assert unloads(place) == 0
     assert told(plane)[-1] == "version 1 answers on server a"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from baton.config import ServiceConfig
+from baton.controller.gates import Gates
 from baton.domain import Gate, Verdict
-from baton.engine.gates import Gates
 from baton.errors import BatonError, CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
 
 

@@ -14,9 +14,9 @@ from tests.support.toy import engine_config
 from tests.unit.controller.plane import ENGINE, NAME, Machine
 
 from baton.config import HealthConfig, ServiceConfig
+from baton.controller.health import Health
+from baton.controller.tasks import Tasks
 from baton.domain import ModelState
-from baton.engine.health import Health
-from baton.engine.tasks import Tasks
 from baton.errors import TimedOut, Unreachable
 from baton.reasons import Reason, Why, because
 from baton.triton.careful import Careful
@@ -59,7 +59,7 @@ class Bench:
         view.servers = [server]
         self.health.watch(view)
         until(lambda: not self.tasks.running(), "the question is answered")
-        return {key: sick.reason for key, sick in self.health.sick().items()}
+        return {key: unhealthy.reason for key, unhealthy in self.health.unhealthy().items()}
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 from harness.waiting import until
 from tests.unit.controller.plane import ENGINE, MANY, NAME, Ask, Crash, Full, Fuse, Place, Plane, Sync
 
+from baton.controller.tasks import ROW_S, Tasks
 from baton.domain import Folder, Gate, GateResult, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
-from baton.engine.tasks import ROW_S, Tasks
 from baton.errors import Refused, RepositoryError, TritonError, Unreachable
 from baton.facts import ServerStatus
 from baton.probe import Cancelled
@@ -363,7 +363,7 @@ def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
     assert len(requests) == 3
     plane.run(lambda: plane.ended(2), "the end")
     assert plane.ended(2) is Outcome.ABORTED
-    assert plane.journal.standings(NAME)[2].standing == "withdrawn"
+    assert plane.journal.version_records(NAME)[2].status == "withdrawn"
     serving(place, 1)
 
 
@@ -525,7 +525,7 @@ def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_tr
     else:
         place.files.set_policy(frozenset())
     with pytest.raises(RepositoryError, match="Baton looks again"):
-        plane.service._calls.sync(Sync("a", model), view)
+        plane.service._loader.sync(Sync("a", model), view)
     assert place.servers["a"].calls == calls
 
 
@@ -607,14 +607,14 @@ def test_a_verdict_that_comes_while_the_control_plane_looks_is_not_asked_for_aga
     while Ask(Gate.WARMUP) not in plane.service.tasks.running():
         plane.turn(wait=False)
         place.now += 1.0
-    standings = plane.journal.standings
+    version_records = plane.journal.version_records
 
     def after_the_rollout_was_read(name: str) -> object:
         go.set()
         until(lambda: not plane.service.tasks.running(), "the verdict")
-        return standings(name)
+        return version_records(name)
 
-    monkeypatch.setattr(plane.journal, "standings", after_the_rollout_was_read)
+    monkeypatch.setattr(plane.journal, "version_records", after_the_rollout_was_read)
     plane.live(2)
     assert place.answers.asked[Gate.WARMUP] == asked + 1
     plane.close()

@@ -9,8 +9,8 @@ from tests.unit.controller.plane import NAME, Plane
 from tests.unit.controller.test_loop import serving
 
 from baton import journal as journal_module
+from baton.controller.build import open_journal
 from baton.domain import Outcome, Phase
-from baton.engine.build import open_journal
 from baton.journal import Journal
 
 
@@ -64,7 +64,7 @@ def test_while_the_disk_is_full(place, monkeypatch, caplog):
             told = plane.service.decision.message
             assert "is not a database. Another one can't be begun yet: " in told
             assert "disk is full. Make room on the disk" in told
-            assert [r.levelname for r in caplog.records if r.name == "baton.engine.loop"].count("ERROR") == 1
+            assert [r.levelname for r in caplog.records if r.name == "baton.controller.loop"].count("ERROR") == 1
         plane.turn()
         plane.run(lambda: plane.rests_at(1), "version 1 is adopted")
         serving(place, 1)

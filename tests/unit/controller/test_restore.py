@@ -11,7 +11,7 @@ from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 
 from baton import backup
 from baton.config import Config, LiveConfig, ServiceConfig, TrafficConfig
-from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, Standing, Step, Verdict
+from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, ReleaseStatus, Step, Verdict
 from baton.errors import Refused, RepositoryError
 from baton.facts import Restored
 from baton.journal import JOURNAL, Journal
@@ -181,7 +181,7 @@ def test_live_moved_on_since(place):
     assert calls(place) == before, "nothing is loaded and nothing is dropped"
     assert plane.service.decision.phase is Phase.STEADY
     assert "Paused" in plane.service.decision.message
-    assert plane.journal.standings(NAME)[4].standing is Standing.ADOPTED
+    assert plane.journal.version_records(NAME)[4].status is ReleaseStatus.ADOPTED
     (row,) = [v for v in plane.app.status().services[0].versions if v.version == 4]
     assert row.state == "serving"
     assert "found serving, and the journal does not know how it came to" in row.reason
@@ -261,7 +261,9 @@ def test_the_candidate_of_then_serves_by_now(place, phase, way):
         rounds(plane, 5)
     assert plane.ended(2) is Outcome.LIVE
     unproved = phase in (Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING)
-    assert plane.journal.standings(NAME)[2].standing is (Standing.ADOPTED if unproved else Standing.RELEASED)
+    assert plane.journal.version_records(NAME)[2].status is (
+        ReleaseStatus.ADOPTED if unproved else ReleaseStatus.RELEASED
+    )
     assert plane.service.decision.phase is Phase.STEADY
     assert (loaded(place), place.files.policy()) == ({2}, {2})
     plane.close()
@@ -377,7 +379,7 @@ def test_whose_state_is_taken_away_does_nothing_more(place):
     for _ in range(10):
         lost.turn()
         rounds(found, 1)
-    assert found.journal.standings(NAME)[1].standing is Standing.ADOPTED
+    assert found.journal.version_records(NAME)[1].status is ReleaseStatus.ADOPTED
     assert place.files.alias() == 1
     lost.close()
     found.run(lambda: _weight(place) == 20.0, "version 2 comes through its gates again", turns=60)

@@ -13,8 +13,8 @@ import pytest
 from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 
 from baton.config import GateConfig, ServiceConfig
+from baton.controller.gates import Gates
 from baton.domain import FILE_GATES, Gate, GateResult, Outcome, Phase, Rollout, Signature, TensorSpec, Verdict
-from baton.engine.gates import Gates
 from baton.errors import InvalidRequest, Refused, TritonError
 from baton.probe import NoRequest, ask_builtin
 from baton.triton.fake import Behaviour

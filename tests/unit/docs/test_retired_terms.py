@@ -16,10 +16,43 @@ import pytest
 ROOT = Path(__file__).parents[3]
 ENGINE = ("python_backend/qwen3_vl_reranker", "tests/unit/engine")
 SPLITTER = ("python_backend/splitter", "tests/unit/splitter")
+CONTROL = (
+    "control",
+    "tests/unit/controller",
+    "tests/unit/plan",
+    "tests/unit/facts",
+    "tests/simulation",
+    "tests/support",
+)
 EVERYWHERE = ("README.md", "CONTRIBUTING.md", "docs", "control", "python_backend", "demo", "bench", "harness", "tests")
 EXEMPT = ("control/baton/migration.py", "tests/unit/journal/recorded", "tests/unit/docs/test_retired_terms.py")
 """What reads or holds old journals, and this."""
 IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
+    CONTROL: {
+        "Keeper": "ConfigRepairer",
+        "Rounds": "PeriodicRunner",
+        "Engines": "EngineInfoMonitor",
+        "Calls": "ModelLoader",
+        "Records": "RolloutRecorder",
+        "Proof": "ContentVerifier",
+        "Prove": "VerifyContent",
+        "Steering": "SplitterClient",
+        "Split": "TrafficSplit",
+        "Standing": "ReleaseStatus",
+        "Sick": "Unhealthy",
+        "sick": "unhealthy",
+        "unwell": "handle_unhealthy",
+        "strays": "unexpected",
+        "Claim": "StateLock",
+        "Policy": "RolloutSettings",
+        "Check": "ProbeVersion, Diagnosis or LiveCheck",
+        "step_aside": "unload_splitter",
+        "unsplit": "bypass_splitter",
+        "_lost": "rollback_source_lost",
+        "_hopeless": "previous_unrecoverable",
+        "tether": "exec_wrapper",
+        "PaceCheck": "LiveLatencyCheck",
+    },
     ENGINE: {
         "Turns": "Scheduler",
         "Desk": "ResponseBuilder",

@@ -45,7 +45,7 @@ def test_it_is_not_stale() -> None:
         ("call-status", {"paused": "no"}),
         ("GateResult", {"name": "output", "evidence": {"worst": []}}),
         ("GateResult", {"name": "live", "evidence": {"checks": {}}}),
-        ("Check", {"name": "errors", "stable": 3}),
+        ("LiveCheck", {"name": "errors", "stable": 3}),
     ],
 )
 def test_it_finds_another_shape(name: str, verdict: dict[str, Any]) -> None:

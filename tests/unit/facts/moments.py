@@ -21,13 +21,13 @@ from harness.waiting import until
 from tests.unit.cli.verdicts import CASES
 from tests.unit.controller.plane import Place, Plane, tmpfs
 from tests.unit.controller.test_lost_journal import spoil
-from tests.unit.controller.test_split import asked, split, splitting
+from tests.unit.controller.test_traffic_split import asked, split, splitting
 
 from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
+from baton.controller.memory import VersionMemory
+from baton.controller.probing import Probing
 from baton.domain import EngineInfo, Evidence, Gate, GateResult, Phase, Step, Verdict
-from baton.engine.memory import VersionMemory
-from baton.engine.probing import Probing
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
 from baton.triton.fake import Behaviour
 from baton.watch.memory import Usage
@@ -346,7 +346,7 @@ def _paused(place: Place) -> Iterator[tuple[Plane, Paused]]:
 
 
 @moment_of("something lies beside the versions")
-def _stray(place: Place) -> Iterator[Plane]:
+def _unexpected(place: Place) -> Iterator[Plane]:
     plane = serving(place)
     (place.files.engine_dir / "2a").mkdir()
     plane.turn()

@@ -10,7 +10,7 @@ import pytest
 
 from baton.codec import decode, encode
 from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Verdict
-from baton.evidence import EVIDENCE, Check, LiveEvidence, MemoryEvidence, OutputEvidence
+from baton.evidence import EVIDENCE, LiveCheck, LiveEvidence, MemoryEvidence, OutputEvidence
 
 RECORDED = [json.loads(line) for line in Path(__file__).with_name("verdicts-0.1.jsonl").read_text().splitlines()]
 """What the judges of 0.1 said, when evidence was loose dictionaries: one line a case of ``tests.unit.cli.verdicts``."""
@@ -60,7 +60,7 @@ def test_a_check_of_another_shape_keeps_what_all_checks_have() -> None:
         told = result(name="live", evidence={"checks": [check], "samples": samples, "worst": []})
         evidence = decode(GateResult, told).evidence
         assert isinstance(evidence, LiveEvidence)
-        assert evidence.checks == (Check(name=str(check["name"]), verdict=Verdict.PASS, message="m"),)
+        assert evidence.checks == (LiveCheck(name=str(check["name"]), verdict=Verdict.PASS, message="m"),)
 
 
 @pytest.mark.parametrize(

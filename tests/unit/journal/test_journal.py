@@ -24,8 +24,8 @@ from baton.domain import (
     Outcome,
     Phase,
     Release,
+    ReleaseStatus,
     Rollout,
-    Standing,
     Stop,
     Verdict,
     VersionRecord,
@@ -87,12 +87,12 @@ def test_a_rollout_from_its_beginning_to_its_end(journal):
     assert now.stop == Stop(Outcome.ROLLED_BACK, "ann", plain("worse"), Gate.LATENCY), "the first reason stands"
     journal.advance(now, Phase.ROLLING_BACK, plain("worse"), 18.0)
     now = journal.open_rollout("ranker")
-    record = VersionRecord(2, Standing.WITHDRAWN, plain("worse"), "abc", loaded=True, at=19.0)
+    record = VersionRecord(2, ReleaseStatus.WITHDRAWN, plain("worse"), "abc", loaded=True, at=19.0)
     journal.end(now, Outcome.ROLLED_BACK, plain("worse"), 19.0, [record])
     assert journal.open_rollout("ranker") is None
     ended = journal.rollout(rollout.id)
     assert (ended.outcome, ended.ended_at, ended.message, ended.moved_at) == (Outcome.ROLLED_BACK, 19.0, "worse", 16.0)
-    assert journal.standings("ranker") == {2: record}
+    assert journal.version_records("ranker") == {2: record}
     assert journal.counts() == {("ranker", Outcome.ROLLED_BACK): 1}
     kinds = [e["kind"] for e in journal.events(rollout=rollout.id)]
     assert kinds == ["begin", "verdict", "verdict", *["phase"] * 4, "promote", "halt", "halt", "phase", "end"]
@@ -113,16 +113,16 @@ def test_what_is_not_in_the_lifecycle_is_refused(journal):
 
 
 def test_versions_and_memos(journal):
-    record = VersionRecord(7, Standing.REJECTED, plain("bad"), "f", loaded=False, at=1.0)
+    record = VersionRecord(7, ReleaseStatus.REJECTED, plain("bad"), "f", loaded=False, at=1.0)
     journal.stand("ranker", record)
-    journal.stand("ranker", VersionRecord(3, Standing.RELEASED, plain("good"), "f", loaded=True, at=2.0))
-    assert set(journal.standings("ranker")) == {3, 7}
+    journal.stand("ranker", VersionRecord(3, ReleaseStatus.RELEASED, plain("good"), "f", loaded=True, at=2.0))
+    assert set(journal.version_records("ranker")) == {3, 7}
     assert journal.highest("ranker") == 7
     journal.begin(asked(candidate=9))
     assert journal.highest("ranker") == 9
     assert journal.highest("other") == 0
     journal.forget("ranker", 7, "ann", 3.0)
-    assert set(journal.standings("ranker")) == {3}
+    assert set(journal.version_records("ranker")) == {3}
     assert journal.memo("ranker", "loaded", {}) == {}
     journal.set_memo("ranker", "loaded", {"1": "f"})
     journal.set_memo("ranker", "loaded", {"2": "g"})
@@ -288,7 +288,7 @@ def test_a_journal_without_traffic_steps_is_taken_over(path):
     assert rollout.approvals == 0
     assert rollout.gates[Gate.LOAD].verdict is Verdict.PASS
     assert journal.served("ranker") == [1]
-    assert journal.standings("ranker")[1].standing is Standing.RELEASED
+    assert journal.version_records("ranker")[1].status is ReleaseStatus.RELEASED
     assert journal.memo("ranker", "loaded_fingerprints") == {"1": "f1"}
     assert [e["kind"] for e in journal.events(rollout=2)] == ["begin"]
     journal.advance(rollout, Phase.RETIRING, plain("kept for its time"), 6.0)
@@ -344,7 +344,7 @@ while True:
     journal.set_memo("ranker", "last", number)
     journal.advance(rollout, Phase.ROLLING_BACK, why, 2.0)
     journal.end(journal.open_rollout("ranker"), Outcome.LIVE, why, 3.0,
-                [VersionRecord(number, Standing.RELEASED, why, "f", True, 3.0)])
+                [VersionRecord(number, ReleaseStatus.RELEASED, why, "f", True, 3.0)])
     print(number, flush=True)
 """
 
@@ -368,7 +368,7 @@ def test_killed_in_the_middle_of_writes(path):
         assert journal._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         served = set(journal.served("ranker"))
         assert set(range(1, told + 1)) <= set(served), "what was told is there"
-        assert served == set(journal.standings("ranker")), "an end and what it decided are one"
+        assert served == set(journal.version_records("ranker")), "an end and what it decided are one"
         assert journal.memo("ranker", "last") >= told
         # The next writer counts from one again.
         left = journal.open_rollout("ranker")
@@ -499,7 +499,7 @@ def test_who_may_not_act_writes_and_reads_nothing(path):
 
 def test_rows_that_make_no_sense(path):
     with closing(Journal(path)) as journal:
-        journal.stand("ranker", VersionRecord(1, Standing.RELEASED, plain("served"), "", loaded=True, at=1.0))
+        journal.stand("ranker", VersionRecord(1, ReleaseStatus.RELEASED, plain("served"), "", loaded=True, at=1.0))
         journal.prove()
         with closing(sqlite3.connect(path)) as other:
             other.execute("UPDATE version SET standing = ?", ("rele\0sed",))
@@ -597,12 +597,12 @@ def test_threads(journal):
         for number in range(1, 16):
             journal.begin(asked(service=service, candidate=number))
             journal.advance(journal.open_rollout(service), Phase.ROLLING_BACK, plain("on"), 11.0)
-            record = VersionRecord(number, Standing.RELEASED, plain("r"), "f", loaded=True, at=1.0)
+            record = VersionRecord(number, ReleaseStatus.RELEASED, plain("r"), "f", loaded=True, at=1.0)
             journal.end(journal.open_rollout(service), Outcome.LIVE, plain("end"), float(number), [record])
 
     def read(service: str) -> None:
         while not all(w.done() for w in writers):
-            assert set(journal.served(service)) - {1} <= set(journal.standings(service))
+            assert set(journal.served(service)) - {1} <= set(journal.version_records(service))
 
     with ThreadPoolExecutor(6) as pool:
         writers = [pool.submit(write, f"service {n}") for n in range(4)]

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.controller.plane import ENGINE, NAME, Plane
 from tests.unit.journal.recorded import HERE, STAGES, Yard, opened, until
 
-from baton.domain import Gate, ModelState, Outcome, Phase, Standing
+from baton.domain import Gate, ModelState, Outcome, Phase, ReleaseStatus
 from baton.journal import Journal
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged
@@ -72,7 +72,7 @@ def test_what_an_earlier_baton_adopted_stays_so(path: Path, tmp_path: Path):
     yard = opened(path, tmp_path)
     plane = STAGES["adopted"].plane(yard)
     plane.turn()
-    assert plane.journal.standings(NAME)[1].standing is Standing.ADOPTED
+    assert plane.journal.version_records(NAME)[1].status is ReleaseStatus.ADOPTED
     assert [e["kind"] for e in plane.journal.events(service=NAME)].count("adopt") == 1, "once"
     plane.close()
 
@@ -84,11 +84,11 @@ def test_the_history_of_an_earlier_baton_is_whole(path: Path, tmp_path: Path):
     history = plane.app.history()
     assert {r.outcome for r in history} == set(Outcome)
     assert all(r.why and r.message for r in history)
-    standings = plane.journal.standings(NAME)
-    assert Counter(r.standing for r in standings.values()) == {
-        Standing.RELEASED: 2, Standing.WITHDRAWN: 4, Standing.REJECTED: 1
+    version_records = plane.journal.version_records(NAME)
+    assert Counter(r.status for r in version_records.values()) == {
+        ReleaseStatus.RELEASED: 2, ReleaseStatus.WITHDRAWN: 4, ReleaseStatus.REJECTED: 1
     }  # fmt: skip
-    assert all(str(r.reason) for r in standings.values())
+    assert all(str(r.reason) for r in version_records.values())
     assert all(e.message for r in history for e in plane.app.rollout(r.id).events)
     plane.close()
 
@@ -111,10 +111,10 @@ def test_what_decides_is_read_out_of_the_sentences_of_format_2(tmp_path: Path):
     assert rejected.ended_why == rejected.stop.why
     assert rejected.stop.why.reason is Reason.GATE_FAILED
     assert rejected.stop.why.figures["gate"] == rejected.stop.gate
-    standings = plane.journal.standings(NAME)
-    assert standings[2].reason == because(Reason.ASKED_BACK, who="ann")
-    assert standings[3].reason == because(Reason.SERVES, version=3)
-    assert standings[7].reason.reason is Reason.GATE_FAILED
+    version_records = plane.journal.version_records(NAME)
+    assert version_records[2].reason == because(Reason.ASKED_BACK, who="ann")
+    assert version_records[3].reason == because(Reason.SERVES, version=3)
+    assert version_records[7].reason.reason is Reason.GATE_FAILED
     retried = next(r for r in history.values() if r.why.reason is Reason.TRIED_AGAIN)
     assert retried.why.figures == {"release": "retrained"}
     plane.close()

@@ -14,11 +14,11 @@ from tests.unit.plan.world import ALIAS, ENGINE, Behaviour, Broken, World, held,
 
 from baton.domain import Kind, ModelState, Phase, Step, Verdict
 from baton.errors import BatonError
-from baton.plan import Decision, Policy, View
+from baton.plan import Decision, RolloutSettings, View
 from baton.reasons import Reason
 
 READY = ModelState.READY
-Plan = Callable[[View, Policy], Decision]
+Plan = Callable[[View, RolloutSettings], Decision]
 CATCH_WITHIN = 400
 """Stories within which each deliberate defect must be noticed. Seeds are fixed: it either is, or it is not."""
 
@@ -41,7 +41,7 @@ WEIGHTS = {
     "arriving": 1,
     "change": 2,
     "remove": 1,
-    "stray": 1,
+    "unexpected": 1,
     "tidy": 2,
     "behave": 4,
     "heal": 4,
@@ -76,10 +76,10 @@ STEPS = (
 )
 
 
-def story(seed: int, length: int = 90) -> tuple[int, Policy, list[Event]]:
+def story(seed: int, length: int = 90) -> tuple[int, RolloutSettings, list[Event]]:
     """Servers, policy and events of one story."""
     draw = random.Random(seed)
-    policy = Policy(
+    settings = RolloutSettings(
         keep_previous=draw.choice((0.0, 5.0, 600.0)),
         automatic=draw.random() < 0.8,
         supersede=draw.random() < 0.3,
@@ -98,13 +98,13 @@ def story(seed: int, length: int = 90) -> tuple[int, Policy, list[Event]]:
     whats = draw.choices(list(weights), list(weights.values()), k=length)
     events = [Event("arrive", 0, 0, 0), Event("time", 2, 0, 0), Event("run", 0, 0, 0)]
     events += [Event(w, draw.randrange(1000), draw.randrange(1000), draw.randrange(1000)) for w in whats]
-    return draw.choice((1, 2, 2, 3)), policy, events
+    return draw.choice((1, 2, 2, 3)), settings, events
 
 
 def made(plan: Plan, seed: int) -> tuple[World, list[Event]]:
     """The world in which a story happens, and its events. In one of eight an engine is in use already."""
-    servers, policy, events = story(seed)
-    return World(plan, servers, policy, adopted=seed % 8 == 7), events
+    servers, settings, events = story(seed)
+    return World(plan, servers, settings, adopted=seed % 8 == 7), events
 
 
 def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one line an event
@@ -133,11 +133,11 @@ def happen(world: World, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 
                 files.put(version, world.now, complete=c % 4 > 0)
         case "remove":
             files.folders.pop(version, None)
-        case "stray":
+        case "unexpected":
             files.changes += 1
-            files.strays["junk"] = f"junk-{files.changes}"
+            files.unexpected["junk"] = f"junk-{files.changes}"
         case "tidy":
-            files.strays.clear()
+            files.unexpected.clear()
             restore(world)
         case "behave":
             server.versions[version] = (
@@ -242,7 +242,7 @@ def quiet(world: World) -> None:
     world.say("-- everything is mended")
     stop = world.rollout.stop if world.rollout is not None else None
     kept = world.rollout
-    world.files.strays.clear()
+    world.files.unexpected.clear()
     restore(world)
     heal(world)
     world.gates.clear()
@@ -267,7 +267,7 @@ def quiet(world: World) -> None:
             else:
                 world.promote(None)
         resting = world.rollout is None and not world.jobs and world.decision.effect is None
-        if resting and world.decision.phase is not Phase.DEGRADED and not world.view().pending(world.policy):
+        if resting and world.decision.phase is not Phase.DEGRADED and not world.view().pending(world.settings):
             break
     world.settled()
     if stop is not None and kept is not None and kept.kind is not Kind.CHECK:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.unit.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Outcome, Phase, Stop
-from baton.plan import End, Policy, ServerView, SetPolicy, View, plan
+from baton.plan import End, RolloutSettings, ServerView, SetPolicy, View, plan
 from baton.reasons import Reason, because
 
 STOP = Stop(Outcome.REJECTED, "gate", because(Reason.OTHER, text="too slow"))
@@ -18,7 +18,7 @@ def going(policy: set[int], held: set[int]) -> View:
     return View(
         "ranker",
         now=60.0,
-        policy=frozenset(policy),
+        version_policy=frozenset(policy),
         alias=1,
         servers=(ServerView("s0", live=True, engine=dict.fromkeys(held, READY)),),
         folders={v: Folder(str(v), v, f"f{v}") for v in (1, 2)},
@@ -27,6 +27,6 @@ def going(policy: set[int], held: set[int]) -> View:
 
 
 def test_the_policy_does_not_name_what_is_lost_until_the_candidate_has_left():
-    assert plan(going({2}, {2}), Policy()).effect == SetPolicy(frozenset())
-    assert plan(going(set(), set()), Policy()).effect == SetPolicy(frozenset({1}))
-    assert plan(going({1}, set()), Policy()).effect == End(STOP.outcome, STOP.why)
+    assert plan(going({2}, {2}), RolloutSettings()).effect == SetPolicy(frozenset())
+    assert plan(going(set(), set()), RolloutSettings()).effect == SetPolicy(frozenset({1}))
+    assert plan(going({1}, set()), RolloutSettings()).effect == End(STOP.outcome, STOP.why)

@@ -9,10 +9,10 @@ from tests.unit.plan import rollouts
 from tests.unit.plan.rollouts import READY
 
 from baton.domain import Folder, Kind, ModelState, Outcome, Phase, Step
-from baton.plan import Halt, Policy, ServerView, SetAlias, Sick, View, plan
+from baton.plan import Halt, RolloutSettings, ServerView, SetAlias, Unhealthy, View, plan
 from baton.reasons import Reason, because
 
-POLICY = Policy(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
+POLICY = RolloutSettings(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
 ROLLOUT = replace(rollouts.ROLLOUT, progress=10.0, progressed_at=90.0, renewed_at=99.0)
 
 
@@ -29,7 +29,7 @@ def view(**given) -> View:
     return View(
         "ranker",
         now=100.0,
-        policy=frozenset({1, 2}),
+        version_policy=frozenset({1, 2}),
         alias=1,
         servers=(server,),
         split=True,
@@ -48,11 +48,13 @@ def test_without_an_answer_after_its_last_step_nothing_moves(answered):
     assert decision.message == "Version 2 is asked once more on server s0 before all traffic moves."
 
 
-@pytest.mark.parametrize(("why", "policy"), [({"full": True}, POLICY), ({"progressed_at": None}, Policy(steps=()))])
-def test_so_it_is_without_steps(why, policy):
+@pytest.mark.parametrize(
+    ("why", "settings"), [({"full": True}, POLICY), ({"progressed_at": None}, RolloutSettings(steps=()))]
+)
+def test_so_it_is_without_steps(why, settings):
     rollout = replace(ROLLOUT, **why)
-    assert plan(replace(view(answered={("s0", 2): 40.0}), rollout=rollout), policy).effect is None
-    assert plan(replace(view(answered={("s0", 2): 99.0}), rollout=rollout), policy).effect == SetAlias(2)
+    assert plan(replace(view(answered={("s0", 2): 40.0}), rollout=rollout), settings).effect is None
+    assert plan(replace(view(answered={("s0", 2): 99.0}), rollout=rollout), settings).effect == SetAlias(2)
 
 
 @pytest.mark.parametrize("why", [{"kind": Kind.ROLLBACK}, {"previous": None}])
@@ -71,7 +73,7 @@ def test_with_one_it_moves_and_where_nobody_can_be_asked(answered):
 )
 def test_one_that_does_not_answer_goes_back(phase, outcome):
     seen = replace(
-        view(answered={}, sick={("s0", 2): Sick(98.0, "stub process is not healthy")}),
+        view(answered={}, unhealthy={("s0", 2): Unhealthy(98.0, "stub process is not healthy")}),
         rollout=replace(ROLLOUT, phase=phase),
     )
     effect = plan(seen, replace(POLICY, shadow_share=25.0, shadow_for=30.0)).effect

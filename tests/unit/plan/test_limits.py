@@ -13,10 +13,10 @@ import pytest
 from tests.unit.plan.world import ENGINE, Behaviour, World
 
 from baton.domain import Gate, Outcome, Phase, Step
-from baton.plan import Policy, plan, rollout
+from baton.plan import RolloutSettings, plan, rollout
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
-POLICY = Policy(
+POLICY = RolloutSettings(
     keep_previous=KEEP_S,
     settle=0.0,
     load_timeout=LOAD_S,
@@ -134,7 +134,7 @@ def under_way(until: Phase) -> World:
     """A world in which the rollout of version 2 has just come to the phase."""
     manual = until is Phase.WAITING
     steps = (Step(5.0, hold=5.0), Step(pause=True), *POLICY.steps) if manual else POLICY.steps
-    world = World(plan, 2, Policy(**{f: getattr(POLICY, f) for f in POLICY.__slots__} | {"steps": steps}))
+    world = World(plan, 2, RolloutSettings(**{f: getattr(POLICY, f) for f in POLICY.__slots__} | {"steps": steps}))
     world.files.put(1, world.now)
     world.run()
     world.files.put(2, world.now)

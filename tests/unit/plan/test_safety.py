@@ -16,7 +16,19 @@ from tests.unit.plan.world import ALIAS, Behaviour, Broken, World
 
 from baton.domain import Gate, Model, Phase, Rollout
 from baton.errors import Unreachable
-from baton.plan import Advance, Decision, Policy, SetAlias, SetPolicy, View, converge, loading, plan, rest, rollout
+from baton.plan import (
+    Advance,
+    Decision,
+    RolloutSettings,
+    SetAlias,
+    SetPolicy,
+    View,
+    converge,
+    loading,
+    no_rollout,
+    plan,
+    rollout,
+)
 from baton.reasons import Reason, because
 
 EXAMPLES = int(os.environ.get("BATON_EXAMPLES", "200"))
@@ -38,12 +50,12 @@ def test_safety():
 
 
 def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
-    def retiring(view: View, one: Rollout, policy: Policy) -> Decision:
-        return shifting(view, one, policy) if view.alias == one.candidate else real(view, one, policy)
+    def retiring(view: View, one: Rollout, settings: RolloutSettings) -> Decision:
+        return shifting(view, one, settings) if view.alias == one.candidate else real(view, one, settings)
 
-    def shifting(view: View, one: Rollout, policy: Policy) -> Decision:
-        first = converge.drop_all_but(view, Phase.SHIFTING, frozenset({one.candidate}), one.phase_since, policy)
-        return first or real(view, one, policy)
+    def shifting(view: View, one: Rollout, settings: RolloutSettings) -> Decision:
+        first = converge.drop_all_but(view, Phase.SHIFTING, frozenset({one.candidate}), one.phase_since, settings)
+        return first or real(view, one, settings)
 
     real = rollout.PHASES[Phase.SHIFTING]
     monkeypatch.setitem(rollout.PHASES, Phase.SHIFTING, retiring)
@@ -51,10 +63,10 @@ def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
 
 
 def test_an_alias_before_ready_is_caught(monkeypatch):
-    def hasty(view: View, one: Rollout, policy: Policy) -> Decision:
-        if one.candidate in view.policy and view.alias != one.candidate:
+    def hasty(view: View, one: Rollout, settings: RolloutSettings) -> Decision:
+        if one.candidate in view.version_policy and view.alias != one.candidate:
             return Decision(Phase.LOADING, HASTY, SetAlias(one.candidate))
-        return real(view, one, policy)
+        return real(view, one, settings)
 
     real = rollout.PHASES[Phase.LOADING]
     monkeypatch.setitem(rollout.PHASES, Phase.LOADING, hasty)
@@ -68,24 +80,24 @@ def test_an_alias_loaded_where_its_version_is_not_ready_is_caught(monkeypatch):
                 return converge.sync(view, phase, server, Model.ALIAS, HASTY)
         return None
 
-    for module in (rest, rollout):
-        monkeypatch.setattr(module, "settle", hasty)
+    for module in (no_rollout, rollout):
+        monkeypatch.setattr(module, "converge_alias", hasty)
     assert "without version" in caught(plan)
 
 
 def test_ignoring_an_abort_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
         if one is not None and one.stop is not None and one.phase is not Phase.ROLLING_BACK:
-            return rollout.PHASES[one.phase](view, one, policy)
-        return plan(view, policy)
+            return rollout.PHASES[one.phase](view, one, settings)
+        return plan(view, settings)
 
     assert "stopped" in caught(mutant)
 
 
 def test_skipping_a_gate_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         looks = because(Reason.GATE_LOOKS, gate=Gate.LATENCY, version=getattr(view.rollout, "candidate", 0))
         if decision.why == looks:
             return Decision(Phase.VALIDATING, HASTY, Advance(Phase.SHIFTING, HASTY))
@@ -128,8 +140,8 @@ def test_dropping_under_requests_is_caught(monkeypatch):
 
 
 def test_an_alias_outside_of_the_policy_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         if view.rollout is not None and decision.why.reason is Reason.KEEPING_GOAL:
             return Decision(decision.phase, HASTY, SetAlias(view.rollout.previous))
         return decision
@@ -139,10 +151,10 @@ def test_an_alias_outside_of_the_policy_is_caught():
 
 
 def test_running_in_circles_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         if decision.effect is None and view.alias is not None:
-            other = frozenset({view.alias}) if len(view.policy) > 1 else frozenset({view.alias, 99})
+            other = frozenset({view.alias}) if len(view.version_policy) > 1 else frozenset({view.alias, 99})
             return Decision(decision.phase, HASTY, SetPolicy(other))
         return decision
 
@@ -152,8 +164,10 @@ def test_running_in_circles_is_caught():
 # Corners that stories seldom reach
 
 
-def serving_world(versions: int = 1, servers: int = 2, of: Plan = plan, **policy: object) -> World:
-    world = World(of, servers, Policy(settle=0.0, keep_previous=0.0, load_timeout=60.0, drain_timeout=20.0, **policy))
+def serving_world(versions: int = 1, servers: int = 2, of: Plan = plan, **settings: object) -> World:
+    world = World(
+        of, servers, RolloutSettings(settle=0.0, keep_previous=0.0, load_timeout=60.0, drain_timeout=20.0, **settings)
+    )
     for version in range(1, versions + 1):
         world.files.put(version, world.now)
         world.run()
@@ -281,6 +295,6 @@ def test_the_same_view_gives_the_same_decision():
     world.files.put(2, world.now)
     while world.rollout is None or world.rollout.phase is not Phase.RETIRING:
         view = world.view()
-        assert plan(view, world.policy) == plan(view, world.policy)
+        assert plan(view, world.settings) == plan(view, world.settings)
         world.step()
         world.poll()

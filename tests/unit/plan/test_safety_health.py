@@ -13,7 +13,7 @@ from tests.unit.plan.world import ENGINE, Behaviour, Broken, World, held
 
 from baton.domain import Model, ModelState, ModelVersion, Outcome, Phase, Route, Step, Stop
 from baton.errors import TritonError
-from baton.plan import Decision, Policy, Reload, ServerView, Sync, TakeOver, View, plan
+from baton.plan import Decision, Reload, RolloutSettings, ServerView, Sync, TakeOver, View, plan
 from baton.plan.health import leaks
 from baton.plan.traffic import CALLS_END_S, route
 from baton.reasons import Reason, because
@@ -84,7 +84,7 @@ def test_a_rollout_waits_while_what_serves_is_loaded_again_and_then_goes_on():
 
 def test_a_dead_candidate_in_baking_is_one_flip_away():
     world = serving_world(servers=2)
-    world.policy = replace(world.policy, keep_previous=600.0)
+    world.settings = replace(world.settings, keep_previous=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.BAKING)
     world.servers["b"].die(ENGINE, 2)
@@ -98,7 +98,7 @@ def test_a_dead_candidate_in_baking_is_one_flip_away():
 
 def test_a_person_goes_back_to_a_version_that_died_after_it_was_loaded_again():
     world = serving_world(servers=2)
-    world.policy = replace(world.policy, keep_previous=600.0)
+    world.settings = replace(world.settings, keep_previous=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.BAKING)
     world.servers["b"].die(ENGINE, 1)
@@ -115,7 +115,7 @@ def test_a_person_goes_back_to_a_version_that_died_after_it_was_loaded_again():
 
 def test_where_the_way_back_is_dead_too_what_serves_is_loaded_again():
     world = serving_world(servers=1)
-    world.policy = replace(world.policy, keep_previous=600.0)
+    world.settings = replace(world.settings, keep_previous=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.BAKING)
     for version in (1, 2):
@@ -130,7 +130,7 @@ def test_where_the_way_back_is_dead_too_what_serves_is_loaded_again():
 def split_world(*steps: Step, servers: int = 2) -> World:
     """Clients have met version 2."""
     world = serving_world(servers=servers, steps=steps or (Step(5.0, hold=600.0),))
-    world.policy = replace(world.policy, keep_previous=600.0)
+    world.settings = replace(world.settings, keep_previous=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.SHIFTING)
     while not world.files.split or world.rollout.progressed_at is None:
@@ -182,7 +182,7 @@ def test_a_candidate_that_is_dead_too_does_not_take_over():
 
 def test_nor_does_one_that_nobody_but_shadows_met():
     world = serving_world(servers=1, steps=(Step(5.0, hold=600.0),))
-    world.policy = replace(world.policy, shadow_share=100.0, shadow_for=600.0)
+    world.settings = replace(world.settings, shadow_share=100.0, shadow_for=600.0)
     world.files.put(2, world.now)
     on_the_way(world, Phase.SHADOWING)
     while not world.files.split:
@@ -229,7 +229,7 @@ def test_what_can_not_be_brought_back_to_answer_holds_no_new_version_back():
     world._note(Reload("a"), TritonError("Stub process is not healthy."))
     view = world.view()
     assert view.stable() is None
-    decision = plan(view, world.policy)
+    decision = plan(view, world.settings)
     assert decision.effect is None
     assert decision.why.reason is Reason.RELOAD_FAILED
     assert decision.why.figures["failed"].startswith("Stub process is not healthy.")
@@ -270,23 +270,23 @@ def test_a_version_that_never_leaves_is_named_and_waited_for_once():
         world.servers["a"].versions[version - 1] = Behaviour(leave_s=float("inf") if version == 2 else 0.0)
         world.run()
         if version == 2:
-            assert leaks(world.view(), world.policy) == []
+            assert leaks(world.view(), world.settings) == []
             world.now += 21.0
             world.run()
         assert world.files.alias == version, "nothing waits for it again"
-    assert leaks(world.view(), world.policy) == [
+    assert leaks(world.view(), world.settings) == [
         because(Reason.STUCK_UNLOADING, version=1, server="a", for_s=21.0, limit_s=20.0, emptied=False)
     ]
     world.servers["a"].restart()
-    assert leaks(world.view(), world.policy) == []
+    assert leaks(world.view(), world.settings) == []
 
 
 def test_only_what_is_still_leaving_is_named():
     engine = {1: ModelVersion(ModelState.READY), 2: ModelVersion(ModelState.UNLOADING)}
     server = ServerView("a", live=True, engine=engine, leaving_since={1: 0.0, 2: 0.0})
     view = View("public", 100.0, frozenset({1}), 1, (server,))
-    assert [why.figures["version"] for why in leaks(view, Policy(drain_timeout=99.0))] == [2]
-    assert leaks(view, Policy(drain_timeout=101.0)) == []
+    assert [why.figures["version"] for why in leaks(view, RolloutSettings(drain_timeout=99.0))] == [2]
+    assert leaks(view, RolloutSettings(drain_timeout=101.0)) == []
 
 
 def test_what_has_no_process_any_more_holds_nothing_up():
@@ -294,8 +294,8 @@ def test_what_has_no_process_any_more_holds_nothing_up():
     server = ServerView("a", live=True, engine=engine, leaving_since={2: 80.0}, emptied=frozenset({2}))
     view = View("public", 100.0, frozenset({1}), 1, (server,))
     assert server.stays(2, 80.0, 120.0)
-    assert leaks(replace(view, now=85.0), Policy()) == [], "it may leave in a moment"
-    (told,) = leaks(view, Policy())
+    assert leaks(replace(view, now=85.0), RolloutSettings()) == [], "it may leave in a moment"
+    (told,) = leaks(view, RolloutSettings())
     assert (told.reason, told.figures["for_s"], told.figures["emptied"]) == (Reason.STUCK_UNLOADING, 20.0, True)
 
 
@@ -329,17 +329,17 @@ def test_it_does_not_stay_for_ever():
 
 
 def test_leaving_the_dead_alone_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        return plan(replace(view, sick={}), policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        return plan(replace(view, unhealthy={}), settings)
 
     assert "its process is gone" in caught(mutant)
 
 
 def test_a_reload_of_what_answers_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
-        well = [s.name for s in view.live() if view.alias in s.serving() and (s.name, view.alias) not in view.sick]
-        if decision.effect is None and view.sick and well and view.policy == {view.alias}:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
+        well = [s.name for s in view.live() if view.alias in s.serving() and (s.name, view.alias) not in view.unhealthy]
+        if decision.effect is None and view.unhealthy and well and view.version_policy == {view.alias}:
             return Decision(Phase.DEGRADED, HASTY, Reload(well[0]))
         return decision
 
@@ -347,10 +347,10 @@ def test_a_reload_of_what_answers_is_caught():
 
 
 def test_reloads_on_all_servers_at_once_are_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
         running = frozenset(e for e in view.running if not isinstance(e, Reload))
-        sick = {key: sick for key, sick in view.sick.items() if Reload(key[0]) not in view.running}
-        return plan(replace(view, running=running, sick=sick), policy)
+        unhealthy = {key: unhealthy for key, unhealthy in view.unhealthy.items() if Reload(key[0]) not in view.running}
+        return plan(replace(view, running=running, unhealthy=unhealthy), settings)
 
     world = serving_world(servers=2, of=mutant)
     for server in world.servers.values():
@@ -362,8 +362,8 @@ def test_reloads_on_all_servers_at_once_are_caught():
 
 
 def test_a_take_over_from_a_version_that_answers_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         if decision.effect is None and view.split and decision.phase is Phase.SHIFTING and not view.rollout.full:
             return Decision(decision.phase, HASTY, TakeOver(HASTY))
         return decision
@@ -374,8 +374,8 @@ def test_a_take_over_from_a_version_that_answers_is_caught():
 @pytest.mark.parametrize("splitter", [1, None])
 def test_the_route_stays_until_the_splitter_goes(splitter):
     """What comes to it after the alias has left must not find a dead stable version alone."""
-    policy = Policy(steps=(Step(50.0, hold=10.0),))
+    settings = RolloutSettings(steps=(Step(50.0, hold=10.0),))
     one = replace(ROLLOUT, phase=Phase.BAKING, progressed_at=50.0, promoted=True, full=True)
     server = ServerView("a", live=True, engine={1: READY, 2: READY}, alias={2: READY}, splitter=ModelState.READY)
     view = View("ranker", 60.0, frozenset({1, 2}), 2, (server,), splitter=splitter, rollout=one)
-    assert route(view, policy) == (None if splitter is None else Route(2, 50.0, policy.shadow_share))
+    assert route(view, settings) == (None if splitter is None else Route(2, 50.0, settings.shadow_share))

@@ -15,15 +15,15 @@ from baton.plan import (
     Advance,
     Ask,
     Decision,
-    Policy,
     Progress,
     Renew,
+    RolloutSettings,
     SetAlias,
     SetSplitter,
     View,
     converge,
+    no_rollout,
     plan,
-    rest,
     rollout,
     traffic,
 )
@@ -33,9 +33,9 @@ from baton.reasons import Reason
 STEPS = (Step(10.0, hold=10.0), Step(50.0, over=10.0))
 
 
-def split_world(of: Plan = plan, **policy: object) -> World:
+def split_world(of: Plan = plan, **settings: object) -> World:
     """Two servers on which version 2 has 10 % of the traffic of version 1."""
-    told = World(of, 2, Policy(settle=0.0, keep_previous=0.0, load_timeout=60.0, steps=STEPS, **policy))
+    told = World(of, 2, RolloutSettings(settle=0.0, keep_previous=0.0, load_timeout=60.0, steps=STEPS, **settings))
     for version in (1, 2):
         told.files.put(version, told.now)
         for _ in range(3):
@@ -54,15 +54,15 @@ def test_the_splitter_unloaded_under_the_alias_is_caught(monkeypatch):
                 return converge.sync(view, phase, server, Model.SPLITTER, HASTY)
         return real(view, phase)
 
-    real = rollout.settle
-    for module in (rest, rollout):
-        monkeypatch.setattr(module, "settle", hasty)
+    real = rollout.converge_alias
+    for module in (no_rollout, rollout):
+        monkeypatch.setattr(module, "converge_alias", hasty)
     assert "under the alias" in caught(plan)
 
 
 def test_files_of_the_splitter_that_change_under_the_alias_are_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        return Decision(Phase.SHIFTING, HASTY, SetSplitter(None)) if view.split else plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        return Decision(Phase.SHIFTING, HASTY, SetSplitter(None)) if view.split else plan(view, settings)
 
     assert "the splitter's files change" in caught(mutant)
 
@@ -97,10 +97,10 @@ def test_a_splitter_that_takes_no_token_at_all_ends_the_split(monkeypatch):
 
 
 def test_a_name_led_to_a_splitter_that_is_not_ready_is_caught(monkeypatch):
-    def stand(view: View, one: Rollout, policy: Policy) -> Decision | None:
+    def stand(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
         if view.splitter == one.previous and not view.split:
             return Decision(one.phase, HASTY, SetAlias(one.previous, split=True))
-        return real(view, one, policy)
+        return real(view, one, settings)
 
     real = traffic._stand
     monkeypatch.setattr(traffic, "_stand", stand)
@@ -108,8 +108,8 @@ def test_a_name_led_to_a_splitter_that_is_not_ready_is_caught(monkeypatch):
 
 
 def test_a_name_loaded_where_the_splitter_is_not_ready_is_caught(monkeypatch):
-    def stand(view: View, one: Rollout, policy: Policy) -> Decision | None:
-        return (converge.settle(view, one.phase) if view.split else None) or real(view, one, policy)
+    def stand(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
+        return (converge.converge_alias(view, one.phase) if view.split else None) or real(view, one, settings)
 
     real = traffic._stand
     told = split_world()
@@ -121,20 +121,20 @@ def test_a_name_loaded_where_the_splitter_is_not_ready_is_caught(monkeypatch):
 
 
 def test_traffic_for_a_version_whose_gates_are_open_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         one = view.rollout
-        if decision.effect == Ask(Gate.LATENCY) and one is not None and traffic.stepwise(one, policy):
-            return Decision(Phase.VALIDATING, HASTY, Advance(traffic.first_phase(one, policy), HASTY))
+        if decision.effect == Ask(Gate.LATENCY) and one is not None and traffic.stepwise(one, settings):
+            return Decision(Phase.VALIDATING, HASTY, Advance(traffic.first_phase(one, settings), HASTY))
         return decision
 
     assert "gates are open" in caught(mutant)
 
 
 def test_a_route_that_ignores_a_stop_is_caught(monkeypatch):
-    def route(view: View, policy: Policy) -> Route | None:
+    def route(view: View, settings: RolloutSettings) -> Route | None:
         one = view.rollout
-        return real(view if one is None else replace(view, rollout=replace(one, stop=None)), policy)
+        return real(view if one is None else replace(view, rollout=replace(one, stop=None)), settings)
 
     real = world.route
     told = split_world()
@@ -145,8 +145,8 @@ def test_a_route_that_ignores_a_stop_is_caught(monkeypatch):
 
 
 def test_a_shadow_that_gives_weight_is_caught(monkeypatch):
-    def route(view: View, policy: Policy) -> Route | None:
-        found = real(view, policy)
+    def route(view: View, settings: RolloutSettings) -> Route | None:
+        found = real(view, settings)
         return found and replace(found, weight=found.weight or 5.0)
 
     real = world.route
@@ -156,9 +156,9 @@ def test_a_shadow_that_gives_weight_is_caught(monkeypatch):
 
 @pytest.mark.parametrize("verdict", [Verdict.HOLD, Verdict.FAIL])
 def test_progress_against_the_live_analysis_is_caught(verdict):
-    def mutant(view: View, policy: Policy) -> Decision:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
         gate = view.live_gate
-        return plan(replace(view, live_gate=gate and replace(gate, verdict=Verdict.PASS)), policy)
+        return plan(replace(view, live_gate=gate and replace(gate, verdict=Verdict.PASS)), settings)
 
     told = split_world(mutant)
     told.live = verdict
@@ -168,8 +168,8 @@ def test_progress_against_the_live_analysis_is_caught(verdict):
 
 
 def test_progress_while_paused_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        return plan(replace(view, paused=False), policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        return plan(replace(view, paused=False), settings)
 
     told = split_world(mutant)
     told.pause()
@@ -179,8 +179,8 @@ def test_progress_while_paused_is_caught():
 
 
 def test_progress_for_the_time_of_a_hold_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
-        decision = plan(view, policy)
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
+        decision = plan(view, settings)
         if isinstance(decision.effect, Progress) and decision.effect.seconds:
             seconds = view.now - view.rollout.progressed_at
             return replace(decision, effect=replace(decision.effect, seconds=seconds))
@@ -195,10 +195,10 @@ def test_a_step_that_is_jumped_over_is_caught(monkeypatch):
 
 
 def test_a_person_s_time_to_decide_that_counts_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
         hasty = one is not None and one.phase is Phase.SHIFTING
-        return plan(replace(view, rollout=replace(one, phase_since=0.0)) if hasty else view, policy)
+        return plan(replace(view, rollout=replace(one, phase_since=0.0)) if hasty else view, settings)
 
     assert "a person's time to decide counts" in caught(mutant)
 
@@ -209,20 +209,20 @@ def test_a_pause_step_that_nobody_let_past_is_caught(monkeypatch):
 
 
 def test_all_traffic_before_the_steps_are_done_is_caught(monkeypatch):
-    def walk(view: View, one: Rollout, policy: Policy) -> Decision | None:
-        return None if one.phase is Phase.SHIFTING and one.progress > 0 else real(view, one, policy)
+    def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
+        return None if one.phase is Phase.SHIFTING and one.progress > 0 else real(view, one, settings)
 
-    real = rollout.walk
-    monkeypatch.setattr(rollout, "walk", walk)
+    real = rollout.progress_traffic
+    monkeypatch.setattr(rollout, "progress_traffic", progress_traffic)
     assert "all traffic moves in step" in caught(plan)
 
 
 def test_all_traffic_before_any_is_caught(monkeypatch):
-    def walk(view: View, one: Rollout, policy: Policy) -> Decision | None:
-        return None if one.phase is Phase.SHIFTING else real(view, one, policy)
+    def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
+        return None if one.phase is Phase.SHIFTING else real(view, one, settings)
 
-    real = rollout.walk
-    monkeypatch.setattr(rollout, "walk", walk)
+    real = rollout.progress_traffic
+    monkeypatch.setattr(rollout, "progress_traffic", progress_traffic)
     assert "all traffic moves before any" in caught(plan)
 
 
@@ -232,11 +232,11 @@ def test_a_shadow_that_is_left_out_is_caught(monkeypatch):
 
 
 def test_a_lease_renewed_for_a_stopped_candidate_is_caught():
-    def mutant(view: View, policy: Policy) -> Decision:
+    def mutant(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
         if one is not None and one.stop is not None and one.progressed_at is not None and one.renewed_at != view.now:
             return Decision(one.phase, HASTY, Renew())
-        return plan(view, policy)
+        return plan(view, settings)
 
     assert "the lease of a stopped candidate is renewed" in caught(mutant)
 

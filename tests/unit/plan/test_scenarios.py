@@ -27,7 +27,7 @@ from tests.unit.plan.world import ALIAS, SPLITTER, Behaviour, World, held, servi
 
 from baton.domain import Gate, ModelState, Phase, Step, Verdict
 from baton.errors import Refused
-from baton.plan import Policy, plan
+from baton.plan import RolloutSettings, plan
 from baton.triton.fake import FakeTriton
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
@@ -46,7 +46,7 @@ class Telling:
     """One story being told."""
 
     def __init__(self) -> None:
-        self.world = World(plan, 1, Policy(load_timeout=60.0, drain_timeout=20.0))
+        self.world = World(plan, 1, RolloutSettings(load_timeout=60.0, drain_timeout=20.0))
         self.kept: dict[int, str] = {}
 
     def command(self, line: str) -> list[str]:
@@ -54,7 +54,7 @@ class Telling:
         verb, *words = line.split()
         before = len(self.world.trace)
         if verb == "adopted":
-            self.world = World(plan, len(self.world.servers), self.world.policy, adopted=True)
+            self.world = World(plan, len(self.world.servers), self.world.settings, adopted=True)
             self.world.now += 60.0
         elif verb not in ("servers", "policy", "steps", "shadow"):
             try:
@@ -64,7 +64,7 @@ class Telling:
             if verb != "until":
                 self.world.run()
         elif verb == "servers":
-            self.world = World(plan, int(words[0]), self.world.policy)
+            self.world = World(plan, int(words[0]), self.world.settings)
         elif verb == "steps":
             self._anew(steps=tuple(map(step_of, words)))
         elif verb == "shadow":
@@ -75,8 +75,8 @@ class Telling:
             self._anew(**values)
         return self.world.trace[before:]
 
-    def _anew(self, **policy: object) -> None:
-        self.world = World(plan, len(self.world.servers), replace(self.world.policy, **policy))
+    def _anew(self, **settings: object) -> None:
+        self.world = World(plan, len(self.world.servers), replace(self.world.settings, **settings))
 
     def do_serves(self, version: str) -> None:
         told = len(self.world.trace)
@@ -112,10 +112,10 @@ class Telling:
         del self.world.files.folders[int(version)]
 
     def do_stray(self, name: str) -> None:
-        self.world.files.strays[name] = "there"
+        self.world.files.unexpected[name] = "there"
 
     def do_tidy(self) -> None:
-        self.world.files.strays.clear()
+        self.world.files.unexpected.clear()
 
     def do_load(self, version: str, how: str, server: str = "a") -> None:
         self.world.servers[server].versions[int(version)] = LOADS[how]

@@ -30,8 +30,8 @@ from baton.domain import (
     Outcome,
     Phase,
     Release,
+    ReleaseStatus,
     Rollout,
-    Standing,
     Stop,
     Verdict,
     VersionRecord,
@@ -47,23 +47,23 @@ from baton.plan import (
     End,
     Failure,
     Halt,
-    Policy,
     Progress,
     Record,
     Reload,
     Renew,
+    RolloutSettings,
     ServerView,
     SetAlias,
     SetPolicy,
     SetSplitter,
-    Sick,
     Steer,
     Sync,
     TakeOver,
+    Unhealthy,
     View,
     route,
 )
-from baton.plan.traffic import before_traffic, place
+from baton.plan.traffic import before_traffic, position_of
 from baton.plan.view import backoff
 from baton.reasons import Reason, Why, because
 from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
@@ -87,12 +87,12 @@ class MemoryFiles:
         self.folders: dict[int, str] = {}
         self.incomplete: set[int] = set()
         self.since: dict[int, float] = {}
-        self.strays: dict[str, str] = {}
+        self.unexpected: dict[str, str] = {}
         self.changes = 0
 
     def read(self, model: str) -> ModelFiles | None:
         if model == ENGINE:
-            return ModelFiles(self.policy, dict(self.folders), dict(self.strays))
+            return ModelFiles(self.policy, dict(self.folders), dict(self.unexpected))
         if model == SPLITTER:
             if self.splitter is None:
                 return None
@@ -135,9 +135,9 @@ class Job:
 class World(Rules):
     """``plan`` is what is under test. ``gates`` holds verdicts for gates to come, by gate; PASS when there is none."""
 
-    plan: Callable[[View, Policy], Decision]
+    plan: Callable[[View, RolloutSettings], Decision]
     servers_count: int = 1
-    policy: Policy = field(default_factory=Policy)
+    settings: RolloutSettings = field(default_factory=RolloutSettings)
     adopted: bool = False
     """Whether version 1 is served already, by the engine alone: clients ask it directly until an alias exists."""
 
@@ -152,7 +152,7 @@ class World(Rules):
         self.history: list[Rollout] = []
         self.records: dict[int, VersionRecord] = {}
         self.loaded: dict[int, str] = {}
-        self.known_strays: dict[str, str] | None = None
+        self.known_unexpected: dict[str, str] | None = None
         self.paused = False
         self.jobs: dict[Effect, Job] = {}
         self.failed: dict[Effect, Failure] = {}
@@ -166,7 +166,7 @@ class World(Rules):
         """Servers whose splitter refused it, and was not loaded again since."""
         self.followed: dict[str, bool] = {}
         """By server: whether the splitter was last told of a candidate."""
-        self.sick: dict[tuple[str, int], Sick] = {}
+        self.unhealthy: dict[tuple[str, int], Unhealthy] = {}
         self.asked_at = -math.inf
         self.leaving: dict[tuple[str, int], float] = {}
         self.disk_full = 0
@@ -190,12 +190,12 @@ class World(Rules):
         What was taken out is forgotten, and asked anew when it is there again.
         """
         here = {(n, v) for n, s in self.answering().items() for v in held(s, ModelState.READY)}
-        self.sick = {key: sick for key, sick in self.sick.items() if key in here}
+        self.unhealthy = {key: unhealthy for key, unhealthy in self.unhealthy.items() if key in here}
         if self.now - self.asked_at < ASKED_EVERY_S:
             return
         self.asked_at = self.now
         dead = {(n, v) for n, v in here if self.servers[n]._models[ENGINE][v].dead}
-        self.sick = {key: self.sick.get(key, Sick(self.now, "its process is gone")) for key in dead}
+        self.unhealthy = {key: self.unhealthy.get(key, Unhealthy(self.now, "its process is gone")) for key in dead}
 
     def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:
         leaving = {v for v, m in engine.items() if m.state is ModelState.UNLOADING}
@@ -238,30 +238,31 @@ class World(Rules):
             for v in server.ready():
                 if v in folders and v not in self.loaded:
                     self.loaded[v] = folders[v].fingerprint
-        if self.known_strays is None:
-            self.known_strays = dict(self.files.strays)
+        if self.known_unexpected is None:
+            self.known_unexpected = dict(self.files.unexpected)
         return View(
             service="public",
             now=self.now,
-            policy=self.files.policy,
+            version_policy=self.files.policy,
             alias=self.files.alias,
             split=self.files.split,
             splitter=self.files.splitter,
             keyed=self.files.key == key_of(self.token),
             servers=tuple(servers),
             folders=folders,
-            strays=tuple(
-                Folder(n, None, f, problem="Not a version number; move it out.") for n, f in self.files.strays.items()
+            unexpected=tuple(
+                Folder(n, None, f, problem="Not a version number; move it out.")
+                for n, f in self.files.unexpected.items()
             ),
             records=dict(self.records),
             loaded=dict(self.loaded),
-            known_strays=dict(self.known_strays),
+            known_unexpected=dict(self.known_unexpected),
             rollout=self.rollout,
             running=frozenset(self.jobs),
             failed=dict(self.failed),
             paused=self.paused,
             live_gate=self._live_gate(),
-            sick=dict(self.sick),
+            unhealthy=dict(self.unhealthy),
         )
 
     def _live_gate(self) -> GateResult | None:
@@ -276,7 +277,7 @@ class World(Rules):
         self.steps += 1
         view = self.view()
         before = self.decision
-        self.decision = self.plan(view, self.policy)
+        self.decision = self.plan(view, self.settings)
         if (before.phase, before.message) != (self.decision.phase, self.decision.message):
             self.say(f"  [{self.decision.phase}] {self.decision.message}")
         effect = self.decision.effect
@@ -291,10 +292,10 @@ class World(Rules):
         return changed
 
     def _steer(self, view: View) -> None:
-        """Send every splitter its route, as baton.engine.service does."""
-        rollout, wanted, lease = view.rollout, route(view, self.policy), 0.0
+        """Send every splitter its route, as baton.controller.service does."""
+        rollout, wanted, lease = view.rollout, route(view, self.settings), 0.0
         if rollout is not None and rollout.renewed_at is not None:
-            lease = rollout.renewed_at + self.policy.lease - self.now
+            lease = rollout.renewed_at + self.settings.lease - self.now
         if lease <= 0:
             wanted = None
         for server in view.live():
@@ -366,7 +367,7 @@ class World(Rules):
         self.say(f"  -> {told(effect)}")
         match effect:
             case Sync(_, model):
-                job = Job(effect, self.now + (self.policy.load_timeout if model is Model.ENGINE else 30.0))
+                job = Job(effect, self.now + (self.settings.load_timeout if model is Model.ENGINE else 30.0))
                 self.jobs[effect] = job
                 try:
                     self._begin_sync(job)
@@ -379,7 +380,7 @@ class World(Rules):
                 self._remember(self.files.policy)
                 self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}
                 calls = [("unload", ENGINE), ("load", ENGINE), ("load", ALIAS)]
-                self.jobs[effect] = Job(effect, self.now + self.policy.load_timeout, then=calls)
+                self.jobs[effect] = Job(effect, self.now + self.settings.load_timeout, then=calls)
                 return False
             case Ask():
                 assert self.rollout is not None
@@ -511,19 +512,19 @@ class World(Rules):
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in self.loaded
 
-        def stands(version: int, standing: Standing) -> None:
+        def stands(version: int, standing: ReleaseStatus) -> None:
             own = fingerprint if version == rollout.candidate else ""
             self.records[version] = VersionRecord(version, standing, why, own, loaded, self.now)
 
         match outcome:
             case Outcome.LIVE:
-                stands(rollout.candidate, Standing.RELEASED)
+                stands(rollout.candidate, ReleaseStatus.RELEASED)
                 if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
-                    stands(rollout.previous, Standing.WITHDRAWN)
+                    stands(rollout.previous, ReleaseStatus.WITHDRAWN)
             case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
-                stands(rollout.candidate, Standing.REJECTED)
+                stands(rollout.candidate, ReleaseStatus.REJECTED)
             case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
-                stands(rollout.candidate, Standing.WITHDRAWN)
+                stands(rollout.candidate, ReleaseStatus.WITHDRAWN)
             case _:
                 pass
         self.history.append(replace(rollout, ended_at=self.now, outcome=outcome, ended_why=why))
@@ -561,7 +562,7 @@ class World(Rules):
         loaded = {v: f for v, f in self.loaded.items() if v in wanted and v in ready}
         loaded |= {v: self.files.folders[v] for v in wanted if v in self.files.folders and v not in loaded}
         self.loaded = loaded
-        self.known_strays = dict(self.files.strays)
+        self.known_unexpected = dict(self.files.unexpected)
 
     def _poll_sync(self, job: Job) -> bool:
         assert isinstance(job.effect, Sync)
@@ -612,7 +613,7 @@ class World(Rules):
         if job.call is None:
             slot = server._models.get(ENGINE, {}).get(alias or 0)
             if slot is not None and slot.state is ModelState.READY and not slot.dead:
-                self.sick.pop((server.name, alias or 0), None)  # it came back by itself
+                self.unhealthy.pop((server.name, alias or 0), None)  # it came back by itself
                 self.failed.pop(job.effect, None)
                 return True
         elif not job.call.done:
@@ -627,7 +628,7 @@ class World(Rules):
             return self._poll_reload(job)
         if alias not in held(server, ModelState.READY):
             raise TritonError(f"version {alias} is not READY after it was loaded again.")
-        self.sick.pop((server.name, alias or 0), None)
+        self.unhealthy.pop((server.name, alias or 0), None)
         self.failed.pop(job.effect, None)
         return True
 
@@ -675,7 +676,7 @@ class World(Rules):
             for v in reversed(served)
             if v != view.alias
             and v in view.folders
-            and not (v in view.records and view.records[v].standing is Standing.WITHDRAWN)
+            and not (v in view.records and view.records[v].status is ReleaseStatus.WITHDRAWN)
         ]
         target = to if to is not None else next(iter(before), None)
         if target is None or target == view.alias:
@@ -683,7 +684,7 @@ class World(Rules):
         if target not in view.folders or not view.folders[target].complete:
             raise Refused(f"Version {target} is not on disk, or not whole.")
         record = view.records.get(target)
-        if target > (view.alias or 0) and (record is None or record.standing is Standing.REJECTED):
+        if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
             raise Refused(f"Version {target} never served.")
         self.begin(Kind.ROLLBACK, target, view.alias, who, because(Reason.ASKED_BACK, who=who), promoted=True)
 
@@ -702,12 +703,12 @@ class World(Rules):
                 raise Refused("It is on its way back, or serves already.")
             if rollout.phase is Phase.WAITING and rollout.held() is not None:
                 raise Refused("A gate has not enough evidence.")
-            pause = rollout.progressed_at is not None and place(rollout, self.policy).pause
+            pause = rollout.progressed_at is not None and position_of(rollout, self.settings).pause
             self.rollout = replace(
                 rollout, promoted=True, full=rollout.full or full, approvals=rollout.approvals + pause
             )
             return
-        waiting = view.pending(self.policy)
+        waiting = view.pending(self.settings)
         if version is None and not waiting:
             raise Refused("No new version is complete on disk.")
         chosen = version if version is not None else max(f.version or 0 for f in waiting)
@@ -741,7 +742,7 @@ class World(Rules):
         if version not in view.folders or view.folders[version].missing:
             raise Refused("It is not there, or not whole.")
         record = view.records.get(version)
-        if record is not None and record.standing is Standing.REJECTED and not again:
+        if record is not None and record.status is ReleaseStatus.REJECTED and not again:
             raise Refused("It was refused.")
         if (reason := view.hold_reason()) is not None:
             raise Refused(reason)
@@ -758,7 +759,7 @@ class World(Rules):
         self.failed.clear()
         self.steered.clear()
         self.followed.clear()
-        self.sick.clear()
+        self.unhealthy.clear()
         self.leaving.clear()
         self.asked_at = -math.inf
 

@@ -2,7 +2,7 @@
 
 A route is sent again and again, each time with what is left of its lease; the answer brings what happened since the
 last one. Reports live in memory only: after a restart of the control plane evidence is gathered anew, and until there
-is enough of it the rollout holds. What the splitters saw of Baton's own requests (``baton.engine.probing``) is kept
+is enough of it the rollout holds. What the splitters saw of Baton's own requests (``baton.controller.probing``) is kept
 apart.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from baton import judge
 from baton.config import ServiceConfig
+from baton.controller.followed import Followed, foreign, locked, now_followed, otherwise, shown
 from baton.domain import Gate, GateResult, Release, Route, Verdict
-from baton.engine.followed import Followed, foreign, locked, now_followed, otherwise, shown
 from baton.errors import InvalidRequest, NotSteered, TritonError
 from baton.facts import Counted, Requests, SplitterStatus
 from baton.judge.paired import sound
@@ -76,7 +76,7 @@ class _Evidence:
     pairs: deque[Pair] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
 
 
-class Steering:
+class SplitterClient:
     """Of one service. All methods may be called from any thread; times are seconds since the epoch."""
 
     def __init__(self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton]) -> None:

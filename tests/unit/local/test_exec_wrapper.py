@@ -14,8 +14,8 @@ import pytest
 from tests.support.users import NO_RIGHTS, ORDINARY, TWO_USERS, as_user
 
 from baton import doctor
-from baton.local import procfs, tether
-from baton.local.tether import OWN, SHARED, Memory
+from baton.local import exec_wrapper, procfs
+from baton.local.exec_wrapper import OWN, SHARED, Memory
 
 TELL = """
 import json, os, resource, sys
@@ -38,7 +38,9 @@ print(json.dumps(told))
 
 
 def run(memory: str, *before: str, words: list[str] | None = None) -> dict[str, Any]:
-    command = words or tether.tethered([sys.executable, "-c", TELL, f"baton-test-{os.getpid()}"], memory=memory)
+    command = words or exec_wrapper.wrapped_command(
+        [sys.executable, "-c", TELL, f"baton-test-{os.getpid()}"], memory=memory
+    )
     done = subprocess.run([*before, *command], capture_output=True, text=True, check=False, umask=0)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -49,7 +51,7 @@ def rights() -> str:
 
 
 def test_it_is_told_what_a_command_gets() -> None:
-    memory, why = tether.memory_here(OWN)
+    memory, why = exec_wrapper.memory_here(OWN)
     told = run(OWN)
     own = told["mounts"] != Path("/proc/self/ns/mnt").stat().st_ino
     assert own == (memory is Memory.OWN)
@@ -66,7 +68,7 @@ def test_it_is_told_what_a_command_gets() -> None:
 
 @TWO_USERS
 def test_an_ordinary_user_gets_it_too_and_no_rights() -> None:
-    command = tether.tethered([sys.executable, "-c", TELL, "baton-test"], memory=OWN)
+    command = exec_wrapper.wrapped_command([sys.executable, "-c", TELL, "baton-test"], memory=OWN)
     told = run(OWN, words=as_user(ORDINARY, command))
     allowed = subprocess.run(as_user(ORDINARY, ["unshare", "--user", "--mount", "true"]), check=False).returncode == 0
     assert (told["folder"], told["made"]) == ((0o700, 0o644) if allowed else (0o777, 0o600))
@@ -78,14 +80,14 @@ def test_shared_memory_is_closed_from_its_first_moment() -> None:
     told = run(SHARED)
     assert told["mounts"] == Path("/proc/self/ns/mnt").stat().st_ino
     assert (told["made"], told["changed"]) == (0o600, 0o640)
-    assert tether.memory_here(SHARED) == (Memory.CLOSED, "it uses files that lie there")
+    assert exec_wrapper.memory_here(SHARED) == (Memory.CLOSED, "it uses files that lie there")
 
 
 @TWO_USERS
 def test_where_the_kernel_allows_no_namespace() -> None:
     told = run(OWN, *NO_RIGHTS)
     assert (told["made"], told["changed"]) == (0o600, 0o640)
-    code = "from baton.local.tether import *; memory, why = memory_here(OWN); print(told(memory, why))"
+    code = "from baton.local.exec_wrapper import *; memory, why = memory_here(OWN); print(told(memory, why))"
     done = subprocess.run([*NO_RIGHTS, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Triton shares the machine's /dev/shm, since the kernel gives it no other (" in done.stdout
     assert "not permitted" in done.stdout
@@ -94,14 +96,14 @@ def test_where_the_kernel_allows_no_namespace() -> None:
 
 def test_where_there_is_no_filter_either(tmp_path: Path) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(tether.__file__).parent)!r}); import tether\n"
-        "tether.FILTERED, sys.argv = {}, ['tether', '0', '0', 'shared']\n"
-        "tether.main()"
+        f"import sys; sys.path.insert(0, {str(Path(exec_wrapper.__file__).parent)!r}); import exec_wrapper\n"
+        "exec_wrapper.FILTERED, sys.argv = {}, ['exec_wrapper', '0', '0', 'shared']\n"
+        "exec_wrapper.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == Memory.OPEN
     assert done.stderr == f"no filter for {os.uname().machine}"
-    assert "every user of this machine can read" in tether.told(Memory.OPEN, "it is so")
+    assert "every user of this machine can read" in exec_wrapper.told(Memory.OPEN, "it is so")
 
 
 def test_a_command_that_asks_for_none_keeps_what_it_had() -> None:
@@ -111,9 +113,9 @@ def test_a_command_that_asks_for_none_keeps_what_it_had() -> None:
 
 
 def test_files_in_shared_memory_stay_in_sight(tmp_path: Path) -> None:
-    assert tether.wanted(tmp_path / "repository", tmp_path) == OWN
+    assert exec_wrapper.wanted(tmp_path / "repository", tmp_path) == OWN
     (tmp_path / "link").symlink_to("/dev/shm/models")
-    assert tether.wanted(tmp_path, tmp_path / "link") == SHARED
+    assert exec_wrapper.wanted(tmp_path, tmp_path / "link") == SHARED
 
 
 def test_what_a_try_that_fails_did_is_gone() -> None:
@@ -122,8 +124,8 @@ def test_what_a_try_that_fails_did_is_gone() -> None:
         raise OSError(1, "so it is")
 
     before = Path.cwd()
-    assert tether._fails_in_a_child(act) == "so it is"
-    assert tether._fails_in_a_child(lambda: None) == ""
+    assert exec_wrapper._fails_in_a_child(act) == "so it is"
+    assert exec_wrapper._fails_in_a_child(lambda: None) == ""
     assert Path.cwd() == before
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from baton.local import hidden, procfs, tether
+from baton.local import argv_secret, exec_wrapper, procfs
 
 SECRET = "planted-9d21"
 TELL = """
@@ -23,14 +23,14 @@ print(json.dumps(told | {"variables": dict(os.environ)}))
 
 
 def run(command: list[str], **variables: str) -> tuple[bool, str, int]:
-    words, named = hidden.masked(command, SECRET)
+    words, named = argv_secret.masked(command, SECRET)
     with subprocess.Popen(
-        tether.tethered(words, parent=os.getpid(), traced=True),
+        exec_wrapper.wrapped_command(words, parent=os.getpid(), traced=True),
         env={**os.environ, **variables, **named},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        revealed = hidden.reveal(process.pid, named)
+        revealed = argv_secret.reveal(process.pid, named)
         assert process.stdout is not None
         return revealed, process.stdout.read(), process.wait()
 
@@ -71,13 +71,13 @@ def test_where_no_process_may_be_traced(tmp_path):
     outer.write_text(
         f"import ctypes, os, runpy, sys\n"
         f"ctypes.CDLL(None).ptrace(0, 0, None, None)\n"
-        f"sys.argv = ['tether', '0', '1', '', '/bin/true']\n"
-        f"runpy.run_path({str(Path(tether.__file__))!r}, run_name='__main__')\n"
+        f"sys.argv = ['exec_wrapper', '0', '1', '', '/bin/true']\n"
+        f"runpy.run_path({str(Path(exec_wrapper.__file__))!r}, run_name='__main__')\n"
     )
-    assert subprocess.run([sys.executable, str(outer)], check=False).returncode == tether.UNTRACEABLE
+    assert subprocess.run([sys.executable, str(outer)], check=False).returncode == exec_wrapper.UNTRACEABLE
 
 
 def test_nothing_to_hide():
     words = [sys.executable, "-c", "pass"]
-    assert hidden.masked(words, SECRET) == (words, {})
-    assert hidden.reveal(os.getpid(), {})
+    assert argv_secret.masked(words, SECRET) == (words, {})
+    assert argv_secret.reveal(os.getpid(), {})

@@ -24,7 +24,7 @@ EVERY_S = 0.5
 together with the state directory, by one that is free."""
 
 
-class Claim:
+class StateLock:
     """The lock of a state directory, held by this process."""
 
     def __init__(self, path: Path, handle: int) -> None:
@@ -45,7 +45,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[Claim]:
+def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[StateLock]:
     """Holds the state directory of ``socket`` for this process: one control plane may run there, not two.
 
     A socket that lies there under a lock that can be taken is one of the dead, and is removed. With ``waits``, a lock
@@ -68,7 +68,7 @@ def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterat
         os.ftruncate(taken, 0)
         os.pwrite(taken, f"{os.getpid()} {platform.node()}\n".encode(), 0)
         socket.unlink(missing_ok=True)
-        yield Claim(path, taken)
+        yield StateLock(path, taken)
     finally:
         os.ftruncate(taken, 0)  # after a crash the name of the dead stays to be read
         os.close(taken)

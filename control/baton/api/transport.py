@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from baton import secret
 from baton.api.wire import reachable
-from baton.claim import holder
 from baton.errors import BatonError, ConfigError, Unreachable, UsageError
+from baton.state_lock import holder
 
 
 class _Connection(http.client.HTTPConnection):

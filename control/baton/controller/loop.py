@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from baton.controller.service import Service
 from baton.domain import Phase
-from baton.engine.service import Service
 from baton.errors import BatonError
 from baton.journal import Journal
-from baton.plan import Check, Decision
+from baton.plan import Decision, ProbeVersion
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged
 from baton.triton.port import Counts, Index, Triton
@@ -140,9 +140,9 @@ class Loop:
                     log.info("%s: %s: %s", service.name, service.decision.phase, service.decision.message)
             if not changed:
                 break
-        fresh = self.clock() - service.policy.settle - IDLE_WAIT_S
+        fresh = self.clock() - service.settings.settle - IDLE_WAIT_S
         soon = any(f.quiet_since >= fresh for f in view.folders.values())
-        running = any(not isinstance(e, Check) for e in view.running)
+        running = any(not isinstance(e, ProbeVersion) for e in view.running)
         return view.rollout is not None or running or soon
 
     def _look(self) -> dict[str, Index | str]:

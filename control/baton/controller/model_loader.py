@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from baton.config import ServiceConfig
+from baton.controller.content import LOADED, UNEXPECTED
 from baton.domain import Model, ModelState
-from baton.engine.proof import LOADED, STRAYS
 from baton.errors import RepositoryError, TritonError
 from baton.journal import Journal
 from baton.plan import Sync, View
@@ -15,7 +15,7 @@ from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 from baton.triton.words import NO_POLL
 
 
-class Calls:
+class ModelLoader:
     """Of one service. Called without the loop's lock: a load may take minutes."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Calls:
         loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
         loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
         self._journal.set_memo(self._config.name, LOADED, loaded)
-        self._journal.set_memo(self._config.name, STRAYS, {s.name: s.fingerprint for s in view.strays})
+        self._journal.set_memo(self._config.name, UNEXPECTED, {s.name: s.fingerprint for s in view.unexpected})
 
 
 def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold

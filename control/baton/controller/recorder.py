@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from baton.domain import Kind, Outcome, Rollout, Standing, VersionRecord
+from baton.domain import Kind, Outcome, ReleaseStatus, Rollout, VersionRecord
 from baton.journal import Journal
 from baton.plan import Advance, Effect, End, Halt, Progress, Record, Renew, TakeOver, View
 from baton.reasons import Reason, Why, because
@@ -14,7 +14,7 @@ from baton.reasons import Reason, Why, because
 log = logging.getLogger(__name__)
 
 
-class Records:
+class RolloutRecorder:
     """Of one service. Each method may raise what ``Journal`` raises."""
 
     def __init__(self, service: str, journal: Journal, lease_s: float, clock: Callable[[], float]) -> None:
@@ -38,15 +38,15 @@ class Records:
         version, known = view.alias, None if view.alias is None else view.records.get(view.alias)
         if version is None or not any(version in s.serving() for s in view.live()):
             return
-        if known is not None and known.standing in (Standing.RELEASED, Standing.ADOPTED):
+        if known is not None and known.status in (ReleaseStatus.RELEASED, ReleaseStatus.ADOPTED):
             return
-        standing, before = (None, None) if known is None else (known.standing, known.reason)
+        standing, before = (None, None) if known is None else (known.status, known.reason)
         why = because(Reason.FOUND_SERVING, version=version, standing=standing, before=before)
         folder = view.folders.get(version)
         fingerprint = folder.fingerprint if folder is not None else ""
         log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self._service, why)
         self.log("adopt", why, None)
-        record = VersionRecord(version, Standing.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
+        record = VersionRecord(version, ReleaseStatus.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
         self._journal.stand(self._service, record)
 
     def inherit(self, alias: int, policy: frozenset[int]) -> None:
@@ -57,7 +57,7 @@ class Records:
         why = because(Reason.INHERITED, alias=alias)
         for version in sorted(v for v in policy if v < alias):
             self._journal.stand(
-                self._service, VersionRecord(version, Standing.RELEASED, why, "", loaded=True, at=self._clock())
+                self._service, VersionRecord(version, ReleaseStatus.RELEASED, why, "", loaded=True, at=self._clock())
             )
 
     def write(self, effect: Effect, view: View, rollout: Rollout, doing: Why) -> None:
@@ -94,7 +94,7 @@ class Records:
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in view.loaded
 
-        def stands(version: int, standing: Standing, reason: Why) -> VersionRecord:
+        def stands(version: int, standing: ReleaseStatus, reason: Why) -> VersionRecord:
             return VersionRecord(
                 version, standing, reason, fingerprint if version == rollout.candidate else "", loaded, now
             )
@@ -104,14 +104,16 @@ class Records:
             case Outcome.LIVE:
                 # Ended because it was found serving already: its gates were not all asked.
                 found = rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE
-                standing = Standing.ADOPTED if found and rollout.candidate == view.alias else Standing.RELEASED
+                standing = (
+                    ReleaseStatus.ADOPTED if found and rollout.candidate == view.alias else ReleaseStatus.RELEASED
+                )
                 standings.append(stands(rollout.candidate, standing, why))
                 if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
-                    standings.append(stands(rollout.previous, Standing.WITHDRAWN, rollout.why))
+                    standings.append(stands(rollout.previous, ReleaseStatus.WITHDRAWN, rollout.why))
             case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
-                standings.append(stands(rollout.candidate, Standing.REJECTED, why))
+                standings.append(stands(rollout.candidate, ReleaseStatus.REJECTED, why))
             case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
-                standings.append(stands(rollout.candidate, Standing.WITHDRAWN, why))
+                standings.append(stands(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
             case _:
                 pass
         self._journal.end(rollout, outcome, why, now, standings)

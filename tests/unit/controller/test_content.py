@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from baton.controller.content import LOADED, ContentVerifier
 from baton.domain import Folder
-from baton.engine.proof import LOADED, Proof
 from baton.errors import Refused
 from baton.journal import Journal
 
@@ -22,7 +22,7 @@ def folder(fingerprint: str) -> Folder:
 
 
 def test_the_same_content_is_accepted_as_it_looked_before_it_was_hashed(journal):
-    proof = Proof("ranker", journal, lambda _version: {"a": "1"}, lambda: 5.0)
+    proof = ContentVerifier("ranker", journal, lambda _version: {"a": "1"}, lambda: 5.0)
     assert not proof.known(3)
     with pytest.raises(Refused, match="was not recorded"):
         proof.accept(3, folder("new"), "baton")
@@ -36,7 +36,7 @@ def test_the_same_content_is_accepted_as_it_looked_before_it_was_hashed(journal)
 @pytest.mark.parametrize("now", [{"a": "2", "b": "1"}, {"b": "1"}])
 def test_other_content_is_refused_and_named(journal, now):
     contents = [{"a": "1", "b": "1"}, now]
-    proof = Proof("ranker", journal, lambda _version: contents.pop(0), lambda: 5.0)
+    proof = ContentVerifier("ranker", journal, lambda _version: contents.pop(0), lambda: 5.0)
     proof.learn(3)
     journal.set_memo("ranker", LOADED, {"3": "old"})
     with pytest.raises(Refused, match="Version 3: a differs from what serves"):

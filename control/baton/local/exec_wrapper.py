@@ -1,7 +1,7 @@
 """Makes a process what a command needs, and becomes the command.
 
-``tether.py PARENT_PID TRACED MEMORY COMMAND...``: PARENT_PID 0 for a command that may outlive its parent, TRACED 1 for
-one that stops at its first instruction, so that :func:`baton.local.hidden.reveal` can put in what its command line
+``exec_wrapper.py PARENT_PID TRACED MEMORY COMMAND...``: PARENT_PID 0 for a command that may outlive its parent, TRACED 1 for
+one that stops at its first instruction, so that :func:`baton.local.argv_secret.reveal` can put in what its command line
 leaves out. MEMORY is :data:`OWN` for shared memory of its own where the kernel allows it, :data:`SHARED` for the
 machine's, closed to others where it can be; both with umask 077 and without core dumps. Empty, it leaves all that as it
 is. Exits with :data:`UNTRACEABLE` where it may not be traced. Without a command it exits with what became of MEMORY, a
@@ -57,7 +57,7 @@ class Memory(enum.IntEnum):
     """Every user of the machine."""
 
 
-def tethered(command: Sequence[str], *, parent: int = 0, traced: bool = False, memory: str = "") -> list[str]:
+def wrapped_command(command: Sequence[str], *, parent: int = 0, traced: bool = False, memory: str = "") -> list[str]:
     """The words that run ``command`` so: see above. This interpreter has to be there when they are used."""
     return [sys.executable, "-I", "-S", __file__, str(parent), str(int(traced)), memory, *command]
 
@@ -70,7 +70,7 @@ def wanted(*paths: Path) -> str:
 
 def memory_here(memory: str) -> tuple[Memory, str]:
     """What a command that is started now would get, and why it is no more."""
-    words = tethered([], memory=memory)
+    words = wrapped_command([], memory=memory)
     done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
     why = f"the kernel gives it no other ({done.stderr.strip()})" if memory == OWN else "it uses files that lie there"
     return Memory(done.returncode), why

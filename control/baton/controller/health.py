@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from baton.config import ServiceConfig
+from baton.controller.tasks import Tasks
 from baton.domain import MEETING, ModelState, Phase
-from baton.engine.tasks import Tasks
 from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.facts import VersionHealth, iso
-from baton.plan import Check, Reload, Sick, View
+from baton.plan import ProbeVersion, Reload, Unhealthy, View
 from baton.reasons import Figure, Reason, Why, because
 from baton.triton.port import Counts, Triton
 
@@ -112,7 +112,7 @@ class _Row:
     beats: float | None = None
     """Its signs of life by then."""
     reason: str = ""
-    sick: bool = False
+    unhealthy: bool = False
     good_at: float = 0.0
     """When the last question that was answered was put."""
     bad_at: float = 0.0
@@ -167,11 +167,11 @@ class Health:
             def ask(_task: object, name: str = name, version: int = version) -> None:
                 self._ask(name, version)
 
-            self.tasks.start(Check(name, version), ask)
+            self.tasks.start(ProbeVersion(name, version), ask)
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
         row, every = self._rows.get(key), self.config.health.every
-        if (row is None or not row.sick) and self.processes.lost(*key):
+        if (row is None or not row.unhealthy) and self.processes.lost(*key):
             return True
         if self.question is None and (row is None or not row.failures):
             return False  # there is nothing to ask, and its processes run
@@ -189,17 +189,17 @@ class Health:
         with self._lock:
             return {key: row.good_at for key, row in self._rows.items() if row.good_at}
 
-    def sick(self) -> dict[tuple[str, int], Sick]:
+    def unhealthy(self) -> dict[tuple[str, int], Unhealthy]:
         """By server and version: those that do not answer."""
         with self._lock:
-            return {key: Sick(row.since, row.reason) for key, row in self._rows.items() if row.sick}
+            return {key: Unhealthy(row.since, row.reason) for key, row in self._rows.items() if row.unhealthy}
 
     def told(self, version: int) -> tuple[VersionHealth, ...]:
         """Of a version that is watched, by server."""
         with self._lock:
             rows = [(name, row) for (name, number), row in sorted(self._rows.items()) if number == version]
             return tuple(
-                VersionHealth(name, not row.sick, iso(row.since) if row.sick else None, row.reason)
+                VersionHealth(name, not row.unhealthy, iso(row.since) if row.unhealthy else None, row.reason)
                 for name, row in rows
             )
 
@@ -239,7 +239,7 @@ class Health:
         """Whether it was found sick a moment ago. A question that this process slept through is old when it fails."""
         with self._lock:
             row = self._rows.get(key)
-        if row is None or not row.sick:
+        if row is None or not row.unhealthy:
             return False
         return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
 
@@ -271,7 +271,7 @@ class Health:
         with self._lock:
             before = self._rows.get(key)
             self._rows[key] = _Row(self.clock(), good_at=put_at)
-        if before is not None and before.sick:
+        if before is not None and before.unhealthy:
             self._tell_recovered(key)
 
     def _tell_recovered(self, key: tuple[str, int]) -> None:
@@ -296,7 +296,7 @@ class Health:
         limit = self.config.health.failures
         with self._lock:
             row = self._rows.get(key)
-            was = row is not None and row.sick
+            was = row is not None and row.unhealthy
             late = isinstance(error, TimedOut)
             # One that is late and answered somebody meanwhile, or works, is slow, and no more: counted anew.
             slow = row is not None and (row.late or late) and (answered != row.answered or _grew(row.beats, beats))
@@ -308,8 +308,8 @@ class Health:
                 limit = 1  # there is no doubt
             elif row.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
-            row.sick = row.failures >= limit
-            is_sick = row.sick
+            row.unhealthy = row.failures >= limit
+            is_sick = row.unhealthy
         if is_sick and not was:
             why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
             log.warning("%s: %s", self.config.name, why)

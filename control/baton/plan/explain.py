@@ -5,7 +5,7 @@ from __future__ import annotations
 from baton.domain import FILE_GATES, GATES_OF, Gate, Rollout
 from baton.evidence import synthetic
 from baton.plan.traffic import shadowed
-from baton.plan.view import Policy, View
+from baton.plan.view import RolloutSettings, View
 from baton.reasons import Reason, Why, because
 
 
@@ -21,12 +21,12 @@ def skipped(rollout: Rollout) -> tuple[str, ...]:
     return tuple(str(g) for g in gates if (result := rollout.gates.get(g)) is not None and result.skipped)
 
 
-def shadow_over(rollout: Rollout, policy: Policy) -> Why:
+def shadow_over(rollout: Rollout, settings: RolloutSettings) -> Why:
     """Nothing more is mirrored before traffic comes."""
     version, gate = rollout.candidate, rollout.gates.get(Gate.LIVE)
     if rollout.full:
         return because(Reason.SHADOW_SKIPPED, version=version)
-    if not shadowed(policy):
+    if not shadowed(settings):
         return because(Reason.SHADOW_OFF, version=version)
     return because(Reason.SHADOW_GOOD, version=version, golden=synthetic(gate))
 
@@ -38,14 +38,14 @@ def past_pause(rollout: Rollout) -> Why:
     return because(Reason.PAUSE_PASSED if rollout.approvals else Reason.PAUSE_GONE)
 
 
-def kept(view: View, rollout: Rollout, policy: Policy) -> Why:
+def kept(view: View, rollout: Rollout, settings: RolloutSettings) -> Why:
     """The time for an instant way back is over."""
     previous = rollout.previous
     if not loaded(view, previous):
         return because(Reason.STANDBY_LOST, version=previous)
-    if policy.keep_previous <= 0:
+    if settings.keep_previous <= 0:
         return because(Reason.NOT_KEPT, version=previous)
-    early = view.now - rollout.phase_since < policy.keep_previous
+    early = view.now - rollout.phase_since < settings.keep_previous
     return because(Reason.STANDBY_SUPERSEDED if early else Reason.KEPT, version=previous)
 
 

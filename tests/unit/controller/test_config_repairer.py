@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.toy import engine_config
 
-from baton.engine.keeper import PATIENCE_S, Keeper
+from baton.controller.config_repairer import PATIENCE_S, ConfigRepairer
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.triton import config_file
@@ -16,7 +16,7 @@ from baton.triton.repository import ServiceFiles
 
 
 class Bench:
-    """A service's files under a keeper, with a clock by hand."""
+    """A service's files under a repairer, with a clock by hand."""
 
     def __init__(self, root: Path) -> None:
         self.now = 100.0
@@ -31,12 +31,12 @@ class Bench:
         self.start()
 
     def start(self) -> None:
-        self.keeper = Keeper(
+        self.repairer = ConfigRepairer(
             self.files, self.journal, lambda: self.now, lambda text, data: self.told.append((text, dict(data)))
         )
 
     def look(self) -> tuple:
-        return self.keeper.policy(), self.keeper.alias_and_split(), self.keeper.splitter()
+        return self.repairer.policy(), self.repairer.alias_and_split(), self.repairer.splitter()
 
     def after_patience(self) -> tuple:
         with pytest.raises(RepositoryError, match="put back as it was, unless it is mended first"):
@@ -71,7 +71,7 @@ def test_a_splitter_that_was_cut_between_two_fields(bench, kept):
     path.write_text("".join(good.splitlines(keepends=True)[:kept]))
     assert bench.after_patience()[2] == 1
     assert path.read_text() == good
-    bench.keeper.let_go("splitter")
+    bench.repairer.let_go("splitter")
     bench.files.set_splitter(None)
     assert bench.look()[2] is None
 
@@ -135,7 +135,7 @@ def test_an_alias_that_somebody_removed_and_one_that_baton_removes(bench):
     (bench.files.alias_dir / "1").rmdir()
     assert bench.after_patience()[1] == (1, False)
     assert (bench.files.alias_dir / "1").is_dir()
-    bench.keeper.let_go("alias")
+    bench.repairer.let_go("alias")
     bench.files.set_alias(None)
     assert bench.look()[1] == (None, False)
 
@@ -170,7 +170,7 @@ def test_what_the_file_system_does_not_give_is_not_taken_for_broken(bench, monke
     for _ in range(3):
         reads = 0
         with pytest.raises(Unreadable, match="Input/output error"):
-            bench.keeper.policy()
+            bench.repairer.policy()
         bench.now += PATIENCE_S
     monkeypatch.undo()
     assert bench.look() == ({1}, (1, False), None)

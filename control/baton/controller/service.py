@@ -8,6 +8,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from baton.config import ServiceConfig
+from baton.controller.config_repairer import ConfigRepairer
+from baton.controller.content import LOADED, UNEXPECTED, ContentVerifier
+from baton.controller.health import UNSEEN, Health, Processes, Question
+from baton.controller.model_loader import ModelLoader
+from baton.controller.probing import Probing
+from baton.controller.recorder import RolloutRecorder
+from baton.controller.splitter_client import SplitterClient
+from baton.controller.tasks import Task, Tasks
+from baton.controller.traffic_split import TrafficSplit
 from baton.domain import (
     GATES_OF,
     Folder,
@@ -25,15 +34,6 @@ from baton.domain import (
     Verdict,
     VersionMeta,
 )
-from baton.engine.calls import Calls
-from baton.engine.health import UNSEEN, Health, Processes, Question
-from baton.engine.keeper import Keeper
-from baton.engine.probing import Probing
-from baton.engine.proof import LOADED, STRAYS, Proof
-from baton.engine.records import Records
-from baton.engine.split import Split
-from baton.engine.steering import Steering
-from baton.engine.tasks import Task, Tasks
 from baton.errors import BatonError, CheckpointError, Refused, TritonError
 from baton.journal import Journal
 from baton.local import procfs
@@ -43,14 +43,14 @@ from baton.plan import (
     Decision,
     Effect,
     End,
-    Policy,
-    Prove,
     Reload,
+    RolloutSettings,
     ServerView,
     SetAlias,
     SetPolicy,
     SetSplitter,
     Sync,
+    VerifyContent,
     View,
     plan,
 )
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 
 class Asker(Protocol):
-    """Asks a gate about a version; see ``baton.engine.gates``."""
+    """Asks a gate about a version; see ``baton.controller.gates``."""
 
     def ask(self, gate: Gate, rollout: Rollout, cancelled: Callable[[], bool]) -> GateResult:
         """The gate's verdict. May take minutes; ``cancelled`` turns true when nobody wants it any more."""
@@ -95,7 +95,7 @@ class Service:
         question: Question | None = None,
         processes: Processes = UNSEEN,
         splitters: Processes = UNSEEN,
-        proof: Proof | None = None,
+        proof: ContentVerifier | None = None,
         golden: Sequence[Tensors] = (),
     ) -> None:
         self.config = config
@@ -110,7 +110,7 @@ class Service:
         self._wake = wake
         self._proof = proof
         self.tasks = Tasks(config.name, clock, wake)
-        self.policy = Policy(
+        self.settings = RolloutSettings(
             keep_previous=config.rollout.keep_previous,
             automatic=config.rollout.promotion == "automatic",
             supersede=config.rollout.on_newer == "supersede",
@@ -128,15 +128,15 @@ class Service:
             lease=config.traffic.lease,
             resume=config.traffic.on_lapse == "resume",
         )
-        self._calls = Calls(config, files, servers, journal)
-        self._records = Records(config.name, journal, config.traffic.lease, clock)
-        self.steering = Steering(config, files, servers)
-        probing = Probing(config, servers, golden, self.steering, self.policy, self.tasks, clock)
-        self.split = Split(self.steering, probing, splitters, self.policy, self.tasks, clock)
+        self._loader = ModelLoader(config, files, servers, journal)
+        self._recorder = RolloutRecorder(config.name, journal, config.traffic.lease, clock)
+        self.steering = SplitterClient(config, files, servers)
+        probing = Probing(config, servers, golden, self.steering, self.settings, self.tasks, clock)
+        self.split = TrafficSplit(self.steering, probing, splitters, self.settings, self.tasks, clock)
         self.health = Health(config, servers, question, processes, self.tasks, clock, self._tell_health)
         self._processes, self._splitters = processes, splitters
         self._as_of = procfs.uptime()
-        self._keeper = Keeper(files, journal, clock, self._tell_mended)
+        self._repairer = ConfigRepairer(files, journal, clock, self._tell_mended)
         self._begun: frozenset[Effect] = frozenset()
         self._leaving: dict[tuple[str, int], float] = {}
         self._gone: set[tuple[str, int]] = set()
@@ -172,43 +172,43 @@ class Service:
         if self.view is None and rollout is not None and rollout.phase is Phase.WAITING and rollout.held() is not None:
             rollout = self._journal.ask_again(rollout, "baton", because(Reason.STARTED_AGAIN), now)
         folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
-        strays = tuple(f for f in entries if f.problem is not None)
+        unexpected = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
         known = self._journal.memo(self.name, LOADED)
         loaded = {int(v): f for v, f in (known or {}).items()}
-        known_strays = self._journal.memo(self.name, STRAYS)
+        known_unexpected = self._journal.memo(self.name, UNEXPECTED)
         # First sight: what Triton serves already, it loaded from what is there. Nothing is disturbed.
         news = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
         if news:
             loaded |= news
             self._journal.set_memo(self.name, LOADED, loaded)
-        if known_strays is None:
-            known_strays = {s.name: s.fingerprint for s in strays}
-            self._journal.set_memo(self.name, STRAYS, known_strays)
-        policy = self._keeper.policy()
-        alias, split = self._keeper.alias_and_split()
+        if known_unexpected is None:
+            known_unexpected = {s.name: s.fingerprint for s in unexpected}
+            self._journal.set_memo(self.name, UNEXPECTED, known_unexpected)
+        version_policy = self._repairer.policy()
+        alias, split = self._repairer.alias_and_split()
         if known is None and alias is not None:
-            self._records.inherit(alias, policy)
+            self._recorder.inherit(alias, version_policy)
         self.view = View(
             service=self.name,
             now=now,
-            policy=policy,
+            version_policy=version_policy,
             alias=alias,
             split=split,
-            splitter=self._keeper.splitter(),
+            splitter=self._repairer.splitter(),
             keyed=self.files.keyed(),
             servers=servers,
             folders=folders,
-            strays=strays,
-            records=self._journal.standings(self.name),
+            unexpected=unexpected,
+            records=self._journal.version_records(self.name),
             loaded=loaded,
-            known_strays=known_strays,
+            known_unexpected=known_unexpected,
             rollout=rollout,
             running=running,
             failed=self.tasks.failed(),
             paused=paused,
             live_gate=self.split.judge(rollout, now),
-            sick=self.health.sick(),
+            unhealthy=self.health.unhealthy(),
             answered=self.health.answered(),
         )
         self.blind = False
@@ -282,8 +282,8 @@ class Service:
     def step(self, view: View) -> bool:
         """Decide once and act once. True when something changed at once, so that it is worth looking again."""
         if view.rollout is None:
-            self._records.adopt(view)
-        self.decision = plan(view, self.policy)
+            self._recorder.adopt(view)
+        self.decision = plan(view, self.settings)
         effect = self.decision.effect
         rollout = view.rollout
         if rollout is not None and (rollout.stop is not None or rollout.phase is Phase.ROLLING_BACK):
@@ -306,8 +306,8 @@ class Service:
         rollout = view.rollout
         match effect:
             case Sync():
-                call = because(Reason.LOAD_CALL, model=self._calls.name(effect.model), server=effect.server)
-                self._records.log("sync", call, rollout)
+                call = because(Reason.LOAD_CALL, model=self._loader.name(effect.model), server=effect.server)
+                self._recorder.log("sync", call, rollout)
                 self.tasks.start(effect, lambda _task: self._sync(effect, view))
                 return False
             case Reload(server):
@@ -316,7 +316,7 @@ class Service:
             case Ask():
                 assert rollout is not None  # noqa: S101 - the plan asks gates only about a rollout
                 asked = because(Reason.GATE_ASKED, gate=effect.gate, version=rollout.candidate)
-                self._records.log("ask", asked, rollout)
+                self._recorder.log("ask", asked, rollout)
                 self.tasks.start(effect, lambda task: self._ask(effect.gate, rollout, task))
                 return False
             case _:
@@ -326,9 +326,9 @@ class Service:
         """Know what serves by its content, and accept its folder by itself when only its times have changed."""
         version, proof = view.alias, self._proof
         folder = None if version is None else view.folders.get(version)
-        if proof is None or version is None or folder is None or view.now - folder.quiet_since < self.policy.settle:
+        if proof is None or version is None or folder is None or view.now - folder.quiet_since < self.settings.settle:
             return
-        effect = Prove(version, folder.fingerprint)
+        effect = VerifyContent(version, folder.fingerprint)
         if effect in view.failed or effect in view.running or version not in view.loaded:
             return
         if view.loaded[version] != folder.fingerprint:
@@ -341,13 +341,13 @@ class Service:
         assert version is not None  # noqa: S101 - the plan asks for it where a version serves
 
         def load() -> None:
-            self._calls.sync(Sync(server, Model.ENGINE), view)
-            self._calls.sync(Sync(server, Model.ALIAS), view)
+            self._loader.sync(Sync(server, Model.ENGINE), view)
+            self._loader.sync(Sync(server, Model.ALIAS), view)
 
         # A gate that is being asked would blame its candidate for what is taken away under it.
         self.tasks.cancel(lambda e: isinstance(e, Ask))
         why = because(Reason.ENGINE_RELOADED, model=self.config.engine, server=server, version=version)
-        self._records.log("reload", why, view.rollout)
+        self._recorder.log("reload", why, view.rollout)
         self.tasks.start(effect, lambda _task: self.health.reload(server, version, load))
 
     def _at_once(self, effect: Effect, view: View) -> None:
@@ -355,21 +355,21 @@ class Service:
             case Begin():
                 self.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
             case SetPolicy(versions):
-                self._records.log("policy", because(Reason.POLICY_WRITTEN, versions=versions), view.rollout)
+                self._recorder.log("policy", because(Reason.POLICY_WRITTEN, versions=versions), view.rollout)
                 self.files.set_policy(versions)
             case SetAlias(version, split):
-                self._records.log("alias", because(Reason.ALIAS_WRITTEN, version=version, split=split), view.rollout)
+                self._recorder.log("alias", because(Reason.ALIAS_WRITTEN, version=version, split=split), view.rollout)
                 if version is None:
-                    self._keeper.let_go("alias")
+                    self._repairer.let_go("alias")
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
-                self._records.log("splitter", because(Reason.SPLITTER_WRITTEN, stable=stable), view.rollout)
+                self._recorder.log("splitter", because(Reason.SPLITTER_WRITTEN, stable=stable), view.rollout)
                 if stable is None:
-                    self._keeper.let_go("splitter")
+                    self._repairer.let_go("splitter")
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
-                self._records.write(effect, view, view.rollout, self.decision.why)
+                self._recorder.write(effect, view, view.rollout, self.decision.why)
                 if isinstance(effect, End):
                     self.tasks.forget_failures()
                     self.files.tidy_alias()
@@ -418,13 +418,13 @@ class Service:
 
     def _sync(self, effect: Sync, view: View) -> None:
         try:
-            self._calls.sync(effect, view)
+            self._loader.sync(effect, view)
         except TritonError as error:
             before = view.failed.get(effect)
             if before is None or before.words != error.words:  # the same words every 30 s would fill the journal
-                model = self._calls.name(effect.model)
+                model = self._loader.name(effect.model)
                 why = because(Reason.LOAD_REFUSED, model=model, server=effect.server, error=str(error))
-                self._records.log("refused", why, view.rollout, {"triton": error.words})
+                self._recorder.log("refused", why, view.rollout, {"triton": error.words})
             raise
         if effect.model is Model.SPLITTER:
             self.steering.unlock(effect.server)
@@ -442,11 +442,11 @@ class Service:
             self._journal.record(current, result, self._clock())
 
     def _tell_health(self, why: Why, data: Mapping[str, Any]) -> None:
-        self._records.log("health", why, self._journal.open_rollout(self.name), data)
+        self._recorder.log("health", why, self._journal.open_rollout(self.name), data)
         self._wake()
 
     def _tell_mended(self, why: Why, data: Mapping[str, Any]) -> None:
-        self._records.log("mend", why, self._journal.open_rollout(self.name), data)
+        self._recorder.log("mend", why, self._journal.open_rollout(self.name), data)
 
     # What persons ask for
 
@@ -461,7 +461,7 @@ class Service:
         asking = {e.gate for e in self.tasks.running() if isinstance(e, Ask)}
         shown = []
         gates = GATES_OF[rollout.kind]
-        if stepwise(rollout, self.policy):
+        if stepwise(rollout, self.settings):
             gates = (*gates, Gate.LIVE)
         for gate in gates:
             result = rollout.gates.get(gate)

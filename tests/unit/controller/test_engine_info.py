@@ -8,9 +8,9 @@ import threading
 import pytest
 from tests.unit.controller.plane import ENGINE, NAME, Full, Place, Plane
 
+from baton.controller.engine_info import EngineInfoMonitor
+from baton.controller.periodic import PeriodicRunner
 from baton.domain import EngineInfo
-from baton.engine.engines import Engines
-from baton.engine.rounds import Rounds
 from baton.errors import Unreachable
 from baton.triton.fake import Behaviour, FakeTriton
 
@@ -73,7 +73,7 @@ def test_less_than_was_asked_for_is_a_problem_and_told_once(two, caplog):
     says(place.servers["a"], GPU)
     says(place.servers["b"], LOWERED)
     plane.live(1)
-    with caplog.at_level(logging.WARNING, "baton.engine.engines"):
+    with caplog.at_level(logging.WARNING, "baton.controller.engine_info"):
         assert runs(plane) == {1: ("cpu, cuda:0", "bf16, fp32", "cpu")}
         assert runs(plane) == {1: ("cpu, cuda:0", "bf16, fp32", "cpu")}
     told = (
@@ -111,7 +111,7 @@ def test_one_question_a_server_and_none_where_nothing_is_loaded(two, monkeypatch
     assert asked == []
     plane.live(1)
     both = {NAME: plane.config, "other": plane.config}
-    Engines(both, place.servers, lambda: plane.loop.indexes, plane.journal, place.clock).look()
+    EngineInfoMonitor(both, place.servers, lambda: plane.loop.indexes, plane.journal, place.clock).look()
     assert sorted(asked) == ["a", "b"], "for two services"
     asked.clear()
     place.servers["b"].reachable = False
@@ -135,7 +135,7 @@ def test_what_was_known_stands_while_the_metrics_do_not_answer(two, monkeypatch,
         raise Unreachable(f"The metrics of server {self.name} can't be read: refused.")
 
     monkeypatch.setattr(FakeTriton, "infos", silent)
-    with caplog.at_level(logging.WARNING, "baton.engine.engines"):
+    with caplog.at_level(logging.WARNING, "baton.controller.engine_info"):
         assert runs(plane) == {1: ("cpu", "fp32", "cpu")}
         runs(plane)
     assert problems(plane) == known
@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_nobody_from_knowing(two):
 
 
 def test_a_look_that_breaks_neither_ends_the_others_nor_itself(monkeypatch, caplog):
-    monkeypatch.setattr("baton.engine.rounds.EVERY_S", 0.001)
+    monkeypatch.setattr("baton.controller.periodic.EVERY_S", 0.001)
     looks: list[str] = []
     enough = threading.Event()
 
@@ -180,7 +180,7 @@ def test_a_look_that_breaks_neither_ends_the_others_nor_itself(monkeypatch, capl
         if looks.count("whole") >= 3:
             enough.set()
 
-    rounds = Rounds(broken, whole)
+    rounds = PeriodicRunner(broken, whole)
     rounds.start()
     assert enough.wait(60)
     rounds.stop()

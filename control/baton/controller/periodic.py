@@ -11,7 +11,7 @@ EVERY_S = 10.0
 log = logging.getLogger(__name__)
 
 
-class Rounds:
+class PeriodicRunner:
     """A thread that calls each of ``looks`` in turn."""
 
     def __init__(self, *looks: Callable[[], None]) -> None:

@@ -43,28 +43,28 @@ def masked(command: Sequence[str], secret: str) -> tuple[list[str], dict[str, st
 
     A command that runs with the names would not have the secret: its options have to be such that it refuses them.
     """
-    words, hidden = list(command), dict[str, str]()
+    words, concealed = list(command), dict[str, str]()
     for at, word in enumerate(command):
         if secret in word:
-            name = f"{PREFIX}{len(hidden)}"
-            hidden[name] = word
+            name = f"{PREFIX}{len(concealed)}"
+            concealed[name] = word
             words[at] = f"{word.partition('=')[0]}={name}"
-    return words, hidden
+    return words, concealed
 
 
-def reveal(pid: int, hidden: Mapping[str, str]) -> bool:
-    """Give a command that was started by ``tether.py``, with the variables, its real words, and let it go on.
+def reveal(pid: int, concealed: Mapping[str, str]) -> bool:
+    """Give a command that was started by ``exec_wrapper.py``, with the variables, its real words, and let it go on.
 
     Waits until it has stopped. To be called in the thread that started it, before anybody waits for its end. False
     where it ended, or can't be changed: then it is killed, and only to be waited for.
     """
-    if not hidden or _revealed(pid, hidden):
+    if not concealed or _revealed(pid, concealed):
         return True
     os.kill(pid, signal.SIGKILL)
     return False
 
 
-def _revealed(pid: int, hidden: Mapping[str, str]) -> bool:
+def _revealed(pid: int, concealed: Mapping[str, str]) -> bool:
     stop = os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
     if stop is None or (stop.si_code, stop.si_status) != (os.CLD_TRAPPED, signal.SIGTRAP):
         return False
@@ -72,7 +72,7 @@ def _revealed(pid: int, hidden: Mapping[str, str]) -> bool:
     libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
     libc.ptrace.restype = ctypes.c_long
     with suppress(OSError, ValueError):
-        changes = _changes(pid, {os.fsencode(name) for name in hidden})
+        changes = _changes(pid, {os.fsencode(name) for name in concealed})
         if all(libc.ptrace(PTRACE_POKEDATA, pid, where, what) == 0 for where, what in changes):
             return bool(libc.ptrace(PTRACE_DETACH, pid, None, None) == 0)
     return False

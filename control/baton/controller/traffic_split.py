@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from baton.controller.health import ProcessEnded, Processes
+from baton.controller.probing import Probing
+from baton.controller.splitter_client import SplitterClient
+from baton.controller.tasks import Task, Tasks
 from baton.domain import MEETING, GateResult, ModelState, Phase, Rollout
-from baton.engine.health import ProcessEnded, Processes
-from baton.engine.probing import Probing
-from baton.engine.steering import Steering
-from baton.engine.tasks import Task, Tasks
-from baton.plan import Judge, Policy, Steer, View, route
+from baton.plan import Judge, RolloutSettings, Steer, View, route
 from baton.plan.view import backoff
 from baton.triton.repository import SPLITTER_VERSION
 
 
-class Split:
+class TrafficSplit:
     """Of one service. Called by its loop; what takes time runs in the background."""
 
     def __init__(
         self,
-        steering: Steering,
+        steering: SplitterClient,
         probing: Probing,
         processes: Processes,
-        policy: Policy,
+        settings: RolloutSettings,
         tasks: Tasks,
         clock: Callable[[], float],
     ) -> None:
         self._steering = steering
         self._probing = probing
         self._processes = processes
-        self._policy = policy
+        self._settings = settings
         self._tasks = tasks
         self._clock = clock
         self._judged_at = float("-inf")
@@ -47,7 +47,7 @@ class Split:
             stage = "shadow" if rollout.phase is Phase.SHADOWING else "split"
             if self._steering.begin(rollout.id, stage, now):
                 self._forget()
-            if now - self._judged_at >= self._policy.interval or self._steering.tripped():
+            if now - self._judged_at >= self._settings.interval or self._steering.tripped():
                 self._judged_at = now
                 self._tasks.start(Judge(), lambda _task: self._ask(rollout, stage, now))
         return self.verdict
@@ -65,10 +65,10 @@ class Split:
 
         And where no clients ask, requests that stand in for theirs.
         """
-        rollout, wanted, until = view.rollout, route(view, self._policy), view.now
+        rollout, wanted, until = view.rollout, route(view, self._settings), view.now
         if rollout is not None and rollout.renewed_at is not None:
             # Never longer than one lease, also where the clock was set back since.
-            until = min(rollout.renewed_at, view.now) + self._policy.lease
+            until = min(rollout.renewed_at, view.now) + self._settings.lease
         if wanted is not None and until <= view.now:
             return  # the splitters know it by their own clocks, and what they do then: nothing is sent over its lease
         salt = "" if rollout is None else rollout.salt

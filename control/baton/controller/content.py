@@ -13,13 +13,13 @@ from baton.errors import Refused
 from baton.journal import Journal
 from baton.reasons import Reason, because
 
-LOADED, STRAYS = "loaded_fingerprints", "known_strays"
+LOADED, UNEXPECTED = "loaded_fingerprints", "known_strays"
 """Memos of the journal: how each version's folder, and what else lies there, looked when it was last loaded."""
 Manifest = Callable[[int], Mapping[str, str]]
 """SHA-256 of every file of a version's folder."""
 
 
-class Proof:
+class ContentVerifier:
     """Of one service. Both methods may take minutes, and are called without the loop's lock."""
 
     def __init__(self, service: str, journal: Journal, manifest: Manifest, clock: Callable[[], float]) -> None:

@@ -23,7 +23,7 @@ ByServer = Mapping[str, frozenset[EngineInfo]]
 """What a version's instances on each server run in."""
 
 
-class Engines:
+class EngineInfoMonitor:
     """``of`` may be called from any thread, ``look`` from one."""
 
     def __init__(

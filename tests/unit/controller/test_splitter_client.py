@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from baton.config import ServiceConfig
+from baton.controller.splitter_client import SplitterClient
 from baton.domain import Route
-from baton.engine.steering import Steering
 from baton.judge.shapes import Answer
 from baton.triton.fake_splitter import FakeSplitter
 from baton.triton.port import Tensors
@@ -51,16 +51,16 @@ def sample(request_id: str, age_s: float, role: str = "candidate", **more: Any) 
 
 
 @pytest.fixture
-def two() -> tuple[Steering, dict[str, Splitter]]:
+def two() -> tuple[SplitterClient, dict[str, Splitter]]:
     servers = {"a": Splitter("boot-a"), "b": Splitter("boot-b")}
     made: Any = servers
     files: Any = Files()
-    steering = Steering(ServiceConfig("ranker", "ranker_engine"), files, made)
+    steering = SplitterClient(ServiceConfig("ranker", "ranker_engine"), files, made)
     steering.begin(1, "split", 0.0)
     return steering, servers
 
 
-def heard(steering: Steering, *servers: str) -> list[Answer]:
+def heard(steering: SplitterClient, *servers: str) -> list[Answer]:
     for server in servers:
         steering.exchange(server, Route(2, 20.0, 0.0), 5.0, "salt", 100.0)
     return steering._recent(steering._live, 100.0)[0]

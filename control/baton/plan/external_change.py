@@ -8,7 +8,7 @@ from baton.plan.view import View
 from baton.reasons import Reason, because
 
 
-def overtaken(view: View, rollout: Rollout) -> Stop | None:
+def external_change(view: View, rollout: Rollout) -> Stop | None:
     """The alias's files lead where this rollout never brought them: then it ends, and they stand.
 
     So it is when the journal is older than the files (it was put back from a backup, or a disk was), and when a person

@@ -17,7 +17,7 @@ from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.reasons import Reason, Why, because
 from baton.triton import pbtxt
-from baton.triton.config_file import CONFIG, read, told, write_atomically
+from baton.triton.config_file import CONFIG, file_errors, read, write_atomically
 from baton.triton.repository import ServiceFiles
 
 PATIENCE_S = 2.0
@@ -34,7 +34,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class ConfigRepairer:
     """Of one service. Used under the loop's lock."""
 
     def __init__(self, files: ServiceFiles, journal: Journal, clock: Callable[[], float], tell: Told) -> None:
@@ -52,7 +52,7 @@ class Keeper:
         """As :meth:`ServiceFiles.alias_and_split` gives it."""
         version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.alias_and_split)
         if version is not None:  # Triton wants the folder beside the file; both may have been removed
-            with told(self._files.alias_dir):
+            with file_errors(self._files.alias_dir):
                 (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
         return version, split
 
@@ -115,7 +115,7 @@ class Keeper:
                     text, what = pbtxt.with_specific_versions(edited, policy, path), "its version policy"
             except RepositoryError:
                 pass  # more than that is wrong with it
-        with told(path):
+        with file_errors(path):
             path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
         why = because(Reason.PUT_BACK, what=what, error=error.message)

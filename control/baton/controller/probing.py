@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from baton.config import ServiceConfig
+from baton.controller.splitter_client import SplitterClient
+from baton.controller.tasks import Tasks
 from baton.domain import Gate, GateResult, Phase, Release, Rollout, Verdict
-from baton.engine.steering import Steering
-from baton.engine.tasks import Tasks
 from baton.evidence import LiveEvidence
-from baton.plan import Policy, SendGolden, View, route
-from baton.plan.traffic import place, stepwise
+from baton.plan import RolloutSettings, SendGolden, View, route
+from baton.plan.traffic import position_of, stepwise
 from baton.plan.view import backoff
 from baton.triton.port import Tensors, Triton, own_id
 
@@ -37,8 +37,8 @@ class Probing:
     config: ServiceConfig
     servers: Mapping[str, Triton]
     golden: Sequence[Tensors]
-    steering: Steering
-    policy: Policy
+    steering: SplitterClient
+    settings: RolloutSettings
     tasks: Tasks
     clock: Callable[[], float]
     _turn: int = field(default=0, init=False)
@@ -61,7 +61,7 @@ class Probing:
         if early or effect in view.running or backoff(view.failed.get(effect), view.now):
             return
         self._sent_at = view.now
-        split = place(rollout, self.policy).weight > 0
+        split = position_of(rollout, self.settings).weight > 0
         turn, self._turn = self._turn, self._turn + 1
         asked, to = (turn // 2, BOTH[turn % len(BOTH)]) if split else (turn, "stable")
         names = [s.name for s in view.live()]
@@ -71,9 +71,9 @@ class Probing:
     def _meets(self, view: View, rollout: Rollout) -> bool:
         """Whether its way goes on by what requests show, and they would pass a splitter on every server."""
         waits = view.paused and not rollout.promoted
-        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING) or waits or not stepwise(rollout, self.policy):
+        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING) or waits or not stepwise(rollout, self.settings):
             return False
-        on_its_way = route(view, self.policy) is not None and place(rollout, self.policy).left > 0
+        on_its_way = route(view, self.settings) is not None and position_of(rollout, self.settings).left > 0
         return on_its_way and view.alias == rollout.previous and bool(view.live()) and all(s.split for s in view.live())
 
     def _send(self, server: str, case: int, to: str) -> None:

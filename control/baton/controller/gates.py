@@ -9,8 +9,8 @@ from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
+from baton.controller.health import Question
 from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
-from baton.engine.health import Question
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.evidence import WarmupEvidence
 from baton.journal import Journal

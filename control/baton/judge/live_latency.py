@@ -42,7 +42,7 @@ import numpy as np
 from scipy import stats
 
 from baton.domain import Verdict
-from baton.evidence import PaceCheck, Times
+from baton.evidence import LiveLatencyCheck, Times
 from baton.judge.checks import (
     Crowd,
     Floats,
@@ -62,7 +62,9 @@ _QUANTILES = (0.5, 0.95, 0.99)
 _P95 = 0.95
 
 
-def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> PaceCheck:
+def judge_live_latency(
+    answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimits, alpha: float
+) -> LiveLatencyCheck:
     """Judge the answers of both versions while traffic is split, each test at ``alpha / 2``.
 
     ``pairs`` of shadowed requests confirm a failure where clients could choose what the candidate answered.
@@ -79,7 +81,7 @@ def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLim
     if len(quiet) < len(answers):
         rest = _pace(quiet, limits, alpha)
         if rest.verdict is not Verdict.FAIL:
-            rest = judge_paired_pace([p for p in pairs if not crowd.with_(p.began, p.at)], limits, alpha)
+            rest = judge_paired_live_latency([p for p in pairs if not crowd.with_(p.began, p.at)], limits, alpha)
         if rest.verdict is not Verdict.FAIL:
             every, left = (sum(a.role == "candidate" for a in side) for side in (answers, quiet))
             on = (
@@ -91,7 +93,9 @@ def judge_pace(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLim
     return _without_one_size(check, quiet, limits, alpha)
 
 
-def _without_one_size(check: PaceCheck, answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> PaceCheck:
+def _without_one_size(
+    check: LiveLatencyCheck, answers: Sequence[Answer], limits: LiveLimits, alpha: float
+) -> LiveLatencyCheck:
     """Hold where a few slow answers fail it, and it passes but for requests of one size."""
     if check.slow is None or check.stable is None:  # more than half of all answers are slow: no few decide
         return check
@@ -106,7 +110,7 @@ def _without_one_size(check: PaceCheck, answers: Sequence[Answer], limits: LiveL
     return hangs(check, on, rest.message)
 
 
-def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> PaceCheck:
+def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> LiveLatencyCheck:
     timed = [answer for answer in answers if _counts(answer.outcome, answer.took_ms) and not answer.long]
     before, after, where = at_the_same_time(timed)
     if early := _too_little(len(before), len(after), limits):
@@ -132,7 +136,7 @@ def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> PaceCh
     return _median(Verdict.PASS, ratio, figures, limits)
 
 
-def judge_paired_pace(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> PaceCheck:
+def judge_paired_live_latency(pairs: Sequence[Pair], limits: LiveLimits, alpha: float) -> LiveLatencyCheck:
     """Judge the two times of each shadowed request, each test at ``alpha / 2``."""
     timed = [
         pair
@@ -198,19 +202,19 @@ def _words(figures: _Figures) -> str:
     )
 
 
-def _median(verdict: Verdict, ratio: float, figures: _Figures, limits: LiveLimits) -> PaceCheck:
+def _median(verdict: Verdict, ratio: float, figures: _Figures, limits: LiveLimits) -> LiveLatencyCheck:
     before = {
         Verdict.FAIL: "the candidate is slower than the limit: ",
         Verdict.HOLD: "too early to tell whether the candidate is slower than the limit: ",
     }.get(verdict, "")
     message = f"{before}its median is {ratio:.2f} times stable's (limit {limits.latency_limit:g}); {_words(figures)}"
     stable, candidate = figures
-    return PaceCheck(
+    return LiveLatencyCheck(
         verdict=verdict, message=message, observed=ratio, limit=limits.latency_limit, stable=stable, candidate=candidate
     )
 
 
-def _tail(figures: _Figures, slow: int, stable_slow: int, limits: LiveLimits) -> PaceCheck:
+def _tail(figures: _Figures, slow: int, stable_slow: int, limits: LiveLimits) -> LiveLatencyCheck:
     stable, candidate = figures
     ratio = candidate.p95_ms / stable.p95_ms
     message = (
@@ -218,13 +222,13 @@ def _tail(figures: _Figures, slow: int, stable_slow: int, limits: LiveLimits) ->
         f"{limits.latency_limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; "
         f"{_words(figures)}"
     )
-    return PaceCheck(
+    return LiveLatencyCheck(
         verdict=Verdict.FAIL, message=message, observed=ratio, limit=limits.latency_limit, stable=stable,
         candidate=candidate, slow=slow,
     )  # fmt: skip
 
 
-def _too_little(stable: int, candidate: int, limits: LiveLimits) -> PaceCheck | None:
+def _too_little(stable: int, candidate: int, limits: LiveLimits) -> LiveLatencyCheck | None:
     few = min(stable, candidate)
     if few >= limits.min_requests:
         return None
@@ -232,7 +236,7 @@ def _too_little(stable: int, candidate: int, limits: LiveLimits) -> PaceCheck | 
         f"too little traffic to compare latency: {candidate} answers of the candidate and {stable} of stable at the "
         f"same time, at least {limits.min_requests} of each are needed"
     )
-    return PaceCheck(
+    return LiveLatencyCheck(
         verdict=Verdict.HOLD, message=message, limit=limits.latency_limit, answers=(stable, candidate), have=few,
         need=limits.min_requests,
     )  # fmt: skip

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from baton import secret
 from baton.config import Config, ServerConfig, ServiceConfig
+from baton.controller.content import ContentVerifier
+from baton.controller.engine_info import EngineInfoMonitor
+from baton.controller.gates import Gates
+from baton.controller.loop import Loop
+from baton.controller.memory import Memory
+from baton.controller.periodic import PeriodicRunner
+from baton.controller.service import Service
 from baton.domain import Folder, VersionMeta
-from baton.engine.engines import Engines
-from baton.engine.gates import Gates
-from baton.engine.loop import Loop
-from baton.engine.memory import Memory
-from baton.engine.proof import Proof
-from baton.engine.rounds import Rounds
-from baton.engine.service import Service
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal
 from baton.local.guard import Guard
@@ -48,8 +48,8 @@ class Parts:
     servers: dict[str, Triton]
     manifest: Callable[[str, int], dict[str, str]]
     memory: Memory
-    engines: Engines
-    rounds: Rounds
+    engines: EngineInfoMonitor
+    rounds: PeriodicRunner
     guard: Guard
 
     def start(self) -> None:
@@ -123,8 +123,8 @@ def build(
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
     configured = {s.name: s for s in config.services}
     memory = Memory(configured, config.repository, journal, clock)
-    engines = Engines(configured, servers, lambda: loop.indexes, journal, clock)
-    rounds = Rounds(memory.look, engines.look)
+    engines = EngineInfoMonitor(configured, servers, lambda: loop.indexes, journal, clock)
+    rounds = PeriodicRunner(memory.look, engines.look)
 
     def manifest(service: str, version: int) -> dict[str, str]:
         return gates[service].manifest(version)
@@ -175,7 +175,7 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
-    proof, asked = Proof(config.name, journal, gates.manifest, clock), gates.question()
+    proof, asked = ContentVerifier(config.name, journal, gates.manifest, clock), gates.question()
     engines, splitters = processes[config.engine], processes[config.splitter]
     return Service(
         config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof,

@@ -32,7 +32,8 @@ LENGTH = 160
 """Moves of a story before it comes to rest."""
 WEIGHTS = {
     "loop": 60, "task": 90, "time": 40, "calm": 4, "arrive": 8, "arriving": 1, "change": 2, "remove": 1,
-    "unexpected": 1, "tidy": 3, "behave": 5, "heal": 5, "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
+    "unexpected": 1, "tidy": 3, "behave": 5, "heal": 5,
+    "away": 3, "back": 6, "restart": 3, "lose": 2, "late": 2, "twice": 2,
     "gate": 4, "full": 2, "kill": 3, "fuse": 4, "start": 12, "second": 1, "forget": 1, "keyless": 2, "clock": 2,
     "die": 2, "live": 5, "splitter": 1, "abort": 4, "rollback": 4, "promote": 4, "skip": 1, "pause": 1, "resume": 2,
     "retry": 3, "verify": 2, "edit": 4, "freeze": 3, "refuse": 3, "stand": 3, "wake": 5,

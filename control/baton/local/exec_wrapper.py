@@ -1,12 +1,12 @@
 """Makes a process what a command needs, and becomes the command.
 
-``exec_wrapper.py PARENT_PID TRACED MEMORY COMMAND...``: PARENT_PID 0 for a command that may outlive its parent, TRACED 1
-for one that stops at its first instruction, so that :func:`baton.local.argv_secret.reveal` can put in what its command line
-leaves out. MEMORY is :data:`OWN` for shared memory of its own where the kernel allows it, :data:`SHARED` for the
-machine's, closed to others where it can be; both with umask 077 and without core dumps. Empty, it leaves all that as it
-is. Exits with :data:`UNTRACEABLE` where it may not be traced. Without a command it exits with what became of MEMORY, a
-:class:`Memory`, and its standard error says why. Run as a file of its own (``python -I -S``), so it imports nothing of
-Baton. All of it survives ``exec``.
+``exec_wrapper.py PARENT_PID TRACED MEMORY COMMAND...``: PARENT_PID 0 for a command that may outlive its parent,
+TRACED 1 for one that stops at its first instruction, so that :func:`baton.local.argv_secret.reveal` can put in what
+its command line leaves out. MEMORY is :data:`OWN` for shared memory of its own where the kernel allows it,
+:data:`SHARED` for the machine's, closed to others where it can be; both with umask 077 and without core dumps. Empty,
+it leaves all that as it is. Exits with :data:`UNTRACEABLE` where it may not be traced. Without a command it exits
+with what became of MEMORY, a :class:`Memory`, and its standard error says why. Run as a file of its own (``python -I
+-S``), so it imports nothing of Baton. All of it survives ``exec``.
 
 Triton's python backend keeps requests in ``/dev/shm``, in files that every user may read: boost makes them so by a
 ``fchmod`` after the umask was applied (``shared_memory_object.hpp``). A mount namespace with a tmpfs of mode 0700 there

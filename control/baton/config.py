@@ -1,6 +1,6 @@
 """``baton.toml``: read once at start, and checked whole before anything starts.
 
-Precedence: flag, environment (``BATON_*``), file, default. Every key is documented in ``docs/configuration.md``,
+Precedence: flag, environment (``BATON_*``), file, default. Every key is documented in ``docs/reference/configuration.md``,
 which a test keeps complete. Relative paths are relative to the file they stand in.
 """
 

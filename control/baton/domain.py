@@ -144,7 +144,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the splitters are to do. ``weight`` and ``shadow`` in percent of requests; see ``docs/splitter.md``."""
+    """What the splitters are to do. ``weight`` and ``shadow`` in percent of requests; see ``docs/explanation/splitter.md``."""
 
     candidate: int
     weight: float

@@ -1,6 +1,6 @@
 """Every kind of bad input, under traffic: what is said about it, and that what serves is not touched.
 
-``docs/bad-input.md`` tells the same in sentences.
+``docs/reference/bad-input.md`` tells the same in sentences.
 """
 
 from __future__ import annotations

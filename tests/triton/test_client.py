@@ -173,8 +173,8 @@ def test_the_gates_of_a_whole_rollout(server, tmp_path):
 
 
 def test_the_examples_of_the_documentation(server, monkeypatch):
-    """Each Python block of docs/client.md runs as it stands, against this server's ports."""
-    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    """Each Python block of docs/reference/client.md runs as it stands, against this server's ports."""
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "client.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) >= 3
     png = json.dumps("not decoded by the toy").encode()
@@ -182,4 +182,4 @@ def test_the_examples_of_the_documentation(server, monkeypatch):
     scope = {"np": np}
     for block in blocks:
         code = block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
-        exec(compile(code, "docs/client.md", "exec"), scope)
+        exec(compile(code, "docs/reference/client.md", "exec"), scope)

@@ -17,10 +17,10 @@ AT_REST = {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED}
 
 
 def test_the_document_shows_the_table():
-    text = (ROOT / "docs" / "lifecycle.md").read_text()
+    text = (ROOT / "docs" / "reference" / "lifecycle.md").read_text()
     shown = FENCE.search(text)
     assert shown is not None
-    assert shown[1] == lifecycle.mermaid(), "write the output of `python -m baton.lifecycle` into docs/lifecycle.md"
+    assert shown[1] == lifecycle.mermaid(), "write the output of `python -m baton.lifecycle` into docs/reference/lifecycle.md"
     for phase in Phase:
         assert f"`{phase}`" in text, f"{phase} is not explained"
 

@@ -1,4 +1,4 @@
-"""docs/security.md says who is kept out of what, and names the tests that try it. They are there; so are all doors."""
+"""docs/explanation/security.md says who is kept out of what, and names the tests that try it. They are there; so are all doors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from baton.journal import JOURNAL
 from baton.metrics import MetricsServer
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "security.md"
+PAGE = ROOT / "docs" / "explanation" / "security.md"
 HEAD = "## Ports, files and processes"
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
@@ -62,7 +62,7 @@ def test_each_line_that_keeps_somebody_out_names_its_tests(row: list[str]) -> No
 def test_reports_have_a_way() -> None:
     text = (ROOT / "SECURITY.md").read_text()
     assert "Report a\nvulnerability" in text
-    assert "docs/security.md" in text
+    assert "docs/explanation/security.md" in text
     assert not re.search(r"\S+@\S+\.\w", text), "no address that nobody reads"
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (ROOT / target).is_file(), target

@@ -57,7 +57,7 @@ def foreign(server: str, followed: Followed) -> str:
     return (
         f"The splitter on server {server} followed a route that this control plane did not send: {followed}. Somebody "
         f"else has its token. It was replaced within a second, and could not exceed what is configured. `ctl abort` "
-        f"ends the split, and the next one has a new token; see docs/security.md for who can read it."
+        f"ends the split, and the next one has a new token; see docs/explanation/security.md for who can read it."
     )
 
 

@@ -1,4 +1,4 @@
-"""docs/ctl.md is complete: every verb, option, variable, exit code, path and metric is in it."""
+"""docs/reference/ctl.md is complete: every verb, option, variable, exit code, path and metric is in it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from baton.api.wire import CALLS
 from baton.cli import main
 from baton.metrics import ControlCollector
 
-TEXT = (Path(__file__).parents[3] / "docs" / "ctl.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "ctl.md").read_text()
 COMMON = {"config", "state", "output", "service", "server", "token_file", "ca"}
 WAITING = {"yes", "wait", "timeout"}
 
 
 def _section(verb: str) -> str:
     heads = [m for m in re.finditer(r"^### (.*)$", TEXT, re.MULTILINE) if verb in re.findall(r"[a-z]+", m[1])]
-    assert len(heads) == 1, f"docs/ctl.md has no section of its own for {verb}"
+    assert len(heads) == 1, f"docs/reference/ctl.md has no section of its own for {verb}"
     rest = TEXT[heads[0].end() :]
     return heads[0][1] + re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
 

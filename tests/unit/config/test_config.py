@@ -25,7 +25,7 @@ from baton.config import (
 )
 from baton.errors import ConfigError
 
-REFERENCE = Path(__file__).parents[3] / "docs" / "configuration.md"
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
 SERVICE = {"name": "ranker", "engine": "engine"}
 TABLES = {
     "Top level": Config,

@@ -1,4 +1,4 @@
-"""docs/architecture.md tells of every package, and where it says that a thing is changed, that thing is."""
+"""docs/explanation/architecture.md tells of every package, and where it says that a thing is changed, that thing is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "architecture.md"
+PAGE = ROOT / "docs" / "explanation" / "architecture.md"
 HEAD = "## Where do I change ...\n"
 
 

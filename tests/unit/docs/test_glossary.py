@@ -1,11 +1,11 @@
-"""docs/glossary.md defines each term once, in order, and says where it is explained."""
+"""docs/reference/glossary.md defines each term once, in order, and says where it is explained."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-ENTRIES = (Path(__file__).parents[3] / "docs" / "glossary.md").read_text().split("\n### ")[1:]
+ENTRIES = (Path(__file__).parents[3] / "docs" / "reference" / "glossary.md").read_text().split("\n### ")[1:]
 TERMS = [entry.partition("\n")[0] for entry in ENTRIES]
 
 

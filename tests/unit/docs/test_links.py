@@ -70,10 +70,10 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     ("target", "why"),
     [
         ("README.md", None),
-        ("docs/security.md#tritons-http-port", None),
+        ("docs/explanation/security.md#tritons-http-port", None),
         ("#read-on", None),
         ("docs/nowhere.md", "there is no such file"),
-        ("docs/security.md#nothing-of-the-kind", "there is no such heading"),
+        ("docs/explanation/security.md#nothing-of-the-kind", "there is no such heading"),
         ("Makefile#setup", "there is no such heading"),
         ("../elsewhere.md", "it leads out of the repository"),
     ],

@@ -71,7 +71,7 @@ IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
 }
 """By where they were used: a name of Python code that was given up, and the one to use."""
 PROSE: Mapping[tuple[str, ...], Mapping[str, str]] = {
-    (*SPLITTER, "docs/splitter.md"): {r"rescue[ds]?": "failover"},
+    (*SPLITTER, "docs/explanation/splitter.md"): {r"rescue[ds]?": "failover"},
     EVERYWHERE: {r"public names?": "alias"},
 }
 """By where they stood: words of pages, comments, docstrings and messages (patterns), and the one to use."""

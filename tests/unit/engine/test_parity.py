@@ -24,7 +24,7 @@ FAMILIES = sorted({name.partition("/")[0] for name in RECORDED["digests"]})
 TOLERANCE = 1e-4
 """Of scores and of logits, in fp32. Both, as a score near 0 or 1 hides what happens to its logit."""
 HALF_TOLERANCE = 0.25
-"""Of logits in bf16, as promised in docs/engine.md."""
+"""Of logits in bf16, as promised in docs/reference/engine.md."""
 COMPANY = 4
 """Cases that are scored in one call."""
 SLOW = ("frames", "large", "length", "mixed", "video")

@@ -107,7 +107,7 @@ def test_the_shipped_configuration_names_the_parameters_and_their_defaults():
     shipped = dict(re.findall(r'key: "(\w+)"\s+value: \{ string_value: "([^"]*)" \}', PBTXT))
     assert settings(**shipped) == settings()
     assert float(shipped["initialize_timeout_s"]) == initialize_timeout({})
-    documented = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "reference" / "engine.md").read_text(encoding="utf-8")
     for name in shipped:
         assert f"`{name}`" in documented
 

@@ -216,7 +216,7 @@ def test_a_folder_of_pickles_is_refused_after_a_while_and_not_waited_for_for_eve
 
 
 def test_a_snapshot_of_the_hugging_face_cache_is_served_where_it_lies(tmp_path: Path) -> None:
-    """docs/engine.md: a version may be a link to one. Its files are links to blobs, which are named by their hash."""
+    """docs/reference/engine.md: a version may be a link to one. Its files are links to blobs, which are named by their hash."""
     hub = tmp_path / "hub" / "models--org--name"
     snapshot = hub / "snapshots" / "abc123"
     snapshot.mkdir(parents=True)

@@ -66,7 +66,7 @@ class PromptPart:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Limits in tokens; see ``docs/engine.md``."""
+    """Limits in tokens; see ``docs/reference/engine.md``."""
 
     max_length: int = 10240
     """Tokens of one pair without the closing five (the reference's ``MAX_LENGTH``)."""

@@ -1,7 +1,7 @@
 """``baton.toml``: read once at start, and checked whole before anything starts.
 
-Precedence: flag, environment (``BATON_*``), file, default. Every key is documented in ``docs/reference/configuration.md``,
-which a test keeps complete. Relative paths are relative to the file they stand in.
+Precedence: flag, environment (``BATON_*``), file, default. Every key is in ``docs/reference/configuration.md``, which a
+test keeps complete. Relative paths are relative to the file they stand in.
 """
 
 from __future__ import annotations

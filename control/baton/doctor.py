@@ -52,7 +52,9 @@ _OWN_MEMORY = (
     "Let users make namespaces (sysctl user.max_user_namespaces; on Debian kernel.unprivileged_userns_clone=1, on "
     "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0) and start `ctl up` again, or in a container of its own."
 )
-_OTHERS_MEMORY = "Start that Triton again with a /dev/shm of its own: `ctl up` does so; docs/explanation/security.md says how else."
+_OTHERS_MEMORY = (
+    "Start that Triton again with a /dev/shm of its own: `ctl up` does so; docs/explanation/security.md says how else."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +339,7 @@ def _state_file_system(path: Path) -> Diagnosis:
             "state file system",
             ok=None,
             message=f"{path} is on {kind}: the journal may be damaged there, and two control planes may act at once",
-            mend="Put the state directory on a disk of this machine; docs/how-to/operations.md tells what to do without it.",
+            mend="Put the state directory on a disk of this machine; docs/how-to/backup-restore.md says why.",
         )
     return Diagnosis("state file system", ok=True, message=kind or "unknown")
 

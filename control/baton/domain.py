@@ -144,7 +144,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the splitters are to do. ``weight`` and ``shadow`` in percent of requests; see ``docs/explanation/splitter.md``."""
+    """What the splitters are to do, see ``docs/explanation/splitter.md``. ``weight`` and ``shadow``: percent of requests."""
 
     candidate: int
     weight: float

@@ -1,7 +1,7 @@
 """The lifecycle of a rollout, written down once: every transition that may happen, and why it happens.
 
-The journal refuses a transition that is not in the table; the diagram in ``docs/reference/lifecycle.md`` is printed from
-it (``python -m baton.lifecycle``), and a test fails when the two differ.
+The journal refuses a transition that is not in the table; the diagram in ``docs/reference/lifecycle.md`` is printed
+from it (``python -m baton.lifecycle``), and a test fails when the two differ.
 
 Rules the table alone makes true:
 

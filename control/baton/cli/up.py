@@ -115,7 +115,7 @@ def _up(
     if host == ANYWHERE and "http" in ports:
         _log.warning(
             "Triton's HTTP port is open to other machines, and one hostile request may end Triton for all clients. "
-            "Start with --no-http, or put the proxy of docs/explanation/security.md before it."
+            "Start with --no-http, or see docs/how-to/http-port.md."
         )
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     held = stack.enter_context(claim(config.state / SOCKET))

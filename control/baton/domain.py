@@ -144,7 +144,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What the splitters are to do, see ``docs/explanation/splitter.md``. ``weight`` and ``shadow``: percent of requests."""
+    """What the splitters are to do (``docs/explanation/splitter.md``). ``weight``, ``shadow``: percent of requests."""
 
     candidate: int
     weight: float

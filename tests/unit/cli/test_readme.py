@@ -62,7 +62,7 @@ def test_the_lines_are_what_it_prints(served: FakeApp, ctl: Ctl) -> None:
     assert push.startswith("ctl push demo/checkpoints/retrained ")
     served.story = [live()]
     printed = [ctl("promote", "2").stdout]
-    served.story = [ended("rolled_back", "rolled back by carol", moved=False)]
+    served.until, served.story = "ended", [live(), ended("rolled_back", "rolled back by carol", moved=False)]
     printed.append(ctl(*back.split()[1:]).stdout)
     known = followed() | {shape(line) for text in printed for line in text.splitlines()}
     assert [line for _, lines in commands() for line in lines if shape(line) not in known] == []

@@ -7,4 +7,4 @@ from tests.chaos.page import catalogue
 
 
 def test_the_page_holds_the_table_of_faults():
-    assert catalogue() in (ROOT / "docs" / "reference" / "chaos.md").read_text()
+    assert catalogue() in (ROOT / "docs" / "reference" / "faults.md").read_text()

@@ -70,7 +70,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     ("target", "why"),
     [
         ("README.md", None),
-        ("docs/explanation/security.md#tritons-http-port", None),
+        ("docs/explanation/security.md#ctl-up", None),
         ("#read-on", None),
         ("docs/nowhere.md", "there is no such file"),
         ("docs/explanation/security.md#nothing-of-the-kind", "there is no such heading"),

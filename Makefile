@@ -10,7 +10,7 @@ JOBS ?= $$(nproc)
 PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-fast test-full tools lint size lock schema bench bench-engine chaos
+.PHONY: help setup demo up test test-fast test-full tools lint docs size lock schema bench bench-engine chaos
 
 help: ## lists what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ lint: setup ## static checks
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: setup ## these pages as a site in site/; a dead link, or a page that is not in the navigation, fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 size: ## the control plane's lines by package, and each module of more than 400
 	@find control/baton -name '*.py' -exec wc -l {} + | awk '$$2 ~ /\// { \

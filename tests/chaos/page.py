@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.page`` prints the table of faults of docs/reference/faults.md; a test fails when the two differ."""
+"""``python -m tests.chaos.page`` prints the table of faults of docs/reference/faults.md; a test holds the page to it."""
 
 from __future__ import annotations
 

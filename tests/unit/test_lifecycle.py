@@ -20,7 +20,7 @@ def test_the_document_shows_the_table():
     text = (ROOT / "docs" / "reference" / "lifecycle.md").read_text()
     shown = FENCE.search(text)
     assert shown is not None
-    assert shown[1] == lifecycle.mermaid(), "write the output of `python -m baton.lifecycle` into docs/reference/lifecycle.md"
+    assert shown[1] == lifecycle.mermaid(), "write the output of `python -m baton.lifecycle` into the page"
     for phase in Phase:
         assert f"`{phase}`" in text, f"{phase} is not explained"
 

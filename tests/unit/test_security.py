@@ -1,4 +1,4 @@
-"""docs/explanation/security.md says who is kept out of what, and names the tests that try it. They are there; so are all doors."""
+"""docs/explanation/security.md says who is kept out of what, and names tests that are there; it names all doors."""
 
 from __future__ import annotations
 

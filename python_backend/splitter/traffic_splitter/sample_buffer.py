@@ -2,7 +2,7 @@
 
 Names of counters and of the samples' fields are read by other releases of the control plane, so they keep their names:
 ``rescued`` counts failovers, ``own`` counts the control plane's probes, ``again`` marks a request whose id was used
-before, ``hurried`` marks a failure by a timeout that the client chose. ``docs/explanation/splitter.md`` defines all of them.
+before, ``hurried`` marks a failure by a timeout that the client chose. All are in ``docs/explanation/splitter.md``.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 RUN = {
     "help": "make demo",
     "size": "in all",
@@ -63,13 +64,14 @@ def test_no_program_is_left_out() -> None:
 
 
 def test_every_program_that_a_page_names_is_there() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile"]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile", *WORKFLOWS, ROOT / ".ci" / "run"]
     pages.remove(ROOT / "CHANGELOG.md")  # it tells of former names, too
     text = "\n".join(page.read_text() for page in pages)
     named = set(re.findall(r"python -m ((?:bench|demo|tests)[\w.]*\w)", text))
     assert named <= set(PROGRAMS)
     files = set(re.findall(r"\b(?:bench|demo|harness|tests|tools)/[\w./]*\.(?:py|toml)\b", text))
     assert [file for file in files if not (ROOT / file).is_file()] == []
+    assert set(re.findall(r"(?:^|run: |`)make ([a-z-]+)", text, re.MULTILINE)) <= {*RUN, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

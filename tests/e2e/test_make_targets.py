@@ -30,7 +30,7 @@ ELSEWHERE = {
     "test-full": "is this, and the tests marked full",
     "tools": "installs programs as root",
     "lint": ".ci/run calls it",
-    "docs": "tests/unit/docs/test_site.py builds the site",
+    "docs": ".ci/run calls it",
     "lock": "asks the package index",
     "up": "stays in the foreground: tests/e2e/test_readme.py",
 }

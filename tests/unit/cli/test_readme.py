@@ -50,9 +50,7 @@ def shape(line: str) -> str:
 @cache
 def followed() -> frozenset[str]:
     """What a wait for a rollout of the real controller prints, while it goes on, and on the way back."""
-    stories = [
-        story for name in ("shadowing", "shifting", "baking", "ended rolled back") for story in moment(name).stories
-    ]
+    stories = [story for name in ("shifting", "ended rolled back") for story in moment(name).stories]
     lines = [plain(line) for story in stories for line in Story().news(story, 80)]
     return frozenset(map(shape, [*lines, SENTENCES[Reason.SHARE].format(version=2, weight=12.7)]))
 

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.page`` prints the table of faults of docs/reference/faults.md; a test holds the page to it."""
+"""``python -m tests.chaos.page`` prints the table of faults of docs/reference/faults.md, which a test compares."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from baton import __version__
-from baton.cli import backup, change, doctor, lists, push, serve, status, up
+from baton.cli import adopt, backup, change, doctor, init, lists, push, serve, status, up
 from baton.cli.output import prepare, say
 from baton.cli.settings import common
 from baton.errors import BatonError
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 for _verb in (
-    *(up.up, serve.serve, status.status, lists.versions, lists.history),
+    *(init.init, adopt.adopt, adopt.eject, up.up, serve.serve, status.status, lists.versions, lists.history),
     *(push.push, change.verify, change.promote, change.rollback, change.abort),
     *(change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
 ):

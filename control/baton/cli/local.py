@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import baton
 from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError
+from baton.share import shared
 from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
 
@@ -18,14 +18,9 @@ KEY = "admin.key"
 _LOOPBACK = frozenset({HOST, "localhost", "[::1]"})
 
 
-def checkout() -> Path:
-    """The source checkout, when Baton runs from one: it holds the backends and the engines' templates."""
-    return Path(baton.__file__).resolve().parents[2]
-
-
 def own_backends() -> list[Path]:
-    """The checkout's backends; an installation has none of its own."""
-    directory = checkout() / "python_backend"
+    """The directory of the backends that come with Baton: the engines' and the splitter's."""
+    directory = shared("python_backend")
     return [directory] if directory.is_dir() else []
 
 
@@ -89,7 +84,7 @@ def _prepare_engine(repository: Path, service: ServiceConfig) -> None:
     wanted = repository / service.engine / "config.pbtxt"
     if wanted.is_file():
         return
-    template = checkout() / "model_repository" / service.engine / "config.pbtxt"
+    template = shared("model_repository", service.engine, "config.pbtxt")
     if not template.is_file():
         raise ConfigError(
             f"The engine {service.engine} of service {service.name} has no {wanted}.",

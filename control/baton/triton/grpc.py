@@ -24,6 +24,7 @@ from baton.triton.port import Beats, Counts, Index, Infos, Tensors, own_id
 from baton.triton.words import cause, refused
 
 INDEX_TIMEOUT_S = 2.0
+NO_MODEL = "baton-no-such-model"
 PENDING = "nv_inference_pending_request_count"
 ENGINE_INFO = "baton_engine_info"
 ENGINE_BEATS = "baton_engine_beats"
@@ -60,6 +61,23 @@ class GrpcTriton:
     @property
     def name(self) -> str:
         return self._name
+
+    def release(self) -> str:
+        """The server's version, for example ``2.51.0``. Raises ``Unreachable``."""
+        try:
+            return str(self._client.get_server_metadata(headers=self._headers, client_timeout=INDEX_TIMEOUT_S).version)
+        except InferenceServerException as error:
+            raise self._translate(error, "metadata", INDEX_TIMEOUT_S, silent=True) from None
+
+    def explicit(self) -> bool:
+        """Whether it takes load and unload calls. To unload a model that is not there does nothing (seen on 24.10)."""
+        try:
+            self._client.unload_model(NO_MODEL, headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
+        except InferenceServerException as error:
+            if "polling is enabled" in (error.message() or ""):  # its words in the modes none and poll
+                return False
+            raise self._translate(error, "an unload call", INDEX_TIMEOUT_S, silent=True) from None
+        return True
 
     def index(self) -> Index:
         try:

@@ -157,6 +157,32 @@ def with_specific_versions(text: str, versions: frozenset[int], path: Path) -> s
     return edited
 
 
+def with_name(text: str, name: str, path: Path) -> str:
+    """The text with another name of the model, and nothing else changed. A file without a name stays as it is.
+
+    Raises:
+        RepositoryError: the text can't be parsed, before or after.
+    """
+    before = parse(text, path)
+    if not before.name:
+        return text
+    depth, last, edited = 0, "", text
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup in ("comment", "space"):
+            continue
+        if depth == 0 and last == "name:" and token.lastgroup == "string":
+            edited = f'{text[: token.start()]}"{name}"{text[token.end() :]}'
+            break
+        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
+        last = last + ":" if token.group() == ":" else token.group()
+    before.name = name
+    if before != parse(edited, path):
+        raise RepositoryError(
+            f"{path} has a name that Baton can't edit.", mend=f'Write it as `name: "{path.parent.name}"`.'
+        )
+    return edited
+
+
 def _listing(block: str, listed: str) -> str:
     """What stands within ``specific``, with another list of versions. Comments stay, each on a line of its own end."""
     tokens = list(_TOKEN.finditer(block))

@@ -121,6 +121,10 @@ class ServiceFiles:
                 sync_directory(folder)
         write_atomically(path, self._alias_text(engine, version, split=split))
 
+    def alias_text_for(self, engine: str, version: int) -> str:
+        """What :meth:`set_alias` would write for an engine with that ``config.pbtxt``."""
+        return self._alias_text(pbtxt.parse_engine(engine, self.engine_dir / CONFIG), version, split=False)
+
     def tidy_alias(self) -> None:
         """Remove the version directories of the alias that its file no longer names."""
         current = self.alias()

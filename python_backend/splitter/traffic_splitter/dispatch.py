@@ -18,9 +18,9 @@ Invariants, with the tests in ``tests/unit/splitter`` that hold them:
 
 - Each request is answered exactly once, and no version is asked twice: ``test_states.py``, for every order of events.
 - A request that a living version may answer, and can, does not fail: ``test_states.py``, ``test_failover.py``, and with
-  processes that die and hang, ``test_real_triton.py``.
+  processes that die and hang, ``tests/triton/test_splitter.py``.
 - A process that is frozen while requests wait for it is killed before it can wake: ``test_calls.py``, and with one that
-  would wake, ``test_real_triton.py``.
+  would wake, ``tests/triton/test_splitter.py``.
 - An answer that comes after the client's is dropped: ``test_states.py``, ``test_dispatch.py``.
 - Each ticket of the breaker comes back, also when a client is gone: ``test_dispatch.py``.
 """

@@ -28,6 +28,7 @@ from baton.cli import local, main
 from baton.cli.up import _Supervised
 from baton.config import Config, ServerConfig, load
 from baton.errors import ConfigError, KeyRefused
+from baton.share import shared
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
@@ -43,7 +44,7 @@ def running(*args: str, log: Path, before: str = "") -> Iterator[tuple[subproces
 def _configuration(tmp_path: Path) -> Path:
     engine = tmp_path / "repo" / "qwen3_vl_reranker"
     engine.mkdir(parents=True)
-    template = local.checkout() / "model_repository" / "qwen3_vl_reranker" / "config.pbtxt"
+    template = shared("model_repository", "qwen3_vl_reranker", "config.pbtxt")
     (engine / "config.pbtxt").write_text(template.read_text())
     file = tmp_path / "some.toml"
     # Nothing listens on port 1: the control plane has to live without Triton.

@@ -1,12 +1,12 @@
-"""Which addresses belong to the internet at large, by IANA's registries.
+"""Which IP addresses are public, according to IANA's registries.
 
-The tables are those of the IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890; iana.org/assignments,
-iana-ipv4-special-registry and iana-ipv6-special-registry, as of 2025), of the multicast registries, and of the IPv6
-address space, of which 2000::/3 alone is given out for public use. Python's own ``is_global`` knows what they said when
-that Python was released, and nothing of the IPv4 addresses that lie inside IPv6 ones.
+The tables follow the IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890; iana.org/assignments,
+iana-ipv4-special-registry and iana-ipv6-special-registry, as of 2025), the multicast registries, and the IPv6 address
+space, of which only 2000::/3 is assigned for public use. Python's own ``is_global`` follows the registries as of that
+Python's release, and does not look at IPv4 addresses embedded in IPv6 addresses.
 
-Within 192.0.0.0/24 and 2001::/23 the registries name some addresses that are reachable (relays, anycast services,
-identifiers). They serve no media, and count as the block that they lie in.
+The registries list a few reachable addresses within 192.0.0.0/24 and 2001::/23 (relays, anycast services, identifiers).
+They serve no media, so they are treated like the block around them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GLOBAL_6 = IPv6Network("2000::/3")
 IPv4-translated (::ffff:0:0:0/96) addresses, NAT64 for local use (64:ff9b:1::/48), discard-only (100::/64), segment
 routing (5f00::/16), unique-local (fc00::/7), link-local (fe80::/10), site-local (fec0::/10), multicast (ff00::/8)."""
 NAT64 = IPv6Network("64:ff9b::/96")
-"""IPv4 as IPv6-only hosts see it, RFC 6052; the one block outside of ``GLOBAL_6`` that leads outside."""
+"""IPv4 addresses as IPv6-only hosts reach them, RFC 6052: the only public block outside of ``GLOBAL_6``."""
 TEREDO = IPv6Network("2001::/32")
 SPECIAL_6 = {
     IPv6Network("2001::/23"): "IETF protocol assignments, RFC 2928",
@@ -47,7 +47,7 @@ SPECIAL_6 = {
     IPv6Network("3fff::/20"): "documentation, RFC 9637",
 }
 _ISATAP = 0x00005EFE
-"""The first half of an interface's number that ends in an IPv4 address, RFC 5214; bit 25 says whether it is unique."""
+"""Upper half of an interface identifier that ends in an IPv4 address, RFC 5214; bit 25 is the universal/local flag."""
 _UNIQUE = 0x02000000
 _LOW = 0xFFFFFFFF
 
@@ -55,13 +55,13 @@ Address = IPv4Address | IPv6Address
 
 
 def public(address: Address) -> bool:
-    """Whether an address belongs to the internet at large; one that carries IPv4 addresses is judged by those as well.
+    """Whether an address is public. All IPv4 addresses embedded in an IPv6 address must be public as well.
 
-    Networks may translate by prefixes of their own (RFC 6052), which no address shows.
+    A network may use its own translation prefix (RFC 6052); no check of an address can see that.
     """
     if isinstance(address, IPv4Address):
         return not any(address in block for block in SPECIAL_4)
-    if address.ipv4_mapped is not None:  # the connection goes to that one
+    if address.ipv4_mapped is not None:  # the connection goes to this IPv4 address
         return public(address.ipv4_mapped)
     if not all(public(inner) for inner in carried(address)):
         return False
@@ -71,7 +71,7 @@ def public(address: Address) -> bool:
 
 
 def carried(address: IPv6Address) -> Iterator[IPv4Address]:
-    """The IPv4 addresses that one of 6to4, Teredo, NAT64 or ISATAP leads to."""
+    """The IPv4 addresses embedded in a 6to4, Teredo, NAT64 or ISATAP address."""
     number = int(address)
     if address.sixtofour is not None:
         yield address.sixtofour

@@ -1,9 +1,9 @@
-"""Fetches media by https from hosts that the operator allowed, and from nowhere else.
+"""Downloads media over HTTPS, only from hosts that the operator allowed.
 
-Whoever may name an address makes this machine a client inside its own network. So the host must stand in the list, its
-name is resolved once, the addresses are checked, and the connection goes to a checked address: a name that resolves to
-something else a moment later changes nothing. Redirects are not followed, no proxy of the environment is asked, and one
-deadline holds for all of it.
+A client that may choose an address could use this machine to reach its internal network (SSRF). So the host must be in
+the allow list, its name is resolved once, all resolved addresses are checked, and the connection goes to a checked
+address. A name that resolves to another address a moment later has no effect (DNS rebinding). Redirects are not
+followed, proxy variables of the environment are ignored, and one deadline covers the whole download.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ HTTPS_PORT = 443
 
 
 def fetch(reference: str, allowed: Sequence[str], max_bytes: int, seconds: float) -> bytes:
-    """The body of an https address.
+    """Download the body of an HTTPS URL.
 
     Args:
-        reference: The address.
-        allowed: Hosts in lower case; ``host:port`` for another port than 443. Addresses that are not public (loopback,
-            private, link-local) are refused unless they stand here, too.
-        max_bytes: The longest body.
-        seconds: For name, connection and body together.
+        reference: The URL.
+        allowed: Hosts in lower case; ``host:port`` for a port other than 443. Addresses that are not public (loopback,
+            private, link-local) are refused unless they are in this list as well.
+        max_bytes: The largest body, in bytes.
+        seconds: Time limit for name resolution, connection and body together.
 
     Raises:
-        InputError: It is not allowed, too large, too slow, or cannot be fetched.
+        InputError: The URL is not allowed, the body is too large, or the download failed or took too long.
     """
     host, port, path = _parts(reference, allowed)
     if seconds <= 0:
@@ -59,7 +59,7 @@ def _get(
 ) -> bytes:
     with (
         socket.create_connection((str(address), port), timeout=seconds) as raw,
-        # The handshake comes after: the deadline must hold for it, too. The name is the host's, and so is checked.
+        # The handshake comes later, under the deadline. The certificate is checked against the host's name.
         ssl.create_default_context().wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False) as secure,
     ):
         deadline.watch(secure)
@@ -79,7 +79,7 @@ def _get(
 
 
 def _parts(reference: str, allowed: Sequence[str]) -> tuple[str, int, str]:
-    """(host, port, path with query) of an allowed address."""
+    """(host, port, path with query) of an allowed URL."""
     try:
         parts = urllib.parse.urlsplit(reference)
         host, port = parts.hostname or "", HTTPS_PORT if parts.port is None else parts.port
@@ -96,7 +96,7 @@ def _parts(reference: str, allowed: Sequence[str]) -> tuple[str, int, str]:
 
 
 def _checked_address(host: str, port: int, allowed: Sequence[str]) -> Address:
-    """The first address of a host; each that its name leads to must be public, or named by the operator."""
+    """The first address of a host. All addresses of its name must be public or allowed by the operator."""
     found = [ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     for address in found:
         if not public(address) and str(address) not in allowed:
@@ -105,7 +105,7 @@ def _checked_address(host: str, port: int, allowed: Sequence[str]) -> Address:
 
 
 class _Deadline(threading.Timer):
-    """Ends a download: a timeout of each read would not do, as a server may send a byte every few seconds."""
+    """Ends a download after a time. A timeout per read is not enough: a server may send one byte every few seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds, self._end)
@@ -122,6 +122,6 @@ class _Deadline(threading.Timer):
     def _end(self) -> None:
         self.over = True
         if self._socket is not None:
-            with suppress(OSError):  # it is closed already
-                # Not SSLSocket's own: that takes the session away from under the thread that reads.
+            with suppress(OSError):  # already closed
+                # Not SSLSocket.shutdown: it drops the TLS session that another thread is reading from.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
-"""What a file is by its bytes: a sentence about one that is not decoded, and what a JPEG or TIFF takes to decode.
+"""Recognises files by their first bytes: names one that cannot be decoded, and estimates the work of JPEG and TIFF.
 
-The sentences change nothing: what is decoded is decided by the decoders themselves.
+The names only make error messages better. The decoders decide what is decoded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STILL = (
     (0, b"MM\0*", "TIFF"),
     (0, b"GIF8", "GIF"),
 )
-"""(offset, bytes, name) of pictures that are decoded."""
+"""(offset, signature, name) of the image formats that are decoded."""
 EXOTIC = (
     (0, b"\xff\x0a", "JPEG XL"),
     (4, b"JXL \r\n", "JPEG XL"),
@@ -42,7 +42,7 @@ EXOTIC = (
     (0, b"DDS ", "DDS"),
     (0, b"gimp xcf", "a GIMP file"),
 )
-"""Pictures and documents that are not."""
+"""Image and document formats that are not decoded."""
 MOVING = (
     (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
     (8, b"AVI ", "AVI"),
@@ -60,20 +60,20 @@ OTHER = (
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
 TEXT_HEAD = 1024
-"""Bytes at a file's beginning in which a page or a drawing names itself."""
+"""Bytes at the start of a file that are searched for HTML, XML and SVG."""
 CONVERT = "convert it to PNG, JPEG or WebP"
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""A marker of a JPEG that begins a segment or a scan: neither a stuffed byte nor the mark of a restart."""
+"""A JPEG marker that begins a segment or a scan; stuffed bytes and restart markers are left out."""
 
 TILE_TAGS = (322, 323)
 OFFSET_TAGS = (273, 324)
-"""Of a TIFF: width and length of its tiles; where its strips or tiles lie."""
+"""TIFF tags: tile width and length; offsets of strips and of tiles."""
 PLAIN_KINDS = frozenset({3, 4})
-"""Of a TIFF's numbers: those of 16 and 32 bits."""
+"""TIFF field types: unsigned integers of 16 and 32 bits."""
 
 
 def not_an_image(data: bytes) -> str | None:
-    """Why no picture was found in ``data``, with the mend; None where the bytes tell nothing."""
+    """Why ``data`` is not an image, and what to do; None if the bytes are not recognised."""
     if known := _common(data):
         return known
     if name := _undecoded(data):
@@ -84,7 +84,7 @@ def not_an_image(data: bytes) -> str | None:
 
 
 def not_a_video(data: bytes) -> str | None:
-    """Why no video was found in ``data``, with the mend; None where the bytes tell nothing."""
+    """Why ``data`` is not a video, and what to do; None if the bytes are not recognised."""
     if known := _common(data):
         return known
     if name := _undecoded(data):
@@ -105,9 +105,10 @@ def not_a_video(data: bytes) -> str | None:
 
 
 def jpeg_scans(data: bytes, most: int) -> int:
-    """How often the pixels of a JPEG's first picture are gone over; at most ``most`` segments are looked at.
+    """Number of scans in a JPEG's first image: the decoder passes over all pixels once per scan.
 
-    What follows its end does not count: a second picture, a gain map, the film of a motion photo.
+    At most ``most`` segments are read. Data after the end of that image does not count: a second image, a gain map, the
+    video of a motion photo.
     """
     at, scans = 2, 0
     for _ in range(most):
@@ -120,32 +121,32 @@ def jpeg_scans(data: bytes, most: int) -> int:
 
 
 def tiff_work(tags: Mapping[int, Any], size: tuple[int, int], data: bytes) -> tuple[tuple[int, int], int]:
-    """((width, height) of a TIFF's tiles, the pixels of all): they are decoded whole, whatever of them is shown.
+    """((width, height) of a TIFF's tiles, pixels of all tiles). Tiles are decoded whole, also beyond the image's edge.
 
-    Without tiles both are the picture's.
+    Without tiles, both are those of the image.
 
     Raises:
-        InputError: The size of the tiles is told in a way that not every reader knows.
+        InputError: The tile size has a field type that Pillow and libtiff read differently.
     """
     given = [kind for tag, kind in _tiff_entries(data) if tag in TILE_TAGS]
     if len(given) not in {0, 2} or not PLAIN_KINDS.issuperset(given):
-        # Pillow passes over a tag of a kind that it does not know, and libtiff does not.
-        raise InputError("cannot be decoded as an image (the size of its tiles is not told as it should be)")
+        # Pillow ignores a tag of an unknown field type; libtiff reads it.
+        raise InputError("cannot be decoded as an image (its tile size is stored in an invalid way)")
     width, height = (tags.get(tag, side) for tag, side in zip(TILE_TAGS, size, strict=True))
     return (width, height), -(-size[0] // max(width, 1)) * -(-size[1] // max(height, 1)) * width * height
 
 
 def tiff_scans(tags: Mapping[int, Any], data: bytes) -> int:
-    """How often the pixels of a TIFF that holds JPEGs are gone over, at most.
+    """Upper bound for the number of scans of a TIFF that contains JPEG data.
 
-    Each strip or tile is a JPEG of its own, of one scan unless it is progressive; several may be the same one.
+    Each strip or tile is a JPEG with one scan, or several if it is progressive. Several tiles may share one JPEG.
     """
     offsets = next((tags[tag] for tag in OFFSET_TAGS if tag in tags), ())
     return max(1, data.count(b"\xff\xda") - len(set(offsets)) + 1)
 
 
 def _tiff_entries(data: bytes) -> Iterator[tuple[int, int]]:
-    """(tag, kind of its value) of each entry in a TIFF's first directory, in the file's order."""
+    """(tag, field type) of each entry in a TIFF's first directory, in file order."""
     order: Literal["big", "little"] = "big" if data[:2] == b"MM" else "little"
     is_big = int.from_bytes(data[2:4], order) == 43  # noqa: PLR2004 - BigTIFF; else 42
     at = int.from_bytes(data[8:16] if is_big else data[4:8], order)
@@ -189,7 +190,7 @@ def _animated(data: bytes) -> bool:
 
 
 def _brands(data: bytes) -> frozenset[bytes]:
-    """What the first box of an MP4, HEIC or AVIF file calls itself."""
+    """The brands in the first box of an MP4, HEIC or AVIF file."""
     if data[4:8] != b"ftyp":
         return frozenset()
     box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]

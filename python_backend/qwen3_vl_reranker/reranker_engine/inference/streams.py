@@ -1,4 +1,4 @@
-"""An encoded video as files have it: which stream it is, how it is turned, its rate, and whether it is all there."""
+"""Reads an encoded video: chooses the stream, finds rotation and frame rate, and checks that the file is complete."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-# Only containers that hold their own pictures. FFmpeg takes playlists and session descriptions for videos as well (HLS,
-# DASH, ffconcat, SDP): those name files and addresses, which it would open.
+# Only containers that hold their own frames. FFmpeg also accepts playlists and session descriptions (HLS, DASH,
+# ffconcat, SDP). They name files and addresses, and FFmpeg would open those.
 MOV = "mov"
 VIDEO_FORMATS = (MOV, "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "gif")
 MOV_BEGINS = frozenset(
     (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"udta", b"uuid", b"styp", b"moof", b"sidx")
 )
-"""What the first box of an MP4 or QuickTime file may be. FFmpeg would look for one further on as well."""
+"""Allowed types of the first box of an MP4 or QuickTime file. FFmpeg alone would also search for one further on."""
 COUNTED = re.compile(rb"stsz|stz2|stsc|stco|co64|trun|iinf|iloc|cmov")
-"""Boxes whose few bytes make FFmpeg take memory for as many samples, chunks or items as they name."""
+"""Boxes that hold a count. FFmpeg allocates memory for that many samples, chunks or items before it reads them."""
 FEW_SAMPLES = 2**20
-"""25 MB of FFmpeg's entries. Old sound was counted as it was before it was packed: 24 s of it, however small."""
+"""Always allowed: 25 MB of FFmpeg's entries. Old audio codecs count uncompressed samples: 24 s of them."""
 LEAST_FRAME = 160
-"""Of the samples of sound that have no box of their own, FFmpeg keeps an entry for at least so many."""
+"""FFmpeg keeps one entry for at least this many audio samples that share a chunk."""
 DECODERS = (
     "h264", "hevc", "vp8", "vp9", "libdav1d", "libaom-av1", "av1",  # phones, browsers, screen recorders, the web
     "prores", "dnxhd", "dvvideo", "ffv1", "huffyuv",  # cameras, editors, archives
     "mjpeg", "mpeg4", "h263", "flv", "mpeg1video", "mpeg2video", "theora", "gif",  # older cameras, phones, sites, discs
 )  # fmt: skip
-"""FFmpeg's names of the decoders that a stranger's bytes may reach. It has some 300 for pictures; most others are for
-games and for formats that nobody writes any more, where errors are found by those who look for them only."""
+"""The FFmpeg decoders that a client's bytes may reach, by FFmpeg's names. FFmpeg has some 300 video decoders. Most of
+the others are for games and dead formats, and few people look for defects in them."""
 MIN_SHARE = 0.9
-"""A video with fewer of the frames (AVI) or of the seconds (FLV) that its header promises is cut off."""
+"""A video is truncated when it has less than this share of the frames (AVI) or seconds (FLV) in its header."""
 RATE_DOUBT = 1.25
-"""A file's own frame rate is not believed where the times of its frames tell of one so many times as high or low."""
+"""The frame rate in the header is ignored when the timestamps give a rate that differs by more than this factor."""
 MOST_BOXES = 10_000
-"""Of a file's outermost ones, which are walked through in Python: a day in fragments of 9 seconds."""
+"""At most this many top-level boxes are read: enough for one day in fragments of 9 seconds."""
 BOX_HEAD = 8
 """Bytes of a box's size and name."""
 MICROSECONDS = 1_000_000
@@ -50,10 +50,10 @@ SAVE = "save it with H.264, H.265, VP9 or AV1"
 
 
 class VideoFile:
-    """The video in an open container; its frames are decoded once, in order.
+    """The video stream of an open container. Its frames are decoded once, in order.
 
     Raises:
-        InputError: There is none.
+        InputError: The container has no video stream that can be decoded.
     """
 
     def __init__(self, container: InputContainer, data: bytes) -> None:
@@ -69,16 +69,16 @@ class VideoFile:
 
     @property
     def indexed_frames(self) -> int | None:
-        """How many encoded frames the file's index promises; None where nothing reliable tells."""
+        """Number of encoded frames according to the file's index; None without a reliable index."""
         return len(self.stream.index_entries) if "mov" in self._names else None
 
     @property
     def frame_parts(self) -> int:
-        """How many encoded frames may make one: MPEG streams may hold the two fields of a picture apart."""
+        """Encoded frames per displayed frame: MPEG streams may store the two fields of a frame separately."""
         return 2 if self._is_mpeg else 1
 
     def encoded_frames(self, most: int) -> int:
-        """How many encoded frames the file holds; counting ends above ``most`` pictures. Nothing is decoded."""
+        """Number of encoded frames in the file, without decoding. Counting stops above ``most`` displayed frames."""
         count = 0
         for packet in self._container.demux(self.stream):
             count += bool(packet.size)
@@ -87,14 +87,14 @@ class VideoFile:
         return count
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Every frame that a player would show: those before the start of an edit list are decoded and dropped."""
+        """Each frame that a player would show. Frames before the start of an edit list are decoded and dropped."""
         for packet in self._container.demux(self.stream):
             if packet.is_corrupt and "mov" in self._names:
-                continue  # the file ends in it
+                continue  # the file ends within this frame
             if packet.dts is not None or packet.size:
                 self._packets += 1
                 if not packet.size:
-                    continue  # "the same again" (Theora, AVI), which the decoder would take for the end
+                    continue  # "repeat the last frame" (Theora, AVI); the decoder would take it for the end
             for frame in packet.decode():
                 self._see(frame)
                 yield frame
@@ -108,11 +108,11 @@ class VideoFile:
                 self._length = float((frame.duration or 0) * (frame.time_base or 0))
 
     def rate(self) -> float:
-        """Frames a second, known when all frames were decoded; 0 where nothing tells it.
+        """Frames per second, valid once all frames are decoded; 0 if unknown.
 
-        It is the container's average, as in the reference (decord), unless that contradicts the times of the frames:
-        recordings of browsers without a rate are taken for 1000 a second, and an AVI with dropped frames for its full
-        rate. MPEG streams are believed: their times jump where recordings were joined.
+        This is the container's average rate, as in the reference (decord), unless the timestamps contradict it. A
+        browser's recording without a rate reports 1000, and an AVI with dropped frames reports its nominal rate. MPEG
+        streams keep their rate in any case: their timestamps jump where recordings were joined.
         """
         told = float(self.stream.average_rate or 0)
         seconds = self._last + self._length - (self._begin or 0.0)
@@ -126,15 +126,15 @@ class VideoFile:
         return not self._names.isdisjoint(("mpegts", "mpeg"))
 
     def check_whole(self) -> None:
-        """Call when all frames were decoded.
+        """Check that the file is complete. Call this once all frames are decoded.
 
-        What a header says of frames and seconds is often wrong in files that are whole (edit lists, dropped frames, a
-        last picture that stands), so that the file's own structure decides where it has one: the samples in the index
-        of MP4 and QuickTime, the sizes of the outermost elements of Matroska and AVI. MPEG, Ogg and GIF, and recordings
-        without an end (WebM of browsers), tell nothing.
+        The frame count and duration in a header are often wrong in complete files (edit lists, dropped frames, a still
+        last frame). So the structure of the file decides where there is one: the index of MP4 and QuickTime, and the
+        sizes of the top-level elements of Matroska and AVI. MPEG, Ogg, GIF and live recordings (WebM of browsers) have
+        no such structure, and truncation of those is not found.
 
         Raises:
-            InputError: The file ends before its end.
+            InputError: The file is truncated.
         """
         if "mov" in self._names:
             if self._packets < (promised := len(self.stream.index_entries)):
@@ -156,10 +156,10 @@ class VideoFile:
 
 
 def formats_of(data: bytes) -> tuple[str, ...]:
-    """The containers that FFmpeg may take these bytes for.
+    """The container formats that FFmpeg may try for these bytes.
 
     Raises:
-        InputError: It is an MP4 or QuickTime file whose index promises many more samples than it has bytes.
+        InputError: An MP4 or QuickTime file has an index with more samples than the file has bytes.
     """
     if data[4:8] not in MOV_BEGINS:
         return tuple(name for name in VIDEO_FORMATS if name != MOV)
@@ -172,15 +172,15 @@ def formats_of(data: bytes) -> tuple[str, ...]:
 
 
 def _most_samples(data: bytes) -> int:
-    """How many samples the index of a file of these bytes may promise."""
+    """Most samples that the index of this file may announce."""
     return max(len(data), FEW_SAMPLES)
 
 
 def promised_samples(data: bytes) -> int:
-    """How many entries FFmpeg would make room for, at 24 bytes each, before it looks whether they are there.
+    """Number of index entries that FFmpeg would allocate, 24 bytes each, before it checks that they exist.
 
-    Every place outside of the pixels that may be such a box counts, wherever it lies: a box is a box for FFmpeg in
-    places where no other program looks for it. A whole file has about a byte for each sample at the least.
+    Every byte sequence outside of the media data that could be such a box counts, because FFmpeg accepts boxes in
+    places where no other program does. A complete file has at least about one byte for each sample.
     """
     samples, chunks, most_in_chunk, entries = 0, 0, 0, 0
     for begin, end in _outside_of_pixels(data):
@@ -191,7 +191,7 @@ def promised_samples(data: bytes) -> int:
             count = int.from_bytes(data[at + 4 : at + 8])
             if kind == b"stsc":
                 entries += count
-                if entries > _most_samples(data):  # also so that tables over tables are not read again and again
+                if entries > _most_samples(data):  # stop early: overlapping tables would be read again and again
                     return entries
                 table = range(at + 12, min(at + 8 + 12 * count, end), 12)
                 most_in_chunk += max((int.from_bytes(data[one : one + 4]) for one in table), default=0)
@@ -203,8 +203,8 @@ def promised_samples(data: bytes) -> int:
 
 
 def _counted(kind: bytes, data: bytes, at: int) -> int:
-    """The count in a box whose content begins at ``at``."""
-    if kind == b"cmov":  # an index that is compressed itself, of the nineties: what it promises can't be seen
+    """The count in the box whose content begins at offset ``at``."""
+    if kind == b"cmov":  # a compressed index (QuickTime of the 1990s): its counts cannot be read
         return 2**32
     version = data[at] if at < len(data) else 0
     if kind == b"iinf":
@@ -216,7 +216,7 @@ def _counted(kind: bytes, data: bytes, at: int) -> int:
 
 
 def _outside_of_pixels(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where an MP4's outermost boxes lie that are no ``mdat``; what can't be told apart is among them."""
+    """(begin, end) of each top-level box of an MP4 except ``mdat``. Bytes that cannot be parsed are included."""
     at = 0
     for _ in range(MOST_BOXES):
         head = 16 if data[at : at + 4] == b"\0\0\0\1" else BOX_HEAD
@@ -226,22 +226,22 @@ def _outside_of_pixels(data: bytes) -> Iterator[tuple[int, int]]:
         if data[at + 4 : at + 8] != b"mdat":
             yield at, min(at + size, len(data))
         at += size
-    is_pixels = data[at : at + 8] == b"\0\0\0\0mdat"  # to the end
+    is_pixels = data[at : at + 8] == b"\0\0\0\0mdat"  # size 0: up to the end of the file
     if at < len(data) and not is_pixels:
         yield at, len(data)
 
 
 def quarter_turns(frame: VideoFrame) -> int:
-    """How many times to turn a frame by 90 degrees, counterclockwise, to show it as the file says (display matrix).
+    """How often to rotate a frame by 90 degrees counterclockwise, according to the file's display matrix.
 
-    Other angles go to the nearest of the four, and a mirrored video is turned, not mirrored, as in the reference.
+    Other angles are rounded to the nearest of the four. A mirrored video is rotated only, as in the reference.
     """
     angle = frame.rotation
     return round(angle / 90) % 4 if abs(angle) <= 180 else 0  # noqa: PLR2004 - a matrix of zeros has no angle
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
-    """FFmpeg's choice of several (the default one, then the richest); never a cover picture."""
+    """The stream that FFmpeg prefers (default flag, then resolution), but never a cover picture."""
     from av.stream import Disposition
 
     found = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
@@ -263,9 +263,9 @@ def _cut(what: str) -> InputError:
 
 
 def index_end(data: bytes) -> int:
-    """Where the last of an MP4's outermost boxes ends, if it is the index or the file is in fragments; else 0.
+    """End offset of the last top-level box of an MP4 if that box is the index or the file is fragmented; else 0.
 
-    That of a whole file's pixels does not matter, since the index tells which of them are lacking.
+    The end of the media data does not matter: the index shows which samples are missing.
     """
     at, kind, fragmented = 0, b"", False
     for _ in range(MOST_BOXES):
@@ -277,25 +277,25 @@ def index_end(data: bytes) -> int:
             size = int.from_bytes(data[at + 8 : at + 16], "big")
         elif len(data) - at < BOX_HEAD:
             size = BOX_HEAD
-        if size < BOX_HEAD:  # 0 is "to the end"
+        if size < BOX_HEAD:  # 0 means "up to the end of the file"
             break
         at += size
     return at if fragmented or kind == b"moov" else 0
 
 
 def _riff_end(data: bytes) -> int:
-    """Where the last RIFF of an AVI ends; large files have several in a row."""
+    """End offset of the last RIFF chunk of an AVI. Large files have several."""
     at = 0
     for _ in range(MOST_BOXES):
         if data[at : at + 4] != b"RIFF":
             break
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + size + size % 2
-    return at - 1  # the last byte is sometimes left out that makes the size even
+    return at - 1  # some programs omit the last padding byte
 
 
 def _matroska_end(data: bytes) -> int:
-    """Where the segment of a Matroska file ends; 0 where it does not say."""
+    """End offset of the segment of a Matroska file; 0 if its size is unknown."""
     head, at = _element_size(data, 4)
     if head is None or data[at + head : at + head + 4] != b"\x18\x53\x80\x67":
         return 0
@@ -304,7 +304,7 @@ def _matroska_end(data: bytes) -> int:
 
 
 def _element_size(data: bytes, at: int) -> tuple[int | None, int]:
-    """(the size that stands at ``at``, None for unknown, where the content begins); EBML's numbers of 1 to 8 bytes."""
+    """(size of the EBML element at ``at`` or None if unknown, offset of its content). EBML sizes have 1 to 8 bytes."""
     length = 9 - data[at].bit_length() if at < len(data) else 9
     if length > 8 or at + length > len(data):  # noqa: PLR2004 - there are no longer ones
         return None, at

@@ -1,0 +1,264 @@
+"""``ctl adopt`` and ``ctl eject`` on a Triton that was started by hand, under load over gRPC and HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from harness.control_plane import CTL
+from harness.waiting import until
+from tests.support.toy import engine_config, make_checkpoint
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
+
+from baton import adopt as core
+from baton.errors import TritonError
+from baton.local import LocalTriton
+from baton.triton.grpc import GrpcTriton
+
+pytestmark = pytest.mark.triton
+NAME, ENGINE = "search", "search_engine"
+BACKENDS = (TOY_BACKENDS, OUR_BACKENDS)
+CONFIG = "# written by hand\r\n" + engine_config(NAME, [3, 7]).replace("\n", "\r\n")
+
+
+class Clients:
+    """Four over gRPC and two over HTTP, which ask by the model's name all the while."""
+
+    def __init__(self, server: LocalTriton) -> None:
+        self.server, self.done, self.failed, self.versions = server, 0, list[str](), set[str]()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        kinds = [(tritonclient.grpc, self.server.grpc_url)] * 4 + [(tritonclient.http, self.server.http_url)] * 2
+        self._threads = [threading.Thread(target=self._ask, args=kind) for kind in kinds]
+        for thread in self._threads:
+            thread.start()
+        self.some_more()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def some_more(self, count: int = 200) -> None:
+        """Wait until so many more requests were answered or failed."""
+        begin = self.done + len(self.failed)
+        until(lambda: self.done + len(self.failed) >= begin + count, f"{count} more answers")
+
+    def _ask(self, protocol: Any, address: str) -> None:
+        client = protocol.InferenceServerClient(address)
+        while not self._stop.is_set():
+            try:
+                answer = client.infer(NAME, tensors(protocol, {"text": "red"}, [{"text": "a red"}, {"text": "b"}]))
+                version = answer.get_response()
+                version = version["model_version"] if isinstance(version, dict) else version.model_version
+            except Exception as error:  # noqa: BLE001 - each is a failed request, and asserted
+                with self._lock:
+                    self.failed.append(str(error))
+            else:
+                with self._lock:
+                    self.done += 1
+                    self.versions.add(version)
+        client.close()
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def ctl(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([CTL, *words], cwd=home, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def by_hand(
+    home: Path, *, backends: tuple[Path, ...] = (TOY_BACKENDS, OUR_BACKENDS), **options: Any
+) -> Iterator[LocalTriton]:
+    """A Triton that serves versions 3 and 7 of ``search`` by itself."""
+    for version in (3, 7):
+        make_checkpoint(home / "model_repository" / NAME / str(version), seed=version)
+    (home / "model_repository" / NAME / "config.pbtxt").write_bytes(CONFIG.encode())
+    load = {} if "extra_args" in options else {"load": [NAME]}
+    with running_triton(home / "triton", home / "model_repository", backends=backends, **load, **options) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LocalTriton]]:
+    home = tmp_path_factory.mktemp("by_hand")
+    with by_hand(home) as server:
+        yield home, server
+
+
+def test_there_and_back_under_load_costs_no_request_and_no_byte(running: tuple[Path, LocalTriton]) -> None:
+    home, server = running
+    before = tree(home / "model_repository")
+    with Clients(server) as clients:
+        done = ctl(home, "adopt", server.grpc_url)
+        assert done.returncode == 0, done.stderr
+        assert "0 failed" in done.stderr
+        assert '-name: "search"' in done.stdout, "the page shows the difference"
+        clients.some_more()
+        after = tree(home / "model_repository")
+        assert {name for name in after if name.startswith(f"{NAME}/")} == {f"{NAME}/config.pbtxt", f"{NAME}/7"}
+        moved = {name.replace(NAME, ENGINE, 1): mark for name, mark in before.items() if name != f"{NAME}/config.pbtxt"}
+        assert moved.items() <= after.items()
+        engine = (home / "model_repository" / ENGINE / "config.pbtxt").read_bytes().decode()
+        assert engine == CONFIG.replace(f'"{NAME}"', f'"{ENGINE}"').replace("[ 3, 7 ]", "[ 7 ]")
+        back = ctl(home, "--output", "json", "eject")
+        assert back.returncode == 0, back.stderr
+        told = json.loads(back.stdout)
+        assert (told["failed"], told["unchanged"]) == (0, True)
+        assert told["asked"] > 0
+        clients.some_more()
+    assert clients.failed == []
+    assert clients.versions == {"7"}
+    assert tree(home / "model_repository") == before
+    (home / "baton.toml").unlink()
+
+
+def test_the_control_plane_takes_over_and_eject_keeps_what_serves_then(running: tuple[Path, LocalTriton]) -> None:
+    home, server = running
+    assert ctl(home, "adopt", server.grpc_url).returncode == 0
+    made = make_checkpoint(home / "next", seed=8)
+    log = (home / "serve.log").open("w")
+    plane = subprocess.Popen([CTL, "serve"], cwd=home, stdout=log, stderr=log)
+    try:
+        until(lambda: ctl(home, "status").returncode == 0, "an answer of the control plane")
+        assert ctl(home, "eject").returncode == 3, "not while a control plane runs"
+        pushed = ctl(home, "push", str(made), "--no-wait")
+        assert pushed.returncode == 0, pushed.stderr
+        status: dict[str, Any] = {}
+
+        def waits() -> bool:
+            nonlocal status
+            status = json.loads(ctl(home, "--output", "json", "status").stdout)["services"][0]
+            return bool(status["phase"] == "waiting")
+
+        until(waits, "version 8 to wait for a person")
+        assert (status["stable"], status["candidate"]) == (7, 8), "without a golden set it waits for a person"
+        assert ctl(home, "abort").returncode == 0
+    finally:
+        plane.send_signal(signal.SIGTERM)
+        plane.wait()
+        log.close()
+    back = ctl(home, "--output", "json", "eject")
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["unchanged"]
+    assert (home / "model_repository" / NAME / "8" / "config.json").is_file(), "a version that came since is kept"
+    (home / "baton.toml").unlink()
+
+
+STEPS = ("_link", "_try_splitter", "_same_answers", "set_alias", "_leads", "_move_out")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from baton import adopt
+from baton.triton.grpc import GrpcTriton
+from baton.triton.repository import ServiceFiles
+address, home, step, when = sys.argv[1:]
+owner = ServiceFiles if step == "set_alias" else adopt
+real = getattr(owner, step)
+def last(*args, **more):
+    if when == "after":
+        real(*args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(owner, step, last)
+server = GrpcTriton(address, address)
+found = adopt.inspect(server, Path(home, "model_repository"), Path(home, ".baton"))
+adopt.adopt(server, found, Path(home, ".baton"), print)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_each_step_the_model_serves_and_eject_puts_it_back(
+    running: tuple[Path, LocalTriton], step: str, when: str
+) -> None:
+    home, server = running
+    before = tree(home / "model_repository")
+    with Clients(server) as clients:
+        words = [sys.executable, "-c", KILLED, server.grpc_url, str(home), step, when]
+        assert subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+        clients.some_more(50)
+        again = ctl(home, "adopt", server.grpc_url)
+        assert again.returncode == 3
+        (home / "baton.toml").write_text(f'[[servers]]\nname = "a"\ngrpc = "{server.grpc_url}"\n')
+        back = ctl(home, "eject")
+        assert back.returncode == 0, back.stderr
+        clients.some_more(50)
+    assert clients.failed == []
+    assert tree(home / "model_repository") == before
+    (home / "baton.toml").unlink()
+
+
+def test_an_engine_that_gives_other_scores_is_taken_out_again(
+    running: tuple[Path, LocalTriton], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, server = running
+    before = tree(home / "model_repository")
+    triton = GrpcTriton("by hand", server.grpc_url)
+    found = core.inspect(triton, home / "model_repository", home / ".baton")
+    monkeypatch.setattr(core, "SAME", -1.0)
+    with Clients(server) as clients, pytest.raises(TritonError, match="answers"):
+        core.adopt(triton, found, home / ".baton", print)
+    assert clients.failed == []
+    assert tree(home / "model_repository") == before
+    assert ENGINE not in {name for name, versions in triton.index().items() if versions}
+    triton.close()
+
+
+def test_what_is_missing_is_said_before_anything_is_changed(tmp_path: Path) -> None:
+    with by_hand(tmp_path, backends=(TOY_BACKENDS,)) as server:
+        before = tree(tmp_path / "model_repository")
+        done = ctl(tmp_path, "adopt", server.grpc_url)
+        assert done.returncode in {1, 5}, done.stderr
+        assert "splitter" in done.stderr
+        assert "backend directory" in done.stderr
+        assert tree(tmp_path / "model_repository") == before
+        other = make_checkpoint(tmp_path / "other" / NAME / "9")
+        (other.parent / "config.pbtxt").write_text(engine_config(NAME, [9]))
+        wrong = ctl(tmp_path, "adopt", server.grpc_url, "--repository", str(tmp_path / "other"))
+        assert wrong.returncode == 3
+        assert "Is --repository the right one?" in wrong.stdout
+        assert tree(tmp_path / "model_repository") == before
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_a_triton_that_takes_no_load_calls(tmp_path: Path, mode: str) -> None:
+    with by_hand(tmp_path, extra_args=[f"--model-control-mode={mode}"]) as server:
+        done = ctl(tmp_path, "--output", "json", "adopt", server.grpc_url)
+    assert done.returncode == 3
+    told = json.loads(done.stdout)
+    assert "--model-control-mode=explicit --load-model=search" in told["obstacles"][0]
+    assert not told["applied"]
+
+
+def test_one_with_an_admin_key(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("planted-4711\n")
+    key.chmod(0o600)
+    with by_hand(tmp_path, admin_key="planted-4711") as server:
+        without = ctl(tmp_path, "adopt", server.grpc_url)
+        assert without.returncode != 0
+        assert "admin key" in without.stderr
+        done = ctl(tmp_path, "adopt", server.grpc_url, "--admin-key-file", str(key))
+        assert done.returncode == 0, done.stderr
+        assert "planted-4711" not in done.stdout + done.stderr + (tmp_path / "baton.toml").read_text()
+        assert ctl(tmp_path, "eject").returncode == 0

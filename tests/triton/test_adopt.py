@@ -165,7 +165,15 @@ def test_the_control_plane_takes_over_and_eject_keeps_what_serves_then(running: 
     (home / "baton.toml").unlink()
 
 
-STEPS = ("_link", "_try_splitter", "_same_answers", "set_alias", "_leads", "_move_out")
+STEPS = (
+    ("before", "_link"),
+    ("after", "_link"),  # of the first version's folder
+    ("after", "_try_splitter"),
+    ("after", "_same_answers"),  # the engine is loaded
+    ("after", "set_alias"),  # the alias is on disk, and not in Triton
+    ("before", "_leads"),  # and in Triton
+    ("after", "_move_out"),
+)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -186,10 +194,9 @@ adopt.adopt(server, found, Path(home, ".baton"), print)
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("when", "step"), STEPS)
 def test_killed_at_each_step_the_model_serves_and_eject_puts_it_back(
-    running: tuple[Path, LocalTriton], step: str, when: str
+    running: tuple[Path, LocalTriton], when: str, step: str
 ) -> None:
     home, server = running
     before = tree(home / "model_repository")

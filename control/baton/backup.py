@@ -15,16 +15,14 @@ from itertools import count
 from pathlib import Path
 
 from baton.config import Config
-from baton.controller.config_repairer import KEPT, memo_of
-from baton.controller.loop import PAUSED
-from baton.domain import Kind, Outcome, Rollout, Stop
+from baton.domain import Kind, Model, Outcome, Rollout, Stop
 from baton.durable import sync_directory
 from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
-from baton.journal import JOURNAL, Journal
+from baton.journal import EVERY_SERVICE, JOURNAL, Journal
 from baton.plan.traffic import before_traffic
 from baton.reasons import Reason, because
-from baton.schema import JournalError, proved
+from baton.schema import JournalError, check_file
 from baton.triton.repository import ServiceFiles
 
 _PRIVATE = 0o600
@@ -52,7 +50,7 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
             f"Every user can write in {target.parent}, and could have the journal written into a file of his own.",
             mend="Name a directory that only you can write in.",
         )
-    proved(source)
+    check_file(source)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         _copy(source, staged)
@@ -79,7 +77,7 @@ def restore(config: Config, source: Path, *, who: str) -> Restored:
         RepositoryError: it can't be told where an alias leads; nothing has changed then.
     """
     try:
-        proved(source)
+        check_file(source)
     except JournalError as error:
         mend = "The journal in the state directory is as it was; name another backup."
         raise JournalError(f"It can't be restored. {error.message}", mend=mend) from None
@@ -118,28 +116,28 @@ def _copy(source: Path, target: Path) -> None:
             new.execute("PRAGMA journal_mode = DELETE")  # no -wal beside it
     except sqlite3.Error as error:
         raise JournalError(f"{source} can't be copied to {target.parent}: {error}.", mend="Look at both.") from None
-    proved(target)
+    check_file(target)
 
 
 def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float | None, list[int]]:
     """Bring the copy to the present format, and write into it what has to be known of it."""
     journal = Journal(staged)
     try:
-        events = journal.events(limit=1)
+        events = journal.events.newest(limit=1)
         last = events[-1]["at"] if events else None
         now, why = time.time(), because(Reason.RESTORED, file=name, last=None if last is None else iso(last))
         stopped = []
-        for rollout in journal.rollouts(only_open=True):
+        for rollout in journal.rollouts.under_way():
             if not _moved(config, rollout):
                 outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-                journal.halt(rollout, Stop(outcome, who, why), now)
+                journal.rollouts.halt(rollout, Stop(outcome, who, why), now)
                 stopped.append(rollout.id)
-            journal.freeze(rollout)
+            journal.rollouts.freeze(rollout)
         for service in config.services:
-            for file in KEPT:  # as it is now it stands; what it was then must not be put back
-                journal.set_memo(service.name, memo_of(file), None)
-        journal.set_memo("", PAUSED, value=True)
-        journal.log(now, "restore", why, who=who)
+            for model in Model:  # the files stay as they are now: their texts of that time must not be put back
+                journal.notes.config_text(model).put(service.name, None)
+        journal.notes.paused().put(EVERY_SERVICE, value=True)
+        journal.events.append(now, "restore", why, who=who)
     finally:
         journal.close()
     return last, stopped

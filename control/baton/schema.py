@@ -39,7 +39,7 @@ BROKEN = (
     "A control plane puts it aside when it starts, and adopts what the repository and Triton serve; `ctl restore FILE` "
     "puts a backup in its place."
 )
-"""What to do about a journal that can't be read."""
+"""What to do about a damaged journal."""
 
 
 class JournalError(BatonError):
@@ -52,7 +52,7 @@ class JournalDamaged(JournalError):
 
 @contextmanager
 def journal_errors(path: Path) -> Iterator[None]:
-    """SQLite's own words, with what to do."""
+    """Tells an error of SQLite in its own words, with what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -63,13 +63,13 @@ def journal_errors(path: Path) -> Iterator[None]:
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file holds what SQLite never wrote there."""
+    """Whether SQLite calls the file damaged, or no database."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the module's own errors have none
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def create(path: Path) -> None:
-    """An empty journal, whole from the moment it is there: one without tables is then never a new one."""
+    """Make an empty journal. It gets its name when it is whole, so a file without tables is a damaged one."""
     made = path.with_name(f"{path.name}.new")
     made.unlink(missing_ok=True)
     open_private(made).close()  # SQLite gives what it puts beside it the same mode
@@ -79,8 +79,8 @@ def create(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def proved(path: Path) -> int:
-    """The format of a sound journal. Nothing is written.
+def check_file(path: Path) -> int:
+    """Check a journal, and give its format. Nothing is written.
 
     Raises:
         JournalDamaged: it is damaged or empty.
@@ -101,14 +101,14 @@ def proved(path: Path) -> int:
     return found
 
 
-def aside(path: Path, at: float) -> Path:
-    """What a damaged journal that is put aside is called: a name with the time, and of nothing that is there."""
+def aside_name(path: Path, at: float) -> Path:
+    """The name under which a damaged journal is kept: with the time, and not in use yet."""
     named = (f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
     return next(kept for name in named if not (kept := path.with_name(name)).exists())
 
 
-def set_aside(path: Path, kept: Path) -> None:
-    """Give a damaged journal, and what SQLite keeps beside it, another name. What was broken off can be done again."""
+def put_aside(path: Path, kept: Path) -> None:
+    """Rename a damaged journal, and the files that SQLite keeps beside it. After a failure it can be repeated."""
     if kept.exists():
         return
     for suffix in ("-wal", "-shm", ""):  # the journal itself comes last

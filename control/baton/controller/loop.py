@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from baton.controller.service import Service
 from baton.domain import Phase
 from baton.errors import BatonError
-from baton.journal import Journal
+from baton.journal import EVERY_SERVICE, Journal
 from baton.plan import Decision, ProbeVersion
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged
@@ -23,7 +23,6 @@ BUSY_WAIT_S = 0.2
 IDLE_WAIT_S = 1.0
 MOST_STEPS = 50
 """Steps for one service before the others have their turn; the plan comes to rest long before that."""
-PAUSED = "paused"
 
 
 class Loop:
@@ -72,10 +71,10 @@ class Loop:
             service.tasks.close()
 
     def paused(self) -> bool:
-        return bool(self._journal.memo("", PAUSED, default=False))
+        return self._journal.notes.paused().get(EVERY_SERVICE) is True
 
     def set_paused(self, paused: bool) -> None:  # noqa: FBT001 - a setter's one value
-        self._journal.set_memo("", PAUSED, paused)
+        self._journal.notes.paused().put(EVERY_SERVICE, paused)
         self.wake()
 
     def wake(self) -> None:
@@ -120,7 +119,7 @@ class Loop:
         why = because(Reason.JOURNAL_DAMAGED, error=damage.message)
         try:
             with self.lock:
-                self._journal.begin_anew(self.clock(), damage.message)
+                self._journal.start_over(self.clock(), damage.message)
         except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
             why = because(Reason.JOURNAL_DAMAGED, error=damage.message, then=str(error))
         if service.decision.why != why:

@@ -85,6 +85,8 @@ class _Reader:
 
     def read(self, kind: Any, data: Any, within: Mapping[str, Any]) -> Any:
         """``within`` is the object that ``data`` stands in."""
+        if type(data) in _PLAIN.get(kind, ()):  # most are: a rollout is read at each step of the loop
+            return data
         if kind is Why and isinstance(data, Mapping) and REASON in data:
             return Why.of(data)
         if is_dataclass(kind):
@@ -99,7 +101,7 @@ class _Reader:
         return self._plain(kind, data)
 
     def _plain(self, kind: Any, data: Any) -> Any:
-        if kind is Any or type(data) in _PLAIN.get(kind, ()):
+        if kind is Any:
             return data
         words = get_args(kind) if get_origin(kind) is Literal else ()
         if isinstance(kind, type) and issubclass(kind, Enum):

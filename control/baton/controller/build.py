@@ -19,6 +19,7 @@ from baton.controller.service import Service
 from baton.domain import Folder, VersionMeta
 from baton.errors import ConfigError
 from baton.journal import JOURNAL, Journal, open_journal
+from baton.journal.retention import Retention
 from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.reasons import Why
@@ -118,7 +119,8 @@ def build(
             processes[model] = Processes(model, ports, wake.set, guard, told)
         services.append(_service(one, files, servers, processes, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
-    loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
+    retention = Retention(journal.database, config.control.keep_history, config.control.keep_rollouts)
+    loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm, retention.apply)
     configured = {s.name: s for s in config.services}
     memory = Memory(configured, config.repository, journal, clock)
     engines = EngineInfoMonitor(configured, servers, lambda: loop.indexes, journal, clock)

@@ -37,7 +37,9 @@ class Loop:
         wake: threading.Event,
         rescan: float,
         rearm: Callable[[], None] = lambda: None,
+        tidy: Callable[[str, int | None, float], None] = lambda _service, _serving, _now: None,
     ) -> None:
+        """``tidy`` is called for each service at rest after each round, with the version that the alias leads to."""
         self.lock = threading.RLock()
         self.services = services
         self.loop_at = 0.0
@@ -48,6 +50,7 @@ class Loop:
         self._wake = wake
         self._rescan = rescan
         self._rearm = rearm
+        self._tidy = tidy
         self._scanned_at = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="baton-loop", daemon=True)
@@ -94,7 +97,10 @@ class Loop:
         busy = False
         for service in self.services:
             try:
-                busy = self._serve(service, scan=scan) or busy
+                if self._serve(service, scan=scan):
+                    busy = True
+                elif service.view is not None:
+                    self._tidy(service.name, service.view.alias, self.clock())
             except JournalDamaged as error:
                 self._begin_anew(service, error)
                 busy = True

@@ -218,6 +218,7 @@ class Reason(StrEnum):
     LEASE_LAPSED = auto()
     PUT_ASIDE = auto()
     RESTORED = auto()
+    EVENTS_REMOVED = auto()
     PAUSED = auto()
     RESUMED = auto()
     MEMORY_GROWS = auto()

@@ -291,6 +291,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.PUT_ASIDE: "{error} It was put aside as {kept}; what serves is adopted.",
     Reason.RESTORED: "The journal was put back from {file}{last:?, whose last entry is of {last}|}. What happened "
     "since then is not known to it.",
+    Reason.EVENTS_REMOVED: "{count} events were removed because of their age ([control] keep_history, keep_rollouts). "
+    "Verdicts and outcome are kept.",
     Reason.PAUSED: "Paused: nothing goes on by itself.",
     Reason.RESUMED: "Resumed.",
     Reason.MEMORY_GROWS: "{said}",

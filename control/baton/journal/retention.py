@@ -1,0 +1,101 @@
+"""How long the journal keeps events: those of old rollouts are removed, and one event says how many they were.
+
+The rollout itself stays, with who, when, why, verdicts, outcome and times. A rollout is old when it ended before the
+time that is kept, and as many newer ones of its service as are kept follow it. Its events stay all the same while its
+version serves or is the one that a rollback goes to. Events between rollouts go by their age alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+
+from baton.domain import Outcome, ReleaseStatus
+from baton.journal.database import Database
+from baton.journal.events import insert_event
+from baton.reasons import Reason, because
+from baton.schema import JournalDamaged, JournalError
+
+EVERY_S = 3600.0
+"""How often it is looked whether there is something to remove."""
+MOST_EVENTS, MOST_ROLLOUTS = 1_000, 50
+"""What one transaction removes, and of how many rollouts: some milliseconds, in which nobody else can write."""
+FOLD = "fold"
+"""The kind of the event that stands for those that were removed."""
+_OLD = f"""
+WITH live AS (
+  SELECT max(r.id) id, r.candidate FROM rollout r
+  LEFT JOIN version v ON v.service = r.service AND v.version = r.candidate
+  WHERE r.service = :service AND r.outcome = '{Outcome.LIVE}' AND v.standing IS NOT '{ReleaseStatus.WITHDRAWN}'
+  GROUP BY r.candidate)
+SELECT id FROM rollout r WHERE service = :service AND ended_at < :before
+  AND id NOT IN (SELECT id FROM rollout WHERE service = :service ORDER BY id DESC LIMIT :keep)
+  AND id NOT IN (SELECT id FROM live WHERE candidate = :serving)
+  AND id NOT IN (SELECT id FROM live ORDER BY id DESC LIMIT 2)
+  AND EXISTS (SELECT 1 FROM event WHERE rollout = r.id AND kind != '{FOLD}' AND at < :before)
+ORDER BY id LIMIT {MOST_ROLLOUTS}"""
+"""Rollouts whose events are to go, the oldest first."""
+
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Used from one thread."""
+
+    def __init__(self, database: Database, keep_s: float, keep_rollouts: int) -> None:
+        self._database = database
+        self._keep_s = keep_s
+        self._keep_rollouts = keep_rollouts
+        self._due: dict[str, float] = {}
+
+    def apply(self, service: str, serving: int | None, now: float) -> None:
+        """Remove some old events of a service at rest; the next call goes on, and after the last one waits an hour.
+
+        ``serving`` is the version that the alias leads to. A journal that can't be written stays as it is; a warning
+        in the log tells why.
+
+        Raises:
+            JournalDamaged: what it holds can't be read.
+        """
+        if now < self._due.get(service, now):
+            return
+        try:
+            more = self._fold(service, serving, now)
+        except JournalDamaged:
+            raise
+        except JournalError as error:
+            log.warning("%s: old events stay in the journal for now, nothing is lost: %s", service, error)
+            more = False
+        self._due[service] = now if more else now + EVERY_S
+
+    def _fold(self, service: str, serving: int | None, now: float) -> bool:
+        """One transaction. True when there may be more to do."""
+        before, left = now - self._keep_s, MOST_EVENTS
+        named = {"service": service, "before": before, "keep": self._keep_rollouts, "serving": serving}
+        with self._database.transaction() as db, self._database.reading():
+            if db.execute("SELECT 1 FROM rollout WHERE service = ? AND ended_at IS NULL", (service,)).fetchone():
+                return True
+            old = [row["id"] for row in db.execute(_OLD, named)]
+            for rollout in (None, *old):
+                left -= _fold(db, service, rollout, before, now, left)
+        return len(old) == MOST_ROLLOUTS or left == 0
+
+
+def _fold(db: sqlite3.Connection, service: str, rollout: int | None, before: float, now: float, most: int) -> int:
+    """Remove the oldest events of a rollout, or of the time between rollouts (None); gives how many.
+
+    They are added to the count of the event that stands for those that were removed before.
+    """
+    its = "service = ? AND rollout IS ?"
+    chosen = f"SELECT id FROM event WHERE {its} AND kind != '{FOLD}' AND at < ? ORDER BY id LIMIT ?"
+    removed = db.execute(f"DELETE FROM event WHERE id IN ({chosen})", (service, rollout, before, most)).rowcount
+    if removed:
+        folded = db.execute(
+            f"SELECT id, data FROM event WHERE {its} AND kind = '{FOLD}'", (service, rollout)
+        ).fetchall()
+        count = removed + sum(json.loads(row["data"])["removed"] for row in folded)
+        db.executemany("DELETE FROM event WHERE id = ?", [(row["id"],) for row in folded])
+        why = because(Reason.EVENTS_REMOVED, count=count)
+        insert_event(db, now, FOLD, why, service=service, rollout=rollout, data={"removed": count})
+    return removed

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from baton.durable import open_private, sync_directory
 from baton.errors import BatonError
+from baton.reasons import Reason, Why, because
 
 SCHEMA_VERSION = 3
 """3: reasons in the place of sentences; 2: traffic steps. :mod:`baton.migration` brings older ones to this."""
@@ -36,18 +37,18 @@ CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL
 """
 
 BROKEN = (
-    "A control plane puts it aside when it starts, and adopts what the repository and Triton serve; `ctl restore FILE` "
+    "Triton serves on. A control plane that starts puts the file aside and adopts what is served; `ctl restore FILE` "
     "puts a backup in its place."
 )
-"""What to do about a damaged journal."""
+"""What a damaged journal means, and what to do."""
 
 
 class JournalError(BatonError):
-    """The journal can't be written or read. Baton then changes nothing: no action without its record."""
+    """The journal can't be written or read. Baton then changes nothing, since it writes down first what it does."""
 
 
 class JournalDamaged(JournalError):
-    """What the journal's file holds can't be read as what was written there."""
+    """The journal's file does not hold what was written there."""
 
 
 @contextmanager
@@ -57,9 +58,13 @@ def journal_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if _damaged(error):
-            raise JournalDamaged(f"The journal {path} fails: {error}.", mend=BROKEN) from error
-        mend = "Make room on the disk or mend its rights; Baton goes on by itself."
-        raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
+            raise JournalDamaged(_fails(path, str(error)), mend=BROKEN) from error
+        mend = "Make room on the disk, or let Baton's user write there. Baton then goes on by itself; Triton serves on."
+        raise JournalError(_fails(path, str(error)), mend=mend) from error
+
+
+def _fails(path: Path, error: str) -> Why:
+    return because(Reason.JOURNAL_FAILS, path=str(path), error=error)
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:
@@ -90,12 +95,12 @@ def check_file(path: Path) -> int:
         found: int = db.execute("PRAGMA user_version").fetchone()[0]
         wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if wrong != "ok":
-        raise JournalDamaged(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
+        raise JournalDamaged(_fails(path, f"malformed, {' '.join(wrong.split())}"), mend=BROKEN)
     if found == 0:
-        raise JournalDamaged(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
+        raise JournalDamaged(because(Reason.JOURNAL_EMPTY, path=str(path)), mend=BROKEN)
     if not 1 <= found <= SCHEMA_VERSION:
         raise JournalError(
-            f"{path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
+            because(Reason.JOURNAL_FORMAT, path=str(path), found=found, known=SCHEMA_VERSION),
             mend="Start the Baton that wrote it, or give another --state directory.",
         )
     return found

@@ -7,6 +7,7 @@ Triton loaded them.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -51,21 +52,17 @@ class Journal:
         self.database.check()
 
     def read_all(self) -> None:
-        """Read all that decisions are made of.
-
-        Raises:
-            JournalDamaged: some of it is not what was written.
-        """
+        """Read all that decisions are made of. Raises ``JournalDamaged`` when some of it is not what was written."""
         self.rollouts.newest(limit=10_000)
-        self.versions.read_all()
-        self.notes.read_all()
+        with self.database.reading() as db:
+            for row in db.execute("SELECT value FROM memo"):
+                json.loads(row["value"])
+            services = [row["service"] for row in db.execute("SELECT DISTINCT service FROM version")]
+        for service in services:
+            self.versions.records(service)
 
     def start_over(self, at: float, error: str) -> None:
-        """Put the damaged file aside and go on with an empty one, as :meth:`Database.replaced` does.
-
-        Raises:
-            JournalError: that is not possible now, the disk may be full. The next call tries again.
-        """
+        """Put the damaged file aside, and go on with an empty one. What fails, on a full disk say, can be repeated."""
         with self.database.replaced(at, error) as (first_error, kept):
             self.note_damage(at, first_error, kept)
 

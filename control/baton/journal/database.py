@@ -12,6 +12,7 @@ from pathlib import Path
 from baton.durable import close_to_others, make_private
 from baton.migration import upgrade
 from baton.ownership import open_own
+from baton.reasons import Reason, because
 from baton.schema import (
     BROKEN,
     SCHEMA_VERSION,
@@ -88,8 +89,8 @@ class Database:
             same = False
         if not same:
             raise JournalError(
-                f"The journal {self._path} was removed or replaced while it was in use; nothing more is done.",
-                mend="Start the control plane again, and put a journal back with `ctl restore` alone.",
+                because(Reason.JOURNAL_GONE, path=str(self._path)),
+                mend="Start the control plane again. To put a journal back, use `ctl restore`.",
             )
 
     @contextmanager
@@ -107,8 +108,8 @@ class Database:
             try:
                 yield self.connection
             except (ValueError, KeyError, TypeError) as error:
-                told = f"The journal {self._path} fails: a row holds what was never written there ({error})."
-                raise JournalDamaged(told, mend=BROKEN) from error
+                why = because(Reason.JOURNAL_ROW, path=str(self._path), error=str(error))
+                raise JournalDamaged(why, mend=BROKEN) from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

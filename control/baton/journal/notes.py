@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,9 +81,3 @@ class Notes:
     def salt(self) -> Note[Salt]:
         """The secret by which splitters place request ids. It is not shown with a rollout."""
         return Note(self._database, "salt", Salt)
-
-    def read_all(self) -> None:
-        """Raises ``JournalDamaged`` when a note of any service is not what was written."""
-        with self._database.reading() as db:
-            for row in db.execute("SELECT value FROM memo"):
-                json.loads(row["value"])

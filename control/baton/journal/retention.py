@@ -56,7 +56,7 @@ class Retention:
         in the log tells why.
 
         Raises:
-            JournalDamaged: what it holds can't be read.
+            JournalDamaged: a row does not hold what was written there.
         """
         if now < self._due.get(service, now):
             return

@@ -42,12 +42,6 @@ class Versions:
             ).fetchone()
         return int(row[0] or 0)
 
-    def read_all(self) -> None:
-        """Raises ``JournalDamaged`` when a record of any service is not what was written."""
-        with self._database.reading() as db:
-            for row in db.execute("SELECT * FROM version"):
-                _record(row)
-
 
 def insert_version(db: sqlite3.Connection, service: str, record: VersionRecord) -> None:
     """As :meth:`Versions.put`, as part of a transaction."""

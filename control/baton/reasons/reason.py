@@ -185,6 +185,11 @@ class Reason(StrEnum):
     TROUBLE = auto()
     DEFECT = auto()
     JOURNAL_DAMAGED = auto()
+    JOURNAL_FAILS = auto()
+    JOURNAL_EMPTY = auto()
+    JOURNAL_ROW = auto()
+    JOURNAL_FORMAT = auto()
+    JOURNAL_GONE = auto()
 
     # Versions
 

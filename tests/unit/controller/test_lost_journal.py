@@ -61,7 +61,7 @@ def test_while_the_disk_is_full(place, monkeypatch, caplog):
                 serving(place, 1)
             told = plane.service.decision.message
             assert "is not a database. Another one can't be begun yet: " in told
-            assert "disk is full. Make room on the disk" in told
+            assert "disk is full. Make room on the disk, " in told
             assert [r.levelname for r in caplog.records if r.name == "baton.controller.loop"].count("ERROR") == 1
         plane.turn()
         plane.run(lambda: plane.rests_at(1), "version 1 is adopted")

@@ -1,10 +1,10 @@
 """Facts to JSON and back, by the types of their dataclasses: what the journal keeps and what travels over the API.
 
-Written: every field under its name (or the one in its metadata). A field that is None by default, and is None, is left
-out, but for one with ``ALWAYS``. Read: what the class doesn't know is passed over, and what is not there gets its
-default, or None where that is allowed. So an older and a newer Baton understand each other.
+Every field is written under its name (or the one in its metadata). One whose default is None is left out while it is
+None, unless it is marked ``ALWAYS``. On reading, a field that the class doesn't know is ignored, and a missing one gets
+its default, or None where that is allowed. So an older and a newer Baton understand each other.
 
-Dataclasses and not pydantic: `ctl` has to start in a blink, and these 100 lines are all that is needed of it.
+Dataclasses and not pydantic: that would slow the start of `ctl`, and these 100 lines are all that is needed.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: type[T], data: Any, *, foreign: bool = False) -> T:
-    """A value of ``kind``, a dataclass or ``tuple[...]`` of them, out of what JSON holds.
+    """A value of ``kind`` (a dataclass, an enum, or a container of those), read from JSON's own types.
 
-    ``foreign``: another Baton wrote it; a word that an enum doesn't know stays the text that it is.
+    ``foreign``: another Baton wrote it; a value that an enum doesn't know stays a text.
 
     Raises:
         ValueError: it is not of that kind.
@@ -136,7 +136,7 @@ class _Reader:
         except ValueError:
             if chosen is kind:
                 raise
-            return self._fields(kind, data)  # another Baton took other figures: what all have in common is still told
+            return self._fields(kind, data)  # another Baton measured other figures: those of every gate are still read
 
     def _fields(self, kind: Any, data: Mapping[str, Any]) -> Any:
         given, hints = {}, types_of(kind)

@@ -21,14 +21,14 @@ class Note(Generic[T]):
 
     def __init__(self, database: Database, key: str, kind: Any) -> None:
         """``kind`` is the type ``T``, by which :mod:`baton.codec` reads the value."""
-        self.key = key
+        self._key = key
         self._database = database
         self._kind = kind
 
     def get(self, service: str) -> T | None:
         """None where nothing was noted."""
         with self._database.reading() as db:
-            row = db.execute("SELECT value FROM memo WHERE service = ? AND key = ?", (service, self.key)).fetchone()
+            row = db.execute("SELECT value FROM memo WHERE service = ? AND key = ?", (service, self._key)).fetchone()
             found: T | None = None if row is None else from_text(self._kind | None, row["value"])
             return found
 
@@ -39,7 +39,7 @@ class Note(Generic[T]):
 
     def write(self, db: sqlite3.Connection, service: str, value: T | None) -> None:
         """As :meth:`put`, as part of a transaction."""
-        db.execute("INSERT OR REPLACE INTO memo VALUES (?,?,?)", (service, self.key, as_text(value)))
+        db.execute("INSERT OR REPLACE INTO memo VALUES (?,?,?)", (service, self._key, as_text(value)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """How long the journal keeps events: those of old rollouts are removed, and one event says how many they were.
 
-The rollout itself stays, with who, when, why, verdicts, outcome and times. A rollout is old when it ended before the
-time that is kept, and as many newer ones of its service as are kept follow it. Its events stay all the same while its
-version serves or is the one that a rollback goes to. Events between rollouts go by their age alone.
+The rollout itself stays, with who, when, why, verdicts, outcome and times. A rollout is old when it ended longer ago
+than ``keep_s`` and is not among the newest ``keep_rollouts`` of its service. The rollout of the version that serves, and
+of the one that a rollback would go to, keep their events. Events between rollouts are removed by their age alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from baton.reasons import Reason, because
 from baton.schema import JournalDamaged, JournalError
 
 EVERY_S = 3600.0
-"""How often it is looked whether there is something to remove."""
+"""How often old events are searched for."""
 MOST_EVENTS, MOST_ROLLOUTS = 1_000, 50
-"""What one transaction removes, and of how many rollouts: some milliseconds, in which nobody else can write."""
+"""How much one transaction removes. It takes some milliseconds, in which nobody else can write."""
 FOLD = "fold"
 """The kind of the event that stands for those that were removed."""
 _OLD = f"""
@@ -34,7 +34,7 @@ SELECT id FROM rollout r WHERE service = :service AND ended_at < :before
   AND id NOT IN (SELECT id FROM live WHERE candidate = :serving)
   AND id NOT IN (SELECT id FROM live ORDER BY id DESC LIMIT 2)
   AND EXISTS (SELECT 1 FROM event WHERE rollout = r.id AND kind != '{FOLD}' AND at < :before)
-ORDER BY id LIMIT {MOST_ROLLOUTS}"""
+ORDER BY id LIMIT :most"""
 """Rollouts whose events are to go, the oldest first."""
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class Retention:
         self._due: dict[str, float] = {}
 
     def apply(self, service: str, serving: int | None, now: float) -> None:
-        """Remove some old events of a service at rest; the next call goes on, and after the last one waits an hour.
+        """Remove some old events of a service that is at rest. While more are left, the next call goes on.
 
-        ``serving`` is the version that the alias leads to. A journal that can't be written stays as it is; a warning
-        in the log tells why.
+        Else the next hour's calls do nothing. ``serving`` is the version that the alias leads to. A journal that can't
+        be written stays as it is, and a warning in the log tells why.
 
         Raises:
             JournalDamaged: a row does not hold what was written there.
@@ -71,8 +71,8 @@ class Retention:
 
     def _fold(self, service: str, serving: int | None, now: float) -> bool:
         """One transaction. True when there may be more to do."""
-        before, left = now - self._keep_s, MOST_EVENTS
-        named = {"service": service, "before": before, "keep": self._keep_rollouts, "serving": serving}
+        before, keep, left = now - self._keep_s, self._keep_rollouts, MOST_EVENTS
+        named = {"service": service, "before": before, "keep": keep, "serving": serving, "most": MOST_ROLLOUTS}
         with self._database.transaction() as db, self._database.reading():
             if db.execute("SELECT 1 FROM rollout WHERE service = ? AND ended_at IS NULL", (service,)).fetchone():
                 return True
@@ -83,9 +83,9 @@ class Retention:
 
 
 def _fold(db: sqlite3.Connection, service: str, rollout: int | None, before: float, now: float, most: int) -> int:
-    """Remove the oldest events of a rollout, or of the time between rollouts (None); gives how many.
+    """Remove the oldest events of a rollout, or those between rollouts (None). Gives how many.
 
-    They are added to the count of the event that stands for those that were removed before.
+    The one event that stands for removed ones counts them, too.
     """
     its = "service = ? AND rollout IS ?"
     chosen = f"SELECT id FROM event WHERE {its} AND kind != '{FOLD}' AND at < ? ORDER BY id LIMIT ?"

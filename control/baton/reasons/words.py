@@ -298,7 +298,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.RESTORED: "The journal was put back from {file}{last:?, whose last entry is of {last}|}. What happened "
     "since then is not known to it.",
     Reason.EVENTS_REMOVED: "{count} events were removed because of their age ([control] keep_history, keep_rollouts). "
-    "Verdicts and outcome are kept.",
+    "The rollouts themselves are kept.",
     Reason.PAUSED: "Paused: nothing goes on by itself.",
     Reason.RESUMED: "Resumed.",
     Reason.MEMORY_GROWS: "{said}",

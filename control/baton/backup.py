@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import time
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 
 from baton.config import Config
@@ -22,7 +21,7 @@ from baton.facts import Backup, Restored, iso
 from baton.journal import EVERY_SERVICE, JOURNAL, Journal
 from baton.plan.traffic import before_traffic
 from baton.reasons import Reason, because
-from baton.schema import JournalError, check_file
+from baton.schema import JournalError, aside_name, check_file
 from baton.triton.repository import ServiceFiles
 
 _PRIVATE = 0o600
@@ -108,12 +107,8 @@ def _copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE))
     try:
-        with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as old,
-            closing(sqlite3.connect(target, isolation_level=None)) as new,
-        ):
-            old.backup(new)
-            new.execute("PRAGMA journal_mode = DELETE")  # no -wal beside it
+        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as db:
+            db.execute("VACUUM INTO ?", (str(target),))  # without the space that the journal has free
     except sqlite3.Error as error:
         raise JournalError(f"{source} can't be copied to {target.parent}: {error}.", mend="Look at both.") from None
     check_file(target)
@@ -158,9 +153,7 @@ def _keep(journal: Path) -> Path | None:
     """
     if not journal.exists():
         return None
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    names = (journal.with_name(f"{JOURNAL}.before-{stamp}{f'-{n}' if n else ''}") for n in count())
-    kept = next(name for name in names if not name.exists())
+    kept = aside_name(journal, time.time(), "before")
     kept.hardlink_to(journal)
     wal = journal.with_name(f"{JOURNAL}-wal")
     if wal.exists():

@@ -106,9 +106,9 @@ def check_file(path: Path) -> int:
     return found
 
 
-def aside_name(path: Path, at: float) -> Path:
-    """The name under which a damaged journal is kept: with the time, and not in use yet."""
-    named = (f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
+def aside_name(path: Path, at: float, why: str = "damaged") -> Path:
+    """The name under which a journal that is not used any more is kept: with the time, and not taken yet."""
+    named = (f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
     return next(kept for name in named if not (kept := path.with_name(name)).exists())
 
 

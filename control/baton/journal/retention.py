@@ -1,8 +1,9 @@
 """How long the journal keeps events: those of old rollouts are removed, and one event says how many they were.
 
 The rollout itself stays, with who, when, why, verdicts, outcome and times. A rollout is old when it ended longer ago
-than ``keep_s`` and is not among the newest ``keep_rollouts`` of its service. The rollout of the version that serves, and
-of the one that a rollback would go to, keep their events. Events between rollouts are removed by their age alone.
+than ``keep_s`` and is not among the newest ``keep_rollouts`` of its service. Two keep their events in any case: that of
+the version that serves, and that of the version that a rollback would go to. Events between rollouts are removed by
+their age alone.
 """
 
 from __future__ import annotations

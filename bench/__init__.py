@@ -1,1 +1,2 @@
-"""What is measured: rollouts (``make bench``), the engine (``make bench-engine``), its loads (``bench.memory``)."""
+"""What is measured: rollouts (``make bench``), the engine (``make bench-engine``), its loads (``bench.memory``), the
+journal (``bench.journal``)."""

@@ -76,7 +76,7 @@ class Rig(ControlPlane):
         """The newest events, of one rollout or of all, oldest first; ``at`` in seconds since the epoch."""
         journal = Journal(self.state / JOURNAL)
         try:
-            return journal.events(rollout=rollout, limit=500)
+            return journal.events.newest(rollout=rollout, limit=500)
         finally:
             journal.close()
 

@@ -80,7 +80,8 @@ class App:
     def history(self, service: str | None = None, limit: int = 50) -> tuple[RolloutFacts, ...]:
         """Every rollout, newest first."""
         name = None if service is None else self._service(service).name
-        return tuple(report.rollout(r, self._services) for r in self._journal.rollouts(service=name, limit=limit))
+        found = self._journal.rollouts.newest(service=name, limit=limit)
+        return tuple(report.rollout(rollout, self._services) for rollout in found)
 
     def rollout(self, number: int) -> RolloutStory:
         """One rollout with its events.
@@ -88,10 +89,10 @@ class App:
         Raises:
             Refused: there is none of that number.
         """
-        found = self._journal.rollout(number)
+        found = self._journal.rollouts.get(number)
         if found is None:
             raise Refused(because(Reason.NO_ROLLOUT, number=number), mend="`ctl history` lists them.")
-        return report.story(found, self._services, self._journal.events(rollout=number))
+        return report.story(found, self._services, self._journal.events.newest(rollout=number))
 
     def health(self) -> ControlHealth:
         """Whether the control plane can do its work, and what it runs with."""
@@ -119,7 +120,7 @@ class App:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Rollouts by service and outcome, over the life of the journal."""
-        return self._journal.counts()
+        return self._journal.rollouts.counts()
 
     # What persons ask for
 
@@ -145,7 +146,7 @@ class App:
                         mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
                     )
                 pause = rollout.progressed_at is not None and position_of(rollout, one.settings).pause
-                self._journal.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
+                self._journal.rollouts.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
                 self._loop.wake()
                 return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
             chosen = version if version is not None else self._next(one, view)
@@ -188,7 +189,7 @@ class App:
         """Stop the running rollout and return to the stable version."""
         one = self._service(service)
         with self._loop.lock:
-            rollout = self._journal.open_rollout(one.name)
+            rollout = self._journal.rollouts.current(one.name)
             if rollout is None:
                 raise Refused(because(Reason.NONE_UNDER_WAY, service=one.name))
             one.halt(rollout, _outcome_of_stop(rollout), who, because(Reason.ABORTED, who=who))
@@ -212,9 +213,9 @@ class App:
                 raise Refused(because(Reason.NOTHING_TO_RETRY, service=one.name))
             chosen = version if version is not None else max(decided, key=lambda r: r.at).version
             if release is not None:
-                self._journal.set_memo(one.name, f"release:{chosen}", Release(release))
+                self._journal.notes.release(chosen).put(one.name, Release(release))
             self._startable(view, chosen, again=True)
-            self._journal.forget(one.name, chosen, who, self._loop.clock())
+            self._journal.versions.forget(one.name, chosen, who, self._loop.clock())
             why = because(Reason.TRIED_AGAIN, release=release)
             opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), who, why, promoted=False)
             self._loop.wake()
@@ -230,7 +231,7 @@ class App:
                 mend=f"`ctl abort`, then `ctl retry {rollout.candidate} --release {release}`.",
             )
         why = because(Reason.HELD_ASKED_AGAIN, version=rollout.candidate)
-        opened = self._journal.ask_again(rollout, who, why, self._loop.clock())
+        opened = self._journal.rollouts.drop_holds(rollout, who, why, self._loop.clock())
         self._loop.wake()
         return _ticket(opened, "live", str(why))
 
@@ -261,7 +262,7 @@ class App:
         one = self._service(service)
         deadline = time.monotonic() + timeout_s
         while True:
-            for rollout in self._journal.rollouts(service=one.name):
+            for rollout in self._journal.rollouts.newest(service=one.name):
                 if rollout.candidate == version and rollout.kind is Kind.ROLLOUT:
                     return _ticket(rollout, "live", f"The rollout of version {version} has begun.")
             left = deadline - time.monotonic()
@@ -275,7 +276,7 @@ class App:
         return self._services[self.config.service(name).name]
 
     def _last(self, service: Service) -> Rollout | None:
-        return next(iter(self._journal.rollouts(service=service.name, limit=1)), None)
+        return next(iter(self._journal.rollouts.newest(service=service.name, limit=1)), None)
 
     def _look(self, service: Service) -> tuple[View, Rollout | None]:
         """The service as it is now.
@@ -291,10 +292,10 @@ class App:
     def _pause(self, who: str, *, paused: bool) -> Paused:
         with self._loop.lock:
             why = because(Reason.PAUSED if paused else Reason.RESUMED)
-            self._journal.log(self._loop.clock(), "pause" if paused else "resume", why, who=who)
+            self._journal.events.append(self._loop.clock(), "pause" if paused else "resume", why, who=who)
             for service in self._services.values() if paused else ():
-                if (rollout := self._journal.open_rollout(service.name)) is not None:
-                    self._journal.freeze(rollout)
+                if (rollout := self._journal.rollouts.current(service.name)) is not None:
+                    self._journal.rollouts.freeze(rollout)
             self._loop.set_paused(paused)
         return Paused(paused=paused, message=str(why))
 
@@ -331,7 +332,7 @@ class App:
 
     def _previous(self, service: Service, view: View) -> int:
         """The version that served before the present one and was not taken back itself."""
-        for version in self._journal.served(service.name):
+        for version in self._journal.rollouts.served(service.name):
             record = view.records.get(version)
             withdrawn = record is not None and record.status is ReleaseStatus.WITHDRAWN
             if version != view.alias and not withdrawn and version in view.folders:

@@ -1,7 +1,7 @@
-"""The journal, copied while it is in use, and put back.
+"""Backup and restore of the journal.
 
-The journal is all that the state directory holds for good: sockets, locks and logs are of the day. What Triton serves
-stands in the repository's files, which no restore touches.
+Of the state directory only the journal needs a backup: sockets, locks and logs are made anew. What Triton serves stands
+in the repository's files, which a restore does not touch.
 """
 
 from __future__ import annotations
@@ -11,33 +11,30 @@ import sqlite3
 import stat
 import time
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 
 from baton.config import Config
-from baton.controller.config_repairer import KEPT, memo_of
-from baton.controller.loop import PAUSED
-from baton.domain import Kind, Outcome, Rollout, Stop
+from baton.domain import Kind, Model, Outcome, Rollout, Stop
 from baton.durable import sync_directory
 from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
-from baton.journal import JOURNAL, Journal
+from baton.journal import EVERY_SERVICE, JOURNAL, Journal
 from baton.plan.traffic import before_traffic
 from baton.reasons import Reason, because
-from baton.schema import JournalError, proved
+from baton.schema import JournalError, aside_name, check_file
 from baton.triton.repository import ServiceFiles
 
 _PRIVATE = 0o600
 
 
 def backup(state: Path, target: Path, *, force: bool) -> Backup:
-    """Copy the journal to a file, or into a directory under a name with the time; the file is whole or not there.
+    """Copy the journal to a file, or into a directory under a name with the time.
 
-    Nobody needs to stand still: SQLite copies one state of it, while a control plane writes on or while none runs.
+    The copy is one state of the journal, also while a control plane writes. It gets its name when it is complete.
 
     Raises:
-        Refused: there is no journal, the file is there already and ``force`` is not given, or everybody can write
-            where it is to lie.
+        Refused: there is no journal, the file is there already and ``force`` is not given, or every user can write
+            to its directory.
         JournalError: the journal is damaged, or the copy can't be written. An older backup stays as it was.
     """
     source = state / JOURNAL
@@ -49,10 +46,10 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
         raise Refused(f"{target} is there already.", mend="Name another file, or replace it with --force.")
     if target.parent.is_dir() and (mode := target.parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise Refused(
-            f"Every user can write in {target.parent}, and could have the journal written into a file of his own.",
+            f"Every user can write in {target.parent}, and could get hold of the backup.",
             mend="Name a directory that only you can write in.",
         )
-    proved(source)
+    check_file(source)
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         _copy(source, staged)
@@ -68,18 +65,18 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
 
 
 def restore(config: Config, source: Path, *, who: str) -> Restored:
-    """Put a backup in the place of the journal, of which no control plane may be in use; the old one is kept beside it.
+    """Put a backup in the place of the journal, which no control plane may use. The old one is kept beside it.
 
-    What became of a rollout that was under way is not known. It is turned back, unless the alias leads to its
-    candidate by now: clients are never taken from where they are. And Baton is paused, since what was refused or taken
-    back after the backup would count as new.
+    Nobody knows how a rollout of the backup went on. It is turned back, unless the alias leads to its candidate by now:
+    clients stay with the version that serves them. Baton is paused, because what was refused or taken back after the
+    backup would count as new.
 
     Raises:
         JournalError: the backup is damaged or of another Baton; nothing has changed then.
-        RepositoryError: it can't be told where an alias leads; nothing has changed then.
+        RepositoryError: where an alias leads can't be read; nothing has changed then.
     """
     try:
-        proved(source)
+        check_file(source)
     except JournalError as error:
         mend = "The journal in the state directory is as it was; name another backup."
         raise JournalError(f"It can't be restored. {error.message}", mend=mend) from None
@@ -106,47 +103,43 @@ def restore(config: Config, source: Path, *, who: str) -> Restored:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """One state of a database as one file, for its owner's eyes, proved."""
+    """Copy one state of a database to one file that only its owner can read, and check it."""
     target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE))
     try:
-        with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as old,
-            closing(sqlite3.connect(target, isolation_level=None)) as new,
-        ):
-            old.backup(new)
-            new.execute("PRAGMA journal_mode = DELETE")  # no -wal beside it
+        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as db:
+            db.execute("VACUUM INTO ?", (str(target),))  # without the space that the journal has free
     except sqlite3.Error as error:
         raise JournalError(f"{source} can't be copied to {target.parent}: {error}.", mend="Look at both.") from None
-    proved(target)
+    check_file(target)
 
 
 def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float | None, list[int]]:
-    """Bring the copy to the present format, and write into it what has to be known of it."""
+    """Bring the copy to the present format, stop its rollouts, and pause. Gives its last entry and those rollouts."""
     journal = Journal(staged)
     try:
-        events = journal.events(limit=1)
+        events = journal.events.newest(limit=1)
         last = events[-1]["at"] if events else None
         now, why = time.time(), because(Reason.RESTORED, file=name, last=None if last is None else iso(last))
         stopped = []
-        for rollout in journal.rollouts(only_open=True):
+        for rollout in journal.rollouts.under_way():
             if not _moved(config, rollout):
                 outcome = Outcome.ABORTED if before_traffic(rollout) else Outcome.ROLLED_BACK
-                journal.halt(rollout, Stop(outcome, who, why), now)
+                journal.rollouts.halt(rollout, Stop(outcome, who, why), now)
                 stopped.append(rollout.id)
-            journal.freeze(rollout)
+            journal.rollouts.freeze(rollout)
         for service in config.services:
-            for file in KEPT:  # as it is now it stands; what it was then must not be put back
-                journal.set_memo(service.name, memo_of(file), None)
-        journal.set_memo("", PAUSED, value=True)
-        journal.log(now, "restore", why, who=who)
+            for model in Model:  # the files stay as they are now: their older texts must not be put back
+                journal.notes.config_text(model).put(service.name, None)
+        journal.notes.paused().put(EVERY_SERVICE, value=True)
+        journal.events.append(now, "restore", why, who=who)
     finally:
         journal.close()
     return last, stopped
 
 
 def _moved(config: Config, rollout: Rollout) -> bool:
-    """Whether the alias leads to the rollout's candidate: then turning back would take clients from there."""
+    """Whether the alias leads to the rollout's candidate: to turn back would then move clients."""
     for service in config.services:
         if service.name == rollout.service and rollout.kind is not Kind.CHECK:
             return ServiceFiles(config.repository, service.name, service.engine).alias() == rollout.candidate
@@ -154,12 +147,13 @@ def _moved(config: Config, rollout: Rollout) -> bool:
 
 
 def _keep(journal: Path) -> Path | None:
-    """Give the old journal a second name, under which SQLite finds what belongs to it. There is one at any time."""
+    """Give the old journal a second name, and its -wal file the name that belongs to it.
+
+    A journal lies under the first name at any moment.
+    """
     if not journal.exists():
         return None
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    names = (journal.with_name(f"{JOURNAL}.before-{stamp}{f'-{n}' if n else ''}") for n in count())
-    kept = next(name for name in names if not name.exists())
+    kept = aside_name(journal, time.time(), "before")
     kept.hardlink_to(journal)
     wal = journal.with_name(f"{JOURNAL}-wal")
     if wal.exists():

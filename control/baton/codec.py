@@ -1,14 +1,15 @@
 """Facts to JSON and back, by the types of their dataclasses: what the journal keeps and what travels over the API.
 
-Written: every field under its name (or the one in its metadata). A field that is None by default, and is None, is left
-out, but for one with ``ALWAYS``. Read: what the class doesn't know is passed over, and what is not there gets its
-default, or None where that is allowed. So an older and a newer Baton understand each other.
+Every field is written under its name (or the one in its metadata). One whose default is None is left out while it is
+None, unless it is marked ``ALWAYS``. On reading, a field that the class doesn't know is ignored, and a missing one gets
+its default, or None where that is allowed. So an older and a newer Baton understand each other.
 
-Dataclasses and not pydantic: `ctl` has to start in a blink, and these 90 lines are all that is needed of it.
+Dataclasses and not pydantic: that would slow the start of `ctl`, and these 100 lines are all that is needed.
 """
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from baton.domain import Evidence
 from baton.evidence import CHECKS, EVIDENCE, LiveCheck
+from baton.reasons import REASON, Why
 
 T = TypeVar("T")
 _PLAIN: Mapping[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
@@ -27,6 +29,8 @@ _SHOWN = 60
 
 def encode(value: Any) -> Any:
     """The value as JSON's own types. Figures stay as they are."""
+    if isinstance(value, Why):
+        return value.data()
     if is_dataclass(value) and not isinstance(value, type):
         told = ((one, getattr(value, one.name)) for one in fields(value))
         return {json_name(one): encode(its) for one, its in told if its is not None or always(one)}
@@ -38,15 +42,25 @@ def encode(value: Any) -> Any:
 
 
 def decode(kind: type[T], data: Any, *, foreign: bool = False) -> T:
-    """A value of ``kind``, a dataclass or ``tuple[...]`` of them, out of what JSON holds.
+    """A value of ``kind`` (a dataclass, an enum, or a container of those), read from JSON's own types.
 
-    ``foreign``: another Baton wrote it; a word that an enum doesn't know stays the text that it is.
+    ``foreign``: another Baton wrote it; a value that an enum doesn't know stays a text.
 
     Raises:
         ValueError: it is not of that kind.
     """
     read: T = _Reader(foreign).read(kind, data, {})
     return read
+
+
+def as_text(value: Any) -> str:
+    """The value as JSON text."""
+    return json.dumps(encode(value))
+
+
+def from_text(kind: Any, text: str) -> Any:
+    """What :func:`as_text` gave; raises as :func:`decode` does."""
+    return decode(kind, json.loads(text))
 
 
 def json_name(one: Field[Any]) -> str:
@@ -71,6 +85,10 @@ class _Reader:
 
     def read(self, kind: Any, data: Any, within: Mapping[str, Any]) -> Any:
         """``within`` is the object that ``data`` stands in."""
+        if type(data) in _PLAIN.get(kind, ()):  # most are: a rollout is read at each step of the loop
+            return data
+        if kind is Why and isinstance(data, Mapping) and REASON in data:
+            return Why.of(data)
         if is_dataclass(kind):
             return self._fact(kind, data, within)
         origin, inner = get_origin(kind), get_args(kind)
@@ -79,11 +97,11 @@ class _Reader:
         if origin is tuple and isinstance(data, list):
             return tuple(self.read(inner[0], one, within) for one in data)
         if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(data, dict):
-            return {key: self.read(inner[1], one, within) for key, one in data.items()}
+            return {inner[0](key): self.read(inner[1], one, within) for key, one in data.items()}
         return self._plain(kind, data)
 
     def _plain(self, kind: Any, data: Any) -> Any:
-        if kind is Any or type(data) in _PLAIN.get(kind, ()):
+        if kind is Any:
             return data
         words = get_args(kind) if get_origin(kind) is Literal else ()
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -118,7 +136,7 @@ class _Reader:
         except ValueError:
             if chosen is kind:
                 raise
-            return self._fields(kind, data)  # another Baton took other figures: what all have in common is still told
+            return self._fields(kind, data)  # another Baton measured other figures: those of every gate are still read
 
     def _fields(self, kind: Any, data: Mapping[str, Any]) -> Any:
         given, hints = {}, types_of(kind)

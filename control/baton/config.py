@@ -6,6 +6,7 @@ test keeps complete. Relative paths are relative to the file they stand in.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -16,9 +17,9 @@ from typing import Any, Literal
 from baton.domain import Step
 from baton.errors import ConfigError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _ALL = 100.0
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 
@@ -32,7 +33,7 @@ _LARGEST = 1e12
 
 
 def _duration(value: Any) -> float:
-    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"500ms"`` or a bare number of seconds."""
+    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"90d"``, ``"500ms"`` or a bare number of seconds."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -46,6 +47,13 @@ def _positive_duration(value: Any) -> float:
     if seconds <= 0:
         raise _Invalid('a duration above zero, such as "5s"')
     return seconds
+
+
+def _age(value: Any) -> float:
+    try:
+        return math.inf if value == "forever" else _positive_duration(value)
+    except _Invalid:
+        raise _Invalid('a duration above zero, such as "90d", or "forever"') from None
 
 
 def _above(low: float) -> Callable[[Any], float]:
@@ -297,6 +305,8 @@ class ControlConfig:
     rescan: float = _setting(_duration, 5.0)
     metrics: str | None = _setting(_address, "127.0.0.1:9464")
     second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
+    keep_history: float = _setting(_age, 7_776_000.0)
+    keep_rollouts: int = _setting(_count, 1_000)
     api: ApiConfig = field(default_factory=ApiConfig, metadata={"table": ApiConfig})
 
 

@@ -233,7 +233,7 @@ class Stop:
     outcome: Outcome
     who: str
     why: Why
-    gate: Gate | None = None
+    gate: Gate | None = field(default=None, metadata=ALWAYS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What makes a change of files survive a power loss."""
+"""Files and directories that only their owner can open, and changes that survive a power loss."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from baton.ownership import check_owner, open_own
 
 
 def make_private(path: Path) -> None:
-    """Make a directory for its owner alone, if it is not there: what lies in a state directory is nobody else's.
+    """Make a directory that only its owner can open, if there is none. One that is there keeps its mode.
 
-    Whoever is the first to need the state directory makes it so, and a directory in it only after that. One that is
-    there keeps its mode: its owner may have given it to a group.
+    Its owner may have given it to a group. What needs a state directory calls this first, and makes a directory in it
+    after that.
 
     Raises:
-        Untrusted: it is another user's, who could put code and keys of his own into it.
+        Untrusted: it belongs to another user, who could put his own code and keys into it.
         OSError: it can't be made.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -26,10 +26,10 @@ def make_private(path: Path) -> None:
 
 
 def open_private(path: Path) -> BinaryIO:
-    """Open a file to append to, for its owner alone whatever the umask, also where it was there before.
+    """Open a file to append to. Only its owner can open it, whatever the umask, also where it was there before.
 
     Raises:
-        Untrusted: what has the name may have been put there by another user, to have something else written.
+        Untrusted: another user may have put something under that name, to have another file written.
         OSError: it can't be opened.
     """
     descriptor = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -38,9 +38,9 @@ def open_private(path: Path) -> BinaryIO:
 
 
 def close_to_others(file: int | Path) -> None:
-    """Take a file that is there, by its descriptor or path, away from all but its owner.
+    """Let only its owner open a file, given by descriptor or path.
 
-    What is no plain file stays as it is, and what is another user's or on a disk that can't be written.
+    What is no plain file stays as it is, and a file whose mode can't be changed.
     """
     mode = os.stat(file).st_mode  # noqa: PTH116 - a descriptor, too
     if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -49,7 +49,7 @@ def close_to_others(file: int | Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and new entries in a directory durable: without it, a synced file may have no name afterwards.
+    """Make renames and new entries in a directory durable: without it, a synced file may lose its name.
 
     Raises:
         OSError: the directory can't be opened or written out.

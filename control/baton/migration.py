@@ -1,7 +1,7 @@
 """Brings the journal of an earlier Baton to the present format, in one transaction: all of it, or nothing.
 
-Until format 3 the journal held sentences. What they said is read here, once, by the wording of that time, so that what
-is decided by a reason goes on as before: whether a version is adopted, who turned a rollout back, which gate failed. A
+Until format 3 the journal held sentences in the place of reasons. Here each becomes its reason, by the wording of that
+time, since Baton decides by reasons: whether a version is adopted, who turned a rollout back, which gate failed. A
 sentence that is not known here is kept as it is, as the text of ``OTHER``.
 """
 
@@ -25,7 +25,7 @@ _STEPS = (
 )
 """From format 1, which knows no traffic steps, to format 2."""
 
-_SAID: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
+_SENTENCES: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
     (re.compile(pattern, re.DOTALL), reason)
     for pattern, reason in (
         ("Triton serves it already, without a public name in front", Reason.ADOPTED),
@@ -64,7 +64,7 @@ _SAID: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
         ),
     )
 )
-"""The wording of format 2. It never changes: it is that of journals which were written."""
+"""The wording of format 2. It never changes: journals that hold it are on disk."""
 _NUMBERS = frozenset({"version", "alias"})
 _FAILED = frozenset({"rejected", "rolled_back"})
 """Outcomes of a rollout that a gate turned back because it failed, and not for want of evidence."""
@@ -74,7 +74,7 @@ def upgrade(db: sqlite3.Connection, found: int) -> None:
     """``db`` commits by itself; ``found`` is the format that it has.
 
     Raises:
-        JournalDamaged: what it holds was never written there.
+        JournalDamaged: a row does not hold what was written there.
         sqlite3.DatabaseError: it can't be written.
     """
     db.execute("BEGIN IMMEDIATE")
@@ -86,28 +86,28 @@ def upgrade(db: sqlite3.Connection, found: int) -> None:
     except BaseException as error:
         db.execute("ROLLBACK")
         if isinstance(error, ValueError | KeyError | TypeError):
-            told = f"The journal is of format {found}, and a row holds what was never written there ({error})."
-            raise JournalDamaged(told, mend=BROKEN) from error
+            path = str(db.execute("PRAGMA database_list").fetchone()[2])
+            raise JournalDamaged(because(Reason.JOURNAL_ROW, path=path, error=str(error)), mend=BROKEN) from error
         raise
     db.execute("COMMIT")
 
 
 def _give_reasons(db: sqlite3.Connection) -> None:
     known: dict[str, Why] = {}
-    """What the stops say, which name their gates: the same sentence stands in the rollout's end, and elsewhere."""
+    """The reasons of stops. Only a stop names its gate; its sentence stands in the rollout's end, and elsewhere."""
     for number, text in db.execute("SELECT id, stop FROM rollout WHERE stop IS NOT NULL").fetchall():
         stop = json.loads(text)
-        said = known[stop["why"]] = _stopped(stop)
-        db.execute("UPDATE rollout SET stop = ? WHERE id = ?", (json.dumps(stop | {"why": said.data()}), number))
+        why = known[stop["why"]] = _reason_of_stop(stop)
+        db.execute("UPDATE rollout SET stop = ? WHERE id = ?", (json.dumps(stop | {"why": why.data()}), number))
 
     def reason_of(text: bytes) -> str:
-        return json.dumps(_said(text.decode(errors="replace"), known).data())
+        return json.dumps(_reason_of(text.decode(errors="replace"), known).data())
 
     def verdict_of(text: bytes, data: bytes) -> str:
-        said = _verdict(data)
-        return reason_of(text) if said is None else json.dumps(said.data())
+        why = _reason_of_verdict(data)
+        return reason_of(text) if why is None else json.dumps(why.data())
 
-    # They get bytes: what they raise, and what is no text, SQLite would tell as an error of any kind.
+    # They get bytes: SQLite tells a text that can't be decoded as an error of its own.
     db.create_function("reason_of", 1, reason_of, deterministic=True)
     db.create_function("verdict_of", 2, verdict_of, deterministic=True)
     db.execute("UPDATE rollout SET why = reason_of(CAST(why AS BLOB))")
@@ -119,25 +119,25 @@ def _give_reasons(db: sqlite3.Connection) -> None:
     )
 
 
-def _stopped(stop: Mapping[str, Any]) -> Why:
+def _reason_of_stop(stop: Mapping[str, Any]) -> Why:
     if stop["gate"] and stop["outcome"] in _FAILED:
         return because(Reason.GATE_FAILED, gate=stop["gate"], said=stop["why"])
-    return _said(stop["why"], {})
+    return _reason_of(stop["why"], {})
 
 
-def _verdict(data: bytes) -> Why | None:
+def _reason_of_verdict(data: bytes) -> Why | None:
     try:
         result = json.loads(data)
         return because(Reason.VERDICT, gate=result["name"], verdict=result["verdict"], said=result["message"])
-    except (ValueError, KeyError, TypeError):  # nothing is decided by an event: its sentence says enough
+    except (ValueError, KeyError, TypeError):  # nothing is decided by an event: its sentence is enough
         return None
 
 
-def _said(text: str, known: Mapping[str, Why]) -> Why:
+def _reason_of(text: str, known: Mapping[str, Why]) -> Why:
     """The reason that a sentence of format 2 gave."""
     if text in known:
         return known[text]
-    for pattern, reason in _SAID:
+    for pattern, reason in _SENTENCES:
         if (found := pattern.fullmatch(text)) is not None:
             return because(reason, **{name: _figure(name, value, known) for name, value in found.groupdict().items()})
     return because(Reason.OTHER, text=text)
@@ -145,7 +145,7 @@ def _said(text: str, known: Mapping[str, Why]) -> Why:
 
 def _figure(name: str, value: str | None, known: Mapping[str, Why]) -> Figure:
     if name == "why" and value is not None:
-        return _said(value, known)
+        return _reason_of(value, known)
     if name == "proved":
         return value is not None
     return int(value) if value is not None and name in _NUMBERS else value

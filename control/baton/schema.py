@@ -11,6 +11,7 @@ from pathlib import Path
 
 from baton.durable import open_private, sync_directory
 from baton.errors import BatonError
+from baton.reasons import Reason, Why, because
 
 SCHEMA_VERSION = 3
 """3: reasons in the place of sentences; 2: traffic steps. :mod:`baton.migration` brings older ones to this."""
@@ -36,40 +37,44 @@ CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL
 """
 
 BROKEN = (
-    "A control plane puts it aside when it starts, and adopts what the repository and Triton serve; `ctl restore FILE` "
+    "Triton serves on. A control plane that starts puts the file aside and adopts what is served; `ctl restore FILE` "
     "puts a backup in its place."
 )
-"""What to do about a journal that can't be read."""
+"""What a damaged journal means, and what to do."""
 
 
 class JournalError(BatonError):
-    """The journal can't be written or read. Baton then changes nothing: no action without its record."""
+    """The journal can't be written or read. Baton then changes nothing, since it writes down first what it does."""
 
 
 class JournalDamaged(JournalError):
-    """What the journal's file holds can't be read as what was written there."""
+    """The journal's file does not hold what was written there."""
 
 
 @contextmanager
 def journal_errors(path: Path) -> Iterator[None]:
-    """SQLite's own words, with what to do."""
+    """Tells an error of SQLite in its own words, with what to do."""
     try:
         yield
     except sqlite3.DatabaseError as error:
         if _damaged(error):
-            raise JournalDamaged(f"The journal {path} fails: {error}.", mend=BROKEN) from error
-        mend = "Make room on the disk or mend its rights; Baton goes on by itself."
-        raise JournalError(f"The journal {path} fails: {error}.", mend=mend) from error
+            raise JournalDamaged(_fails(path, str(error)), mend=BROKEN) from error
+        mend = "Make room on the disk, or let Baton's user write there. Baton then goes on by itself; Triton serves on."
+        raise JournalError(_fails(path, str(error)), mend=mend) from error
+
+
+def _fails(path: Path, error: str) -> Why:
+    return because(Reason.JOURNAL_FAILS, path=str(path), error=error)
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file holds what SQLite never wrote there."""
+    """Whether SQLite calls the file damaged, or no database."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # the module's own errors have none
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def create(path: Path) -> None:
-    """An empty journal, whole from the moment it is there: one without tables is then never a new one."""
+    """Make an empty journal. It gets its name when it is whole, so a file without tables is a damaged one."""
     made = path.with_name(f"{path.name}.new")
     made.unlink(missing_ok=True)
     open_private(made).close()  # SQLite gives what it puts beside it the same mode
@@ -79,8 +84,8 @@ def create(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def proved(path: Path) -> int:
-    """The format of a sound journal. Nothing is written.
+def check_file(path: Path) -> int:
+    """Check a journal, and give its format. Nothing is written.
 
     Raises:
         JournalDamaged: it is damaged or empty.
@@ -90,25 +95,25 @@ def proved(path: Path) -> int:
         found: int = db.execute("PRAGMA user_version").fetchone()[0]
         wrong = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     if wrong != "ok":
-        raise JournalDamaged(f"The journal {path} is malformed: {' '.join(wrong.split())}.", mend=BROKEN)
+        raise JournalDamaged(_fails(path, f"malformed, {' '.join(wrong.split())}"), mend=BROKEN)
     if found == 0:
-        raise JournalDamaged(f"The journal {path} is empty, which Baton never leaves it.", mend=BROKEN)
+        raise JournalDamaged(because(Reason.JOURNAL_EMPTY, path=str(path)), mend=BROKEN)
     if not 1 <= found <= SCHEMA_VERSION:
         raise JournalError(
-            f"{path} was written by another Baton: its format is {found}, not {SCHEMA_VERSION}.",
+            because(Reason.JOURNAL_FORMAT, path=str(path), found=found, known=SCHEMA_VERSION),
             mend="Start the Baton that wrote it, or give another --state directory.",
         )
     return found
 
 
-def aside(path: Path, at: float) -> Path:
-    """What a damaged journal that is put aside is called: a name with the time, and of nothing that is there."""
-    named = (f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
+def aside_name(path: Path, at: float, why: str = "damaged") -> Path:
+    """The name under which a journal that is not used any more is kept: with the time, and not taken yet."""
+    named = (f"{path.name}.{why}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(at + n))}" for n in itertools.count())
     return next(kept for name in named if not (kept := path.with_name(name)).exists())
 
 
-def set_aside(path: Path, kept: Path) -> None:
-    """Give a damaged journal, and what SQLite keeps beside it, another name. What was broken off can be done again."""
+def put_aside(path: Path, kept: Path) -> None:
+    """Rename a damaged journal, and the files that SQLite keeps beside it. After a failure it can be repeated."""
     if kept.exists():
         return
     for suffix in ("-wal", "-shm", ""):  # the journal itself comes last

@@ -1,8 +1,8 @@
-"""One control plane acts for a state directory: who holds its lock, how another one waits for it, and how it is lost.
+"""The lock of a state directory: only one control plane acts for it.
 
-The lock is ``flock`` on ``baton.lock``. The kernel gives it back with the process, however that ends, so nobody has to
-guess whether the holder is dead. A stopped holder (SIGSTOP) keeps it: nobody takes over, and when it goes on it is
-still the only one.
+The lock is ``flock`` on ``baton.lock``. The kernel releases it when the process ends, however that happens, so nobody
+has to guess whether the holder is dead. A stopped holder (SIGSTOP) keeps it: nobody takes over, and when it goes on it
+is still the only one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from baton.errors import Refused
 from baton.ownership import open_own
 
 EVERY_S = 0.5
-"""How often one that stands by tries. It does not sleep in ``flock``: the file that it would wait for may be replaced,
-together with the state directory, by one that is free."""
+"""How often a control plane that stands by tries. It does not wait in ``flock``: the state directory may be replaced
+meanwhile, and the lock file in the new one may be free."""
 
 
 class StateLock:
@@ -34,22 +34,22 @@ class StateLock:
         """Whether the lock still keeps others out.
 
         Raises:
-            Refused: the file is not the one that is locked any more, so that another process may hold the new one.
+            Refused: another file has its name, and another process may hold the lock of that.
         """
         if not _same(self._path, self._handle):
             raise Refused(
-                f"The state directory {self._path.parent} was removed or replaced under process {os.getpid()}, which "
-                "does nothing more: another control plane may act there.",
-                mend="Start it again; what Triton serves is then adopted.",
+                f"The state directory {self._path.parent} was removed or replaced under process {os.getpid()}. It does "
+                "nothing more, since another control plane may act there. Triton serves on.",
+                mend="Start it again; it adopts what Triton serves.",
             )
 
 
 @contextlib.contextmanager
 def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterator[StateLock]:
-    """Holds the state directory of ``socket`` for this process: one control plane may run there, not two.
+    """Hold the lock of the state directory of ``socket``.
 
-    A socket that lies there under a lock that can be taken is one of the dead, and is removed. With ``waits``, a lock
-    that is held is waited for, and ``waits`` is told who holds it, once for each holder.
+    A socket that is there although the lock is free was left by a process that died, and is removed. With ``waits``,
+    this waits while another process holds the lock, and tells ``waits`` once of each holder.
 
     Raises:
         Refused: another process holds it.
@@ -70,12 +70,12 @@ def claim(socket: Path, *, waits: Callable[[str], None] | None = None) -> Iterat
         socket.unlink(missing_ok=True)
         yield StateLock(path, taken)
     finally:
-        os.ftruncate(taken, 0)  # after a crash the name of the dead stays to be read
+        os.ftruncate(taken, 0)  # after a crash the file still tells who held the lock
         os.close(taken)
 
 
 def holder(socket: Path) -> str | None:
-    """The process that holds the state directory of ``socket`` or held it until it died, in words; None: nobody."""
+    """The process that holds the lock of ``socket``'s state directory, or held it when it died; None: nobody."""
     try:
         return _words(socket.with_suffix(".lock").read_text(errors="replace"))
     except OSError:
@@ -83,7 +83,7 @@ def holder(socket: Path) -> str | None:
 
 
 def _take(path: Path) -> int | str:
-    """The descriptor of the lock, or who holds it."""
+    """The descriptor of the locked file, or who holds the lock."""
     while True:
         with contextlib.ExitStack() as stack:
             try:
@@ -114,7 +114,6 @@ def _words(text: str) -> str | None:
 def _same(path: Path, handle: int) -> bool:
     """Whether the path still leads to the open file."""
     try:
-        there = path.stat()
+        return os.path.samestat(path.stat(), os.fstat(handle))
     except OSError:
         return False
-    return os.path.samestat(there, os.fstat(handle))

@@ -41,8 +41,8 @@ def test_every_target_is_run() -> None:
 
 
 PROGRAMS = [
-    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.memory", "bench.rollouts"),
-    *("bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
+    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.journal", "bench.memory"),
+    *("bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
     *("tests.chaos", "tests.chaos.hostile", "tests.unit.engine.hostile", "tests.simulation"),
 ]
 """What has a command line and is run with ``python -m``."""
@@ -85,6 +85,7 @@ def test_a_word_that_a_program_does_not_know_starts_nothing(program: str) -> Non
 @pytest.mark.parametrize(
     ("words", "page"),
     [
+        (["bench.journal", "--rollouts", "20", "--keep", "5"], "transactions"),
         (["bench.speed"], "published shapes"),
         (["tests.simulation", "--stories", "1", "--seed", "1"], "1 stories"),
         pytest.param(["bench.memory"], "Memory as a multiple", marks=[pytest.mark.triton, pytest.mark.slow]),

@@ -17,7 +17,6 @@ from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, serving
 
 from baton.api.server import claim
-from baton.controller.content import LOADED
 from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
 from baton.journal import JOURNAL, Journal
@@ -149,7 +148,7 @@ def _at_first_sight(yard: Yard, version: int) -> bool:
     fresh = not file.exists() or (yard.plane is not None and yard.plane.seen.folders < 0)
     if not fresh:
         with contextlib.closing(Journal(file)) as journal:
-            fresh = str(version) not in journal.memo(ALIAS, LOADED, {})
+            fresh = version not in (journal.notes.loaded().get(ALIAS) or {})
     return fresh and any(version in held(s, ModelState.READY) for s in yard.servers.values())
 
 

@@ -76,7 +76,7 @@ class Hands:
         self._marks = ""
         self.edits = 0
         """How many there were that made a file wrong."""
-        self.known: dict[str, str] = {}
+        self.known: dict[str, str | None] = {}
         """The last usable text of each model's file, as Baton's journal has it."""
 
     def text(self, model: str) -> str | None:

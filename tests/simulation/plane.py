@@ -18,9 +18,12 @@ from baton.clock import ForwardClock
 from baton.config import Config, ServerConfig
 from baton.controller.loop import Loop
 from baton.controller.service import Service
-from baton.domain import Gate, GateResult, Outcome, Phase, Release, Rollout, Stop, VersionMeta, VersionRecord
+from baton.domain import Gate, GateResult, Model, Outcome, Phase, Release, Rollout, Stop, VersionMeta, VersionRecord
 from baton.errors import BatonError
-from baton.journal import JOURNAL, Journal
+from baton.journal import JOURNAL, Journal, Note
+from baton.journal.database import Database
+from baton.journal.notes import Notes
+from baton.journal.rollouts import Rollouts
 from baton.plan import Effect
 from baton.reasons import Why
 from baton.triton.careful import Careful
@@ -34,13 +37,33 @@ class ToldJournal(Journal):
     """The real journal on a real file. What it is about to write down is checked first."""
 
     def __init__(self, yard: Yard) -> None:
-        self._yard = yard
         super().__init__(yard.root / "state" / JOURNAL)
-        self._db = ToldConnection(self._db, yard.act)  # type: ignore[assignment]
+        self.database.connection = ToldConnection(self.database.connection, yard.act)  # type: ignore[assignment]
+        self.notes = ToldNotes(self.database, yard)
+        self.rollouts = ToldRollouts(self.database, self.notes, yard)
 
-    def set_memo(self, service: str, key: str, value: Any) -> None:
-        super().set_memo(service, key, value)
-        self._yard.noted(key, value)
+
+class ToldNotes(Notes):
+    def __init__(self, database: Database, yard: Yard) -> None:
+        super().__init__(database)
+        self._yard = yard
+
+    def config_text(self, model: Model) -> Note[str]:
+        note = super().config_text(model)
+        put = note.put
+
+        def told(service: str, value: str | None) -> None:
+            put(service, value)
+            self._yard.noted(model, value)
+
+        note.put = told  # type: ignore[method-assign]
+        return note
+
+
+class ToldRollouts(Rollouts):
+    def __init__(self, database: Database, notes: Notes, yard: Yard) -> None:
+        super().__init__(database, notes)
+        self._yard = yard
 
     def begin(self, rollout: Rollout) -> Rollout:
         opened = super().begin(rollout)
@@ -76,9 +99,9 @@ class ToldJournal(Journal):
         super().record(rollout, result, at)
         self._yard.say(f"  gate {result.gate}: {result.verdict}")
 
-    def end(self, rollout: Rollout, outcome: Outcome, why: Why, at: float, standings: list[VersionRecord]) -> None:
+    def end(self, rollout: Rollout, outcome: Outcome, why: Why, at: float, records: list[VersionRecord]) -> None:
         self._yard.ends(rollout, outcome, why)
-        super().end(rollout, outcome, why, at, standings)
+        super().end(rollout, outcome, why, at, records)
         self._yard.outcomes.append(outcome)
 
 
@@ -151,7 +174,7 @@ class Plane:
     def rollout(self) -> Rollout | None:
         """The rollout under way, as the journal has it."""
         if not self._fresh:
-            self._rollout, self._fresh = self.journal.open_rollout(ALIAS), True
+            self._rollout, self._fresh = self.journal.rollouts.current(ALIAS), True
         return self._rollout
 
     def oldest(self) -> int:

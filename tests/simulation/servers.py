@@ -166,7 +166,7 @@ class Asker:
         if gate is Gate.INTEGRITY:
             manifest = {"weights": yard.content(rollout.candidate)}
             assert yard.plane is not None
-            yard.plane.journal.set_memo(ALIAS, f"manifest:{rollout.candidate}", manifest)
+            yard.plane.journal.notes.manifest(rollout.candidate).put(ALIAS, manifest)
         elif gate not in (Gate.COMPATIBILITY, Gate.CAPACITY):
             try:
                 next(iter(self._servers.values())).infer(ENGINE, rollout.candidate, QUESTION, 10.0)

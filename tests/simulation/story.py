@@ -169,7 +169,7 @@ def quiet(yard: Yard) -> None:
             server.advance()
     yard.settled()
     if stop is not None and stop.outcome is not Outcome.LIVE and kept is not None and kept.kind is not Kind.CHECK:
-        ended = yard.plane.journal.rollout(kept.id)
+        ended = yard.plane.journal.rollouts.get(kept.id)
         # Only a version that can't come back leaves the stopped one where it is.
         hopeless = ended is None or Reason.NO_WAY_BACK in within(ended.ended_why)
         if not hopeless and ended.outcome is Outcome.LIVE:

@@ -17,7 +17,7 @@ from tests.simulation.tell import Failure, shortened, tell
 from baton.controller import service
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Rollout, Route, Verdict
-from baton.journal import Journal
+from baton.journal.rollouts import Rollouts
 from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan
 from baton.triton.key import Caps
 from baton.triton.repository import ServiceFiles
@@ -74,11 +74,11 @@ def test_a_version_that_leaves_before_the_alias_did_is_found(monkeypatch):
 def test_a_version_that_serves_unproved_is_found(monkeypatch):
     """The verdict that failed is not written down, and the next gate is asked."""
 
-    def record(self: Journal, rollout: Rollout, result: Any, at: float) -> None:
+    def record(self: Rollouts, rollout: Rollout, result: Any, at: float) -> None:
         real(self, rollout, replace(result, verdict=Verdict.PASS), at)
 
-    real = Journal.record
-    monkeypatch.setattr(Journal, "record", record)
+    real = Rollouts.record
+    monkeypatch.setattr(Rollouts, "record", record)
     failure = found(12)
     assert "nobody asked" in failure.why
     assert any("is to serve, and nobody asked" in line for line in str(failure).splitlines())

@@ -22,7 +22,7 @@ from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, se
 
 from baton.config import ServiceConfig
 from baton.controller.health import AGAIN_S
-from baton.domain import GATES_OF, Folder, Gate, Kind, ModelState, Outcome, Phase, Rollout, Verdict
+from baton.domain import GATES_OF, Folder, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Reload, RolloutSettings, Sync
@@ -160,7 +160,7 @@ class Yard(Rules):
 
     @property
     def loaded(self) -> Mapping[int, str]:  # type: ignore[override]
-        return {int(v): f for v, f in self.plane.journal.memo(ALIAS, "loaded_fingerprints", {}).items()}
+        return self.plane.journal.notes.loaded().get(ALIAS) or {}
 
     @property
     def live(self) -> Verdict | None:  # type: ignore[override]
@@ -337,11 +337,9 @@ class Yard(Rules):
             fresh = answered.get((name, version), 0.0) >= rollout.phase_since
             self.need(fresh, f"version {version} is to serve, and was not asked on {name} since its way ended")
 
-    def noted(self, key: str, value: Any) -> None:
-        """The journal keeps something: perhaps the last usable text of a file."""
-        kind, _, name = key.partition(":")
-        if kind == "file":
-            self.files.hands.known[NAMES[name]] = value
+    def noted(self, model: Model, text: str | None) -> None:
+        """The journal keeps the last usable text of a file."""
+        self.files.hands.known[NAMES[model]] = text
 
     def began(self, rollout: Rollout) -> None:
         self.stopped_at, self.begun_at = None, self.files.alias

@@ -136,7 +136,7 @@ def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bo
 
         book = Journal(journal)
         try:
-            return book.highest(service), False
+            return book.versions.highest(service), False
         finally:
             book.close()
     return max((n for n in used if n is not None), default=0), True

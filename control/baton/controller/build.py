@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from baton import secret
 from baton.config import Config, ServerConfig, ServiceConfig
@@ -19,11 +18,11 @@ from baton.controller.periodic import PeriodicRunner
 from baton.controller.service import Service
 from baton.domain import Folder, VersionMeta
 from baton.errors import ConfigError
-from baton.journal import JOURNAL, Journal
+from baton.journal import JOURNAL, Journal, open_journal
+from baton.journal.retention import Retention
 from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.reasons import Why
-from baton.schema import JournalDamaged, aside, set_aside
 from baton.triton.careful import Careful
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
@@ -114,13 +113,14 @@ def build(
 
         def told(why: Why, service: str = one.name) -> None:
             log.warning("%s: %s", service, why)
-            journal.log(clock(), "health", why, service=service)
+            journal.events.append(clock(), "health", why, service=service)
 
         for model in (one.engine, one.splitter):
             processes[model] = Processes(model, ports, wake.set, guard, told)
         services.append(_service(one, files, servers, processes, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
-    loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
+    retention = Retention(journal.database, config.control.keep_history, config.control.keep_rollouts)
+    loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm, retention.apply)
     configured = {s.name: s for s in config.services}
     memory = Memory(configured, config.repository, journal, clock)
     engines = EngineInfoMonitor(configured, servers, lambda: loop.indexes, journal, clock)
@@ -130,31 +130,6 @@ def build(
         return gates[service].manifest(version)
 
     return Parts(loop, journal, watcher, servers, manifest, memory, engines, rounds, guard)
-
-
-def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None] = lambda: None) -> Journal:
-    """The journal of a control plane that is about to act. A damaged one is put aside and never written to again.
-
-    Nobody may be needed for a control plane to come back: what serves, and whether it is right, the files and Triton
-    tell. What only the damaged file knew (the history, what was refused) can be read from it by other means.
-
-    Raises:
-        JournalError: the state directory can't be written, or the journal is of another Baton.
-    """
-    try:
-        journal = Journal(path, held)
-    except JournalDamaged as error:
-        log.error("%s", error.message)  # noqa: TRY400 - a fault of the disk's, not of the code's
-        set_aside(path, kept := aside(path, clock()))
-        journal = Journal(path, held)
-        journal.tell_damage(clock(), error.message, kept)
-        return journal
-    try:
-        journal.prove()
-    except JournalDamaged as error:
-        log.error("%s", error.message)  # noqa: TRY400 - as above
-        journal.begin_anew(clock(), error.message)
-    return journal
 
 
 def _service(

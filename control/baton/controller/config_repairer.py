@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from baton.domain import Model
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
 from baton.reasons import Reason, Why, because
@@ -22,8 +23,6 @@ from baton.triton.repository import ServiceFiles
 
 PATIENCE_S = 2.0
 """An editor that saves in place is half-way through for a moment."""
-KEPT = ("engine", "alias", "splitter")
-"""What a file is called whose last usable text the journal keeps."""
 MOST_TEXT = 20_000
 """Characters of a broken file that the journal keeps."""
 BOM = "\ufeff"
@@ -42,15 +41,15 @@ class ConfigRepairer:
         self._journal = journal
         self._clock = clock
         self._tell = tell
-        self._bad_since: dict[str, float] = {}
+        self._bad_since: dict[Model, float] = {}
 
     def policy(self) -> frozenset[int]:
         """As :meth:`ServiceFiles.policy` gives it. Raises ``RepositoryError`` while the file is not put back."""
-        return self._kept("engine", self._files.engine_dir / CONFIG, self._files.policy)
+        return self._kept(Model.ENGINE, self._files.engine_dir / CONFIG, self._files.policy)
 
     def alias_and_split(self) -> tuple[int | None, bool]:
         """As :meth:`ServiceFiles.alias_and_split` gives it."""
-        version, split = self._kept("alias", self._files.alias_dir / CONFIG, self._files.alias_and_split)
+        version, split = self._kept(Model.ALIAS, self._files.alias_dir / CONFIG, self._files.alias_and_split)
         if version is not None:  # Triton wants the folder beside the file; both may have been removed
             with file_errors(self._files.alias_dir):
                 (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
@@ -58,31 +57,31 @@ class ConfigRepairer:
 
     def splitter(self) -> int | None:
         """As :meth:`ServiceFiles.splitter` gives it."""
-        return self._kept("splitter", self._files.splitter_dir / CONFIG, self._files.splitter)
+        return self._kept(Model.SPLITTER, self._files.splitter_dir / CONFIG, self._files.splitter)
 
-    def let_go(self, name: str) -> None:
-        """The file is about to be taken away by Baton itself: ``alias`` or ``splitter``."""
-        self._remember(name, None)
+    def let_go(self, model: Model) -> None:
+        """Baton itself is about to remove the file of a model."""
+        self._remember(model, None)
 
-    def _kept(self, name: str, path: Path, look: Callable[[], T]) -> T:
+    def _kept(self, model: Model, path: Path, look: Callable[[], T]) -> T:
         before = _text(path)
         try:
-            found = self._read(name, path, before, look)
+            found = self._read(model, path, before, look)
         except Unreadable:
             raise  # whether it is broken nobody knows: nothing is put back
         except RepositoryError as error:
-            last = self._last(name)
+            last = self._last(model)
             if last is None:
                 raise
-            since = self._bad_since.setdefault(name, self._clock())
+            since = self._bad_since.setdefault(model, self._clock())
             if self._clock() - since < PATIENCE_S:
                 raise RepositoryError(f"{error.message} It is put back as it was, unless it is mended first.") from None
             self._put_back(path, before, last, error)
             found = look()
-        self._bad_since.pop(name, None)
+        self._bad_since.pop(model, None)
         # Only what was the same before and after it was read is known to be what was read.
-        if before is not None and before != self._last(name) and before == _text(path) and self._usable(found):
-            self._remember(name, before)
+        if before is not None and before != self._last(model) and before == _text(path) and self._usable(found):
+            self._remember(model, before)
         return found
 
     def _usable(self, found: object) -> bool:
@@ -94,11 +93,11 @@ class ConfigRepairer:
         except RepositoryError:  # nobody knows what serves, until that file is put back
             return False
 
-    def _read(self, name: str, path: Path, text: str | None, look: Callable[[], T]) -> T:
-        if text is None and self._last(name) is not None:
+    def _read(self, model: Model, path: Path, text: str | None, look: Callable[[], T]) -> T:
+        if text is None and self._last(model) is not None:
             raise RepositoryError(f"{path} was removed.")
         found = look()
-        if found is None and self._last(name) is not None:
+        if found is None and self._last(model) is not None:
             raise RepositoryError(f"{path} is no longer what Baton wrote.")
         return found
 
@@ -123,18 +122,12 @@ class ConfigRepairer:
         stood = None if broken is None else broken[:MOST_TEXT].encode(errors="surrogateescape").decode(errors="replace")
         self._tell(why, {"path": str(path), "stood_there": stood})
 
-    def _last(self, name: str) -> str | None:
-        # Asked each time: a journal that had to be begun anew must come to know it again.
-        last: str | None = self._journal.memo(self._files.alias_name, memo_of(name))
-        return last
+    def _last(self, model: Model) -> str | None:
+        # Read each time: a journal that was begun anew has forgotten it.
+        return self._journal.notes.config_text(model).get(self._files.alias_name)
 
-    def _remember(self, name: str, text: str | None) -> None:
-        self._journal.set_memo(self._files.alias_name, memo_of(name), text)
-
-
-def memo_of(name: str) -> str:
-    """Where the journal keeps the last usable text of one of ``KEPT``."""
-    return f"file:{name}"
+    def _remember(self, model: Model, text: str | None) -> None:
+        self._journal.notes.config_text(model).put(self._files.alias_name, text)
 
 
 def _text(path: Path) -> str | None:

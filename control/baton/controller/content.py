@@ -13,8 +13,6 @@ from baton.errors import Refused
 from baton.journal import Journal
 from baton.reasons import Reason, because
 
-LOADED, UNEXPECTED = "loaded_fingerprints", "known_strays"
-"""Memos of the journal: how each version's folder, and what else lies there, looked when it was last loaded."""
 Manifest = Callable[[int], Mapping[str, str]]
 """SHA-256 of every file of a version's folder."""
 
@@ -30,11 +28,11 @@ class ContentVerifier:
 
     def known(self, version: int) -> bool:
         """Whether the version's content was written down when it was whole."""
-        return self._journal.memo(self._service, _key(version)) is not None
+        return self._journal.notes.manifest(version).get(self._service) is not None
 
     def learn(self, version: int) -> None:
         """Write down what the folder of a version holds that was found serving."""
-        self._journal.set_memo(self._service, _key(version), dict(self._manifest(version)))
+        self._journal.notes.manifest(version).put(self._service, self._manifest(version))
 
     def accept(self, version: int, folder: Folder, who: str) -> None:
         """Hash a live version's folder, and note that it holds what serves.
@@ -42,7 +40,7 @@ class ContentVerifier:
         Raises:
             Refused: it does not, or nobody knows what served.
         """
-        known: Mapping[str, str] | None = self._journal.memo(self._service, _key(version))
+        known = self._journal.notes.manifest(version).get(self._service)
         if known is None:
             raise Refused(
                 because(Reason.NOT_RECORDED, version=version),
@@ -56,11 +54,8 @@ class ContentVerifier:
                 mend="Restore the files as they were, or push the new content as a new version.",
             )
         # Of the folder as it looked before it was hashed: what changes meanwhile is another change.
-        loaded = self._journal.memo(self._service, LOADED, {}) | {str(version): folder.fingerprint}
+        noted = self._journal.notes.loaded()
+        loaded = {**(noted.get(self._service) or {}), version: folder.fingerprint}
         why = because(Reason.PROVED_UNCHANGED, version=version)
-        self._journal.log(self._clock(), "retry", why, who=who, service=self._service)
-        self._journal.set_memo(self._service, LOADED, loaded)
-
-
-def _key(version: int) -> str:
-    return f"manifest:{version}"
+        self._journal.events.append(self._clock(), "retry", why, who=who, service=self._service)
+        noted.put(self._service, loaded)

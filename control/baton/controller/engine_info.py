@@ -103,7 +103,7 @@ class EngineInfoMonitor:
     def _alarm(self, service: str, why: Why) -> None:
         log.warning("%s: %s", service, why)
         try:
-            self._journal.log(self._clock(), "fallback", why, service=service)
+            self._journal.events.append(self._clock(), "fallback", why, service=service)
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)
 

@@ -115,7 +115,7 @@ class Gates:
         if result.verdict is Verdict.PASS:
             # What was just hashed against its own list need not be read twice.
             sums = manifest(candidate, known=candidate.told(SUMS), cancelled=cancelled)
-            self._journal.set_memo(self._config.name, f"manifest:{rollout.candidate}", sums)
+            self._journal.notes.manifest(rollout.candidate).put(self._config.name, sums)
         return result
 
     def _compatibility(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from baton.controller.service import Service
 from baton.domain import Phase
 from baton.errors import BatonError
-from baton.journal import Journal
+from baton.journal import EVERY_SERVICE, Journal
 from baton.plan import Decision, ProbeVersion
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged
@@ -23,7 +23,6 @@ BUSY_WAIT_S = 0.2
 IDLE_WAIT_S = 1.0
 MOST_STEPS = 50
 """Steps for one service before the others have their turn; the plan comes to rest long before that."""
-PAUSED = "paused"
 
 
 class Loop:
@@ -38,7 +37,9 @@ class Loop:
         wake: threading.Event,
         rescan: float,
         rearm: Callable[[], None] = lambda: None,
+        tidy: Callable[[str, int | None, float], None] = lambda _service, _serving, _now: None,
     ) -> None:
+        """``tidy`` is called for each service at rest after each round, with the version that the alias leads to."""
         self.lock = threading.RLock()
         self.services = services
         self.loop_at = 0.0
@@ -49,6 +50,7 @@ class Loop:
         self._wake = wake
         self._rescan = rescan
         self._rearm = rearm
+        self._tidy = tidy
         self._scanned_at = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="baton-loop", daemon=True)
@@ -72,10 +74,10 @@ class Loop:
             service.tasks.close()
 
     def paused(self) -> bool:
-        return bool(self._journal.memo("", PAUSED, default=False))
+        return self._journal.notes.paused().get(EVERY_SERVICE) is True
 
     def set_paused(self, paused: bool) -> None:  # noqa: FBT001 - a setter's one value
-        self._journal.set_memo("", PAUSED, paused)
+        self._journal.notes.paused().put(EVERY_SERVICE, paused)
         self.wake()
 
     def wake(self) -> None:
@@ -95,7 +97,10 @@ class Loop:
         busy = False
         for service in self.services:
             try:
-                busy = self._serve(service, scan=scan) or busy
+                if self._serve(service, scan=scan):
+                    busy = True
+                elif service.view is not None:
+                    self._tidy(service.name, service.view.alias, self.clock())
             except JournalDamaged as error:
                 self._begin_anew(service, error)
                 busy = True
@@ -120,7 +125,7 @@ class Loop:
         why = because(Reason.JOURNAL_DAMAGED, error=damage.message)
         try:
             with self.lock:
-                self._journal.begin_anew(self.clock(), damage.message)
+                self._journal.start_over(self.clock(), damage.message)
         except (BatonError, OSError) as error:  # the disk is full besides: tried again in the next round
             why = because(Reason.JOURNAL_DAMAGED, error=damage.message, then=str(error))
         if service.decision.why != why:

@@ -92,6 +92,6 @@ class Memory:
         log.warning("%s: %s", service, result.message)
         try:
             why = because(Reason.MEMORY_GROWS, said=result.message)
-            self._journal.log(self._clock(), "memory", why, service=service, data=encode(result.evidence))
+            self._journal.events.append(self._clock(), "memory", why, service=service, data=encode(result.evidence))
         except BatonError as error:
             log.warning("the alarm could not be written down: %s", error)

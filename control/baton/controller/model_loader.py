@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from baton.config import ServiceConfig
-from baton.controller.content import LOADED, UNEXPECTED
 from baton.domain import Model, ModelState
 from baton.errors import RepositoryError, TritonError
 from baton.journal import Journal
@@ -83,8 +82,9 @@ class ModelLoader:
         ready = {v for s in view.servers for v in s.ready()}
         loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
         loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
-        self._journal.set_memo(self._config.name, LOADED, loaded)
-        self._journal.set_memo(self._config.name, UNEXPECTED, {s.name: s.fingerprint for s in view.unexpected})
+        self._journal.notes.loaded().put(self._config.name, loaded)
+        unexpected = {entry.name: entry.fingerprint for entry in view.unexpected}
+        self._journal.notes.unexpected().put(self._config.name, unexpected)
 
 
 def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold

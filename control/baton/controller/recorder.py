@@ -25,7 +25,7 @@ class RolloutRecorder:
 
     def log(self, kind: str, why: Why, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
         """Write down an event."""
-        self._journal.log(
+        self._journal.events.append(
             self._clock(), kind, why, service=self._service, rollout=rollout.id if rollout else None, data=data
         )
 
@@ -47,7 +47,7 @@ class RolloutRecorder:
         log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self._service, why)
         self.log("adopt", why, None)
         record = VersionRecord(version, ReleaseStatus.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
-        self._journal.stand(self._service, record)
+        self._journal.versions.put(self._service, record)
 
     def inherit(self, alias: int, policy: frozenset[int]) -> None:
         """The alias is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
@@ -56,7 +56,7 @@ class RolloutRecorder:
         """
         why = because(Reason.INHERITED, alias=alias)
         for version in sorted(v for v in policy if v < alias):
-            self._journal.stand(
+            self._journal.versions.put(
                 self._service, VersionRecord(version, ReleaseStatus.RELEASED, why, "", loaded=True, at=self._clock())
             )
 
@@ -65,17 +65,17 @@ class RolloutRecorder:
         now = self._clock()
         match effect:
             case Advance(phase, why):
-                self._journal.advance(rollout, phase, why, now)
+                self._journal.rollouts.advance(rollout, phase, why, now)
             case Halt(stop):
-                self._journal.halt(rollout, stop, now)
+                self._journal.rollouts.halt(rollout, stop, now)
             case Record(result):
-                self._journal.record(rollout, result, now)
+                self._journal.rollouts.record(rollout, result, now)
             case Renew():
                 self._renew(rollout, now)
             case Progress(seconds, verdict):
-                self._journal.progress(rollout, seconds, now, doing, verdict)
+                self._journal.rollouts.progress(rollout, seconds, now, doing, verdict)
             case TakeOver(why):
-                self._journal.take_over(rollout, why, now)
+                self._journal.rollouts.take_over(rollout, why, now)
             case End(outcome, why):
                 self._end(view, rollout, outcome, why, now)
             case _:
@@ -87,7 +87,7 @@ class RolloutRecorder:
             why = because(Reason.LEASE_LAPSED, lease_s=self._lease_s, away_s=round(away, 3))
             log.warning("%s: %s", self._service, why)
             self.log("lapse", why, rollout, {"away_s": round(away, 3)})
-        self._journal.renew(rollout, now)
+        self._journal.rollouts.renew(rollout, now)
 
     def _end(self, view: View, rollout: Rollout, outcome: Outcome, why: Why, now: float) -> None:
         folder = view.folders.get(rollout.candidate)
@@ -116,4 +116,4 @@ class RolloutRecorder:
                 standings.append(stands(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
             case _:
                 pass
-        self._journal.end(rollout, outcome, why, now, standings)
+        self._journal.rollouts.end(rollout, outcome, why, now, standings)

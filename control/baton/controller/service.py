@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from baton.config import ServiceConfig
 from baton.controller.config_repairer import ConfigRepairer
-from baton.controller.content import LOADED, UNEXPECTED, ContentVerifier
+from baton.controller.content import ContentVerifier
 from baton.controller.health import UNSEEN, Health, Processes, Question
 from baton.controller.model_loader import ModelLoader
 from baton.controller.probing import Probing
@@ -28,7 +28,6 @@ from baton.domain import (
     ModelVersion,
     Outcome,
     Phase,
-    Release,
     Rollout,
     Stop,
     Verdict,
@@ -166,25 +165,25 @@ class Service:
         # Before the journal is read: what ends meanwhile has its result there, or still counts as running.
         running = self.tasks.running() | self._begun
         entries = self.scan() if self._entries is None else self._entries
-        now, rollout = self._clock(), self._journal.open_rollout(self.name)
+        now, rollout = self._clock(), self._journal.rollouts.current(self.name)
         if rollout is not None and now < max(rollout.phase_since, rollout.progressed_at or 0, rollout.renewed_at or 0):
-            rollout = self._journal.set_back(rollout, now)
+            rollout = self._journal.rollouts.cap_times(rollout, now)
         if self.view is None and rollout is not None and rollout.phase is Phase.WAITING and rollout.held() is not None:
-            rollout = self._journal.ask_again(rollout, "baton", because(Reason.STARTED_AGAIN), now)
+            rollout = self._journal.rollouts.drop_holds(rollout, "baton", because(Reason.STARTED_AGAIN), now)
         folders = {f.version: f for f in entries if f.version is not None and f.problem is None}
         unexpected = tuple(f for f in entries if f.problem is not None)
         servers = tuple(self._server_view(name, index, rollout) for name, index in indexes.items())
-        known = self._journal.memo(self.name, LOADED)
-        loaded = {int(v): f for v, f in (known or {}).items()}
-        known_unexpected = self._journal.memo(self.name, UNEXPECTED)
+        known = self._journal.notes.loaded().get(self.name)
+        loaded = dict(known or {})
+        known_unexpected = self._journal.notes.unexpected().get(self.name)
         # First sight: what Triton serves already, it loaded from what is there. Nothing is disturbed.
         news = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
         if news:
             loaded |= news
-            self._journal.set_memo(self.name, LOADED, loaded)
+            self._journal.notes.loaded().put(self.name, loaded)
         if known_unexpected is None:
             known_unexpected = {s.name: s.fingerprint for s in unexpected}
-            self._journal.set_memo(self.name, UNEXPECTED, known_unexpected)
+            self._journal.notes.unexpected().put(self.name, known_unexpected)
         version_policy = self._repairer.policy()
         alias, split = self._repairer.alias_and_split()
         if known is None and alias is not None:
@@ -200,7 +199,7 @@ class Service:
             servers=servers,
             folders=folders,
             unexpected=unexpected,
-            records=self._journal.version_records(self.name),
+            records=self._journal.versions.records(self.name),
             loaded=loaded,
             known_unexpected=known_unexpected,
             rollout=rollout,
@@ -360,12 +359,12 @@ class Service:
             case SetAlias(version, split):
                 self._recorder.log("alias", because(Reason.ALIAS_WRITTEN, version=version, split=split), view.rollout)
                 if version is None:
-                    self._repairer.let_go("alias")
+                    self._repairer.let_go(Model.ALIAS)
                 self.files.set_alias(version, split=split)
             case SetSplitter(stable):
                 self._recorder.log("splitter", because(Reason.SPLITTER_WRITTEN, stable=stable), view.rollout)
                 if stable is None:
-                    self._repairer.let_go("splitter")
+                    self._repairer.let_go(Model.SPLITTER)
                 self.files.set_splitter(stable)
             case _:
                 assert view.rollout is not None  # noqa: S101 - the rest is about a rollout
@@ -389,7 +388,7 @@ class Service:
         if folder is None:
             raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
         meta, wrong = self.meta(version, folder.fingerprint)
-        release = Release(self._journal.memo(self.name, f"release:{version}", meta.release))
+        release = self._journal.notes.release(version).get(self.name) or meta.release
         now = self._clock()
         self.tasks.forget_failures()
         asked = Rollout(
@@ -409,9 +408,9 @@ class Service:
             promoted=promoted,
             full=full,
         )
-        rollout = self._journal.begin(asked)
+        rollout = self._journal.rollouts.begin(asked)
         if wrong:
-            self._journal.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
+            self._journal.rollouts.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
         return rollout
 
     # In the background
@@ -437,22 +436,22 @@ class Service:
             before = rollout.gates.get(gate)
             attempts = 1 + (before.evidence.attempts or 1) if before is not None else 1
             result = replace(result, evidence=replace(result.evidence, attempts=attempts))
-        current = self._journal.open_rollout(self.name)
+        current = self._journal.rollouts.current(self.name)
         if current is not None and current.id == rollout.id:
-            self._journal.record(current, result, self._clock())
+            self._journal.rollouts.record(current, result, self._clock())
 
     def _tell_health(self, why: Why, data: Mapping[str, Any]) -> None:
-        self._recorder.log("health", why, self._journal.open_rollout(self.name), data)
+        self._recorder.log("health", why, self._journal.rollouts.current(self.name), data)
         self._wake()
 
     def _tell_mended(self, why: Why, data: Mapping[str, Any]) -> None:
-        self._recorder.log("mend", why, self._journal.open_rollout(self.name), data)
+        self._recorder.log("mend", why, self._journal.rollouts.current(self.name), data)
 
     # What persons ask for
 
     def halt(self, rollout: Rollout, outcome: Outcome, who: str, why: Why) -> None:
         """Turn the rollout back. The gates that are being asked are called off at once."""
-        self._journal.halt(rollout, Stop(outcome, who, why), self._clock())
+        self._journal.rollouts.halt(rollout, Stop(outcome, who, why), self._clock())
         self.tasks.cancel(lambda e: isinstance(e, Ask))
         self._wake()
 

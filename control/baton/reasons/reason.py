@@ -185,6 +185,11 @@ class Reason(StrEnum):
     TROUBLE = auto()
     DEFECT = auto()
     JOURNAL_DAMAGED = auto()
+    JOURNAL_FAILS = auto()
+    JOURNAL_EMPTY = auto()
+    JOURNAL_ROW = auto()
+    JOURNAL_FORMAT = auto()
+    JOURNAL_GONE = auto()
 
     # Versions
 
@@ -218,6 +223,7 @@ class Reason(StrEnum):
     LEASE_LAPSED = auto()
     PUT_ASIDE = auto()
     RESTORED = auto()
+    EVENTS_REMOVED = auto()
     PAUSED = auto()
     RESUMED = auto()
     MEMORY_GROWS = auto()

@@ -258,6 +258,12 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.TROUBLE: "{error}",
     Reason.DEFECT: "A defect of Baton stops this service's rollouts: {kind}: {error}",
     Reason.JOURNAL_DAMAGED: "{error}{then:? Another one can't be begun yet: {then}|}",
+    Reason.JOURNAL_FAILS: "The journal {path} fails: {error}.",
+    Reason.JOURNAL_EMPTY: "The journal {path} is empty. Baton did not leave it so.",
+    Reason.JOURNAL_ROW: "The journal {path} is damaged: a row holds what Baton never wrote ({error}).",
+    Reason.JOURNAL_FORMAT: "Another Baton wrote {path}: its format is {found}, not {known}.",
+    Reason.JOURNAL_GONE: "The journal {path} was removed or replaced while it was in use. Baton does nothing more; "
+    "Triton serves on.",
     # Versions
     Reason.FOUND_SERVING: "Version {version} was found serving, and the journal {standing:?calls it {standing} "
     "({before})|does not know how it came to}. It is taken as it is.",
@@ -291,6 +297,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.PUT_ASIDE: "{error} It was put aside as {kept}; what serves is adopted.",
     Reason.RESTORED: "The journal was put back from {file}{last:?, whose last entry is of {last}|}. What happened "
     "since then is not known to it.",
+    Reason.EVENTS_REMOVED: "{count} events were removed because of their age ([control] keep_history, keep_rollouts). "
+    "The rollouts themselves are kept.",
     Reason.PAUSED: "Paused: nothing goes on by itself.",
     Reason.RESUMED: "Resumed.",
     Reason.MEMORY_GROWS: "{said}",

@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Ctl, tidy
 
 from baton.api import SOCKET, claim
 from baton.cli import follow
-from baton.journal import JOURNAL, Journal
+from baton.journal import EVERY_SERVICE, JOURNAL, Journal
 from baton.schema import SCHEMA_VERSION
 
 SECRET = "only its owner may read what persons wrote"
@@ -24,7 +24,7 @@ def journal(state: Path) -> Path:
     """A journal with one event, of which no control plane is in use."""
     path = state / JOURNAL
     made = Journal(path)
-    made.log(1_767_225_600.0, "note", plain(SECRET), who="ann")
+    made.events.append(1_767_225_600.0, "note", plain(SECRET), who="ann")
     made.close()
     return path
 
@@ -35,7 +35,7 @@ def test_there_and_back(ctl: Ctl, journal: Path, tmp_path: Path) -> None:
     assert "0 rollouts, the last entry of 2026-01-01T00:00:00Z" in " ".join(copied.stdout.split())
     tidy(copied.stderr)
     more = Journal(journal)
-    more.log(1_767_225_700.0, "note", plain("later"), who="ann")
+    more.events.append(1_767_225_700.0, "note", plain("later"), who="ann")
     more.close()
     done = ctl("restore", str(tmp_path / "b.db"))
     assert done.exit_code == 0
@@ -43,11 +43,11 @@ def test_there_and_back(ctl: Ctl, journal: Path, tmp_path: Path) -> None:
     assert "`ctl resume`" in " ".join(done.stderr.split())
     tidy(done.stderr)
     back = Journal(journal)
-    noted, told = back.events()
+    noted, told = back.events.newest()
     assert (noted["kind"], noted["message"]) == ("note", SECRET)
     assert told["kind"] == "restore"
     assert "The journal was put back from b.db, whose last entry is of 2026-01-01T00:00:00Z." in told["message"]
-    assert back.memo("", "paused") is True
+    assert back.notes.paused().get(EVERY_SERVICE) is True
     back.close()
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_backup(ctl: Ctl, journal: Path, tmp_path: Path, what: str) -
     if what == "other":
         file.unlink()
         other = Journal(file)
-        other._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        other.database.connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
         other.close()
     refused = ctl("restore", str(file))
     assert refused.exit_code == 1

@@ -92,6 +92,8 @@ def test_paths_start_from_the_file() -> None:
         ({"services": [{"name": "a"}]}, ["services[0].engine", "missing"]),
         ({"services": {"name": "a"}}, ["[[services]]"]),
         ({"control": 3}, ["control", "table"]),
+        ({"control": {"keep_history": "0d"}}, ["control.keep_history", "0d", "90d", "forever"]),
+        ({"control": {"keep_rollouts": 0}}, ["control.keep_rollouts", "at least 1"]),
         ({"services": [{**SERVICE, "rollout": {"settle": "soon"}}]}, ["services[0].rollout.settle", "soon", "90s"]),
         ({"services": [{**SERVICE, "rollout": {"settle": True}}]}, ["settle", "True"]),
         ({"services": [{**SERVICE, "rollout": {"on_newer": "drop"}}]}, ["on_newer", '"queue" or "supersede"']),
@@ -148,3 +150,9 @@ def test_a_service_is_found_by_name() -> None:
         two.service(None)
     with pytest.raises(ConfigError, match="no service 'd'"):
         two.service("d")
+
+
+def test_how_long_events_are_kept() -> None:
+    assert parse({}).control.keep_history == 90 * 86_400.0
+    for told, seconds in (("2d", 172_800.0), ("36h", 129_600.0), ("forever", float("inf"))):
+        assert parse({"control": {"keep_history": told}}).control.keep_history == seconds

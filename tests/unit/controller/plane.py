@@ -164,14 +164,14 @@ class Plane:
     def rests_at(self, version: int | None) -> bool:
         at = self.place.files.alias()
         loop_looked = self.service.view is not None
-        return loop_looked and at == version and self.journal.open_rollout(NAME) is None
+        return loop_looked and at == version and self.journal.rollouts.current(NAME) is None
 
     def ended(self, version: int) -> Outcome | None:
         """How the newest rollout of the version ended."""
-        return next((r.outcome for r in self.journal.rollouts(service=NAME) if r.candidate == version), None)
+        return next((r.outcome for r in self.journal.rollouts.newest(service=NAME) if r.candidate == version), None)
 
     def phase(self) -> Phase | None:
-        rollout = self.journal.open_rollout(NAME)
+        rollout = self.journal.rollouts.current(NAME)
         return None if rollout is None else rollout.phase
 
 
@@ -229,8 +229,7 @@ class Fuse:
         self.blown = False
         self._blows_at = blows_at
         self._lock = threading.Lock()
-        for name in ("log", "begin", "advance", "halt", "record", "renew", "progress", "end", "set_memo"):
-            self._wrap(plane.journal, name, patched)
+        self._wrap(plane.journal.database, "transaction", patched)
         for name in ("set_policy", "set_alias", "set_splitter", "_splitter_text", "tidy_alias"):
             self._wrap(plane.service.files, name, patched)
         for server in plane.place.servers.values():

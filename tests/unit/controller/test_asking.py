@@ -47,7 +47,7 @@ def plane(place: Place, asked: Asked) -> Iterator[Plane]:
 
 
 def told(plane: Plane, kind: str = "health") -> list[str]:
-    return [e["message"] for e in plane.journal.events(service=NAME) if e["kind"] == kind]
+    return [e["message"] for e in plane.journal.events.newest(service=NAME) if e["kind"] == kind]
 
 
 def failures(plane: Plane, asked: Asked, most: int = 40) -> int | None:

@@ -179,7 +179,7 @@ def test_what_the_file_system_does_not_give_is_not_taken_for_broken(bench, monke
 
 
 def test_a_journal_that_was_begun_anew_learns_it_again(bench):
-    bench.journal.begin_anew(0.0, "It was damaged.")
+    bench.journal.start_over(0.0, "It was damaged.")
     bench.look()
     bench.start()
     bench.engine.write_text("")

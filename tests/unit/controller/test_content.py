@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from baton.controller.content import LOADED, ContentVerifier
+from baton.controller.content import ContentVerifier
 from baton.domain import Folder
 from baton.errors import Refused
 from baton.journal import Journal
@@ -28,9 +28,9 @@ def test_the_same_content_is_accepted_as_it_looked_before_it_was_hashed(journal)
         proof.accept(3, folder("new"), "baton")
     proof.learn(3)
     assert proof.known(3)
-    journal.set_memo("ranker", LOADED, {"2": "old", "3": "old"})
+    journal.notes.loaded().put("ranker", {2: "old", 3: "old"})
     proof.accept(3, folder("new"), "baton")
-    assert journal.memo("ranker", LOADED) == {"2": "old", "3": "new"}
+    assert journal.notes.loaded().get("ranker") == {2: "old", 3: "new"}
 
 
 @pytest.mark.parametrize("now", [{"a": "2", "b": "1"}, {"b": "1"}])
@@ -38,7 +38,7 @@ def test_other_content_is_refused_and_named(journal, now):
     contents = [{"a": "1", "b": "1"}, now]
     proof = ContentVerifier("ranker", journal, lambda _version: contents.pop(0), lambda: 5.0)
     proof.learn(3)
-    journal.set_memo("ranker", LOADED, {"3": "old"})
+    journal.notes.loaded().put("ranker", {3: "old"})
     with pytest.raises(Refused, match="Version 3: a differs from what serves"):
         proof.accept(3, folder("new"), "baton")
-    assert journal.memo("ranker", LOADED) == {"3": "old"}
+    assert journal.notes.loaded().get("ranker") == {3: "old"}

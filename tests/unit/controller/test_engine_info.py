@@ -39,7 +39,7 @@ def problems(plane: Plane) -> list[str]:
 
 
 def alarms(plane: Plane) -> list[str]:
-    return [e["message"] for e in plane.journal.events(service=NAME) if e["kind"] == "fallback"]
+    return [e["message"] for e in plane.journal.events.newest(service=NAME) if e["kind"] == "fallback"]
 
 
 def says(server: FakeTriton, info: EngineInfo | None) -> None:
@@ -158,8 +158,8 @@ def test_a_full_disk_keeps_nobody_from_knowing(two):
     place, plane = two
     says(place.servers["a"], LOWERED)
     plane.live(1)
-    disk = Full(plane.journal._db)
-    plane.journal._db = disk  # type: ignore[assignment]
+    disk = Full(plane.journal.database.connection)
+    plane.journal.database.connection = disk  # type: ignore[assignment]
     disk.full = True
     assert runs(plane) == {1: ("cpu", "fp32", "cpu")}
     disk.full = False

@@ -52,7 +52,7 @@ def test_first_version_then_the_next(place, plane):
     place.drop(2)
     plane.live(2)
     serving(place, 2)
-    assert [r.outcome for r in plane.journal.rollouts(service=NAME)] == [Outcome.LIVE] * 2
+    assert [r.outcome for r in plane.journal.rollouts.newest(service=NAME)] == [Outcome.LIVE] * 2
     assert place.servers["a"].loads == {(ENGINE, 1): 1, (ENGINE, 2): 1, (NAME, 1): 1, (NAME, 2): 1}
 
 
@@ -116,7 +116,7 @@ def test_a_server_that_can_load_nothing_is_at_fault_and_not_the_version(place, p
     for _ in range(35):
         plane.turn()
         place.now += 1.0
-    told = [e for e in plane.journal.events(service=NAME, limit=1000) if e["kind"] == "refused"]
+    told = [e for e in plane.journal.events.newest(service=NAME, limit=1000) if e["kind"] == "refused"]
     assert len(told) == 1, "once, although it was tried again"
     assert "model.py(3)" in told[0]["data"]["triton"]
     assert place.servers["a"].loads[ENGINE, 2] == 2
@@ -166,7 +166,7 @@ def test_every_action_is_written_down_first(place, plane, monkeypatch):
     acted: list[str] = []
 
     def told(kind: str, words: str) -> None:
-        newest = plane.journal.events(service=NAME, limit=1)[-1]
+        newest = plane.journal.events.newest(service=NAME, limit=1)[-1]
         assert newest["kind"] == kind, f"{kind} {words} follows {newest}"
         assert words in newest["message"]
         acted.append(kind)
@@ -185,7 +185,7 @@ def test_every_action_is_written_down_first(place, plane, monkeypatch):
     begin = server.begin
 
     def call(verb: str, model: str) -> Any:
-        kinds = [e for e in plane.journal.events(service=NAME, limit=2) if e["kind"] == "sync"]
+        kinds = [e for e in plane.journal.events.newest(service=NAME, limit=2) if e["kind"] == "sync"]
         assert any(model in e["message"] for e in kinds), f"{verb} of {model} without its record"
         acted.append("call")
         return begin(verb, model)
@@ -253,7 +253,7 @@ def test_a_crash_before_any_act(place, refused):
 def test_nothing_is_done_that_cannot_be_written_down(place, plane, phase):
     place.drop(1)
     plane.live(1)
-    disk = plane.journal._db = Full(plane.journal._db)  # type: ignore[assignment]
+    disk = plane.journal.database.connection = Full(plane.journal.database.connection)  # type: ignore[assignment]
     place.drop(2)
     real_step = plane.service.step
 
@@ -318,7 +318,7 @@ def test_a_gate_that_holds_is_asked_again_and_left_to_a_person_in_the_end(place,
     place.drop(2)
     plane.run(lambda: plane.phase() is Phase.WAITING, "version 2 waits")
     assert place.answers.asked[Gate.LATENCY] == 3
-    assert plane.journal.rollouts(service=NAME)[0].gates[Gate.LATENCY].evidence.attempts == 3
+    assert plane.journal.rollouts.newest(service=NAME)[0].gates[Gate.LATENCY].evidence.attempts == 3
     for _ in range(20):
         plane.turn()
         place.now += 10.0
@@ -354,7 +354,7 @@ def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
     while Ask(Gate.LATENCY) not in plane.service.tasks.running():
         plane.turn(wait=False)
     until(lambda: len(requests) == 3, "three requests are made")
-    rollout = plane.journal.open_rollout(NAME)
+    rollout = plane.journal.rollouts.current(NAME)
     assert rollout is not None
     with plane.loop.lock:
         plane.service.halt(rollout, Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann"))
@@ -363,7 +363,7 @@ def test_an_abort_calls_off_the_running_gate_within_one_request(place, plane):
     assert len(requests) == 3
     plane.run(lambda: plane.ended(2), "the end")
     assert plane.ended(2) is Outcome.ABORTED
-    assert plane.journal.version_records(NAME)[2].status == "withdrawn"
+    assert plane.journal.versions.records(NAME)[2].status == "withdrawn"
     serving(place, 1)
 
 
@@ -607,14 +607,14 @@ def test_a_verdict_that_comes_while_the_control_plane_looks_is_not_asked_for_aga
     while Ask(Gate.WARMUP) not in plane.service.tasks.running():
         plane.turn(wait=False)
         place.now += 1.0
-    version_records = plane.journal.version_records
+    version_records = plane.journal.versions.records
 
     def after_the_rollout_was_read(name: str) -> object:
         go.set()
         until(lambda: not plane.service.tasks.running(), "the verdict")
         return version_records(name)
 
-    monkeypatch.setattr(plane.journal, "version_records", after_the_rollout_was_read)
+    monkeypatch.setattr(plane.journal.versions, "records", after_the_rollout_was_read)
     plane.live(2)
     assert place.answers.asked[Gate.WARMUP] == asked + 1
     plane.close()

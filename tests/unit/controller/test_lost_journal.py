@@ -8,10 +8,8 @@ import pytest
 from tests.unit.controller.plane import NAME, Plane
 from tests.unit.controller.test_loop import serving
 
-from baton import journal as journal_module
-from baton.controller.build import open_journal
 from baton.domain import Outcome, Phase
-from baton.journal import Journal
+from baton.journal import Journal, database, open_journal
 
 
 def spoil(plane):
@@ -20,7 +18,7 @@ def spoil(plane):
     for file in (path, path.with_name("journal.db-wal")):
         with file.open("r+b") as damaged:
             damaged.write(b"\xff" * file.stat().st_size)
-    plane.journal._db.execute("PRAGMA shrink_memory")  # else SQLite goes on with what it remembers
+    plane.journal.database.connection.execute("PRAGMA shrink_memory")  # else SQLite goes on with what it remembers
     return path
 
 
@@ -35,8 +33,8 @@ def test_in_the_middle_of_a_bake(place):
         plane.turn()
         plane.run(lambda: plane.rests_at(2) and place.files.policy() == {2}, "version 2 is adopted")
         serving(place, 2)
-        assert plane.journal.rollouts(service=NAME) == []
-        assert plane.journal.events()[0]["kind"] == "damaged"
+        assert plane.journal.rollouts.newest(service=NAME) == []
+        assert plane.journal.events.newest()[0]["kind"] == "damaged"
         assert [p.name for p in path.parent.glob("*.damaged-*Z")]
         place.drop(3)
         plane.run(lambda: plane.phase() is Phase.BAKING, "the next one goes its way")
@@ -57,13 +55,13 @@ def test_while_the_disk_is_full(place, monkeypatch, caplog):
         plane.live(1)
         spoil(plane)
         with monkeypatch.context() as filled:
-            filled.setattr(journal_module, "create", full)
+            filled.setattr(database, "create", full)
             for _ in range(5):
                 plane.turn()
                 serving(place, 1)
             told = plane.service.decision.message
             assert "is not a database. Another one can't be begun yet: " in told
-            assert "disk is full. Make room on the disk" in told
+            assert "disk is full. Make room on the disk, " in told
             assert [r.levelname for r in caplog.records if r.name == "baton.controller.loop"].count("ERROR") == 1
         plane.turn()
         plane.run(lambda: plane.rests_at(1), "version 1 is adopted")
@@ -79,14 +77,14 @@ def test_at_the_start(tmp_path, damage):
     path = tmp_path / "journal.db"
     journal = Journal(path)
     for number in range(100):
-        journal.set_memo("ranker", f"key {number}", "x" * 200)
+        journal.notes.manifest(number).put("ranker", {"x" * 200: ""})
     journal.close()
     broken = damage(path.read_bytes())
     path.write_bytes(broken)
     journal = open_journal(path, lambda: 0.0)
     try:
-        assert journal.memo("ranker", "key 1") is None
-        assert [e["kind"] for e in journal.events()] == ["damaged"]
+        assert journal.notes.manifest(1).get("ranker") is None
+        assert [e["kind"] for e in journal.events.newest()] == ["damaged"]
         assert (tmp_path / "journal.db.damaged-19700101T000000Z").read_bytes() == broken
     finally:
         journal.close()
@@ -96,6 +94,6 @@ def test_a_sound_one_is_left_alone(tmp_path):
     path = tmp_path / "journal.db"
     for _ in range(2):
         journal = open_journal(path, lambda: 0.0)
-        journal.set_memo("ranker", "key", "kept")
+        journal.notes.loaded().put("ranker", {1: "f"})
         journal.close()
     assert [p.name for p in tmp_path.iterdir()] == ["journal.db"]

@@ -53,7 +53,7 @@ def begin(place: Place, plane: Plane, phase: Phase = Phase.SHADOWING, *, turns: 
 
 def gate(plane: Plane) -> Any:
     """The gate ``live`` of the newest rollout, as the journal has it."""
-    return plane.journal.rollouts(service=NAME)[0].gates.get(Gate.LIVE)
+    return plane.journal.rollouts.newest(service=NAME)[0].gates.get(Gate.LIVE)
 
 
 def told(plane: Plane) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def test_a_rollout_without_traffic_comes_to_its_end(place, plane):
     plane.run(lambda: "golden requests stand in for them in" in told(plane)["message"], "the person is told")
     assert own(place) == 0, "clients come first"
     plane.run(lambda: plane.phase() is Phase.SHIFTING, "traffic")
-    assert plane.journal.events(service=NAME, limit=1000)
+    assert plane.journal.events.newest(service=NAME, limit=1000)
     shadow = gate(plane)
     assert shadow.verdict is Verdict.PASS
     assert shadow.evidence.synthetic >= 6

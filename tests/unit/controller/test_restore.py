@@ -89,7 +89,7 @@ def test_the_copy_is_whole_private_and_taken_while_it_is_written_to(place):
     place.drop(2)
     plane.live(2)
     copy = Journal(file)
-    assert [r.candidate for r in copy.rollouts()] == [1]
+    assert [r.candidate for r in copy.rollouts.newest()] == [1]
     copy.close()
     with pytest.raises(Refused, match="is there already"):
         backup.backup(state(place), file, force=False)
@@ -160,10 +160,10 @@ def test_what_the_old_journal_had_not_taken_in_yet_is_kept_with_it(place):
     again = Path(put_back(place, file).kept)
     assert again != kept
     old = Journal(kept)
-    assert [r.candidate for r in old.rollouts()] == [2, 1]
+    assert [r.candidate for r in old.rollouts.newest()] == [2, 1]
     old.close()
     new = Journal(state(place) / JOURNAL)
-    assert [r.candidate for r in new.rollouts()] == [1]
+    assert [r.candidate for r in new.rollouts.newest()] == [1]
     new.close()
 
 
@@ -181,11 +181,11 @@ def test_live_moved_on_since(place):
     assert calls(place) == before, "nothing is loaded and nothing is dropped"
     assert plane.service.decision.phase is Phase.STEADY
     assert "Paused" in plane.service.decision.message
-    assert plane.journal.version_records(NAME)[4].status is ReleaseStatus.ADOPTED
+    assert plane.journal.versions.records(NAME)[4].status is ReleaseStatus.ADOPTED
     (row,) = [v for v in plane.app.status().services[0].versions if v.version == 4]
     assert row.state == "serving"
     assert "found serving, and the journal does not know how it came to" in row.reason
-    kinds = [e["kind"] for e in plane.journal.events()]
+    kinds = [e["kind"] for e in plane.journal.events.newest()]
     assert kinds[-2:] == ["restore", "adopt"]
     # It goes on from there.
     plane.app.resume(who="ann")
@@ -261,7 +261,7 @@ def test_the_candidate_of_then_serves_by_now(place, phase, way):
         rounds(plane, 5)
     assert plane.ended(2) is Outcome.LIVE
     unproved = phase in (Phase.VERIFYING, Phase.LOADING, Phase.VALIDATING)
-    assert plane.journal.version_records(NAME)[2].status is (
+    assert plane.journal.versions.records(NAME)[2].status is (
         ReleaseStatus.ADOPTED if unproved else ReleaseStatus.RELEASED
     )
     assert plane.service.decision.phase is Phase.STEADY
@@ -285,9 +285,9 @@ def test_another_version_serves_by_now(place, phase, way):
     assert place.files.policy() == {3}
     assert loaded(place) == {3}
     assert calls(place) == before, "version 2 is not even loaded"
-    assert plane.journal.open_rollout(NAME) is None
+    assert plane.journal.rollouts.current(NAME) is None
     assert "The alias leads to version 3" in plane.app.history()[0].message or way is put_back
-    revived = [e for e in plane.journal.events() if "the whole file as it last was" in e["message"]]
+    revived = [e for e in plane.journal.events.newest() if "the whole file as it last was" in e["message"]]
     assert not revived or way is copied_back, "a splitter that is gone since stays gone"
     plane.close()
 
@@ -379,7 +379,7 @@ def test_whose_state_is_taken_away_does_nothing_more(place):
     for _ in range(10):
         lost.turn()
         rounds(found, 1)
-    assert found.journal.version_records(NAME)[1].status is ReleaseStatus.ADOPTED
+    assert found.journal.versions.records(NAME)[1].status is ReleaseStatus.ADOPTED
     assert place.files.alias() == 1
     lost.close()
     found.run(lambda: _weight(place) == 20.0, "version 2 comes through its gates again", turns=60)

@@ -94,13 +94,13 @@ def shares(place: Place) -> set[float]:
 
 
 def progress(plane: Plane) -> float:
-    rollout = plane.journal.open_rollout(NAME)
+    rollout = plane.journal.rollouts.current(NAME)
     assert rollout is not None
     return rollout.progress
 
 
 def events(plane: Plane, kind: str) -> list[dict[str, Any]]:
-    return [e for e in plane.journal.events(service=NAME, limit=1000) if e["kind"] == kind]
+    return [e for e in plane.journal.events.newest(service=NAME, limit=1000) if e["kind"] == kind]
 
 
 def nothing_left(place: Place, version: int) -> None:
@@ -123,7 +123,7 @@ def test_the_whole_way_on_two_servers(place):
     assert weights[0] == 20
     assert any(20 < w < 50 for w in weights)
     nothing_left(two, 2)
-    rollout = plane.journal.rollouts(service=NAME)[0]
+    rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert (rollout.outcome, rollout.progress) == (Outcome.LIVE, 20.0)
     assert rollout.gates[Gate.LIVE].verdict is Verdict.PASS
     assert rollout.gates[Gate.LIVE].evidence.samples.candidate >= 3
@@ -162,7 +162,7 @@ def test_no_route_is_sent_for_longer_than_the_journal_says(place, plane, monkeyp
     def looking(self: FakeSplitter, inputs: Any, under_way: Any) -> Any:
         route = json.loads(inputs["baton_control"].reshape(-1)[0])["route"]
         if route["candidate"] is not None:
-            rollout = plane.journal.open_rollout(NAME)
+            rollout = plane.journal.rollouts.current(NAME)
             end = place.now + route["lease_s"]
             sent.append(end)
             if rollout is None or rollout.renewed_at is None or end > rollout.renewed_at + LEASE + 0.001:
@@ -208,7 +208,7 @@ def test_a_clock_that_is_set_back_makes_no_lease_longer(place, plane):
 
 def test_a_journal_that_cannot_be_written_lets_the_lease_end(place, plane):
     split(place, plane)
-    disk = plane.journal._db = Full(plane.journal._db)  # type: ignore[assignment]
+    disk = plane.journal.database.connection = Full(plane.journal.database.connection)  # type: ignore[assignment]
     disk.full = True
     before = progress(plane)
     turns(place, plane, 5)
@@ -243,7 +243,7 @@ def test_a_control_plane_that_is_away_for_longer_than_the_lease(place, on_lapse)
     else:
         assert not events(second, "lapse")
         assert second.ended(2) is Outcome.ROLLED_BACK
-        assert "lease" in second.journal.rollouts(service=NAME)[0].message
+        assert "lease" in second.journal.rollouts.newest(service=NAME)[0].message
     nothing_left(place, 2 if on_lapse == "resume" else 1)
     second.close()
 
@@ -278,7 +278,7 @@ def test_promote_lets_it_past_a_pause_step(place, pausing):
     pausing.app.promote(None, None, full=False, who="ann")
     seen = until(place, pausing, lambda: pausing.rests_at(2), "version 2 live")
     assert sum(s["weight"] == 50 for s in seen) >= 5, "the whole of the next step"
-    assert pausing.journal.rollouts(service=NAME)[0].approvals == 1
+    assert pausing.journal.rollouts.newest(service=NAME)[0].approvals == 1
     assert [e["who"] for e in events(pausing, "promote")] == ["ann"]
 
 
@@ -296,7 +296,7 @@ def test_full_skips_the_steps_that_remain(place, pausing):
     turns(place, pausing, 3)
     assert place.files.alias() == 2
     until(place, pausing, lambda: pausing.rests_at(2), "version 2 live")
-    rollout = pausing.journal.rollouts(service=NAME)[0]
+    rollout = pausing.journal.rollouts.newest(service=NAME)[0]
     assert rollout.full
     assert rollout.progress < 10
     nothing_left(place, 2)
@@ -328,7 +328,7 @@ def test_without_traffic_nothing_is_promoted(place, plane):
     assert "Holding" in shown["message"]
     assert shown["traffic"]["waiting_for"]
     assert progress(plane) == before
-    assert plane.journal.open_rollout(NAME).gates[Gate.LIVE].verdict is Verdict.HOLD
+    assert plane.journal.rollouts.current(NAME).gates[Gate.LIVE].verdict is Verdict.HOLD
     until(place, plane, lambda: plane.rests_at(2), "version 2 live, with clients again")
 
 
@@ -336,14 +336,14 @@ def test_a_candidate_that_fails_under_traffic_goes_back(place, plane):
     split(place, plane)
     place.servers["a"].versions[2] = Behaviour(answer_error="out of memory")
     until(place, plane, lambda: plane.ended(2), "the end")
-    rollout = plane.journal.rollouts(service=NAME)[0]
+    rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert rollout.gates[Gate.LIVE].verdict is Verdict.FAIL
     assert rollout.stop.gate is Gate.LIVE
     assert "out of memory" in rollout.message
     nothing_left(place, 1)
     turns(place, plane, 5)
-    assert plane.journal.open_rollout(NAME) is None, "only a person brings it again"
+    assert plane.journal.rollouts.current(NAME) is None, "only a person brings it again"
 
 
 def test_a_splitter_that_refuses_its_route_is_taken_out(place, plane, monkeypatch):
@@ -353,7 +353,7 @@ def test_a_splitter_that_refuses_its_route_is_taken_out(place, plane, monkeypatc
     split(place, plane)
     monkeypatch.setattr(FakeSplitter, "control", refuse)
     until(place, plane, lambda: plane.ended(2), "the end")
-    rollout = plane.journal.rollouts(service=NAME)[0]
+    rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert "The splitter on server a does not answer" in rollout.message
     nothing_left(place, 1)
@@ -366,7 +366,7 @@ def test_a_splitter_whose_process_ended_is_asked_nothing(place, plane, monkeypat
     monkeypatch.setattr(FakeSplitter, "control", lambda *_: pytest.fail("it was asked"))
     machine.runs = 0
     until(place, plane, lambda: plane.ended(2), "the end")
-    rollout = plane.journal.rollouts(service=NAME)[0]
+    rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert rollout.message == "The splitter on server a does not answer: its process has ended."
     nothing_left(place, 1)
@@ -442,7 +442,7 @@ def test_the_salt_is_told_to_the_splitters_alone(place, plane):
     turns(place, plane, 2)
     row = plane.app.history(NAME)[0]
     facts = plane.app.status(), plane.app.rollout(row.id), plane.app.history(NAME)
-    shown = [encode(facts), plane.journal.events()]
+    shown = [encode(facts), plane.journal.events.newest()]
     assert salt not in json.dumps(shown, default=lambda why: why.data())
     registry = CollectorRegistry()
     registry.register(ControlCollector(plane.app))
@@ -578,7 +578,7 @@ def test_a_splitter_that_never_takes_the_token_ends_the_split(place, plane, monk
     split(place, plane)
     monkeypatch.setattr(FakeSplitter, "control", refuse)
     seen = until(place, plane, lambda: plane.ended(2), "the end")
-    rollout = plane.journal.rollouts(service=NAME)[0]
+    rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert "takes no route from this control plane: baton_control: the token is missing or wrong" in rollout.message
     assert any("takes no route from this control plane" in p for s in seen for p in s["problems"])

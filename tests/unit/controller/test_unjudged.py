@@ -53,7 +53,7 @@ def drop(place: Place, version: int, behaviour: Behaviour) -> None:
 
 def decided(plane: Plane, version: int) -> None:
     def rests() -> bool:
-        rollout = plane.journal.open_rollout(NAME)
+        rollout = plane.journal.rollouts.current(NAME)
         waits = rollout is not None and rollout.phase is Phase.WAITING and rollout.held() is not None
         return waits or plane.ended(version) is not None
 
@@ -107,7 +107,7 @@ def test_an_unjudged_version_waits_until_a_person_allows_it(place, probe):
     plane = begun(place, probe=probe, allow=False)
     drop(place, 1, GOOD)
     plane.live(1)
-    newest = plane.journal.rollouts(service=NAME)[0]
+    newest = plane.journal.rollouts.newest(service=NAME)[0]
     assert newest.gates[Gate.LATENCY].skipped
     assert "finite and rightly shaped" in newest.gates[Gate.OUTPUT].message or probe == "reranker"
     drop(place, 2, GOOD)
@@ -123,7 +123,7 @@ def test_an_unjudged_version_waits_until_a_person_allows_it(place, probe):
 
     plane = begun(place, probe=probe, allow=True)
     plane.live(2)
-    newest = plane.journal.rollouts(service=NAME)[0]
+    newest = plane.journal.rollouts.newest(service=NAME)[0]
     assert all(newest.gates[g].skipped for g in (Gate.WARMUP, Gate.OUTPUT, Gate.INVARIANCE, Gate.LATENCY))
     assert "kipped" in newest.gates[Gate.OUTPUT].message
     plane.close()
@@ -150,7 +150,7 @@ def test_a_verification_without_evidence_ends_and_refuses_nothing(place):
     plane.turn()
     plane.app.verify(None, 2, who="ann")
     plane.run(lambda: plane.ended(2), "the end of the verification")
-    ended = plane.journal.rollouts(service=NAME)[0]
+    ended = plane.journal.rollouts.newest(service=NAME)[0]
     assert (ended.outcome, ended.stop.gate) == (Outcome.ABORTED, Gate.WARMUP)
     assert "has no golden set" in ended.message
     assert 2 not in plane.service.view.records

@@ -35,7 +35,7 @@ def test_a_rollout_of_an_earlier_baton_goes_on_to_its_end(path: Path, tmp_path: 
     stage = STAGES[path.stem]
     yard = opened(path, tmp_path)
     plane = stage.plane(yard)
-    before = plane.journal.open_rollout(NAME)
+    before = plane.journal.rollouts.current(NAME)
     assert (before is None) == (stage.outcome is None)
     if before is not None:
         assert path.stem.startswith(before.phase) or path.stem in ("adopting", "adopted")
@@ -51,7 +51,7 @@ def test_a_rollout_of_an_earlier_baton_goes_on_to_its_end(path: Path, tmp_path: 
     assert plane.rests_at(stage.serves)
     assert ready(yard) == {stage.serves}
     if before is not None:
-        after = plane.journal.rollout(before.id)
+        after = plane.journal.rollouts.get(before.id)
         assert (after.outcome, after.who, after.started_at) == (stage.outcome, before.who, before.started_at)
     plane.close()
 
@@ -72,8 +72,8 @@ def test_what_an_earlier_baton_adopted_stays_so(path: Path, tmp_path: Path):
     yard = opened(path, tmp_path)
     plane = STAGES["adopted"].plane(yard)
     plane.turn()
-    assert plane.journal.version_records(NAME)[1].status is ReleaseStatus.ADOPTED
-    assert [e["kind"] for e in plane.journal.events(service=NAME)].count("adopt") == 1, "once"
+    assert plane.journal.versions.records(NAME)[1].status is ReleaseStatus.ADOPTED
+    assert [e["kind"] for e in plane.journal.events.newest(service=NAME)].count("adopt") == 1, "once"
     plane.close()
 
 
@@ -84,7 +84,7 @@ def test_the_history_of_an_earlier_baton_is_whole(path: Path, tmp_path: Path):
     history = plane.app.history()
     assert {r.outcome for r in history} == set(Outcome)
     assert all(r.why and r.message for r in history)
-    version_records = plane.journal.version_records(NAME)
+    version_records = plane.journal.versions.records(NAME)
     assert Counter(r.status for r in version_records.values()) == {
         ReleaseStatus.RELEASED: 2, ReleaseStatus.WITHDRAWN: 4, ReleaseStatus.REJECTED: 1
     }  # fmt: skip
@@ -99,7 +99,7 @@ def at(stage: str, root: Path) -> Plane:
 
 def test_what_decides_is_read_out_of_the_sentences_of_format_2(tmp_path: Path):
     plane = at("at_rest", tmp_path)
-    history = {r.id: r for r in plane.journal.rollouts(service=NAME)}
+    history = {r.id: r for r in plane.journal.rollouts.newest(service=NAME)}
     whys = {r.outcome: r for r in history.values()}
     assert {r.why.reason for r in history.values()} == {
         Reason.NEW_VERSION, Reason.ASKED_BACK, Reason.TRIED_AGAIN, Reason.VERIFICATION
@@ -111,7 +111,7 @@ def test_what_decides_is_read_out_of_the_sentences_of_format_2(tmp_path: Path):
     assert rejected.ended_why == rejected.stop.why
     assert rejected.stop.why.reason is Reason.GATE_FAILED
     assert rejected.stop.why.figures["gate"] == rejected.stop.gate
-    version_records = plane.journal.version_records(NAME)
+    version_records = plane.journal.versions.records(NAME)
     assert version_records[2].reason == because(Reason.ASKED_BACK, who="ann")
     assert version_records[3].reason == because(Reason.SERVES, version=3)
     assert version_records[7].reason.reason is Reason.GATE_FAILED
@@ -125,7 +125,7 @@ def test_events_of_format_2_have_reasons_and_their_sentences(tmp_path: Path):
     row = r"INSERT INTO \"event\" VALUES\(\d+,[^,]+,[^,]+,[^,]+,'\w+','\w+','((?:[^']|'')*)'"
     sentences = re.findall(row, path.read_text())
     plane = at("at_rest", tmp_path)
-    events = plane.journal.events(limit=10_000)
+    events = plane.journal.events.newest(limit=10_000)
     assert [e["message"] for e in events] == [s.replace("''", "'") for s in sentences], "not a word is lost"
     reasons = {kind: {e["why"].reason for e in events if e["kind"] == kind} for kind in ("begin", "phase", "verdict")}
     assert reasons == {"begin": {Reason.BEGUN}, "phase": {Reason.MOVED_ON}, "verdict": {Reason.VERDICT}}

@@ -87,7 +87,7 @@ def test_the_journal_is_its_owners_alone_whatever_the_umask(state: Path) -> None
     state.mkdir(mode=0o755)
     names = [JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm"]
     journal = Journal(state / JOURNAL)
-    journal.set_memo("ranker", "any", 1)
+    journal.notes.loaded().put("ranker", {1: "f"})
     assert modes(state) == dict.fromkeys(names, 0o600)
     for name in names:  # as an earlier Baton left them that was killed
         (state / name).chmod(0o644)

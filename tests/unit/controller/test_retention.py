@@ -1,0 +1,35 @@
+"""The loop has old events removed while a service is at rest."""
+
+from __future__ import annotations
+
+from tests.unit.controller.plane import NAME, Plane
+
+from baton.domain import Outcome
+from baton.journal.retention import FOLD, Retention
+from baton.reasons import Reason
+
+DAY = 86_400.0
+
+
+def test_the_loop_removes_them_at_rest_and_the_story_says_so(place):
+    plane = Plane(place)
+    try:
+        for version in (1, 2, 3, 4):
+            place.drop(version)
+            plane.live(version)
+        numbers = [r.id for r in reversed(plane.journal.rollouts.newest(service=NAME))]
+        place.now += 91 * DAY
+        plane.loop._tidy = Retention(plane.journal.database, 90 * DAY, 1).apply
+        place.drop(5)
+        plane.turn()
+        assert plane.phase() is not None
+        assert all(e.kind != FOLD for n in numbers for e in plane.app.rollout(n).events), "not while one is under way"
+        plane.live(5)
+        plane.run(lambda: plane.app.rollout(numbers[0]).events[0].kind == FOLD, "the first is folded")
+        (event,) = plane.app.rollout(numbers[0]).events
+        assert event.code is Reason.EVENTS_REMOVED
+        assert len(plane.app.rollout(numbers[3]).events) > 1, "a rollback goes to it"
+        assert [r.outcome for r in plane.app.history()] == [Outcome.LIVE] * 5
+        assert plane.app.history()[-1].gates
+    finally:
+        plane.close()

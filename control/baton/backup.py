@@ -15,9 +15,9 @@ from itertools import count
 from pathlib import Path
 
 from baton.config import Config
-from baton.controller.config_repairer import KEPT, memo_of
+from baton.controller.config_repairer import memo_of
 from baton.controller.loop import PAUSED
-from baton.domain import Kind, Outcome, Rollout, Stop
+from baton.domain import Kind, Model, Outcome, Rollout, Stop
 from baton.durable import sync_directory
 from baton.errors import Refused
 from baton.facts import Backup, Restored, iso
@@ -136,8 +136,8 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
                 stopped.append(rollout.id)
             journal.freeze(rollout)
         for service in config.services:
-            for file in KEPT:  # as it is now it stands; what it was then must not be put back
-                journal.set_memo(service.name, memo_of(file), None)
+            for model in Model:  # its file stays as it is now: the text of that time must not be restored
+                journal.set_memo(service.name, memo_of(model), None)
         journal.set_memo("", PAUSED, value=True)
         journal.log(now, "restore", why, who=who)
     finally:

@@ -16,6 +16,7 @@ from baton.controller.gates import Gates
 from baton.controller.loop import Loop
 from baton.controller.memory import Memory
 from baton.controller.periodic import PeriodicRunner
+from baton.controller.ports import Checks, Ports
 from baton.controller.service import Service
 from baton.domain import Folder, VersionMeta
 from baton.errors import ConfigError
@@ -175,12 +176,11 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
-    proof, asked = ContentVerifier(config.name, journal, gates.manifest, clock), gates.question()
-    engines, splitters = processes[config.engine], processes[config.splitter]
-    return Service(
-        config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof,
-        gates.golden(),
-    )  # fmt: skip
+    ports = Ports(
+        files, servers, journal, scan, meta, clock, wake.set, processes[config.engine], processes[config.splitter]
+    )
+    content = ContentVerifier(config.name, journal, gates.manifest, clock)
+    return Service(config, ports, Checks(gates, gates.question(), gates.golden(), content))
 
 
 def admin_key(server: ServerConfig) -> str | None:

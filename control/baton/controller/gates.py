@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.controller.health import Question
+from baton.controller.ports import Question
 from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.evidence import WarmupEvidence

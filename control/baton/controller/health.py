@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from baton.config import ServiceConfig
+from baton.controller.ports import Ports, Question
 from baton.controller.tasks import Tasks
 from baton.domain import MEETING, ModelState, Phase
 from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
@@ -25,10 +26,8 @@ from baton.plan import ProbeVersion, Reload, Unhealthy, View
 from baton.reasons import Figure, Reason, Why, because
 from baton.triton.port import Counts, Triton
 
-Question = Callable[[Triton, int, float], None]
-"""Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
-Tell = Callable[[Why, Mapping[str, Any]], None]
-"""Writes a line into the journal."""
+LogEvent = Callable[[Why, Mapping[str, Any]], None]
+"""Writes an event into the journal, with its data."""
 
 AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
@@ -40,58 +39,6 @@ SLOW = 1
 WITH_A_WAY_BACK = MEETING | {Phase.BAKING, Phase.ROLLING_BACK}
 
 log = logging.getLogger(__name__)
-
-
-class Processes(Protocol):
-    """The processes that run versions on servers, where they can be seen; each method is of one server and version."""
-
-    def running(self, server: str, version: int) -> int:
-        """How many run it now."""
-        ...
-
-    def watch(self, server: str, version: int) -> None:
-        """It answers: remember what runs it, unless that is known."""
-        ...
-
-    def lost(self, server: str, version: int) -> bool:
-        """Whether one that was remembered has ended."""
-        ...
-
-    def why(self, server: str, version: int) -> str:
-        """Why one of them has ended, as far as that is known."""
-        ...
-
-    def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
-        """These are loaded, by an index read after that time: end for good what stands still of them."""
-        ...
-
-    def end(self, server: str, version: int) -> int:
-        """End them; gives how many there were."""
-        ...
-
-
-class _Unseen:
-    """Where no process can be seen."""
-
-    def running(self, _server: str, _version: int) -> int:
-        return 0
-
-    end = running
-
-    def watch(self, _server: str, _version: int) -> None:
-        return
-
-    def lost(self, _server: str, _version: int) -> bool:
-        return False
-
-    def why(self, _server: str, _version: int) -> str:
-        return ""
-
-    def guard(self, _server: str, _versions: Collection[int], _as_of: float) -> None:
-        return
-
-
-UNSEEN: Processes = _Unseen()
 
 
 class ProcessEnded(TritonError):
@@ -124,12 +71,10 @@ class Health:
     """Of one service. All methods may be called from any thread."""
 
     config: ServiceConfig
-    servers: Mapping[str, Triton]
+    ports: Ports
     question: Question | None
-    processes: Processes
     tasks: Tasks
-    clock: Callable[[], float]
-    tell: Tell
+    log_event: LogEvent
     _failed: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
     """Requests of anybody's that the version failed, when it was last asked about."""
     _suspect: set[tuple[str, int]] = field(default_factory=set, init=False)
@@ -171,7 +116,7 @@ class Health:
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
         row, every = self._rows.get(key), self.config.health.every
-        if (row is None or not row.unhealthy) and self.processes.lost(*key):
+        if (row is None or not row.unhealthy) and self.ports.engines.lost(*key):
             return True
         if self.question is None and (row is None or not row.failures):
             return False  # there is nothing to ask, and its processes run
@@ -215,7 +160,7 @@ class Health:
             TimedOut: Triton is still at it, or it does not answer in time.
             Unreachable: the server went away.
         """
-        triton, key, put_at = self.servers[server], (server, version), self.clock()
+        triton, key, put_at = self.ports.servers[server], (server, version), self.ports.clock()
         if not self._just_found(key, put_at):
             try:
                 self._put(server, version)
@@ -225,14 +170,14 @@ class Health:
             else:
                 self._good(key, put_at)
                 return
-        begun = self.clock()
-        ended = self.processes.end(server, version)
+        begun = self.ports.clock()
+        ended = self.ports.engines.end(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         self._want_answer(triton, version, self.config.gates.request_timeout)
-        told: dict[str, Figure] = {"server": server, "version": version, "took_s": round(self.clock() - begun, 3)}
+        told: dict[str, Figure] = {"server": server, "version": version, "took_s": round(self.ports.clock() - begun, 3)}
         why = because(Reason.LOADED_AGAIN, **told, answers=self.question is not None)
-        self.tell(why, {**told, "processes_ended": ended})
+        self.log_event(why, {**told, "processes_ended": ended})
         self._forget(key)
 
     def _just_found(self, key: tuple[str, int], now: float) -> bool:
@@ -244,7 +189,7 @@ class Health:
         return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
 
     def _ask(self, server: str, version: int) -> None:
-        key, put_at = (server, version), self.clock()
+        key, put_at = (server, version), self.ports.clock()
         try:
             self._put(server, version)
         except Unreachable:
@@ -256,35 +201,35 @@ class Health:
 
     def _put(self, server: str, version: int) -> None:
         """Put the question, unless the processes tell the answer. Raises as ``Triton.infer``, and ``ProcessEnded``."""
-        triton = self.servers[server]
-        if self.processes.lost(server, version):
+        triton = self.ports.servers[server]
+        if self.ports.engines.lost(server, version):
             # Triton may have loaded the version anew: then as many run as there should.
             wanted = triton.instances(self.config.engine, version)
-            missing = wanted - self.processes.running(server, version)
+            missing = wanted - self.ports.engines.running(server, version)
             if missing > 0:
-                why = self.processes.why(server, version)
+                why = self.ports.engines.why(server, version)
                 raise ProcessEnded(why if wanted == 1 else f"{missing} of its {wanted} processes ended")
         self._want_answer(triton, version, self.config.health.timeout)
-        self.processes.watch(server, version)
+        self.ports.engines.watch(server, version)
 
     def _good(self, key: tuple[str, int], put_at: float) -> None:
         with self._lock:
             before = self._rows.get(key)
-            self._rows[key] = _Row(self.clock(), good_at=put_at)
+            self._rows[key] = _Row(self.ports.clock(), good_at=put_at)
         if before is not None and before.unhealthy:
             self._tell_recovered(key)
 
     def _tell_recovered(self, key: tuple[str, int]) -> None:
         server, version = key
         told: dict[str, Figure] = {"server": server, "version": version}
-        self.tell(because(Reason.ANSWERS_AGAIN, **told), told)
+        self.log_event(because(Reason.ANSWERS_AGAIN, **told), told)
 
     def _bad(self, key: tuple[str, int], put_at: float, error: BatonError) -> bool:
         """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
         # So it is as of now: before the next call returns this process may be stopped, and the server restarted.
-        (server, version), now = key, self.clock()
+        (server, version), now = key, self.ports.clock()
         try:
-            state = self.servers[server].index().get(self.config.engine, {}).get(version)
+            state = self.ports.servers[server].index().get(self.config.engine, {}).get(version)
         except Unreachable:
             state = None
         if state is None or state.state is not ModelState.READY:
@@ -313,28 +258,28 @@ class Health:
         if is_sick and not was:
             why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
             log.warning("%s: %s", self.config.name, why)
-            self.tell(why, {"server": server, "version": version})
+            self.log_event(why, {"server": server, "version": version})
         elif was and not is_sick:
             self._tell_recovered(key)
         return is_sick
 
     def _counts(self, server: str) -> Mapping[int, Counts] | None:
         try:
-            return self.servers[server].counts().get(self.config.engine, {})
+            return self.ports.servers[server].counts().get(self.config.engine, {})
         except BatonError as error:
             log.warning("%s", error)
             return None
 
     def _beats(self, server: str, version: int) -> float | None:
         try:
-            return (self.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
+            return (self.ports.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
         except BatonError as error:
             log.warning("%s", error)
             return None
 
     def _forget(self, key: tuple[str, int]) -> None:
         with self._lock:
-            self._rows[key] = _Row(self.clock())
+            self._rows[key] = _Row(self.ports.clock())
 
     def _want_answer(self, server: Triton, version: int, timeout_s: float) -> None:
         if self.question is None:

@@ -1,4 +1,4 @@
-"""The one loop: look, decide, act, for every service in turn, until there is nothing left to do. Then wait."""
+"""The one loop: observe, decide, act, for every service in turn, until there is nothing left to do. Then wait."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Loop:
     def once(self, *, scan: bool = True) -> bool:
         """One round over all services. True when something is under way, so that the next round should come soon."""
         for service in self.services:
-            service.look()
+            service.begin_round()
         self.indexes = self._look()
         busy = False
         for service in self.services:
@@ -130,6 +130,7 @@ class Loop:
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:
             service.scan()
+        service.guard(self.indexes)
         service.health.note(self.counts)
         for _ in range(MOST_STEPS):
             with self.lock:

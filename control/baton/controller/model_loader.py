@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from baton.config import ServiceConfig
 from baton.controller.content import LOADED, UNEXPECTED
+from baton.controller.ports import Ports
 from baton.domain import Model, ModelState
 from baton.errors import RepositoryError, TritonError
-from baton.journal import Journal
 from baton.plan import Sync, View
-from baton.triton.port import Triton
-from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
+from baton.triton.repository import SPLITTER_VERSION
 from baton.triton.words import NO_POLL
 
 
 class ModelLoader:
     """Of one service. Called without the loop's lock: a load may take minutes."""
 
-    def __init__(
-        self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton], journal: Journal
-    ) -> None:
+    def __init__(self, config: ServiceConfig, ports: Ports) -> None:
         self._config = config
-        self._files = files
-        self._servers = servers
-        self._journal = journal
+        self._files = ports.files
+        self._servers = ports.servers
+        self._journal = ports.journal
 
     def name(self, model: Model) -> str:
         """What Triton calls it."""

@@ -10,10 +10,12 @@ same questions at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from baton.config import ServiceConfig
+from baton.controller.live_evidence import LiveEvidenceCollector
+from baton.controller.ports import Ports
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Tasks
 from baton.domain import Gate, GateResult, Phase, Release, Rollout, Verdict
@@ -21,7 +23,7 @@ from baton.evidence import LiveEvidence
 from baton.plan import RolloutSettings, SendGolden, View, route
 from baton.plan.traffic import position_of, stepwise
 from baton.plan.view import backoff
-from baton.triton.port import Tensors, Triton, own_id
+from baton.triton.port import Tensors, own_id
 
 EVERY_S = 1.0
 BOTH = ("stable", "candidate", "candidate", "stable")
@@ -35,12 +37,12 @@ class Probing:
     """Of one service. ``golden``: its golden requests, as they are sent; none: nothing stands in for clients."""
 
     config: ServiceConfig
-    servers: Mapping[str, Triton]
+    ports: Ports
     golden: Sequence[Tensors]
-    steering: SplitterClient
+    client: SplitterClient
+    evidence: LiveEvidenceCollector
     settings: RolloutSettings
     tasks: Tasks
-    clock: Callable[[], float]
     _turn: int = field(default=0, init=False)
     _sent_at: float = field(default=float("-inf"), init=False)
     _trouble: str = field(default="", init=False)
@@ -50,7 +52,7 @@ class Probing:
         """Whether golden requests take the place of live ones now."""
         traffic = self.config.traffic
         wanted = bool(self.golden) and traffic.on_no_traffic == "probe"
-        return wanted and self.steering.quiet_for(now) >= traffic.no_traffic_after
+        return wanted and self.evidence.quiet_for(now) >= traffic.no_traffic_after
 
     def go_on(self, view: View) -> None:
         """Send the next one if it is due, in the background."""
@@ -80,9 +82,9 @@ class Probing:
         # The id is known to nobody but the splitter until it is used, and counts once.
         request_id = own_id(f"{case}-")
         try:
-            self.steering.announce(server, request_id, to)
+            self.client.announce(server, request_id, to)
             timeout_s = self.config.gates.request_timeout
-            self.servers[server].infer(self.config.name, None, self.golden[case], timeout_s, request_id)
+            self.ports.servers[server].infer(self.config.name, None, self.golden[case], timeout_s, request_id)
         except Exception as error:
             self._trouble = str(error)
             raise
@@ -93,15 +95,15 @@ class Probing:
 
         The two are never mixed: a version's golden requests and its clients' are no sample of the same thing.
         """
-        live = self.steering.judge(now, release, shadow_only=shadow_only)
+        live = self.evidence.judge(now, release, shadow_only=shadow_only)
         if live.verdict is not Verdict.HOLD:
             return live
         if not self.stands_in(now):
             return self._waits(now, live)
-        if (failed := self.steering.failed_lately(now)) is not None:
+        if (failed := self.evidence.failed_lately(now)) is not None:
             told = f"{live.message} Golden requests do not stand in for live ones of which the candidate failed some."
             return replace(live, message=f"{told} Its last error: {failed}")
-        own, count = self.steering.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
+        own, count = self.evidence.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
         message = f"Synthetic: {count} golden requests, no live traffic. {own.message}"
         if own.verdict is Verdict.HOLD and self._trouble:
             message = f"{message} The last golden request got no answer: {self._trouble}"
@@ -111,7 +113,7 @@ class Probing:
 
     def _waits(self, now: float, live: GateResult) -> GateResult:
         """A hold, with what is missing and what a person can do."""
-        traffic, quiet = self.config.traffic, self.steering.quiet_for(now)
+        traffic, quiet = self.config.traffic, self.evidence.quiet_for(now)
         if quiet < min(TOLD_AFTER_S, traffic.no_traffic_after):
             return live
         if self.golden and traffic.on_no_traffic == "probe":

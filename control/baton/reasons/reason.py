@@ -185,6 +185,8 @@ class Reason(StrEnum):
     TROUBLE = auto()
     DEFECT = auto()
     JOURNAL_DAMAGED = auto()
+    CONFIG_BROKEN = auto()
+    RECORDING = auto()
 
     # Versions
 

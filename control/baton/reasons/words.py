@@ -258,6 +258,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.TROUBLE: "{error}",
     Reason.DEFECT: "A defect of Baton stops this service's rollouts: {kind}: {error}",
     Reason.JOURNAL_DAMAGED: "{error}{then:? Another one can't be begun yet: {then}|}",
+    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the file, unless it is mended first.",
+    Reason.RECORDING: "What was found is being written to the journal.",
     # Versions
     Reason.FOUND_SERVING: "Version {version} was found serving, and the journal {standing:?calls it {standing} "
     "({before})|does not know how it came to}. It is taken as it is.",

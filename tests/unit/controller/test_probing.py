@@ -193,7 +193,7 @@ def test_a_golden_request_that_gets_no_answer_is_told(place, plane, monkeypatch)
         raise TimedOut("a request to ranker took longer than 10 s.")
 
     begin(place, plane)
-    monkeypatch.setattr(plane.service.split._probing.steering, "announce", late)
+    monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
     plane.run(lambda: "got no answer: a request to ranker took longer" in told(plane)["message"], "the reason")
     assert plane.phase() is Phase.SHADOWING
 
@@ -207,7 +207,7 @@ def test_what_golden_requests_showed_grows_old(place, monkeypatch):
     plane = plane_of(place, shadow_for=300.0)
     begin(place, plane)
     plane.run(lambda: (g := gate(plane)) is not None and g.verdict is Verdict.PASS, "it goes on")
-    monkeypatch.setattr(plane.service.split._probing.steering, "announce", late)
+    monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
     plane.run(lambda: "None of them met the candidate in the last 30 s." in told(plane)["message"], "it holds")
     assert "got no answer: a request to ranker took longer" in told(plane)["message"]
     plane.close()

@@ -525,7 +525,7 @@ def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_tr
     else:
         place.files.set_policy(frozenset())
     with pytest.raises(RepositoryError, match="Baton looks again"):
-        plane.service._loader.sync(Sync("a", model), view)
+        plane.service._actor.loader.sync(Sync("a", model), view)
     assert place.servers["a"].calls == calls
 
 

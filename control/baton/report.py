@@ -148,7 +148,7 @@ def _versions(
             device=_each(i.device for i in runs),
             dtype=_each(i.dtype for i in runs),
             fallback=_each(fallbacks),
-            health=one.health.told(number),
+            health=one.health.status(number),
         )
 
 

@@ -113,12 +113,12 @@ def build(
         files = ServiceFiles(config.repository, one.name, one.engine, key)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
 
-        def told(why: Why, service: str = one.name) -> None:
+        def log_ended(why: Why, service: str = one.name) -> None:
             log.warning("%s: %s", service, why)
             journal.log(clock(), "health", why, service=service)
 
         for model in (one.engine, one.splitter):
-            processes[model] = Processes(model, ports, wake.set, guard, told)
+            processes[model] = Processes(model, ports, wake.set, guard, log_ended)
         services.append(_service(one, files, servers, processes, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     loop = Loop(services, servers, journal, clock, wake, config.control.rescan, watcher.rearm)
@@ -136,8 +136,8 @@ def build(
 def open_journal(path: Path, clock: Callable[[], float], held: Callable[[], None] = lambda: None) -> Journal:
     """The journal of a control plane that is about to act. A damaged one is put aside and never written to again.
 
-    Nobody may be needed for a control plane to come back: what serves, and whether it is right, the files and Triton
-    tell. What only the damaged file knew (the history, what was refused) can be read from it by other means.
+    A control plane must come back without a person: what serves is read from the files and Triton. What only the
+    damaged file had (the history, what was refused) can be read from it by other means.
 
     Raises:
         JournalError: the state directory can't be written, or the journal is of another Baton.

@@ -1,11 +1,12 @@
-"""Whether what serves answers: each serving version is asked a small real request, all the time, on every server.
+"""The health probe: whether what serves answers. Each serving version is asked a small real request, again and again.
 
-Triton 24.10 goes on calling a version READY when its process died or hangs. What is asked is the smallest request of
-the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. Where
-its processes can be seen, on this machine, one that has ended is an answer too, and the quickest. A version that Triton
-gave up is sick at once and asked nothing more before it was loaded anew (``GivenUp``). One that is late and works on
-something meanwhile, by its answers to anybody or by its own signs of life, is busy and no more. All of it runs in the
-background and decides nothing: the plan reads the verdicts.
+Triton 24.10 goes on calling a version READY when its process has died or hangs. The request is the smallest of the
+golden set, which the version answered when it was a candidate. Without a golden set there is no request. Processes that
+can be seen, on this machine, are looked at as well: one that has ended is found before any request could fail.
+
+A version that Triton gave up (``GivenUp``) is unhealthy at once, and is not asked again before it was loaded anew. One
+that answers late, but answers somebody meanwhile or shows signs of life, is busy and not unhealthy. All of it runs in
+the background and decides nothing: the plan reads the result.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ LogEvent = Callable[[Why, Mapping[str, Any]], None]
 AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
 BLIND = 3
-"""Without the server's counts so many times as many failures condemn a version that is late: it may be busy."""
+"""Without the server's counts a late version needs this many times as many failures: it may be busy."""
 SLOW = 1
-"""With them so many more: a version that takes long for one request answers nobody meanwhile."""
+"""With them it needs this many more: a version that takes long for one request answers no other meanwhile."""
 
 WITH_A_WAY_BACK = MEETING | {Phase.BAKING, Phase.ROLLING_BACK}
 
@@ -42,28 +43,28 @@ log = logging.getLogger(__name__)
 
 
 class ProcessEnded(TritonError):
-    """Of the processes that run a version one has ended, though Triton did not unload it."""
+    """A process that runs a version has ended, though Triton did not unload the version."""
 
 
 @dataclass(slots=True)
-class _Row:
-    """One version on one server, and its failures in a row."""
+class _Record:
+    """What is known of one version on one server."""
 
     asked_at: float
     failures: int = 0
     late: bool = False
-    """One of the failures was that no answer came in time."""
+    """At least one of the failures in a row was a timeout."""
     since: float = 0.0
     answered: int | None = None
-    """What it had answered by the first of the failures, as the server counts."""
+    """The server's count of its answers at the first of the failures."""
     beats: float | None = None
-    """Its signs of life by then."""
+    """Its count of signs of life at the first of the failures."""
     reason: str = ""
     unhealthy: bool = False
     good_at: float = 0.0
-    """When the last question that was answered was put."""
+    """When the last request that was answered was sent."""
     bad_at: float = 0.0
-    """When the last one that was not was put."""
+    """When the last request that failed was sent."""
 
 
 @dataclass(slots=True)
@@ -76,14 +77,14 @@ class Health:
     tasks: Tasks
     log_event: LogEvent
     _failed: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
-    """Requests of anybody's that the version failed, when it was last asked about."""
+    """Failed requests of each version, by the server's last counts."""
     _suspect: set[tuple[str, int]] = field(default_factory=set, init=False)
-    """Those that failed more since."""
-    _rows: dict[tuple[str, int], _Row] = field(default_factory=dict, init=False)
+    """Versions of which more requests have failed since the last probe."""
+    _records: dict[tuple[str, int], _Record] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def note(self, counts: Mapping[str, Mapping[str, Mapping[int, Counts]]]) -> None:
-        """What each server counts. A version whose process failed somebody's request is asked at once."""
+        """Take the counts of each server. A version that failed a client's request is probed at once."""
         found = {
             (server, version): one.failed
             for server, models in counts.items()
@@ -94,7 +95,7 @@ class Health:
             self._failed = found
 
     def watch(self, view: View) -> None:
-        """Ask what is due: on each server what serves, a candidate that clients meet, and the way back from one."""
+        """Probe what is due on each server: what serves, a candidate with live traffic, the version to go back to."""
         rollout, beside = view.rollout, set[int | None]()
         if rollout is not None and rollout.phase in WITH_A_WAY_BACK:
             beside = {rollout.previous, rollout.candidate if rollout.phase in MEETING else None}
@@ -104,7 +105,7 @@ class Health:
                 asked |= {(server.name, version) for version in server.ready() & (server.serving() | beside)}
         kept = {s.name for s in view.servers if Reload(s.name) in view.running}
         with self._lock:
-            self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
+            self._records = {k: record for k, record in self._records.items() if k in asked or k[0] in kept}
             due = [key for key in asked if self._due(key, view)]
             self._suspect &= asked - set(due)
         for name, version in due:
@@ -115,49 +116,53 @@ class Health:
             self.tasks.start(ProbeVersion(name, version), ask)
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
-        row, every = self._rows.get(key), self.config.health.every
-        if (row is None or not row.unhealthy) and self.ports.engines.lost(*key):
+        record, every = self._records.get(key), self.config.health.every
+        if (record is None or not record.unhealthy) and self.ports.engines.lost(*key):
             return True
-        if self.question is None and (row is None or not row.failures):
-            return False  # there is nothing to ask, and its processes run
-        if row is None:
+        if self.question is None and (record is None or not record.failures):
+            return False  # there is no request to send, and its processes run
+        if record is None:
             return True
-        # A candidate that is about to get all traffic is not kept waiting for its turn.
+        # A candidate that is about to get all traffic is probed at short intervals: it waits for the answer.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
-        soon = row.failures or moving or key in self._suspect
-        return view.now - row.asked_at >= (min(AGAIN_S, every) if soon else every)
+        soon = record.failures or moving or key in self._suspect
+        return view.now - record.asked_at >= (min(AGAIN_S, every) if soon else every)
 
     def answered(self) -> dict[tuple[str, int], float] | None:
-        """By server and version: when the last question that was answered was put. None where nothing is asked."""
+        """By server and version: when the last request that was answered was sent. None where there is no request."""
         if self.question is None:
             return None
         with self._lock:
-            return {key: row.good_at for key, row in self._rows.items() if row.good_at}
+            return {key: record.good_at for key, record in self._records.items() if record.good_at}
 
     def unhealthy(self) -> dict[tuple[str, int], Unhealthy]:
         """By server and version: those that do not answer."""
         with self._lock:
-            return {key: Unhealthy(row.since, row.reason) for key, row in self._rows.items() if row.unhealthy}
+            return {
+                key: Unhealthy(record.since, record.reason) for key, record in self._records.items() if record.unhealthy
+            }
 
-    def told(self, version: int) -> tuple[VersionHealth, ...]:
-        """Of a version that is watched, by server."""
+    def status(self, version: int) -> tuple[VersionHealth, ...]:
+        """The health of a version on each server, as ``ctl status`` shows it."""
         with self._lock:
-            rows = [(name, row) for (name, number), row in sorted(self._rows.items()) if number == version]
+            rows = [(name, record) for (name, number), record in sorted(self._records.items()) if number == version]
             return tuple(
-                VersionHealth(name, not row.unhealthy, iso(row.since) if row.unhealthy else None, row.reason)
-                for name, row in rows
+                VersionHealth(
+                    name, not record.unhealthy, iso(record.since) if record.unhealthy else None, record.reason
+                )
+                for name, record in rows
             )
 
     def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
-        """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.
+        """Unload the engine from a server and load it again. ``load`` has it loaded as the files say.
 
-        Where it was not asked just now it is asked once more: what answers again, after a restart of that Triton say,
-        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests
-        that wait for one that hangs would wait for ever, and its memory would stay.
+        A version that was not probed just now is probed once more: if it answers again, after a restart of that Triton
+        for example, nothing is done. Its processes are ended first where that is possible: requests that wait for a
+        process that hangs would wait for ever, and its memory would stay in use.
 
         Raises:
             TritonError: it does not load, or does not answer after that either.
-            TimedOut: Triton is still at it, or it does not answer in time.
+            TimedOut: Triton has not finished, or the version does not answer in time.
             Unreachable: the server went away.
         """
         triton, key, put_at = self.ports.servers[server], (server, version), self.ports.clock()
@@ -175,18 +180,22 @@ class Health:
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         self._want_answer(triton, version, self.config.gates.request_timeout)
-        told: dict[str, Figure] = {"server": server, "version": version, "took_s": round(self.ports.clock() - begun, 3)}
-        why = because(Reason.LOADED_AGAIN, **told, answers=self.question is not None)
-        self.log_event(why, {**told, "processes_ended": ended})
+        figures: dict[str, Figure] = {
+            "server": server,
+            "version": version,
+            "took_s": round(self.ports.clock() - begun, 3),
+        }
+        why = because(Reason.LOADED_AGAIN, **figures, answers=self.question is not None)
+        self.log_event(why, {**figures, "processes_ended": ended})
         self._forget(key)
 
     def _just_found(self, key: tuple[str, int], now: float) -> bool:
-        """Whether it was found sick a moment ago. A question that this process slept through is old when it fails."""
+        """Whether it was found unhealthy just now. A request during which this process was stopped does not count."""
         with self._lock:
-            row = self._rows.get(key)
-        if row is None or not row.unhealthy:
+            record = self._records.get(key)
+        if record is None or not record.unhealthy:
             return False
-        return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
+        return now - record.asked_at <= AGAIN_S and now - record.bad_at <= AGAIN_S + self.config.health.timeout
 
     def _ask(self, server: str, version: int) -> None:
         key, put_at = (server, version), self.ports.clock()
@@ -200,7 +209,7 @@ class Health:
             self._good(key, put_at)
 
     def _put(self, server: str, version: int) -> None:
-        """Put the question, unless the processes tell the answer. Raises as ``Triton.infer``, and ``ProcessEnded``."""
+        """Send the request, unless a process has ended. Raises as ``Triton.infer``, and ``ProcessEnded``."""
         triton = self.ports.servers[server]
         if self.ports.engines.lost(server, version):
             # Triton may have loaded the version anew: then as many run as there should.
@@ -214,54 +223,63 @@ class Health:
 
     def _good(self, key: tuple[str, int], put_at: float) -> None:
         with self._lock:
-            before = self._rows.get(key)
-            self._rows[key] = _Row(self.ports.clock(), good_at=put_at)
+            before = self._records.get(key)
+            self._records[key] = _Record(self.ports.clock(), good_at=put_at)
         if before is not None and before.unhealthy:
-            self._tell_recovered(key)
+            self._log_recovered(key)
 
-    def _tell_recovered(self, key: tuple[str, int]) -> None:
+    def _log_recovered(self, key: tuple[str, int]) -> None:
         server, version = key
-        told: dict[str, Figure] = {"server": server, "version": version}
-        self.log_event(because(Reason.ANSWERS_AGAIN, **told), told)
+        figures: dict[str, Figure] = {"server": server, "version": version}
+        self.log_event(because(Reason.ANSWERS_AGAIN, **figures), figures)
 
     def _bad(self, key: tuple[str, int], put_at: float, error: BatonError) -> bool:
-        """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
-        # So it is as of now: before the next call returns this process may be stopped, and the server restarted.
+        """Count a failure, if Triton still calls the version READY. True when it is unhealthy now."""
+        # Taken first: this process may be stopped, and the server restarted, before the next call returns.
         (server, version), now = key, self.ports.clock()
         try:
             state = self.ports.servers[server].index().get(self.config.engine, {}).get(version)
         except Unreachable:
             state = None
         if state is None or state.state is not ModelState.READY:
-            self._forget(key)  # it is being loaded, or leaves
+            self._forget(key)  # it is being loaded or unloaded
             return False
         counts = self._counts(server)
         answered = counts[version].answered if counts and version in counts else None
         beats = self._beats(server, version) if isinstance(error, TimedOut) else None
         limit = self.config.health.failures
         with self._lock:
-            row = self._rows.get(key)
-            was = row is not None and row.unhealthy
+            record = self._records.get(key)
+            was = record is not None and record.unhealthy
             late = isinstance(error, TimedOut)
-            # One that is late and answered somebody meanwhile, or works, is slow, and no more: counted anew.
-            slow = row is not None and (row.late or late) and (answered != row.answered or _grew(row.beats, beats))
-            if row is None or not row.failures or slow:
-                row = self._rows[key] = _Row(now, since=now, answered=answered, beats=beats)
-            row.asked_at, row.bad_at, row.failures, row.reason = now, put_at, row.failures + 1, str(error)
-            row.late |= late
+            # A late version that answered somebody meanwhile, or shows signs of life, is only slow: counted anew.
+            slow = (
+                record is not None
+                and (record.late or late)
+                and (answered != record.answered or _grew(record.beats, beats))
+            )
+            if record is None or not record.failures or slow:
+                record = self._records[key] = _Record(now, since=now, answered=answered, beats=beats)
+            record.asked_at, record.bad_at, record.failures, record.reason = (
+                now,
+                put_at,
+                record.failures + 1,
+                str(error),
+            )
+            record.late |= late
             if isinstance(error, ProcessEnded | GivenUp):
-                limit = 1  # there is no doubt
-            elif row.late:
+                limit = 1  # one such failure is proof
+            elif record.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
-            row.unhealthy = row.failures >= limit
-            is_sick = row.unhealthy
-        if is_sick and not was:
+            record.unhealthy = record.failures >= limit
+            is_unhealthy = record.unhealthy
+        if is_unhealthy and not was:
             why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
             log.warning("%s: %s", self.config.name, why)
             self.log_event(why, {"server": server, "version": version})
-        elif was and not is_sick:
-            self._tell_recovered(key)
-        return is_sick
+        elif was and not is_unhealthy:
+            self._log_recovered(key)
+        return is_unhealthy
 
     def _counts(self, server: str) -> Mapping[int, Counts] | None:
         try:
@@ -279,7 +297,7 @@ class Health:
 
     def _forget(self, key: tuple[str, int]) -> None:
         with self._lock:
-            self._rows[key] = _Row(self.ports.clock())
+            self._records[key] = _Record(self.ports.clock())
 
     def _want_answer(self, server: Triton, version: int, timeout_s: float) -> None:
         if self.question is None:
@@ -287,7 +305,7 @@ class Health:
         try:
             self.question(server, version, timeout_s)
         except InvalidRequest as error:
-            # The golden set is not this version's, but its process is there and answers.
+            # The golden set does not fit this version, but its process answers.
             log.debug("version %d refuses the golden request: %s", version, error)
 
 

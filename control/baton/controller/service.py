@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from baton.config import ServiceConfig
 from baton.controller.actor import Actor
@@ -133,7 +133,7 @@ class Service:
         """Decide once and act once. True when something changed at once, so that it is worth looking again."""
         decision = plan(view, self.settings)
         effect, rollout = decision.effect, view.rollout
-        upkeep = bool(view.repairs) or isinstance(effect, get_args(Upkeep))
+        upkeep = bool(view.repairs) or isinstance(effect, Upkeep)
         if not upkeep:
             self._views.just_started = False
             self._go_on(view)

@@ -29,7 +29,7 @@ from tests.unit.verify.tiny import ARCHITECTURE, write
 from baton.config import GateConfig, ServiceConfig, TrafficConfig
 from baton.controller.gates import Gates
 from baton.controller.live_evidence import OWN_PATIENCE_S, LiveEvidenceCollector
-from baton.controller.probing import TOLD_AFTER_S, Probing
+from baton.controller.probing import QUIET_AFTER_S, Probing
 from baton.domain import (
     Folder,
     Gate,
@@ -159,7 +159,7 @@ def no_traffic(*, golden: bool, on_no_traffic: str = "probe") -> GateResult:
     asked: Any = [{}] if golden else []
     probing = Probing(config, nothing, asked, nothing, evidence, RolloutSettings(), nothing)
     evidence.begin(1, "split", 0.0)
-    return probing.judge(TOLD_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
+    return probing.judge(QUIET_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
 
 
 def last(answers: Sequence[Answer]) -> float:

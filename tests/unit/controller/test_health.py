@@ -210,5 +210,5 @@ def test_where_no_signs_are_to_be_had_the_answers_decide_alone(bench, monkeypatc
     assert late(bench, monkeypatch, works=True)
     monkeypatch.setattr(bench.server, "_metrics", True)
     monkeypatch.setattr(bench.server, "beats", lambda: (_ for _ in ()).throw(Unreachable("no metrics")))
-    bench.health._rows.clear()
+    bench.health._records.clear()
     assert late(bench, monkeypatch, works=True)

@@ -41,7 +41,7 @@ from baton.reasons import Reason, Why, because
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Of one service. Used under the loop's lock."""
+    """Of one service. ``act`` is called under the loop's lock; what it starts in the background runs without it."""
 
     config: ServiceConfig
     ports: Ports

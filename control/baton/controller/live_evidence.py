@@ -132,22 +132,22 @@ class LiveEvidenceCollector:
         )
         patience = max(2 * self._config.traffic.interval, 10.0)
         if result.verdict is Verdict.PASS and now - _last_reached(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"No live request met the candidate in the last {patience:.0f} s; waiting for traffic."
+            message = f"No live request reached the candidate in the last {patience:.0f} s; waiting for traffic."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence)
         return result
 
     def judge_own(self, now: float, release: Release, *, shadow_only: bool, golden: int) -> tuple[GateResult, int]:
         """What Baton's own requests say of the candidate so far, and how many of them that is judged by.
 
-        Errors and latency need as many as live ones do, whatever is asked. Scores are judged once for each of the
-        ``golden`` requests, however often it was asked: the same question again tells nothing new. So a golden set that
-        is smaller than the minimum is the minimum.
+        Errors and latency need as many requests as live traffic does. Scores are judged once for each of the ``golden``
+        requests, however often it was sent: the same request again shows nothing new. So with a golden set that is
+        smaller than the minimum, its size is the minimum.
         """
         answers, pairs = self._recent(self._own, now)
         latest = {pair.id.split("-")[1]: pair for pair in pairs if pair.outcome != "dropped"}
         limits = replace(self._limits, min_pairs=min(self._limits.min_pairs, golden))
         counted = {id(pair) for pair in latest.values()}
-        # Of good ones that were asked again since, only the times count.
+        # Of sound pairs whose request was sent again since, only the times count.
         again = [id(pair) for pair in pairs if sound(pair) and id(pair) not in counted]
         pairs = [replace(pair, stable=(), candidate=()) if id(pair) in again else pair for pair in pairs]
         result = judge.judge_live(
@@ -157,12 +157,12 @@ class LiveEvidenceCollector:
         count = len({a.id for a in answers} | {p.id for p in pairs})
         patience = max(2 * self._config.traffic.interval, OWN_PATIENCE_S)
         if result.verdict is Verdict.PASS and now - _last_reached(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"None of them met the candidate in the last {patience:.0f} s."
+            message = f"None of them reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence), count
         return result, count
 
     def failed_lately(self, now: float) -> str | None:
-        """The last error of the candidate's with a live request within the window; None where there is none."""
+        """The candidate's last error on a live request within the window, or None."""
         since = now - self._config.live.window
         with self._lock:
             reached: list[Answer | Pair] = [a for a in self._live.answers if a.role == "candidate"]
@@ -170,7 +170,7 @@ class LiveEvidenceCollector:
         return max(failed, key=lambda m: m.at).error if failed else None
 
     def _recent(self, samples: _Samples, now: float) -> tuple[list[Answer], list[Pair]]:
-        """The same stretch of time for both versions: the configured window, or as much more as the minimum needs."""
+        """The same time span for both versions: the configured window, or as much more as the minimum needs."""
         with self._lock:
             answers, pairs = list(map(self._known, samples.answers)), list(samples.pairs)
         live = self._config.live

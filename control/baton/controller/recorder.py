@@ -79,7 +79,7 @@ class RolloutRecorder:
     ) -> Rollout:  # fmt: skip
         """Open a rollout for a version on disk.
 
-        ``promoted``: a person asked for it, and it waits for nobody; ``full``: it takes all traffic at once.
+        ``promoted``: a person asked for it, and it waits for no approval; ``full``: it takes all traffic at once.
 
         Raises:
             Refused: one is under way, or the folder is not there.

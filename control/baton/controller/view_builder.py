@@ -91,7 +91,7 @@ class ViewBuilder:
         unexpected = tuple(f for f in entries if f.problem is not None)
         recorded: Mapping[str, str] | None = journal.memo(name, LOADED)
         loaded = {int(v): f for v, f in (recorded or {}).items()}
-        # What Triton serves and nobody recorded, it loaded from what is there: nothing is disturbed.
+        # What Triton serves and the journal does not know was loaded from the folders as they are.
         first_seen = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
         known_unexpected = journal.memo(name, UNEXPECTED)
         records = journal.version_records(name)

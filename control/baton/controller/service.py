@@ -74,9 +74,7 @@ class Service:
         probing = Probing(
             config, ports, checks.golden, self.splitter_client, self.live_evidence, self.settings, self.tasks
         )
-        self.split = TrafficSplit(
-            self.splitter_client, self.live_evidence, probing, ports.splitters, self.settings, self.tasks, ports.clock
-        )
+        self.split = TrafficSplit(ports, self.splitter_client, self.live_evidence, probing, self.settings, self.tasks)
         self.health = Health(config, ports, checks.question, self.tasks, self._log_health)
         configs = ConfigRepairer(ports.files, ports.journal, ports.clock, partial(self._recorder.log_now, "mend"))
         self._views = ViewBuilder(config, ports, configs, self.splitter_client, self.split, self.health, self.tasks)

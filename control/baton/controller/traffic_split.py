@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from baton.controller.health import ProcessEnded
 from baton.controller.live_evidence import LiveEvidenceCollector
-from baton.controller.ports import Processes
+from baton.controller.ports import Ports
 from baton.controller.probing import Probing
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Task, Tasks
@@ -21,21 +19,20 @@ class TrafficSplit:
 
     def __init__(
         self,
+        ports: Ports,
         client: SplitterClient,
         evidence: LiveEvidenceCollector,
         probing: Probing,
-        processes: Processes,
         settings: RolloutSettings,
         tasks: Tasks,
-        clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._evidence = evidence
         self._probing = probing
-        self._processes = processes
+        self._processes = ports.splitters
         self._settings = settings
         self._tasks = tasks
-        self._clock = clock
+        self._clock = ports.clock
         self._judged_at = float("-inf")
         self.verdict: GateResult | None = None
         """The last verdict of the live analysis about the present stage of the rollout."""

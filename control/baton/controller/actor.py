@@ -23,7 +23,6 @@ from baton.plan import (
     Begin,
     Effect,
     End,
-    InheritVersions,
     RecordConfig,
     RecordLoaded,
     Reload,
@@ -92,11 +91,17 @@ class Actor:
         elif not content.known(version):
             self.tasks.start(effect, lambda _task: content.learn(version))
 
-    def _at_once(self, effect: Effect, view: View, doing: Why) -> None:
+    def _at_once(self, effect: Effect, view: View, doing: Why) -> None:  # noqa: C901 - one case an effect
         files, recorder, rollout = self.ports.files, self.recorder, view.rollout
         match effect:
-            case RepairConfig() | RecordConfig() | InheritVersions() | RecordLoaded() | AdoptVersion():
-                self._keep_up(effect, view)
+            case RepairConfig(model):
+                self.configs.repair(model)
+            case RecordConfig(model, text):
+                self.configs.record(model, text)
+            case RecordLoaded():
+                recorder.record_loaded(view)
+            case AdoptVersion():
+                recorder.adopt(view)
             case Begin():
                 recorder.begin(view, effect.kind, effect.candidate, effect.previous, effect.who, effect.why)
                 self.tasks.forget_failures()
@@ -119,22 +124,6 @@ class Actor:
                 if isinstance(effect, End):
                     self.tasks.forget_failures()
                     files.tidy_alias()
-
-    def _keep_up(
-        self, effect: RepairConfig | RecordConfig | InheritVersions | RecordLoaded | AdoptVersion, view: View
-    ) -> None:
-        match effect:
-            case RepairConfig(model):
-                self.configs.repair(model)
-            case RecordConfig(model, text):
-                self.configs.record(model, text)
-            case InheritVersions():
-                self.recorder.inherit(view)
-                self.recorder.record_loaded(view)
-            case RecordLoaded():
-                self.recorder.record_loaded(view)
-            case AdoptVersion(version):
-                self.recorder.adopt(view, version)
 
     def _reload(self, effect: Reload, server: str, view: View) -> None:
         version = view.alias

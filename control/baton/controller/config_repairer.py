@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from baton.domain import Model
 from baton.errors import RepositoryError, Unreadable
@@ -28,7 +28,6 @@ MOST_TEXT = 20_000
 BOM = "\ufeff"
 LogEvent = Callable[[Why, Mapping[str, Any]], None]
 """Writes an event into the journal, with its data."""
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,12 @@ class ConfigRepairer:
         self._clock = clock
         self._log_event = log_event
         self._broken_since: dict[Model, float] = {}
+        self._sources: dict[Model, tuple[Path, Callable[[], Any]]] = {
+            Model.ENGINE: (files.engine_dir / CONFIG, files.policy),
+            Model.ALIAS: (files.alias_dir / CONFIG, files.alias_and_split),
+            Model.SPLITTER: (files.splitter_dir / CONFIG, files.splitter),
+        }
+        """Each model's file, and what parses it."""
 
     def read(self) -> ConfigFiles:
         """What the files say, which of them need a repair, and which texts are to be recorded.
@@ -65,16 +70,13 @@ class ConfigRepairer:
         """
         repairs: list[BrokenConfig] = []
         texts: dict[Model, str] = {}
-        policy = self._parsed(Model.ENGINE, self._files.policy, repairs, texts)
-        alias = self._parsed(Model.ALIAS, self._files.alias_and_split, repairs, texts)
-        splitter = self._parsed(Model.SPLITTER, self._files.splitter, repairs, texts)
+        policy, alias, splitter = [self._parsed(model, repairs, texts) for model in self._sources]
         version, split = alias or (None, False)
-        if version is not None and self._lacks_folder(version):
-            problem = f"The folder {self._alias_folder(version)} is missing, without which Triton can't load the alias."
+        if version is not None and not _is_folder(self._files.alias_dir / str(version)):
+            problem = f"The folder {self._files.alias_dir / str(version)} is missing: Triton can't load the alias."
             repairs.append(BrokenConfig(Model.ALIAS, problem, float("-inf")))
         if repairs:
             return ConfigFiles(repairs=tuple(repairs))
-        assert policy is not None  # noqa: S101 - its file is among the repairs else
         if version is not None and version not in policy:
             # Such a policy is corrected in a moment, and a repair must not bring it back.
             texts.pop(Model.ENGINE, None)
@@ -94,20 +96,18 @@ class ConfigRepairer:
             RepositoryError: it can't be written.
         """
         repairs: list[BrokenConfig] = []
-        self._parsed(model, self._reader(model), repairs, {})
+        self._parsed(model, repairs, {})
         for broken in repairs:
-            self._restore(self._path(model), broken.problem, self._recorded(model) or "")
+            self._restore(self._sources[model][0], broken.problem, self._recorded(model) or "")
         self._broken_since.pop(model, None)
         if model is Model.ALIAS and (version := self._files.alias()) is not None:
-            folder = self._alias_folder(version)
+            folder = self._files.alias_dir / str(version)
             with file_errors(folder):
                 folder.mkdir(exist_ok=True)
 
-    def _parsed(
-        self, model: Model, parse: Callable[[], T], repairs: list[BrokenConfig], texts: dict[Model, str]
-    ) -> T | None:
+    def _parsed(self, model: Model, repairs: list[BrokenConfig], texts: dict[Model, str]) -> Any:
         """What a file says, or None and an entry in ``repairs``. ``texts`` gets its text if that is news."""
-        path, recorded = self._path(model), self._recorded(model)
+        (path, parse), recorded = self._sources[model], self._recorded(model)
         text = read(path)
         try:
             if text is None and recorded is not None:
@@ -152,38 +152,17 @@ class ConfigRepairer:
                 pass  # more than the policy is wrong with it
         return recorded, "the whole file as it last was"
 
-    def _reader(self, model: Model) -> Callable[[], object]:
-        files = self._files
-        readers: Mapping[Model, Callable[[], object]] = {
-            Model.ENGINE: files.policy,
-            Model.ALIAS: files.alias_and_split,
-            Model.SPLITTER: files.splitter,
-        }
-        return readers[model]
-
-    def _path(self, model: Model) -> Path:
-        files = self._files
-        folders = {
-            Model.ENGINE: files.engine_dir,
-            Model.ALIAS: files.alias_dir,
-            Model.SPLITTER: files.splitter_dir,
-        }
-        return folders[model] / CONFIG
-
-    def _alias_folder(self, version: int) -> Path:
-        return self._files.alias_dir / str(version)
-
-    def _lacks_folder(self, version: int) -> bool:
-        folder = self._alias_folder(version)
-        try:
-            return not folder.is_dir()
-        except OSError as error:  # a network file system whose server is gone
-            raise Unreadable(f"{folder} can't be read: {error.strerror}.") from None
-
     def _recorded(self, model: Model) -> str | None:
         # Read each time: a journal that had to be begun anew does not have it.
         text: str | None = self._journal.memo(self._files.alias_name, memo_of(model))
         return text
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a network file system whose server is gone
+        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None
 
 
 def memo_of(model: Model) -> str:

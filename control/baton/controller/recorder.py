@@ -112,39 +112,37 @@ class RolloutRecorder:
             self._journal.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
         return rollout
 
-    def adopt(self, view: View, version: int) -> None:
-        """Record a version that serves although the journal does not know how it came to."""
+    def adopt(self, view: View) -> None:
+        """Record that the alias's version serves, although the journal does not know how it came to."""
+        version = view.alias
+        assert version is not None  # noqa: S101 - one serves
         known, folder = view.records.get(version), view.folders.get(version)
         status, before = (None, None) if known is None else (known.status, known.reason)
         why = because(Reason.FOUND_SERVING, version=version, standing=status, before=before)
         log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self._service, why)
         self.log("adopt", why, None)
-        fingerprint = folder.fingerprint if folder is not None else ""
-        record = VersionRecord(version, ReleaseStatus.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
-        self._journal.stand(self._service, record)
-
-    def inherit(self, view: View) -> None:
-        """Record the versions below the alias's as released: the journal was lost, perhaps while one of them was kept.
-
-        Nobody else knows then that what served before is still loaded, and it would stay loaded for ever.
-        """
-        alias = view.alias
-        assert alias is not None  # noqa: S101 - without an alias there is nothing to inherit
-        why = because(Reason.INHERITED, alias=alias)
-        for version in sorted(v for v in view.version_policy if v < alias):
-            record = VersionRecord(version, ReleaseStatus.RELEASED, why, "", loaded=True, at=self._clock())
-            self._journal.stand(self._service, record)
+        self._stand(version, ReleaseStatus.ADOPTED, why, folder.fingerprint if folder is not None else "")
 
     def record_loaded(self, view: View) -> None:
-        """Record how the folders look that Triton has loaded, and the unexpected entries beside them.
+        """Record the fingerprints of the folders that Triton has loaded, and of the unexpected entries beside them.
 
-        What is recorded already stands: a load call that began since knows better.
+        What is recorded already stands: a load call that began meanwhile knows better. A new journal beside an alias is
+        one that was lost, perhaps while the version before was kept loaded. The versions below the alias's are recorded
+        as released then: otherwise none of them would ever be unloaded.
         """
-        recorded: dict[str, str] = self._journal.memo(self._service, LOADED) or {}
-        loaded = {str(v): f for v, f in view.loaded.items()} | recorded
+        recorded: dict[str, str] | None = self._journal.memo(self._service, LOADED)
+        if recorded is None and view.alias is not None:
+            why = because(Reason.INHERITED, alias=view.alias)
+            for version in sorted(v for v in view.version_policy if v < view.alias):
+                self._stand(version, ReleaseStatus.RELEASED, why, "")
+        loaded = {str(v): f for v, f in view.loaded.items()} | (recorded or {})
         self._journal.set_memo(self._service, LOADED, loaded)
         if self._journal.memo(self._service, UNEXPECTED) is None:
             self._journal.set_memo(self._service, UNEXPECTED, view.known_unexpected)
+
+    def _stand(self, version: int, status: ReleaseStatus, why: Why, fingerprint: str) -> None:
+        record = VersionRecord(version, status, why, fingerprint, loaded=True, at=self._clock())
+        self._journal.stand(self._service, record)
 
     def write(self, effect: Effect, view: View, rollout: Rollout, doing: Why) -> None:
         """Carry out an effect that only changes the rollout's record."""

@@ -7,10 +7,10 @@ journal does not know yet, is part of the view, and the plan asks for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from baton.config import ServiceConfig
-from baton.controller.config_repairer import ConfigFiles, ConfigRepairer
+from baton.controller.config_repairer import ConfigRepairer
 from baton.controller.content import LOADED, UNEXPECTED
 from baton.controller.health import Health
 from baton.controller.ports import Ports
@@ -19,17 +19,7 @@ from baton.controller.tasks import Tasks
 from baton.controller.traffic_split import TrafficSplit
 from baton.domain import Folder, ModelState, ModelVersion, Phase, ReleaseStatus, Rollout, VersionRecord
 from baton.errors import BatonError
-from baton.plan import (
-    AdoptVersion,
-    Effect,
-    InheritVersions,
-    RecordConfig,
-    RecordLoaded,
-    Reload,
-    ServerView,
-    Sync,
-    View,
-)
+from baton.plan import AdoptVersion, Effect, RecordLoaded, Reload, ServerView, Sync, Upkeep, View
 from baton.triton.port import Index
 
 log = logging.getLogger(__name__)
@@ -95,12 +85,12 @@ class ViewBuilder:
         first_seen = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
         known_unexpected = journal.memo(name, UNEXPECTED)
         records = journal.version_records(name)
-        unrecorded = _unrecorded(
-            files,
-            journal_is_new=recorded is None,
-            loads=bool(first_seen) or known_unexpected is None,
-            adopted=None if rollout is not None else _adopted(files.alias, servers, records),
-        )
+        unrecorded: list[Upkeep] = []
+        if first_seen or known_unexpected is None or (recorded is None and files.alias is not None):
+            unrecorded.append(RecordLoaded())
+        unrecorded += files.unrecorded
+        if rollout is None and _adopted(files.alias, servers, records):
+            unrecorded.append(AdoptVersion())
         return View(
             service=name,
             now=now,
@@ -184,26 +174,13 @@ def splitter_state(index: Index, config: ServiceConfig) -> ModelState | None:
     return next((s for s in states if s is not ModelState.UNAVAILABLE), None)
 
 
-def _unrecorded(
-    files: ConfigFiles, *, journal_is_new: bool, loads: bool, adopted: int | None
-) -> Iterator[InheritVersions | RecordLoaded | RecordConfig | AdoptVersion]:
-    """What was seen and the journal does not know yet, in the order in which it is to be recorded."""
-    if journal_is_new and files.alias is not None:
-        yield InheritVersions()
-    if loads:
-        yield RecordLoaded()
-    yield from files.unrecorded
-    if adopted is not None:
-        yield AdoptVersion(adopted)
-
-
-def _adopted(alias: int | None, servers: tuple[ServerView, ...], records: Mapping[int, VersionRecord]) -> int | None:
-    """The alias's version, if it serves and the journal does not call it released.
+def _adopted(alias: int | None, servers: tuple[ServerView, ...], records: Mapping[int, VersionRecord]) -> bool:
+    """Whether the alias's version serves although the journal does not call it released.
 
     So it is after the state was lost, and when an older journal was put back. What serves is taken as it is: no client
     is better off when traffic is moved because of a record.
     """
     if alias is None or not any(s.live and alias in s.serving() for s in servers):
-        return None
+        return False
     known = records.get(alias)
-    return None if known is not None and known.status in (ReleaseStatus.RELEASED, ReleaseStatus.ADOPTED) else alias
+    return known is None or known.status not in (ReleaseStatus.RELEASED, ReleaseStatus.ADOPTED)

@@ -170,13 +170,8 @@ class AskAgain:
 
 
 @dataclass(frozen=True, slots=True)
-class InheritVersions:
-    """The journal is new, and the alias is not: record that the versions below it served before."""
-
-
-@dataclass(frozen=True, slots=True)
 class RecordLoaded:
-    """Record how the folders look that Triton had loaded before this journal began."""
+    """Record what Triton had loaded before this journal began, and that versions below the alias's served before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +184,10 @@ class RecordConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdoptVersion:
-    """Record that a version serves which the journal does not call released."""
-
-    version: int
+    """Record that the alias's version serves, which the journal does not call released."""
 
 
-Upkeep = RepairConfig | SetBackClock | AskAgain | InheritVersions | RecordLoaded | RecordConfig | AdoptVersion
+Upkeep = RepairConfig | SetBackClock | AskAgain | RecordLoaded | RecordConfig | AdoptVersion
 """What comes before every other effect; see ``baton.plan.upkeep``."""
 Effect = (
     Begin

@@ -17,7 +17,7 @@ from baton.domain import (
     Step,
     VersionRecord,
 )
-from baton.plan.effects import AdoptVersion, Effect, InheritVersions, RecordConfig, RecordLoaded, Reload, Sync
+from baton.plan.effects import Effect, Reload, Sync, Upkeep
 from baton.reasons import Reason, Why, because
 
 
@@ -193,7 +193,7 @@ class View:
     """This control plane has decided nothing yet."""
     repairs: tuple[BrokenConfig, ...] = ()
     """Files that can't be used. Where there are some, only ``running``, ``failed`` and ``paused`` are known besides."""
-    unrecorded: tuple[InheritVersions | RecordLoaded | RecordConfig | AdoptVersion, ...] = ()
+    unrecorded: tuple[Upkeep, ...] = ()
     """What was seen and the journal does not know yet, each by the effect that records it."""
 
     def live(self) -> tuple[ServerView, ...]:

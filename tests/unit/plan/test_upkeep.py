@@ -9,10 +9,10 @@ from tests.unit.plan.rollouts import ROLLOUT
 
 from baton.domain import Gate, GateResult, Model, Phase, Verdict
 from baton.plan import (
+    AdoptVersion,
     AskAgain,
     BrokenConfig,
     Effect,
-    InheritVersions,
     RecordLoaded,
     RepairConfig,
     SetBackClock,
@@ -32,7 +32,7 @@ ALL = View(
     rollout=replace(ROLLOUT, phase=Phase.WAITING, phase_since=NOW + 5.0, gates=HELD),
     just_started=True,
     repairs=(BrokenConfig(Model.ALIAS, "It is empty.", NOW - REPAIR_AFTER_S),),
-    unrecorded=(InheritVersions(), RecordLoaded()),
+    unrecorded=(RecordLoaded(), AdoptVersion()),
 )
 """Everything at once."""
 
@@ -48,12 +48,12 @@ def test_one_thing_after_the_other():
         {"repairs": ()},
         {"rollout": replace(ALL.rollout, phase_since=NOW)},
         {"rollout": replace(ALL.rollout, phase_since=NOW, gates={})},
-        {"unrecorded": (RecordLoaded(),)},
+        {"unrecorded": (AdoptVersion(),)},
         {"unrecorded": ()},
     ):
         done.append(effect_of(view))
         view = replace(view, **settled)
-    assert done == [RepairConfig(Model.ALIAS), SetBackClock(), AskAgain(), InheritVersions(), RecordLoaded()]
+    assert done == [RepairConfig(Model.ALIAS), SetBackClock(), AskAgain(), RecordLoaded(), AdoptVersion()]
     assert effect_of(view) is None
 
 

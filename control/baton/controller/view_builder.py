@@ -83,7 +83,7 @@ class ViewBuilder:
         loaded = {int(v): f for v, f in (recorded or {}).items()}
         # What Triton serves and the journal does not know was loaded from the folders as they are.
         first_seen = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
-        known_unexpected = journal.memo(name, UNEXPECTED)
+        present, known_unexpected = {f.name: f.fingerprint for f in unexpected}, journal.memo(name, UNEXPECTED)
         records = journal.version_records(name)
         unrecorded: list[Upkeep] = []
         if first_seen or known_unexpected is None or (recorded is None and files.alias is not None):
@@ -104,9 +104,7 @@ class ViewBuilder:
             unexpected=unexpected,
             records=records,
             loaded=loaded | first_seen,
-            known_unexpected={f.name: f.fingerprint for f in unexpected}
-            if known_unexpected is None
-            else known_unexpected,
+            known_unexpected=present if known_unexpected is None else known_unexpected,
             rollout=rollout,
             running=running,
             failed=self._tasks.failed(),

@@ -105,7 +105,7 @@ class Health:
                 asked |= {(server.name, version) for version in server.ready() & (server.serving() | beside)}
         kept = {s.name for s in view.servers if Reload(s.name) in view.running}
         with self._lock:
-            self._records = {k: record for k, record in self._records.items() if k in asked or k[0] in kept}
+            self._records = {k: known for k, known in self._records.items() if k in asked or k[0] in kept}
             due = [key for key in asked if self._due(key, view)]
             self._suspect &= asked - set(due)
         for name, version in due:
@@ -116,41 +116,39 @@ class Health:
             self.tasks.start(ProbeVersion(name, version), ask)
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
-        record, every = self._records.get(key), self.config.health.every
-        if (record is None or not record.unhealthy) and self.ports.engines.lost(*key):
+        known, every = self._records.get(key), self.config.health.every
+        if (known is None or not known.unhealthy) and self.ports.engines.lost(*key):
             return True
-        if self.question is None and (record is None or not record.failures):
+        if self.question is None and (known is None or not known.failures):
             return False  # there is no request to send, and its processes run
-        if record is None:
+        if known is None:
             return True
         # A candidate that is about to get all traffic is probed at short intervals: it waits for the answer.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
-        soon = record.failures or moving or key in self._suspect
-        return view.now - record.asked_at >= (min(AGAIN_S, every) if soon else every)
+        soon = known.failures or moving or key in self._suspect
+        return view.now - known.asked_at >= (min(AGAIN_S, every) if soon else every)
 
     def answered(self) -> dict[tuple[str, int], float] | None:
         """By server and version: when the last request that was answered was sent. None where there is no request."""
         if self.question is None:
             return None
         with self._lock:
-            return {key: record.good_at for key, record in self._records.items() if record.good_at}
+            return {key: known.good_at for key, known in self._records.items() if known.good_at}
 
     def unhealthy(self) -> dict[tuple[str, int], Unhealthy]:
         """By server and version: those that do not answer."""
         with self._lock:
             return {
-                key: Unhealthy(record.since, record.reason) for key, record in self._records.items() if record.unhealthy
+                key: Unhealthy(known.since, known.reason) for key, known in self._records.items() if known.unhealthy
             }
 
     def status(self, version: int) -> tuple[VersionHealth, ...]:
         """The health of a version on each server, as ``ctl status`` shows it."""
         with self._lock:
-            rows = [(name, record) for (name, number), record in sorted(self._records.items()) if number == version]
+            found = [(name, known) for (name, number), known in sorted(self._records.items()) if number == version]
             return tuple(
-                VersionHealth(
-                    name, not record.unhealthy, iso(record.since) if record.unhealthy else None, record.reason
-                )
-                for name, record in rows
+                VersionHealth(name, not known.unhealthy, iso(known.since) if known.unhealthy else None, known.reason)
+                for name, known in found
             )
 
     def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
@@ -180,11 +178,8 @@ class Health:
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         self._want_answer(triton, version, self.config.gates.request_timeout)
-        figures: dict[str, Figure] = {
-            "server": server,
-            "version": version,
-            "took_s": round(self.ports.clock() - begun, 3),
-        }
+        took_s = round(self.ports.clock() - begun, 3)
+        figures: dict[str, Figure] = {"server": server, "version": version, "took_s": took_s}
         why = because(Reason.LOADED_AGAIN, **figures, answers=self.question is not None)
         self.log_event(why, {**figures, "processes_ended": ended})
         self._forget(key)
@@ -192,10 +187,10 @@ class Health:
     def _just_found(self, key: tuple[str, int], now: float) -> bool:
         """Whether it was found unhealthy just now. A request during which this process was stopped does not count."""
         with self._lock:
-            record = self._records.get(key)
-        if record is None or not record.unhealthy:
+            known = self._records.get(key)
+        if known is None or not known.unhealthy:
             return False
-        return now - record.asked_at <= AGAIN_S and now - record.bad_at <= AGAIN_S + self.config.health.timeout
+        return now - known.asked_at <= AGAIN_S and now - known.bad_at <= AGAIN_S + self.config.health.timeout
 
     def _ask(self, server: str, version: int) -> None:
         key, put_at = (server, version), self.ports.clock()
@@ -249,30 +244,23 @@ class Health:
         beats = self._beats(server, version) if isinstance(error, TimedOut) else None
         limit = self.config.health.failures
         with self._lock:
-            record = self._records.get(key)
-            was = record is not None and record.unhealthy
+            known = self._records.get(key)
+            was = known is not None and known.unhealthy
             late = isinstance(error, TimedOut)
             # A late version that answered somebody meanwhile, or shows signs of life, is only slow: counted anew.
-            slow = (
-                record is not None
-                and (record.late or late)
-                and (answered != record.answered or _grew(record.beats, beats))
-            )
-            if record is None or not record.failures or slow:
-                record = self._records[key] = _Record(now, since=now, answered=answered, beats=beats)
-            record.asked_at, record.bad_at, record.failures, record.reason = (
-                now,
-                put_at,
-                record.failures + 1,
-                str(error),
-            )
-            record.late |= late
+            works = known is not None and (answered != known.answered or _grew(known.beats, beats))
+            slow = works and known is not None and (known.late or late)
+            if known is None or not known.failures or slow:
+                known = self._records[key] = _Record(now, since=now, answered=answered, beats=beats)
+            known.asked_at, known.bad_at, known.reason = now, put_at, str(error)
+            known.failures += 1
+            known.late |= late
             if isinstance(error, ProcessEnded | GivenUp):
                 limit = 1  # one such failure is proof
-            elif record.late:
+            elif known.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
-            record.unhealthy = record.failures >= limit
-            is_unhealthy = record.unhealthy
+            known.unhealthy = known.failures >= limit
+            is_unhealthy = known.unhealthy
         if is_unhealthy and not was:
             why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
             log.warning("%s: %s", self.config.name, why)

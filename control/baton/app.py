@@ -22,7 +22,7 @@ from baton.controller.loop import Loop
 from baton.controller.memory import VersionMemory
 from baton.controller.service import Service
 from baton.domain import Kind, Outcome, Phase, Release, ReleaseStatus, Rollout
-from baton.errors import BatonError, Refused, Unreachable
+from baton.errors import BatonError, Refused, RepositoryError, Unreachable
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
 from baton.journal import Journal
 from baton.plan import View
@@ -283,10 +283,13 @@ class App:
 
         Raises:
             Unreachable: the loop has not looked yet.
+            RepositoryError: a file of the service is broken, and not restored yet.
         """
         if service.view is None:
             raise Unreachable(because(Reason.JUST_STARTED), mend="Try again in a moment.")
         view = service.observe(self._loop.indexes, paused=self._loop.paused())
+        if view.repairs:
+            raise RepositoryError(str(because(Reason.CONFIG_BROKEN, error=view.repairs[0].problem)))
         return view, view.rollout
 
     def _pause(self, who: str, *, paused: bool) -> Paused:

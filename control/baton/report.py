@@ -148,14 +148,14 @@ def _versions(
             device=_each(i.device for i in runs),
             dtype=_each(i.dtype for i in runs),
             fallback=_each(fallbacks),
-            health=one.health.told(number),
+            health=one.health.status(number),
         )
 
 
 def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> tuple[str, ...]:
     """What a person is to see to, each in a sentence."""
     unexpected = [f.problem for f in view.unexpected if f.problem is not None]
-    steering = one.steering.strayed(view.now) if view.split else []
+    steering = one.splitter_client.deviations(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
     return tuple(unexpected + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.settings), *slow)])
 
@@ -260,11 +260,11 @@ def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
     way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
     return widened(
         TrafficStatus,
-        one.steering.counted(view.now),
+        one.splitter_client.counted(view.now),
         weight=weight(one, rollout),
         shadow=policy.shadow_share,
         contents=one.config.traffic.contents,
-        splitters=one.steering.doing(view.now),
+        splitters=one.splitter_client.status(view.now),
         lease_s=policy.lease,
         lease_left_s=None if lease is None else round(lease, 1),
         waiting_for=gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",

@@ -374,7 +374,7 @@ def wake(yard: Yard, move: Move) -> None:
     seen = yard.plane is not None and yard.plane.seen.servers.get(server.name) == len(yard.upsets[server.name])
     for model, slots in list(server._models.items()):
         for version, slot in list(slots.items()):
-            if slot.frozen_at is None:
+            if slot.frozen_at is None or server.aborted != aborted:  # one that went on took all others with it
                 continue
             yard.upset(server)
             yard.say(f"  {model} {version} on {server.name} goes on")

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from typing import Any
 
+from baton.journal.rollouts.newest import Rollouts
 from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
 from tests.simulation.servers import QUESTION, Asker, Processes
@@ -17,13 +18,13 @@ from baton.app import App
 from baton.clock import ForwardClock
 from baton.config import Config, ServerConfig
 from baton.controller.loop import Loop
+from baton.controller.ports import Checks, Ports
 from baton.controller.service import Service
 from baton.domain import Gate, GateResult, Model, Outcome, Phase, Release, Rollout, Stop, VersionMeta, VersionRecord
 from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal, Note
 from baton.journal.database import Database
 from baton.journal.notes import Notes
-from baton.journal.rollouts import Rollouts
 from baton.plan import Effect
 from baton.reasons import Why
 from baton.triton.careful import Careful
@@ -136,23 +137,21 @@ class Plane:
             processes[model].end(server, version)
 
         servers = {name: Careful(server, given_up) for name, server in yard.servers.items()}
-        self.service = Service(
-            yard.config,
+        ports = Ports(
             files,
             servers,
             self.journal,
-            Asker(yard, servers),
             yard.scan,
             lambda version: VersionMeta(str(version)),
             self.clock,
             lambda: None,
-            _ask,
             processes[ENGINE],
             processes[SPLITTER],
         )
+        self.service = Service(yard.config, ports, Checks(Asker(yard, servers), _ask))
         yard.settings = self.service.settings
         self.service.tasks._pool = self.crew  # type: ignore[assignment]
-        self.service.steering.judge = self._judge  # type: ignore[method-assign]
+        self.service.live_evidence.judge = self._judge  # type: ignore[method-assign]
         self.loop = Loop([self.service], servers, self.journal, self.clock, threading.Event(), 1.0)
         self.loop._pool = self.crew  # type: ignore[assignment]
         self.loop.lock = Lock(self.crew)  # type: ignore[assignment]

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.simulation.events import HAPPENS, Move, _processes, make
@@ -20,7 +19,6 @@ from baton import plan as planning
 from baton.config import RolloutConfig, TrafficConfig
 from baton.controller.config_repairer import ConfigRepairer
 from baton.domain import Phase, Step
-from baton.errors import RepositoryError
 from baton.triton.careful import Careful
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -186,10 +184,6 @@ def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):
 def test_an_edit_that_is_lost_is_found(monkeypatch):
     """The whole file is put back where only its policy was lacking."""
 
-    def put_back(self: ConfigRepairer, path: Path, _broken: str | None, last: str, error: RepositoryError) -> None:
-        real(self, path, None, last, error)
-
-    real = ConfigRepairer._put_back
-    monkeypatch.setattr(ConfigRepairer, "_put_back", put_back)
+    monkeypatch.setattr(ConfigRepairer, "_repaired", lambda *given: (given[-1], "the whole file as it last was"))
     with split() as yard, pytest.raises(Broken, match="an edit by hand is lost"):
         happen(yard, edit(ENGINE, 5), edit(ENGINE, 0, UNUSABLE[ENGINE].index(no_policy)), *[move("calm")] * 2)

@@ -18,7 +18,8 @@ from tests.unit.engine.support import BACKEND, BASE, ROOT, png
 
 from baton.client import Reranker
 from baton.config import HealthConfig, ServiceConfig
-from baton.controller.health import UNSEEN, Health
+from baton.controller.health import Health
+from baton.controller.ports import UNSEEN
 from baton.controller.tasks import Tasks
 from baton.domain import ModelState
 from baton.local.procfs import stubs
@@ -78,9 +79,8 @@ class Control:
             probe.smoke(lambda v, inputs, t: one.infer(ENGINE, v, inputs, t), version, timeout_s=timeout_s)
 
         config = ServiceConfig(ALIAS, ENGINE, health=HealthConfig(every=1.0, timeout=2.0, failures=2))
-        self.health = Health(
-            config, {"a": self.triton}, question, UNSEEN, self._tasks, self._now, lambda text, _: self.told.append(text)
-        )
+        ports = SimpleNamespace(servers={"a": self.triton}, engines=UNSEEN, clock=self._now)
+        self.health = Health(config, ports, question, self._tasks, lambda why, _: self.told.append(why))
 
     def _now(self):
         return self._time

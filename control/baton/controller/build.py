@@ -15,6 +15,7 @@ from baton.controller.gates import Gates
 from baton.controller.loop import Loop
 from baton.controller.memory import Memory
 from baton.controller.periodic import PeriodicRunner
+from baton.controller.ports import Checks, Ports
 from baton.controller.service import Service
 from baton.domain import Folder, VersionMeta
 from baton.errors import ConfigError
@@ -111,12 +112,12 @@ def build(
         files = ServiceFiles(config.repository, one.name, one.engine, key)
         gates[one.name] = Gates(one, files, servers, journal, local=local)
 
-        def told(why: Why, service: str = one.name) -> None:
+        def log_ended(why: Why, service: str = one.name) -> None:
             log.warning("%s: %s", service, why)
             journal.events.append(clock(), "health", why, service=service)
 
         for model in (one.engine, one.splitter):
-            processes[model] = Processes(model, ports, wake.set, guard, told)
+            processes[model] = Processes(model, ports, wake.set, guard, log_ended)
         services.append(_service(one, files, servers, processes, journal, gates[one.name], clock, wake))
     watcher = Watcher([s.files.engine_dir for s in services], wake.set, mode=config.control.watch)
     retention = Retention(journal.database, config.control.keep_history, config.control.keep_rollouts)
@@ -150,12 +151,11 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
-    proof, asked = ContentVerifier(config.name, journal, gates.manifest, clock), gates.question()
-    engines, splitters = processes[config.engine], processes[config.splitter]
-    return Service(
-        config, files, servers, journal, gates, scan, meta, clock, wake.set, asked, engines, splitters, proof,
-        gates.golden(),
-    )  # fmt: skip
+    ports = Ports(
+        files, servers, journal, scan, meta, clock, wake.set, processes[config.engine], processes[config.splitter]
+    )
+    content = ContentVerifier(config.name, journal, gates.manifest, clock)
+    return Service(config, ports, Checks(gates, gates.question(), gates.golden(), content))
 
 
 def admin_key(server: ServerConfig) -> str | None:

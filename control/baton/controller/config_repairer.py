@@ -1,135 +1,164 @@
-"""Keeps the files that Triton reads usable: what a person's edit broke is put back as it last was.
+"""Keeps the ``config.pbtxt`` files that Triton reads usable: what an edit broke is restored to its last usable text.
 
-A running Triton passes over a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it.
-So such a file is not left for somebody to find: the last text that could be used is written in its place, and what
-stood there is kept in the journal. Where the engine's file lacks an explicit version policy alone, only that is put in.
-Every other edit is left as it is.
+A running Triton ignores a ``config.pbtxt`` that it can't read, and one that restarts serves nothing because of it. So
+the last usable text of each file is recorded in the journal. It is written over a broken file, whose text is kept in
+the journal's event. Where only the version policy of the engine's file is at fault, only that is restored. Every other
+edit stays.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from baton.domain import Model
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
+from baton.plan import BrokenConfig, RecordConfig
 from baton.reasons import Reason, Why, because
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, file_errors, read, write_atomically
 from baton.triton.repository import ServiceFiles
 
-PATIENCE_S = 2.0
-"""An editor that saves in place is half-way through for a moment."""
 MOST_TEXT = 20_000
 """Characters of a broken file that the journal keeps."""
 BOM = "\ufeff"
-Told = Callable[[Why, Mapping[str, Any]], None]
-"""Writes a line into the journal, with what belongs to it."""
-T = TypeVar("T")
+LogEvent = Callable[[Why, Mapping[str, Any]], None]
+"""Writes an event into the journal, with its data."""
 
 log = logging.getLogger(__name__)
 
 
-class ConfigRepairer:
-    """Of one service. Used under the loop's lock."""
+@dataclass(frozen=True, slots=True)
+class ConfigFiles:
+    """What a service's files say. Where some are broken (``repairs``) nothing else is known."""
 
-    def __init__(self, files: ServiceFiles, journal: Journal, clock: Callable[[], float], tell: Told) -> None:
+    version_policy: frozenset[int] = frozenset()
+    alias: int | None = None
+    split: bool = False
+    splitter: int | None = None
+    repairs: tuple[BrokenConfig, ...] = ()
+    unrecorded: tuple[RecordConfig, ...] = ()
+    """Usable texts that the journal does not have yet."""
+
+
+class ConfigRepairer:
+    """Of one service. Used under the loop's lock. ``read`` changes nothing; ``repair`` and ``record`` do."""
+
+    def __init__(self, files: ServiceFiles, journal: Journal, clock: Callable[[], float], log_event: LogEvent) -> None:
         self._files = files
         self._journal = journal
         self._clock = clock
-        self._tell = tell
-        self._bad_since: dict[Model, float] = {}
+        self._log_event = log_event
+        self._broken_since: dict[Model, float] = {}
+        self._sources: dict[Model, tuple[Path, Callable[[], Any]]] = {
+            Model.ENGINE: (files.engine_dir / CONFIG, files.policy),
+            Model.ALIAS: (files.alias_dir / CONFIG, files.alias_and_split),
+            Model.SPLITTER: (files.splitter_dir / CONFIG, files.splitter),
+        }
+        """Each model's file, and what parses it."""
 
-    def policy(self) -> frozenset[int]:
-        """As :meth:`ServiceFiles.policy` gives it. Raises ``RepositoryError`` while the file is not put back."""
-        return self._kept(Model.ENGINE, self._files.engine_dir / CONFIG, self._files.policy)
+    def read(self) -> ConfigFiles:
+        """What the files say, which of them need a repair, and which texts are to be recorded.
 
-    def alias_and_split(self) -> tuple[int | None, bool]:
-        """As :meth:`ServiceFiles.alias_and_split` gives it."""
-        version, split = self._kept(Model.ALIAS, self._files.alias_dir / CONFIG, self._files.alias_and_split)
-        if version is not None:  # Triton wants the folder beside the file; both may have been removed
-            with file_errors(self._files.alias_dir):
-                (self._files.alias_dir / str(version)).mkdir(exist_ok=True)
-        return version, split
+        Raises:
+            RepositoryError: a file can't be used, and the journal has no text to restore.
+            Unreadable: the file system does not give a file. Nobody knows whether it is broken.
+        """
+        repairs: list[BrokenConfig] = []
+        texts: dict[Model, str] = {}
+        policy, alias, splitter = [self._parsed(model, repairs, texts) for model in self._sources]
+        version, split = alias or (None, False)
+        if version is not None and not _is_folder(self._files.alias_dir / str(version)):
+            problem = f"The folder {self._files.alias_dir / str(version)} is missing: Triton can't load the alias."
+            repairs.append(BrokenConfig(Model.ALIAS, problem, float("-inf")))
+        if repairs:
+            return ConfigFiles(repairs=tuple(repairs))
+        if version is not None and version not in policy:
+            # Such a policy is corrected in a moment, and a repair must not bring it back.
+            texts.pop(Model.ENGINE, None)
+        if splitter is None:
+            texts.pop(Model.SPLITTER, None)
+        unrecorded = tuple(RecordConfig(model, text) for model, text in texts.items())
+        return ConfigFiles(policy, version, split, splitter, unrecorded=unrecorded)
 
-    def splitter(self) -> int | None:
-        """As :meth:`ServiceFiles.splitter` gives it."""
-        return self._kept(Model.SPLITTER, self._files.splitter_dir / CONFIG, self._files.splitter)
+    def record(self, model: Model, text: str | None) -> None:
+        """Record a file's last usable text. None: Baton itself is about to remove the file."""
+        self._journal.notes.config_text(model).put(self._files.alias_name, text)
 
-    def let_go(self, model: Model) -> None:
-        """Baton itself is about to remove the file of a model."""
-        self._remember(model, None)
+    def repair(self, model: Model) -> None:
+        """Restore the file if it still can't be used, and the alias's version folder.
 
-    def _kept(self, model: Model, path: Path, look: Callable[[], T]) -> T:
-        before = _text(path)
+        Raises:
+            RepositoryError: it can't be written.
+        """
+        repairs: list[BrokenConfig] = []
+        self._parsed(model, repairs, {})
+        for broken in repairs:
+            self._restore(self._sources[model][0], broken.problem, self._recorded(model) or "")
+        self._broken_since.pop(model, None)
+        if model is Model.ALIAS and (version := self._files.alias()) is not None:
+            folder = self._files.alias_dir / str(version)
+            with file_errors(folder):
+                folder.mkdir(exist_ok=True)
+
+    def _parsed(self, model: Model, repairs: list[BrokenConfig], texts: dict[Model, str]) -> Any:
+        """What a file says, or None and an entry in ``repairs``. ``texts`` gets its text if that is news."""
+        (path, parse), recorded = self._sources[model], self._recorded(model)
+        text = read(path)
         try:
-            found = self._read(model, path, before, look)
+            if text is None and recorded is not None:
+                raise RepositoryError(f"{path} was removed.")  # noqa: TRY301 - treated as any other fault of the file
+            found = parse()
+            if found is None and recorded is not None:
+                raise RepositoryError(f"{path} is no longer what Baton wrote.")  # noqa: TRY301 - as above
         except Unreadable:
-            raise  # whether it is broken nobody knows: nothing is put back
+            raise
         except RepositoryError as error:
-            last = self._last(model)
-            if last is None:
+            if recorded is None:
                 raise
-            since = self._bad_since.setdefault(model, self._clock())
-            if self._clock() - since < PATIENCE_S:
-                raise RepositoryError(f"{error.message} It is put back as it was, unless it is mended first.") from None
-            self._put_back(path, before, last, error)
-            found = look()
-        self._bad_since.pop(model, None)
-        # Only what was the same before and after it was read is known to be what was read.
-        if before is not None and before != self._last(model) and before == _text(path) and self._usable(found):
-            self._remember(model, before)
+            repairs.append(BrokenConfig(model, error.message, self._broken_since.setdefault(model, self._clock())))
+            return None
+        self._broken_since.pop(model, None)
+        # A text that is the same before and after it was parsed is the one that was parsed.
+        if text is not None and text != recorded and text == read(path):
+            texts[model] = text
         return found
 
-    def _usable(self, found: object) -> bool:
-        """A policy that lacks what serves is put right in a moment, and must not come back by being put back."""
-        if not isinstance(found, frozenset):
-            return found is not None
-        try:
-            return self._files.alias() in (None, *found)
-        except RepositoryError:  # nobody knows what serves, until that file is put back
-            return False
-
-    def _read(self, model: Model, path: Path, text: str | None, look: Callable[[], T]) -> T:
-        if text is None and self._last(model) is not None:
-            raise RepositoryError(f"{path} was removed.")
-        found = look()
-        if found is None and self._last(model) is not None:
-            raise RepositoryError(f"{path} is no longer what Baton wrote.")
-        return found
-
-    def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
-        text, what = last, "the whole file as it last was"
-        if broken is not None and path.parent == self._files.engine_dir:
-            edited = broken.removeprefix(BOM)  # what editors on Windows put before everything
-            try:
-                explicit = pbtxt.parse_engine(edited, path).version_policy.HasField("specific")
-                if explicit and edited != broken:
-                    text, what = edited, "what an editor wrote, without the byte order mark before it"
-                else:
-                    policy = pbtxt.specific_versions(last, path)
-                    text, what = pbtxt.with_specific_versions(edited, policy, path), "its version policy"
-            except RepositoryError:
-                pass  # more than that is wrong with it
+    def _restore(self, path: Path, problem: str, recorded: str) -> None:
+        broken = read(path)
+        text, what = self._repaired(path, broken, recorded)
         with file_errors(path):
             path.parent.mkdir(exist_ok=True)
         write_atomically(path, text)
-        why = because(Reason.PUT_BACK, what=what, error=error.message)
+        why = because(Reason.PUT_BACK, what=what, error=problem)
         log.warning("%s: %s", self._files.alias_name, why)
-        stood = None if broken is None else broken[:MOST_TEXT].encode(errors="surrogateescape").decode(errors="replace")
-        self._tell(why, {"path": str(path), "stood_there": stood})
+        kept = None if broken is None else broken[:MOST_TEXT].encode(errors="surrogateescape").decode(errors="replace")
+        self._log_event(why, {"path": str(path), "stood_there": kept})
 
-    def _last(self, model: Model) -> str | None:
-        # Read each time: a journal that was begun anew has forgotten it.
+    def _repaired(self, path: Path, broken: str | None, recorded: str) -> tuple[str, str]:
+        """The text to write over a broken one, and which part of the file that restores."""
+        if broken is not None and path.parent == self._files.engine_dir:
+            edited = broken.removeprefix(BOM)  # editors on Windows put it before everything
+            try:
+                if pbtxt.parse_engine(edited, path).version_policy.HasField("specific") and edited != broken:
+                    return edited, "what an editor wrote, without the byte order mark before it"
+                policy = pbtxt.specific_versions(recorded, path)
+                return pbtxt.with_specific_versions(edited, policy, path), "its version policy"
+            except RepositoryError:
+                pass  # more than the policy is wrong with it
+        return recorded, "the whole file as it last was"
+
+    def _recorded(self, model: Model) -> str | None:
+        # Read each time: a journal that had to be begun anew does not have it.
         return self._journal.notes.config_text(model).get(self._files.alias_name)
 
-    def _remember(self, model: Model, text: str | None) -> None:
-        self._journal.notes.config_text(model).put(self._files.alias_name, text)
 
-
-def _text(path: Path) -> str | None:
-    """None when it is not there."""
-    return read(path)
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a network file system whose server is gone
+        raise Unreadable(f"{path} can't be read: {error.strerror}.") from None

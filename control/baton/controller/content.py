@@ -1,7 +1,7 @@
-"""The folder of what serves: known by the hashes of its files, and accepted again when only its times have changed.
+"""Verifies the folder of what serves by the hashes of its files, and accepts it when only its times have changed.
 
-Triton loads a live version once more in its next load call when anything about its folder is newer, so Baton makes none
-while it does not know that the content is what serves. A backup, a ``touch`` or files that were put back leave it so.
+Triton loads a live version again in its next load call when anything in the version's folder is newer. So Baton makes
+no load call unless it knows that the content is what serves. A backup, a ``touch`` or restored files change times only.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class ContentVerifier:
         self._clock = clock
 
     def known(self, version: int) -> bool:
-        """Whether the version's content was written down when it was whole."""
+        """Whether the journal has the hashes of the version's files."""
         return self._journal.notes.manifest(version).get(self._service) is not None
 
     def learn(self, version: int) -> None:
-        """Write down what the folder of a version holds that was found serving."""
+        """Record the hashes of a version that was found serving."""
         self._journal.notes.manifest(version).put(self._service, self._manifest(version))
 
     def accept(self, version: int, folder: Folder, who: str) -> None:
-        """Hash a live version's folder, and note that it holds what serves.
+        """Hash a live version's folder, and record that it holds what serves.
 
         Raises:
-            Refused: it does not, or nobody knows what served.
+            Refused: it does not, or the journal has no hashes of what serves.
         """
         known = self._journal.notes.manifest(version).get(self._service)
         if known is None:
             raise Refused(
                 because(Reason.NOT_RECORDED, version=version),
-                mend="Push the content as a new version, restart Triton in a quiet hour, or name it with --to.",
+                mend="Push the content as a new version, restart Triton in a maintenance window, or name it with --to.",
             )
         found = self._manifest(version)
         wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
@@ -53,7 +53,7 @@ class ContentVerifier:
                 because(Reason.DIFFERS, version=version, file=wrong[0], more=len(wrong) - 1),
                 mend="Restore the files as they were, or push the new content as a new version.",
             )
-        # Of the folder as it looked before it was hashed: what changes meanwhile is another change.
+        # The fingerprint from before the hashing: what changes meanwhile is another change.
         noted = self._journal.notes.loaded()
         loaded = {**(noted.get(self._service) or {}), version: folder.fingerprint}
         why = because(Reason.PROVED_UNCHANGED, version=version)

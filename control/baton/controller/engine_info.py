@@ -1,7 +1,7 @@
-"""What each engine version computes with on each server, as the engines tell; an alarm where it is less than asked for.
+"""The device and precision that each engine version runs in, as the engines report; an alarm for less than asked for.
 
-Like the memory's, the alarm turns nothing back: the operator allowed the engine to make do with less, and a person
-decides when there is room for more.
+Like the memory's, the alarm stops no rollout: the operator allowed the engine to run in less, and a person decides
+when there is room for more.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class EngineInfoMonitor:
         self._indexes = indexes
         self._journal = journal
         self._clock = clock
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._alarms: set[tuple[str, int, str, EngineInfo]] = set()
         self._lock = threading.Lock()
         self._seen: dict[str, dict[int, dict[str, frozenset[EngineInfo]]]] = {name: {} for name in services}
 
     def of(self, service: str) -> dict[int, ByServer]:
-        """The service's engine versions that are READY and tell what they run in."""
+        """The service's engine versions that are READY and report what they run in."""
         with self._lock:
             return {version: dict(servers) for version, servers in self._seen[service].items()}
 
@@ -93,11 +93,11 @@ class EngineInfoMonitor:
         try:
             infos = self._servers[server].infos()
         except Unreachable as error:
-            if self._told.get(server) != str(error):
+            if self._logged.get(server) != str(error):
                 log.warning("%s", error)
-            self._told[server] = str(error)
+            self._logged[server] = str(error)
             return None
-        self._told.pop(server, None)
+        self._logged.pop(server, None)
         return {} if infos is None else infos
 
     def _alarm(self, service: str, why: Why) -> None:

@@ -1,4 +1,4 @@
-"""What a splitter follows, by its own word: to be shown, and held against what was asked of it."""
+"""The route that a splitter reports to follow: to be shown, and compared with what was asked of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from baton.facts import SplitterStatus
 
 
 class Followed(NamedTuple):
-    """A route, as far as clients feel it. Shares in percent."""
+    """The part of a route that clients notice. Shares in percent."""
 
     candidate: int | None = None
     weight: float = 0.0
@@ -18,7 +18,7 @@ class Followed(NamedTuple):
 
     @classmethod
     def of(cls, route: Mapping[str, Any]) -> Followed:
-        """Of a route as it is sent and reported; other keys are passed over."""
+        """From a route as it is sent and reported; other keys are ignored."""
         return cls(**{key: route[key] for key in cls._fields if key in route})
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ NOTHING = Followed()
 
 
 def now_followed(report: Mapping[str, Any], age_s: float) -> tuple[Followed, float]:
-    """What a report of that age says of now, and the seconds left of its lease: one that ran out since is over."""
+    """The route that holds now by a report of that age, and the seconds left of its lease. An ended lease: no route."""
     route = report.get("route")
     left_s = 0.0 if route is None else max(0.0, route["lease_left_s"] - age_s)
     return (Followed.of(route) if route is not None and left_s > 0 else NOTHING), left_s
@@ -53,7 +53,7 @@ def shown(server: str, report: Mapping[str, Any], age_s: float) -> SplitterStatu
 
 
 def foreign(server: str, followed: Followed) -> str:
-    """That somebody else steered it, in words."""
+    """The sentence for a splitter that somebody else sent a route to."""
     return (
         f"The splitter on server {server} followed a route that this control plane did not send: {followed}. Somebody "
         f"else has its token. It was replaced within a second, and could not exceed what is configured. `ctl abort` "
@@ -62,7 +62,7 @@ def foreign(server: str, followed: Followed) -> str:
 
 
 def locked(server: str) -> str:
-    """That it can't be steered, in words."""
+    """The sentence for a splitter that refuses routes."""
     return (
         f"The splitter on server {server} takes no route from this control plane: it was loaded with another token or "
         f"other limits. It is loaded again; when its lease is over the stable version alone answers."
@@ -70,5 +70,5 @@ def locked(server: str) -> str:
 
 
 def otherwise(server: str, does: Followed, asked: Followed) -> str:
-    """That it does something else than it was asked for, in words."""
+    """The sentence for a splitter that does something else than it was asked for."""
     return f"The splitter on server {server} follows {does}, and was asked for {asked}."

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.controller.health import Question
+from baton.controller.ports import Question
 from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.evidence import WarmupEvidence
@@ -25,7 +25,7 @@ from baton.verify.sums import SUMS
 
 Cancel = Callable[[], bool]
 MOVED_BY_LAYOUT = 0.01
-"""Scores move by up to 0.008 when the same pairs are batched otherwise in half precision, by 1e-6 in fp32."""
+"""Scores change by up to 0.008 when the same pairs are batched differently in half precision, by 1e-6 in fp32."""
 
 
 class Gates:
@@ -54,9 +54,9 @@ class Gates:
             self._probe = make(probe.load_golden(config.golden)) if config.golden is not None else None
             self._builtin = probe.builtin(config.probe)
         self._golden_scores: dict[int, list[probe.CaseScores]] = {}
-        """Of versions that were asked since this process began."""
+        """By version, of those that were asked since this process began."""
         self._latency_before: tuple[int, probe.LatencySamples] | None = None
-        """The rollout whose latency could not be told yet, and the samples that were taken for it."""
+        """The rollout whose latency could not be judged yet, and the samples that were taken for it."""
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
             Gate.INTEGRITY: self._integrity,
             Gate.COMPATIBILITY: self._compatibility,
@@ -73,7 +73,7 @@ class Gates:
         Raises:
             Unreachable: a server went away; that says nothing about the candidate.
             KeyRefused: neither does a key that is refused.
-            Cancelled: nobody wants the verdict any more.
+            Cancelled: the verdict is not needed any more.
         """
         try:
             return self._asks[gate](rollout, cancelled)
@@ -87,7 +87,7 @@ class Gates:
             return GateResult(gate, Verdict.FAIL, says)
 
     def question(self) -> Question | None:
-        """What tells whether a version answers: its smallest golden request. None where there is no golden set."""
+        """The health probe: the smallest golden request. None where there is no golden set."""
         asked = self._probe
         if asked is None:
             return None
@@ -98,7 +98,7 @@ class Gates:
         return ask
 
     def golden(self) -> Sequence[Tensors]:
-        """The golden requests, in the order in which they stand in for live ones; empty where there are none."""
+        """The golden requests, in the order in which they are sent in place of live ones, if there are any."""
         return [] if self._probe is None else self._probe.requests()
 
     def manifest(self, version: int) -> dict[str, str]:
@@ -150,11 +150,11 @@ class Gates:
         return infer
 
     def _first(self) -> probe.Infer:
-        """All servers load the same files: what the answers are worth is asked of the first."""
+        """The first server. All load the same files, so the answers of one are judged."""
         return self._infer(next(iter(self._servers.values())))
 
     def _unasked(self, gate: Gate, rollout: Rollout) -> GateResult:
-        """Without a golden set: held, unless the operator allows it or there is nothing to compare with."""
+        """The verdict without a golden set: hold, unless the operator allows it or there is nothing to compare with."""
         known = self._config.probe is not None
         lacks = "has no golden set" if known else "has no probe and no golden set"
         if rollout.previous is not None and not self._limits.allow_unjudged and rollout.kind is not Kind.ROLLBACK:
@@ -169,7 +169,7 @@ class Gates:
         return GateResult(gate, Verdict.PASS, message, skipped=True)
 
     def _sane(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
-        """Gate output without a golden set: the answers to a built-in request have to make sense, on every server."""
+        """Gate output without a golden set: the answers to a built-in request must be valid, on every server."""
         results = [self._sane_on(name, server, rollout, cancelled) for name, server in self._servers.items()]
         return min(results, key=lambda r: WORST_FIRST.index(r.verdict))
 
@@ -339,13 +339,13 @@ class Gates:
         whole = samples.stable_failure is None and samples.candidate_failure is None
         self._latency_before = (rollout.id, samples) if whole else None
         # One that fails while the stable version is silent, too, is not to blame: the machine may be.
-        if samples.candidate_failure is not None and (told := self._stable_silent(rollout)) is not None:
-            return GateResult(Gate.LATENCY, Verdict.HOLD, told)
+        if samples.candidate_failure is not None and (silent := self._stable_silent(rollout)) is not None:
+            return GateResult(Gate.LATENCY, Verdict.HOLD, silent)
         return judged(samples)
 
 
 def _refuses(ask: Callable[[int], object], stable: int | None) -> bool:
-    """Whether the stable version does not take the built-in request either: then that is at fault."""
+    """Whether the stable version refuses the built-in request, too: then the request is at fault."""
     if stable is None:
         return False
     try:

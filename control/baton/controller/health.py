@@ -1,22 +1,24 @@
-"""Whether what serves answers: each serving version is asked a small real request, all the time, on every server.
+"""The health probe: whether what serves answers. Each serving version is asked a small real request, again and again.
 
-Triton 24.10 goes on calling a version READY when its process died or hangs. What is asked is the smallest request of
-the golden set, which the version answered when it was a candidate; without a golden set there is nothing to ask. Where
-its processes can be seen, on this machine, one that has ended is an answer too, and the quickest. A version that Triton
-gave up is sick at once and asked nothing more before it was loaded anew (``GivenUp``). One that is late and works on
-something meanwhile, by its answers to anybody or by its own signs of life, is busy and no more. All of it runs in the
-background and decides nothing: the plan reads the verdicts.
+Triton 24.10 goes on calling a version READY when its process has died or hangs. The request is the smallest of the
+golden set, which the version answered when it was a candidate. Without a golden set there is no request. Processes that
+can be seen, on this machine, are looked at as well: one that has ended is found before any request could fail.
+
+A version that Triton gave up (``GivenUp``) is unhealthy at once, and is not asked again before it was loaded anew. One
+that answers late, but answers somebody meanwhile or shows signs of life, is busy and not unhealthy. All of it runs in
+the background and decides nothing: the plan reads the result.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from baton.config import ServiceConfig
+from baton.controller.ports import Ports, Question
 from baton.controller.tasks import Tasks
 from baton.domain import MEETING, ModelState, Phase
 from baton.errors import BatonError, GivenUp, InvalidRequest, TimedOut, TritonError, Unreachable
@@ -25,98 +27,44 @@ from baton.plan import ProbeVersion, Reload, Unhealthy, View
 from baton.reasons import Figure, Reason, Why, because
 from baton.triton.port import Counts, Triton
 
-Question = Callable[[Triton, int, float], None]
-"""Asks a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
-Tell = Callable[[Why, Mapping[str, Any]], None]
-"""Writes a line into the journal."""
+LogEvent = Callable[[Why, Mapping[str, Any]], None]
+"""Writes an event into the journal, with its data."""
 
 AGAIN_S = 1.0
 """After a failure the version is asked again this soon."""
 BLIND = 3
-"""Without the server's counts so many times as many failures condemn a version that is late: it may be busy."""
+"""Without the server's counts a late version needs this many times as many failures: it may be busy."""
 SLOW = 1
-"""With them so many more: a version that takes long for one request answers nobody meanwhile."""
+"""With them it needs this many more: a version that takes long for one request answers no other meanwhile."""
 
 WITH_A_WAY_BACK = MEETING | {Phase.BAKING, Phase.ROLLING_BACK}
 
 log = logging.getLogger(__name__)
 
 
-class Processes(Protocol):
-    """The processes that run versions on servers, where they can be seen; each method is of one server and version."""
-
-    def running(self, server: str, version: int) -> int:
-        """How many run it now."""
-        ...
-
-    def watch(self, server: str, version: int) -> None:
-        """It answers: remember what runs it, unless that is known."""
-        ...
-
-    def lost(self, server: str, version: int) -> bool:
-        """Whether one that was remembered has ended."""
-        ...
-
-    def why(self, server: str, version: int) -> str:
-        """Why one of them has ended, as far as that is known."""
-        ...
-
-    def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
-        """These are loaded, by an index read after that time: end for good what stands still of them."""
-        ...
-
-    def end(self, server: str, version: int) -> int:
-        """End them; gives how many there were."""
-        ...
-
-
-class _Unseen:
-    """Where no process can be seen."""
-
-    def running(self, _server: str, _version: int) -> int:
-        return 0
-
-    end = running
-
-    def watch(self, _server: str, _version: int) -> None:
-        return
-
-    def lost(self, _server: str, _version: int) -> bool:
-        return False
-
-    def why(self, _server: str, _version: int) -> str:
-        return ""
-
-    def guard(self, _server: str, _versions: Collection[int], _as_of: float) -> None:
-        return
-
-
-UNSEEN: Processes = _Unseen()
-
-
 class ProcessEnded(TritonError):
-    """Of the processes that run a version one has ended, though Triton did not unload it."""
+    """A process that runs a version has ended, though Triton did not unload the version."""
 
 
 @dataclass(slots=True)
-class _Row:
-    """One version on one server, and its failures in a row."""
+class _Record:
+    """What is known of one version on one server."""
 
     asked_at: float
     failures: int = 0
     late: bool = False
-    """One of the failures was that no answer came in time."""
+    """At least one of the failures in a row was a timeout."""
     since: float = 0.0
     answered: int | None = None
-    """What it had answered by the first of the failures, as the server counts."""
+    """The server's count of its answers at the first of the failures."""
     beats: float | None = None
-    """Its signs of life by then."""
+    """Its count of signs of life at the first of the failures."""
     reason: str = ""
     unhealthy: bool = False
     good_at: float = 0.0
-    """When the last question that was answered was put."""
+    """When the last request that was answered was sent."""
     bad_at: float = 0.0
-    """When the last one that was not was put."""
+    """When the last request that failed was sent."""
 
 
 @dataclass(slots=True)
@@ -124,21 +72,19 @@ class Health:
     """Of one service. All methods may be called from any thread."""
 
     config: ServiceConfig
-    servers: Mapping[str, Triton]
+    ports: Ports
     question: Question | None
-    processes: Processes
     tasks: Tasks
-    clock: Callable[[], float]
-    tell: Tell
+    log_event: LogEvent
     _failed: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
-    """Requests of anybody's that the version failed, when it was last asked about."""
+    """Failed requests of each version, by the server's last counts."""
     _suspect: set[tuple[str, int]] = field(default_factory=set, init=False)
-    """Those that failed more since."""
-    _rows: dict[tuple[str, int], _Row] = field(default_factory=dict, init=False)
+    """Versions of which more requests have failed since the last probe."""
+    _records: dict[tuple[str, int], _Record] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def note(self, counts: Mapping[str, Mapping[str, Mapping[int, Counts]]]) -> None:
-        """What each server counts. A version whose process failed somebody's request is asked at once."""
+        """Take the counts of each server. A version that failed a client's request is probed at once."""
         found = {
             (server, version): one.failed
             for server, models in counts.items()
@@ -149,7 +95,7 @@ class Health:
             self._failed = found
 
     def watch(self, view: View) -> None:
-        """Ask what is due: on each server what serves, a candidate that clients meet, and the way back from one."""
+        """Probe what is due on each server: what serves, a candidate with live traffic, the version to go back to."""
         rollout, beside = view.rollout, set[int | None]()
         if rollout is not None and rollout.phase in WITH_A_WAY_BACK:
             beside = {rollout.previous, rollout.candidate if rollout.phase in MEETING else None}
@@ -159,7 +105,7 @@ class Health:
                 asked |= {(server.name, version) for version in server.ready() & (server.serving() | beside)}
         kept = {s.name for s in view.servers if Reload(s.name) in view.running}
         with self._lock:
-            self._rows = {k: row for k, row in self._rows.items() if k in asked or k[0] in kept}
+            self._records = {k: known for k, known in self._records.items() if k in asked or k[0] in kept}
             due = [key for key in asked if self._due(key, view)]
             self._suspect &= asked - set(due)
         for name, version in due:
@@ -170,52 +116,54 @@ class Health:
             self.tasks.start(ProbeVersion(name, version), ask)
 
     def _due(self, key: tuple[str, int], view: View) -> bool:
-        row, every = self._rows.get(key), self.config.health.every
-        if (row is None or not row.unhealthy) and self.processes.lost(*key):
+        known, every = self._records.get(key), self.config.health.every
+        if (known is None or not known.unhealthy) and self.ports.engines.lost(*key):
             return True
-        if self.question is None and (row is None or not row.failures):
-            return False  # there is nothing to ask, and its processes run
-        if row is None:
+        if self.question is None and (known is None or not known.failures):
+            return False  # there is no request to send, and its processes run
+        if known is None:
             return True
-        # A candidate that is about to get all traffic is not kept waiting for its turn.
+        # A candidate that is about to get all traffic is probed at short intervals: it waits for the answer.
         moving = view.rollout is not None and view.rollout.phase is Phase.SHIFTING and key[1] == view.rollout.candidate
-        soon = row.failures or moving or key in self._suspect
-        return view.now - row.asked_at >= (min(AGAIN_S, every) if soon else every)
+        soon = known.failures or moving or key in self._suspect
+        return view.now - known.asked_at >= (min(AGAIN_S, every) if soon else every)
 
     def answered(self) -> dict[tuple[str, int], float] | None:
-        """By server and version: when the last question that was answered was put. None where nothing is asked."""
+        """By server and version: when the last request that was answered was sent. None where there is no request."""
         if self.question is None:
             return None
         with self._lock:
-            return {key: row.good_at for key, row in self._rows.items() if row.good_at}
+            return {key: known.good_at for key, known in self._records.items() if known.good_at}
 
     def unhealthy(self) -> dict[tuple[str, int], Unhealthy]:
         """By server and version: those that do not answer."""
         with self._lock:
-            return {key: Unhealthy(row.since, row.reason) for key, row in self._rows.items() if row.unhealthy}
+            return {
+                key: Unhealthy(known.since, known.reason) for key, known in self._records.items() if known.unhealthy
+            }
 
-    def told(self, version: int) -> tuple[VersionHealth, ...]:
-        """Of a version that is watched, by server."""
+    def status(self, version: int) -> tuple[VersionHealth, ...]:
+        """The health of a version on each server, as ``ctl status`` shows it."""
         with self._lock:
-            rows = [(name, row) for (name, number), row in sorted(self._rows.items()) if number == version]
+            found = [(name, known) for (name, number), known in sorted(self._records.items()) if number == version]
             return tuple(
-                VersionHealth(name, not row.unhealthy, iso(row.since) if row.unhealthy else None, row.reason)
-                for name, row in rows
+                VersionHealth(name, not known.unhealthy, iso(known.since) if known.unhealthy else None, known.reason)
+                for name, known in found
             )
 
     def reload(self, server: str, version: int, load: Callable[[], None]) -> None:
-        """Take the engine out of a server and load it there again. ``load`` has it loaded as the files say.
+        """Unload the engine from a server and load it again. ``load`` has it loaded as the files say.
 
-        Where it was not asked just now it is asked once more: what answers again, after a restart of that Triton say,
-        or answered somebody meanwhile, is left alone. Its processes are ended first where they can be reached: requests
-        that wait for one that hangs would wait for ever, and its memory would stay.
+        A version that was not probed just now is probed once more: if it answers again, after a restart of that Triton
+        for example, nothing is done. Its processes are ended first where that is possible: requests that wait for a
+        process that hangs would wait for ever, and its memory would stay in use.
 
         Raises:
             TritonError: it does not load, or does not answer after that either.
-            TimedOut: Triton is still at it, or it does not answer in time.
+            TimedOut: Triton has not finished, or the version does not answer in time.
             Unreachable: the server went away.
         """
-        triton, key, put_at = self.servers[server], (server, version), self.clock()
+        triton, key, put_at = self.ports.servers[server], (server, version), self.ports.clock()
         if not self._just_found(key, put_at):
             try:
                 self._put(server, version)
@@ -225,26 +173,27 @@ class Health:
             else:
                 self._good(key, put_at)
                 return
-        begun = self.clock()
-        ended = self.processes.end(server, version)
+        begun = self.ports.clock()
+        ended = self.ports.engines.end(server, version)
         triton.unload(self.config.engine, self.config.gates.request_timeout)
         load()
         self._want_answer(triton, version, self.config.gates.request_timeout)
-        told: dict[str, Figure] = {"server": server, "version": version, "took_s": round(self.clock() - begun, 3)}
-        why = because(Reason.LOADED_AGAIN, **told, answers=self.question is not None)
-        self.tell(why, {**told, "processes_ended": ended})
+        took_s = round(self.ports.clock() - begun, 3)
+        figures: dict[str, Figure] = {"server": server, "version": version, "took_s": took_s}
+        why = because(Reason.LOADED_AGAIN, **figures, answers=self.question is not None)
+        self.log_event(why, {**figures, "processes_ended": ended})
         self._forget(key)
 
     def _just_found(self, key: tuple[str, int], now: float) -> bool:
-        """Whether it was found sick a moment ago. A question that this process slept through is old when it fails."""
+        """Whether it was found unhealthy just now. A request during which this process was stopped does not count."""
         with self._lock:
-            row = self._rows.get(key)
-        if row is None or not row.unhealthy:
+            known = self._records.get(key)
+        if known is None or not known.unhealthy:
             return False
-        return now - row.asked_at <= AGAIN_S and now - row.bad_at <= AGAIN_S + self.config.health.timeout
+        return now - known.asked_at <= AGAIN_S and now - known.bad_at <= AGAIN_S + self.config.health.timeout
 
     def _ask(self, server: str, version: int) -> None:
-        key, put_at = (server, version), self.clock()
+        key, put_at = (server, version), self.ports.clock()
         try:
             self._put(server, version)
         except Unreachable:
@@ -255,86 +204,88 @@ class Health:
             self._good(key, put_at)
 
     def _put(self, server: str, version: int) -> None:
-        """Put the question, unless the processes tell the answer. Raises as ``Triton.infer``, and ``ProcessEnded``."""
-        triton = self.servers[server]
-        if self.processes.lost(server, version):
+        """Send the request, unless a process has ended. Raises as ``Triton.infer``, and ``ProcessEnded``."""
+        triton = self.ports.servers[server]
+        if self.ports.engines.lost(server, version):
             # Triton may have loaded the version anew: then as many run as there should.
             wanted = triton.instances(self.config.engine, version)
-            missing = wanted - self.processes.running(server, version)
+            missing = wanted - self.ports.engines.running(server, version)
             if missing > 0:
-                why = self.processes.why(server, version)
+                why = self.ports.engines.why(server, version)
                 raise ProcessEnded(why if wanted == 1 else f"{missing} of its {wanted} processes ended")
         self._want_answer(triton, version, self.config.health.timeout)
-        self.processes.watch(server, version)
+        self.ports.engines.watch(server, version)
 
     def _good(self, key: tuple[str, int], put_at: float) -> None:
         with self._lock:
-            before = self._rows.get(key)
-            self._rows[key] = _Row(self.clock(), good_at=put_at)
+            before = self._records.get(key)
+            self._records[key] = _Record(self.ports.clock(), good_at=put_at)
         if before is not None and before.unhealthy:
-            self._tell_recovered(key)
+            self._log_recovered(key)
 
-    def _tell_recovered(self, key: tuple[str, int]) -> None:
+    def _log_recovered(self, key: tuple[str, int]) -> None:
         server, version = key
-        told: dict[str, Figure] = {"server": server, "version": version}
-        self.tell(because(Reason.ANSWERS_AGAIN, **told), told)
+        figures: dict[str, Figure] = {"server": server, "version": version}
+        self.log_event(because(Reason.ANSWERS_AGAIN, **figures), figures)
 
     def _bad(self, key: tuple[str, int], put_at: float, error: BatonError) -> bool:
-        """Count a failure, if Triton calls the version READY all the same. True when it is sick now."""
-        # So it is as of now: before the next call returns this process may be stopped, and the server restarted.
-        (server, version), now = key, self.clock()
+        """Count a failure, if Triton still calls the version READY. True when it is unhealthy now."""
+        # Taken first: this process may be stopped, and the server restarted, before the next call returns.
+        (server, version), now = key, self.ports.clock()
         try:
-            state = self.servers[server].index().get(self.config.engine, {}).get(version)
+            state = self.ports.servers[server].index().get(self.config.engine, {}).get(version)
         except Unreachable:
             state = None
         if state is None or state.state is not ModelState.READY:
-            self._forget(key)  # it is being loaded, or leaves
+            self._forget(key)  # it is being loaded or unloaded
             return False
         counts = self._counts(server)
         answered = counts[version].answered if counts and version in counts else None
         beats = self._beats(server, version) if isinstance(error, TimedOut) else None
         limit = self.config.health.failures
         with self._lock:
-            row = self._rows.get(key)
-            was = row is not None and row.unhealthy
+            known = self._records.get(key)
+            was = known is not None and known.unhealthy
             late = isinstance(error, TimedOut)
-            # One that is late and answered somebody meanwhile, or works, is slow, and no more: counted anew.
-            slow = row is not None and (row.late or late) and (answered != row.answered or _grew(row.beats, beats))
-            if row is None or not row.failures or slow:
-                row = self._rows[key] = _Row(now, since=now, answered=answered, beats=beats)
-            row.asked_at, row.bad_at, row.failures, row.reason = now, put_at, row.failures + 1, str(error)
-            row.late |= late
+            # A late version that answered somebody meanwhile, or shows signs of life, is only slow: counted anew.
+            works = known is not None and (answered != known.answered or _grew(known.beats, beats))
+            slow = works and known is not None and (known.late or late)
+            if known is None or not known.failures or slow:
+                known = self._records[key] = _Record(now, since=now, answered=answered, beats=beats)
+            known.asked_at, known.bad_at, known.reason = now, put_at, str(error)
+            known.failures += 1
+            known.late |= late
             if isinstance(error, ProcessEnded | GivenUp):
-                limit = 1  # there is no doubt
-            elif row.late:
+                limit = 1  # one such failure is proof
+            elif known.late:
                 limit = BLIND * limit if answered is None else limit + SLOW
-            row.unhealthy = row.failures >= limit
-            is_sick = row.unhealthy
-        if is_sick and not was:
+            known.unhealthy = known.failures >= limit
+            is_unhealthy = known.unhealthy
+        if is_unhealthy and not was:
             why = because(Reason.FOUND_SILENT, version=version, server=server, error=str(error))
             log.warning("%s: %s", self.config.name, why)
-            self.tell(why, {"server": server, "version": version})
-        elif was and not is_sick:
-            self._tell_recovered(key)
-        return is_sick
+            self.log_event(why, {"server": server, "version": version})
+        elif was and not is_unhealthy:
+            self._log_recovered(key)
+        return is_unhealthy
 
     def _counts(self, server: str) -> Mapping[int, Counts] | None:
         try:
-            return self.servers[server].counts().get(self.config.engine, {})
+            return self.ports.servers[server].counts().get(self.config.engine, {})
         except BatonError as error:
             log.warning("%s", error)
             return None
 
     def _beats(self, server: str, version: int) -> float | None:
         try:
-            return (self.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
+            return (self.ports.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
         except BatonError as error:
             log.warning("%s", error)
             return None
 
     def _forget(self, key: tuple[str, int]) -> None:
         with self._lock:
-            self._rows[key] = _Row(self.clock())
+            self._records[key] = _Record(self.ports.clock())
 
     def _want_answer(self, server: Triton, version: int, timeout_s: float) -> None:
         if self.question is None:
@@ -342,7 +293,7 @@ class Health:
         try:
             self.question(server, version, timeout_s)
         except InvalidRequest as error:
-            # The golden set is not this version's, but its process is there and answers.
+            # The golden set does not fit this version, but its process answers.
             log.debug("version %d refuses the golden request: %s", version, error)
 
 

@@ -1,4 +1,4 @@
-"""The one loop: look, decide, act, for every service in turn, until there is nothing left to do. Then wait."""
+"""The one loop: observe, decide, act, for every service in turn, until there is nothing left to do. Then wait."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from baton.triton.port import Counts, Index, Triton
 log = logging.getLogger(__name__)
 
 BUSY_WAIT_S = 0.2
-"""How long the loop rests while a rollout is under way or something is expected."""
+"""How long the loop waits between rounds while a rollout is under way or something is expected."""
 IDLE_WAIT_S = 1.0
 MOST_STEPS = 50
-"""Steps for one service before the others have their turn; the plan comes to rest long before that."""
+"""Steps for one service before the others have their turn. The plan needs far fewer."""
 
 
 class Loop:
-    """Runs in a thread of its own. ``lock`` guards deciding and acting; looking happens outside of it."""
+    """Runs in a thread of its own. ``lock`` guards observing, deciding and acting; servers are asked outside of it."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Loop:
         self.lock = threading.RLock()
         self.services = services
         self.loop_at = 0.0
-        self._turned = threading.Condition()
+        self._round_over = threading.Condition()
         self._servers = servers
         self._journal = journal
         self.clock = clock
@@ -54,7 +54,7 @@ class Loop:
         self._scanned_at = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="baton-loop", daemon=True)
-        self._pool = ThreadPoolExecutor(max_workers=max(4, len(servers)), thread_name_prefix="baton-look")
+        self._pool = ThreadPoolExecutor(max_workers=max(4, len(servers)), thread_name_prefix="baton-index")
         self.indexes: dict[str, Index | str] = {}
         """Each server's repository index as of the last round, or why there is none."""
         self.counts: dict[str, Mapping[str, Mapping[int, Counts]]] = {}
@@ -86,14 +86,14 @@ class Loop:
 
     def next_round(self, timeout_s: float) -> None:
         """Wait until the loop has gone round once more, or the time is over."""
-        with self._turned:
-            self._turned.wait(timeout_s)
+        with self._round_over:
+            self._round_over.wait(timeout_s)
 
     def once(self, *, scan: bool = True) -> bool:
         """One round over all services. True when something is under way, so that the next round should come soon."""
         for service in self.services:
-            service.look()
-        self.indexes = self._look()
+            service.begin_round()
+        self.indexes = self._read_indexes()
         busy = False
         for service in self.services:
             try:
@@ -105,7 +105,7 @@ class Loop:
                 self._begin_anew(service, error)
                 busy = True
             except BatonError as error:
-                # Nothing is decided on half a picture; the sentence says what is in the way.
+                # Nothing is decided on an incomplete view; the sentence says why there is none.
                 why = because(Reason.TROUBLE, error=str(error))
                 if service.decision.why != why:
                     log.warning("%s: %s", service.name, why)
@@ -117,8 +117,8 @@ class Loop:
                     log.exception("%s: %s", service.name, why)
                 service.decision = Decision(Phase.DEGRADED, why)
         self.loop_at = self.clock()
-        with self._turned:
-            self._turned.notify_all()
+        with self._round_over:
+            self._round_over.notify_all()
         return busy
 
     def _begin_anew(self, service: Service, damage: JournalDamaged) -> None:
@@ -135,6 +135,7 @@ class Loop:
     def _serve(self, service: Service, *, scan: bool) -> bool:
         if scan:
             service.scan()
+        service.guard(self.indexes)
         service.health.note(self.counts)
         for _ in range(MOST_STEPS):
             with self.lock:
@@ -150,7 +151,7 @@ class Loop:
         running = any(not isinstance(e, ProbeVersion) for e in view.running)
         return view.rollout is not None or running or soon
 
-    def _look(self) -> dict[str, Index | str]:
+    def _read_indexes(self) -> dict[str, Index | str]:
         self.counts = {}
 
         def ask(server: Triton) -> Index | str:

@@ -1,6 +1,6 @@
-"""Watches the memory of every engine version on this machine, at all times, and raises the alarm when it grows.
+"""Watches the memory of every engine version on this machine, and logs an alarm when it grows.
 
-It turns nothing back: a version that leaks serves well for hours, and a person decides when to replace it.
+It stops no rollout: a version that leaks serves well for hours, and a person decides when to replace it.
 """
 
 from __future__ import annotations

@@ -1,32 +1,27 @@
-"""Load and unload calls that bring what a server holds in line with a service's files."""
+"""Makes the load and unload calls that bring a server in line with a service's files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from baton.config import ServiceConfig
+from baton.controller.ports import Ports
 from baton.domain import Model, ModelState
 from baton.errors import RepositoryError, TritonError
-from baton.journal import Journal
 from baton.plan import Sync, View
-from baton.triton.port import Triton
-from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
+from baton.triton.repository import SPLITTER_VERSION
 from baton.triton.words import NO_POLL
 
 
 class ModelLoader:
     """Of one service. Called without the loop's lock: a load may take minutes."""
 
-    def __init__(
-        self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton], journal: Journal
-    ) -> None:
+    def __init__(self, config: ServiceConfig, ports: Ports) -> None:
         self._config = config
-        self._files = files
-        self._servers = servers
-        self._journal = journal
+        self._files = ports.files
+        self._servers = ports.servers
+        self._journal = ports.journal
 
     def name(self, model: Model) -> str:
-        """What Triton calls it."""
+        """The model's name in Triton."""
         config = self._config
         return {Model.ENGINE: config.engine, Model.ALIAS: config.name, Model.SPLITTER: config.splitter}[model]
 
@@ -36,7 +31,7 @@ class ModelLoader:
         Raises:
             RepositoryError: the files have changed since that was decided, or can't be read.
             TritonError: it does not load.
-            TimedOut: Triton is still at it.
+            TimedOut: Triton has not finished.
             Unreachable: the server went away.
         """
         server, model = self._servers[effect.server], self.name(effect.model)
@@ -55,7 +50,7 @@ class ModelLoader:
         else:
             wanted, timeout_s = self._files.policy(), self._config.rollout.load_timeout
             _unchanged(model, all(s.serving() <= wanted for s in view.servers if s.name == effect.server))
-            self._remember(view, wanted)
+            self._record_folders(view, wanted)
         if not wanted:
             server.unload(model, timeout_s)
             return
@@ -77,8 +72,8 @@ class ModelLoader:
         if stayed and effect.model is Model.ENGINE:
             raise TritonError(f"{model} version {stayed[0]} is still READY after the load call.")
 
-    def _remember(self, view: View, wanted: frozenset[int]) -> None:
-        """Note how the folders look as Triton is about to load them; what is READY stays as it was."""
+    def _record_folders(self, view: View, wanted: frozenset[int]) -> None:
+        """Record the fingerprints of the folders that Triton is about to load; those of READY versions stay."""
         ready = {v for s in view.servers for v in s.ready()}
         loaded = {v: f for v, f in view.loaded.items() if v in wanted and v in ready}
         loaded |= {v: view.folders[v].fingerprint for v in wanted if v in view.folders and v not in loaded}
@@ -88,7 +83,7 @@ class ModelLoader:
 
 
 def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must hold
-    """A person may have changed a file since the call was decided on: it must not take from traffic what serves."""
+    """Raise if a file was changed since the call was decided on, so that the call would unload what serves."""
     if not condition:
         raise RepositoryError(
             f"The files of {model} were changed while a load or unload call was about to be made, which would have "

@@ -1,4 +1,4 @@
-"""Looks at what need not be known at once, every ten seconds."""
+"""Calls what need not happen at once, every ten seconds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class PeriodicRunner:
-    """A thread that calls each of ``looks`` in turn."""
+    """A thread that calls each of ``calls`` in turn."""
 
-    def __init__(self, *looks: Callable[[], None]) -> None:
-        self._looks = looks
+    def __init__(self, *calls: Callable[[], None]) -> None:
+        self._calls = calls
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="baton-rounds", daemon=True)
 
@@ -23,18 +23,18 @@ class PeriodicRunner:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the look that is under way."""
+        """End after the call that is under way."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
-            for look in self._looks:
+            for call in self._calls:
                 if self._stop.is_set():
                     return
                 try:
-                    look()
+                    call()
                 except Exception:
-                    # One look's defect must not end the others, nor itself for ever.
-                    log.exception("a look at what runs broke; it is taken again")
+                    # A defect in one must not end the others, nor itself for ever.
+                    log.exception("a periodic check broke; it is repeated in %g s", EVERY_S)

@@ -1,19 +1,21 @@
-"""Without live requests golden ones go the clients' way, so that a rollout does not wait for ever for evidence.
+"""Golden requests in place of live ones: without clients a rollout would wait for evidence for ever.
 
-They are sent while a splitter stands behind the alias and no client has asked for a while, one at a time and at
-most one a second, and end with the next live request. Each is announced to the splitter first, which tells it apart
-from a client's and sends it where the control plane says: chance would hardly ever send one to a candidate with 5 % of
-traffic. In shadow stable answers them all, and the candidate sees them too. While traffic is split each golden request
-is asked of both versions, one right after the other, first of this one and next time first of that one: both get the
-same questions at the same time.
+They are sent along the path of client requests while a splitter stands behind the alias and no client has sent one for
+a while: one at a time, at most one a second, and none after the next live request. Each is announced to the splitter
+first, so that the splitter does not count it as a client's and sends it to the version that is named: by chance a
+candidate with 5 % of traffic would hardly ever get one. In shadow stable answers them all, and the candidate gets
+copies. While traffic is split each golden request is sent to both versions, one right after the other, in turn to the
+one first and to the other first: both get the same requests at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from baton.config import ServiceConfig
+from baton.controller.live_evidence import LiveEvidenceCollector
+from baton.controller.ports import Ports
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Tasks
 from baton.domain import Gate, GateResult, Phase, Release, Rollout, Verdict
@@ -21,41 +23,41 @@ from baton.evidence import LiveEvidence
 from baton.plan import RolloutSettings, SendGolden, View, route
 from baton.plan.traffic import position_of, stepwise
 from baton.plan.view import backoff
-from baton.triton.port import Tensors, Triton, own_id
+from baton.triton.port import Tensors, own_id
 
 EVERY_S = 1.0
 BOTH = ("stable", "candidate", "candidate", "stable")
-"""Whom four turns ask: two golden requests of both versions, each version first once."""
-TOLD_AFTER_S = 5.0
-"""Clients pause. That none asks is told from here on."""
+"""Where four requests in a row go: two golden requests to both versions, each version first once."""
+QUIET_AFTER_S = 5.0
+"""Clients pause for moments. That none sends requests is reported after this long."""
 
 
 @dataclass(slots=True)
 class Probing:
-    """Of one service. ``golden``: its golden requests, as they are sent; none: nothing stands in for clients."""
+    """Of one service. ``golden``: its golden requests, as they are sent; without any, none are sent."""
 
     config: ServiceConfig
-    servers: Mapping[str, Triton]
+    ports: Ports
     golden: Sequence[Tensors]
-    steering: SplitterClient
+    client: SplitterClient
+    evidence: LiveEvidenceCollector
     settings: RolloutSettings
     tasks: Tasks
-    clock: Callable[[], float]
     _turn: int = field(default=0, init=False)
     _sent_at: float = field(default=float("-inf"), init=False)
     _trouble: str = field(default="", init=False)
-    """Why the last one got no answer."""
+    """Why the last request got no answer."""
 
-    def stands_in(self, now: float) -> bool:
-        """Whether golden requests take the place of live ones now."""
+    def replaces_live(self, now: float) -> bool:
+        """Whether golden requests are sent in place of live ones now."""
         traffic = self.config.traffic
         wanted = bool(self.golden) and traffic.on_no_traffic == "probe"
-        return wanted and self.steering.quiet_for(now) >= traffic.no_traffic_after
+        return wanted and self.evidence.quiet_for(now) >= traffic.no_traffic_after
 
     def go_on(self, view: View) -> None:
-        """Send the next one if it is due, in the background."""
+        """Send the next golden request if it is due, in the background."""
         rollout, effect = view.rollout, SendGolden()
-        if rollout is None or not self._meets(view, rollout) or not self.stands_in(view.now):
+        if rollout is None or not self._reaches_candidate(view, rollout) or not self.replaces_live(view.now):
             return
         early = 0 <= view.now - self._sent_at < EVERY_S
         if early or effect in view.running or backoff(view.failed.get(effect), view.now):
@@ -68,40 +70,40 @@ class Probing:
         name, case = names[asked % len(names)], asked % len(self.golden)
         self.tasks.start(effect, lambda _task: self._send(name, case, to))
 
-    def _meets(self, view: View, rollout: Rollout) -> bool:
-        """Whether its way goes on by what requests show, and they would pass a splitter on every server."""
-        waits = view.paused and not rollout.promoted
-        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING) or waits or not stepwise(rollout, self.settings):
+    def _reaches_candidate(self, view: View, rollout: Rollout) -> bool:
+        """Whether the rollout waits for evidence from requests, and they would pass a splitter on every server."""
+        frozen = view.paused and not rollout.promoted
+        if rollout.phase not in (Phase.SHADOWING, Phase.SHIFTING) or frozen or not stepwise(rollout, self.settings):
             return False
-        on_its_way = route(view, self.settings) is not None and position_of(rollout, self.settings).left > 0
-        return on_its_way and view.alias == rollout.previous and bool(view.live()) and all(s.split for s in view.live())
+        goes_on = route(view, self.settings) is not None and position_of(rollout, self.settings).left > 0
+        return goes_on and view.alias == rollout.previous and bool(view.live()) and all(s.split for s in view.live())
 
     def _send(self, server: str, case: int, to: str) -> None:
-        # The id is known to nobody but the splitter until it is used, and counts once.
+        # Only the splitter knows the id until it is used, and it counts once.
         request_id = own_id(f"{case}-")
         try:
-            self.steering.announce(server, request_id, to)
+            self.client.announce(server, request_id, to)
             timeout_s = self.config.gates.request_timeout
-            self.servers[server].infer(self.config.name, None, self.golden[case], timeout_s, request_id)
+            self.ports.servers[server].infer(self.config.name, None, self.golden[case], timeout_s, request_id)
         except Exception as error:
             self._trouble = str(error)
             raise
         self._trouble = ""
 
     def judge(self, now: float, release: Release, *, shadow_only: bool) -> GateResult:
-        """What requests say of the candidate so far: live ones, and where they hold for want of any, golden ones.
+        """The verdict on the candidate so far: of live requests, or of golden ones where there are too few live ones.
 
-        The two are never mixed: a version's golden requests and its clients' are no sample of the same thing.
+        The two are never mixed: golden requests and those of clients are not samples of the same thing.
         """
-        live = self.steering.judge(now, release, shadow_only=shadow_only)
+        live = self.evidence.judge(now, release, shadow_only=shadow_only)
         if live.verdict is not Verdict.HOLD:
             return live
-        if not self.stands_in(now):
+        if not self.replaces_live(now):
             return self._waits(now, live)
-        if (failed := self.steering.failed_lately(now)) is not None:
-            told = f"{live.message} Golden requests do not stand in for live ones of which the candidate failed some."
-            return replace(live, message=f"{told} Its last error: {failed}")
-        own, count = self.steering.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
+        if (failed := self.evidence.failed_lately(now)) is not None:
+            message = f"{live.message} Golden requests do not replace live ones of which the candidate failed some."
+            return replace(live, message=f"{message} Its last error: {failed}")
+        own, count = self.evidence.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
         message = f"Synthetic: {count} golden requests, no live traffic. {own.message}"
         if own.verdict is Verdict.HOLD and self._trouble:
             message = f"{message} The last golden request got no answer: {self._trouble}"
@@ -110,21 +112,21 @@ class Probing:
         return replace(own, message=message)
 
     def _waits(self, now: float, live: GateResult) -> GateResult:
-        """A hold, with what is missing and what a person can do."""
-        traffic, quiet = self.config.traffic, self.steering.quiet_for(now)
-        if quiet < min(TOLD_AFTER_S, traffic.no_traffic_after):
+        """A hold, with what is missing and what to do."""
+        traffic, quiet = self.config.traffic, self.evidence.quiet_for(now)
+        if quiet < min(QUIET_AFTER_S, traffic.no_traffic_after):
             return live
         if self.golden and traffic.on_no_traffic == "probe":
             left = traffic.no_traffic_after - quiet
-            told = f"No live request for {quiet:.0f} s; golden requests stand in for them in {left:.0f} s."
+            reason = f"No live request for {quiet:.0f} s; golden requests are sent instead in {left:.0f} s."
         elif traffic.on_no_traffic == "probe":
-            told = (
-                f"No live request for {quiet:.0f} s, and without a golden set nothing can stand in for them. Send "
-                f"requests; or `ctl promote --full` skips the rest of the way. `golden` names a golden set."
+            reason = (
+                f"No live request for {quiet:.0f} s, and without a golden set Baton can send none instead. Send "
+                f"requests; or `ctl promote --full` skips the remaining traffic steps. `golden` names a golden set."
             )
         else:
-            told = (
+            reason = (
                 f'No live request for {quiet:.0f} s, and on_no_traffic = "hold" waits for them. Send requests; or '
-                f"`ctl promote --full` skips the rest of the way."
+                f"`ctl promote --full` skips the remaining traffic steps."
             )
-        return GateResult(Gate.LIVE, Verdict.HOLD, f"{live.message} {told}", evidence=live.evidence)
+        return GateResult(Gate.LIVE, Verdict.HOLD, f"{live.message} {reason}", evidence=live.evidence)

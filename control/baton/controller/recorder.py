@@ -1,14 +1,39 @@
-"""What the journal is told of one service."""
+"""Writes what happens to one service's rollouts and versions into the journal."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from baton.domain import Kind, Outcome, ReleaseStatus, Rollout, VersionRecord
-from baton.journal import Journal
-from baton.plan import Advance, Effect, End, Halt, Progress, Record, Renew, TakeOver, View
+from baton.config import ServiceConfig
+from baton.controller.ports import Ports
+from baton.domain import (
+    Gate,
+    GateResult,
+    Kind,
+    Outcome,
+    Phase,
+    ReleaseStatus,
+    Rollout,
+    Verdict,
+    VersionMeta,
+    VersionRecord,
+)
+from baton.errors import CheckpointError, Refused
+from baton.plan import (
+    Advance,
+    AskAgain,
+    Effect,
+    End,
+    Halt,
+    Progress,
+    Record,
+    Renew,
+    SetBackClock,
+    TakeOver,
+    View,
+)
 from baton.reasons import Reason, Why, because
 
 log = logging.getLogger(__name__)
@@ -17,55 +42,116 @@ log = logging.getLogger(__name__)
 class RolloutRecorder:
     """Of one service. Each method may raise what ``Journal`` raises."""
 
-    def __init__(self, service: str, journal: Journal, lease_s: float, clock: Callable[[], float]) -> None:
-        self._service = service
-        self._journal = journal
-        self._lease_s = lease_s
-        self._clock = clock
+    def __init__(self, config: ServiceConfig, ports: Ports) -> None:
+        self._service = config.name
+        self._lease_s = config.traffic.lease
+        self._journal = ports.journal
+        self._clock = ports.clock
+        self._read_meta = ports.read_meta
+        self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
 
     def log(self, kind: str, why: Why, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
-        """Write down an event."""
+        """Write an event."""
         self._journal.events.append(
             self._clock(), kind, why, service=self._service, rollout=rollout.id if rollout else None, data=data
         )
 
-    def adopt(self, view: View) -> None:
-        """Write down a version that serves although the journal does not know that it ever came to.
+    def log_now(self, kind: str, why: Why, data: Mapping[str, Any]) -> None:
+        """Write an event of the rollout under way, if there is one."""
+        self.log(kind, why, self._journal.rollouts.current(self._service), data)
 
-        So it is after the state was lost, and when an older journal was put back. What serves is taken as it is: nobody
-        is better off when clients are sent elsewhere because of a record.
+    def meta(self, version: int, fingerprint: str) -> tuple[VersionMeta, str]:
+        """What the version's folder says of itself, and what is wrong with that; read again when the folder changes."""
+        known = self._metas.get(version)
+        if known is None or known[0] != fingerprint:
+            try:
+                known = (fingerprint, self._read_meta(version), "")
+            except CheckpointError as error:
+                known = (fingerprint, VersionMeta(label=str(version)), str(error))
+            self._metas[version] = known
+        return known[1:]
+
+    def begin(
+        self, view: View, kind: Kind, version: int, previous: int | None, who: str, why: Why, *,
+        promoted: bool = False, full: bool = False,
+    ) -> Rollout:  # fmt: skip
+        """Open a rollout for a version on disk.
+
+        ``promoted``: a person asked for it, and it waits for no approval; ``full``: it takes all traffic at once.
+
+        Raises:
+            Refused: one is under way, or the folder is not there.
         """
-        version, known = view.alias, None if view.alias is None else view.records.get(view.alias)
-        if version is None or not any(version in s.serving() for s in view.live()):
-            return
-        if known is not None and known.status in (ReleaseStatus.RELEASED, ReleaseStatus.ADOPTED):
-            return
-        standing, before = (None, None) if known is None else (known.status, known.reason)
-        why = because(Reason.FOUND_SERVING, version=version, standing=standing, before=before)
         folder = view.folders.get(version)
-        fingerprint = folder.fingerprint if folder is not None else ""
+        if folder is None:
+            raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
+        meta, wrong = self.meta(version, folder.fingerprint)
+        release = self._journal.notes.release(version).get(self._service) or meta.release
+        now = self._clock()
+        asked = Rollout(
+            id=0,
+            service=self._service,
+            kind=kind,
+            candidate=version,
+            previous=previous,
+            phase=Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING,
+            who=who,
+            why=why,
+            release=release,
+            label=meta.label,
+            fingerprint=folder.fingerprint,
+            started_at=now,
+            phase_since=now,
+            promoted=promoted,
+            full=full,
+        )
+        rollout = self._journal.rollouts.begin(asked)
+        if wrong:
+            self._journal.rollouts.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
+        return rollout
+
+    def adopt(self, view: View) -> None:
+        """Record that the alias's version serves, although the journal does not know how it came to."""
+        version = view.alias
+        assert version is not None  # noqa: S101 - one serves
+        known, folder = view.records.get(version), view.folders.get(version)
+        status, before = (None, None) if known is None else (known.status, known.reason)
+        why = because(Reason.FOUND_SERVING, version=version, standing=status, before=before)
         log.log(logging.INFO if known is None else logging.WARNING, "%s: %s", self._service, why)
         self.log("adopt", why, None)
-        record = VersionRecord(version, ReleaseStatus.ADOPTED, why, fingerprint, loaded=True, at=self._clock())
+        self._stand(version, ReleaseStatus.ADOPTED, why, folder.fingerprint if folder is not None else "")
+
+    def record_loaded(self, view: View) -> None:
+        """Record the fingerprints of the folders that Triton has loaded, and of the unexpected entries beside them.
+
+        What is recorded already stands: a load call that began meanwhile knows better. A new journal beside an alias is
+        one that was lost, perhaps while the version before was kept loaded. The versions below the alias's are recorded
+        as released then: otherwise none of them would ever be unloaded.
+        """
+        notes = self._journal.notes
+        recorded = notes.loaded().get(self._service)
+        if recorded is None and view.alias is not None:
+            why = because(Reason.INHERITED, alias=view.alias)
+            for version in sorted(v for v in view.version_policy if v < view.alias):
+                self._stand(version, ReleaseStatus.RELEASED, why, "")
+        notes.loaded().put(self._service, {**view.loaded, **(recorded or {})})
+        if notes.unexpected().get(self._service) is None:
+            notes.unexpected().put(self._service, view.known_unexpected)
+
+    def _stand(self, version: int, status: ReleaseStatus, why: Why, fingerprint: str) -> None:
+        record = VersionRecord(version, status, why, fingerprint, loaded=True, at=self._clock())
         self._journal.versions.put(self._service, record)
 
-    def inherit(self, alias: int, policy: frozenset[int]) -> None:
-        """The alias is Baton's, and the journal is new: it was lost, perhaps in the middle of a bake.
-
-        Then nobody else knows that what served before is loaded still, and it would stay for ever.
-        """
-        why = because(Reason.INHERITED, alias=alias)
-        for version in sorted(v for v in policy if v < alias):
-            self._journal.versions.put(
-                self._service, VersionRecord(version, ReleaseStatus.RELEASED, why, "", loaded=True, at=self._clock())
-            )
-
     def write(self, effect: Effect, view: View, rollout: Rollout, doing: Why) -> None:
-        """The effects that are nothing but a line in the journal."""
+        """Carry out an effect that only changes the rollout's record."""
         now = self._clock()
         match effect:
             case Advance(phase, why):
                 self._journal.rollouts.advance(rollout, phase, why, now)
+            case SetBackClock():
+                self._journal.rollouts.cap_times(rollout, now)
+            case AskAgain():
+                self._journal.rollouts.drop_holds(rollout, "baton", because(Reason.STARTED_AGAIN), now)
             case Halt(stop):
                 self._journal.rollouts.halt(rollout, stop, now)
             case Record(result):
@@ -79,7 +165,7 @@ class RolloutRecorder:
             case End(outcome, why):
                 self._end(view, rollout, outcome, why, now)
             case _:
-                raise AssertionError(f"nobody carries out {effect}")
+                raise AssertionError(f"no code carries out {effect}")
 
     def _renew(self, rollout: Rollout, now: float) -> None:
         away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
@@ -94,26 +180,24 @@ class RolloutRecorder:
         fingerprint = folder.fingerprint if folder is not None else rollout.fingerprint
         loaded = rollout.candidate in view.loaded
 
-        def stands(version: int, standing: ReleaseStatus, reason: Why) -> VersionRecord:
+        def decided(version: int, status: ReleaseStatus, reason: Why) -> VersionRecord:
             return VersionRecord(
-                version, standing, reason, fingerprint if version == rollout.candidate else "", loaded, now
+                version, status, reason, fingerprint if version == rollout.candidate else "", loaded, now
             )
 
-        standings: list[VersionRecord] = []
+        records: list[VersionRecord] = []
         match outcome:
             case Outcome.LIVE:
                 # Ended because it was found serving already: its gates were not all asked.
                 found = rollout.stop is not None and rollout.stop.outcome is Outcome.LIVE
-                standing = (
-                    ReleaseStatus.ADOPTED if found and rollout.candidate == view.alias else ReleaseStatus.RELEASED
-                )
-                standings.append(stands(rollout.candidate, standing, why))
+                status = ReleaseStatus.ADOPTED if found and rollout.candidate == view.alias else ReleaseStatus.RELEASED
+                records.append(decided(rollout.candidate, status, why))
                 if rollout.kind is Kind.ROLLBACK and rollout.previous is not None:
-                    standings.append(stands(rollout.previous, ReleaseStatus.WITHDRAWN, rollout.why))
+                    records.append(decided(rollout.previous, ReleaseStatus.WITHDRAWN, rollout.why))
             case Outcome.REJECTED if rollout.kind is not Kind.ROLLBACK:
-                standings.append(stands(rollout.candidate, ReleaseStatus.REJECTED, why))
+                records.append(decided(rollout.candidate, ReleaseStatus.REJECTED, why))
             case Outcome.ROLLED_BACK | Outcome.ABORTED | Outcome.SUPERSEDED if rollout.kind is Kind.ROLLOUT:
-                standings.append(stands(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
+                records.append(decided(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
             case _:
                 pass
-        self._journal.rollouts.end(rollout, outcome, why, now, standings)
+        self._journal.rollouts.end(rollout, outcome, why, now, records)

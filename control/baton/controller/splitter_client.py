@@ -1,9 +1,7 @@
-"""Steers a service's splitters and gathers what they report: the evidence of the live analysis.
+"""Talks to a service's splitters: sends routes, takes reports, and compares what they do with what was asked of them.
 
-A route is sent again and again, each time with what is left of its lease; the answer brings what happened since the
-last one. Reports live in memory only: after a restart of the control plane evidence is gathered anew, and until there
-is enough of it the rollout holds. What the splitters saw of Baton's own requests (``baton.controller.probing``) is kept
-apart.
+A route is sent again and again, each time with what is left of its lease. The answer brings what happened since the
+last one: counts, which are kept here, and samples, which go to the ``LiveEvidenceCollector``.
 """
 
 from __future__ import annotations
@@ -12,20 +10,18 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from baton import judge
 from baton.config import ServiceConfig
 from baton.controller.followed import Followed, foreign, locked, now_followed, otherwise, shown
-from baton.domain import Gate, GateResult, Release, Route, Verdict
+from baton.controller.live_evidence import LiveEvidenceCollector
+from baton.domain import Route
 from baton.errors import InvalidRequest, NotSteered, TritonError
 from baton.facts import Counted, Requests, SplitterStatus
-from baton.judge.paired import sound
-from baton.judge.shapes import Answer, LiveLimits, Pair
 from baton.triton.key import Caps
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles
@@ -34,14 +30,7 @@ EXCHANGE_TIMEOUT_S = 1.0
 EVERY_S = 1.0
 """A route that has not changed is sent this often."""
 OBSERVED_OVER_S = 30.0
-"""The share of traffic that is told as observed is that of so many last seconds."""
-OWN_PATIENCE_S = 30.0
-"""Baton's own requests come one at a time, and one may take long."""
-MOST_SAMPLES = 20_000
-MOST_JUDGED = 4000
-"""Answers that are looked at each time: more would tell no more, and take longer."""
-MOST_IDS = 200_000
-"""Ids of which it is known where they were used first."""
+"""The observed share of traffic is that of the last so many seconds."""
 log = logging.getLogger(__name__)
 
 
@@ -57,86 +46,41 @@ class _Link:
     counts: deque[tuple[float, int, int]] = field(default_factory=lambda: deque(maxlen=600))
     """When, requests, and those that the candidate answered, since the splitter started."""
     before: Mapping[str, int] = field(default_factory=dict)
-    """Its counts when the present phase began."""
+    """Its counts when the present stage of the rollout began."""
     asked: set[Followed] = field(default_factory=set)
-    """What was sent since it last answered, and what it answered to then: all that it can follow by our word."""
+    """Routes of this control plane that it may follow: those sent since its last answer, and the one before."""
     foreign: Followed | None = None
-    """What it followed by another's."""
-    heard: bool = False
+    """A route that it followed and this control plane did not send."""
+    answered: bool = False
     """This process of it has answered before."""
     locked: bool = False
     """It refused a route, and was not loaded again since."""
 
 
-@dataclass
-class _Evidence:
-    """What the splitters saw of live requests, or of Baton's own."""
-
-    answers: deque[Answer] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
-    pairs: deque[Pair] = field(default_factory=lambda: deque(maxlen=MOST_SAMPLES))
-
-
 class SplitterClient:
     """Of one service. All methods may be called from any thread; times are seconds since the epoch."""
 
-    def __init__(self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton]) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        files: ServiceFiles,
+        servers: Mapping[str, Triton],
+        evidence: LiveEvidenceCollector,
+    ) -> None:
         self._config = config
         self._files = files
         self._servers = servers
+        self._evidence = evidence
         self._lock = threading.Lock()
         self._links = {name: _Link() for name in servers}
-        self._live, self._own = _Evidence(), _Evidence()
-        self._live_at = float("-inf")
-        """When the last live request was heard of, or the rollout's evidence began."""
-        self._rollout: tuple[int, str] | None = None
-        self._first: dict[int, tuple[float, str]] = {}
-        """By hash of an id: when it was first used, and which splitter process saw that. Each knows its own alone."""
-        live, traffic = config.live, config.traffic
-        self._caps = Caps.of(traffic)
-        self._limits = LiveLimits(
-            min_requests=live.min_requests,
-            min_pairs=live.min_pairs,
-            max_failures=live.max_failures,
-            max_failures_in_row=live.max_failures_in_row,
-            failure_rate=live.failure_rate,
-            latency_limit=live.latency_limit,
-            tolerance=config.gates.output_tolerance,
-            drift_limit=live.drift_limit,
-            top1_agreement=live.top1_agreement,
-            top1_margin=live.top1_margin,
-            tau=live.tau,
-            crossing_limit=live.crossing_limit,
-            threshold=live.threshold,
-        )
-        way = traffic.shadow_for + sum(s.hold + s.over for s in traffic.steps)
-        # Holds make a way longer: twice as many looks as it takes without are paid for.
-        self._looks = max(2, round(2 * way / traffic.interval))
+        self._caps = Caps.of(config.traffic)
 
-    def begin(self, rollout: int, phase: str, now: float) -> bool:
-        """Evidence is of one phase of one rollout; that of another one is dropped. True when it begins anew.
-
-        Pairs of the same rollout's shadow go on to count while traffic is split: they compare the same two versions.
-        """
+    def begin_counts(self) -> None:
+        """A stage of a rollout begins: from now on count anew."""
         with self._lock:
-            if self._rollout == (rollout, phase):
-                return False
-            if self._rollout is None or self._rollout[0] != rollout:
-                self._live.pairs.clear()
-                self._own.pairs.clear()
-                self._first.clear()
-                self._live_at = now
-            self._rollout = (rollout, phase)
-            self._live.answers.clear()
-            self._own.answers.clear()
             for link in self._links.values():
                 link.before = dict(link.report.get("counts", {}))
                 link.counts.clear()
-            return True
-
-    def about(self, rollout: int, phase: str) -> bool:
-        """Whether the evidence is still of that phase of that rollout."""
-        with self._lock:
-            return self._rollout == (rollout, phase)
 
     def steered(self, server: str) -> float | None:
         """When the server's splitter last answered."""
@@ -146,7 +90,7 @@ class SplitterClient:
     def outstanding(self, server: str) -> Mapping[int, int] | None:
         """The server's splitter's calls under way, by version, by its last report.
 
-        None without a report since it last heard that stable alone is to answer: calls may still begin.
+        None without a report since it was last told that stable alone answers: calls may still begin.
         """
         with self._lock:
             link = self._links[server]
@@ -156,7 +100,7 @@ class SplitterClient:
             return {int(version): one["begun"] - one["ended"] for version, one in calls.items()}
 
     def due(self, server: str, route: Route | None, now: float) -> bool:
-        """Whether the server's splitter should hear again: its route changed, or a while went by."""
+        """Whether a route is to be sent to the server's splitter: it changed, or the last one was sent a while ago."""
         with self._lock:
             link = self._links[server]
             every = min(EVERY_S, self._config.traffic.lease / 4)  # a short lease must not end between two of them
@@ -168,7 +112,7 @@ class SplitterClient:
             self._links[server] = _Link()
 
     def exchange(self, server: str, route: Route | None, lease_s: float, salt: str, now: float) -> None:
-        """Send the route, or that the stable version alone is to answer, and take the report.
+        """Send the route, or that the stable version alone answers, and take the report.
 
         Raises:
             NotSteered: the splitter refuses the token, or what is asked: it was loaded with other files.
@@ -193,7 +137,7 @@ class SplitterClient:
             raise TritonError(f"The splitter's report can't be read: {type(error).__name__}: {error}.") from None
 
     def _asked(self, route: Route | None) -> dict[str, Any]:
-        """What of a route the configuration and the plan decide."""
+        """The part of a route that the configuration and the plan decide."""
         traffic = self._config.traffic
         return {
             "candidate": None if route is None else route.candidate,
@@ -206,13 +150,13 @@ class SplitterClient:
         }
 
     def _compare(self, server: str, asked: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-        """Notice a route that somebody else sent: what the splitter followed until now is none of ours."""
+        """Warn when the splitter followed a route until now that this control plane did not send."""
         with self._lock:
             link = self._links[server]
             known, link.asked, link.locked = link.asked, {Followed.of(asked)}, False
             # A control plane that has just started does not know what the one before it sent.
-            found = None if before is None or not link.heard else Followed.of(before)
-            link.heard = True
+            found = None if before is None or not link.answered else Followed.of(before)
+            link.answered = True
             if found is None or found in known or found == link.foreign:
                 return
             link.foreign = found
@@ -227,10 +171,10 @@ class SplitterClient:
         """The server's splitter was loaded again: it is another process."""
         with self._lock:
             link = self._links[server]
-            link.locked, link.heard = False, False
+            link.locked, link.answered = False, False
 
     def announce(self, server: str, request_id: str, to: str) -> None:
-        """Tell the server's splitter that the next request of that id is Baton's own, and its way.
+        """Tell the server's splitter that the next request of that id is Baton's own, and where to send it.
 
         ``to``: ``stable``, or ``candidate`` where that has a share of traffic. Raises as :meth:`exchange`.
         """
@@ -251,100 +195,17 @@ class SplitterClient:
         with self._lock:
             link = self._links[server]
             known = link.boot == report["boot"]
-            link.heard &= known
+            link.answered &= known
             if not known:
                 link.counts.clear()
                 link.before = {}
-            if counts["requests"] > (link.report["counts"]["requests"] if known else 0):
-                self._live_at = now
+            live = counts["requests"] > (link.report["counts"]["requests"] if known else 0)
             link.boot, link.after, link.at, link.sent, link.report = report["boot"], report["next"], now, route, report
             link.counts.append((now, counts["requests"], counts["candidate"]))
-            for sample in report["samples"]:
-                at, kept = now - sample["age_s"], self._own if sample.get("own") else self._live
-                if sample["what"] == "answer":
-                    kept.answers.append(_answer(sample, at, link.boot))
-                    self._note(kept.answers[-1])
-                elif sample["what"] == "pair":
-                    kept.pairs.append(_pair(sample, at))
-
-    def _note(self, answer: Answer) -> None:
-        """Remember where an id was used first, by the time at which that began: reports come in any order."""
-        if not answer.id:
-            return
-        if len(self._first) >= MOST_IDS:  # the older half goes
-            self._first = dict(list(self._first.items())[MOST_IDS // 2 :])
-        used, use = hash(answer.id), (answer.began, answer.boot)
-        self._first[used] = min(self._first.get(used, use), use)
-
-    def _known(self, answer: Answer) -> Answer:
-        """The answer; one to an id that was used before at another splitter counts as such, too."""
-        first = self._first.get(hash(answer.id)) if answer.id and not answer.again else None
-        return answer if first is None or first[1] == answer.boot else replace(answer, again=True)
-
-    def quiet_for(self, now: float) -> float:
-        """Seconds since the last live request was heard of, or since the rollout's evidence began."""
-        with self._lock:
-            self._live_at = min(self._live_at, now)  # a clock that was set back makes no one wait for it
-            return now - self._live_at
-
-    def judge(self, now: float, release: Release, *, shadow_only: bool) -> GateResult:
-        """What live traffic says of the candidate so far. Without fresh evidence it holds."""
-        answers, pairs = self._recent(self._live, now)
-        result = judge.judge_live(
-            answers, pairs, release=release, shadow_only=shadow_only, limits=self._limits, looks=self._looks
-        )
-        patience = max(2 * self._config.traffic.interval, 10.0)
-        if result.verdict is Verdict.PASS and now - _last_met(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"No live request met the candidate in the last {patience:.0f} s; waiting for traffic."
-            return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence)
-        return result
-
-    def judge_own(self, now: float, release: Release, *, shadow_only: bool, golden: int) -> tuple[GateResult, int]:
-        """What Baton's own requests say of the candidate so far, and how many of them that is judged by.
-
-        Errors and latency need as many as live ones do, whatever is asked. Scores are judged once for each of the
-        ``golden`` requests, however often it was asked: the same question again tells nothing new. So a golden set that
-        is smaller than the minimum is the minimum.
-        """
-        answers, pairs = self._recent(self._own, now)
-        latest = {pair.id.split("-")[1]: pair for pair in pairs if pair.outcome != "dropped"}
-        limits = replace(self._limits, min_pairs=min(self._limits.min_pairs, golden))
-        counted = {id(pair) for pair in latest.values()}
-        # Of good ones that were asked again since, only the times count.
-        again = [id(pair) for pair in pairs if sound(pair) and id(pair) not in counted]
-        pairs = [replace(pair, stable=(), candidate=()) if id(pair) in again else pair for pair in pairs]
-        result = judge.judge_live(
-            answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=self._looks,
-            traffic="golden requests",
-        )  # fmt: skip
-        count = len({a.id for a in answers} | {p.id for p in pairs})
-        patience = max(2 * self._config.traffic.interval, OWN_PATIENCE_S)
-        if result.verdict is Verdict.PASS and now - _last_met(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"None of them met the candidate in the last {patience:.0f} s."
-            return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence), count
-        return result, count
-
-    def failed_lately(self, now: float) -> str | None:
-        """The last error of the candidate's with a live request within the window; None where there is none."""
-        since = now - self._config.live.window
-        with self._lock:
-            met: list[Answer | Pair] = [a for a in self._live.answers if a.role == "candidate"]
-            failed = [m for m in (*met, *self._live.pairs) if m.outcome in ("failed", "late") and m.at >= since]
-        return max(failed, key=lambda m: m.at).error if failed else None
-
-    def _recent(self, evidence: _Evidence, now: float) -> tuple[list[Answer], list[Pair]]:
-        """The same stretch of time for both versions: the configured window, or as much more as the minimum needs."""
-        with self._lock:
-            answers, pairs = list(map(self._known, evidence.answers)), list(evidence.pairs)
-        live = self._config.live
-        since = now - live.window
-        candidate = [a.at for a in answers if a.role == "candidate" and a.outcome in ("ok", "failed", "late")]
-        if 0 < sum(at >= since for at in candidate) < live.min_requests:
-            since = min(since, *candidate[-live.min_requests :])
-        return [a for a in answers if a.at >= since][-MOST_JUDGED:], pairs[-10 * live.min_pairs :]
+        self._evidence.add(report["samples"], report["boot"], now, live=live)
 
     def counted(self, now: float) -> Counted:
-        """What the splitters of all servers did in this phase."""
+        """What the splitters of all servers did in this stage of the rollout."""
         with self._lock:
             links = [k for k in self._links.values() if k.at is not None]
             counts = [{n: c - k.before.get(n, 0) for n, c in k.report["counts"].items()} for k in links]
@@ -363,57 +224,27 @@ class SplitterClient:
             breaker="open" if "open" in states else "half_open" if "half_open" in states else "closed",
         )
 
-    def doing(self, now: float) -> tuple[SplitterStatus, ...]:
-        """What each server's splitter does now, by its own last word."""
+    def status(self, now: float) -> tuple[SplitterStatus, ...]:
+        """What each server's splitter does now, by its last report."""
         with self._lock:
             return tuple(shown(name, k.report, now - k.at) for name, k in self._links.items() if k.at is not None)
 
-    def strayed(self, now: float) -> list[str]:
+    def deviations(self, now: float) -> list[str]:
         """Where a splitter does, or did, something else than it was asked for, each in a sentence."""
-        told = []
+        found = []
         with self._lock:
             for name, link in self._links.items():
                 if link.foreign is not None:
-                    told.append(foreign(name, link.foreign))
+                    found.append(foreign(name, link.foreign))
                 if link.locked:
-                    told.append(locked(name))
+                    found.append(locked(name))
                 elif link.sent is not None and link.at is not None:
                     does, _ = now_followed(link.report, now - link.at)
                     asked = Followed.of(self._asked(link.sent))
-                    told += [otherwise(name, does, asked)] if does != asked else []
-        return told
+                    found += [otherwise(name, does, asked)] if does != asked else []
+        return found
 
     def tripped(self) -> bool:
         """Whether some splitter keeps requests from the candidate since it failed too often in a row."""
         with self._lock:
             return any(k.report and k.report["breaker"]["state"] != "closed" for k in self._links.values())
-
-
-def _last_met(answers: Sequence[Answer], pairs: Sequence[Pair], *, shadow_only: bool) -> float:
-    """When a request last reached the candidate, among those that tell in this phase."""
-    met = [p.at for p in pairs if p.outcome != "dropped"]
-    if not shadow_only:
-        met = [a.at for a in answers if a.role == "candidate"]
-    return max(met, default=float("-inf"))
-
-
-def _answer(sample: Mapping[str, Any], at: float, boot: str) -> Answer:
-    keys = ("role", "took_ms", "outcome", "error", "id", "top", "mean", "again", "stable_ms", "hurried")
-    return Answer(at=at, boot=boot, size=sample.get("bytes", 0), **{k: sample[k] for k in keys if k in sample})
-
-
-def _pair(sample: Mapping[str, Any], at: float) -> Pair:
-    return Pair(
-        at=at,
-        id=sample["id"],
-        kind=sample["kind"],
-        stable_ms=sample["stable_ms"],
-        candidate_ms=sample.get("candidate_ms"),
-        outcome=sample["outcome"],
-        stable=tuple(sample.get("stable") or ()),
-        candidate=tuple(sample.get("candidate") or ()),
-        error=sample.get("error") or "",
-        contents=sample.get("contents"),
-        digest=sample.get("digest", ""),
-        hurried=sample.get("hurried", False),
-    )

@@ -1,4 +1,4 @@
-"""Effects that take time, in the background: at most one of each at once, and their ends wake the loop."""
+"""Runs effects that take time in the background: each at most once at a time. The end of one wakes the loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from baton.probe import Cancelled
 from baton.triton.words import ended, machine
 
 ROW_S = 120.0
-"""Failures of one effect are a row while no more than this lies between them; a failed one rests for 30 s at most."""
+"""Failures of one effect count as in a row while no more than this lies between them. Retries wait 30 s at most."""
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Task:
-    """One running effect. ``cancel`` is set to call it off: it ends at its next safe point."""
+    """One running effect. ``cancel`` is set to stop it at its next safe point."""
 
     effect: Effect
     began: float = 0.0
@@ -92,7 +92,7 @@ class Tasks:
         except BatonError as error:
             self._note(task.effect, error)
         except Exception as error:
-            # A defect must not leave the effect running for ever in the books: it counts as a failed try.
+            # A defect must not leave the effect marked as running for ever: it counts as a failed try.
             log.exception("%s broke", task.effect)
             self._note(task.effect, BatonError(f"{type(error).__name__}: {error}"))
         else:
@@ -104,7 +104,7 @@ class Tasks:
             self._wake()
 
     def _rested(self, effect: Effect, now: float) -> bool:
-        """Whether nobody had wanted the effect for a while before this try: then its earlier failures are history."""
+        """Whether the effect was not tried for a while before this: then its earlier failures do not count."""
         task = self._running.get(effect)
         return (now if task is None else task.began) - self._failed[effect].at > ROW_S
 
@@ -116,7 +116,7 @@ class Tasks:
             # A key that is refused says nothing about a version.
             refused = isinstance(error, TritonError) and not isinstance(error, KeyRefused)
             words = error.words if refused and isinstance(error, TritonError) else ""
-            told = f"{error} {ended(words)}".rstrip()
+            message = f"{error} {ended(words)}".rstrip()
             now = self._clock()
             since = before.since if before is not None and not self._rested(effect, now) else now
-            self._failed[effect] = Failure(now, count, told, refused, words, since, machine(words))
+            self._failed[effect] = Failure(now, count, message, refused, words, since, machine(words))

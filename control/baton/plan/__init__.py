@@ -1,6 +1,6 @@
 """The decision: a pure function of what is wanted, what is seen, the operator's policy and the time.
 
-``plan(view, policy)`` returns one sentence for a person, the phase to show, and at most one effect. It reads no
+``plan(view, settings)`` returns one sentence for a person, the phase to show, and at most one effect. It reads no
 clock, no file and no socket, and holds no state: with the same view it always says the same. Asked again after
 each effect, it comes to rest when there is nothing left to do.
 
@@ -17,8 +17,10 @@ What must hold after every step, whatever fails (property-tested in ``tests/unit
 
 from baton.plan.converge import name_what_serves
 from baton.plan.effects import (
+    AdoptVersion,
     Advance,
     Ask,
+    AskAgain,
     Begin,
     Decision,
     Effect,
@@ -28,26 +30,35 @@ from baton.plan.effects import (
     ProbeVersion,
     Progress,
     Record,
+    RecordConfig,
+    RecordLoaded,
     Reload,
     Renew,
+    RepairConfig,
     SendGolden,
     SetAlias,
+    SetBackClock,
     SetPolicy,
     SetSplitter,
     Steer,
     Sync,
     TakeOver,
+    Upkeep,
     VerifyContent,
 )
 from baton.plan.no_rollout import without_rollout
 from baton.plan.rollout import rolling
 from baton.plan.traffic import route
-from baton.plan.view import Failure, RolloutSettings, ServerView, Unhealthy, View
+from baton.plan.upkeep import upkeep
+from baton.plan.view import BrokenConfig, Failure, RolloutSettings, ServerView, Unhealthy, View
 
 __all__ = [
+    "AdoptVersion",
     "Advance",
     "Ask",
+    "AskAgain",
     "Begin",
+    "BrokenConfig",
     "Decision",
     "Effect",
     "End",
@@ -57,18 +68,23 @@ __all__ = [
     "ProbeVersion",
     "Progress",
     "Record",
+    "RecordConfig",
+    "RecordLoaded",
     "Reload",
     "Renew",
+    "RepairConfig",
     "RolloutSettings",
     "SendGolden",
     "ServerView",
     "SetAlias",
+    "SetBackClock",
     "SetPolicy",
     "SetSplitter",
     "Steer",
     "Sync",
     "TakeOver",
     "Unhealthy",
+    "Upkeep",
     "VerifyContent",
     "View",
     "plan",
@@ -78,6 +94,6 @@ __all__ = [
 
 def plan(view: View, settings: RolloutSettings) -> Decision:
     """Decide what to do next for one service."""
-    if (named := name_what_serves(view)) is not None:
-        return named
+    if (first := upkeep(view) or name_what_serves(view)) is not None:
+        return first
     return without_rollout(view, settings) if view.rollout is None else rolling(view, view.rollout, settings)

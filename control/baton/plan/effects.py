@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Stop
 from baton.reasons import Why
@@ -152,6 +152,43 @@ class Judge:
     """Ask the live analysis about the traffic so far. Done at each interval, and never by decision."""
 
 
+@dataclass(frozen=True, slots=True)
+class RepairConfig:
+    """Put a ``config.pbtxt`` back that an edit made unusable, and the alias's version folder."""
+
+    model: Model
+
+
+@dataclass(frozen=True, slots=True)
+class SetBackClock:
+    """The clock was set back: no time of the open rollout may lie in the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """Forget the verdicts ``hold`` of an earlier control plane, so that their gates are asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLoaded:
+    """Record what Triton had loaded before this journal began, and that versions below the alias's served before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordConfig:
+    """Record a file's text as the last one that could be used: it is what :class:`RepairConfig` puts back."""
+
+    model: Model
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptVersion:
+    """Record that the alias's version serves, which the journal does not call released."""
+
+
+Upkeep = RepairConfig | SetBackClock | AskAgain | RecordLoaded | RecordConfig | AdoptVersion
+"""What comes before every other effect; see ``baton.plan.upkeep``."""
 Effect = (
     Begin
     | Advance
@@ -172,6 +209,7 @@ Effect = (
     | Reload
     | ProbeVersion
     | SendGolden
+    | Upkeep
 )
 
 

@@ -17,7 +17,7 @@ from baton.domain import (
     Step,
     VersionRecord,
 )
-from baton.plan.effects import Effect, Reload, Sync
+from baton.plan.effects import Effect, Reload, Sync, Upkeep
 from baton.reasons import Reason, Why, because
 
 
@@ -80,6 +80,17 @@ class Unhealthy:
 
     since: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenConfig:
+    """A ``config.pbtxt`` that can't be used, and of which the journal has the last usable text."""
+
+    model: Model
+    problem: str
+    """In a sentence."""
+    since: float
+    """When it was first seen so. ``-inf``: nobody is at work on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,12 @@ class View:
     """By server and version: those that were asked and do not answer."""
     answered: Mapping[tuple[str, int], float] | None = None
     """By server and version: when the last question that was answered was put. None: nobody can be asked."""
+    just_started: bool = False
+    """This control plane has decided nothing yet."""
+    repairs: tuple[BrokenConfig, ...] = ()
+    """Files that can't be used. Where there are some, only ``running``, ``failed`` and ``paused`` are known besides."""
+    unrecorded: tuple[Upkeep, ...] = ()
+    """What was seen and the journal does not know yet, each by the effect that records it."""
 
     def live(self) -> tuple[ServerView, ...]:
         return tuple(s for s in self.servers if s.live)

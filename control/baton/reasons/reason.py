@@ -190,6 +190,8 @@ class Reason(StrEnum):
     JOURNAL_ROW = auto()
     JOURNAL_FORMAT = auto()
     JOURNAL_GONE = auto()
+    CONFIG_BROKEN = auto()
+    RECORDING = auto()
 
     # Versions
 

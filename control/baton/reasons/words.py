@@ -264,6 +264,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.JOURNAL_FORMAT: "Another Baton wrote {path}: its format is {found}, not {known}.",
     Reason.JOURNAL_GONE: "The journal {path} was removed or replaced while it was in use. Baton does nothing more; "
     "Triton serves on.",
+    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the file, unless it is mended first.",
+    Reason.RECORDING: "What was found is being written to the journal.",
     # Versions
     Reason.FOUND_SERVING: "Version {version} was found serving, and the journal {standing:?calls it {standing} "
     "({before})|does not know how it came to}. It is taken as it is.",

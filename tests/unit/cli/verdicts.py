@@ -28,8 +28,8 @@ from tests.unit.verify.tiny import ARCHITECTURE, write
 
 from baton.config import GateConfig, ServiceConfig, TrafficConfig
 from baton.controller.gates import Gates
-from baton.controller.probing import TOLD_AFTER_S, Probing
-from baton.controller.splitter_client import OWN_PATIENCE_S, SplitterClient
+from baton.controller.live_evidence import OWN_PATIENCE_S, LiveEvidenceCollector
+from baton.controller.probing import QUIET_AFTER_S, Probing
 from baton.domain import (
     Folder,
     Gate,
@@ -142,25 +142,24 @@ def known(answers: Sequence[Answer]) -> list[Answer]:
 
 def stopped_traffic(*, own: bool = False) -> GateResult:
     """The candidate did well, and nobody has met it for long. ``own``: Baton's own requests are all there were."""
-    nothing: Any = None
-    steering = SplitterClient(ServiceConfig("ranker", ENGINE), nothing, {})
-    evidence = steering._own if own else steering._live
-    evidence.answers.extend(traffic())
+    evidence = LiveEvidenceCollector(ServiceConfig("ranker", ENGINE))
+    samples = evidence._own if own else evidence._live
+    samples.answers.extend(traffic())
     now = last(traffic()) + (OWN_PATIENCE_S + 5.0 if own else 30.0)
     if own:
-        return steering.judge_own(now, EQUIVALENT, shadow_only=False, golden=12)[0]
-    return steering.judge(now, EQUIVALENT, shadow_only=False)
+        return evidence.judge_own(now, EQUIVALENT, shadow_only=False, golden=12)[0]
+    return evidence.judge(now, EQUIVALENT, shadow_only=False)
 
 
 def no_traffic(*, golden: bool, on_no_traffic: str = "probe") -> GateResult:
     """Nobody asks, for a while."""
     nothing: Any = None
     config = ServiceConfig("ranker", ENGINE, traffic=TrafficConfig(on_no_traffic=on_no_traffic))  # type: ignore[arg-type]
-    steering = SplitterClient(config, nothing, {})
+    evidence = LiveEvidenceCollector(config)
     asked: Any = [{}] if golden else []
-    probing = Probing(config, {}, asked, steering, RolloutSettings(), nothing, lambda: 0.0)
-    steering.begin(1, "split", 0.0)
-    return probing.judge(TOLD_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
+    probing = Probing(config, nothing, asked, nothing, evidence, RolloutSettings(), nothing)
+    evidence.begin(1, "split", 0.0)
+    return probing.judge(QUIET_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
 
 
 def last(answers: Sequence[Answer]) -> float:

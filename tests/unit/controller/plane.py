@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 import sqlite3
 import threading
 from collections import Counter
@@ -19,6 +19,7 @@ from baton.app import App
 from baton.config import Config, GateConfig, LiveConfig, RolloutConfig, ServerConfig, ServiceConfig, TrafficConfig
 from baton.controller.engine_info import EngineInfoMonitor
 from baton.controller.loop import Loop
+from baton.controller.ports import Checks, Ports
 from baton.controller.service import Service
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.journal import Journal
@@ -111,18 +112,17 @@ class Plane:
         )
         self.journal = Journal(place.root / "state" / "journal.db")
         self.wake = threading.Event()
-        self.service = Service(
-            self.config,
-            ServiceFiles(place.repository, NAME, ENGINE, Key(token_file(place.root / "state", NAME), Caps.of(traffic))),
+        key = Key(token_file(place.root / "state", NAME), Caps.of(traffic))
+        ports = Ports(
+            ServiceFiles(place.repository, NAME, ENGINE, key),
             place.servers,
             self.journal,
-            place.answers,
             place.scan,
             lambda version: VersionMeta(str(version)),
             place.clock,
             self.wake.set,
-            golden=golden,
         )
+        self.service = Service(self.config, ports, Checks(place.answers, golden=golden))
         self.loop = Loop([self.service], place.servers, self.journal, place.clock, self.wake, 1.0)
         self.engines = EngineInfoMonitor(
             {NAME: self.config}, place.servers, lambda: self.loop.indexes, self.journal, place.clock
@@ -254,10 +254,7 @@ def tmpfs(fallback: Path) -> Path:
     memory = Path("/dev/shm")
     if not memory.is_dir():
         return fallback
-    place = memory / f"baton-test-{fallback.parent.name}-{fallback.name}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    return place
+    return Path(tempfile.mkdtemp(prefix=f"baton-test-{fallback.name}-", dir=memory))  # another run's is another folder
 
 
 __all__ = ["ENGINE", "MANY", "NAME", "Answers", "Ask", "Crash", "Full", "Fuse", "Place", "Plane", "Sync", "tmpfs"]

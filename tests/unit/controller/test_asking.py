@@ -41,7 +41,7 @@ def plane(place: Place, asked: Asked) -> Iterator[Plane]:
     made.service.health.question = asked
     place.drop(1)
     made.live(1)
-    made.run(lambda: made.service.health.told(1), "it is asked")
+    made.run(lambda: made.service.health.status(1), "it is asked")
     yield made
     made.close()
 
@@ -76,7 +76,7 @@ def test_a_dead_version_is_found_loaded_again_and_told_of(place, plane):
     assert told(plane, "reload") == [f"{ENGINE} on a: version 1 does not answer"]
     assert place.servers["a"].loads[ENGINE, 1] == 2
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "rest")
-    assert [one.healthy for one in plane.service.health.told(1)] == [True] * len(place.servers)
+    assert [one.healthy for one in plane.service.health.status(1)] == [True] * len(place.servers)
 
 
 @pytest.mark.parametrize("met", [True, False])

@@ -41,9 +41,8 @@ class Bench:
         self.told: list[Why] = []
         self.asked = 0
         config = ServiceConfig(NAME, ENGINE, health=HealthConfig(every=600.0, timeout=5.0, failures=4))
-        self.health = Health(
-            config, {"a": self.server}, self._ask, self.machine, self.tasks, lambda: self.now, self._tell
-        )
+        ports: Any = SimpleNamespace(servers={"a": self.server}, engines=self.machine, clock=lambda: self.now)
+        self.health = Health(config, ports, self._ask, self.tasks, self._tell)
 
     def _ask(self, server: Any, version: int, timeout_s: float) -> None:
         self.asked += 1
@@ -105,7 +104,7 @@ def test_a_version_that_triton_loaded_anew_is_well(bench):
 
 def test_a_version_that_triton_gave_up_is_loaded_again_without_another_question(bench):
     bench.now += 600.0  # its turn has come
-    bench.health.servers = {
+    bench.health.ports.servers = {
         "a": Careful(bench.server, lambda server, _model, version: bench.machine.end(server, version))
     }
     bench.server.versions[1] = Behaviour(answer_error="Stub process 'x' is not healthy.")
@@ -211,5 +210,5 @@ def test_where_no_signs_are_to_be_had_the_answers_decide_alone(bench, monkeypatc
     assert late(bench, monkeypatch, works=True)
     monkeypatch.setattr(bench.server, "_metrics", True)
     monkeypatch.setattr(bench.server, "beats", lambda: (_ for _ in ()).throw(Unreachable("no metrics")))
-    bench.health._rows.clear()
+    bench.health._records.clear()
     assert late(bench, monkeypatch, works=True)

@@ -525,7 +525,7 @@ def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_tr
     else:
         place.files.set_policy(frozenset())
     with pytest.raises(RepositoryError, match="Baton looks again"):
-        plane.service._loader.sync(Sync("a", model), view)
+        plane.service._actor.loader.sync(Sync("a", model), view)
     assert place.servers["a"].calls == calls
 
 
@@ -578,16 +578,19 @@ def test_folders_that_were_never_seen_are_not_gone(place, monkeypatch):
     before.run(lambda: before.phase() is Phase.LOADING, "version 2 loads")
     before.close()
 
-    def frozen() -> list[Folder]:
-        raise RepositoryError("The engine's directory can't be listed.")
+    frozen, real = [True], place.scan
 
-    with monkeypatch.context() as patched:
-        patched.setattr(place, "scan", frozen)
-        after = Plane(place)
-        for scan in (True, False, False):
-            after.loop.once(scan=scan)
-            assert after.service.decision.message == "The engine's directory can't be listed."
-    after.service._scan = place.scan
+    def scan() -> list[Folder]:
+        if frozen:
+            raise RepositoryError("The engine's directory can't be listed.")
+        return real()
+
+    monkeypatch.setattr(place, "scan", scan)
+    after = Plane(place)
+    for scanned in (True, False, False):
+        after.loop.once(scan=scanned)
+        assert after.service.decision.message == "The engine's directory can't be listed."
+    frozen.clear()
     after.live(2)
     after.close()
 

@@ -68,7 +68,7 @@ def own(place: Place) -> int:
 
 def test_a_rollout_without_traffic_comes_to_its_end(place, plane):
     begin(place, plane)
-    plane.run(lambda: "golden requests stand in for them in" in told(plane)["message"], "the person is told")
+    plane.run(lambda: "golden requests are sent instead in" in told(plane)["message"], "the person is told")
     assert own(place) == 0, "clients come first"
     plane.run(lambda: plane.phase() is Phase.SHIFTING, "traffic")
     assert plane.journal.events.newest(service=NAME, limit=1000)
@@ -154,7 +154,7 @@ def test_they_do_not_outvote_a_live_request_that_failed(place, plane):
     server.infer(NAME, None, QUERY, 1.0, "a-client")
     assert splitter.counts["failed"] == 1
     server.versions[2] = Behaviour()
-    plane.run(lambda: "do not stand in" in told(plane)["message"], "it holds")
+    plane.run(lambda: "do not replace live ones" in told(plane)["message"], "it holds")
     assert "no memory for that" in told(plane)["message"]
     plane.live(2)
 
@@ -170,7 +170,7 @@ def test_scores_need_no_more_requests_than_there_are(place, plane):
 @pytest.mark.parametrize(
     ("traffic", "words"),
     [
-        ({"golden": ()}, "without a golden set nothing can stand in for them. Send requests; or `ctl promote --full`"),
+        ({"golden": ()}, "without a golden set Baton can send none instead. Send requests; or `ctl promote --full`"),
         ({"on_no_traffic": "hold"}, 'on_no_traffic = "hold" waits for them. Send requests; or `ctl promote --full`'),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_golden_request_that_gets_no_answer_is_told(place, plane, monkeypatch)
         raise TimedOut("a request to ranker took longer than 10 s.")
 
     begin(place, plane)
-    monkeypatch.setattr(plane.service.split._probing.steering, "announce", late)
+    monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
     plane.run(lambda: "got no answer: a request to ranker took longer" in told(plane)["message"], "the reason")
     assert plane.phase() is Phase.SHADOWING
 
@@ -207,8 +207,8 @@ def test_what_golden_requests_showed_grows_old(place, monkeypatch):
     plane = plane_of(place, shadow_for=300.0)
     begin(place, plane)
     plane.run(lambda: (g := gate(plane)) is not None and g.verdict is Verdict.PASS, "it goes on")
-    monkeypatch.setattr(plane.service.split._probing.steering, "announce", late)
-    plane.run(lambda: "None of them met the candidate in the last 30 s." in told(plane)["message"], "it holds")
+    monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
+    plane.run(lambda: "None of them reached the candidate in the last 30 s." in told(plane)["message"], "it holds")
     assert "got no answer: a request to ranker took longer" in told(plane)["message"]
     plane.close()
 

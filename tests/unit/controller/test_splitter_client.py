@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from baton.config import ServiceConfig
+from baton.controller.live_evidence import LiveEvidenceCollector
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Route
 from baton.judge.shapes import Answer
@@ -51,27 +52,28 @@ def sample(request_id: str, age_s: float, role: str = "candidate", **more: Any) 
 
 
 @pytest.fixture
-def two() -> tuple[SplitterClient, dict[str, Splitter]]:
+def two() -> tuple[SplitterClient, LiveEvidenceCollector, dict[str, Splitter]]:
     servers = {"a": Splitter("boot-a"), "b": Splitter("boot-b")}
     made: Any = servers
     files: Any = Files()
-    steering = SplitterClient(ServiceConfig("ranker", "ranker_engine"), files, made)
-    steering.begin(1, "split", 0.0)
-    return steering, servers
+    config = ServiceConfig("ranker", "ranker_engine")
+    evidence = LiveEvidenceCollector(config)
+    evidence.begin(1, "split", 0.0)
+    return SplitterClient(config, files, made, evidence), evidence, servers
 
 
-def heard(steering: SplitterClient, *servers: str) -> list[Answer]:
+def heard(client: SplitterClient, evidence: LiveEvidenceCollector, *servers: str) -> list[Answer]:
     for server in servers:
-        steering.exchange(server, Route(2, 20.0, 0.0), 5.0, "salt", 100.0)
-    return steering._recent(steering._live, 100.0)[0]
+        client.exchange(server, Route(2, 20.0, 0.0), 5.0, "salt", 100.0)
+    return evidence._recent(evidence._live, 100.0)[0]
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_an_id_that_was_used_at_another_server_was_used_before(two, order):
-    steering, servers = two
+    client, evidence, servers = two
     servers["a"].samples = [sample("probe", 3.0), sample("own", 2.0), sample("", 2.0)]
     servers["b"].samples = [sample("probe", 1.0, took_ms=400.0), sample("", 1.0)]
-    answers = heard(steering, *order)
+    answers = heard(client, evidence, *order)
     assert {(a.id, a.boot): a.again for a in answers} == {
         ("probe", "boot-a"): False, ("own", "boot-a"): False, ("", "boot-a"): False,
         ("probe", "boot-b"): True, ("", "boot-b"): False,
@@ -79,26 +81,26 @@ def test_an_id_that_was_used_at_another_server_was_used_before(two, order):
 
 
 def test_a_splitter_that_started_again_knows_of_no_id_but_the_control_plane_does(two):
-    steering, servers = two
+    client, evidence, servers = two
     servers["a"].samples = [sample("probe", 3.0)]
-    heard(steering, "a")
+    heard(client, evidence, "a")
     servers["a"].boot = "boot-2"
     servers["a"].samples = [sample("probe", 1.0)]
-    assert [a.again for a in heard(steering, "a")] == [False, True]
+    assert [a.again for a in heard(client, evidence, "a")] == [False, True]
 
 
 def test_what_the_splitter_says_of_a_request_is_kept(two):
-    steering, servers = two
+    client, evidence, servers = two
     both = [sample("x", 1.0, outcome="failed", stable_ms=7.0), sample("x", 1.0, "stable"), sample("x", 0.5, again=True)]
     servers["a"].samples = both
-    answers = heard(steering, "a")
+    answers = heard(client, evidence, "a")
     assert [(a.again, a.stable_ms, a.size) for a in answers] == [(False, 7.0, 5), (False, None, 5), (True, None, 5)]
 
 
 def test_another_rollout_begins_anew(two):
-    steering, servers = two
+    client, evidence, servers = two
     servers["a"].samples = [sample("probe", 3.0)]
-    heard(steering, "a")
-    steering.begin(2, "split", 100.0)
+    heard(client, evidence, "a")
+    evidence.begin(2, "split", 100.0)
     servers["b"].samples = [sample("probe", 1.0)]
-    assert [a.again for a in heard(steering, "b")] == [False]
+    assert [a.again for a in heard(client, evidence, "b")] == [False]

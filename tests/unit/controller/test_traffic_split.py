@@ -200,7 +200,7 @@ def test_a_clock_that_is_set_back_makes_no_lease_longer(place, plane):
     place.now -= 3600.0
     for server in place.servers.values():
         server._splitters[SPLITTER]._until = 0.0
-    plane.service.steering.forget("a")
+    plane.service.splitter_client.forget("a")
     plane.turn()
     ends = {s._splitters[SPLITTER]._until - place.now for s in place.servers.values()}
     assert 0.0 < max(ends) <= LEASE

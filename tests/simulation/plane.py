@@ -23,9 +23,9 @@ from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal
 from baton.plan import Effect
 from baton.reasons import Why
-from baton.triton.careful import Careful
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
+from baton.triton.quarantine import QuarantineTriton
 
 SOCKET = "control.sock"
 
@@ -112,7 +112,7 @@ class Plane:
         def given_up(server: str, model: str, version: int) -> None:
             processes[model].end(server, version)
 
-        servers = {name: Careful(server, given_up) for name, server in yard.servers.items()}
+        servers = {name: QuarantineTriton(server, given_up) for name, server in yard.servers.items()}
         self.service = Service(
             yard.config,
             files,

@@ -327,7 +327,7 @@ class Health:
 
     def _beats(self, server: str, version: int) -> float | None:
         try:
-            return (self.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
+            return (self.servers[server].heartbeats() or {}).get(self.config.engine, {}).get(version)
         except BatonError as error:
             log.warning("%s", error)
             return None

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from baton.client import DIRECT
 from baton.domain import EngineInfo, ModelState, ModelVersion, Signature, TensorSpec
 from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
-from baton.triton.port import Beats, Counts, Index, Infos, Tensors, own_id
+from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, own_id
 from baton.triton.words import cause, refused
 
 INDEX_TIMEOUT_S = 2.0
@@ -172,7 +172,7 @@ class GrpcTriton:
             if name == model and sample.name.removesuffix("_total") == PENDING
         }
 
-    def infos(self) -> Infos | None:
+    def engine_infos(self) -> EngineInfos | None:
         if self._metrics is None:
             return None
         found: dict[str, dict[int, frozenset[EngineInfo]]] = {}
@@ -183,7 +183,7 @@ class GrpcTriton:
                 versions[version] = versions.get(version, frozenset()) | {info}
         return found
 
-    def beats(self) -> Beats | None:
+    def heartbeats(self) -> Heartbeats | None:
         if self._metrics is None:
             return None
         found: dict[str, dict[int, float]] = {}

@@ -17,7 +17,7 @@ from baton.controller.gates import Gates
 from baton.domain import FILE_GATES, Gate, GateResult, Outcome, Phase, Rollout, Signature, TensorSpec, Verdict
 from baton.errors import InvalidRequest, Refused, TritonError
 from baton.probe import NoRequest, ask_builtin
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 
 GOOD = Behaviour()
 BAD = {

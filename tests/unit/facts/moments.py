@@ -29,7 +29,7 @@ from baton.controller.memory import VersionMemory
 from baton.controller.probing import Probing
 from baton.domain import EngineInfo, Evidence, Gate, GateResult, Phase, Step, Verdict
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.watch.memory import Usage
 
 WHO = "ann@host via ctl"

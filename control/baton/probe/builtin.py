@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from baton.domain import Signature, TensorSpec
 from baton.errors import InvalidRequest, TritonError
-from baton.probe.base import TIMEOUT_S, Infer, Stop, Tensors, check
+from baton.probe.base import Infer, Stop, Tensors, check
 
 _NUMBERS = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64, "INT8": np.int8,
@@ -33,9 +33,7 @@ class NoRequest(TritonError):
     """No request can be made of the configuration, or the version takes none that was made."""
 
 
-def ask_builtin(
-    infer: Infer, version: int, signature: Signature, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-) -> str | None:
+def ask_builtin(infer: Infer, version: int, signature: Signature, *, cancelled: Stop, timeout_s: float) -> str | None:
     """Ask a version the built-in request. Gives what is wrong with the answer, None when it is sound.
 
     Raises:

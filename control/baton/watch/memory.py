@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-WINDOW_S: Final = 600.0
-"""Seconds to look back: the contract's ten minutes for the gate ``memory``."""
 EVERY_S: Final = 5.0
 """Seconds between two samples that are kept: 120 of them show a trend, more would only cost memory."""
 SLACK: Final = 1.1
@@ -151,7 +149,7 @@ class History:
     reloaded version starts small and grows to its size, which is no leak.
     """
 
-    window_s: float = WINDOW_S
+    window_s: float
     _tracks: dict[Key, _Track] = field(default_factory=dict, init=False)
 
     def record(self, at: float, sample: Mapping[Key, Usage]) -> None:

@@ -189,7 +189,7 @@ def asks(answer: Any, signature: Signature = PLAIN) -> Any:
     def infer(_version: int, inputs: Any, _timeout_s: float) -> Any:
         return answer(inputs) if callable(answer) else {"y": answer}
 
-    return ask_builtin(infer, 2, signature, cancelled=lambda: False)
+    return ask_builtin(infer, 2, signature, cancelled=lambda: False, timeout_s=30.0)
 
 
 def test_the_built_in_request_is_what_the_configuration_declares():

@@ -23,7 +23,7 @@ from baton import secret
 from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
-from baton.local.exec_wrapper import OWN, Memory, memory_here, told, wanted
+from baton.local.exec_wrapper import OWN, Memory, explain, memory_for, memory_here
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import open_port
 from baton.ownership import user, writers
@@ -241,7 +241,7 @@ def _shared_memory() -> Diagnosis:
 def _requests(repository: Path, state: Path, *, starts: bool) -> Diagnosis:
     """Who can read clients' requests in shared memory; ``starts``: Baton starts a Triton here, or may."""
     name = "requests private"
-    found, why = memory_here(memory := wanted(repository, state)) if starts else (Memory.OWN, "")
+    found, why = memory_here(memory := memory_for(repository, state)) if starts else (Memory.OWN, "")
     if found is not Memory.OPEN and (regions := procfs.open_regions()):
         more = f" and {len(regions) - 1} more" if regions[1:] else ""
         message = f"every user of this machine can read clients' requests in {procfs.SHARED_MEMORY}/{regions[0]}{more}"
@@ -249,9 +249,9 @@ def _requests(repository: Path, state: Path, *, starts: bool) -> Diagnosis:
     if not starts:
         return _good(name, f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
     if found is Memory.OWN:
-        return _good(name, told(found, why))
+        return _good(name, explain(found, why))
     return _limited(
-        name, told(found, why), _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
+        name, explain(found, why), _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
     )
 
 

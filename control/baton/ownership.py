@@ -241,10 +241,10 @@ def open_own(path: str | Path, flags: int, mode: int = 0o600, *, at: int | None 
 
 
 @contextlib.contextmanager
-def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
-    """A new file of that mode in the directory ``at``, in the place of what has the name; on the disk after the block.
+def new_file(name: str, at: int | None, mode: int) -> Iterator[BinaryIO]:
+    """A new file of that mode in the directory ``at`` (None: the working directory), synced at the end of the block.
 
-    Raises ``OSError``, also when others make one of that name again and again.
+    What had that name is removed first. Raises ``OSError``, also where others make a file of that name meanwhile.
     """
     unlink(name, at)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -255,8 +255,8 @@ def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
-def unlink(name: str, at: int) -> None:
-    """Remove a file, or a link itself, from the directory ``at``, if it is there."""
+def unlink(name: str, at: int | None) -> None:
+    """Remove a file, or a link itself, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=at)
 

@@ -1,4 +1,4 @@
-"""Secrets lie in files that only their owner can open. Nothing else holds them: no argument, log or error."""
+"""Secrets: in files that only their owner can open, and nowhere else (no argument, log or error message)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from baton.errors import ConfigError
+from baton.ownership import new_file
 
 BYTES = 32
 """Random bytes of a secret that Baton makes: nobody guesses one, so nothing counts the tries."""
@@ -58,14 +59,11 @@ def create(path: Path) -> str:
         ConfigError: the file can't be written.
     """
     text = secrets.token_urlsafe(BYTES)
-    staging = path.with_name(f".{path.name}.new")
+    made = path.with_name(f".{path.name}.new")
     try:
-        staging.unlink(missing_ok=True)
-        # A file of that name that somebody else put there is never written to.
-        handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "w") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(f"{text}\n")
-        staging.replace(path)
+        with new_file(str(made), None, 0o600) as file:
+            file.write(f"{text}\n".encode())
+        made.replace(path)
     except OSError as error:
         raise ConfigError(
             f"{path} can't be written: {error.strerror}.", mend="Give the user that runs Baton its state directory."

@@ -35,7 +35,7 @@ from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
 from baton.verify.checkpoint import describe
-from baton.verify.files import CHUNK, figure, read_whole, reason, shown
+from baton.verify.files import CHUNK, error_text, format_bytes, printable, read_whole
 from baton.verify.integrity import check_integrity
 from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table
@@ -87,7 +87,7 @@ class Source:
         """
         with self._found(name) as found:
             if not found.is_file:
-                raise Refused(f"{shown(name)} is no plain file.", mend="Put the file itself in its place.")
+                raise Refused(f"{printable(name)} is no plain file.", mend="Put the file itself in its place.")
             reader = found.open()
         with reader:
             yield reader
@@ -100,7 +100,7 @@ class Source:
         except OSError as error:
             if vanished(error):
                 return None
-            raise CheckpointError(f"{shown(name)} can't be opened: {reason(error)}.") from error
+            raise CheckpointError(f"{printable(name)} can't be opened: {error_text(error)}.") from error
 
     @contextlib.contextmanager
     def _found(self, name: str) -> Iterator[Found]:
@@ -150,7 +150,7 @@ class Stage:
                 raise
             self.remove()
             raise RepositoryError(
-                f"The disk of {self._place} is full: {reason(error)}. What was copied was removed again.",
+                f"The disk of {self._place} is full: {error_text(error)}. What was copied was removed again.",
                 mend="Make room and push again; what is served was not touched.",
             ) from error
 
@@ -186,7 +186,7 @@ class Stage:
             digest = digests[entry.name]
             if expected.get(entry.name, digest) != digest:
                 raise CheckpointError(
-                    f"{shown(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
+                    f"{printable(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
                     f"its {SUMS} says {expected[entry.name][:12]}....",
                     mend="The source is damaged: fetch that file again.",
                 )
@@ -253,7 +253,7 @@ class Stage:
         if (after.st_size, after.st_mtime_ns) != _identity(entry) or copied != after.st_size:
             unlink(entry.name, self._folder)
             raise Refused(
-                f"{shown(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
+                f"{printable(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
             )
         digests[entry.name] = digest.hexdigest()
 
@@ -261,8 +261,8 @@ class Stage:
         free = shutil.disk_usage(self._path).free
         if needed + RESERVE > free:
             raise RepositoryError(
-                f"{shown(self._source.path.name)} needs {figure(needed)} and {figure(RESERVE)} in reserve, "
-                f"{figure(free)} are free where {self._place} lies. Nothing was copied.",
+                f"{printable(self._source.path.name)} needs {format_bytes(needed)} and {format_bytes(RESERVE)} in "
+                f"reserve, {format_bytes(free)} are free where {self._place} lies. Nothing was copied.",
                 mend="Make room and push again.",
             )
 

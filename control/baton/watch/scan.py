@@ -9,7 +9,7 @@ from baton.domain import Folder
 from baton.errors import RepositoryError
 from baton.verify.checkpoint import read
 from baton.verify.completeness import CutShort, missing_parts
-from baton.verify.files import reason, shown
+from baton.verify.files import error_text, printable
 from baton.verify.listing import Listing, look, vanished
 from baton.verify.names import name_problem, version_of
 
@@ -39,7 +39,7 @@ class Scanner:
                 self._seen.pop(engine_dir, None)
                 return []
             raise RepositoryError(
-                f"The engine directory {engine_dir} can't be listed: {reason(error)}.",
+                f"The engine directory {engine_dir} can't be listed: {error_text(error)}.",
                 mend="Give the control plane's user the right to read it.",
             ) from error
         before = self._seen.get(engine_dir, {})
@@ -87,7 +87,7 @@ def _kind_problem(listing: Listing) -> str | None:
     if listing.is_there:
         return "A file where a version's folder belongs: move it out."
     try:
-        to = shown(str(listing.path.readlink()))
+        to = printable(str(listing.path.readlink()))
     except OSError:
         return "It vanished while it was looked at."
     return f"A link to what is not there ({to}): remove it or put its target back."

@@ -19,7 +19,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from baton.verify.files import reason
+from baton.verify.files import error_text
 
 Mode = Literal["auto", "inotify", "poll"]
 
@@ -188,7 +188,7 @@ class Watcher(FileSystemEventHandler):
         _log.warning(
             "No notices from the kernel (%s), polling every %g s instead. To have them, raise "
             "fs.inotify.max_user_watches and fs.inotify.max_user_instances with sysctl.",
-            reason(error),
+            error_text(error),
             self._poll_interval,
         )
 

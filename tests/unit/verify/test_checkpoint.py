@@ -41,7 +41,7 @@ def opened(monkeypatch):
         return real(path)
 
     monkeypatch.setattr(checkpoint_module, "open_regular", noted)
-    monkeypatch.setattr(checkpoint_module, "_KEEPER", checkpoint_module._Keeper(checkpoint_module.KEPT))
+    monkeypatch.setattr(checkpoint_module, "_CACHE", checkpoint_module._Cache(checkpoint_module.KEPT))
     return names
 
 
@@ -182,7 +182,7 @@ def test_files_that_appear_after_the_listing_belong_to_the_next_one(folder):
 
 
 def test_what_is_kept_is_bounded(tmp_path, opened):
-    keeper = checkpoint_module._KEEPER = checkpoint_module._Keeper(room=20_000)
+    keeper = checkpoint_module._CACHE = checkpoint_module._Cache(room=20_000)
     for number in range(1, 30):
         describe(write(tmp_path / str(number)))
         assert keeper._held <= 20_000
@@ -197,7 +197,7 @@ def test_what_is_kept_is_bounded(tmp_path, opened):
 def test_what_is_too_large_to_keep_is_still_scanned_once(folder, opened):
     """A scan is done several times a second: that a large file is whole is remembered without what it holds."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(2_000)))
-    keeper = checkpoint_module._KEEPER = checkpoint_module._Keeper(room=30_000)
+    keeper = checkpoint_module._CACHE = checkpoint_module._Cache(room=30_000)
     for _ in range(3):
         assert missing_parts(read(look(folder), values=False)) == ()
     assert opened.count("tokenizer.json") == 1

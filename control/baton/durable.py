@@ -1,4 +1,4 @@
-"""What makes a change of files survive a power loss."""
+"""Private files and directories, and changes that survive a power loss."""
 
 from __future__ import annotations
 

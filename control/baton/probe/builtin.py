@@ -1,7 +1,6 @@
-"""A request made of nothing but the model's own configuration, for a service without a probe.
+"""A request made from the model's configuration alone, for a service without a probe.
 
-It can't tell whether an answer is right. It tells whether a version answers, with finite numbers and in the shapes that
-it declares.
+It shows whether a version answers with finite numbers in the declared shapes. Not covered: whether an answer is right.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ class NoRequest(TritonError):
 
 
 def ask_builtin(infer: Infer, version: int, signature: Signature, *, cancelled: Stop, timeout_s: float) -> str | None:
-    """Ask a version the built-in request. Gives what is wrong with the answer, None when it is sound.
+    """Ask a version the built-in request. Returns what is wrong with the answer, None for a good one.
 
     Raises:
-        NoRequest: nothing can be told.
+        NoRequest: there is no request that shows anything.
         TritonError: it answered every request that could be made with an error; and what else ``infer`` raises.
     """
     failed: TritonError | None = None

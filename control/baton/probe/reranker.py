@@ -20,7 +20,7 @@ _LATENCY_REQUESTS = 8
 
 
 class RerankerProbe:
-    """Asks what the golden set says, see :class:`~baton.probe.base.Probe`."""
+    """Sends the requests of a golden set, see :class:`~baton.probe.base.Probe`."""
 
     def __init__(self, golden: GoldenSet) -> None:
         self._golden = golden

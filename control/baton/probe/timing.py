@@ -1,4 +1,4 @@
-"""Measuring how fast a loaded version answers. Only measures; what the figures mean is decided by the judge."""
+"""Measures how fast a loaded version answers. What the times mean is decided by ``baton.judge``."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from harness.waiting import until
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from baton.config import TrafficConfig
 from baton.local import LocalTriton
 from baton.triton.config_file import CONFIG
 
-LEASE_S = 15.0
-"""The default."""
+LEASE_S = TrafficConfig().lease
 LATE_S = 2.0
 """What is granted beyond the lease: a request that was already on its way, and a busy machine."""
 ABORT_S = 1.0

@@ -354,10 +354,10 @@ def _existing(path: Path) -> Path:
 
 
 def _enough(name: str, free: int, minimum: int, mend: str) -> Diagnosis:
-    told = f"{free / GIB:.1f} GiB free"
+    message = f"{free / GIB:.1f} GiB free"
     if free >= minimum:
-        return _good(name, told)
-    return _bad(name, f"{told}, less than {minimum / GIB:.2g} GiB", mend)
+        return _good(name, message)
+    return _bad(name, f"{message}, less than {minimum / GIB:.2g} GiB", mend)
 
 
 def _failed(name: str, error: BatonError) -> Diagnosis:

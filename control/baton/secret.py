@@ -20,7 +20,7 @@ def read(path: Path, setting: str) -> str:
 
     Raises:
         ConfigError: it can't be read, others than its owner may open it, or it holds no secret: one line of
-            printable ASCII, since it travels in a header. What it holds is never told.
+            printable ASCII, since it travels in a header. The error never holds the content.
     """
     named = f"{path}, the {setting},"
     try:

@@ -51,7 +51,7 @@ METRICS_HOST = "127.0.0.1"
 """Triton restricts its metrics by no key, so they are for this machine alone."""
 _LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
 _LOGGED = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE)
-"""A line of Triton's own log, told from those of a dynamic linker."""
+"""How a line of Triton's own log begins; a dynamic linker's does not."""
 _TAIL_LINES, _TAIL_WIDTH = 15, 400
 _TAKEN = "already in use"
 """How Triton logs that another process has a port."""

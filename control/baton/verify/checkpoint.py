@@ -246,21 +246,6 @@ _READERS: Final[Mapping[str, Reader]] = {
 }
 
 
-_Key = tuple[Path, Reader, object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    part: Part
-    size: int
-    emptied: bool = False
-    """The file was read without an error, and its value was too large to keep."""
-
-
-_NONE: Final = _Kept(Part(), 0)
-_EMPTIED: Final = _Kept(Part(), _OVERHEAD, emptied=True)
-
-
 class _Cache:
     """Reads files, and keeps their contents while they are unchanged; the one longest unused is dropped first.
 
@@ -270,33 +255,33 @@ class _Cache:
     def __init__(self, room: int) -> None:
         self._room = room
         self._held = 0
-        self._parts: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._parts: OrderedDict[tuple[Path, Reader, object], tuple[Part | None, int]] = OrderedDict()
+        """Contents and their bytes; None: the file was read without an error, and its content was too large to keep."""
         self._lock = threading.Lock()
 
     def part(self, entry: Entry, reader: Reader, *, value: bool = True) -> Part:
         """A file's content. Without ``value`` only its error, which is remembered for files of any size."""
         key = (entry.path, reader, entry.stat_key)
         with self._lock:
-            kept = self._parts.get(key)
-            if kept is not None and not (kept.emptied and value):
+            if key in self._parts and (self._parts[key][0] is not None or not value):
                 self._parts.move_to_end(key)
-                return kept.part
+                return self._parts[key][0] or Part()
         part, sure = _read(entry, reader)
         if sure:
             size = _length(part) if reader is read_header else entry.size if part.value is not None else 0
             with self._lock:
-                self._keep(key, _Kept(part, size + _OVERHEAD) if size <= self._room // 2 else _EMPTIED)
+                self._held -= self._parts.pop(key, (None, 0))[1]
+                self._put(key, part if size <= self._room // 2 else None, size)
         return part if value else Part(error=part.error)
 
-    def _keep(self, key: _Key, kept: _Kept) -> None:
-        self._held += kept.size - self._parts.pop(key, _NONE).size
-        self._parts[key] = kept
+    def _put(self, key: tuple[Path, Reader, object], part: Part | None, size: int) -> None:
+        self._parts[key] = part, _OVERHEAD + (size if part is not None else 0)
+        self._held += self._parts[key][1]
         while self._held > self._room:
-            oldest, old = self._parts.popitem(last=False)
-            self._held -= old.size
-            if old.part.value is not None:
-                self._parts[oldest] = _EMPTIED
-                self._held += _OVERHEAD
+            oldest, (old, held) = self._parts.popitem(last=False)
+            self._held -= held
+            if old is not None and old.value is not None:
+                self._put(oldest, None, 0)
 
 
 _CACHE: Final = _Cache(KEPT)

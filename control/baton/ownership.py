@@ -59,10 +59,6 @@ class Found:
         """The plain file itself, to read from, whatever its name leads to by now; raises ``OSError``."""
         return io.FileIO(os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC))
 
-    def listing(self) -> int:
-        """A new descriptor of the folder itself, to list it, to write in it and to sync it."""
-        return os.open(".", _FOLDER, dir_fd=self.descriptor)
-
     def check_links(self) -> None:
         """Raises ``Untrusted`` if a link on the way was made by a user who does not own what it leads to."""
         for maker in self.makers - {0, os.geteuid(), self.status.st_uid}:
@@ -168,13 +164,13 @@ def _makers(link: os.stat_result, holder: os.stat_result) -> set[int]:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[tuple[int, Path]]:
-    """A folder's descriptor and its path without links.
+    """A folder's descriptor, to list it, to write in it and to sync it, and its path without links.
 
     Raises ``Untrusted`` where a link on the way is another user's and the folder is not, ``OSError`` for no folder.
     """
     with follow(path) as found:
         found.check_links()
-        descriptor, real = found.listing(), found.path
+        descriptor, real = os.open(".", _FOLDER, dir_fd=found.descriptor), found.path
     try:
         yield descriptor, real
     finally:

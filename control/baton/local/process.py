@@ -189,11 +189,6 @@ class LocalTriton:
         """Empty without metrics."""
         return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics" if self.ports.metrics else ""
 
-    @property
-    def shm_prefix(self) -> str:
-        """What the names of this server's regions in its /dev/shm begin with."""
-        return self._prefix
-
     def stubs(self) -> list[procfs.Stub]:
         """The processes that run python models of this server."""
         return list(procfs.stubs(self._prefix)) if self._prefix else []

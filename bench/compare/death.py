@@ -30,21 +30,6 @@ from baton.errors import BatonError
 from baton.local import LocalTriton, procfs
 from baton.triton.grpc import GrpcTriton
 
-CONFIGURATION = """\
-repository = "{repository}"
-state = "{state}"
-[control]
-metrics = "127.0.0.1:0"
-[[servers]]
-name = "local"
-grpc = "{grpc}"
-metrics = "{metrics}"
-[[services]]
-name = "reranker"
-engine = "{engine}"
-probe = "reranker"
-golden = "{golden}"
-"""
 FOUND_WITHIN_S = 30.0
 """What is granted beyond the load: the questions with the defaults, and a busy machine."""
 LOADS = few(3, 1)
@@ -64,7 +49,7 @@ class Death:
 def deaths(home: Path, asked: Sequence[Question]) -> list[Death]:
     """The only version of a service dies under traffic, in two ways."""
     found = []
-    with stage(home, CONFIGURATION, golden=GOLDEN) as (serve, triton, engine):
+    with stage(home, 'golden = "{golden}"\n', golden=GOLDEN) as (serve, triton, engine):
         drop(home, engine, 1)
         load = _bare(triton)
         serve.start()

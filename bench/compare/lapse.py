@@ -20,16 +20,16 @@ from harness.waiting import until
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from baton.config import TrafficConfig
 from baton.local import LocalTriton
 from baton.triton.config_file import CONFIG
 
-LEASE_S = 15.0
-"""The default."""
+LEASE_S = TrafficConfig().lease
 LATE_S = 2.0
 """What is granted beyond the lease: a request that was already on its way, and a busy machine."""
 ABORT_S = 1.0
 CLIENTS = 8
-CONFIGURATION = """\
+HEAD = """\
 repository = "{repository}"
 state = "{state}"
 [control]
@@ -37,10 +37,14 @@ metrics = "127.0.0.1:0"
 [[servers]]
 name = "local"
 grpc = "{grpc}"
+metrics = "{metrics}"
 [[services]]
 name = "reranker"
 engine = "{engine}"
 probe = "reranker"
+"""
+"""How each configuration of these benches begins."""
+CONFIGURATION = """\
 [services.gates]
 allow_unjudged = true
 [services.rollout]
@@ -64,10 +68,9 @@ class Lapse:
 
 @contextmanager
 def stage(home: Path, text: str, **places: object) -> Iterator[tuple[ControlPlane, LocalTriton, Path]]:
-    """A Triton with an empty engine and a ``ctl serve``, not yet started, with the configuration ``text``.
+    """A Triton with an empty engine and a ``ctl serve``, not yet started, configured by :data:`HEAD` and ``text``.
 
-    ``places`` fill the text besides ``repository``, ``state``, ``engine``, ``grpc`` and ``metrics``. Gives the engine's
-    directory as the third.
+    ``places`` fill what ``text`` leaves open. Gives the engine's directory as the third.
     """
     repository, configuration = home / "model_repository", home / "baton.toml"
     (repository / ENGINE).mkdir(parents=True)
@@ -75,7 +78,7 @@ def stage(home: Path, text: str, **places: object) -> Iterator[tuple[ControlPlan
     with running_triton(home / "triton", repository) as triton:
         reached = {"grpc": triton.grpc_url, "metrics": triton.metrics_url.split("/")[2]}
         here = {"repository": repository, "state": home / "state", "engine": ENGINE}
-        configuration.write_text(text.format(**here, **reached, **places))
+        configuration.write_text((HEAD + text).format(**here, **reached, **places))
         serve = ControlPlane("serve", options=("--config", str(configuration)), log=home / "serve.log")
         try:
             yield serve, triton, repository / ENGINE

@@ -1,4 +1,4 @@
-"""The time that the control plane goes by."""
+"""The control plane's clock, which never goes back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 class ForwardClock:
     """Seconds since the epoch, never less than before.
 
-    When the machine's clock is set back, this one goes on from where it was, and stays ahead until the process ends: a
-    rest of seconds must not become one of an hour. Safe from several threads.
+    When the machine's clock is set back, this one goes on from where it was, and stays ahead until the process ends. So
+    a wait of seconds does not become one of an hour. Safe from several threads.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:

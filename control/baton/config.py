@@ -1,7 +1,8 @@
 """``baton.toml``: read once at start, and checked whole before anything starts.
 
-Precedence: flag, environment (``BATON_*``), file, default. Every key is in ``docs/reference/configuration.md``, which a
-test keeps complete. Relative paths are relative to the file they stand in.
+Precedence: flag, environment (``BATON_*``), file, default. This is the only place of a setting's default. Every key is
+documented in ``docs/reference/configuration.md``; a test keeps that complete. Relative paths start from the file's
+directory. Not checked here: whether files, servers and ports are there (``baton.doctor`` looks at those).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,14 @@ from baton.errors import ConfigError
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _ALL = 100.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+
+
+_LARGEST = 1e12
+"""The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
 
 
 class _Invalid(ValueError):
     """What is allowed, as the second half of a sentence."""
-
-
-_LARGEST = 1e12
-"""Of any number: beyond it lie mistakes, infinity, and whole numbers that no float holds."""
 
 
 def _duration(value: Any) -> float:
@@ -43,8 +42,7 @@ def _duration(value: Any) -> float:
 
 
 def _positive_duration(value: Any) -> float:
-    seconds = _duration(value)
-    if seconds <= 0:
+    if (seconds := _duration(value)) <= 0:
         raise _Invalid('a duration above zero, such as "5s"')
     return seconds
 
@@ -56,25 +54,27 @@ def _age(value: Any) -> float:
         raise _Invalid('a duration above zero, such as "90d", or "forever"') from None
 
 
-def _above(low: float) -> Callable[[Any], float]:
+def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[Any], float]:
     def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= _LARGEST:
-            raise _Invalid(f"a number above {low:g}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise _Invalid(allowed)
         return float(value)
 
     return check
+
+
+def _above(low: float) -> Callable[[Any], float]:
+    return _number(f"a number above {low:g}", lambda value: low < value <= _LARGEST)
+
+
+_fraction = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+_percent = _number("a number of percent from 0 to 100", lambda value: 0 <= value <= _ALL)
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         raise _Invalid("a whole number of at least 1")
     return value
-
-
-def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise _Invalid("a number from 0 to 1")
-    return float(value)
 
 
 def _flag(value: Any) -> bool:
@@ -92,26 +92,22 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return check
 
 
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise _Invalid("a name of letters, digits, '_', '-' and '.'")
-    return value
+def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise _Invalid(allowed)
+        return value
+
+    return check
 
 
-def _address(value: Any) -> str:
-    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
-        raise _Invalid('an address such as "127.0.0.1:8001"')
-    return value
+_name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
+_address = _matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
+_text = _matching(r"(?s).+", "a text that is not empty")
 
 
 def _address_or_false(value: Any) -> str | Literal[False]:
     return False if value is False else _address(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _Invalid("a text that is not empty")
-    return value
 
 
 def _path(value: Any) -> Path:
@@ -120,10 +116,12 @@ def _path(value: Any) -> Path:
     return Path(value).expanduser()
 
 
-def _setting(check: Callable[[Any], Any], default: Any = MISSING, factory: Any = MISSING) -> Any:
-    if factory is not MISSING:
-        return field(default_factory=factory, metadata={"check": check})
+def _setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
     return field(default=default, metadata={"check": check})
+
+
+def _section(shape: type[Any]) -> Any:
+    return field(default_factory=shape, metadata={"table": shape})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +149,6 @@ class RolloutConfig:
     drain_timeout: float = _setting(_duration, 120.0)
 
 
-def _percent(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _ALL:
-        raise _Invalid("a number of percent from 0 to 100")
-    return float(value)
-
-
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
         raise _Invalid('a list of tensor names such as ["query", "documents"]')
@@ -164,7 +156,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _steps(value: Any) -> tuple[Step, ...]:
-    """Steps in rising order of weight; the last step, 100 %, goes without saying."""
+    """Steps in rising order of weight; the last step, 100 %, may be left out."""
     forms = '{ weight = 5, hold = "30s" }, { weight = 50, over = "90s" } or { pause = true }'
     if not isinstance(value, list | tuple):
         raise _Invalid(f"a list of steps such as {forms}")
@@ -275,11 +267,11 @@ class ServiceConfig:
     probe: str | None = _setting(_name, None)
     golden: Path | None = _setting(_path, None)
     architecture: str | None = _setting(_text, None)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig, metadata={"table": RolloutConfig})
-    traffic: TrafficConfig = field(default_factory=TrafficConfig, metadata={"table": TrafficConfig})
-    live: LiveConfig = field(default_factory=LiveConfig, metadata={"table": LiveConfig})
-    gates: GateConfig = field(default_factory=GateConfig, metadata={"table": GateConfig})
-    health: HealthConfig = field(default_factory=HealthConfig, metadata={"table": HealthConfig})
+    rollout: RolloutConfig = _section(RolloutConfig)
+    traffic: TrafficConfig = _section(TrafficConfig)
+    live: LiveConfig = _section(LiveConfig)
+    gates: GateConfig = _section(GateConfig)
+    health: HealthConfig = _section(HealthConfig)
 
     @property
     def splitter(self) -> str:
@@ -307,7 +299,7 @@ class ControlConfig:
     second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
     keep_history: float = _setting(_age, 7_776_000.0)
     keep_rollouts: int = _setting(_count, 1_000)
-    api: ApiConfig = field(default_factory=ApiConfig, metadata={"table": ApiConfig})
+    api: ApiConfig = _section(ApiConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,16 +308,12 @@ class Config:
 
     repository: Path = _setting(_path, Path("model_repository"))
     state: Path = _setting(_path, Path(".baton"))
-    control: ControlConfig = field(default_factory=ControlConfig, metadata={"table": ControlConfig})
+    control: ControlConfig = _section(ControlConfig)
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
 
     def service(self, name: str | None) -> ServiceConfig:
-        """The service of that name; without a name, the only one there is.
-
-        Raises:
-            ConfigError: no such service, or the name is needed because there are several.
-        """
+        """The service of that name; without a name, the only one. Raises ``ConfigError`` where there is no such one."""
         known = ", ".join(s.name for s in self.services)
         if name is None and len(self.services) == 1:
             return self.services[0]
@@ -363,19 +351,15 @@ def load(path: Path | None) -> Config:
 def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
     """Check a parsed file. ``base``: the directory that relative paths start from."""
     config: Config = _table(Config, data, where, "", base)
-    if not config.services:
-        object.__setattr__(config, "services", (DEFAULT_SERVICE,))
-    if not config.servers:
-        object.__setattr__(config, "servers", (DEFAULT_SERVER,))
+    config = replace(
+        config, services=config.services or (DEFAULT_SERVICE,), servers=config.servers or (DEFAULT_SERVER,)
+    )
     for what, names in (
         ("servers", [s.name for s in config.servers]),
         ("services", [n for s in config.services for n in (s.name, s.engine, s.splitter)]),
     ):
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"{where}: {what}: the name {name!r} is given twice.", mend="Every model name is its own."
-                )
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"{where}: {what}: the name {twice[0]!r} is given twice.", mend="Give each another name.")
     api = config.control.api
     missing = [f.name for f in fields(api) if getattr(api, f.name) is None]
     if 0 < len(missing) < len(fields(api)):

@@ -1,14 +1,14 @@
-"""Looks at the machine and says what would keep Baton from working, and how to mend it.
+"""The checks of ``ctl doctor``: what on this machine would keep Baton from working, and what to do about it.
 
-Data only: nothing is printed and nothing is changed, apart from a probe file that is removed at once. Every check
-that is not ``True`` says what to do. ``None`` means that it can't be told, or that it works with a limit.
+Nothing is printed, and nothing is changed apart from a probe file that is removed at once. Not checked: whether the
+configured servers answer (the control plane's health tells that), and machines other than this one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -23,11 +23,12 @@ from baton import secret
 from baton.errors import BatonError, KeyRefused
 from baton.local import procfs
 from baton.local.assemble import find_backends
-from baton.local.exec_wrapper import OWN, Memory, memory_here, told, wanted
+from baton.local.exec_wrapper import OWN, Memory, explain, memory_for, memory_here
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import open_port
 from baton.ownership import user, writers
 from baton.triton.grpc import GrpcTriton
+from baton.verify.capacity import available_memory
 from baton.watch.watcher import NETWORK, file_system
 
 if TYPE_CHECKING:
@@ -59,12 +60,27 @@ _OTHERS_MEMORY = (
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One look at the machine. ``ok`` None: can't be told, or works with the limit that ``message`` names."""
+    """The result of one check. ``ok`` None: it is not known, or works with the limit that ``message`` names.
+
+    ``mend`` says what to do; only a check that is ``True`` has none.
+    """
 
     name: str
     ok: bool | None
     message: str
     mend: str | None = None
+
+
+def _good(name: str, message: str) -> Diagnosis:
+    return Diagnosis(name, ok=True, message=message)
+
+
+def _limited(name: str, message: str, mend: str) -> Diagnosis:
+    return Diagnosis(name, ok=None, message=message, mend=mend)
+
+
+def _bad(name: str, message: str, mend: str | None) -> Diagnosis:
+    return Diagnosis(name, ok=False, message=message, mend=mend)
 
 
 def checks(
@@ -86,7 +102,7 @@ def checks(
     """
     results = [_python()]
     if no_triton:
-        results.append(Diagnosis("Triton", ok=True, message=f"Baton starts none on this machine: {no_triton}"))
+        results.append(_good("Triton", f"Baton starts none on this machine: {no_triton}"))
     else:
         results += [*_triton(triton), _backends(backends)]
     results += [_port(name, host, number) for name, number in (ports or {}).items() if number]
@@ -107,77 +123,64 @@ def checks(
 
 
 def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
-    """Whether a stranger may load and unload on the configured servers, and Baton may; those that answer.
+    """Who may load and unload models on those of the configured servers that answer: everybody, or Baton alone.
 
-    A server without a key of its own is also asked with the one of `ctl up` in ``state``.
+    A server without a key in the configuration is also tried with the key of `ctl up` in ``state``.
     """
     results = []
     for server in servers:
         name = f"access to {server.name}"
         try:
-            if _answers(server, None):
-                results.append(
-                    Diagnosis(
-                        name, ok=None, message=f"{server.grpc} lets anybody load and unload models", mend=_RESTRICT
-                    )
-                )
-                continue
+            _ask_index(server, None)
         except KeyRefused as error:
             refusal = error
         except BatonError:
-            continue  # whether it is reached is told elsewhere
+            continue  # the control plane's health tells whether a server is reached
+        else:
+            results.append(_limited(name, f"{server.grpc} lets anybody load and unload models", _RESTRICT))
+            continue
         key_file = server.admin_key_file or state / "admin.key"
         try:
             if server.admin_key_file is None and not key_file.is_file():
                 raise refusal
-            _answers(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
+            _ask_index(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
         except BatonError as error:
             results.append(_failed(name, error))
         else:
-            results.append(Diagnosis(name, ok=True, message=f"only with the key in {key_file}"))
+            results.append(_good(name, f"only with the key in {key_file}"))
     return results
 
 
-def _answers(server: ServerConfig, key: str | None) -> bool:
-    """True when the server shows its repository to who has that key."""
-    triton = GrpcTriton(server.name, server.grpc, admin_key=key)
-    try:
+def _ask_index(server: ServerConfig, key: str | None) -> None:
+    """Raises ``BatonError`` where the server does not show its repository to whoever has that key."""
+    with contextlib.closing(GrpcTriton(server.name, server.grpc, admin_key=key)) as triton:
         triton.index()
-    finally:
-        triton.close()
-    return True
 
 
 def _python() -> Diagnosis:
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] >= MINIMUM_PYTHON:
-        return Diagnosis("Python", ok=True, message=f"{version} at {sys.executable}")
+        return _good("Python", f"{version} at {sys.executable}")
     wanted = ".".join(str(part) for part in MINIMUM_PYTHON)
-    return Diagnosis("Python", ok=False, message=f"{version} is too old", mend=f"Use Python {wanted} or newer.")
+    return _bad("Python", f"{version} is too old", f"Use Python {wanted} or newer.")
 
 
 def _triton(explicit: Path | None) -> Iterable[Diagnosis]:
-    """The server, its stub and the stub's libpython; each is looked at even when another is missing."""
+    """The server, its stub and the stub's libpython."""
+    name = "tritonserver"
     try:
         binary = find_binary(explicit)
-    except BatonError as error:
-        yield _failed("tritonserver", error)
-        return
-    root = binary.parent.parent
-    try:
-        stub = find_stub(root)
-        yield Diagnosis("python stub", ok=True, message=str(stub))
-    except BatonError as error:
-        yield _failed("python stub", error)
-        return
-    try:
+        name = "python stub"
+        stub = find_stub(binary.parent.parent)
+        yield _good(name, str(stub))
+        name = "libpython"
         installation = find_triton(explicit)
         place = find_libpython(stub, installation.libraries)
-        yield Diagnosis("libpython", ok=True, message=f"in {place}" if place else "the system's loader finds it")
+        yield _good(name, f"in {place}" if place else "the system's loader finds it")
     except BatonError as error:
-        yield _failed("libpython", error)
-        return
-    yield _runs(installation)
+        yield _failed(name, error)
+    else:
+        yield _runs(installation)
 
 
 def _runs(installation: Installation) -> Diagnosis:
@@ -188,18 +191,14 @@ def _runs(installation: Installation) -> Diagnosis:
             command, env=env, capture_output=True, text=True, errors="replace", timeout=_RUN_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Diagnosis("tritonserver", ok=False, message=f"{installation.binary}: {error}", mend="Install it anew.")
+        return _bad("tritonserver", f"{installation.binary}: {error}", "Install it anew.")
     # Some releases end --help with another code than 0; a loader that misses a library writes none of the usage.
     if "Usage" not in done.stdout + done.stderr:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"ended with code {done.returncode}"]
-        return Diagnosis(
-            "tritonserver",
-            ok=False,
-            message=f"{installation.binary} does not run: {lines[-1]}",
-            mend="Install what the message names, or Triton anew.",
-        )
+        message = f"{installation.binary} does not run: {lines[-1]}"
+        return _bad("tritonserver", message, "Install what the message names, or Triton anew.")
     version = installation.version or "of unknown version"
-    return Diagnosis("tritonserver", ok=True, message=f"{version} ({installation.source}) at {installation.binary}")
+    return _good("tritonserver", f"{version} ({installation.source}) at {installation.binary}")
 
 
 def _backends(directories: Sequence[Path]) -> Diagnosis:
@@ -208,31 +207,23 @@ def _backends(directories: Sequence[Path]) -> Diagnosis:
     except BatonError as error:
         return _failed("backends", error)
     if names:
-        return Diagnosis("backends", ok=True, message=", ".join(names))
-    return Diagnosis(
-        "backends",
-        ok=None,
-        message="no python-based backend was named",
-        mend="Name a directory such as python_backend/, unless Triton brings the engine's backend itself.",
-    )
+        return _good("backends", ", ".join(names))
+    mend = "Name a directory such as python_backend/, unless Triton brings the engine's backend itself."
+    return _limited("backends", "no python-based backend was named", mend)
 
 
 def _port(name: str, host: str, number: int) -> Diagnosis:
     try:
         open_port(host, name, number).close()
     except BatonError as error:
-        return Diagnosis(
-            f"port {name}", ok=False, message=error.message, mend=f"Stop it, or pass another --{name}-port."
-        )
-    return Diagnosis(f"port {name}", ok=True, message=f"{number} is free")
+        return _bad(f"port {name}", error.message, f"Stop it, or pass another --{name}-port.")
+    return _good(f"port {name}", f"{number} is free")
 
 
 def _memory() -> Diagnosis:
-    table = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.is_file() else None
-    if found is None:
-        return Diagnosis("memory", ok=None, message="can't be told here", mend="Look at it by other means.")
-    free = int(found[1]) * 1024
+    free = available_memory()
+    if free is None:
+        return _limited("memory", "this system does not say how much is free", "Look at it by other means.")
     return _enough("memory", free, MINIMUM_MEMORY, "Two versions are loaded during a rollout: free or add memory.")
 
 
@@ -244,7 +235,7 @@ def _disk(name: str, path: Path) -> Diagnosis:
 def _shared_memory() -> Diagnosis:
     if not procfs.SHARED_MEMORY.is_dir():
         mend = "Mount a tmpfs there: the python backend talks to its models through it."
-        return Diagnosis("shared memory", ok=False, message=f"{procfs.SHARED_MEMORY} is not there", mend=mend)
+        return _bad("shared memory", f"{procfs.SHARED_MEMORY} is not there", mend)
     mend = "Requests with large media need more: docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm"
     return _enough("shared memory", shutil.disk_usage(procfs.SHARED_MEMORY).free, MINIMUM_SHM, mend)
 
@@ -252,15 +243,18 @@ def _shared_memory() -> Diagnosis:
 def _requests(repository: Path, state: Path, *, starts: bool) -> Diagnosis:
     """Who can read clients' requests in shared memory; ``starts``: Baton starts a Triton here, or may."""
     name = "requests private"
-    found, why = memory_here(memory := wanted(repository, state)) if starts else (Memory.OWN, "")
+    found, why = memory_here(memory := memory_for(repository, state)) if starts else (Memory.OWN, "")
     if found is not Memory.OPEN and (regions := procfs.open_regions()):
         more = f" and {len(regions) - 1} more" if regions[1:] else ""
         message = f"every user of this machine can read clients' requests in {procfs.SHARED_MEMORY}/{regions[0]}{more}"
-        return Diagnosis(name, ok=None, message=message, mend=_OTHERS_MEMORY)
+        return _limited(name, message, _OTHERS_MEMORY)
     if not starts:
-        return Diagnosis(name, ok=True, message=f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
-    mend = _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
-    return Diagnosis(name, ok=True if found is Memory.OWN else None, message=told(found, why), mend=mend)
+        return _good(name, f"no Triton here leaves them open in {procfs.SHARED_MEMORY}")
+    if found is Memory.OWN:
+        return _good(name, explain(found, why))
+    return _limited(
+        name, explain(found, why), _OWN_MEMORY if memory == OWN else f"Move {repository} and {state} to a disk."
+    )
 
 
 def _writable(name: str, path: Path) -> Diagnosis:
@@ -273,9 +267,9 @@ def _writable(name: str, path: Path) -> Diagnosis:
             pass
     except OSError as error:
         mend = f"Give the user that runs Baton (uid {os.getuid()}) write access to {place}."
-        return Diagnosis(f"{name} writable", ok=False, message=f"{place}: {error.strerror}", mend=mend)
+        return _bad(f"{name} writable", f"{place}: {error.strerror}", mend)
     made = "" if place == path else f"; {path} will be made"
-    return Diagnosis(f"{name} writable", ok=True, message=f"{place}{made}")
+    return _good(f"{name} writable", f"{place}{made}")
 
 
 def _private(state: Path) -> Diagnosis:
@@ -283,21 +277,19 @@ def _private(state: Path) -> Diagnosis:
     name = "state private"
     if state.is_dir() and (owner := state.stat().st_uid) not in {0, os.geteuid()}:
         message = f"{state} belongs to {user(owner)}, who could put keys and code of his own into it"
-        return Diagnosis(
-            name, ok=None, message=message, mend=f"Run Baton as {user(owner)}, or give it the directory: chown"
-        )
+        return _limited(name, message, f"Run Baton as {user(owner)}, or give it the directory: chown")
     mode = stat.S_IMODE(state.stat().st_mode) if state.is_dir() else 0o700
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         message = f"{state} may be opened by others than its owner (mode {mode:04o}): the journal and logs lie there"
-        return Diagnosis(name, ok=None, message=message, mend=f"chmod 700 {state}")
-    return Diagnosis(name, ok=True, message="for its owner alone")
+        return _limited(name, message, f"chmod 700 {state}")
+    return _good(name, "for its owner alone")
 
 
 def _others(repository: Path, state: Path) -> Diagnosis:
     """Who can write in the repository decides what is served. Whom the state directory belongs to runs Baton."""
     name = "repository writers"
     if not repository.is_dir():
-        return Diagnosis(name, ok=True, message=f"{repository} will be made")
+        return _good(name, f"{repository} will be made")
     us = state.stat().st_uid if state.is_dir() else os.geteuid()
     try:
         places = [repository, *(entry for entry in sorted(repository.iterdir()) if entry.is_dir())]
@@ -306,42 +298,29 @@ def _others(repository: Path, state: Path) -> Diagnosis:
             found[repository.resolve().parent] = who
     except OSError as error:
         mend = f"Give the user that runs Baton (uid {os.getuid()}) the right to read it."
-        return Diagnosis(name, ok=None, message=f"{error.filename}: {error.strerror}", mend=mend)
+        return _limited(name, f"{error.filename}: {error.strerror}", mend)
     if not found:
-        return Diagnosis(name, ok=True, message=f"{user(us)} and root alone")
+        return _good(name, f"{user(us)} and root alone")
     place, who = next(iter(found.items()))
     more = f", and in {len(found) - 1} more of its folders" if len(found) > 1 else ""
-    return Diagnosis(
-        name,
-        ok=None,
-        message=f"{who} can write in {place}{more}, and so change what is served",
-        mend=f"`chmod go-w` what only Baton and whoever pushes should write, or trust all of them: {place}",
-    )
+    mend = f"`chmod go-w` what only Baton and whoever pushes should write, or trust all of them: {place}"
+    return _limited(name, f"{who} can write in {place}{more}, and so change what is served", mend)
 
 
 def _file_system(path: Path) -> Diagnosis:
-    kind = file_system(path)
-    if NETWORK.fullmatch(kind):
-        return Diagnosis(
-            "file system",
-            ok=None,
-            message=f"{path} is on {kind}, which does not tell of changes made elsewhere",
-            mend="Let Baton poll the repository instead of waiting for events.",
-        )
-    return Diagnosis("file system", ok=True, message=kind or "unknown")
+    if NETWORK.fullmatch(kind := file_system(path)):
+        message = f"{path} is on {kind}, which does not report changes made on other machines"
+        return _limited("file system", message, "Let Baton poll the repository instead of waiting for events.")
+    return _good("file system", kind or "unknown")
 
 
 def _state_file_system(path: Path) -> Diagnosis:
     """SQLite's write-ahead log needs memory that its readers share, and ``flock`` must keep everybody else out."""
-    kind = file_system(path)
-    if NETWORK.fullmatch(kind):
-        return Diagnosis(
-            "state file system",
-            ok=None,
-            message=f"{path} is on {kind}: the journal may be damaged there, and two control planes may act at once",
-            mend="Put the state directory on a disk of this machine; docs/how-to/backup-restore.md says why.",
-        )
-    return Diagnosis("state file system", ok=True, message=kind or "unknown")
+    if NETWORK.fullmatch(kind := file_system(path)):
+        message = f"{path} is on {kind}: the journal may be damaged there, and two control planes may act at once"
+        mend = "Put the state directory on a disk of this machine; docs/how-to/backup-restore.md says why."
+        return _limited("state file system", message, mend)
+    return _good("state file system", kind or "unknown")
 
 
 def _watches() -> Diagnosis:
@@ -350,26 +329,22 @@ def _watches() -> Diagnosis:
         file = Path("/proc/sys/fs/inotify", name)
         if not file.is_file():
             mend = "Let Baton poll the repository."
-            return Diagnosis("file watches", ok=None, message="this system has no inotify", mend=mend)
+            return _limited("file watches", "this system has no inotify", mend)
         limits[name] = int(file.read_text())
     message = f"{limits['max_user_watches']} watches, {limits['max_user_instances']} instances a user"
     if limits["max_user_watches"] < MINIMUM_WATCHES:
         mend = f"sysctl fs.inotify.max_user_watches={8 * MINIMUM_WATCHES}; or let Baton poll the repository."
-        return Diagnosis("file watches", ok=None, message=f"only {message}", mend=mend)
-    return Diagnosis("file watches", ok=True, message=message)
+        return _limited("file watches", f"only {message}", mend)
+    return _good("file watches", message)
 
 
 def _packages(names: Sequence[str]) -> Diagnosis:
     """``find_spec`` of a top-level name imports nothing: torch alone would take seconds."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if not missing:
-        return Diagnosis("engine packages", ok=True, message=", ".join(names))
-    return Diagnosis(
-        "engine packages",
-        ok=False,
-        message=f"not installed beside Baton: {', '.join(missing)}",
-        mend=f'{sys.executable} -m pip install "baton[engine]"; with `ctl serve` Triton\'s own machine needs them.',
-    )
+        return _good("engine packages", ", ".join(names))
+    mend = f'{sys.executable} -m pip install "baton[engine]"; with `ctl serve` Triton\'s own machine needs them.'
+    return _bad("engine packages", f"not installed beside Baton: {', '.join(missing)}", mend)
 
 
 def _existing(path: Path) -> Path:
@@ -381,11 +356,11 @@ def _existing(path: Path) -> Path:
 
 
 def _enough(name: str, free: int, minimum: int, mend: str) -> Diagnosis:
-    told = f"{free / GIB:.1f} GiB free"
+    message = f"{free / GIB:.1f} GiB free"
     if free >= minimum:
-        return Diagnosis(name, ok=True, message=told)
-    return Diagnosis(name, ok=False, message=f"{told}, less than {minimum / GIB:.2g} GiB", mend=mend)
+        return _good(name, message)
+    return _bad(name, f"{message}, less than {minimum / GIB:.2g} GiB", mend)
 
 
 def _failed(name: str, error: BatonError) -> Diagnosis:
-    return Diagnosis(name, ok=False, message=error.message, mend=error.mend)
+    return _bad(name, error.message, error.mend)

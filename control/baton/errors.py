@@ -1,7 +1,7 @@
 """The one error hierarchy.
 
-Every error names the thing, the cause and the mend, and knows the exit code with which ``ctl`` ends.
-An error's text is written for the person who reads it at 3 a.m.; a traceback is only for bugs.
+Every error names the thing, the cause and what to do, and has the exit code of ``ctl``. Its text is for the person on
+call at 3 a.m.; a traceback is only for bugs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CheckpointError(BatonError):
 
 
 class TritonError(BatonError):
-    """Triton answered, and said no. The message holds the cause in Triton's own words; ``words`` are all of them."""
+    """Triton answered with an error. The message has the cause in Triton's words; ``words`` is its whole text."""
 
     exit_code = 1
 
@@ -88,19 +88,19 @@ class InvalidRequest(TritonError):
 
 
 class GivenUp(TritonError):
-    """Triton gave requests to this version up, since its process shows no sign of life. It is not asked any more.
+    """Triton gave requests to this version up, since its process shows no sign of life.
 
-    Not before it was loaded anew: a request that reaches such a process after Triton gave one up can bring the whole
-    server down (seen on 24.10).
+    Baton sends it no more requests until it is loaded again: one that reaches such a process can make the whole server
+    abort (seen on 24.10).
     """
 
 
 class NotSteered(BatonError):
-    """The splitter takes no route from this control plane: it was loaded with files that have changed since."""
+    """The splitter refuses this control plane's token: it was loaded with files that have changed since."""
 
 
 class KeyRefused(TritonError):
-    """Triton lives, and does not take Baton's admin key. Nothing that needs it is worth another try."""
+    """Triton answers, and refuses Baton's admin key. Trying again does not help."""
 
 
 class RepositoryError(BatonError):
@@ -110,4 +110,4 @@ class RepositoryError(BatonError):
 
 
 class Unreadable(RepositoryError):
-    """The file system does not give a file of the model repository: what is in it, and whether it is there, is open."""
+    """The file system does not give a file of the model repository: whether it is there is not known."""

@@ -1,12 +1,12 @@
-"""Opening what another user may have prepared: by descriptor, link by link, and by whose it is.
+"""Opens files and folders that another user may have prepared, and refuses those that are not safe.
 
-A path is only a name, which others may give to something else between two looks. So each part of it is opened without
-following links, each link is read and judged, and what is checked is the very descriptor that is read or written after.
+A path is only a name: others may put something else there between a check and its use. So each part of a path is opened
+without following links, each link is read and checked, and the checked descriptor itself is then read or written.
 
-A link is followed where the user who made it owns what it leads to: nobody can have others open a file for him that is
-not his (Linux asks the same in ``/tmp`` with ``protected_symlinks``). Links of this process's user and of root are
-followed anywhere. A link with a second name counts as made by the owner of its directory, since a hard link keeps its
-owner. The text of a link is all that counts, also in ``/proc``, whose links lead past every directory otherwise.
+The rule for links: a link is followed if the user who made it owns what it leads to, so nobody can make Baton open a
+file that is not his (Linux has the same rule in ``/tmp``, ``protected_symlinks``). Links of this process's user and of
+root are always followed. A link with a second name (a hard link) counts as made by the owner of its directory, since a
+hard link keeps its owner. Links in ``/proc`` are followed by their text, too.
 """
 
 from __future__ import annotations
@@ -59,26 +59,23 @@ class Found:
         """The plain file itself, to read from, whatever its name leads to by now; raises ``OSError``."""
         return io.FileIO(os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDONLY | os.O_CLOEXEC))
 
-    def listing(self) -> int:
-        """A new descriptor of the folder itself, to list it, to write in it and to sync it."""
-        return os.open(".", _FOLDER, dir_fd=self.descriptor)
-
     def check_links(self) -> None:
-        """Raises ``Untrusted`` where another user than its owner made a link that led here."""
+        """Raises ``Untrusted`` if a link on the way was made by a user who does not own what it leads to."""
         for maker in self.makers - {0, os.geteuid(), self.status.st_uid}:
             raise Untrusted(
                 f"A link that {user(maker)} made leads to {self.path}, which belongs to {user(self.status.st_uid)}: "
-                "links are followed to files of the user who made them only.",
+                "Baton follows a link only to a file of the user who made the link.",
                 mend="Put the file itself in the link's place, or make the link yourself.",
             )
 
     def check_public(self, *, inside: bool) -> None:
-        """Whether everybody may get a file to read.
+        """Whether a file's content may become readable for everybody.
 
-        ``inside``: whether it lies in the folder that is to be given away as a whole. A link of one's own may have come
-        with an archive or a clone, and lead to one's keys.
+        ``inside``: whether it lies in the folder that is copied. A link out of it may have come with an archive or a
+        clone, and lead to the user's keys.
 
-        Raises ``Untrusted`` where not everybody may read it, and it lies outside, or others could have put it there.
+        Raises ``Untrusted`` for a file that not everybody may read, and that lies outside or that others could have put
+        there.
         """
         if self.status.st_mode & stat.S_IROTH:
             return
@@ -105,7 +102,7 @@ class Found:
 
 @contextlib.contextmanager
 def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
-    """What a path leads to, from the directory ``at`` or the working directory. Nothing is judged and no file opened.
+    """What a path leads to, from the directory ``at`` or the working directory. Nothing is checked, no file is opened.
 
     Raises ``OSError`` where it leads to nothing (a ring of links, too), or a directory on the way may not be searched.
     """
@@ -119,8 +116,8 @@ def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
         held.append(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within))
         return held[-1]
 
-    def let_go(*needed: int) -> None:
-        """A path may have thousands of parts, and a process few descriptors."""
+    def close_all_but(*needed: int) -> None:
+        """A path may have more parts than a process may have descriptors."""
         for descriptor in held:
             if descriptor not in needed:
                 os.close(descriptor)
@@ -130,7 +127,7 @@ def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
         here = folder = opened("/" if text.startswith("/") else ".", at)
         last = "."
         while parts:
-            let_go(*{here, folder})
+            close_all_but(*{here, folder})
             name = parts.pop()
             if name in {"", "."}:
                 continue
@@ -149,7 +146,7 @@ def follow(path: str | Path, at: int | None = None) -> Iterator[Found]:
             parts += to.split("/")[::-1]
         yield Found(here, os.fstat(here), folder, last, _real(here), frozenset(makers))
     finally:
-        let_go()
+        close_all_but()
 
 
 def _real(descriptor: int) -> Path:
@@ -167,13 +164,13 @@ def _makers(link: os.stat_result, holder: os.stat_result) -> set[int]:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[tuple[int, Path]]:
-    """A folder's descriptor and its path without links.
+    """A folder's descriptor, to list it, to write in it and to sync it, and its path without links.
 
     Raises ``Untrusted`` where a link on the way is another user's and the folder is not, ``OSError`` for no folder.
     """
     with follow(path) as found:
         found.check_links()
-        descriptor, real = found.listing(), found.path
+        descriptor, real = os.open(".", _FOLDER, dir_fd=found.descriptor), found.path
     try:
         yield descriptor, real
     finally:
@@ -241,10 +238,10 @@ def open_own(path: str | Path, flags: int, mode: int = 0o600, *, at: int | None 
 
 
 @contextlib.contextmanager
-def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
-    """A new file of that mode in the directory ``at``, in the place of what has the name; on the disk after the block.
+def new_file(name: str, at: int | None, mode: int) -> Iterator[BinaryIO]:
+    """A new file of that mode in the directory ``at`` (None: the working directory), synced at the end of the block.
 
-    Raises ``OSError``, also when others make one of that name again and again.
+    What had that name is removed first. Raises ``OSError``, also where others make a file of that name meanwhile.
     """
     unlink(name, at)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -255,8 +252,8 @@ def new_file(name: str, at: int, mode: int) -> Iterator[BinaryIO]:
         os.fsync(file.fileno())
 
 
-def unlink(name: str, at: int) -> None:
-    """Remove a file, or a link itself, from the directory ``at``, if it is there."""
+def unlink(name: str, at: int | None) -> None:
+    """Remove a file, or a link itself, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=at)
 

@@ -21,8 +21,8 @@ from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.ownership import open_folder, open_own, own_folder, user, writers
 from baton.staging import Progress, Source, Stage
 from baton.verify.checkpoint import Checkpoint, describe
-from baton.verify.files import reason, shown
-from baton.verify.integrity import ignored, problems, told
+from baton.verify.files import error_text, printable
+from baton.verify.integrity import ignored, problems, summary
 from baton.verify.meta import META, META_LIMIT, check_table, parse_table
 from baton.verify.names import LARGEST, highest_number
 from baton.verify.sums import SUMS
@@ -92,7 +92,7 @@ def push(
             folder, beside = repository / engine / str(version), ignored(described)
     except OSError as error:
         raise RepositoryError(
-            f"{shown(source.name)} could not be pushed: {reason(error)} ({error.filename or repository}).",
+            f"{printable(source.name)} could not be pushed: {error_text(error)} ({error.filename or repository}).",
             mend="The repository is as it was; mend that and push again.",
         ) from error
     return Pushed(version, folder, size, time.monotonic() - began, resumed, beside)
@@ -114,7 +114,7 @@ def _staging(repository: Path, engine: str) -> Iterator[tuple[int, Path]]:
             mine = stack.enter_context(own_folder(root.name, parent, root))
         except PermissionError as error:
             raise RepositoryError(
-                f"{root} can't be made: {reason(error)}. Versions are staged there.",
+                f"{root} can't be made: {error_text(error)}. Versions are staged there.",
                 mend=f"Have it made by who may write in {above}: install -d -o {user(os.geteuid())} -m 700 {root}",
             ) from None
         folder = stack.enter_context(own_folder(engine, mine, root / engine))
@@ -153,7 +153,7 @@ def _refuse_early(source: Source, described: Checkpoint) -> None:
     source.check((SUMS, *described.served))
     # Described by its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved.
     if found := problems(described, links_may_leave=True):
-        raise CheckpointError(f"{source.path} can't become a version: {told(found)}")
+        raise CheckpointError(f"{source.path} can't become a version: {summary(found)}")
 
 
 def _check_file_system(staging: int, place: Path, home: int, engine: Path) -> None:

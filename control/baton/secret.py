@@ -1,4 +1,4 @@
-"""Secrets lie in files that only their owner can open. Nothing else holds them: no argument, log or error."""
+"""Secrets: in files that only their owner can open, and nowhere else (no argument, log or error message)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(path: Path, setting: str) -> str:
 
     Raises:
         ConfigError: it can't be read, others than its owner may open it, or it holds no secret: one line of
-            printable ASCII, since it travels in a header. What it holds is never told.
+            printable ASCII, since it travels in a header. The error never holds the content.
     """
     named = f"{path}, the {setting},"
     try:
@@ -57,15 +57,14 @@ def create(path: Path) -> str:
     Raises:
         ConfigError: the file can't be written.
     """
+    from baton.ownership import new_file  # Triton's image reads keys with this module, and does not have that one
+
     text = secrets.token_urlsafe(BYTES)
-    staging = path.with_name(f".{path.name}.new")
+    made = path.with_name(f".{path.name}.new")
     try:
-        staging.unlink(missing_ok=True)
-        # A file of that name that somebody else put there is never written to.
-        handle = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(handle, "w") as file:  # noqa: PTH123 - a descriptor, not a path
-            file.write(f"{text}\n")
-        staging.replace(path)
+        with new_file(str(made), None, 0o600) as file:
+            file.write(f"{text}\n".encode())
+        made.replace(path)
     except OSError as error:
         raise ConfigError(
             f"{path} can't be written: {error.strerror}.", mend="Give the user that runs Baton its state directory."

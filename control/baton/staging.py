@@ -1,12 +1,11 @@
-"""Where a push gathers a version: the files of its source, opened one by one, and the folder that they are copied to.
+"""Copies a source folder into a staging folder, where ``ctl push`` makes a version of it.
 
-The folder is ``<repository>.staging-<user id>/<engine>/<key>``, beside the repository: anything new inside the engine's
-directory that is no version makes Triton reload all of its versions, and a rename is atomic only within one file
-system. It is its user's alone (mode 0700), and all that is done in it is done by its descriptor, so that nobody else
-can change what was checked, nor have anything removed or written elsewhere. ``<key>`` comes from the source's path, so
-that an interrupted push finds what it had copied. ``<key>.json`` beside it records each file once it is on the disk:
-such files are kept, and proved again with the rest; the file that was cut off is copied again (its first part can't be
-trusted after a power loss).
+The folder is ``<repository>.staging-<user id>/<engine>/<key>``, beside the repository: a new entry in the engine's
+directory that is no version makes Triton reload all versions, and a rename is atomic only within one file system. It is
+private (mode 0700) and used by its descriptor, so nobody else can change what was checked, nor get anything removed or
+written elsewhere. ``<key>`` comes from the source's path, so an interrupted push finds what it had copied.
+``<key>.json`` beside it records each file that is on the disk: those files are kept, and checked again with the rest. A
+file that was interrupted is copied again (its first part can't be trusted after a power loss).
 
 What happens to the staging folder:
 
@@ -35,7 +34,7 @@ from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
 from baton.verify.checkpoint import describe
-from baton.verify.files import CHUNK, figure, read_whole, reason, shown
+from baton.verify.files import CHUNK, error_text, format_bytes, printable, read_whole
 from baton.verify.integrity import check_integrity
 from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table
@@ -57,9 +56,9 @@ _READABLE: Final = 0o644
 class Source:
     """The folder that is pushed, which may be another user's; ``path`` is without links.
 
-    What is copied becomes readable for everybody, so each file is opened by ``open`` alone: a link in the folder that
-    another user made must not publish what that user can't read. ``baton.ownership`` has the rule. One thing more is
-    allowed: a snapshot of the Hugging Face cache leads to the blobs of its own model, whoever downloaded them first.
+    What is copied becomes readable for everybody. So each file is opened only by ``open``, with the rule for links of
+    ``baton.ownership``: another user's link must not publish what that user can't read. One exception: links of a
+    snapshot of the Hugging Face cache to the blobs of its own model, whoever downloaded those.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -77,7 +76,7 @@ class Source:
         """Whether these files may be copied, as they are now; raises ``Untrusted`` naming the file."""
         for name in names:
             with contextlib.suppress(OSError), self._found(name):
-                pass  # what is not there, or no file, is told by others with more words
+                pass  # what is not there, or no file, is reported elsewhere
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[FileIO]:
@@ -87,7 +86,7 @@ class Source:
         """
         with self._found(name) as found:
             if not found.is_file:
-                raise Refused(f"{shown(name)} is no plain file.", mend="Put the file itself in its place.")
+                raise Refused(f"{printable(name)} is no plain file.", mend="Put the file itself in its place.")
             reader = found.open()
         with reader:
             yield reader
@@ -100,7 +99,7 @@ class Source:
         except OSError as error:
             if vanished(error):
                 return None
-            raise CheckpointError(f"{shown(name)} can't be opened: {reason(error)}.") from error
+            raise CheckpointError(f"{printable(name)} can't be opened: {error_text(error)}.") from error
 
     @contextlib.contextmanager
     def _found(self, name: str) -> Iterator[Found]:
@@ -150,7 +149,7 @@ class Stage:
                 raise
             self.remove()
             raise RepositoryError(
-                f"The disk of {self._place} is full: {reason(error)}. What was copied was removed again.",
+                f"The disk of {self._place} is full: {error_text(error)}. What was copied was removed again.",
                 mend="Make room and push again; what is served was not touched.",
             ) from error
 
@@ -186,20 +185,20 @@ class Stage:
             digest = digests[entry.name]
             if expected.get(entry.name, digest) != digest:
                 raise CheckpointError(
-                    f"{shown(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
+                    f"{printable(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
                     f"its {SUMS} says {expected[entry.name][:12]}....",
                     mend="The source is damaged: fetch that file again.",
                 )
             self._note(entry, digest)
         self._write_texts(table, digests)
         os.fsync(self._folder)
-        return self._prove(progress), resumed
+        return self._check_copy(progress), resumed
 
     def _keep(self, files: list[Entry]) -> dict[str, str]:
         """Return name to SHA-256 of the files that an earlier try left whole, and remove everything else.
 
         Nothing is kept that was not made here: a link, a second name of another file, a file of another user. That
-        they hold what was noted ``_prove`` shows, as of the others.
+        they hold what was noted ``_check_copy`` shows, as of the others.
         """
         noted = self._noted()
         sources = {entry.name: entry for entry in files}
@@ -253,7 +252,7 @@ class Stage:
         if (after.st_size, after.st_mtime_ns) != _identity(entry) or copied != after.st_size:
             unlink(entry.name, self._folder)
             raise Refused(
-                f"{shown(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
+                f"{printable(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
             )
         digests[entry.name] = digest.hexdigest()
 
@@ -261,8 +260,8 @@ class Stage:
         free = shutil.disk_usage(self._path).free
         if needed + RESERVE > free:
             raise RepositoryError(
-                f"{shown(self._source.path.name)} needs {figure(needed)} and {figure(RESERVE)} in reserve, "
-                f"{figure(free)} are free where {self._place} lies. Nothing was copied.",
+                f"{printable(self._source.path.name)} needs {format_bytes(needed)} and {format_bytes(RESERVE)} in "
+                f"reserve, {format_bytes(free)} are free where {self._place} lies. Nothing was copied.",
                 mend="Make room and push again.",
             )
 
@@ -275,7 +274,7 @@ class Stage:
             with new_file(name, self._folder, _READABLE) as file:
                 file.write(text.encode(errors="surrogateescape"))
 
-    def _prove(self, progress: Progress) -> int:
+    def _check_copy(self, progress: Progress) -> int:
         """Read everything back: what is published is what was checked, not what was meant to be written. Its bytes."""
         copy = describe(self._path)
         result = check_integrity(copy, progress=lambda done, total: progress(done, total, VERIFYING))

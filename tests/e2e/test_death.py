@@ -68,7 +68,7 @@ def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
         assert stub.pid not in left, "what hangs must not keep its memory, nor its requests waiting"
         told = events(st, "health")
         if how == "stopped":  # before anybody is asked
-            assert "stood still for" in told.pop(0)
+            assert "was frozen for" in told.pop(0)
         assert told[0].startswith("version 1 does not answer on server s0 although Triton calls it READY: ")
         assert "version 1 was loaded again on server s0 and answers, after" in told[1]
         # The alias survives what comes next.

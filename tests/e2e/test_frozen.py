@@ -105,5 +105,5 @@ def test_what_serves_alone_is_loaded_again(st: Stage) -> None:
             until(lambda: any("was loaded again" in told for told in events(st)[-2:]), "it is loaded again")
             traffic.wait_answers(stable, 200)
             st.wait_live(stable)
-        assert any("stood still for" in told for told in events(st))
+        assert any("was frozen for" in told for told in events(st))
     assert st.servers[0].pid == triton

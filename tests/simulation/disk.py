@@ -18,8 +18,8 @@ from tests.support.rules import ALIAS, ENGINE, SPLITTER
 from tritonclient.grpc import model_config_pb2
 
 from baton.errors import RepositoryError
+from baton.testing import ModelFiles
 from baton.triton import config_file, pbtxt, repository
-from baton.triton.fake import ModelFiles
 from baton.triton.key import Key
 from baton.triton.repository import ServiceFiles
 

@@ -20,7 +20,7 @@ from baton.api.server import claim
 from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
 from baton.journal import JOURNAL, Journal
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.triton.key import token_file
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -189,7 +189,7 @@ def restore(yard: Yard) -> None:
         led_to |= yard.files.policy & {v for s in yard.servers.values() for v in held(s, ModelState.READY)}
     for version in led_to - {None}:
         assert version is not None
-        slots = [s._models[ENGINE][version] for s in yard.servers.values() if version in held(s, ModelState.READY)]
+        slots = [s.models.slots[ENGINE][version] for s in yard.servers.values() if version in held(s, ModelState.READY)]
         known = yard.loaded.get(version) if yard.plane is not None else None
         was = known or next((slot.content for slot in slots), "")
         if was and yard.files.folders.get(version) != was:
@@ -316,7 +316,7 @@ def forget(yard: Yard, _move: Move) -> None:
     # What came before Triton's last load, and what after, nobody knows any more.
     yard.files.unexpected.clear()
     for server in yard.servers.values():
-        for version, model in server._models.get(ENGINE, {}).items():
+        for version, model in server.models.slots.get(ENGINE, {}).items():
             model.content = yard.files.folders.get(version, model.content)
     yard.unknown |= yard.files.policy | {v for s in yard.servers.values() for v in held(s, *ModelState)}
     shutil.rmtree(yard.root / "state", ignore_errors=True)
@@ -337,7 +337,7 @@ def clock(yard: Yard, move: Move) -> None:
 
 def die(yard: Yard, move: Move) -> None:
     server = _server(yard, move)
-    if SPLITTER in server._splitters and move.c % 2:
+    if SPLITTER in server.models.splitters and move.c % 2:
         yard.upset(server)
         server.die(SPLITTER, SPLITTER_VERSION)
         yard.say(f"  the splitter's process on {server.name} ends")
@@ -352,7 +352,7 @@ def die(yard: Yard, move: Move) -> None:
 
 def _processes(server: Any) -> list[tuple[str, int]]:
     """The models and versions on a server that are READY: each has a process."""
-    models = ((m, v, s) for m in (ENGINE, SPLITTER) for v, s in sorted(server._models.get(m, {}).items()))
+    models = ((m, v, s) for m in (ENGINE, SPLITTER) for v, s in sorted(server.models.slots.get(m, {}).items()))
     return [(m, v) for m, v, s in models if s.state is ModelState.READY and not s.dead]
 
 
@@ -372,7 +372,7 @@ def wake(yard: Yard, move: Move) -> None:
     server = _server(yard, move)
     aborted = server.aborted
     seen = yard.plane is not None and yard.plane.seen.servers.get(server.name) == len(yard.upsets[server.name])
-    for model, slots in list(server._models.items()):
+    for model, slots in list(server.models.slots.items()):
         for version, slot in list(slots.items()):
             if slot.frozen_at is None or server.aborted != aborted:  # one that went on took all others with it
                 continue

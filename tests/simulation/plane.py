@@ -6,7 +6,6 @@ import contextlib
 import threading
 from typing import Any
 
-from baton.journal.rollouts.newest import Rollouts
 from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
 from tests.simulation.servers import QUESTION, Asker, Processes
@@ -25,11 +24,12 @@ from baton.errors import BatonError
 from baton.journal import JOURNAL, Journal, Note
 from baton.journal.database import Database
 from baton.journal.notes import Notes
+from baton.journal.rollouts import Rollouts
 from baton.plan import Effect
 from baton.reasons import Why
-from baton.triton.careful import Careful
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
+from baton.triton.quarantine import QuarantineTriton
 
 SOCKET = "control.sock"
 
@@ -136,7 +136,7 @@ class Plane:
         def given_up(server: str, model: str, version: int) -> None:
             processes[model].end(server, version)
 
-        servers = {name: Careful(server, given_up) for name, server in yard.servers.items()}
+        servers = {name: QuarantineTriton(server, given_up) for name, server in yard.servers.items()}
         ports = Ports(
             files,
             servers,

@@ -12,7 +12,7 @@ from tests.support.rules import ALIAS, ENGINE, Broken
 from baton.domain import Gate, GateResult, Rollout, Verdict
 from baton.errors import KeyRefused, TimedOut, TritonError
 from baton.probe import Cancelled
-from baton.triton.fake import FakeTriton
+from baton.testing import FakeTriton
 from baton.triton.port import Counts, Index, Tensors, Triton
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Processes:
         """By server and version: the load that began what runs it."""
 
     def running(self, server: str, version: int) -> int:
-        slots = self._yard.servers[server]._models.get(self._model, {})
+        slots = self._yard.servers[server].models.slots.get(self._model, {})
         return int(self._yard.near and version in slots and not slots[version].dead)
 
     def watch(self, server: str, version: int) -> None:

@@ -19,7 +19,7 @@ from baton import plan as planning
 from baton.config import RolloutConfig, TrafficConfig
 from baton.controller.config_repairer import ConfigRepairer
 from baton.domain import Phase, Step
-from baton.triton.careful import Careful
+from baton.triton.quarantine import QuarantineTriton
 from baton.triton.repository import SPLITTER_VERSION
 
 MODELS = (ENGINE, ENGINE, ALIAS, SPLITTER)
@@ -163,10 +163,10 @@ def test_a_process_that_nobody_ends_is_found(monkeypatch):
 
 
 def test_another_question_to_what_was_given_up_is_found(monkeypatch):
-    monkeypatch.setattr(Careful, "infer", lambda self, *asked: self._triton.infer(*asked))
+    monkeypatch.setattr(QuarantineTriton, "infer", lambda self, *asked: self._triton.infer(*asked))
     with split() as yard:
         what = stand(yard, "candidate")
-        while not yard.servers["a"]._models[ENGINE][what[1]].given_up:
+        while not yard.servers["a"].models.slots[ENGINE][what[1]].given_up:
             happen(yard, move("task"), move("time", 12))
             assert yard.steps < 2000, yard.decision
         happen(yard, *[move("task")] * 9)  # until that question has failed

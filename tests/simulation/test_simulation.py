@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from baton.journal.rollouts.newest import Rollouts
 from tests.simulation.story import WEIGHTS, Story, play, yard_of
 from tests.simulation.tell import Failure, shortened, tell
 
 from baton.controller import service
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Rollout, Route, Verdict
+from baton.journal.rollouts import Rollouts
 from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan
 from baton.triton.key import Caps
 from baton.triton.repository import ServiceFiles

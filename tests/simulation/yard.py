@@ -27,7 +27,7 @@ from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Reload, RolloutSettings, Sync
 from baton.reasons import Reason, Why
-from baton.triton.fake import Behaviour, FakeTriton
+from baton.testing import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
 
 
@@ -202,7 +202,7 @@ class Yard(Rules):
         """The control plane's guard ends what stands still: it is quicker than Triton's patience."""
         for (name, model), versions in self.guarded.items():
             for version, load in versions.items() if name == server.name else ():
-                slot = server._models.get(model, {}).get(version)
+                slot = server.models.slots.get(model, {}).get(version)
                 at = None if slot is None else slot.frozen_at
                 still = at is not None and self.seconds - at >= FROZEN_S and server.loads[model, version] == load
                 if still:
@@ -402,8 +402,8 @@ class Yard(Rules):
     def _leads_to_the_dead(self, server: FakeTriton) -> bool:
         """What died after it was asked is found a moment later, and a way back asks nobody."""
         slots = (
-            server._models.get(ENGINE, {}).get(self.files.alias),
-            server._models.get(SPLITTER, {}).get(SPLITTER_VERSION),
+            server.models.slots.get(ENGINE, {}).get(self.files.alias),
+            server.models.slots.get(SPLITTER, {}).get(SPLITTER_VERSION),
         )
         return any(s is not None and s.state is ModelState.READY and not s.answers for s in slots)
 
@@ -427,20 +427,20 @@ class Yard(Rules):
         """Whether a client's request to the alias would be answered there now, in whatever time."""
         if server.away() or not serving(server):
             return False
-        step = server._files[ALIAS].step
+        step = server.models.files[ALIAS].step
         assert step is not None
         version = step[1]
         if step[0] == SPLITTER:
-            splitter = server._splitters.get(SPLITTER)
+            splitter = server.models.splitters.get(SPLITTER)
             if splitter is None:
                 return False
             version = splitter.stable
-        slot = server._models.get(ENGINE, {}).get(version)
+        slot = server.models.slots.get(ENGINE, {}).get(version)
         return slot is not None and slot.state is ModelState.READY and slot.answers
 
     def _check_share(self, name: str, server: FakeTriton) -> None:
         """A share of traffic is a lease: it never lasts longer, and after a stop it is not renewed."""
-        splitter = server._splitters.get(SPLITTER)
+        splitter = server.models.splitters.get(SPLITTER)
         if splitter is None or not splitter.weight():
             return
         left = splitter._until - self.seconds
@@ -470,17 +470,17 @@ class Yard(Rules):
         """A server in a few words."""
         if server.away():
             return "does not answer"
-        slots = server._models.get(ENGINE, {})
+        slots = server.models.slots.get(ENGINE, {})
         engine = [
             f"{v} {'DEAD' if s.dead else s.state if s.answers else 'FROZEN'}"
             for v, s in sorted(slots.items())
             if s.state is not ModelState.UNAVAILABLE
         ]
         led = serving(server)
-        step = server._files[ALIAS].step if led else None
+        step = server.models.files[ALIAS].step if led else None
         leads = f"; the alias leads to {step[0]} {', '.join(map(str, led))}" if step else ""
         share = (
-            f" with {self.weight(server):g} % for {server._splitters[SPLITTER].candidate()}"
+            f" with {self.weight(server):g} % for {server.models.splitters[SPLITTER].candidate()}"
             if self.weight(server)
             else ""
         )

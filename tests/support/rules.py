@@ -14,7 +14,7 @@ from baton.errors import Unreachable
 from baton.plan import Decision, Effect, Reload, RolloutSettings, Sync
 from baton.plan.steps import further, position
 from baton.plan.traffic import position_of
-from baton.triton.fake import FakeTriton
+from baton.testing import FakeTriton
 
 ENGINE, ALIAS, SPLITTER = "engine", "public", "public_splitter"
 ASKED = (
@@ -102,7 +102,7 @@ class Rules:
 
     def weight(self, server: FakeTriton) -> float:
         """The candidate's share that the server's splitter follows now."""
-        splitter = server._splitters.get(SPLITTER)
+        splitter = server.models.splitters.get(SPLITTER)
         return 0.0 if splitter is None else splitter.weight()
 
     def need(self, condition: object, what: str) -> None:
@@ -184,7 +184,7 @@ class Rules:
             self.need(rollout.stop is None, "traffic is split after the candidate was stopped")
             self.need(rollout.phase in (Phase.SHADOWING, Phase.SHIFTING), f"traffic is split in {rollout.phase}")
             for name, server in self.answering().items():
-                loaded = server._is_ready(SPLITTER, 1)
+                loaded = server.models.is_ready(SPLITTER, 1)
                 self.need(loaded, f"the alias moves to the splitter, not READY on {name}")
             passed = {g for g, r in rollout.gates.items() if r.verdict is Verdict.PASS}
             self.need(set(GATES_OF[rollout.kind]) <= passed, "live traffic meets a candidate whose gates are open")
@@ -207,7 +207,7 @@ class Rules:
             self.need(not open_gates, f"live without {open_gates}")
             if rollout.kind is Kind.ROLLOUT:
                 for name, server in self.answering().items():
-                    content = server._models[ENGINE][version].content
+                    content = server.models.slots[ENGINE][version].content
                     self.need(content == rollout.fingerprint, f"what {name} loaded is not what the gates met")
         else:
             self.need(version == rollout.previous, f"the alias moves to {version}, which is neither old nor new")
@@ -221,7 +221,7 @@ class Rules:
         self.need(
             alias in held(server, ModelState.READY), f"the alias is loaded on {server.name} without version {alias}"
         )
-        behind = not self.files.split or server._is_ready(SPLITTER, 1)
+        behind = not self.files.split or server.models.is_ready(SPLITTER, 1)
         self.need(behind, f"the alias is loaded on {server.name} without the splitter that it leads to")
         rollout = self.rollout
         stop = None if rollout is None else rollout.stop
@@ -247,8 +247,8 @@ class Rules:
         dropped = (self.direct & held(server, ModelState.READY)) - wanted
         self.need(not dropped, f"version {dropped} is dropped while clients ask it directly")
         self.need(shown <= wanted, f"a load call on {server.name} drops {shown - wanted}, which its alias leads to")
-        slots = server._models.get(ENGINE, {})
-        files = server._files.get(ENGINE)
+        slots = server.models.slots.get(ENGINE, {})
+        files = server.models.files.get(ENGINE)
         unexpected = files is not None and any(files.unexpected.get(n) != f for n, f in self.files.unexpected.items())
         for v in shown & set(slots):  # behind a splitter that a restart brought back there may be no version yet
             slot = slots[v]
@@ -269,7 +269,7 @@ class Rules:
         self.need(len(self.files.policy - self.unknown) <= 2, f"the policy names {set(self.files.policy)}")
         for name, server in self.servers.items():
             self._check_share(name, server)
-            slots = server._models.get(ENGINE, {})
+            slots = server.models.slots.get(ENGINE, {})
             taking = []
             for v, slot in slots.items():
                 if slot.state is ModelState.UNAVAILABLE:
@@ -293,7 +293,7 @@ class Rules:
         legitimate = (
             rollout is not None
             and rollout.phase in (Phase.SHIFTING, Phase.WAITING, Phase.BAKING, Phase.ROLLING_BACK)
-            and rollout.candidate == server._splitters[SPLITTER].candidate()
+            and rollout.candidate == server.models.splitters[SPLITTER].candidate()
         )
         self.need(legitimate, f"{name} sends {weight} % to a candidate in {rollout and rollout.phase}")
 
@@ -302,7 +302,7 @@ class Rules:
         self.need(self.rollout is None, f"a rollout never ends: {self.decision}")
         self.need(not self.files.split and self.files.splitter is None, "a splitter is left in the files")
         for name, server in self.servers.items():
-            left = [s for s in server._models.get(SPLITTER, {}).values() if s.state is not ModelState.UNAVAILABLE]
+            left = [s for s in server.models.slots.get(SPLITTER, {}).values() if s.state is not ModelState.UNAVAILABLE]
             # One that failed a request after its process ended is never let go by Triton.
             self.need(
                 all(s.stuck and s.state is ModelState.UNLOADING for s in left), f"{name} still holds the splitter"
@@ -317,15 +317,15 @@ class Rules:
         )
         for name, server in self.servers.items():
             self.need(serving(server) == wanted, f"the alias on {name} leads to {serving(server)}, not {wanted}")
-            dead = [v for v in wanted if server._models[ENGINE][v].dead]
+            dead = [v for v in wanted if server.models.slots[ENGINE][v].dead]
             self.need(not dead, f"version {dead} serves on {name}, and its process is gone: {self.decision}")
             extra = held(server, ModelState.READY, ModelState.LOADING) - wanted - self.direct - self.unknown
             self.need(not extra, f"{name} still holds {extra}")
 
 
 def held(server: FakeTriton, *states: ModelState) -> set[int]:
-    return {v for v, s in server._models.get(ENGINE, {}).items() if s.state in states}
+    return {v for v, s in server.models.slots.get(ENGINE, {}).items() if s.state in states}
 
 
 def serving(server: FakeTriton) -> set[int]:
-    return {v for v, s in server._models.get(ALIAS, {}).items() if s.state is ModelState.READY}
+    return {v for v, s in server.models.slots.get(ALIAS, {}).items() if s.state is ModelState.READY}

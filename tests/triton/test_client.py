@@ -143,9 +143,9 @@ class Port:
 def test_the_gates_of_a_whole_rollout(server, tmp_path):
     asks = probe.get("reranker")(probe.load_golden(write_golden(tmp_path / "golden.jsonl", 12)))
     infer = Port(server.grpc_url)
-    go = {"cancelled": lambda: False}
+    go = {"cancelled": lambda: False, "timeout_s": 30.0}
     try:
-        assert len(asks.smoke(infer, 1).scores) == 6
+        assert len(asks.smoke(infer, 1, timeout_s=30.0).scores) == 6
         one, two = asks.score_golden(infer, 1, **go), asks.score_golden(infer, 2, **go)
         assert judge_output(Release.EQUIVALENT, one, one, asks.relevance).verdict is Verdict.PASS
         assert judge_output(Release.EQUIVALENT, one, two, asks.relevance).verdict is Verdict.FAIL
@@ -156,16 +156,15 @@ def test_the_gates_of_a_whole_rollout(server, tmp_path):
         requests = asks.latency_requests()
         go["clock"] = time.perf_counter
         warm = probe.measure_warmup(
-            infer, 2, requests, decide=lambda s: judge_warmup(s).verdict is not Verdict.RUNNING, **go
+            infer, 2, requests, decide=lambda s: judge_warmup(s).verdict is not Verdict.RUNNING, warm_requests=16, **go
         )
         assert judge_warmup(warm).verdict in {Verdict.PASS, Verdict.FAIL}
 
         def judged(samples):
             return judge_latency(samples, limit=100.0).verdict  # however noisy the machine is
 
-        samples = probe.measure_latency(
-            infer, 1, 2, requests, decide=lambda s: judged(s) is not Verdict.RUNNING, budget_s=300, **go
-        )
+        go |= {"min_samples": 200, "max_samples": 2000, "budget_s": 300}
+        samples = probe.measure_latency(infer, 1, 2, requests, decide=lambda s: judged(s) is not Verdict.RUNNING, **go)
         assert len(samples.candidate) >= 40
         assert judged(samples) is Verdict.PASS
     finally:

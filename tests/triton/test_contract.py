@@ -25,11 +25,11 @@ from baton.domain import EngineInfo, ModelState
 from baton.errors import InvalidRequest, TimedOut, TritonError, Unreachable
 from baton.local import procfs
 from baton.local.find import find_triton
-from baton.triton.careful import GIVEN_UP
-from baton.triton.fake import SIGNATURE, Behaviour, DiskRepository, FakeTriton
+from baton.testing import SIGNATURE, Behaviour, DiskRepository, FakeTriton
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key
 from baton.triton.port import Counts
+from baton.triton.quarantine import GIVEN_UP
 from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles
 
 LONG_S = 120.0
@@ -554,8 +554,8 @@ def test_infos(rig):
     rig.point(2)
 
     def told() -> dict[int, set[EngineInfo]]:
-        assert rig.alias not in rig.server.infos(), "an alias runs in nothing"
-        return {v: set(infos) for v, infos in rig.server.infos().get(rig.engine, {}).items()}
+        assert rig.alias not in rig.server.engine_infos(), "an alias runs in nothing"
+        return {v: set(infos) for v, infos in rig.server.engine_infos().get(rig.engine, {}).items()}
 
     second = {2: {EngineInfo("cuda:0", "bf16", "none")}}
     until(lambda: told() == second, "the version that tells something, and no other")
@@ -648,7 +648,7 @@ def test_unreachable(rig):
             lambda: gone.inflight(rig.engine),
             gone.counts,
             lambda: gone.instances(rig.engine, 1),
-            gone.infos,
+            gone.engine_infos,
         ):
             with pytest.raises(Unreachable):
                 call()

@@ -313,10 +313,10 @@ def test_a_model_for_several_gpus_is_told_from_what_serves_it(server, client):
         plain = EngineInfo("cpu", "fp32", "none", "cpu", "fp32")
         with closing(GrpcTriton("a", server[0].grpc_url, metrics=server[0].metrics_url.split("/")[2])) as seen:
             wanted = {ENGINE: {1: {plain}}, "divided": {1: {lowered}}}
-            until(lambda: seen.infos() == wanted, "both tell what they run in")
+            until(lambda: seen.engine_infos() == wanted, "both tell what they run in")
             client.unload_model("divided")
             del wanted["divided"]
-            until(lambda: seen.infos() == wanted, "what left tells nothing")
+            until(lambda: seen.engine_infos() == wanted, "what left tells nothing")
     finally:
         client.unload_model("divided")
         shutil.rmtree(model)

@@ -95,7 +95,7 @@ class Control:
         until(lambda: not self._tasks.running(), "the question is answered")
 
     def beats(self):
-        return self.triton.beats()[ENGINE][1]
+        return self.triton.heartbeats()[ENGINE][1]
 
     def close(self):
         self._tasks.close()

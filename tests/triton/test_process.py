@@ -36,9 +36,7 @@ def gone(pid):
 def regions(server):
     """Of a server that runs in its own /dev/shm, where it has one, else in the machine's."""
     places = [procfs.SHARED_MEMORY, *([] if server.pid is None else [Path(f"/proc/{server.pid}/root/dev/shm")])]
-    return sorted(
-        {path.name for place in places for path in place.iterdir() if path.name.startswith(server.shm_prefix)}
-    )
+    return sorted({path.name for place in places for path in place.iterdir() if path.name.startswith(server._prefix)})
 
 
 def test_answers_through_the_alias(server):
@@ -53,7 +51,7 @@ def test_stub_pids_tell_the_versions_apart(server):
     assert first != second
     assert server.stub_pids("toy", 3) == server.stub_pids("public", 1) == []
     assert {stub.server for stub in server.stubs()} == {server.pid}
-    assert all(region.startswith(server.shm_prefix) for region in regions(server))
+    assert all(region.startswith(server._prefix) for region in regions(server))
 
 
 def test_models_import_from_the_virtual_environment(server):
@@ -145,7 +143,7 @@ def test_a_killed_server_is_swept_by_the_next_start(tmp_path):
     with running_triton(tmp_path, repository, load=["toy"]) as server:
         os.kill(server.pid, signal.SIGKILL)
         assert server.wait(120) == -signal.SIGKILL
-        left = procfs.SHARED_MEMORY / f"{server.shm_prefix}leftover"
+        left = procfs.SHARED_MEMORY / f"{server._prefix}leftover"
         left.touch()
         with prepare(tmp_path).start(repository, log_file=tmp_path / "next.log"):
             assert not left.exists()
@@ -175,7 +173,7 @@ from pathlib import Path
 from tests.support.triton import prepare
 tmp = Path(sys.argv[1])
 server = prepare(tmp).start(tmp / "repository", load=["toy"], log_file=tmp / "log", die_with_parent=True)
-print(server.pid, *(stub.pid for stub in server.stubs()), server.shm_prefix, flush=True)
+print(server.pid, *(stub.pid for stub in server.stubs()), server._prefix, flush=True)
 sys.stdin.read()
 """
 

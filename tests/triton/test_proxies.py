@@ -79,7 +79,7 @@ def test_nothing_for_triton_goes_through_a_proxy(proxy, tmp_path):
         with contextlib.closing(GrpcTriton("a", server.grpc_url, metrics=metrics, admin_key=KEY)) as triton:
             assert triton.index()["toy"][1]
             triton.load("toy", 60.0)
-            assert triton.infos() is not None
+            assert triton.engine_infos() is not None
             assert triton.inflight("toy") is not None
         for url in (f"grpc://{server.grpc_url}", f"http://{server.http_url}"):
             with Reranker(url) as reranker:

@@ -24,10 +24,10 @@ from baton.journal.retention import Retention
 from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.reasons import Why
-from baton.triton.careful import Careful
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
+from baton.triton.quarantine import QuarantineTriton
 from baton.triton.repository import ServiceFiles
 from baton.verify.checkpoint import read_meta
 from baton.watch.scan import Scanner
@@ -104,7 +104,7 @@ def build(
         if model in processes:
             processes[model].end(server, version)
 
-    servers = {name: Careful(triton, given_up) for name, triton in servers.items()}
+    servers = {name: QuarantineTriton(triton, given_up) for name, triton in servers.items()}
     gates: dict[str, Gates] = {}
     services = []
     for one in config.services:

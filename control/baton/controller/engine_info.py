@@ -15,7 +15,7 @@ from baton.domain import EngineInfo, ModelState
 from baton.errors import BatonError, Unreachable
 from baton.journal import Journal
 from baton.reasons import Reason, Why, because
-from baton.triton.port import Index, Infos, Triton
+from baton.triton.port import EngineInfos, Index, Triton
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ class EngineInfoMonitor:
             for name, service in self._services.items()
         }
 
-    def _ask(self, server: str) -> Infos | None:
+    def _ask(self, server: str) -> EngineInfos | None:
         """None where it does not answer; nothing where its metrics are not known."""
         try:
-            infos = self._servers[server].infos()
+            infos = self._servers[server].engine_infos()
         except Unreachable as error:
             if self._logged.get(server) != str(error):
                 log.warning("%s", error)

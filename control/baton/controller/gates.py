@@ -114,7 +114,7 @@ class Gates:
             raise Cancelled("The rollout was turned back.")
         if result.verdict is Verdict.PASS:
             # What was just hashed against its own list need not be read twice.
-            sums = manifest(candidate, known=candidate.told(SUMS), cancelled=cancelled)
+            sums = manifest(candidate, known=candidate.value_or_none(SUMS), cancelled=cancelled)
             self._journal.notes.manifest(rollout.candidate).put(self._config.name, sums)
         return result
 

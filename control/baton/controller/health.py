@@ -278,7 +278,7 @@ class Health:
 
     def _beats(self, server: str, version: int) -> float | None:
         try:
-            return (self.ports.servers[server].beats() or {}).get(self.config.engine, {}).get(version)
+            return (self.ports.servers[server].heartbeats() or {}).get(self.config.engine, {}).get(version)
         except BatonError as error:
             log.warning("%s", error)
             return None

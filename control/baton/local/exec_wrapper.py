@@ -1,4 +1,4 @@
-"""Makes a process what a command needs, and becomes the command.
+"""A program that runs between Baton and a command: it sets the process up, and then becomes the command.
 
 ``exec_wrapper.py PARENT_PID TRACED MEMORY COMMAND...``: PARENT_PID 0 for a command that may outlive its parent,
 TRACED 1 for one that stops at its first instruction, so that :func:`baton.local.argv_secret.reveal` can put in what
@@ -62,8 +62,8 @@ def wrapped_command(command: Sequence[str], *, parent: int = 0, traced: bool = F
     return [sys.executable, "-I", "-S", __file__, str(parent), str(int(traced)), memory, *command]
 
 
-def wanted(*paths: Path) -> str:
-    """:data:`OWN`, but not for a command that uses one of these paths in the machine's: it would no longer see it."""
+def memory_for(*paths: Path) -> str:
+    """:data:`OWN`; :data:`SHARED` where one of these paths is in the machine's: the command has to see it."""
     place = Path(PLACE).resolve()
     return SHARED if any(path.resolve().is_relative_to(place) for path in paths) else OWN
 
@@ -76,8 +76,8 @@ def memory_here(memory: str) -> tuple[Memory, str]:
     return Memory(done.returncode), why
 
 
-def told(memory: Memory, why: str) -> str:
-    """What that means for clients, in a sentence."""
+def explain(memory: Memory, why: str) -> str:
+    """What a Triton with that memory means for clients, in a sentence."""
     if memory is Memory.OWN:
         return f"Triton has a {PLACE} of its own, which other users can't open"
     shares = f"Triton shares the machine's {PLACE}, since {why}"
@@ -97,11 +97,11 @@ def main() -> None:
             sys.stderr.write(why)
             sys.exit(result)
     if parent:
-        # After the namespaces, which would undo the wish. SIGKILL, because a server with a model that hangs while it
+        # After the namespaces, which would reset it. SIGKILL, because a server with a model that hangs while it
         # loads ignores SIGTERM for ever (seen on 2.51). Its stubs notice within two seconds, end, and remove their
         # shared memory.
         _done(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl(PR_SET_PDEATHSIG)")
-        if os.getppid() != parent:  # it died before the wish was known
+        if os.getppid() != parent:  # the parent ended before this was set
             sys.exit(1)
     if traced and libc.ptrace(PTRACE_TRACEME, 0, None, None) != 0:
         sys.exit(UNTRACEABLE)
@@ -136,7 +136,7 @@ def _close_memory(libc: ctypes.CDLL, *, own: bool) -> tuple[Memory, str]:
 
 
 def _fails_in_a_child(act: Callable[[], None]) -> str:
-    """Why it does; empty where it does not."""
+    """Why ``act`` fails; empty where it succeeds."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -149,8 +149,8 @@ def _fails_in_a_child(act: Callable[[], None]) -> str:
         finally:
             os._exit(code)
     os.close(writing)
-    with open(reading, "rb") as told:  # noqa: PTH123 - a descriptor, not a path
-        why = told.read().decode()
+    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
+        why = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     return why or ("" if status == 0 else f"a try ended with status {status}")
 

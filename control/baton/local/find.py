@@ -190,9 +190,9 @@ def _wheel_root() -> Path | None:
 
 
 def _version(root: Path, *, packaged: bool) -> str | None:
-    told = root / "TRITON_VERSION"
-    if told.is_file():
-        return told.read_text().strip()
+    file = root / "TRITON_VERSION"
+    if file.is_file():
+        return file.read_text().strip()
     if not packaged:
         return None
     try:

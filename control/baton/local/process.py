@@ -1,8 +1,8 @@
-"""Starts and ends one local Triton server, and leaves nothing behind.
+"""Starts and stops one local Triton server, and leaves nothing behind.
 
-The server runs in a session of its own, so that Ctrl-C on the terminal reaches Baton only, which then decides. Its
-shared memory is its own where the kernel allows that (``exec_wrapper.py``). The regions in it carry a prefix of their
-own, by which its stubs, and leftovers where there is no memory of its own, are told from other servers'.
+The server runs in a session of its own, so that Ctrl-C on the terminal reaches only Baton, which then decides. Its
+shared memory is its own where the kernel allows that (``exec_wrapper.py``). The names of its regions have a prefix of
+their own, which tells its stubs and leftovers from other servers'. Not covered: restarting a Triton that ended.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self
 
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from baton.client import DIRECT
+from baton.config import RolloutConfig
 from baton.durable import make_private, open_private
 from baton.errors import BatonError, Refused, TimedOut, Unreachable
 from baton.local import procfs
 from baton.local.argv_secret import masked, restrictions, reveal
 from baton.local.assemble import assemble
-from baton.local.exec_wrapper import memory_here, told, wanted, wrapped_command
+from baton.local.exec_wrapper import explain, memory_for, memory_here, wrapped_command
 from baton.local.find import find_triton
 from baton.local.ports import Ports, choose_ports, is_listening
 
@@ -42,15 +43,15 @@ if TYPE_CHECKING:
 
     from baton.local.find import Installation
 
-START_TIMEOUT = 900.0
-"""Seconds, as the load gate's default: Triton answers only after the models of ``--load-model`` are loaded."""
+START_TIMEOUT = RolloutConfig().load_timeout
+"""Seconds: Triton answers only after the models of ``--load-model`` are loaded."""
 STOP_TIMEOUT = 40.0
 """Seconds; Triton gives requests in flight 30 s of its own after SIGTERM."""
 METRICS_HOST = "127.0.0.1"
 """Triton restricts its metrics by no key, so they are for this machine alone."""
 _LOOK_EVERY, _LOOK_SOON = 0.05, 0.005
 _LOGGED = re.compile(rb"^[IWE]\d{4} ", re.MULTILINE)
-"""A line of Triton's own log, told from those of a dynamic linker."""
+"""How a line of Triton's own log begins; a dynamic linker's does not."""
 _TAIL_LINES, _TAIL_WIDTH = 15, 400
 _TAKEN = "already in use"
 """How Triton logs that another process has a port."""
@@ -121,7 +122,7 @@ class LocalTriton:
         self._log, self.host = log_file, host
         deadline = time.monotonic() + timeout
         picked = not ((http_port or not http) and grpc_port and (metrics_port or not metrics))
-        memory = wanted(repository, self.backend_directory)
+        memory = memory_for(repository, self.backend_directory)
         for attempt in range(_ATTEMPTS):
             asked = {"http": http_port if http else None, "metrics": metrics_port if metrics else None}
             ports = choose_ports(host, grpc=grpc_port, **asked)
@@ -139,7 +140,7 @@ class LocalTriton:
                 raise
             break
         if self.pid is not None and not procfs.has_own_mounts(self.pid):
-            _log.warning("%s. `ctl doctor` says what to do.", told(*memory_here(memory)))
+            _log.warning("%s. `ctl doctor` says what to do.", explain(*memory_here(memory)))
         return self
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> int | None:
@@ -188,11 +189,6 @@ class LocalTriton:
         """Empty without metrics."""
         return f"http://{METRICS_HOST}:{self.ports.metrics}/metrics" if self.ports.metrics else ""
 
-    @property
-    def shm_prefix(self) -> str:
-        """What the names of this server's regions in its /dev/shm begin with."""
-        return self._prefix
-
     def stubs(self) -> list[procfs.Stub]:
         """The processes that run python models of this server."""
         return list(procfs.stubs(self._prefix)) if self._prefix else []
@@ -212,8 +208,8 @@ class LocalTriton:
         with self._log.open("rb") as log:
             log.seek(self._log_begin)
             lines = log.read().decode(errors="replace").splitlines()
-        told = [line[:_TAIL_WIDTH].rstrip() for line in lines if line.strip() and not line.startswith("+-")]
-        return "\n".join(told[-count:])
+        kept = [line[:_TAIL_WIDTH].rstrip() for line in lines if line.strip() and not line.startswith("+-")]
+        return "\n".join(kept[-count:])
 
     def __enter__(self) -> Self:
         return self
@@ -272,16 +268,32 @@ class LocalTriton:
         """
         assert self._log is not None  # noqa: S101 - start() set it
         launched: Future[subprocess.Popen[bytes]] = Future()
-        self._exited = threading.Event()
+        self._exited = exited = threading.Event()
         log = open_private(self._log)
         self._log_begin = log.tell()
-        thread = threading.Thread(
-            target=_run,
-            args=(command, env, secret, parent, memory, log, launched, self._exited),
-            name="local-triton",
-            daemon=True,
-        )
-        thread.start()
+
+        def begin(words: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+            words = wrapped_command(words, parent=parent, traced=bool(variables), memory=memory)
+            return subprocess.Popen(  # noqa: S603 - the command is built in this module
+                words, env=env | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+        def run() -> None:
+            with log:
+                try:
+                    words, concealed = (command, {}) if secret is None else masked(command, secret)
+                    process = begin(words, concealed)
+                    if not reveal(process.pid, concealed):
+                        process.wait()
+                        process = begin(command, {})
+                except OSError as error:
+                    launched.set_exception(error)
+                    return
+            launched.set_result(process)
+            process.wait()
+            exited.set()
+
+        threading.Thread(target=run, name="local-triton", daemon=True).start()
         try:
             self._process = launched.result()
         except OSError as error:
@@ -356,36 +368,3 @@ def _listener(name: str, host: str, port: int) -> list[str]:
 def has_gpu() -> bool:
     """Whether this machine shows an NVIDIA GPU to its processes (``/dev/dxg``: under WSL)."""
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
-
-
-def _run(
-    command: list[str],
-    env: dict[str, str],
-    secret: str | None,
-    parent: int,
-    memory: str,
-    log: IO[bytes],
-    launched: Future[subprocess.Popen[bytes]],
-    exited: threading.Event,
-) -> None:
-    """Starts the command, hands it over through ``launched`` and waits for its end."""
-
-    def begin(words: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-        words = wrapped_command(words, parent=parent, traced=bool(variables), memory=memory)
-        return subprocess.Popen(  # noqa: S603 - the command is built in this module
-            words, env=env | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-
-    with log:
-        try:
-            words, concealed = (command, {}) if secret is None else masked(command, secret)
-            process = begin(words, concealed)
-            if not reveal(process.pid, concealed):
-                process.wait()
-                process = begin(command, {})
-        except OSError as error:
-            launched.set_exception(error)
-            return
-    launched.set_result(process)
-    process.wait()
-    exited.set()

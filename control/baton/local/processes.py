@@ -10,16 +10,16 @@ from baton.local.guard import Guard
 from baton.reasons import Reason, Why, because
 
 LOOK_AGAIN_S = 1.0
-"""A version of which a process ended is looked for anew this often."""
+"""How often the processes of a version are looked for again after one of them ended."""
 
 log = logging.getLogger(__name__)
 
 
 class Processes:
-    """``ports``: the gRPC ports of the servers on this machine, by name; of other servers nothing is known.
+    """``ports``: the gRPC ports of the servers on this machine, by name. Nothing is known of other servers' processes.
 
-    Neither is it of a server in a container, whose processes have other numbers here. ``ended`` is called, from another
-    thread, as soon as a process ends that is watched. Any thread may call.
+    Nor of a server in a container, whose processes have other ids here. ``ended`` is called, from another thread, as
+    soon as a watched process ends. Any thread may call.
     """
 
     def __init__(
@@ -28,19 +28,19 @@ class Processes:
         ports: Mapping[str, int],
         ended: Callable[[], None] = lambda: None,
         guard: Guard | None = None,
-        told: Callable[[Why], None] = log.warning,
+        report: Callable[[Why], None] = log.warning,
     ) -> None:
-        """``guard`` ends what stands still; ``told`` gets a reason for each one that it ended."""
+        """``guard`` kills frozen processes; ``report`` is called with the reason for each one that it killed."""
         self._model = model
         self._ports = ports
         self._ended = ended
         self._guard = guard
-        self._told = told
+        self._report = report
         self._watched: dict[tuple[str, int], dict[int, int | None]] = {}
         """By server and version: the process ids, and when each process began."""
         self._guarded: dict[tuple[str, int], dict[int, int]] = {}
         self._looked_at: dict[tuple[str, int], float] = {}
-        self._stood_still: dict[tuple[str, int], str] = {}
+        self._frozen: dict[tuple[str, int], str] = {}
 
     def running(self, server: str, version: int) -> int:
         """How many processes run the version now."""
@@ -61,10 +61,11 @@ class Processes:
         return any(since is None or procfs.begun(pid) != since for pid, since in watched.items())
 
     def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
-        """These versions are READY or leave, by an index read after ``as_of`` (``procfs.uptime``): guard them.
+        """Have the processes of these versions killed when they freeze.
 
-        Not those that are being loaded: a model whose process is killed then never loads again (seen on 24.10). Nothing
-        waits for them either.
+        The versions are READY or UNLOADING, by an index read after ``as_of`` (``procfs.uptime``). Versions that are
+        being loaded are left alone: when their process is killed, the model never loads again (seen on 24.10). And no
+        request waits for them.
         """
         if self._guard is None or server not in self._ports:
             return
@@ -83,14 +84,14 @@ class Processes:
         found = {pid: at for pid in self._found(*key) if (at := procfs.begun(pid)) is not None}
         found = {pid: at for pid, at in found.items() if procfs.begun_at(at) <= as_of}
         if found and not found.keys() <= self._guarded.get(key, {}).keys():
-            self._stood_still.pop(key, None)
+            self._frozen.pop(key, None)
 
-        def ended(pid: int, still_s: float) -> None:
+        def ended(pid: int, frozen_s: float) -> None:
             server, version = key
-            why = f"its process stood still for {still_s:.1f} s and was ended before it could wake and take Triton down"
-            self._stood_still[key] = why
+            why = f"its process was frozen for {frozen_s:.1f} s and was killed before it could go on and crash Triton"
+            self._frozen[key] = why
             self._ended()
-            self._told(
+            self._report(
                 because(Reason.PROCESS_ENDED, model=self._model, version=version, server=server, why=why, pid=pid)
             )
 
@@ -101,20 +102,24 @@ class Processes:
 
     def why(self, server: str, version: int) -> str:
         """Why a process of the version has ended, as far as that is known."""
-        return self._stood_still.get((server, version), "its process has ended")
+        return self._frozen.get((server, version), "its process has ended")
 
     def end(self, server: str, version: int) -> int:
-        """SIGKILL to the processes that run the version; gives how many there were.
+        """SIGKILL to the processes that run the version; returns how many there were.
 
-        Those of a server that another user runs stay: Triton ends them itself when it unloads the version, unless they
-        hang.
+        Another user's processes stay: Triton ends them itself when it unloads the version, unless they hang.
         """
         ended = 0
         for pid in self._found(server, version):
             try:
                 procfs.kill(pid)
             except PermissionError:
-                log.warning("process %d of version %d on server %s is another user's: not ended", pid, version, server)
+                log.warning(
+                    "process %d of version %d on server %s is another user's: not killed",
+                    pid,
+                    version,
+                    server,
+                )
             else:
                 ended += 1
         return ended

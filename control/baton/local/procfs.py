@@ -1,6 +1,7 @@
-"""What /proc tells of Triton's processes, of ports and of shared memory.
+"""Triton's processes, TCP ports and shared memory on this machine, read from /proc.
 
-A process can end between any two looks at it; then its files raise ``OSError``, and it counts as gone.
+A process can end between any two reads; then its files raise ``OSError``, and it counts as gone. Not covered: processes
+in a container with its own process ids, and other systems than Linux (there nothing is found).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +26,12 @@ _GONE_WITHIN_S = 10.0
 _BEGUN, ARG_START, ENV_START, ENV_END = 19, 45, 47, 48
 """Where its begin and the addresses of its words and variables stand in /proc/PID/stat, counted from the state."""
 STOPPED = "T"
-"""The state of a process that got SIGSTOP. A debugger's is ``t``: a person looks at it."""
+"""The state of a process after SIGSTOP. Under a debugger it is ``t``, and that is left alone: a person looks at it."""
 GROUPS = Path("/sys/fs/cgroup")
 """Where control groups are mounted: version 2 here or in ``unified``, the freezer of version 1 in ``freezer``."""
 ASLEEP = "SD"
 ENDED = "ZX"
-"""States of a process that has ended, and nobody asked yet how."""
+"""States of a process that has ended, and whose parent has not yet read its exit status."""
 _LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
@@ -84,25 +85,14 @@ def session_members(session: int) -> list[int]:
 
 
 def kill_session(session: int) -> list[int]:
-    """SIGKILL to what is left of a server's session; waits until it is gone. Returns the process ids that it met."""
+    """SIGKILL to what is left of a server's session; waits until it is gone. Returns the process ids."""
     members = session_members(session)
-    with ExitStack() as stack:
-        ends = select.poll()
-        waiting = set()
-        for pid in members:
-            with suppress(ProcessLookupError):
-                descriptor = os.pidfd_open(pid)
-                stack.callback(os.close, descriptor)
-                ends.register(descriptor, select.POLLIN)
-                waiting.add(descriptor)
-                kill(pid)
-        waited_until = time.monotonic() + _GONE_WITHIN_S
-        # Several may have ended by the time of one look. And one that the kernel can't end (its disk does not answer,
-        # say) is not waited for for ever.
-        while waiting and (left := waited_until - time.monotonic()) > 0:
-            for descriptor, _event in ends.poll(left * 1000):
-                ends.unregister(descriptor)
-                waiting.remove(descriptor)
+    for pid in members:
+        kill(pid)
+    # One that the kernel can't end, because its disk does not answer, is not waited for without end.
+    deadline = time.monotonic() + _GONE_WITHIN_S
+    for pid in members:
+        wait_end(pid, max(deadline - time.monotonic(), 0.0))
     return members
 
 
@@ -160,7 +150,7 @@ def begun(pid: int) -> int | None:
 
 
 def frozen(pid: int) -> bool:
-    """Whether a process stands still: by SIGSTOP, or since its control group is frozen (which its state hides)."""
+    """Whether a process is frozen: by SIGSTOP, or by its control group (which its state does not show)."""
     fields = stat(pid)
     if fields is None or fields[0] not in ASLEEP + STOPPED:
         return False
@@ -189,36 +179,31 @@ def begun_at(begun: int) -> float:
 
 
 def watch_end(pid: int, ended: Callable[[], None]) -> None:
-    """Have ``ended`` called, from a thread of its own, when a process ends that need not be one's own child.
+    """Have ``ended`` called, from a thread of its own, when a process ends that need not be a child of this one.
 
-    A hint, and no more: where the process has ended already, or the kernel gives no descriptor of it (Linux before 5.3,
-    a container's filter, another system), nothing is called.
+    Only a hint: where the process has ended already, or the kernel gives no descriptor of it (Linux before 5.3, a
+    container's filter, another system), nothing is called.
     """
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        return
 
     def wait() -> None:
-        end = select.poll()
-        end.register(descriptor, select.POLLIN)
-        end.poll()
-        os.close(descriptor)
-        ended()
+        if wait_end(pid):
+            ended()
 
     threading.Thread(target=wait, name=f"baton-end-of-{pid}", daemon=True).start()
 
 
-def wait_end(pid: int, timeout_s: float) -> None:
-    """Wait until a process has ended that need not be one's own child, or the time is over."""
+def wait_end(pid: int, timeout_s: float | None = None) -> bool:
+    """Wait until a process has ended that need not be a child of this one; whether that was seen in time."""
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:  # ended already
-        return
-    end = select.poll()
-    end.register(descriptor, select.POLLIN)
-    end.poll(timeout_s * 1000)
-    os.close(descriptor)
+    except (OSError, AttributeError):  # it has ended, or this system has no such descriptors
+        return False
+    try:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        return bool(end.poll(None if timeout_s is None else timeout_s * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def kill(pid: int) -> None:
@@ -255,24 +240,18 @@ def blank(pid: int, secret: str) -> bool:
 def port_owner(port: int) -> str:
     """``process 123 (name)`` that listens on a TCP port, or ``another process`` where that can't be seen."""
     pid = listener(port)
-    try:
-        return "another process" if pid is None else f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
-    except OSError:  # gone meanwhile
-        return "another process"
+    name = "" if pid is None else _text(Path(f"/proc/{pid}/comm")).strip()
+    return f"process {pid} ({name})" if name else "another process"
 
 
 def listener(port: int) -> int | None:
     """The process id of what listens on a TCP port; None where that can't be seen."""
-    inodes = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        try:
-            rows = table.read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            columns = row.split()
-            if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port:
-                inodes.add(f"socket:[{columns[9]}]")
+    rows = [row.split() for table in ("tcp", "tcp6") for row in _text(Path(f"/proc/net/{table}")).splitlines()[1:]]
+    inodes = {
+        f"socket:[{columns[9]}]"
+        for columns in rows
+        if columns[3] == _LISTEN and int(columns[1].rpartition(":")[2], 16) == port
+    }
     for pid in _pids():
         try:
             if any(_link(handle) in inodes for handle in Path(f"/proc/{pid}/fd").iterdir()):
@@ -315,7 +294,4 @@ def _text(path: Path) -> str:
 
 def stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the name: state, parent, group, session and so on."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
+    return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or None

@@ -1,7 +1,8 @@
-"""What is asked of a loaded version, by requests to its exact version, before it gets any traffic.
+"""Probes: the requests that a loaded version gets, by its exact version number, before it gets any traffic.
 
 A probe is a module of this package that has a ``PROBE``; the configuration names it. A service of another kind gets
-its own module, and nothing else has to change.
+its own module, and nothing else has to change. ``docs/reference/testing.md`` says how to test one
+without a server. Not covered: what the answers mean (``baton.judge``).
 """
 
 from __future__ import annotations

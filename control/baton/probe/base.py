@@ -1,4 +1,8 @@
-"""What every probe is made of: the port to Triton that it asks through, and the shapes of what it brings back."""
+"""The interface of a probe: how it sends requests, and the types of what it returns.
+
+A request that takes longer than ``timeout_s`` is an error, so a version that hangs ends as a failed gate, and not as a
+rollout that never ends.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,6 @@ from baton.probe.golden import GoldenSet
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensors by name. BYTES is an object array of ``bytes``."""
 
-TIMEOUT_S = 30.0
-"""For one request. A version that hangs then ends as a failed gate, and not as a rollout that never ends."""
-
 
 class Infer(Protocol):
     """Asks the service's engine, at this exact version, and returns its outputs.
@@ -30,7 +31,7 @@ class Infer(Protocol):
 
 
 Stop: TypeAlias = Callable[[], bool]
-"""Asked before each request: true means that the rollout was aborted."""
+"""Called before each request: true means that the rollout was aborted."""
 
 
 class Cancelled(BatonError):
@@ -63,7 +64,7 @@ class ScorePair:
 
 
 class Probe(Protocol):
-    """What a rollout wants to know of a loaded version.
+    """The requests by which a rollout examines a loaded version.
 
     Each method sends one request at a time and asks ``cancelled`` before each, so that an abort takes effect within
     one request. Each raises :class:`Cancelled`, and the errors of :class:`Infer` when the version gives no usable
@@ -75,19 +76,15 @@ class Probe(Protocol):
         """The grades of the labelled cases' documents, by case."""
         ...
 
-    def smoke(self, infer: Infer, version: int, *, timeout_s: float = TIMEOUT_S) -> CaseScores:
-        """Ask one real question: proves that the version answers, and as itself."""
+    def smoke(self, infer: Infer, version: int, *, timeout_s: float) -> CaseScores:
+        """Send one real request: proves that the version answers, and with its own version number."""
         ...
 
-    def score_golden(
-        self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-    ) -> list[CaseScores]:
+    def score_golden(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[CaseScores]:
         """Score each golden request, one at a time, in the order of the golden set."""
         ...
 
-    def check_invariance(
-        self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-    ) -> list[ScorePair]:
+    def check_invariance(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[ScorePair]:
         """Score the pairs of a few golden requests alone, and again inside a mixed batch."""
         ...
 

@@ -1,7 +1,6 @@
-"""A request made of nothing but the model's own configuration, for a service without a probe.
+"""A request made from the model's configuration alone, for a service without a probe.
 
-It can't tell whether an answer is right. It tells whether a version answers, with finite numbers and in the shapes that
-it declares.
+It shows whether a version answers with finite numbers in the declared shapes. Not covered: whether an answer is right.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from baton.domain import Signature, TensorSpec
 from baton.errors import InvalidRequest, TritonError
-from baton.probe.base import TIMEOUT_S, Infer, Stop, Tensors, check
+from baton.probe.base import Infer, Stop, Tensors, check
 
 _NUMBERS = {
     "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64, "INT8": np.int8,
@@ -33,13 +32,11 @@ class NoRequest(TritonError):
     """No request can be made of the configuration, or the version takes none that was made."""
 
 
-def ask_builtin(
-    infer: Infer, version: int, signature: Signature, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-) -> str | None:
-    """Ask a version the built-in request. Gives what is wrong with the answer, None when it is sound.
+def ask_builtin(infer: Infer, version: int, signature: Signature, *, cancelled: Stop, timeout_s: float) -> str | None:
+    """Ask a version the built-in request. Returns what is wrong with the answer, None for a good one.
 
     Raises:
-        NoRequest: nothing can be told.
+        NoRequest: there is no request that shows anything.
         TritonError: it answered every request that could be made with an error; and what else ``infer`` raises.
     """
     failed: TritonError | None = None

@@ -1,4 +1,4 @@
-"""The golden set: requests that every candidate has to answer, with what is known of the right answers.
+"""Reads the golden set: requests that every candidate must answer, with grades of the documents where they are known.
 
 JSON lines, one case a line; blank lines are passed over:
 

@@ -7,7 +7,7 @@ from typing import overload
 
 from baton.client import Content, decode, encode
 from baton.errors import TritonError
-from baton.probe.base import TIMEOUT_S, CaseScores, Infer, ScorePair, Stop, Tensors, check
+from baton.probe.base import CaseScores, Infer, ScorePair, Stop, Tensors, check
 from baton.probe.golden import GoldenCase, GoldenSet
 
 _INVARIANCE_CASES = 4
@@ -20,7 +20,7 @@ _LATENCY_REQUESTS = 8
 
 
 class RerankerProbe:
-    """Asks what the golden set says, see :class:`~baton.probe.base.Probe`."""
+    """Sends the requests of a golden set, see :class:`~baton.probe.base.Probe`."""
 
     def __init__(self, golden: GoldenSet) -> None:
         self._golden = golden
@@ -30,14 +30,12 @@ class RerankerProbe:
         """The grades of the labelled cases' documents, by case."""
         return self._golden.relevance
 
-    def smoke(self, infer: Infer, version: int, *, timeout_s: float = TIMEOUT_S) -> CaseScores:
+    def smoke(self, infer: Infer, version: int, *, timeout_s: float) -> CaseScores:
         """Ask the smallest golden question, and see that the version answers with its own number."""
         case = min(self._golden.cases, key=lambda case: case.size)
         return _scored(case, _ask(infer, version, case, case.documents, timeout_s))
 
-    def score_golden(
-        self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-    ) -> list[CaseScores]:
+    def score_golden(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[CaseScores]:
         """Score each golden request, one at a time.
 
         In half precision another layout of the same pairs moves scores by up to 0.008, while the same requests repeat
@@ -49,9 +47,7 @@ class RerankerProbe:
             answers.append(_scored(case, _ask(infer, version, case, case.documents, timeout_s)))
         return answers
 
-    def check_invariance(
-        self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float = TIMEOUT_S
-    ) -> list[ScorePair]:
+    def check_invariance(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[ScorePair]:
         """Score pairs alone, then between other cases' documents of other kinds and lengths, in reverse order."""
         pairs = []
         for case in _spread(_one_of_each_kind_first(self._golden.cases), _INVARIANCE_CASES):

@@ -1,4 +1,4 @@
-"""Measuring how fast a loaded version answers. Only measures; what the figures mean is decided by the judge."""
+"""Measures how fast a loaded version answers. What the times mean is decided by ``baton.judge``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from baton.errors import BatonError, Unreachable
-from baton.probe.base import TIMEOUT_S, Infer, Stop, Tensors, check
+from baton.probe.base import Infer, Stop, Tensors, check
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds from any fixed moment, never going back."""
@@ -54,10 +54,10 @@ def measure_latency(
     clock: Clock,
     decide: Callable[[LatencySamples], bool],
     cancelled: Stop,
-    min_samples: int = 200,
-    max_samples: int = 2000,
-    budget_s: float = 120.0,
-    timeout_s: float = TIMEOUT_S,
+    min_samples: int,
+    max_samples: int,
+    budget_s: float,
+    timeout_s: float,
     before: LatencySamples | None = None,
 ) -> LatencySamples:
     """Time the same requests on both versions in turn until ``decide`` has seen enough.
@@ -124,11 +124,11 @@ def measure_warmup(
     clock: Clock,
     decide: Callable[[WarmupSamples], bool],
     cancelled: Stop,
-    warm_requests: int = 16,
+    warm_requests: int,
+    timeout_s: float,
     steady_samples: int = 20,
     rounds: int = 3,
     budget_s: float = 120.0,
-    timeout_s: float = TIMEOUT_S,
 ) -> WarmupSamples:
     """Warm a version up, then time its first answer and the ones that follow.
 

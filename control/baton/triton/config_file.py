@@ -1,4 +1,7 @@
-"""One ``config.pbtxt``: read as it stands, and replaced in one rename, whoever else may write in the repository."""
+"""Reads and replaces one ``config.pbtxt``: every byte as it is, in one rename, safe from others who write beside it.
+
+Not covered: what the text means (``pbtxt``), and which files there are (``repository``).
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,23 @@ CONFIG = "config.pbtxt"
 
 
 def read(path: Path, *, errors: str = "surrogateescape") -> str | None:
-    """A file's text as it stands, line endings and bytes that are no UTF-8 included, or None when there is none.
+    """A file's text with its line endings and its bytes that are no UTF-8, or None when there is no file.
 
-    ``errors``: what to do with those bytes; by default :func:`write_atomically` writes them back as they were, for
-    Triton takes them in comments and strings (seen on 24.10).
+    ``errors``: what to do with those bytes; by default :func:`write_atomically` writes them back as they were, since
+    Triton accepts them in comments and strings (seen on 24.10).
 
     Raises:
-        Unreadable: the file system does not give it, something else than a file has its name, or a link of a user whose
-            file it is not leads to it.
+        Unreadable: the file system does not give it, it is no plain file, or a link leads to it that belongs to a user
+            who does not own the file.
     """
     try:
         with follow(path) as found:
             found.check_links()
-            if not found.is_file:  # of a fifo a read would never end
+            if not found.is_file:  # reading a fifo may never end
                 kind = "a folder" if found.is_folder else "no ordinary file"
                 raise Unreadable(
                     f"{path} can't be read: it is {kind}.",
-                    mend="Put the file there; Triton itself ends when it meets a folder of that name.",
+                    mend="Put the file there; Triton itself exits when it finds a folder of that name.",
                 )
             with found.open() as file:
                 return file.readall().decode(errors=errors)
@@ -53,8 +56,8 @@ def write_atomically(path: Path, text: str) -> None:
     A link stays, too: what it leads to is replaced. A second name of the file (a hard link) keeps the old content. The
     temporary file lies beside the repository's model folder, not in it: Triton counts every file there.
 
-    Whoever else can write in the repository can change what is served by it, and must not have other files of Baton's
-    user written: so links are judged (``baton.ownership``), and all is done by the descriptors of their directories.
+    Others who can write in the repository may change what is served by it, but must not get other files of Baton's user
+    overwritten. So links are checked (``baton.ownership``), and directories are used by their descriptors.
 
     Raises:
         RepositoryError: the file system refuses it, or a link may not be followed; the old content stands.
@@ -72,8 +75,8 @@ def write_atomically(path: Path, text: str) -> None:
         with new_file(staging, beside, 0o600) as file:
             file.write(text.encode(errors="surrogateescape"))
             file.flush()
-            _like(file.fileno(), old)
-            _later(file.fileno(), path.parent)
+            _copy_attributes(file.fileno(), old)
+            _date_after(file.fileno(), path.parent)
         os.replace(staging, name, src_dir_fd=beside, dst_dir_fd=folder)
         os.fsync(folder)
 
@@ -109,11 +112,11 @@ def _opened(stack: ExitStack, name: str, at: int) -> int:
     return descriptor
 
 
-def _like(descriptor: int, old: Found | None) -> None:
-    """Give a new file the rights, the owner and the attributes (ACLs among them) of the one that it is to replace.
+def _copy_attributes(descriptor: int, old: Found | None) -> None:
+    """Give a new file the rights, the owner and the attributes (ACLs too) of the one that it replaces.
 
-    What only root may give is left out for others: the content counts for more. Triton may run as another user, so
-    everybody may read a file that replaces none.
+    What only root may set is left out otherwise: the content is more important. Triton may run as another user, so a
+    file that replaces none can be read by everybody.
     """
     if old is None:
         os.fchmod(descriptor, 0o644)
@@ -129,12 +132,11 @@ def _like(descriptor: int, old: Found | None) -> None:
                 os.setxattr(descriptor, name, os.getxattr(held, name))
 
 
-def _later(descriptor: int, model: Path) -> None:
-    """Make sure that Triton notices the file: its time is later than any that is in the model's folder.
+def _date_after(descriptor: int, model: Path) -> None:
+    """Make sure that Triton notices the file: give it a later time than any other in the model's folder.
 
-    Triton (24.10) passes over a load call unless the newest time in there has grown since the last one. A version that
+    Triton (24.10) ignores a load call unless the newest time in the folder has grown since the last one. A version that
     a machine with another clock wrote, or a clock that was set back, would hide every change until that time has come.
-    So the file's clock goes on from there, as fast as ours.
     """
     newest = _newest(model, set())
     now = os.fstat(descriptor)
@@ -148,7 +150,7 @@ def _newest(path: Path, seen: set[tuple[int, int]]) -> tuple[int, int] | None:
     try:
         status = path.stat()
         entries = list(path.iterdir()) if stat.S_ISDIR(status.st_mode) else []
-    except OSError:  # gone meanwhile, or unreadable for Triton, too
+    except OSError:  # gone meanwhile, or Triton can't read it either
         return None
     place = (status.st_dev, status.st_ino)
     if entries and place in seen:
@@ -160,7 +162,7 @@ def _newest(path: Path, seen: set[tuple[int, int]]) -> tuple[int, int] | None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """A model's folder by a path that leads to it alone, whatever is put in its place meanwhile.
+    """A model's folder by a path that leads only to it, whatever is put in its place meanwhile.
 
     Raises:
         Untrusted: a link of a user whose folder it is not leads to it: what is removed there would be another's.
@@ -173,13 +175,13 @@ def held(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """What the operating system refuses, as an error that names the file."""
+    """Turns the operating system's errors into one that names the file, the cause and what to do."""
     try:
         yield
     except OSError as error:
         raise RepositoryError(
             f"{path} can't be written: {error.strerror}. The old content stands.",
-            mend=f"{_mend(error.errno, path)} Baton goes on by itself.",
+            mend=f"{_what_to_do(error.errno, path)} Baton goes on by itself.",
         ) from None
     except Untrusted as error:
         raise RepositoryError(
@@ -187,7 +189,7 @@ def file_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _mend(number: int | None, path: Path) -> str:
+def _what_to_do(number: int | None, path: Path) -> str:
     where = os.path.realpath(path)
     match number:
         case errno.EROFS:
@@ -204,4 +206,4 @@ def _mend(number: int | None, path: Path) -> str:
             )
         case errno.ENOSPC | errno.EDQUOT:
             return "Make room on the disk."
-    return "Make room on the disk or mend its rights."
+    return "Make room on the disk, or correct its rights."

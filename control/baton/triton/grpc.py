@@ -1,13 +1,14 @@
-"""The real Triton, over gRPC.
+"""The port to a real Triton, over gRPC. Metrics come over HTTP.
 
-Repository calls never go over HTTP: there a load holds every open connection until it is done (seen on 24.10).
+Repository calls never go over HTTP: there a load blocks every open connection until it is done (seen on 24.10).
 """
 
 from __future__ import annotations
 
 import http.client
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from baton.client import DIRECT
 from baton.domain import EngineInfo, ModelState, ModelVersion, Signature, TensorSpec
 from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
-from baton.triton.port import Beats, Counts, Index, Infos, Tensors, own_id
+from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, own_id
 from baton.triton.words import cause, refused
 
 INDEX_TIMEOUT_S = 2.0
@@ -31,13 +32,13 @@ ENGINE_BEATS = "baton_engine_beats"
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
 _METRICS = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks the server itself, whatever ``http_proxy`` says."""
+"""Asks the server itself, whatever proxy ``http_proxy`` names."""
 
 
 class GrpcTriton:
     """One server at ``address`` (``host:port`` of its gRPC endpoint).
 
-    The ``admin_key`` goes with every call: which of its protocols a server restricts by it is the operator's choice.
+    The ``admin_key`` goes with every call: the operator chooses which calls the server restricts by it.
     """
 
     def __init__(self, name: str, address: str, *, metrics: str | None = None, admin_key: str | None = None) -> None:
@@ -64,10 +65,8 @@ class GrpcTriton:
 
     def release(self) -> str:
         """The server's version, for example ``2.51.0``. Raises ``Unreachable``."""
-        try:
+        with self._errors("metadata"):
             return str(self._client.get_server_metadata(headers=self._headers, client_timeout=INDEX_TIMEOUT_S).version)
-        except InferenceServerException as error:
-            raise self._translate(error, "metadata", INDEX_TIMEOUT_S, silent=True) from None
 
     def explicit(self) -> bool:
         """Whether it takes load and unload calls. To unload a model that is not there does nothing (seen on 24.10)."""
@@ -76,14 +75,12 @@ class GrpcTriton:
         except InferenceServerException as error:
             if "polling is enabled" in (error.message() or ""):  # its words in the modes none and poll
                 return False
-            raise self._translate(error, "an unload call", INDEX_TIMEOUT_S, silent=True) from None
+            raise self._translated(error, "an unload call", None) from None
         return True
 
     def index(self) -> Index:
-        try:
+        with self._errors("repository index"):
             answer = self._client.get_model_repository_index(headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
-        except InferenceServerException as error:
-            raise self._translate(error, "repository index", INDEX_TIMEOUT_S, silent=True) from None
         found: dict[str, dict[int, ModelVersion]] = {}
         for line in answer.models:
             versions = found.setdefault(line.name, {})
@@ -93,16 +90,12 @@ class GrpcTriton:
         return found
 
     def load(self, model: str, timeout_s: float) -> None:
-        try:
+        with self._errors(f"loading {model}", timeout_s):
             self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
-        except InferenceServerException as error:
-            raise self._translate(error, f"loading {model}", timeout_s) from None
 
     def unload(self, model: str, timeout_s: float) -> None:
-        try:
+        with self._errors(f"unloading {model}", timeout_s):
             self._client.unload_model(model, headers=self._headers, client_timeout=timeout_s)
-        except InferenceServerException as error:
-            raise self._translate(error, f"unloading {model}", timeout_s) from None
 
     def infer(
         self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
@@ -112,7 +105,7 @@ class GrpcTriton:
             tensor = client.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
             tensor.set_data_from_numpy(value)
             tensors.append(tensor)
-        try:
+        with self._errors(f"a request to {model} version {version}", timeout_s):
             answer = self._client.infer(
                 model,
                 tensors,
@@ -122,8 +115,6 @@ class GrpcTriton:
                 client_timeout=timeout_s,
                 timeout=max(1, int(timeout_s * 1e6)),
             )
-        except InferenceServerException as error:
-            raise self._translate(error, f"a request to {model} version {version}", timeout_s) from None
         outputs: dict[str, np.ndarray[Any, Any]] = {}
         for output in answer.get_response().outputs:
             value = answer.as_numpy(output.name)
@@ -134,13 +125,11 @@ class GrpcTriton:
 
     def step(self, model: str) -> str | None:
         try:
-            answer = self._client.get_model_config(model, headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
-        except InferenceServerException as error:
-            told = self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True)
-            if isinstance(told, TritonError) and not isinstance(told, KeyRefused):
-                return None
-            raise told from None
-        steps = answer.config.ensemble_scheduling.step
+            steps = self._config(model).ensemble_scheduling.step
+        except KeyRefused:
+            raise
+        except TritonError:
+            return None
         return str(steps[0].model_name) if steps else None
 
     def instances(self, model: str, version: int) -> int:
@@ -160,20 +149,15 @@ class GrpcTriton:
             batched=config.max_batch_size > 0,
         )
 
-    def _config(self, model: str, version: int) -> Any:
-        try:
-            answer = self._client.get_model_config(
-                model, str(version), headers=self._headers, client_timeout=INDEX_TIMEOUT_S
-            )
-        except InferenceServerException as error:
-            raise self._translate(error, f"configuration of {model}", INDEX_TIMEOUT_S, silent=True) from None
+    def _config(self, model: str, version: int | None = None) -> Any:
+        asked = "" if version is None else str(version)
+        with self._errors(f"configuration of {model}"):
+            answer = self._client.get_model_config(model, asked, headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
         return answer.config
 
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
-        try:
+        with self._errors("statistics"):
             answer = self._client.get_inference_statistics(headers=self._headers, client_timeout=INDEX_TIMEOUT_S)
-        except InferenceServerException as error:
-            raise self._translate(error, "statistics", INDEX_TIMEOUT_S, silent=True) from None
         found: dict[str, dict[int, Counts]] = {}
         for model in answer.model_stats:
             stats = model.inference_stats
@@ -190,7 +174,7 @@ class GrpcTriton:
             if name == model and sample.name.removesuffix("_total") == PENDING
         }
 
-    def infos(self) -> Infos | None:
+    def engine_infos(self) -> EngineInfos | None:
         if self._metrics is None:
             return None
         found: dict[str, dict[int, frozenset[EngineInfo]]] = {}
@@ -201,7 +185,7 @@ class GrpcTriton:
                 versions[version] = versions.get(version, frozenset()) | {info}
         return found
 
-    def beats(self) -> Beats | None:
+    def heartbeats(self) -> Heartbeats | None:
         if self._metrics is None:
             return None
         found: dict[str, dict[int, float]] = {}
@@ -231,29 +215,39 @@ class GrpcTriton:
     def close(self) -> None:
         self._client.close()
 
-    def _translate(
-        self, error: InferenceServerException, what: str, timeout_s: float, *, silent: bool = False
+    @contextmanager
+    def _errors(self, what: str, timeout_s: float | None = None) -> Iterator[None]:
+        """Triton's errors of a call as Baton's.
+
+        Without ``timeout_s`` the call has the short deadline, and a server that misses it is unreachable.
+        """
+        try:
+            yield
+        except InferenceServerException as error:
+            raise self._translated(error, what, timeout_s) from None
+
+    def _translated(
+        self, error: InferenceServerException, what: str, timeout_s: float | None
     ) -> Unreachable | TimedOut | TritonError:
-        """Triton's error as ours. ``silent``: a deadline means that the server does not answer at all."""
         status: Any = error.status() or ""
         words = (error.message() or "").strip()
         where = f"server {self._name} at {self._address}"
         if "DEADLINE_EXCEEDED" in status:
-            if silent:
-                return Unreachable(f"Triton, {where}, did not answer within {timeout_s:.0f} s.")
+            if timeout_s is None:
+                return Unreachable(f"Triton, {where}, did not answer within {INDEX_TIMEOUT_S:.0f} s.")
             return TimedOut(f"Triton, {where}: {what} took longer than {timeout_s:g} s.")
-        # Triton's status for this is UNAVAILABLE, too, though it is there and well (seen on 24.10).
+        # For this Triton's status is UNAVAILABLE too, although the server answers (seen on 24.10).
         if "UNAVAILABLE" in status and "protocol is restricted" in words:
-            told = "wants an admin key, and none is configured" if self._headers is None else "refused the admin key"
+            how = "wants an admin key, and none is configured" if self._headers is None else "refused the admin key"
             return KeyRefused(
-                f"Triton, {where}, {told}: {what}: {words}.",
+                f"Triton, {where}, {how}: {what}: {words}.",
                 mend="Put the key that it was started with into the file that admin_key_file in [[servers]] names, "
                 "and start the control plane again.",
             )
-        # The engine's own words, of a request that it has no time or no room for: it is alive, and busy.
+        # The engine has no time or no room for this request: it is alive, and busy.
         if "UNAVAILABLE" in status and refused(words):
             return TimedOut(f"Triton, {where}: {what}: {words}.")
-        # UNAVAILABLE is also Triton's word for a version that is loading or leaving: then the server does answer.
+        # Triton also says UNAVAILABLE of a version that is loading or unloading: then the server does answer.
         if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):
             return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
         if "INVALID_ARGUMENT" in status:

@@ -1,8 +1,8 @@
-"""Who may steer a splitter, and how far: a token that the control plane alone knows, and what it was configured for.
+"""The token that authorizes control requests to a splitter, and the limits of what they may ask.
 
-The repository is as readable as the rest of it: Triton may run as another user. So the splitter's files hold a hash of
-the token. The token is 32 random bytes, which nobody finds by trying, so that a plain SHA-256 is enough: salts and slow
-hashes are for what persons choose. Whoever learns the token all the same is held to the caps in the same files.
+Other users can read the repository, since Triton may run as one. So the splitter's files hold a hash of the token. The
+token is 32 random bytes, which nobody guesses, so a plain SHA-256 is enough: salts and slow hashes are for
+passwords that people choose. Whoever learns the token is still held to the limits in the same files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The most that a splitter does, whatever it is asked. Shares in percent."""
+    """The most that a control request may ask of a splitter. Shares in percent."""
 
     weight: float
-    """The highest of the traffic steps. All traffic goes to a candidate without a splitter."""
+    """The highest of the traffic steps. At 100 % the alias leads to the candidate, without a splitter."""
     shadow: float
     lease_s: float
     contents: bool
@@ -45,9 +45,8 @@ class Caps:
 class Key:
     """The token of one service's splitters, in a file of the state directory (mode 0600), and their caps.
 
-    Each splitter that is written gets a new token. A control plane that starts again finds the last one there. Where
-    it is gone, with the state directory or alone, or others could read it, the splitter's files no longer fit: they are
-    written anew, with a new token.
+    Each splitter that is written gets a new token. A control plane that restarts reads the last one. Where the file is
+    gone or others could read it, the splitter's files no longer fit, and are written again with a new token.
     """
 
     def __init__(self, path: Path, caps: Caps) -> None:
@@ -66,7 +65,7 @@ class Key:
         self.token = secret.create(self._path)
 
     def parameters(self) -> dict[str, str]:
-        """What the splitter's ``config.pbtxt`` says of it; nothing of it is secret."""
+        """The parameters of the splitter's ``config.pbtxt``; none of them is secret."""
         caps = self.caps
         return {
             "token_sha256": hashlib.sha256(self.token.encode()).hexdigest(),

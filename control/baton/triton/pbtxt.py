@@ -1,4 +1,7 @@
-"""Reads ``config.pbtxt`` and edits its version policy, leaving every other byte as the operator wrote it."""
+"""Parses ``config.pbtxt`` and edits its version policy. Every other byte stays as the operator wrote it.
+
+It refuses what Triton's own parser refuses (seen on 24.10). Not covered: whether the values make sense to Triton.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +43,11 @@ def parse(text: str, path: Path) -> model_config_pb2.ModelConfig:
 
 @functools.lru_cache(maxsize=16)
 def _parsed(text: str) -> model_config_pb2.ModelConfig:
-    """The controller reads the same few files in every turn, and one takes milliseconds."""
-    return text_format.Parse(_sound(text), model_config_pb2.ModelConfig(), allow_unknown_field=True)
+    """Cached: the controller reads the same few files in every turn, and one takes milliseconds to parse."""
+    return text_format.Parse(_without_surrogates(text), model_config_pb2.ModelConfig(), allow_unknown_field=True)
 
 
-def _sound(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     """The text without lone surrogates, which stand for bytes that are no UTF-8: Triton takes those."""
     try:
         text.encode()
@@ -54,7 +57,7 @@ def _sound(text: str) -> str:
 
 
 def _refuse_what_triton_refuses(text: str, path: Path) -> None:
-    """Where Python's reader of this format takes more than Triton's own (seen on 24.10).
+    """Refuses what Python's parser of this format accepts and Triton's does not (seen on 24.10).
 
     Raises:
         RepositoryError: naming the line.
@@ -85,7 +88,7 @@ def doubts(text: str, path: Path) -> str:
     if config.name not in ("", path.parent.name):
         return f"{path} calls the model {config.name!r}; Triton wants the name of its folder, {path.parent.name!r}."
     try:
-        text_format.Parse(_sound(text), model_config_pb2.ModelConfig())
+        text_format.Parse(_without_surrogates(text), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         return f"{path} may hold a field that this Triton does not know: {error}."
     return ""

@@ -1,7 +1,7 @@
 """The one port to a Triton server. Everything Baton asks of Triton goes through here.
 
-Two things implement it: ``baton.triton.grpc.GrpcTriton`` (the real one) and ``baton.triton.fake.FakeTriton`` (in
-memory, with faults to order). The same contract tests hold both to it (``tests/triton``).
+``baton.triton.grpc.GrpcTriton`` implements it for a real server, ``baton.testing.FakeTriton`` in memory, with faults
+that a test can order. The same contract tests hold both to it (``tests/triton/test_contract.py``).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from baton.domain import EngineInfo, ModelVersion, Signature
 
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
-Infos = Mapping[str, Mapping[int, frozenset[EngineInfo]]]
-"""Model name to version to what its instances run in. A version that tells nothing is absent."""
-Beats = Mapping[str, Mapping[int, float]]
-"""Model name to version to its signs of life so far. A version that shows none is absent."""
+EngineInfos = Mapping[str, Mapping[int, frozenset[EngineInfo]]]
+"""Model name to version to what its instances report: the device and type they run in. A silent version is absent."""
+Heartbeats = Mapping[str, Mapping[int, float]]
+"""Model name to version to its count of heartbeats. A version that reports none is absent."""
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 OWN = "baton-"
 """The ids of Baton's own requests begin so; none of them counts as live traffic."""
@@ -114,18 +114,18 @@ class Triton(Protocol):
         """Of all loaded models and versions, from Triton's statistics. Bounded by a short deadline."""
         ...
 
-    def infos(self) -> Infos | None:
-        """What the loaded engines tell of themselves, all models at once; None where metrics are not known.
+    def engine_infos(self) -> EngineInfos | None:
+        """What the loaded engines report about themselves, all models at once; None where metrics are not known.
 
-        They tell it by a metric ``baton_engine_info`` of their own, which may come a moment after READY. Triton keeps
-        metrics of a process that was killed for as long as it lives itself (seen on 24.10).
+        They report it by their own metric ``baton_engine_info``, which may come a moment after READY. Triton keeps the
+        metrics of a killed process for as long as Triton itself runs (seen on 24.10).
         """
         ...
 
-    def beats(self) -> Beats | None:
-        """What the loaded engines count while they work, all models at once; None where metrics are not known.
+    def heartbeats(self) -> Heartbeats | None:
+        """The heartbeats that the loaded engines count while they work; None where metrics are not known.
 
-        A count ``baton_engine_beats_total`` that grows tells a version that is busy from one that hangs.
+        A metric ``baton_engine_beats_total`` that grows tells a version that is busy from one that hangs.
         """
         ...
 

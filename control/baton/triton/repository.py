@@ -1,7 +1,7 @@
-"""The model repository's files that Baton writes: the engine's version policy and the alias.
+"""The files of the model repository that Baton writes: the engine's version policy, the alias and the splitter.
 
-The files on disk are the durable truth: a Triton that restarts does what they say. Each write is one atomic
-rename, and reads back before it counts.
+The files on disk are the durable truth: a Triton that restarts does what they say. Each write is one atomic rename.
+Not covered: telling Triton to load them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from baton.triton.config_file import CONFIG, file_errors, held, read, write_atom
 from baton.triton.key import Key
 
 CLEAR_TOKEN = "token"  # noqa: S105 - the name of a file
-"""In the splitter's version folder: what a Baton of before wrote there, readable for everybody."""
+"""In the splitter's version folder: an older Baton wrote the token there, readable for everybody."""
 
 SPLITTER_BACKEND = "splitter"
 SPLITTER_VERSION = 1
 CONTROL, REPORT = "baton_control", "baton_report"
-"""The tensors by which a splitter is steered and reports. The alias maps neither, so clients can't reach them."""
+"""The tensors of a control request and its report. The alias maps neither, so clients can't reach them."""
 
 
 class ServiceFiles:
     """One service's part of the repository: ``<engine>/config.pbtxt``, and the whole of the alias and the splitter.
 
-    ``key``: of its splitters; one who only reads needs none.
+    ``key``: the splitter's key; not needed for reading alone.
     """
 
     def __init__(self, repository: Path, alias: str, engine: str, key: Key | None = None) -> None:
@@ -62,7 +62,7 @@ class ServiceFiles:
         return bool(pbtxt.parse(self._read(path), path).max_batch_size > 0)
 
     def doubts(self) -> str:
-        """Why Triton may not take the engine's config.pbtxt although Baton can read it, in a sentence, or nothing."""
+        """Why Triton may refuse the engine's config.pbtxt although Baton can read it, in a sentence, or nothing."""
         path = self.engine_dir / CONFIG
         return pbtxt.doubts(self._read(path), path)
 
@@ -92,7 +92,7 @@ class ServiceFiles:
         steps, versions = config.ensemble_scheduling.step, config.version_policy.specific.versions
         step = (steps[0].model_name, steps[0].model_version) if len(steps) == 1 else None
         split = step == (self.splitter_name, SPLITTER_VERSION)
-        # What Triton takes as something else than Baton reads can't be used, either.
+        # Nor can a file be used that Triton understands in another way than Baton does.
         if len(versions) != 1 or versions[0] < 1 or not (split or step == (self.engine_name, versions[0])):
             raise RepositoryError(
                 f"{path} is not an alias that Baton wrote: it needs exactly one ensemble step, which leads to "
@@ -102,10 +102,10 @@ class ServiceFiles:
         return int(versions[0]), split
 
     def set_alias(self, version: int | None, *, split: bool = False) -> None:
-        """Point the alias at an engine version, straight or by way of the splitter.
+        """Point the alias at an engine version, directly or through the splitter; None removes the alias's file.
 
-        The directory of the new number is there before the file that names it, and the old number's directory
-        goes only after: at every moment a restarting Triton finds a pair that works.
+        The directory of the new number is made before the file that names it, and :meth:`tidy_alias` removes the old
+        one later: a Triton that restarts at any moment finds a pair that works.
         """
         path = self.alias_dir / CONFIG
         with file_errors(path):
@@ -142,14 +142,14 @@ class ServiceFiles:
                         shutil.rmtree(entry)
 
     def splitter(self) -> int | None:
-        """The stable version that the splitter's files name, or None where there are none, or none of Baton's."""
+        """The stable version that the splitter's files name; None without files of Baton's."""
         stable = self._splitter_parameters().get("stable", "")
         return int(stable) if stable.isdecimal() else None
 
     def keyed(self) -> bool:
-        """Whether the splitter's files are what :meth:`set_splitter` would write: they take this very key.
+        """Whether the splitter's files have the present key and limits, as :meth:`set_splitter` would write them.
 
-        Not after an upgrade, a changed configuration or a lost state directory.
+        They don't after an upgrade, a changed configuration or a lost state directory.
         """
         mine, clear = {} if self.key is None else self.key.parameters(), self._clear_token()
         try:
@@ -158,11 +158,11 @@ class ServiceFiles:
             raise Unreadable(f"{clear} can't be looked at: {error.strerror}.") from None
 
     def set_splitter(self, stable: int | None) -> None:
-        """Write the splitter's files for a new token, or take them away.
+        """Write the splitter's files for a new token; None removes them.
 
-        The files hold a hash of the token, and what the splitter may be asked for at most. The token is written first,
-        and what a Baton of before left in clear goes last: whenever this ends in the middle, the files don't fit the
-        token, and are written once more.
+        The files hold a hash of the token, and the most that the splitter may be asked for. The token is written first,
+        and a token that an older Baton left in clear is removed last: if this stops in the middle, the files don't fit
+        the token, and are written again.
         """
         path = self.splitter_dir / CONFIG
         if stable is not None and self.key is not None:
@@ -180,8 +180,8 @@ class ServiceFiles:
             self._clear_token().unlink(missing_ok=True)
 
     def token(self) -> str:
-        """What the splitter wants to see in every control request."""
-        assert self.key is not None  # noqa: S101 - nobody steers without one
+        """The token that every control request must carry."""
+        assert self.key is not None  # noqa: S101 - who only reads sends no control requests
         return self.key.token
 
     def _clear_token(self) -> Path:
@@ -204,7 +204,7 @@ class ServiceFiles:
             name=self.splitter_name, backend=SPLITTER_BACKEND, max_batch_size=engine.max_batch_size
         )
         for tensor in engine.input:
-            # The alias sees to it that what must be there is there; a control request holds none of it.
+            # The alias checks that required inputs are there; a control request has none of them.
             config.input.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, optional=True)
         config.input.add(name=CONTROL, data_type=model_config_pb2.TYPE_STRING, dims=[1], optional=True)
         for tensor in engine.output:

@@ -1,6 +1,7 @@
-"""Triton's words, made short: the cause without the trace around it, and whether the machine is to blame for it.
+"""Triton's error texts: the cause in one line, and whether the machine is at fault and not the version.
 
-What is matched here was seen on 24.10 with the python backend, unless it says otherwise.
+The texts matched here were seen on 24.10 with the python backend, unless a comment says otherwise. A text that is not
+known is shown as it is, and the version is taken to be at fault.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from typing import Final
 
 MOST: Final = 400
-"""Characters of a cause. All of the words are kept in the journal."""
+"""Characters of a cause. The whole text is kept in the journal."""
 NO_POLL: Final = "failed to poll from model repository"
 """All that Triton says of a model whose files it can't use; what is wrong with them stands in its log."""
 _VERSION: Final = re.compile(r"version (\d+) is at UNAVAILABLE state: ")
@@ -80,12 +81,12 @@ def refused(words: str) -> str | None:
 
 
 def cause(words: str) -> str:
-    """What is wrong, in one line, out of all that Triton said of it."""
+    """The cause in one line, out of Triton's whole text."""
     parts = _VERSION.split(words)
     if len(parts) < 3:  # noqa: PLR2004 - text, number, text
         return _cause(words)
-    told = [(int(version), _cause(text)) for version, text in zip(parts[1::2], parts[2::2], strict=True)]
-    return told[0][1] if len(told) == 1 else "; ".join(f"version {version}: {text}" for version, text in told)
+    causes = [(int(version), _cause(text)) for version, text in zip(parts[1::2], parts[2::2], strict=True)]
+    return causes[0][1] if len(causes) == 1 else "; ".join(f"version {version}: {text}" for version, text in causes)
 
 
 def _cause(text: str) -> str:
@@ -102,7 +103,7 @@ def _cause(text: str) -> str:
 
 
 def machine(words: str) -> str:
-    """What is to be mended on the server, when it is at fault and not the version that did not load; else empty."""
+    """What to do on the server, where that is at fault and not the version that did not load; else empty."""
     for pattern, mend in _MACHINE:
         found = pattern.search(words)
         if found is not None:

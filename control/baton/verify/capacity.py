@@ -1,4 +1,7 @@
-"""The gate ``capacity``: does another version fit into memory beside the live one."""
+"""The gate ``capacity``: whether a version fits into memory beside the stable one.
+
+Not covered: GPU memory, and servers on other machines (there the gate is skipped, and says so).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from typing import Final
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import CapacityEvidence
 from baton.verify.checkpoint import Checkpoint
-from baton.verify.files import figure
+from baton.verify.files import format_bytes
 
 PROCESS_BYTES: Final = 512 << 20
 """Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""
 
 
 def estimate_bytes(checkpoint: Checkpoint, *, overhead: float, process: int = PROCESS_BYTES) -> int:
-    """Estimate the memory in bytes that serving this checkpoint takes: weights as stored x ``overhead`` + ``process``.
+    """The estimated memory in bytes of a version that serves: weights as stored x ``overhead`` + ``process``.
 
     ``overhead`` covers activations, caches and allocator slack. Raises ``CheckpointError`` when a header can't be read.
     """
@@ -32,17 +35,19 @@ def check_capacity(needed: int, available: int | None, *, margin: float, where: 
     place = f" on {where}" if where else ""
     evidence = CapacityEvidence(needed_bytes=needed, available_bytes=available, margin=margin, what="memory")
     if available is None:
-        message = f"Skipped: the free memory{place} can't be seen from here; an estimated {figure(needed)} is needed."
+        message = (
+            f"Skipped: the free memory{place} can't be seen from here; an estimated {format_bytes(needed)} is needed."
+        )
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), skipped=True, evidence=evidence)
     limit = round(available / (1 + margin))
-    figures = f"an estimated {figure(needed)} of memory plus a margin of {margin:.0%}"
+    need = f"an estimated {format_bytes(needed)} of memory plus a margin of {margin:.0%}"
     if needed <= limit:
-        message = f"{figures[0].upper()}{figures[1:]} fits into the {figure(available)} that are free{place}."
+        message = f"A{need[1:]} fits into the {format_bytes(available)} that are free{place}."
         return GateResult(Gate.CAPACITY, Verdict.PASS, message, float(needed), float(limit), evidence=evidence)
     short = needed * (1 + margin) - available
     message = (
-        f"{figures[0].upper()}{figures[1:]} does not fit into the {figure(available)} that are free{place}: "
-        f"{figure(short)} short. Free that much, or serve a smaller type."
+        f"A{need[1:]} does not fit into the {format_bytes(available)} that are free{place}: "
+        f"{format_bytes(short)} short. Free that much, or serve a smaller type."
     )
     return GateResult(Gate.CAPACITY, Verdict.FAIL, message, float(needed), float(limit), evidence=evidence)
 
@@ -51,7 +56,7 @@ def available_memory(*, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs
     """Return the bytes that a new process here could take without swapping, or ``None`` when the system does not tell.
 
     It is the least of ``MemAvailable`` and, for this process's cgroup (version 2) and each one above it, ``memory.max``
-    less what is in use. The kernel counts page cache as use; what it can drop is given back to the figure, since a
+    less what is in use. The kernel counts page cache as use; what it can drop is counted as free, since a
     push of 10 GB would otherwise look like 10 GB of memory gone. Limits of cgroup version 1 are not read.
     """
     rooms = []
@@ -81,7 +86,7 @@ def _room(group: Path) -> int | None:
     if not limit.isdecimal() or not current.isdecimal():  # "max", or a root group, which has no limit
         return None
     stat = _fields(group / "memory.stat")
-    # Mapped files are the weights of the live version: dropping them would slow it down.
+    # Mapped files are the weights of the stable version: dropping them would slow it down.
     cache = stat.get("inactive_file", 0) + stat.get("active_file", 0) - stat.get("file_mapped", 0)
     in_use = int(current) - max(cache, 0) - stat.get("slab_reclaimable", 0)
     return max(int(limit) - max(in_use, 0), 0)

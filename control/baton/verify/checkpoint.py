@@ -1,9 +1,9 @@
-"""A version folder, walked and parsed once: what completeness, integrity, compatibility and capacity are told from.
+"""The description of a version folder, which completeness, integrity, compatibility and capacity share.
 
-``describe`` lists the folder, reads what is served of it, and never raises: what is wrong with a file is part of the
-description. Of weights only the headers are read. What was read is known to be what was listed: a file that changed
-meanwhile has an ``UnfinishedError`` instead of a value. So two descriptions with one fingerprint are the same, and a
-file that stays as it is is parsed once, however often its folder is described.
+``describe`` lists the folder and reads the served files. It never raises: a file's error is part of the description. Of
+weights only the headers are read. A file that changes between listing and reading gets an ``UnfinishedError``, so two
+descriptions with the same fingerprint are equal. An unchanged file is parsed once, however often its folder is
+described. Not covered: hashes (``integrity``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from typing import Any, Final
 from baton.domain import VersionMeta
 from baton.errors import CheckpointError
 from baton.verify import tokens
-from baton.verify.files import UnfinishedError, changed, figure, open_regular, read_json, read_whole, reason, shown
+from baton.verify.files import (
+    UnfinishedError,
+    changed,
+    error_text,
+    format_bytes,
+    open_regular,
+    printable,
+    read_json,
+    read_whole,
+)
 from baton.verify.layout import (
     CONFIG,
     HEAD,
@@ -40,21 +49,21 @@ from baton.verify.safetensors import Header, Tensor, read_header
 from baton.verify.sums import SUMS, SUMS_LIMIT, parse_sums
 
 JSON_TOTAL: Final = 256 << 20
-"""Bytes of all JSON files of a folder: they are parsed while the loop waits."""
+"""The most bytes of all JSON files of a folder: they are parsed while the loop waits."""
 HEADERS_TOTAL: Final = 64 << 20
 """Bytes of all headers of its weights; those of the largest published models are some 10 MB."""
 KEPT: Final = 24 << 20
-"""Bytes of text whose values are kept in memory: room for a stable version and a candidate with tokenizers of 11 MB. A
-vocabulary takes twice its text there, text that means harm some twenty times."""
+"""Bytes of text whose parsed values are kept in memory: enough for a stable version and a candidate with tokenizers of
+11 MB. A vocabulary takes twice its text in memory, hostile text some twenty times."""
 _OVERHEAD: Final = 1 << 10
 _GRAIN_S: Final = 2.0
-"""The coarsest clock of a file system in use. Within one tick of it a file can change unnoticed."""
+"""The coarsest file time of a file system in use. Within one tick a file can change unnoticed."""
 _VOCABULARIES: Final = ("vocab.json", "added_tokens.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What reading a file gave: a value, or why there is none."""
+    """The result of reading a file: a value, or the error."""
 
     value: Any = None
     error: CheckpointError | None = None
@@ -64,10 +73,10 @@ class Part:
 class Checkpoint:
     """One version folder at one moment.
 
-    ``top`` is what lies directly in it, by name, and ``served`` those of them that the engine and the gates read. All
-    else that lies there (a clone's history, records of a download, a trainer's state, a README) is not read and not
-    judged; ``tests/unit/verify/test_served.py`` holds that the engine never opens it. ``parts`` are the served
-    files and ``SHA256SUMS``. ``fault`` is why nothing could be read.
+    ``top`` are the entries directly in it, by name, and ``served`` those that the engine and the gates read. Everything
+    else (a clone's history, records of a download, a trainer's state, a README) is not read and not judged;
+    ``tests/unit/verify/test_served.py`` checks that the engine never opens it. ``parts`` are the contents of the served
+    files and of ``SHA256SUMS``. ``fault`` is why nothing could be read.
     """
 
     listing: Listing
@@ -79,7 +88,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The folder's, as it may be printed."""
-        return shown(self.listing.path.name)
+        return printable(self.listing.path.name)
 
     @property
     def files(self) -> list[Entry]:
@@ -93,12 +102,11 @@ class Checkpoint:
         return [entry for entry in self.listing.entries if entry.is_file and entry.name not in known]
 
     def value(self, name: str) -> Any:
-        """What a file holds, in the form that its reader gives; raises ``CheckpointError`` when there is none."""
+        """A file's content, as its reader returns it; raises ``CheckpointError`` when there is none."""
         part = self.parts.get(name, Part()) if self.fault is None else Part(error=self.fault)
         if part.error is not None:
-            raise CheckpointError(
-                part.error.message, mend=part.error.mend
-            )  # a new one: errors hold where they were raised
+            # A new one: an error keeps its traceback, and with it what the parser held.
+            raise CheckpointError(part.error.message, mend=part.error.mend)
         if name not in self.parts:
             raise CheckpointError(f"{name} can't be opened: it is not there.")
         return part.value
@@ -110,8 +118,8 @@ class Checkpoint:
             raise CheckpointError(f"{name} holds a {type(value).__name__} where an object {{...}} belongs.")
         return value
 
-    def told(self, name: str) -> Any:
-        """A file's value, ``None`` when it is not there or can't be read."""
+    def value_or_none(self, name: str) -> Any:
+        """A file's content, ``None`` when it is not there or can't be read."""
         part = self.parts.get(name)
         return None if part is None else part.value
 
@@ -147,9 +155,9 @@ def describe(folder: Path) -> Checkpoint:
 
 
 def read(listing: Listing, *, values: bool = True) -> Checkpoint:
-    """What the files of a listed folder hold, as they were when it was listed. Never raises.
+    """The contents of a listed folder's files, as they were when it was listed. Never raises.
 
-    Without ``values`` those may be left out that completeness does not ask for.
+    Without ``values`` the contents may be missing that completeness does not need.
     """
     top = {entry.name: entry for entry in listing.entries if "/" not in entry.name}
     served = {name: entry for name, entry in top.items() if name in SETTINGS}
@@ -158,23 +166,23 @@ def read(listing: Listing, *, values: bool = True) -> Checkpoint:
     texts = sum(entry.size for name, entry in served.items() if name.endswith(".json"))
     if texts > JSON_TOTAL:
         fault = CheckpointError(
-            f"Its JSON files are {figure(texts)} together; at most {figure(JSON_TOTAL)} are allowed.",
+            f"Its JSON files are {format_bytes(texts)} together; at most {format_bytes(JSON_TOTAL)} are allowed.",
             mend="No model has so many: remove what is not part of it.",
         )
     if fault is not None:
         return Checkpoint(listing, top, served, {}, fault)
     readers = {name: _reader(name, joint=TOKENIZER in top) for name in (*served, SUMS) if name in top}
     needed = readers.keys() if values else {CONFIG, PROCESSOR, INDEX, SUMS}
-    parts = {name: _KEEPER.part(top[name], reader, value=name in needed) for name, reader in readers.items()}
+    parts = {name: _CACHE.part(top[name], reader, value=name in needed) for name, reader in readers.items()}
     index = parts[INDEX].value or {} if INDEX in parts else {}
     headers = 0
     for name in sorted({SINGLE, *index.values()} & top.keys()):
         served[name] = top[name]
-        parts[name] = _KEEPER.part(top[name], read_header)
+        parts[name] = _CACHE.part(top[name], read_header)
         headers += _length(parts[name])
         if headers > HEADERS_TOTAL:
             fault = CheckpointError(
-                f"The headers of its weights are more than {figure(HEADERS_TOTAL)} together.",
+                f"The headers of its weights are more than {format_bytes(HEADERS_TOTAL)} together.",
                 mend="No model has so many tensors: save the checkpoint again.",
             )
             return Checkpoint(listing, top, served, {}, fault)
@@ -182,7 +190,7 @@ def read(listing: Listing, *, values: bool = True) -> Checkpoint:
 
 
 def read_meta(folder: Path) -> VersionMeta:
-    """What ``version.toml`` says, of which nothing else is read; raises ``CheckpointError``.
+    """What ``version.toml`` says; no other file is read. Raises ``CheckpointError``.
 
     Without the file the label is the folder's name, and the release ``equivalent``.
     """
@@ -191,9 +199,9 @@ def read_meta(folder: Path) -> VersionMeta:
     except OSError as error:
         if vanished(error):
             return as_meta({}, folder.name)
-        raise CheckpointError(f"{META} can't be looked at: {reason(error)}.") from error
+        raise CheckpointError(f"{META} can't be looked at: {error_text(error)}.") from error
     top = {META: entry}
-    return Checkpoint(Listing(folder, None), top, top, {META: _KEEPER.part(entry, _table)}).meta()
+    return Checkpoint(Listing(folder, None), top, top, {META: _CACHE.part(entry, _table)}).meta()
 
 
 Reader = Callable[[FileIO, str], Any]
@@ -201,7 +209,7 @@ Reader = Callable[[FileIO, str], Any]
 
 
 def _reader(name: str, *, joint: bool) -> Reader:
-    """What a served file is read with. ``joint``: the vocabulary is in ``tokenizer.json``, and no other one counts."""
+    """The reader of a served file. ``joint``: the vocabulary is in ``tokenizer.json``, and no other one counts."""
     if name in _VOCABULARIES and not joint:
         return _vocabulary
     if name in _READERS:
@@ -216,14 +224,14 @@ def _vocabulary(file: FileIO, name: str) -> dict[str, int]:
 
 
 def _any_json(file: FileIO, name: str) -> None:
-    """Read to know that it can be: nothing is told from what it holds."""
+    """Checks only that it is JSON: its content is not used."""
     read_json(file, name)
 
 
 def _head(file: FileIO, name: str) -> None:
-    """Text of no form, or a binary vocabulary: only what it can't be shows."""
+    """For text without a format and binary vocabularies: checks only that it is nothing else, such as a pickle."""
     if kind := true_kind(file.read(HEAD)):
-        raise CheckpointError(f"{shown(name)} is not what its name says: {kind}.")
+        raise CheckpointError(f"{printable(name)} is not what its name says: {kind}.")
 
 
 def _table(file: FileIO, _name: str) -> dict[str, Any]:
@@ -238,23 +246,8 @@ _READERS: Final[Mapping[str, Reader]] = {
 }
 
 
-_Key = tuple[Path, Reader, object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    part: Part
-    size: int
-    emptied: bool = False
-    """The file was read without an error, and its value was too large to keep."""
-
-
-_NONE: Final = _Kept(Part(), 0)
-_EMPTIED: Final = _Kept(Part(), _OVERHEAD, emptied=True)
-
-
-class _Keeper:
-    """Reads files, and keeps what they hold while they stay as they are; the value longest unused is dropped first.
+class _Cache:
+    """Reads files, and keeps their contents while they are unchanged; the one longest unused is dropped first.
 
     Safe for use by several threads.
     """
@@ -262,42 +255,42 @@ class _Keeper:
     def __init__(self, room: int) -> None:
         self._room = room
         self._held = 0
-        self._parts: OrderedDict[_Key, _Kept] = OrderedDict()
+        self._parts: OrderedDict[tuple[Path, Reader, object], tuple[Part | None, int]] = OrderedDict()
+        """Contents and their bytes; None: the file was read without an error, and its content was too large to keep."""
         self._lock = threading.Lock()
 
     def part(self, entry: Entry, reader: Reader, *, value: bool = True) -> Part:
-        """What a file holds. Without ``value`` only what is wrong with it, which is remembered of files of any size."""
-        key = (entry.path, reader, entry.figures)
+        """A file's content. Without ``value`` only its error, which is remembered for files of any size."""
+        key = (entry.path, reader, entry.stat_key)
         with self._lock:
-            kept = self._parts.get(key)
-            if kept is not None and not (kept.emptied and value):
+            if key in self._parts and (self._parts[key][0] is not None or not value):
                 self._parts.move_to_end(key)
-                return kept.part
+                return self._parts[key][0] or Part()
         part, sure = _read(entry, reader)
         if sure:
             size = _length(part) if reader is read_header else entry.size if part.value is not None else 0
             with self._lock:
-                self._keep(key, _Kept(part, size + _OVERHEAD) if size <= self._room // 2 else _EMPTIED)
+                self._held -= self._parts.pop(key, (None, 0))[1]
+                self._put(key, part if size <= self._room // 2 else None, size)
         return part if value else Part(error=part.error)
 
-    def _keep(self, key: _Key, kept: _Kept) -> None:
-        self._held += kept.size - self._parts.pop(key, _NONE).size
-        self._parts[key] = kept
+    def _put(self, key: tuple[Path, Reader, object], part: Part | None, size: int) -> None:
+        self._parts[key] = part, _OVERHEAD + (size if part is not None else 0)
+        self._held += self._parts[key][1]
         while self._held > self._room:
-            oldest, old = self._parts.popitem(last=False)
-            self._held -= old.size
-            if old.part.value is not None:
-                self._parts[oldest] = _EMPTIED
-                self._held += _OVERHEAD
+            oldest, (old, held) = self._parts.popitem(last=False)
+            self._held -= held
+            if old is not None and old.value is not None:
+                self._put(oldest, None, 0)
 
 
-_KEEPER: Final = _Keeper(KEPT)
+_CACHE: Final = _Cache(KEPT)
 
 
 def _read(entry: Entry, reader: Reader) -> tuple[Part, bool]:
-    """What a file holds, and whether that stands for as long as its status stays as it is."""
+    """A file's content, and whether that holds for as long as its status is unchanged."""
     name = Path(entry.name).name
-    lasting = False  # that a file can't be opened may be over at any time
+    lasting = False  # a file that can't be opened now may be opened a moment later
     began = time.time()
     try:
         with open_regular(entry.path) as file:
@@ -306,12 +299,12 @@ def _read(entry: Entry, reader: Reader) -> tuple[Part, bool]:
     except CheckpointError as error:
         part = Part(error=error)
     except OSError as error:
-        part = Part(error=CheckpointError(f"{shown(name)} can't be read: {reason(error)}."))
+        part = Part(error=CheckpointError(f"{printable(name)} can't be read: {error_text(error)}."))
     if not entry.is_as_listed():
         return (part if isinstance(part.error, UnfinishedError) else Part(error=changed(name))), False
     if part.error is None:
         return part, True
-    # An error holds on to where it was met, and to what the parser had in hand there.
+    # An error's traceback would keep what the parser held.
     part.error.__traceback__ = part.error.__cause__ = part.error.__context__ = None
     status = entry.target or entry.own
     return part, lasting and began - max(status.st_mtime, status.st_ctime) > _GRAIN_S
@@ -319,17 +312,17 @@ def _read(entry: Entry, reader: Reader) -> tuple[Part, bool]:
 
 def _parsed(file: FileIO, name: str, reader: Reader) -> Part:
     if reader is not read_header and os.fstat(file.fileno()).st_size == 0:
-        return Part(error=UnfinishedError(f"{shown(name)} is empty so far.", f"{shown(name)} is empty so far"))
+        return Part(error=UnfinishedError(f"{printable(name)} is empty so far.", f"{printable(name)} is empty so far"))
     try:
         return Part(reader(file, name))
     except UnfinishedError as error:
         return Part(error=error)
     except CheckpointError as error:
-        # What the file really is tells more than where its reader stumbled.
+        # What kind of file it really is says more than the parser's error.
         file.seek(0)
         kind = true_kind(file.read(HEAD))
-        told = kind is None or kind in error.message
-        return Part(error=error if told else CheckpointError(f"{shown(name)} can't be used: {kind}."))
+        known = kind is None or kind in error.message
+        return Part(error=error if known else CheckpointError(f"{printable(name)} can't be used: {kind}."))
 
 
 def _length(part: Part) -> int:

@@ -1,8 +1,8 @@
 """The gate ``compatibility``: architecture, tokenizer and processor fit the service.
 
-Everything here is told from JSON files and safetensors headers, so that a folder which can't serve is refused before
-the minutes and the memory of a load. What it takes the model to know (whether "yes" and "no" are single tokens, say)
-the engine checks when it loads.
+It reads only JSON files and safetensors headers, so a folder that can't serve is refused before a load takes minutes.
+Not covered: what needs the model itself, such as whether "yes" and "no" are single tokens. The engine checks that when
+it loads.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from baton.domain import Gate, GateResult, Release, Verdict
 from baton.errors import CheckpointError
 from baton.evidence import CompatibilityEvidence
 from baton.verify.checkpoint import Checkpoint
-from baton.verify.files import shown
-from baton.verify.integrity import told
+from baton.verify.files import printable
+from baton.verify.integrity import summary
 from baton.verify.layout import CONFIG, IMAGES, PROCESSOR, TOKENIZER, VIDEOS, absent_helpers, has_vision
 from baton.verify.patterns import pipeline_problems
 from baton.verify.tokens import Tokenizer
@@ -49,7 +49,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(slots=True)
 class _Found:
-    """What was read on the way, as far as it went."""
+    """What was read before the first problem that ends the check."""
 
     architecture: str | None = None
     tokens: int | None = None
@@ -79,7 +79,7 @@ def check_compatibility(
         problems=tuple(problems) or None,
     )
     if problems:
-        message = told(problems)
+        message = summary(problems)
         return GateResult(Gate.COMPATIBILITY, Verdict.FAIL, message, float(len(problems)), 0.0, evidence=evidence)
     against = f"as in version {stable.name}" if stable is not None else "as the service asks"
     if stable is None and architecture is None:
@@ -103,7 +103,7 @@ def _problems(
     before = _of_stable(stable, lambda one: one.settings(CONFIG))
     yield from _other_architecture(config, before, architecture)
     files = {entry.name for entry in candidate.files}
-    absent = absent_helpers(files, config, candidate.told(PROCESSOR))
+    absent = absent_helpers(files, config, candidate.value_or_none(PROCESSOR))
     yield from (f"{sentence}: requests can't be prepared without it." for sentence in absent)
     tensors = dict(candidate.tensors())
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -138,20 +138,21 @@ def _of_stable(stable: Checkpoint | None, ask: Callable[[Checkpoint], T]) -> T |
 
 
 def _absurd(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the numbers that no model has: whoever reads them to make room would take all memory there is."""
+    """Yield the numbers that no model has: a program that allocates by them would take all memory."""
     levels = {"": config} | {f"{key}.": value for key, value in config.items() if isinstance(value, dict)}
     for prefix, level in levels.items():
         for key, value in level.items():
+            name = printable((prefix + key)[:80])
             whole = isinstance(value, int) and not isinstance(value, bool)
             if whole and abs(value) > LARGEST_SETTING:
-                yield f"{CONFIG} says {shown((prefix + key)[:80])} {str(value)[:30]}: no model is that large."
+                yield f"{CONFIG} says {name} {str(value)[:30]}: no model is that large."
             elif isinstance(value, list) and len(value) > LONGEST_SETTING:
-                yield f"{CONFIG} says {shown((prefix + key)[:80])} with {len(value):,} elements: no model has so many."
+                yield f"{CONFIG} says {name} with {len(value):,} elements: no model has so many."
 
 
 def _kind(config: Mapping[str, Any]) -> str:
     classes = _classes(config)
-    return shown((classes[0] if classes else str(config.get("model_type", "no architecture")))[:100])
+    return printable((classes[0] if classes else str(config.get("model_type", "no architecture")))[:100])
 
 
 def _classes(config: Mapping[str, Any]) -> list[str]:
@@ -180,14 +181,14 @@ def _other_architecture(
 
 
 def _not_served(tensors: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the engine of this architecture would refuse in the middle of a load: other tools' tensors.
+    """Yield tensors of other tools, which the engine of this architecture would refuse in the middle of a load.
 
     ``tensors`` are their types by name.
     """
     other = sorted({kind for name, kind in tensors.items() if kind not in _TYPES and not name.endswith(".inv_freq")})
     why = ""
     if packed := next((name for name in sorted(tensors) if _QUANTISED.search(name)), None):
-        why = f"The checkpoint has {shown(packed)[:200]}"
+        why = f"The checkpoint has {printable(packed)[:200]}"
     if other:
         why = f"The checkpoint holds weights of type {', '.join(other)}"
     if config.get("quantization_config"):
@@ -196,10 +197,12 @@ def _not_served(tensors: Mapping[str, str], config: Mapping[str, Any]) -> Iterat
         yield f"{why}: the engine serves no quantised weights; save the model in bf16, fp16 or fp32."
         return
     if adapter := next((name for name in sorted(tensors) if "lora_" in name or name.startswith("base_model.")), None):
-        yield f"{shown(adapter)[:200]} is part of an adapter: merge it into its model (merge_and_unload) and save that."
+        name = printable(adapter)[:200]
+        yield f"{name} is part of an adapter: merge it into its model (merge_and_unload) and save that."
     elif strange := sorted(name for name in tensors if not _NAMES.fullmatch(name)):
+        name = printable(strange[0])[:200]
         yield (
-            f"{len(strange):,} tensors have names that {RERANKER} does not know, such as {shown(strange[0])[:200]!r}: "
+            f"{len(strange):,} tensors have names that {RERANKER} does not know, such as {name!r}: "
             "save it with save_pretrained of that class."
         )
 

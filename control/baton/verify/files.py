@@ -1,7 +1,7 @@
-"""Reading a file that somebody else may still be writing.
+"""Reading files that somebody else may still be writing, and the words for them in messages.
 
-Everything here looks before it opens: a fifo would block for ever, a device would never end, and a file of 100 GB
-must not be read into memory because its name ends in ``.json``.
+A file's kind and size are checked before it is read: a fifo would block without end, a device would never end, and a
+file of 100 GB must not be read into memory because its name ends in ``.json``.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SETTINGS_LIMIT: Final = 4 << 20
 
 
 class UnfinishedError(CheckpointError):
-    """The file is what a copy under way leaves for a while: its first part, or one that changed while it was read.
+    """The file is incomplete, as during a copy: only its first part is there, or it changed while it was read.
 
-    ``lack`` says so in a few words, for a list of what is not there yet. ``cut`` marks what the copy brings within
-    moments, or never.
+    ``lack`` says so in a few words, for a list of what is not there yet. ``cut``: a copy in progress brings the rest
+    within moments, or never.
     """
 
     def __init__(self, message: str, lack: str, *, cut: bool = False, mend: str = "Copy it again.") -> None:
@@ -40,14 +40,14 @@ class UnfinishedError(CheckpointError):
 
 
 class MalformedError(ValueError):
-    """Text that is not JSON. ``early``: it looks like the first part of a text of which the rest is still to come."""
+    """Text that is not JSON. ``early``: it looks like the first part of a text whose rest is still to come."""
 
     def __init__(self, cause: str, *, early: bool = False) -> None:
         super().__init__(cause)
         self.early = early
 
 
-def figures(status: os.stat_result) -> tuple[int, int, int, int]:
+def stat_key(status: os.stat_result) -> tuple[int, int, int, int]:
     """What changes whenever a file is written, replaced, or given other rights."""
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -58,7 +58,7 @@ def open_regular(path: Path) -> FileIO:
     Raises ``CheckpointError`` naming the file and the cause.
     """
     try:
-        # Looked at before it is opened, by one descriptor: opening a fifo never ends, opening a device may do things.
+        # Checked before it is opened, by one descriptor: opening a fifo may block, opening a device may do things.
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             plain = stat.S_ISREG(os.fstat(place).st_mode)
@@ -70,15 +70,15 @@ def open_regular(path: Path) -> FileIO:
         if isinstance(error, PermissionError):
             me = user(os.geteuid())
             mend = f"Give user {me}, who runs Baton, and the user who runs Triton the right to read it: chmod a+r"
-        raise CheckpointError(f"{shown(path.name)} can't be opened: {reason(error)}.", mend=mend) from error
+        raise CheckpointError(f"{printable(path.name)} can't be opened: {error_text(error)}.", mend=mend) from error
     if file is None:
-        raise CheckpointError(f"{shown(path.name)} is not a plain file.", mend="Put the file itself in its place.")
+        raise CheckpointError(f"{printable(path.name)} is not a plain file.", mend="Put the file itself in its place.")
     return file
 
 
 def changed(name: str) -> UnfinishedError:
-    """Of a file that was not the same before and after it was read."""
-    words = f"{shown(name)} changed while it was read"
+    """The error for a file that was not the same before and after it was read."""
+    words = f"{printable(name)} changed while it was read"
     return UnfinishedError(f"{words}.", words, mend="Try again when the folder is at rest.")
 
 
@@ -86,7 +86,7 @@ def read_whole(file: RawIOBase, name: str, limit: int) -> bytes:
     """Return all of an open file of at most ``limit`` bytes; raises ``CheckpointError`` naming it, and ``OSError``."""
     size = os.fstat(file.fileno()).st_size
     if size > limit:
-        raise CheckpointError(f"{shown(name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
+        raise CheckpointError(f"{printable(name)} is {size:,} bytes; such a file is {limit:,} bytes at most.")
     parts = []
     # A raw read may return less than asked for, and the file may grow while it is read.
     while part := file.read(limit + 1):
@@ -115,7 +115,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two readers may take different ones of two equal keys: what was checked would not be what is used."""
+    """Refuses an object that has a key twice: another reader may use the other value than the one that was checked."""
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
@@ -133,8 +133,8 @@ def read_json(file: RawIOBase, name: str) -> Any:
         return parse_json(data)
     except MalformedError as error:
         if error.early:
-            raise UnfinishedError(f"{shown(name)} ends early: {error}.", f"{shown(name)} ends early") from error
-        raise CheckpointError(f"{shown(name)} is not valid JSON: {error}.", mend="Copy it again.") from error
+            raise UnfinishedError(f"{printable(name)} ends early: {error}.", f"{printable(name)} ends early") from error
+        raise CheckpointError(f"{printable(name)} is not valid JSON: {error}.", mend="Copy it again.") from error
 
 
 def pairs(value: Any) -> Iterator[tuple[str, Any]]:
@@ -149,20 +149,20 @@ def pairs(value: Any) -> Iterator[tuple[str, Any]]:
             rest += part
 
 
-def shown(name: str) -> str:
-    """Return a name as it may be printed: control characters and broken encodings become escapes."""
+def printable(name: str) -> str:
+    """A name that is safe to print: control characters and broken encodings become escapes."""
     if name.isprintable():
         return name
     return name.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
-def reason(error: BaseException) -> str:
-    """The operating system's words for an error, without the path that the message names already."""
+def error_text(error: BaseException) -> str:
+    """The operating system's text of an error, without the path, which the message names already."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def figure(size: float) -> str:
-    """Return a number of bytes for a person: ``812 bytes``, ``4.2 MiB``, ``16.3 GiB``."""
+def format_bytes(size: float) -> str:
+    """A number of bytes for a person: ``812 bytes``, ``4.2 MiB``, ``16.3 GiB``."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if abs(size) >= scale:
             return f"{size / scale:.1f} {unit}"

@@ -1,4 +1,7 @@
-"""The gate ``integrity``: every file that is served is there and whole, and none of them can run code."""
+"""The gate ``integrity``: every file that is served is there and complete, and none of them can run code.
+
+Not covered: files beside the served ones (they are listed as ignored), and whether the weights are any good.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from baton.errors import CheckpointError, Refused
 from baton.evidence import IntegrityEvidence
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.completeness import absent_parts
-from baton.verify.files import CHUNK, changed, figure, open_regular, pairs, reason, shown
+from baton.verify.files import CHUNK, changed, error_text, format_bytes, open_regular, pairs, printable
 from baton.verify.layout import INDEX, SINGLE
 from baton.verify.listing import Entry
 from baton.verify.safetensors import Header
@@ -31,20 +34,20 @@ _KINDS: Final = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a fifo", stat.S_IFSOCK: "a socket", stat.S_IFBLK: "a block device",
 }  # fmt: skip
 _TOLD: Final = 3
-"""Problems told in the message; all of them are in the evidence."""
+"""Problems in the message; all of them are in the evidence."""
 
 
 def check_integrity(
     checkpoint: Checkpoint, *, progress: Progress = lambda *_: None, cancelled: Cancelled = lambda: False
 ) -> GateResult:
-    """Prove that a version folder is whole and harmless, by reading all of what ``SHA256SUMS`` lists.
+    """Check that a version folder is complete and harmless, and hash what ``SHA256SUMS`` lists.
 
-    FAIL names the file and the figure; ``observed`` is then the number of problems. PASS tells the bytes hashed
-    (``evidence.hashed_bytes``), and says so when there was no ``SHA256SUMS`` to hash against. HOLD means that
-    ``cancelled`` stopped it. Never raises for what is in the folder. ``progress`` is told bytes hashed and to hash.
+    FAIL names the file and the figure; ``observed`` is the number of problems. PASS says how many bytes were hashed
+    (``evidence.hashed_bytes``), or that there is no ``SHA256SUMS``. HOLD means that ``cancelled`` stopped it. Never
+    raises for what is in the folder.
     """
     evidence = IntegrityEvidence(hashed_bytes=0, hashed_files=0)
-    sums: dict[str, str] | None = checkpoint.told(SUMS)
+    sums: dict[str, str] | None = checkpoint.value_or_none(SUMS)
     found = problems(checkpoint, links_may_leave=False)
     try:
         if not found and sums is not None:
@@ -53,7 +56,7 @@ def check_integrity(
             digests = _hashed(hashed, checkpoint.name, progress, cancelled)
             evidence = replace(evidence, hashed_bytes=_bytes(hashed), hashed_files=len(hashed))
             found = [
-                f"{shown(entry.name)} ({entry.size:,} bytes) has SHA-256 {digests[entry.name][:12]}..., "
+                f"{printable(entry.name)} ({entry.size:,} bytes) has SHA-256 {digests[entry.name][:12]}..., "
                 f"{SUMS} says {sums[entry.name][:12]}...: copy it again."
                 for entry in hashed
                 if digests[entry.name] != sums[entry.name]
@@ -64,7 +67,7 @@ def check_integrity(
         found = [str(error)]
     if found:
         evidence = replace(evidence, problems=tuple(found))
-        return GateResult(Gate.INTEGRITY, Verdict.FAIL, told(found), float(len(found)), 0.0, evidence=evidence)
+        return GateResult(Gate.INTEGRITY, Verdict.FAIL, summary(found), float(len(found)), 0.0, evidence=evidence)
     evidence = replace(
         evidence,
         files=len(checkpoint.files),
@@ -73,7 +76,7 @@ def check_integrity(
         ignored_files=len(checkpoint.beside),
         ignored_bytes=_bytes(checkpoint.beside),
     )
-    whole = f"{evidence.tensors:,} tensors in {evidence.files} files ({figure(evidence.bytes or 0)}) are whole"
+    whole = f"{evidence.tensors:,} tensors in {evidence.files} files ({format_bytes(evidence.bytes or 0)}) are whole"
     if sums is None:
         message = f"{whole}, by their own headers and index; there is no {SUMS} to hash against."
     else:
@@ -86,19 +89,19 @@ def check_integrity(
 
 
 def problems(checkpoint: Checkpoint, *, links_may_leave: bool) -> list[str]:
-    """Return a sentence for everything wrong with the files that are served, as far as it shows without hashing.
+    """A sentence for everything wrong with the files that are served, as far as it shows without hashing.
 
-    ``links_may_leave`` is for a source that is about to be copied. In a version folder such a link would let its
-    content change behind every check, unless it leads to a blob of the Hugging Face cache, whose name is its hash.
-    And what lies deeper in it is not looked at, since it is not copied.
+    ``links_may_leave`` is for a source that is about to be copied: links are copied as what they lead to, and deeper
+    folders are not copied, so they are not checked. In a version folder a link that leaves it would let content change
+    after the check, unless it leads to a blob of the Hugging Face cache, whose name is its hash.
     """
     if checkpoint.fault is not None:
         return [str(checkpoint.fault)]
     root = checkpoint.listing.path.resolve()
     served = checkpoint.served.values()
-    found = [text for entry in served for text in _unwelcome(entry, root, links_may_leave=links_may_leave)]
+    found = [text for entry in served for text in _entry_problems(entry, root, links_may_leave=links_may_leave)]
     for name, part in checkpoint.parts.items():
-        unread = name in checkpoint.served and not checkpoint.served[name].is_file  # told of above, or as absent
+        unread = name in checkpoint.served and not checkpoint.served[name].is_file  # reported above, or as absent
         if part.error is not None and not unread and not isinstance(part.error, UnfitError):
             found.append(str(part.error))
         # Only settings are searched: in a vocabulary the same word is just a token.
@@ -119,9 +122,9 @@ def manifest(
     progress: Progress = lambda *_: None,
     cancelled: Cancelled = lambda: False,
 ) -> dict[str, str]:
-    """Return name to SHA-256 (hex) of every file that is served, links followed.
+    """Name to SHA-256 (hex) of every file that is served, links followed.
 
-    What is ``known`` is taken from there and not read. Raises ``CheckpointError`` when a file can't be read,
+    What is ``known`` is not hashed again. Raises ``CheckpointError`` when a file can't be read,
     ``Refused`` when ``cancelled`` said so.
     """
     if checkpoint.fault is not None:
@@ -133,14 +136,14 @@ def manifest(
 
 
 def ignored(checkpoint: Checkpoint) -> str:
-    """What lies in a folder and is not served, for a person (``14 files, 1.2 GiB``); empty for nothing."""
+    """How much is in a folder and not served, for a person (``14 files, 1.2 GiB``); empty for nothing."""
     if checkpoint.listing.fault is not None:
         return "more than can be counted"
     files = checkpoint.beside
-    return f"{len(files)} file{'s' if len(files) != 1 else ''}, {figure(_bytes(files))}" if files else ""
+    return f"{len(files)} file{'s' if len(files) != 1 else ''}, {format_bytes(_bytes(files))}" if files else ""
 
 
-def told(found: list[str]) -> str:
+def summary(found: list[str]) -> str:
     """The first problems as one message."""
     more = len(found) - _TOLD
     return " ".join(found[:_TOLD]) + (f" And {more} more." if more > 0 else "")
@@ -166,22 +169,22 @@ def _hashed(files: Collection[Entry], folder: str, progress: Progress, cancelled
                     done += size
                     progress(done, total)
         except OSError as error:
-            raise CheckpointError(f"{shown(entry.name)} can't be read: {reason(error)}.") from error
+            raise CheckpointError(f"{printable(entry.name)} can't be read: {error_text(error)}.") from error
         if not entry.is_as_listed():
             raise changed(entry.name)
         digests[entry.name] = digest.hexdigest()
     return digests
 
 
-def _unwelcome(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[str]:
-    name = shown(entry.name)
+def _entry_problems(entry: Entry, root: Path, *, links_may_leave: bool) -> Iterator[str]:
+    name = printable(entry.name)
     if not entry.name.isprintable():
         yield f"{name} has control characters or broken encoding in its name: rename it."
     if entry.is_link and entry.target is not None and not links_may_leave:
         real = entry.path.resolve()
         if not real.is_relative_to(root) and not _is_blob(real, root):
             yield (
-                f"{name} is a link that leads out of the folder, to {shown(str(real))}: "
+                f"{name} is a link that leads out of the folder, to {printable(str(real))}: "
                 "put the file itself there (ctl push copies what links lead to)."
             )
     if entry.target is not None and not entry.is_file:
@@ -199,13 +202,13 @@ def _weights(checkpoint: Checkpoint) -> dict[str, Header]:
 
 
 def _disagreements(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield where the index and the headers differ; what can't be read is told of its file."""
+    """Yield where the index and the headers differ; what can't be read is reported of its file."""
     headers = _weights(checkpoint)
     if INDEX not in checkpoint.top:
         if SINGLE in headers and not headers[SINGLE].tensors:
             yield f"{SINGLE} holds no tensors."
         return
-    index: dict[str, str] | None = checkpoint.told(INDEX)
+    index: dict[str, str] | None = checkpoint.value_or_none(INDEX)
     if index is None:
         return
     shards = set(index.values())
@@ -214,7 +217,7 @@ def _disagreements(checkpoint: Checkpoint) -> Iterator[str]:
     listed = {(tensor, file) for tensor, file in index.items() if file in headers}
     held = {(tensor, file) for file in shards & headers.keys() for tensor in headers[file].tensors}
     for tensor, file in sorted(listed - held):
-        yield f"{INDEX} says that tensor {tensor[:200]!r} is in {shown(file)}, and it is not."
+        yield f"{INDEX} says that tensor {tensor[:200]!r} is in {printable(file)}, and it is not."
     for tensor, file in sorted(held - listed):
-        elsewhere = f"puts it into {shown(index[tensor])}" if tensor in index else "does not know it"
-        yield f"{shown(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."
+        elsewhere = f"puts it into {printable(index[tensor])}" if tensor in index else "does not know it"
+        yield f"{printable(file)} holds tensor {tensor[:200]!r}; {INDEX} {elsewhere}."

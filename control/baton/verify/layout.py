@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import shown
+from baton.verify.files import printable
 from baton.verify.meta import META
 
 CONFIG: Final = "config.json"
@@ -92,7 +92,7 @@ def other_weights(names: Iterable[str]) -> str | None:
     for name in sorted(names):
         for pattern, mend in _OTHER_FORMATS:
             if pattern.fullmatch(name):
-                return f"{shown(name)} {mend}"
+                return f"{printable(name)} {mend}"
     return None
 
 
@@ -114,7 +114,7 @@ def weight_map(index: object) -> dict[str, str]:
         # A name with a path in it would have Baton, and later the engine, read outside the version folder.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"{INDEX} puts tensor {tensor[:200]!r} into {shown(str(file)[:200])!r}, "
+                f"{INDEX} puts tensor {tensor[:200]!r} into {printable(str(file)[:200])!r}, "
                 "which is not the name of a safetensors file beside it.",
                 mend="Save the checkpoint again.",
             )

@@ -1,7 +1,7 @@
-"""What lies in a folder, told by the statuses of its files alone: nothing is opened.
+"""Lists a folder by the statuses of its files: no file is opened.
 
-Triton (24.10) loads a version anew when the newest mtime or ctime of anything below its folder changes, links followed.
-So a folder is listed to the bottom, links followed, within bounds.
+Triton (24.10) reloads a version when the newest mtime or ctime of anything below its folder changes, links followed. So
+a folder is listed to the bottom, links followed, within bounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import figures, reason, shown
+from baton.verify.files import error_text, printable, stat_key
 
 ENTRIES_LIMIT: Final = 10_000
 """A checkpoint has tens of files. The bound keeps links that point at each other from multiplying for ever."""
@@ -39,9 +39,9 @@ class Entry:
     target: os.stat_result | None
 
     @property
-    def figures(self) -> tuple[int, ...] | None:
-        """What changes whenever what it leads to does."""
-        return None if self.target is None else figures(self.target)
+    def stat_key(self) -> tuple[int, ...] | None:
+        """Changes whenever the file that it leads to changes; ``None`` for a link to nowhere."""
+        return None if self.target is None else stat_key(self.target)
 
     @property
     def is_link(self) -> bool:
@@ -58,7 +58,7 @@ class Entry:
     def is_as_listed(self) -> bool:
         """Whether its path leads to the same file, unchanged, now."""
         try:
-            return figures(self.path.stat()) == self.figures
+            return stat_key(self.path.stat()) == self.stat_key
         except OSError:
             return self.target is None
 
@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a path led to at one moment.
+    """A folder's entries at one moment; also of a path that leads to a file, or to nothing.
 
     ``root`` is the path itself, ``None`` when there was nothing. ``entries`` are all below it, a folder before what is
     in it, in the order of names. ``fault`` is why they are not all: without any, the folder itself could not be listed;
@@ -112,8 +112,8 @@ class Listing:
         digest = hashlib.sha256()
         for entry in self._all():
             status = entry.target or entry.own
-            told = (stat.S_IFMT(status.st_mode), *figures(status))
-            digest.update(os.fsencode(entry.name) + b"\0" + repr(told).encode())
+            key = (stat.S_IFMT(status.st_mode), *stat_key(status))
+            digest.update(os.fsencode(entry.name) + b"\0" + repr(key).encode())
         return digest.hexdigest()
 
     def _all(self) -> tuple[Entry, ...]:
@@ -133,7 +133,7 @@ def entry_of(path: Path, name: str) -> Entry:
 
 
 def look(path: Path) -> Listing:
-    """List what a path leads to. What vanishes in the middle is left out. Never raises."""
+    """List what a path leads to. Entries that vanish meanwhile are left out. Never raises."""
     try:
         root = entry_of(path, ".")
     except OSError as error:
@@ -143,7 +143,7 @@ def look(path: Path) -> Listing:
     found: list[Entry] = []
     fault = None
     try:
-        _descend(root, "", found, (), shown(path.name))
+        _descend(root, "", found, (), printable(path.name))
     except CheckpointError as error:
         fault = error
     except OSError as error:
@@ -152,7 +152,7 @@ def look(path: Path) -> Listing:
 
 
 def _unread(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{shown(path.name)} can't be read: {reason(error)}.")
+    return CheckpointError(f"{printable(path.name)} can't be read: {error_text(error)}.")
 
 
 def vanished(error: OSError) -> bool:
@@ -168,7 +168,7 @@ def _descend(folder: Entry, prefix: str, found: list[Entry], above: tuple[tuple[
         return
     if len(above) > DEPTH_LIMIT:
         raise CheckpointError(
-            f"{shown(prefix[:80])}... lies more than {DEPTH_LIMIT} folders deep.",
+            f"{printable(prefix[:80])}... lies more than {DEPTH_LIMIT} folders deep.",
             mend="A version folder holds one checkpoint: remove the folders that are not part of it.",
         )
     inside = _children(folder.path, prefix, ENTRIES_LIMIT - len(found), top)

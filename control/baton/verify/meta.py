@@ -1,4 +1,4 @@
-"""``version.toml``: what the person who made a version says of it."""
+"""``version.toml``: label, release, metrics and notes that a person gives a version."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import Any, Final
 
 from baton.domain import Release, VersionMeta
 from baton.errors import CheckpointError
-from baton.verify.files import shown
+from baton.verify.files import printable
 
 META: Final = "version.toml"
-KEYS: Final = ("label", "release", "trained_at", "metrics", "notes")
 LABEL_LIMIT: Final = 100
 """Characters; a label stands in tables of the terminal and in metrics."""
 _NOTES_LIMIT: Final = 10_000
 META_LIMIT: Final = 1 << 20
 """Bytes."""
-_LARGEST_FIGURE: Final = 2**63
+_LARGEST_INT: Final = 2**63
 """Whole numbers beyond it no JSON reader of the answers could take."""
 
 
@@ -52,8 +51,9 @@ def check_table(table: Mapping[str, Any]) -> dict[str, Any]:
     """Check and normalise keys and values; raises ``CheckpointError`` as ``parse_table`` does."""
     checked: dict[str, Any] = {}
     for key, value in table.items():
-        if key not in KEYS:
-            raise CheckpointError(f"{META}: the key {shown(key)!r} is unknown.", mend=f"Allowed are {', '.join(KEYS)}.")
+        if key not in _CHECKS:
+            allowed = ", ".join(_CHECKS)
+            raise CheckpointError(f"{META}: the key {printable(key)!r} is unknown.", mend=f"Allowed are {allowed}.")
         checked[key] = _CHECKS[key](key, value)
     return checked
 
@@ -102,14 +102,15 @@ def _moment(key: str, value: object) -> str:
 def _metrics(key: str, value: object) -> dict[str, str | float | bool]:
     if not isinstance(value, dict):
         raise _wrong(key, value, "a table of names to numbers, text or true/false")
-    for name, figure in value.items():
-        usable = isinstance(figure, str | int | float) and not (isinstance(figure, float) and not math.isfinite(figure))
-        if isinstance(figure, str):
-            usable = figure.isprintable() and len(figure) <= LABEL_LIMIT
-        elif isinstance(figure, int):
-            usable = abs(figure) < _LARGEST_FIGURE
+    for name, metric in value.items():
+        if isinstance(metric, str):
+            usable = metric.isprintable() and len(metric) <= LABEL_LIMIT
+        elif isinstance(metric, float):
+            usable = math.isfinite(metric)
+        else:
+            usable = isinstance(metric, int) and abs(metric) < _LARGEST_INT
         if not usable or not name.isprintable() or len(name) > LABEL_LIMIT:
-            raise _wrong(f"{key}.{shown(name)}", figure, "a finite number, text, or true/false")
+            raise _wrong(f"{key}.{printable(name)}", metric, "a finite number, text, or true/false")
     return dict(value)
 
 
@@ -117,7 +118,7 @@ def _notes(key: str, value: object) -> str:
     if not isinstance(value, str) or len(value) > _NOTES_LIMIT:
         raise _wrong(key, value, f"text of at most {_NOTES_LIMIT:,} characters")
     if not all(character.isprintable() or character in "\n\t" for character in value):
-        raise _wrong(key, shown(value), "text without control characters")
+        raise _wrong(key, printable(value), "text without control characters")
     return value
 
 

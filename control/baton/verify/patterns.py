@@ -1,8 +1,9 @@
-"""What a tokenizer's settings would do to users' text: patterns that never end, replacements that never stop growing.
+"""Refuses tokenizer settings by which a short request would occupy the engine for hours or fill its memory.
 
-The tokenizers library runs its patterns with Oniguruma, which backtracks: ``(a+)+b`` takes a user's text of thirty
-letters for hours, or the library panics over it. And replacements one after the other, each a letter by two, make a
-gigabyte of thirty of them.
+The tokenizers library runs its patterns with Oniguruma, which backtracks: ``(a+)+b`` takes hours for thirty letters, or
+the library panics. And thirty replacements of one letter by two make a gigabyte of one letter. Python's ``re`` can't
+judge these patterns: Oniguruma has another syntax. Not covered: what a pattern's form does not show, such as two sets
+that overlap; the engine tries each tokenizer in a child process with limits before it loads a version.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _POSIX: Final = re.compile(r"\[:\^?\w+:\]")
 
 @dataclass(slots=True)
 class _Part:
-    """What one part of a pattern can do with one text.
+    """How a part of a pattern can match one text.
 
     Attributes:
         ways: In how many ways it matches the same text, at most; ``_MANY`` stands for any larger number.
@@ -81,12 +82,11 @@ def pipeline_problems(settings: Mapping[str, Any], trusted: Mapping[str, Any]) -
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """What makes a pattern's time explode, or ``None``; patterns of published tokenizers have none of it.
+    """Why a pattern may take exponential time, or ``None``. No pattern of a published tokenizer is refused.
 
-    Told from the pattern's form: a repeat without end over a group that itself repeats, or that offers alternatives;
-    the same with an end, where the ways multiply to a thousand; repeats in repeats that come to a thousand; references
-    to what was matched before, and recursion; and what would hide such a thing from this look. What no form tells, such
-    as two sets that overlap, shows when the engine tries the patterns before it loads a version.
+    Refused by form: an unbounded repeat of a group that itself repeats or has alternatives; a bounded one where the
+    ways multiply to a thousand; nested repeats that come to a thousand; back-references and recursion; and syntax that
+    could hide any of these.
     """
     if len(pattern) > LENGTH_LIMIT:
         return f"is {len(pattern):,} characters long; at most {LENGTH_LIMIT:,} are allowed"

@@ -1,7 +1,7 @@
 """Reads the header of a safetensors file, and nothing else.
 
-A file is 8 bytes (the header's length, little-endian), the header (JSON), then the tensors' bytes without a gap. The
-header therefore tells how long the file must be, which proves completeness without reading the weights.
+A file is 8 bytes (the header's length, little-endian), the header (JSON), then the tensors' bytes without a gap. So
+the header gives the length of the file, which proves completeness without reading the weights.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -14,7 +14,7 @@ from io import FileIO
 from typing import Any, Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import MalformedError, UnfinishedError, parse_json, shown
+from baton.verify.files import MalformedError, UnfinishedError, parse_json, printable
 
 HEADER_LIMIT: Final = 16 << 20
 """Bytes: a hundred thousand tensors. The reference implementation reads up to 100 MB, which would take gigabytes here;
@@ -36,7 +36,7 @@ BITS: Final[Mapping[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor as the header tells it; ``start`` and ``end`` are byte offsets into the data section."""
+    """One tensor as the header describes it; ``start`` and ``end`` are byte offsets into the data section."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -72,23 +72,23 @@ def read_header(file: FileIO, name: str) -> Header:
         raise _headless(name, size)
     if length > HEADER_LIMIT:
         raise CheckpointError(
-            f"{shown(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
+            f"{printable(name)} promises a header of {length:,} bytes; at most {HEADER_LIMIT:,} are allowed.",
             mend="It is not a safetensors file: convert or copy it again.",
         )
     text = _read(file, min(length, max(size - _PREFIX, 0)))
     # Zeros are space that was allocated in advance; any other wrong first byte no further copying will mend.
     if not text.startswith((b"{", b"\x00")) and text:
         raise CheckpointError(
-            f"{shown(name)} has no JSON header: it begins with {text[:4]!r} where '{{' belongs.",
+            f"{printable(name)} has no JSON header: it begins with {text[:4]!r} where '{{' belongs.",
             mend="It is not a safetensors file: convert or copy it again.",
         )
     if len(text) < length or text.endswith(b"\x00"):
         raise _headless(name, size)
     header = _checked(name, text)
     need = header.expected_size
-    figures = f"{shown(name)} is {size:,} bytes, its header promises {need:,}: {abs(need - size):,} bytes are"
+    figures = f"{printable(name)} is {size:,} bytes, its header promises {need:,}: {abs(need - size):,} bytes are"
     if size < need:
-        raise UnfinishedError(f"{figures} missing.", f"{shown(name)}: {size:,} of {need:,} bytes", cut=True)
+        raise UnfinishedError(f"{figures} missing.", f"{printable(name)}: {size:,} of {need:,} bytes", cut=True)
     if size > need:
         raise CheckpointError(f"{figures} too many.", mend="Copy it again.")
     return header
@@ -96,7 +96,7 @@ def read_header(file: FileIO, name: str) -> Header:
 
 def _headless(name: str, size: int) -> UnfinishedError:
     what = "its header is not there yet"
-    return UnfinishedError(f"{shown(name)} is {size:,} bytes: {what}.", f"{shown(name)}: {what}")
+    return UnfinishedError(f"{printable(name)} is {size:,} bytes: {what}.", f"{printable(name)}: {what}")
 
 
 def _read(file: FileIO, length: int) -> bytes:
@@ -111,18 +111,19 @@ def _checked(name: str, text: bytes) -> Header:
     try:
         table = parse_json(text)
     except MalformedError as error:
-        what = f"The header of {shown(name)} is not valid JSON: {error}."
+        what = f"The header of {printable(name)} is not valid JSON: {error}."
         raise CheckpointError(what, mend="Copy it again.") from error
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointError(f"The header of {shown(name)} holds a __metadata__ that is not text to text.")
+        raise CheckpointError(f"The header of {printable(name)} holds a __metadata__ that is not text to text.")
     tensors = {key: _tensor(name, key, value) for key, value in table.items()}
     reached = 0
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if tensor.start != reached:
             fault = "leaves a gap" if tensor.start > reached else "overlaps the tensor before it"
             raise CheckpointError(
-                f"{shown(name)}: tensor {key[:200]!r} {fault}: it starts at byte {tensor.start:,}, not {reached:,}.",
+                f"{printable(name)}: tensor {key[:200]!r} {fault}: "
+                f"it starts at byte {tensor.start:,}, not {reached:,}.",
                 mend="Save the checkpoint again.",
             )
         reached = tensor.end
@@ -131,7 +132,7 @@ def _checked(name: str, text: bytes) -> Header:
 
 def _tensor(name: str, key: str, value: Any) -> Tensor:
     def wrong(what: str) -> CheckpointError:
-        return CheckpointError(f"{shown(name)}: tensor {key[:200]!r} {what}.", mend="Save the checkpoint again.")
+        return CheckpointError(f"{printable(name)}: tensor {key[:200]!r} {what}.", mend="Save the checkpoint again.")
 
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise wrong("must have dtype, shape and data_offsets, and nothing else")

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from baton.errors import CheckpointError
-from baton.verify.files import UnfinishedError, shown
+from baton.verify.files import UnfinishedError, printable
 
 SUMS: Final = "SHA256SUMS"
 SUMS_LIMIT: Final = 16 << 20
@@ -35,7 +35,7 @@ def parse_sums(data: bytes) -> dict[str, str]:
             if number == len(lines):
                 raise UnfinishedError(f"{SUMS} ends early, in line {number}.", f"{SUMS} ends early")
             raise CheckpointError(
-                f"{SUMS}, line {number}, is not '<64 hex digits>  <file>': {shown(stripped[:80])!r}.",
+                f"{SUMS}, line {number}, is not '<64 hex digits>  <file>': {printable(stripped[:80])!r}.",
                 mend="Write it with: sha256sum FILES > SHA256SUMS",
             )
         name = match["name"]
@@ -44,7 +44,7 @@ def parse_sums(data: bytes) -> dict[str, str]:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise CheckpointError(
-                f"{SUMS}, line {number}, names {shown(name)!r}, which is outside the folder.",
+                f"{SUMS}, line {number}, names {printable(name)!r}, which is outside the folder.",
                 mend="List files of this folder only, relative to it.",
             )
         if str(pure) != SUMS:

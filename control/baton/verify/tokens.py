@@ -1,4 +1,4 @@
-"""Reads which token has which id, from whichever files the tokenizer is in."""
+"""Reads a tokenizer's vocabulary from whichever files it is in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baton.errors import CheckpointError
-from baton.verify.files import shown
+from baton.verify.files import printable
 from baton.verify.layout import TOKENIZER
 from baton.verify.patterns import PIPELINE
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What a tokenizer's files tell.
+    """A tokenizer's vocabulary and settings.
 
     ``kind`` is its algorithm (``BPE``, ``Unigram``, ``WordPiece``); ``ids`` maps every token, special ones too, to its
     id. Both are ``None`` for binary formats (``tokenizer.model``), which Baton does not read.
@@ -72,7 +72,7 @@ def tokenizer_of(table: object) -> Tokenizer:
     if not ids:
         raise UnfitError(f"{TOKENIZER} holds no tokens.", mend="Save the tokenizer again.")
     pipeline = {name: table.get(name) for name in PIPELINE}
-    return Tokenizer(shown(kind[:40]) if isinstance(kind, str) else None, ids, pipeline)
+    return Tokenizer(printable(kind[:40]) if isinstance(kind, str) else None, ids, pipeline)
 
 
 def numbers(value: object, file: str) -> dict[str, int]:

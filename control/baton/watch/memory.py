@@ -1,7 +1,7 @@
-"""Tells how much memory each engine version takes on this machine, and keeps the figures of the last minutes.
+"""Measures how much memory each engine version takes on this machine, and keeps the samples of the last minutes.
 
-The figures are of the processes that run the versions (Triton's python backend starts one for each instance), so a
-server on another machine, or inside a container whose processes can't be seen from here, has none.
+It measures the processes that run the versions (Triton's python backend starts one for each instance). Not covered:
+servers on other machines, and in containers whose processes can't be seen from here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-WINDOW_S: Final = 600.0
-"""Seconds to look back: the contract's ten minutes for the gate ``memory``."""
 EVERY_S: Final = 5.0
 """Seconds between two samples that are kept: 120 of them show a trend, more would only cost memory."""
 SLACK: Final = 1.1
@@ -50,14 +48,14 @@ class Usage:
     """The memory of one version's processes together, in bytes."""
 
     resident_bytes: int
-    """Its share (PSS): pages that several processes map are divided among them, so that figures of several versions
-    add up. The resident set where another user's processes don't tell their share."""
+    """Its share (PSS): pages that several processes map are divided among them, so the sum over several
+    versions is right. For another user's processes, whose share can't be read, the resident set."""
     gpu_bytes: int | None
     """On all GPUs; ``None`` when the driver does not name the processes, as without a GPU."""
     rss_bytes: int
     """The resident set. Unlike the share it does not move when a neighbour comes or goes: when the second of two
     processes with torch 2.13 ended, the first one's share rose by 20 % and its resident set by nothing. So growth is
-    told by this one."""
+    measured by this one."""
     pids: frozenset[int]
 
 
@@ -82,9 +80,9 @@ class MemoryWatch:
         resident: dict[Key, dict[int, tuple[int, int]]] = {}
         for process in self._find():
             if process.version is not None and self._is_ours(process):
-                figures = _resident(process.pid)
-                if figures is not None:
-                    resident.setdefault((process.model, process.version), {})[process.pid] = figures
+                sizes = _resident(process.pid)
+                if sizes is not None:
+                    resident.setdefault((process.model, process.version), {})[process.pid] = sizes
         gpu = self._gpu() if resident else {}
         return {
             key: Usage(
@@ -110,7 +108,7 @@ class MemoryWatch:
         return False
 
     def _gpu(self) -> dict[int, int]:
-        """Bytes of GPU memory by process id, summed over all GPUs; empty when that can't be told."""
+        """Bytes of GPU memory by process id, summed over all GPUs; empty where that is not known."""
         if self._smi is None:
             return {}
         command = [self._smi, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
@@ -119,19 +117,18 @@ class MemoryWatch:
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GPU_TIMEOUT_S, check=True
             )
         except (OSError, subprocess.SubprocessError) as error:
-            self._tell(f"GPU memory can't be told: {error}")
+            self._warn_once(f"GPU memory can't be measured: {error}")
             return {}
-        self._tell("")
+        self._warn_once("")
         used: dict[int, int] = {}
         for line in done.stdout.splitlines():
             pid, _, mebibytes = (part.strip() for part in line.partition(","))
-            # "[N/A]" and the like stand where the driver does not tell.
+            # "[N/A]" and the like: the driver does not say.
             if pid.isdecimal() and mebibytes.isdecimal():
                 used[int(pid)] = used.get(int(pid), 0) + (int(mebibytes) << 20)
         return used
 
-    def _tell(self, trouble: str) -> None:
-        """Once, not every few seconds."""
+    def _warn_once(self, trouble: str) -> None:
         if trouble and trouble != self._gpu_trouble:
             _log.warning("%s", trouble)
         self._gpu_trouble = trouble
@@ -151,11 +148,11 @@ class History:
     reloaded version starts small and grows to its size, which is no leak.
     """
 
-    window_s: float = WINDOW_S
+    window_s: float
     _tracks: dict[Key, _Track] = field(default_factory=dict, init=False)
 
     def record(self, at: float, sample: Mapping[Key, Usage]) -> None:
-        """Add what ``MemoryWatch.sample`` told at ``at`` (seconds of a clock that does not go back)."""
+        """Add what ``MemoryWatch.sample`` returned at ``at`` (seconds of a clock that does not go back)."""
         for gone in self._tracks.keys() - sample.keys():
             del self._tracks[gone]
         for key, usage in sample.items():
@@ -173,7 +170,7 @@ class History:
         return [(at, usage.rss_bytes) for at, usage in self._samples(model, version)]
 
     def gpu_series(self, model: str, version: int) -> list[tuple[float, int]]:
-        """Its GPU memory as (time, bytes), where the driver told it."""
+        """Its GPU memory as (time, bytes), where the driver says it."""
         return [(at, usage.gpu_bytes) for at, usage in self._samples(model, version) if usage.gpu_bytes is not None]
 
     def _samples(self, model: str, version: int) -> Iterable[tuple[float, Usage]]:

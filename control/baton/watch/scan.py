@@ -1,4 +1,4 @@
-"""Tells what lies in an engine's directory, and since when it has lain there unchanged."""
+"""Scans an engine's directory: which entries it has, and since when each is unchanged. It only reads."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from baton.domain import Folder
 from baton.errors import RepositoryError
 from baton.verify.checkpoint import read
 from baton.verify.completeness import CutShort, missing_parts
-from baton.verify.files import reason, shown
+from baton.verify.files import error_text, printable
 from baton.verify.listing import Listing, look, vanished
 from baton.verify.names import name_problem, version_of
 
 OWN_ENTRIES: Final = frozenset({"config.pbtxt", "warmup", "initial_state"})
-"""What belongs beside the versions: the configuration and the two folders that Triton reads itself."""
+"""Entries that belong beside the versions: the configuration and two folders that Triton reads itself."""
 
 
 class Scanner:
-    """Looks at engine directories again and again, and remembers since when each entry has been what it is.
+    """Scans engine directories again and again, and remembers since when each entry is unchanged.
 
     One scanner serves any number of directories. It is not safe for use by several threads at once.
     """
@@ -39,7 +39,7 @@ class Scanner:
                 self._seen.pop(engine_dir, None)
                 return []
             raise RepositoryError(
-                f"The engine directory {engine_dir} can't be listed: {reason(error)}.",
+                f"The engine directory {engine_dir} can't be listed: {error_text(error)}.",
                 mend="Give the control plane's user the right to read it.",
             ) from error
         before = self._seen.get(engine_dir, {})
@@ -63,7 +63,7 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
     problem = str(listing.fault) if listing.fault is not None else name_problem(path.name) or _kind_problem(listing)
     same = before is not None and before.fingerprint == fingerprint
     version = version_of(path.name) if problem is None else None
-    # Reading headers takes longer than reading statuses: what was whole and has not changed since is whole.
+    # Reading headers takes longer than reading statuses: what was complete and is unchanged is still complete.
     whole = before is not None and same and before.complete
     missing = () if version is None or whole else missing_parts(read(listing, values=False))
     return Folder(
@@ -87,7 +87,7 @@ def _kind_problem(listing: Listing) -> str | None:
     if listing.is_there:
         return "A file where a version's folder belongs: move it out."
     try:
-        to = shown(str(listing.path.readlink()))
+        to = printable(str(listing.path.readlink()))
     except OSError:
         return "It vanished while it was looked at."
     return f"A link to what is not there ({to}): remove it or put its target back."

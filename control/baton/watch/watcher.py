@@ -1,7 +1,7 @@
-"""Wakes the engine loop when something changes in the engine directories.
+"""Wakes the control loop when something changes in the engine directories.
 
-It is only a wake-up: the loop scans again by itself every so often, so a notice that gets lost costs seconds and
-nothing else. What a change means the scan tells.
+It is only a wake-up: the loop also scans at intervals, so a lost notice costs seconds and nothing else. What
+has changed is not known here: the scan finds out.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from baton.verify.files import reason
+from baton.verify.files import error_text
 
 Mode = Literal["auto", "inotify", "poll"]
 
 NETWORK: Final = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|ceph|9p|afs|lustre|gpfs|glusterfs|beegfs|ocfs2|gfs2|vboxsf|virtiofs|prl_fs|fuse(\..+)?"
 )
-"""File systems that other machines write to without this kernel's knowing: inotify hears nothing of that."""
+"""File systems that other machines write to: inotify does not see those changes."""
 
 _READING: Final = frozenset({"opened", "closed_no_write"})
 
@@ -34,11 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 class Watcher(FileSystemEventHandler):
-    """Calls ``on_change()`` after something changed below one of the directories, or may have; links are not followed.
+    """Calls ``on_change()`` after something changed, or may have, below one of the directories. Links are not followed.
 
     The first call comes at once, the next one ``interval`` seconds later at the earliest, and one more after the last
-    change: a copy of 10 GB makes a call a second, and none of its changes goes untold. Calls come from a thread of
-    the watcher, never two at a time.
+    change: a copy of 10 GB makes a call a second, and no change is missed. Calls come from a thread of the watcher,
+    never two at a time.
 
     ``mode`` ``inotify`` asks the kernel for notices, ``poll`` calls every ``poll_interval`` seconds, since the loop's
     scan compares file statuses anyway, and ``auto`` takes ``poll`` where a directory lies on a network file system.
@@ -87,14 +87,14 @@ class Watcher(FileSystemEventHandler):
                 self._warn(error)
             else:
                 self._observer = observer
-        self._thread = threading.Thread(target=self._tell, name="baton-watch-tell", daemon=True)
+        self._thread = threading.Thread(target=self._notify, name="baton-watch", daemon=True)
         self._thread.start()
         self.rearm()
 
     def stop(self) -> None:
         """Stop watching and wait until no call is under way; a second call does nothing."""
         self._stopping.set()
-        self._changed.set()  # the telling thread waits for this one
+        self._changed.set()  # the notifying thread waits for this one
         with self._arming:  # a rearm under way would take what stops for a kernel that refuses, and begin to poll
             observer, self._observer = self._observer, None
         if observer is not None:
@@ -126,7 +126,7 @@ class Watcher(FileSystemEventHandler):
                 return
             self._observer = None
             self._watches.clear()
-            self._changed.set()  # the telling thread waits without end until then
+            self._changed.set()  # the notifying thread waits without end until then
         _end(observer)
 
     def _arm(self, observer: BaseObserver, directory: Path) -> None:
@@ -162,12 +162,12 @@ class Watcher(FileSystemEventHandler):
         if event.event_type not in _READING:
             self._changed.set()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         while True:
             self._changed.wait(self._poll_interval if self._observer is None else None)
             if self._stopping.is_set():
                 return
-            # Cleared before the call: what changes during it is told by the next one.
+            # Cleared before the call: a change during the call makes another call.
             self._changed.clear()
             try:
                 self._on_change()
@@ -180,7 +180,9 @@ class Watcher(FileSystemEventHandler):
         kinds = {directory: file_system(directory) for directory in self._directories}
         for directory, kind in kinds.items():
             if NETWORK.fullmatch(kind):
-                _log.info("%s lies on %s, of which inotify hears nothing: it is polled.", directory, kind)
+                _log.info(
+                    "%s lies on %s, where inotify misses changes of other machines: it is polled.", directory, kind
+                )
                 return True
         return False
 
@@ -188,7 +190,7 @@ class Watcher(FileSystemEventHandler):
         _log.warning(
             "No notices from the kernel (%s), polling every %g s instead. To have them, raise "
             "fs.inotify.max_user_watches and fs.inotify.max_user_instances with sysctl.",
-            reason(error),
+            error_text(error),
             self._poll_interval,
         )
 

@@ -135,7 +135,7 @@ class VersionCalls:
                 frozen_s = now - state.alive_at
             if frozen_s < FROZEN_S:
                 continue
-            why = f"its process stood still for {frozen_s:.1f} s while requests waited for it, and was ended"
+            why = f"its process was frozen for {frozen_s:.1f} s while requests waited for it, and was killed"
             self._give_up(version, frozen, why)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from harness.network import fetch
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.fake import FakeApp, rolling
@@ -30,8 +31,7 @@ def server(app: FakeApp) -> Iterator[MetricsServer]:
 def _get(server: MetricsServer, path: str, **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://{server.address}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status, answer.read().decode()
+        return 200, fetch(request, timeout_s=5)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import sqlite3
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from baton.controller.service import Service
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.journal import Journal
 from baton.plan import Ask, Sync
-from baton.triton.fake import DiskRepository, FakeTriton
+from baton.testing import DiskRepository, FakeTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Tensors
 from baton.triton.repository import ServiceFiles

@@ -12,7 +12,7 @@ from baton.controller.engine_info import EngineInfoMonitor
 from baton.controller.periodic import PeriodicRunner
 from baton.domain import EngineInfo
 from baton.errors import Unreachable
-from baton.triton.fake import Behaviour, FakeTriton
+from baton.testing import Behaviour, FakeTriton
 
 GPU = EngineInfo("cuda:0", "bf16", "none", "cuda:0", "bf16")
 LOWERED = EngineInfo("cpu", "fp32", "cpu", "cuda:0", "bf16")
@@ -104,8 +104,8 @@ def test_what_is_not_told_is_not_made_up(two):
 def test_one_question_a_server_and_none_where_nothing_is_loaded(two, monkeypatch):
     place, plane = two
     asked: list[str] = []
-    real = FakeTriton.infos
-    monkeypatch.setattr(FakeTriton, "infos", lambda self: asked.append(self.name) or real(self))
+    real = FakeTriton.engine_infos
+    monkeypatch.setattr(FakeTriton, "engine_infos", lambda self: asked.append(self.name) or real(self))
     plane.turn()
     plane.engines.look()
     assert asked == []
@@ -134,7 +134,7 @@ def test_what_was_known_stands_while_the_metrics_do_not_answer(two, monkeypatch,
     def silent(self: FakeTriton) -> None:
         raise Unreachable(f"The metrics of server {self.name} can't be read: refused.")
 
-    monkeypatch.setattr(FakeTriton, "infos", silent)
+    monkeypatch.setattr(FakeTriton, "engine_infos", silent)
     with caplog.at_level(logging.WARNING, "baton.controller.engine_info"):
         assert runs(plane) == {1: ("cpu", "fp32", "cpu")}
         runs(plane)
@@ -194,4 +194,4 @@ def test_nothing_is_left_of_a_model_that_is_not_the_engine(two):
     plane.live(1)
     plane.engines.look()
     assert plane.engines.of(NAME) == {1: {"a": frozenset({GPU})}}
-    assert place.servers["a"].infos() == {ENGINE: {1: frozenset({GPU})}}
+    assert place.servers["a"].engine_infos() == {ENGINE: {1: frozenset({GPU})}}

@@ -19,8 +19,8 @@ from baton.controller.tasks import Tasks
 from baton.domain import ModelState
 from baton.errors import TimedOut, Unreachable
 from baton.reasons import Reason, Why, because
-from baton.triton.careful import Careful
-from baton.triton.fake import Behaviour, DiskRepository, FakeTriton
+from baton.testing import Behaviour, DiskRepository, FakeTriton
+from baton.triton.quarantine import QuarantineTriton
 
 PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
 
@@ -105,7 +105,7 @@ def test_a_version_that_triton_loaded_anew_is_well(bench):
 def test_a_version_that_triton_gave_up_is_loaded_again_without_another_question(bench):
     bench.now += 600.0  # its turn has come
     bench.health.ports.servers = {
-        "a": Careful(bench.server, lambda server, _model, version: bench.machine.end(server, version))
+        "a": QuarantineTriton(bench.server, lambda server, _model, version: bench.machine.end(server, version))
     }
     bench.server.versions[1] = Behaviour(answer_error="Stub process 'x' is not healthy.")
     assert list(bench.look()) == [("a", 1)], "at once, and not after so many failures"
@@ -164,7 +164,7 @@ def test_a_question_that_this_process_slept_through_is_put_again(bench, monkeypa
 
 def test_a_version_that_leaves_is_not_sick(bench, monkeypatch):
     bench.machine.runs = 0
-    slot = bench.server._models[ENGINE][1]
+    slot = bench.server.models.slots[ENGINE][1]
     slot.state = ModelState.UNLOADING
     assert bench.look() == {}
     assert bench.told == []
@@ -184,10 +184,10 @@ def late(bench: Bench, monkeypatch: pytest.MonkeyPatch, *, works: bool) -> bool:
 
     def wait(_server, _version, _timeout_s):
         if works:
-            bench.server.versions[1] = Behaviour(beats=bench.server.versions[1].beats + 1)
+            bench.server.versions[1] = Behaviour(heartbeats=bench.server.versions[1].heartbeats + 1)
         raise TimedOut("no answer in time")
 
-    bench.server.versions[1] = Behaviour(beats=7.0)
+    bench.server.versions[1] = Behaviour(heartbeats=7.0)
     monkeypatch.setattr(bench.health, "question", wait)
     for _ in range(20):
         bench.now += 600.0
@@ -209,6 +209,6 @@ def test_where_no_signs_are_to_be_had_the_answers_decide_alone(bench, monkeypatc
     monkeypatch.setattr(bench.server, "_metrics", False)
     assert late(bench, monkeypatch, works=True)
     monkeypatch.setattr(bench.server, "_metrics", True)
-    monkeypatch.setattr(bench.server, "beats", lambda: (_ for _ in ()).throw(Unreachable("no metrics")))
+    monkeypatch.setattr(bench.server, "heartbeats", lambda: (_ for _ in ()).throw(Unreachable("no metrics")))
     bench.health._records.clear()
     assert late(bench, monkeypatch, works=True)

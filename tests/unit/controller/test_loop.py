@@ -22,7 +22,7 @@ from baton.errors import Refused, RepositoryError, TritonError, Unreachable
 from baton.facts import ServerStatus
 from baton.probe import Cancelled
 from baton.reasons import Reason, because
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.triton.repository import ServiceFiles
 
 

@@ -18,8 +18,6 @@ from tests.unit.cli.verdicts import CASES
 from tests.unit.controller.plane import ENGINE, NAME, Plane
 from tests.unit.facts.moments import MOMENTS, a_place, gate_says, serving
 
-from baton.controller.config_repairer import memo_of
-from baton.controller.content import LOADED, UNEXPECTED
 from baton.controller.health import Health
 from baton.controller.live_evidence import LiveEvidenceCollector
 from baton.controller.ports import UNSEEN
@@ -28,6 +26,7 @@ from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Tasks
 from baton.domain import Evidence, Gate, Model, Phase, ReleaseStatus, Verdict
 from baton.journal import Journal
+from baton.journal.database import Database
 from baton.plan import (
     AdoptVersion,
     AskAgain,
@@ -40,7 +39,7 @@ from baton.plan import (
     View,
 )
 from baton.plan.upkeep import REPAIR_AFTER_S
-from baton.triton.fake import FakeTriton
+from baton.testing import FakeTriton
 
 PHASES = {
     "verifying": Phase.VERIFYING,
@@ -61,7 +60,8 @@ CHANGES = frozenset({
 })  # fmt: skip
 """Python's audit events of what changes something outside of this process."""
 METHODS: tuple[tuple[type, tuple[str, ...]], ...] = (
-    (Journal, ("_transaction", "begin_anew")),
+    (Database, ("transaction",)),
+    (Journal, ("start_over",)),
     (FakeTriton, ("load", "unload", "infer")),
     (Tasks, ("start", "attempt", "cancel")),
     (SplitterClient, ("exchange", "announce", "forget", "unlock", "begin_counts")),
@@ -173,8 +173,8 @@ def test_a_first_start_records_what_it_finds(place, acts):
         RecordLoaded(),
         RecordConfig(Model.ENGINE, (place.files.engine_dir / "config.pbtxt").read_text()),
     ]
-    assert set(plane.journal.memo(NAME, LOADED)) == {"1"}
-    assert plane.journal.memo(NAME, UNEXPECTED) == {}
+    assert set(plane.journal.notes.loaded().get(NAME)) == {1}
+    assert plane.journal.notes.unexpected().get(NAME) == {}
     plane.close()
 
 
@@ -240,7 +240,8 @@ def test_a_lost_journal_learns_what_served_before(place, acts):
     assert AdoptVersion() in acts
     records = plane.journal.versions.records(NAME)
     assert {v: r.status for v, r in records.items()} == {1: ReleaseStatus.RELEASED, 2: ReleaseStatus.ADOPTED}
-    assert plane.journal.memo(NAME, memo_of(Model.ALIAS)) == (place.files.alias_dir / "config.pbtxt").read_text()
+    text = (place.files.alias_dir / "config.pbtxt").read_text()
+    assert plane.journal.notes.config_text(Model.ALIAS).get(NAME) == text
     plane.close()
 
 
@@ -256,7 +257,7 @@ def test_a_journal_that_was_lost_while_the_server_was_away(place, acts):
     assert acts.count(RecordLoaded()) == 1
     place.servers["a"].reachable = True
     plane.turn()
-    assert set(plane.journal.memo(NAME, LOADED)) == {"1"}
+    assert set(plane.journal.notes.loaded().get(NAME)) == {1}
     plane.close()
 
 
@@ -293,7 +294,7 @@ PLANTED: dict[str, Callable[[Plane], object]] = {
     "a folder": lambda plane: (plane.place.files.alias_dir / "1").mkdir(exist_ok=True),
     "a rename": lambda plane: plane.place.files.folder(1).rename(plane.place.files.folder(9)),
     "a file that goes": lambda plane: (plane.place.files.engine_dir / "config.pbtxt").unlink(),
-    "a line in the journal": lambda plane: plane.journal.set_memo(NAME, "key", 1),
+    "a line in the journal": lambda plane: plane.journal.notes.loaded().put(NAME, {}),
     "a load call": lambda plane: plane.place.servers["a"].load(ENGINE, 1.0),
     "an unload call": lambda plane: plane.place.servers["a"].unload(ENGINE, 1.0),
     "a request": lambda plane: plane.place.servers["a"].infer(ENGINE, 1, {}, 1.0),

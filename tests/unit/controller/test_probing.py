@@ -13,7 +13,7 @@ from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, Outcome, Phase, Step, Verdict
 from baton.errors import TimedOut
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.triton.port import Tensors
 
 STEPS = (Step(5.0, hold=10.0), Step(50.0, over=10.0))
@@ -63,7 +63,7 @@ def told(plane: Plane) -> dict[str, Any]:
 
 def own(place: Place) -> int:
     """Requests of Baton's own that the splitters counted."""
-    return sum(s._splitters[f"{NAME}_splitter"].counts["own"] for s in place.servers.values())
+    return sum(s.models.splitters[f"{NAME}_splitter"].counts["own"] for s in place.servers.values())
 
 
 def test_a_rollout_without_traffic_comes_to_its_end(place, plane):
@@ -147,7 +147,7 @@ def test_a_candidate_that_fails_them_goes_back(place, plane, phase):
 def test_they_do_not_outvote_a_live_request_that_failed(place, plane):
     begin(place, plane, Phase.SHIFTING)
     server = place.servers["a"]
-    splitter = server._splitters[f"{NAME}_splitter"]
+    splitter = server.models.splitters[f"{NAME}_splitter"]
     plane.run(lambda: told(plane)["weight"] > 20, "a larger share", turns=300)
     server.versions[2] = Behaviour(answer_error="no memory for that")
     splitter._draw.random = lambda: 0.0  # the one request of a client meets the candidate
@@ -233,6 +233,6 @@ def test_every_server_is_asked(place):
     plane = plane_of(two)
     begin(two, plane)
     plane.run(lambda: own(two) >= 4, "some")
-    assert {s._splitters[f"{NAME}_splitter"].counts["own"] for s in two.servers.values()} == {2}
+    assert {s.models.splitters[f"{NAME}_splitter"].counts["own"] for s in two.servers.values()} == {2}
     plane.live(2)
     plane.close()

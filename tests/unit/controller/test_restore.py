@@ -16,7 +16,7 @@ from baton.errors import Refused, RepositoryError
 from baton.facts import Restored
 from baton.journal import JOURNAL, Journal
 from baton.schema import JournalError
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.triton.repository import ServiceFiles
 
 TRAFFIC = TrafficConfig(steps=(Step(20.0, hold=20.0), Step(50.0, hold=20.0)), shadow_share=0.0, lease=15.0)
@@ -238,7 +238,7 @@ def mid_way(place: Place, phase: Phase) -> Path:
 
 
 def _weight(place: Place) -> float:
-    splitter = place.servers["a"]._splitters.get(f"{NAME}_splitter")
+    splitter = place.servers["a"].models.splitters.get(f"{NAME}_splitter")
     return 0.0 if splitter is None else splitter.weight()
 
 

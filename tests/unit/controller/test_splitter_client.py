@@ -14,7 +14,7 @@ from baton.controller.live_evidence import LiveEvidenceCollector
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Route
 from baton.judge.shapes import Answer
-from baton.triton.fake_splitter import FakeSplitter
+from baton.testing import FakeSplitter
 from baton.triton.port import Tensors
 
 GIVEN = {

@@ -19,8 +19,7 @@ from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
 from baton.errors import InvalidRequest, TimedOut, TritonError
 from baton.metrics import ControlCollector
 from baton.plan import Steer, traffic
-from baton.triton.fake import Behaviour
-from baton.triton.fake_splitter import FakeSplitter
+from baton.testing import Behaviour, FakeSplitter
 from baton.triton.key import token_file
 
 SPLITTER = f"{NAME}_splitter"
@@ -89,7 +88,7 @@ def split(place: Place, plane: Plane) -> None:
 
 def shares(place: Place) -> set[float]:
     """The candidate's share of traffic, in percent, on the servers."""
-    splitters = [s._splitters.get(SPLITTER) for s in place.servers.values()]
+    splitters = [s.models.splitters.get(SPLITTER) for s in place.servers.values()]
     return {0.0 if s is None else s.weight() for s in splitters}
 
 
@@ -199,10 +198,10 @@ def test_a_clock_that_is_set_back_makes_no_lease_longer(place, plane):
     split(place, plane)
     place.now -= 3600.0
     for server in place.servers.values():
-        server._splitters[SPLITTER]._until = 0.0
+        server.models.splitters[SPLITTER]._until = 0.0
     plane.service.splitter_client.forget("a")
     plane.turn()
-    ends = {s._splitters[SPLITTER]._until - place.now for s in place.servers.values()}
+    ends = {s.models.splitters[SPLITTER]._until - place.now for s in place.servers.values()}
     assert 0.0 < max(ends) <= LEASE
 
 
@@ -377,7 +376,7 @@ def test_a_server_that_restarts_in_mid_split_joins_it_again(place):
     plane = splitting(two)
     split(two, plane)
     two.servers["b"].restart()
-    assert two.servers["b"]._splitters[SPLITTER].weight() == 0.0, "it knows no route yet"
+    assert two.servers["b"].models.splitters[SPLITTER].weight() == 0.0, "it knows no route yet"
     turns(two, plane, 1, clients=False)
     until(two, plane, lambda: len(shares(two)) == 1, "both follow the same route")
     until(two, plane, lambda: plane.rests_at(2), "version 2 live")
@@ -420,7 +419,7 @@ def test_a_crash_before_any_act_of_a_split(place):
 
 def sent_salts(place: Place) -> set[str]:
     """What the splitters of all servers hash ids with."""
-    routes = [s._splitters[SPLITTER]._route for s in place.servers.values()]
+    routes = [s.models.splitters[SPLITTER]._route for s in place.servers.values()]
     return {route["salt"] for route in routes if route is not None}
 
 
@@ -559,7 +558,12 @@ def test_files_that_no_longer_fit_are_renewed_in_mid_split(place, how):
     if how == "lost":
         token_file(place.root / "state", NAME).unlink()
     second = splitting(place, contents=how == "other caps")
-    until(place, second, lambda: not place.servers["a"]._splitters[SPLITTER].weight(), "the new one knows no route yet")
+    until(
+        place,
+        second,
+        lambda: not place.servers["a"].models.splitters[SPLITTER].weight(),
+        "the new one knows no route yet",
+    )
     seen = until(place, second, lambda: shares(place) == {20.0}, "the split goes on")
     assert len(seen) < 5
     assert token_of(place) != before

@@ -17,7 +17,7 @@ from baton.controller.gates import Gates
 from baton.domain import FILE_GATES, Gate, GateResult, Outcome, Phase, Rollout, Signature, TensorSpec, Verdict
 from baton.errors import InvalidRequest, Refused, TritonError
 from baton.probe import NoRequest, ask_builtin
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 
 GOOD = Behaviour()
 BAD = {
@@ -189,7 +189,7 @@ def asks(answer: Any, signature: Signature = PLAIN) -> Any:
     def infer(_version: int, inputs: Any, _timeout_s: float) -> Any:
         return answer(inputs) if callable(answer) else {"y": answer}
 
-    return ask_builtin(infer, 2, signature, cancelled=lambda: False)
+    return ask_builtin(infer, 2, signature, cancelled=lambda: False, timeout_s=30.0)
 
 
 def test_the_built_in_request_is_what_the_configuration_declares():

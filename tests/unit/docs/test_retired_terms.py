@@ -52,6 +52,9 @@ IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
         "_hopeless": "previous_unrecoverable",
         "tether": "exec_wrapper",
         "PaceCheck": "LiveLatencyCheck",
+        "Careful": "QuarantineTriton",
+        "Infos": "EngineInfos",
+        "Beats": "Heartbeats",
     },
     ENGINE: {
         "Turns": "Scheduler",
@@ -72,6 +75,7 @@ IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
 """By where they were used: a name of Python code that was given up, and the one to use."""
 PROSE: Mapping[tuple[str, ...], Mapping[str, str]] = {
     (*SPLITTER, "docs/explanation/splitter.md"): {r"rescue[ds]?": "failover"},
+    ("control/baton/local", "control/baton/triton", "control/baton/testing"): {r"st(?:and|ands|ood) still": "frozen"},
     EVERYWHERE: {r"public names?": "alias"},
 }
 """By where they stood: words of pages, comments, docstrings and messages (patterns), and the one to use."""

@@ -21,7 +21,7 @@ from harness.waiting import until
 from tests.unit.cli.verdicts import CASES
 from tests.unit.controller.plane import Place, Plane, tmpfs
 from tests.unit.controller.test_lost_journal import spoil
-from tests.unit.controller.test_traffic_split import asked, split, splitting
+from tests.unit.controller.test_traffic_split import asked, split, splitting, turns
 
 from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
@@ -29,7 +29,7 @@ from baton.controller.memory import VersionMemory
 from baton.controller.probing import Probing
 from baton.domain import EngineInfo, Evidence, Gate, GateResult, Phase, Step, Verdict
 from baton.facts import ControlHealth, Paused, RolloutFacts, RolloutStory, Status, Ticket, VersionOnDisk
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.watch.memory import Usage
 
 WHO = "ann@host via ctl"
@@ -169,12 +169,8 @@ def _empty(place: Place) -> Iterator[Plane]:
 
 
 @moment_of("steady")
-def _steady(place: Place) -> Iterator[Plane]:
-    yield serving(place)
-
-
 @moment_of("steady on two servers", servers=2)
-def _steady_on_two(place: Place) -> Iterator[Plane]:
+def _steady(place: Place) -> Iterator[Plane]:
     yield serving(place)
 
 
@@ -223,9 +219,7 @@ def _shadowing(place: Place) -> Iterator[Plane]:
     plane.live(1)
     place.drop(2)
     for _ in range(100):
-        asked(place)
-        plane.turn()
-        place.now += 1.0
+        turns(place, plane, 1)
         shown = plane.app.status().services[0]
         if shown.traffic is not None and shown.traffic.shadowed > 3:
             break
@@ -236,29 +230,20 @@ def _shadowing(place: Place) -> Iterator[Plane]:
 def _shifting(place: Place) -> Plane:
     plane = splitting(place)
     split(place, plane)
-    for _ in range(3):
-        asked(place)
-        plane.turn()
-        place.now += 1.0
+    turns(place, plane, 3)
     return plane
 
 
 @moment_of("shifting")
-def _shifts(place: Place) -> Iterator[Plane]:
-    yield _shifting(place)
-
-
 @moment_of("shifting on two servers", servers=2)
-def _shifts_on_two(place: Place) -> Iterator[Plane]:
+def _shifts(place: Place) -> Iterator[Plane]:
     yield _shifting(place)
 
 
 @moment_of("nobody asks")
 def _nobody(place: Place) -> Iterator[Plane]:
     plane = _shifting(place)
-    for _ in range(60):
-        plane.turn()
-        place.now += 1.0
+    turns(place, plane, 60, clients=False)
     yield plane
 
 
@@ -267,10 +252,7 @@ def _too_little(place: Place) -> Iterator[Plane]:
     traffic = TrafficConfig(steps=(Step(20.0, hold=10.0),), shadow_share=0.0)
     plane = Plane(place, traffic=traffic, live=LiveConfig(min_requests=500))
     split(place, plane)
-    for _ in range(5):
-        asked(place)
-        plane.turn()
-        place.now += 1.0
+    turns(place, plane, 5)
     assert {(w.gate, w.need) for w in plane.app.status().services[0].waits_for} == {(Gate.LIVE, 500)}
     yield plane
 
@@ -280,9 +262,7 @@ def _pause_step(place: Place) -> Iterator[Plane]:
     plane = splitting(place, (Step(20.0, hold=3.0), Step(pause=True), Step(50.0, hold=5.0)))
     split(place, plane)
     while plane.phase() is not Phase.WAITING:
-        asked(place)
-        plane.turn()
-        place.now += 1.0
+        turns(place, plane, 1)
     yield plane
 
 

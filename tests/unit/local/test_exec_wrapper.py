@@ -87,7 +87,7 @@ def test_shared_memory_is_closed_from_its_first_moment() -> None:
 def test_where_the_kernel_allows_no_namespace() -> None:
     told = run(OWN, *NO_RIGHTS)
     assert (told["made"], told["changed"]) == (0o600, 0o640)
-    code = "from baton.local.exec_wrapper import *; memory, why = memory_here(OWN); print(told(memory, why))"
+    code = "from baton.local.exec_wrapper import *; memory, why = memory_here(OWN); print(explain(memory, why))"
     done = subprocess.run([*NO_RIGHTS, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Triton shares the machine's /dev/shm, since the kernel gives it no other (" in done.stdout
     assert "not permitted" in done.stdout
@@ -103,7 +103,7 @@ def test_where_there_is_no_filter_either(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == Memory.OPEN
     assert done.stderr == f"no filter for {os.uname().machine}"
-    assert "every user of this machine can read" in exec_wrapper.told(Memory.OPEN, "it is so")
+    assert "every user of this machine can read" in exec_wrapper.explain(Memory.OPEN, "it is so")
 
 
 def test_a_command_that_asks_for_none_keeps_what_it_had() -> None:
@@ -113,9 +113,9 @@ def test_a_command_that_asks_for_none_keeps_what_it_had() -> None:
 
 
 def test_files_in_shared_memory_stay_in_sight(tmp_path: Path) -> None:
-    assert exec_wrapper.wanted(tmp_path / "repository", tmp_path) == OWN
+    assert exec_wrapper.memory_for(tmp_path / "repository", tmp_path) == OWN
     (tmp_path / "link").symlink_to("/dev/shm/models")
-    assert exec_wrapper.wanted(tmp_path, tmp_path / "link") == SHARED
+    assert exec_wrapper.memory_for(tmp_path, tmp_path / "link") == SHARED
 
 
 def test_what_a_try_that_fails_did_is_gone() -> None:

@@ -1,4 +1,4 @@
-"""Processes that stand still are ended, and no others."""
+"""Frozen processes are killed, and no others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def guarding(process: subprocess.Popen[bytes], clock: Clock, begun: int | None =
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     os.kill(process.pid, signal.SIGSTOP)
-    until(lambda: procfs.frozen(process.pid), "it stands still")
+    until(lambda: procfs.frozen(process.pid), "it is frozen")
 
 
 def test_what_stands_still_is_ended_before_it_can_wake(process) -> None:
@@ -109,7 +109,7 @@ def test_another_user_s_is_told_of(process, monkeypatch, caplog) -> None:
         clock.now += 60.0
         guard.look()
     assert told == []
-    assert f"process {process.pid} stands still and is another user's" in caplog.text
+    assert f"process {process.pid} is frozen and another user's" in caplog.text
 
 
 def test_by_itself(process) -> None:

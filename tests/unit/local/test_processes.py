@@ -133,7 +133,7 @@ def test_what_is_loaded_and_stands_still_is_ended(begin: Begin, port: int) -> No
     assert mine.wait(60) == -signal.SIGKILL
     assert woken.wait(60)
     assert processes.lost("s0", 1)
-    assert "its process stood still for" in processes.why("s0", 1)
+    assert "its process was frozen for" in processes.why("s0", 1)
     until(lambda: told, "it is told")
     assert told[0].reason is Reason.PROCESS_ENDED
     assert (told[0].figures["version"], told[0].figures["server"]) == (1, "s0")

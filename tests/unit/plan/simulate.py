@@ -207,7 +207,7 @@ def restore(world: World) -> None:
     """A person puts the folders of what serves back as they were loaded."""
     led_to = {world.files.alias} | world.direct | {v for s in world.servers.values() for v in serving(s)}
     for version in led_to - {None}:
-        loaded = [s._models[ENGINE][version].content for s in world.servers.values() if version in held(s, READY)]
+        loaded = [s.models.slots[ENGINE][version].content for s in world.servers.values() if version in held(s, READY)]
         content = world.loaded.get(version) or next(iter(loaded), "")
         if not content and version not in world.files.folders:
             world.files.put(version, world.now)

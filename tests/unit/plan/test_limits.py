@@ -89,16 +89,16 @@ def passes_over(world: World) -> None:
 
     def read(model: str) -> object:
         files = real(model)
-        known = world.servers["a"]._files.get(model)
+        known = world.servers["a"].models.files.get(model)
         return known if files is not None and known is not None and model == ENGINE else files
 
-    real = world.servers["b"]._repository.read
+    real = world.servers["b"].models.repository.read
     for server in world.servers.values():
-        server._repository = type("Stale", (), {"read": staticmethod(read)})()
+        server.models.repository = type("Stale", (), {"read": staticmethod(read)})()
 
 
 def dies(world: World) -> None:
-    for version, slot in world.servers["b"]._models.get(ENGINE, {}).items():
+    for version, slot in world.servers["b"].models.slots.get(ENGINE, {}).items():
         if version == max(world.files.folders):
             slot.dead = True
 

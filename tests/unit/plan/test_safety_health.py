@@ -28,7 +28,7 @@ def found(world: World) -> None:
 
 
 def alive(world: World) -> bool:
-    return not any(s._models[ENGINE][v].dead for s in world.servers.values() for v in held(s, ModelState.READY))
+    return not any(s.models.slots[ENGINE][v].dead for s in world.servers.values() for v in held(s, ModelState.READY))
 
 
 def on_the_way(world: World, phase: Phase) -> None:
@@ -211,7 +211,7 @@ def test_a_version_that_does_not_come_back_is_tried_again_and_the_sentence_says_
     world.servers["a"].die(ENGINE, 1)
     world.servers["a"].versions[1] = Behaviour(load_error="CUDA out of memory")
     found(world)
-    assert world.servers["a"]._models[ENGINE][1].state is ModelState.UNAVAILABLE
+    assert world.servers["a"].models.slots[ENGINE][1].state is ModelState.UNAVAILABLE
     assert "CUDA out of memory" in world.decision.why.figures["error"]
     world.servers["a"].versions.clear()
     world.now += 60.0

@@ -28,7 +28,7 @@ from tests.unit.plan.world import ALIAS, SPLITTER, Behaviour, World, held, servi
 from baton.domain import Gate, ModelState, Phase, Step, Verdict
 from baton.errors import Refused
 from baton.plan import RolloutSettings, plan
-from baton.triton.fake import FakeTriton
+from baton.testing import FakeTriton
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 LOADS = {

@@ -66,7 +66,7 @@ from baton.plan import (
 from baton.plan.traffic import before_traffic, position_of
 from baton.plan.view import backoff
 from baton.reasons import Reason, Why, because
-from baton.triton.fake import Behaviour, Call, FakeTriton, ModelFiles
+from baton.testing import Behaviour, Call, FakeTriton, ModelFiles
 from baton.triton.words import machine
 
 ASKED_EVERY_S = 5.0
@@ -194,7 +194,7 @@ class World(Rules):
         if self.now - self.asked_at < ASKED_EVERY_S:
             return
         self.asked_at = self.now
-        dead = {(n, v) for n, v in here if self.servers[n]._models[ENGINE][v].dead}
+        dead = {(n, v) for n, v in here if self.servers[n].models.slots[ENGINE][v].dead}
         self.unhealthy = {key: self.unhealthy.get(key, Unhealthy(self.now, "its process is gone")) for key in dead}
 
     def _leaving_since(self, name: str, engine: Mapping[int, ModelVersion]) -> dict[int, float]:
@@ -228,7 +228,7 @@ class World(Rules):
                     locked=name in self.locked,
                     outstanding=None
                     if self.followed.get(name, True)
-                    else {v: slot.requests for v, slot in server._models.get(ENGINE, {}).items()},
+                    else {v: slot.requests for v, slot in server.models.slots.get(ENGINE, {}).items()},
                     inflight=server.inflight(ENGINE) if retiring else None,
                     leaving_since=self._leaving_since(name, index.get(ENGINE, {})),
                 )
@@ -611,7 +611,7 @@ class World(Rules):
         if not server.reachable:
             raise Unreachable(f"server {server.name} does not answer")
         if job.call is None:
-            slot = server._models.get(ENGINE, {}).get(alias or 0)
+            slot = server.models.slots.get(ENGINE, {}).get(alias or 0)
             if slot is not None and slot.state is ModelState.READY and not slot.dead:
                 self.unhealthy.pop((server.name, alias or 0), None)  # it came back by itself
                 self.failed.pop(job.effect, None)

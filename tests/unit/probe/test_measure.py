@@ -27,13 +27,15 @@ class World:
         self.now += 0.01 * (1 + inputs["n"]) * (self.ratio if version != 1 else 1) * (10 if count <= self.cold else 1)
         return {}
 
-    def latency(self, **more):
-        more = {"decide": self.enough, "cancelled": lambda: False, **more}
-        return measure_latency(self.infer, 1, 2, REQUESTS, clock=self.clock, **more)
+    def latency(self, requests=REQUESTS, **more):
+        limits = {"min_samples": 200, "max_samples": 2000, "budget_s": 120.0, "timeout_s": 30.0}
+        more = {"decide": self.enough, "cancelled": lambda: False, **limits, **more}
+        return measure_latency(self.infer, 1, 2, requests, clock=self.clock, **more)
 
-    def warmup(self, **more):
-        more = {"decide": lambda s: judge_warmup(s).verdict is not Verdict.RUNNING, "cancelled": lambda: False, **more}
-        return measure_warmup(self.infer, 2, REQUESTS, clock=self.clock, **more)
+    def warmup(self, requests=REQUESTS, **more):
+        more = {"decide": lambda s: judge_warmup(s).verdict is not Verdict.RUNNING, **more}
+        limits = {"warm_requests": 16, "timeout_s": 30.0, "cancelled": lambda: False}
+        return measure_warmup(self.infer, 2, requests, clock=self.clock, **limits | more)
 
     @staticmethod
     def enough(samples):
@@ -122,8 +124,8 @@ def test_an_abort_takes_effect_within_one_request(measure):
 
 def test_nothing_to_ask_raises():
     for call in (
-        lambda: measure_latency(None, 1, 2, [], clock=None, decide=None, cancelled=None),
-        lambda: measure_warmup(None, 2, [], clock=None, decide=None, cancelled=None),
+        lambda: World().latency(requests=[]),
+        lambda: World().warmup(requests=[]),
     ):
         with pytest.raises(ValueError, match="no request"):
             call()

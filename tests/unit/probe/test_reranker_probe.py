@@ -71,8 +71,8 @@ def test_the_registry():
 
 def test_golden_is_scored_one_request_at_a_time_and_alike_for_both(asks):
     stable, candidate = Engine(), Engine()
-    one = asks.score_golden(stable, 1, cancelled=never)
-    two = asks.score_golden(candidate, 2, cancelled=never)
+    one = asks.score_golden(stable, 1, cancelled=never, timeout_s=30.0)
+    two = asks.score_golden(candidate, 2, cancelled=never, timeout_s=30.0)
     assert one == two
     assert [case.case for case in one] == [f"c{i}" for i in range(10)]
     assert len(stable.requests) == 10
@@ -83,7 +83,7 @@ def test_golden_is_scored_one_request_at_a_time_and_alike_for_both(asks):
 
 def test_smoke_asks_the_smallest_case(asks):
     engine = Engine()
-    assert asks.smoke(engine, 3).case == "c0"
+    assert asks.smoke(engine, 3, timeout_s=30.0).case == "c0"
     assert len(engine.requests) == 1
 
 
@@ -93,14 +93,14 @@ def test_smoke_asks_the_smallest_case(asks):
 )
 def test_a_wrong_answer_is_an_error(asks, engine, says):
     with pytest.raises(TritonError, match=says):
-        asks.smoke(engine, 3)
+        asks.smoke(engine, 3, timeout_s=30.0)
     with pytest.raises(TritonError, match=says):
-        asks.score_golden(engine, 3, cancelled=never)
+        asks.score_golden(engine, 3, cancelled=never, timeout_s=30.0)
 
 
 def test_an_error_of_the_engine_passes_through(asks):
     with pytest.raises(TimedOut):
-        asks.score_golden(Engine(error=TimedOut("hung")), 3, cancelled=never)
+        asks.score_golden(Engine(error=TimedOut("hung")), 3, cancelled=never, timeout_s=30.0)
 
 
 @pytest.mark.parametrize("call", ["score_golden", "check_invariance"])
@@ -108,13 +108,13 @@ def test_an_abort_takes_effect_within_one_request(asks, call):
     for allowed in (0, 1, 3):
         engine = Engine()
         with pytest.raises(Cancelled):
-            getattr(asks, call)(engine, 1, cancelled=lambda: len(engine.requests) >= allowed)  # noqa: B023
+            getattr(asks, call)(engine, 1, cancelled=lambda: len(engine.requests) >= allowed, timeout_s=1.0)  # noqa: B023
         assert len(engine.requests) == allowed
 
 
 def test_invariance_pairs_are_the_same_pairs(asks):
     engine = Engine()
-    pairs = asks.check_invariance(engine, 1, cancelled=never)
+    pairs = asks.check_invariance(engine, 1, cancelled=never, timeout_s=30.0)
     assert len(pairs) == 16
     assert {pair.case for pair in pairs} > {"c0"}
     assert {pair.document for pair in pairs} == {0, 1, 2, 3}
@@ -127,12 +127,12 @@ def test_invariance_pairs_are_the_same_pairs(asks):
 
 
 def test_scores_that_depend_on_the_batch_are_caught(asks):
-    pairs = asks.check_invariance(Engine(per_batch=0.05), 1, cancelled=never)
+    pairs = asks.check_invariance(Engine(per_batch=0.05), 1, cancelled=never, timeout_s=30.0)
     assert judge_invariance(pairs, precision="fp32").verdict is Verdict.FAIL
 
 
 def test_invariance_of_a_single_case_with_a_single_document():
-    pairs = probe.get("reranker")(golden(1, 1)).check_invariance(Engine(), 1, cancelled=never)
+    pairs = probe.get("reranker")(golden(1, 1)).check_invariance(Engine(), 1, cancelled=never, timeout_s=30.0)
     assert len(pairs) == 1
 
 

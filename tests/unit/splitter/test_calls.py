@@ -44,7 +44,7 @@ def test_what_stands_still_is_ended_while_a_call_waits_and_is_called_no_more(ver
     assert stage.processes.killed == [100 + version]
     assert [a.error for a in request.replies] == [None], "the other one answers"
     assert stage.warnings == [
-        f"version {version}: its process stood still for {FROZEN_S:.1f} s while requests waited for it, and was ended"
+        f"version {version}: its process was frozen for {FROZEN_S:.1f} s while requests waited for it, and was killed"
     ]
     for _ in range(3):
         stage.clock.now += 60.0

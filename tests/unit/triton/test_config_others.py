@@ -180,7 +180,7 @@ def test_the_template_of_an_engine(place, untouched, monkeypatch):
     checkout = place / "checkout"
     (checkout / "model_repository" / NAME).mkdir(parents=True)
     (checkout / "model_repository" / NAME / "config.pbtxt").write_text(BASE)
-    monkeypatch.setattr(local, "checkout", lambda: checkout)
+    monkeypatch.setattr(local, "shared", checkout.joinpath)
     (place / "models" / NAME / "config.pbtxt").unlink()
     link(place / "models" / NAME / ".config.pbtxt.new", untouched)
     local._prepare_engine(place / "models", ServiceConfig(name="public", engine=NAME))

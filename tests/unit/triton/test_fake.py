@@ -11,7 +11,7 @@ from harness.waiting import until
 
 from baton.domain import ModelState
 from baton.errors import TimedOut, TritonError, Unreachable
-from baton.triton.fake import Behaviour, FakeTriton, ModelFiles
+from baton.testing import Behaviour, FakeTriton, ModelFiles
 
 ASKED = {
     "query": np.array([[b'{"text": "q"}']], dtype=np.object_),

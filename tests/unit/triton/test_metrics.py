@@ -59,7 +59,7 @@ def http(body: str, length: int | None = None) -> bytes:
 
 def test_what_engines_tell_is_read_whatever_else_stands_there():
     with serving(http(PAGE)) as server:
-        assert server.infos() == {
+        assert server.engine_infos() == {
             "ranker": {2: {EngineInfo("cuda:0", "bf16", "none"), EngineInfo("cuda:1", "bf16", "none")}},
             "sorter": {5: {EngineInfo("tpu")}},
         }
@@ -69,13 +69,13 @@ def test_signs_of_life_are_read():
     page = PAGE + "# TYPE baton_engine_beats_total counter\n"
     page += 'baton_engine_beats_total{model="ranker",version="2"} 41\n'
     with serving(http(page)) as server:
-        assert server.beats() == {"ranker": {2: 41.0}}
+        assert server.heartbeats() == {"ranker": {2: 41.0}}
 
 
 def test_without_metrics_nothing_is_known():
     with contextlib.closing(GrpcTriton("one", "127.0.0.1:1")) as server:
-        assert server.infos() is None
-        assert server.beats() is None
+        assert server.engine_infos() is None
+        assert server.heartbeats() is None
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_without_metrics_nothing_is_known():
 )
 def test_what_is_no_metrics_is_told_with_the_server_and_the_address(answer):
     with serving(answer) as server:
-        for call in (server.infos, lambda: server.inflight("ranker")):
+        for call in (server.engine_infos, lambda: server.inflight("ranker")):
             with pytest.raises(Unreachable, match=r"The metrics of server one at 127\.0\.0\.1:\d+ can't be read: \S"):
                 call()

@@ -13,9 +13,9 @@ import pytest
 from tests.support.toy import engine_config
 
 from baton.errors import BatonError, RepositoryError, Unreadable
+from baton.testing import DiskRepository, FakeTriton
 from baton.triton import pbtxt, repository
 from baton.triton.config_file import write_atomically
-from baton.triton.fake import DiskRepository, FakeTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.repository import ServiceFiles
 

@@ -41,7 +41,7 @@ def opened(monkeypatch):
         return real(path)
 
     monkeypatch.setattr(checkpoint_module, "open_regular", noted)
-    monkeypatch.setattr(checkpoint_module, "_KEEPER", checkpoint_module._Keeper(checkpoint_module.KEPT))
+    monkeypatch.setattr(checkpoint_module, "_CACHE", checkpoint_module._Cache(checkpoint_module.KEPT))
     return names
 
 
@@ -182,11 +182,11 @@ def test_files_that_appear_after_the_listing_belong_to_the_next_one(folder):
 
 
 def test_what_is_kept_is_bounded(tmp_path, opened):
-    keeper = checkpoint_module._KEEPER = checkpoint_module._Keeper(room=20_000)
+    cache = checkpoint_module._CACHE = checkpoint_module._Cache(room=20_000)
     for number in range(1, 30):
         describe(write(tmp_path / str(number)))
-        assert keeper._held <= 20_000
-    assert keeper._held == sum(kept.size for kept in keeper._parts.values()) > 10_000
+        assert cache._held <= 20_000
+    assert cache._held == sum(size for _, size in cache._parts.values()) > 10_000
     opened.clear()
     describe(tmp_path / "29")
     assert opened == []  # the last one fits, the first one was dropped
@@ -197,13 +197,13 @@ def test_what_is_kept_is_bounded(tmp_path, opened):
 def test_what_is_too_large_to_keep_is_still_scanned_once(folder, opened):
     """A scan is done several times a second: that a large file is whole is remembered without what it holds."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(2_000)))
-    keeper = checkpoint_module._KEEPER = checkpoint_module._Keeper(room=30_000)
+    cache = checkpoint_module._CACHE = checkpoint_module._Cache(room=30_000)
     for _ in range(3):
         assert missing_parts(read(look(folder), values=False)) == ()
     assert opened.count("tokenizer.json") == 1
     assert describe(folder).tokenizer().count == 2_001
     assert opened.count("tokenizer.json") == 2
-    assert all(kept.part.value is None for key, kept in keeper._parts.items() if key[0].name == "tokenizer.json")
+    assert all(part is None for key, (part, _) in cache._parts.items() if key[0].name == "tokenizer.json")
     (folder / "tokenizer.json").write_text('{"model": ')
     assert missing_parts(read(look(folder), values=False)) == ("tokenizer.json ends early",)
 

@@ -171,7 +171,7 @@ def test_history_keeps_a_window_of_each_version() -> None:
 
 
 def test_history_begins_anew_with_new_processes() -> None:
-    history = History()
+    history = History(window_s=600.0)
     both = {("toy", 1): use(100, 7), ("toy", 2): use(200, 8)}
     history.record(0.0, both)
     history.record(5.0, both)

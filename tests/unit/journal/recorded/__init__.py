@@ -21,7 +21,7 @@ from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Evidence, Folder, Gate, GateResult, ModelState, Outcome, Phase, Step, Verdict
-from baton.triton.fake import Behaviour
+from baton.testing import Behaviour
 from baton.triton.key import token_file
 
 HERE = Path(__file__).parent

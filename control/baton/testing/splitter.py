@@ -1,7 +1,7 @@
 """The splitter of a fake Triton: it follows a route under a lease and reports, as ``python_backend/splitter`` does.
 
-It knows no bulkhead and no breaker; a candidate that fails is answered for by the stable version, and is counted. Of
-the requests to stable it mirrors those alone that the control plane announced.
+When the candidate fails, the stable version answers, and the failure is counted. Not covered: the breaker, limits of
+concurrent calls, and shadow calls for clients' requests (only those that the control plane announced are mirrored).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from baton.errors import InvalidRequest
 from baton.triton.port import Tensors
 
 LEAST_MS = 0.01
-"""No answer takes no time at all, also where a test's clock stands still: one without a time is not judged."""
+"""The least time of an answer, also where a test's clock does not move: the live analysis ignores one of 0 ms."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ class FakeSplitter:
         self._boot = f"{self._draw.getrandbits(32):08x}"
 
     def candidate(self) -> int | None:
-        """The candidate of the route in force; None when there is none, or its lease is over."""
+        """The candidate of the present route; None without one, or after its lease."""
         if self._route is None or self._route["candidate"] is None or self.clock() >= self._until:
             return None
         return int(self._route["candidate"])
 
     def weight(self) -> float:
-        """The candidate's share in force, in percent."""
+        """The candidate's present share, in percent."""
         return float(self._route["weight"]) if self._route is not None and self.candidate() is not None else 0.0
 
     def choose(self, request_id: str | None = None) -> int:
@@ -101,7 +101,7 @@ class FakeSplitter:
         )  # fmt: skip
 
     def control(self, inputs: Tensors, under_way: Mapping[int, int]) -> Tensors:
-        """Answer a control request. ``under_way``: requests in the engine's hands, by version.
+        """Answer a control request. ``under_way``: requests in progress, by version.
 
         Raises:
             InvalidRequest: the token is wrong, or more is asked than the configuration allows.
@@ -110,7 +110,7 @@ class FakeSplitter:
         digest = hashlib.sha256(str(asked.get("token")).encode()).hexdigest()
         if not hmac.compare_digest(digest, self.given.get("token_sha256", "")):
             raise InvalidRequest("baton_control: the token is missing or wrong")
-        before = self._shown()
+        before = self._current_route()
         if "route" in asked:
             self._check(asked["route"])
             self._route = asked["route"]
@@ -126,7 +126,7 @@ class FakeSplitter:
         report = {
             "boot": self._boot,
             "stable": self.stable,
-            "route": self._shown(),
+            "route": self._current_route(),
             "before": before,
             "lapses": 0,
             "breaker": {"state": "closed", "opened": 0},
@@ -138,7 +138,7 @@ class FakeSplitter:
         }
         return {"baton_report": np.array([[json.dumps(report).encode()]], dtype=np.object_)}
 
-    def _shown(self) -> dict[str, Any] | None:
+    def _current_route(self) -> dict[str, Any] | None:
         left_s = self._until - self.clock()
         return {**self._route, "lease_left_s": left_s} if self._route is not None and left_s > 0 else None
 

@@ -1,7 +1,8 @@
-"""A server that asks nothing more of a version that Triton gave up.
+"""A Triton port that sends no more requests to a version that Triton gave up.
 
 Triton (seen on 24.10) gives a request up when the version's process shows no sign of life for one to two seconds. When
-that process goes on, the next request to it can bring the whole server down.
+that process goes on, the next request to it can make the whole server abort. So the version is quarantined until it is
+loaded again. Requests of clients do not come through here: Baton moves them away by the alias.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ from collections.abc import Callable, Mapping
 
 from baton.domain import ModelState, Signature
 from baton.errors import GivenUp, InvalidRequest, KeyRefused, TritonError, Unreachable
-from baton.triton.port import Beats, Counts, Index, Infos, Tensors, Triton
+from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, Triton
 
 GIVEN_UP = re.compile(
     r"(Failed to process the request\(s\) for model instance '[^']*', message: )?"
     r"(Stub process ('[^']*' )?is not healthy|Failed to obtain the health mutex)"
 )
-"""How an error begins by which Triton says that it gave a request up. Only its beginning tells: a version's own errors
-may quote a request, and nobody's text may have a process ended."""
+"""How an error begins by which Triton says that it gave a request up. Only the beginning counts: a version's own errors
+may quote a request, and no client's text may get a process killed."""
 
 
-class Careful:
-    """Passes everything on to ``triton``, but no request to a version that was given up.
+class QuarantineTriton:
+    """Passes every call on to ``triton``, except requests to a quarantined version.
 
-    ``given_up`` is called with the server's name, the model and the version, at once when Triton says so. It is asked
-    again when it was loaded anew: a load or unload call went through here, it was seen in another state than READY, or
-    the server was away.
+    ``given_up`` is called at once when Triton gave a version up, with the server's name, the model and the version. The
+    quarantine ends when the version was loaded again, which shows in three ways: an unload call went through here, the
+    index named it in another state than READY, or the server was away.
     """
 
     def __init__(self, triton: Triton, given_up: Callable[[str, str, int], None]) -> None:
         self._triton = triton
-        self._told = given_up
+        self._report = given_up
         self._lock = threading.Lock()
-        self._given_up: dict[tuple[str, int], str] = {}
+        self._quarantined: dict[tuple[str, int], str] = {}
+        """By model and version: what Triton said."""
 
     @property
     def name(self) -> str:
@@ -44,9 +46,9 @@ class Careful:
         try:
             index = self._triton.index()
         except Unreachable:
-            self._forget(lambda _key: True)
+            self._release(lambda _key: True)
             raise
-        self._forget(lambda key: (v := index.get(key[0], {}).get(key[1])) is None or v.state is not ModelState.READY)
+        self._release(lambda key: (v := index.get(key[0], {}).get(key[1])) is None or v.state is not ModelState.READY)
         return index
 
     def load(self, model: str, timeout_s: float) -> None:
@@ -54,7 +56,7 @@ class Careful:
 
     def unload(self, model: str, timeout_s: float) -> None:
         self._triton.unload(model, timeout_s)
-        self._forget(lambda key: key[0] == model)
+        self._release(lambda key: key[0] == model)
 
     def infer(
         self, model: str, version: int | None, inputs: Tensors, timeout_s: float, request_id: str | None = None
@@ -62,14 +64,14 @@ class Careful:
         """As ``Triton.infer``.
 
         Raises:
-            GivenUp: Triton gave the version up, now or before; it is asked no more.
+            GivenUp: Triton gave the version up, now or before.
         """
         if version is None:
             return self._triton.infer(model, version, inputs, timeout_s, request_id)
         with self._lock:
-            words = self._given_up.get((model, version))
+            words = self._quarantined.get((model, version))
         if words is not None:
-            raise GivenUp(f"{words} It is not asked again before it was loaded anew.")
+            raise GivenUp(f"{words} It gets no more requests before it is loaded again.")
         try:
             return self._triton.infer(model, version, inputs, timeout_s, request_id)
         except (InvalidRequest, KeyRefused):
@@ -78,8 +80,8 @@ class Careful:
             if not GIVEN_UP.match(error.words):
                 raise
             with self._lock:
-                self._given_up[model, version] = error.message
-            self._told(self.name, model, version)
+                self._quarantined[model, version] = error.message
+            self._report(self.name, model, version)
             raise GivenUp(error.message) from None
 
     def step(self, model: str) -> str | None:
@@ -97,15 +99,15 @@ class Careful:
     def counts(self) -> Mapping[str, Mapping[int, Counts]]:
         return self._triton.counts()
 
-    def infos(self) -> Infos | None:
-        return self._triton.infos()
+    def engine_infos(self) -> EngineInfos | None:
+        return self._triton.engine_infos()
 
-    def beats(self) -> Beats | None:
-        return self._triton.beats()
+    def heartbeats(self) -> Heartbeats | None:
+        return self._triton.heartbeats()
 
     def close(self) -> None:
         self._triton.close()
 
-    def _forget(self, gone: Callable[[tuple[str, int]], bool]) -> None:
+    def _release(self, ended: Callable[[tuple[str, int]], bool]) -> None:
         with self._lock:
-            self._given_up = {key: words for key, words in self._given_up.items() if not gone(key)}
+            self._quarantined = {key: words for key, words in self._quarantined.items() if not ended(key)}

@@ -1,4 +1,4 @@
-"""A version that Triton gave up is asked nothing more before it was loaded anew."""
+"""A version that Triton gave up gets no more requests before it is loaded again."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from tests.support.toy import engine_config
 
 from baton.errors import GivenUp, InvalidRequest, TritonError, Unreachable
-from baton.triton.careful import Careful
-from baton.triton.fake import GIVE_UP_S, Behaviour, DiskRepository, FakeTriton
+from baton.testing import Behaviour, DiskRepository, FakeTriton
+from baton.testing.models import GIVE_UP_S
+from baton.triton.quarantine import QuarantineTriton
 
 ENGINE = "ranker_engine"
 PAIR = {"query": np.array([[b"q"]], dtype=np.object_), "documents": np.array([[b"{}"]], dtype=np.object_)}
@@ -26,7 +27,7 @@ class Bench:
             (engine / version).mkdir()
         self.fake = FakeTriton("a", DiskRepository(root), clock=self.clock, boot=(ENGINE,))
         self.ended: list[tuple[str, str, int]] = []
-        self.server = Careful(self.fake, lambda *what: self.ended.append(what))
+        self.server = QuarantineTriton(self.fake, lambda *what: self.ended.append(what))
         self.server.load(ENGINE, 1.0)
 
     def clock(self) -> float:
@@ -47,20 +48,20 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_it_is_asked_no_more_and_others_are(bench) -> None:
+def test_it_gets_no_more_requests_and_others_do(bench) -> None:
     bench.give_up()
     assert bench.ended == [("a", ENGINE, 1)]
     bench.fake.wake(ENGINE, 1)
     for _ in range(3):
         bench.server.index()
-        with pytest.raises(GivenUp, match="not asked again before it was loaded anew"):
+        with pytest.raises(GivenUp, match="no more requests before it is loaded again"):
             bench.ask()
         bench.ask(2)
     assert bench.ended == [("a", ENGINE, 1)]
     assert bench.fake.aborted == 0
 
 
-def test_without_that_care_the_next_question_takes_the_server_down(bench) -> None:
+def test_without_quarantine_the_next_request_takes_the_server_down(bench) -> None:
     bench.give_up()
     bench.fake.wake(ENGINE, 1)
     with pytest.raises(Unreachable):

@@ -1,4 +1,4 @@
-"""Where a fake Triton reads its models from: a real repository, or whatever a test gives it instead."""
+"""Where a fake Triton reads its models from: a repository on disk, or an object of a test with the same method."""
 
 from __future__ import annotations
 

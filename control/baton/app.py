@@ -326,8 +326,8 @@ class App:
                 mend=f"`ctl retry {version}` tries again.",
             )
         self._on_disk(view, version)
-        if (hold := view.hold_reason()) is not None:
-            raise Refused(hold)
+        if (blocked := view.loads_blocked()) is not None:
+            raise Refused(blocked)
 
     def _previous(self, service: Service, view: View) -> int:
         """The version that served before the present one and was not taken back itself."""

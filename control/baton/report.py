@@ -47,7 +47,7 @@ from baton.facts import (
     widened,
 )
 from baton.plan import ServerView, View, route
-from baton.plan.health import leaks
+from baton.plan.health import stuck_unloading
 from baton.plan.steps import length
 from baton.plan.traffic import before_traffic, position_of, shadowed, stepwise
 
@@ -80,7 +80,7 @@ def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> Ser
 def _in_sync(view: View, one: ServerView) -> bool:
     # Until a first version serves, the policy names what is wanted, and nothing is loaded.
     engine = one.ready() == view.version_policy or (view.alias is None and view.rollout is None)
-    return one.live and view.leads(one) and engine
+    return one.live and view.alias_matches(one) and engine
 
 
 def service(
@@ -157,7 +157,9 @@ def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineIn
     unexpected = [f.problem for f in view.unexpected if f.problem is not None]
     steering = one.steering.strayed(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
-    return tuple(unexpected + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.settings), *slow)])
+    return tuple(
+        unexpected + _ahead(view) + steering + [str(why) for why in (*stuck_unloading(view, one.settings), *slow)]
+    )
 
 
 def _ahead(view: View) -> list[str]:

@@ -14,6 +14,7 @@ from baton.controller.health import UNSEEN, Health, Processes, Question
 from baton.controller.model_loader import ModelLoader
 from baton.controller.probing import Probing
 from baton.controller.recorder import RolloutRecorder
+from baton.controller.settings import rollout_settings
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Task, Tasks
 from baton.controller.traffic_split import TrafficSplit
@@ -44,7 +45,6 @@ from baton.plan import (
     Effect,
     End,
     Reload,
-    RolloutSettings,
     ServerView,
     SetAlias,
     SetPolicy,
@@ -110,24 +110,7 @@ class Service:
         self._wake = wake
         self._proof = proof
         self.tasks = Tasks(config.name, clock, wake)
-        self.settings = RolloutSettings(
-            keep_previous=config.rollout.keep_previous,
-            automatic=config.rollout.promotion == "automatic",
-            supersede=config.rollout.on_newer == "supersede",
-            settle=config.rollout.settle,
-            cut_after=config.rollout.cut_after,
-            load_timeout=config.rollout.load_timeout,
-            drain_timeout=config.rollout.drain_timeout,
-            stuck_after=config.rollout.stuck_after,
-            hold_retry=config.gates.hold_retry,
-            hold_attempts=config.gates.hold_attempts,
-            steps=config.traffic.steps,
-            shadow_share=config.traffic.shadow_share,
-            shadow_for=config.traffic.shadow_for,
-            interval=config.traffic.interval,
-            lease=config.traffic.lease,
-            resume=config.traffic.on_lapse == "resume",
-        )
+        self.settings = rollout_settings(config)
         self._loader = ModelLoader(config, files, servers, journal)
         self._recorder = RolloutRecorder(config.name, journal, config.traffic.lease, clock)
         self.steering = SplitterClient(config, files, servers)

@@ -21,11 +21,12 @@ import numpy as np
 from baton import judge
 from baton.config import ServiceConfig
 from baton.controller.followed import Followed, foreign, locked, now_followed, otherwise, shown
+from baton.controller.settings import live_limits
 from baton.domain import Gate, GateResult, Release, Route, Verdict
 from baton.errors import InvalidRequest, NotSteered, TritonError
 from baton.facts import Counted, Requests, SplitterStatus
 from baton.judge.paired import sound
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.shapes import Answer, Pair
 from baton.triton.key import Caps
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles
@@ -91,23 +92,9 @@ class SplitterClient:
         self._rollout: tuple[int, str] | None = None
         self._first: dict[int, tuple[float, str]] = {}
         """By hash of an id: when it was first used, and which splitter process saw that. Each knows its own alone."""
-        live, traffic = config.live, config.traffic
+        traffic = config.traffic
         self._caps = Caps.of(traffic)
-        self._limits = LiveLimits(
-            min_requests=live.min_requests,
-            min_pairs=live.min_pairs,
-            max_failures=live.max_failures,
-            max_failures_in_row=live.max_failures_in_row,
-            failure_rate=live.failure_rate,
-            latency_limit=live.latency_limit,
-            tolerance=config.gates.output_tolerance,
-            drift_limit=live.drift_limit,
-            top1_agreement=live.top1_agreement,
-            top1_margin=live.top1_margin,
-            tau=live.tau,
-            crossing_limit=live.crossing_limit,
-            threshold=live.threshold,
-        )
+        self._limits = live_limits(config)
         way = traffic.shadow_for + sum(s.hold + s.over for s in traffic.steps)
         # Holds make a way longer: twice as many looks as it takes without are paid for.
         self._looks = max(2, round(2 * way / traffic.interval))

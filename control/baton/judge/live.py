@@ -4,7 +4,7 @@ Its checks are errors (below), latency (``live_latency.py``) and scores (``paire
 else one that holds for want of evidence holds it. What is beyond its limit, but not surely so, holds too:
 more traffic will tell.
 
-How sure is sure. ``alpha`` is what a whole rollout may spend on being wrong about a candidate that is as good as
+How sure is sure. ``ALPHA`` is what a whole rollout may spend on being wrong about a candidate that is as good as
 stable, or within the limits where those are absolute. Each look gets the same share of it, within a look each of the
 three checks, within a check each of its tests and each kind of request (Bonferroni). What an effect has to exceed comes
 on top. How often a good version is turned back, and a bad one is not,
@@ -48,6 +48,8 @@ from baton.judge.live_latency import judge_live_latency, judge_paired_live_laten
 from baton.judge.paired import Compared, judge_scores, sound, worst
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
+ALPHA = 0.01
+"""The chance that a candidate within its limits is turned back by bad luck, in the whole rollout."""
 _CHECKS = 3
 _GRAVITY = {Verdict.FAIL: 0, Verdict.HOLD: 1, Verdict.PASS: 2}
 
@@ -71,7 +73,7 @@ def judge_live(
     """
     if looks < 1:
         raise ValueError(f"{looks} looks; at least one is needed")
-    alpha = limits.alpha / looks / _CHECKS
+    alpha = ALPHA / looks / _CHECKS
     attempts = sorted(_attempts(answers, pairs, limits), key=lambda attempt: attempt.at)
     compared = [Compared.of(pair, limits) for pair in pairs if sound(pair)]
     checks: list[LiveCheck] = [

@@ -5,18 +5,18 @@ stable as long.
 
 While traffic is split, answers of the same time are compared (see ``baton.judge.checks``). The candidate fails
 
-- when it surely ranks slower, its median is above ``latency_limit`` times stable's and ``latency_floor_ms`` longer, and
+- when it surely ranks slower, its median is above ``latency_limit`` times stable's and ``FLOOR_MS`` longer, and
   it likely (nine in ten) ranks slower even than stable would with all of its times at that limit: of few answers, the
   two medians alone may be far apart by luck;
 - or when surely more of its answers than of stable's are slow, and more than one in twenty are, so that its p95 is
-  beyond the limit. Slow is what takes more than ``latency_limit`` times stable's p95, and ``latency_floor_ms`` longer.
+  beyond the limit. Slow is what takes more than ``latency_limit`` times stable's p95, and ``FLOOR_MS`` longer.
 
 It passes only when it likely ranks below stable with all of its times at that limit; until then it holds.
 
 In shadow the candidate is asked after stable has answered, under another load than it will have. There each request is
 compared with itself, and the candidate fails
 
-- when surely most requests took it more than ``latency_limit`` times as long, and ``latency_floor_ms`` longer (sign
+- when surely most requests took it more than ``latency_limit`` times as long, and ``FLOOR_MS`` longer (sign
   test);
 - or when surely more requests are slow with the candidate alone than with stable alone, and its p95 is beyond the limit
   (McNemar's test, exact).
@@ -56,6 +56,8 @@ from baton.judge.checks import (
 )
 from baton.judge.shapes import Answer, LiveLimits, Pair
 
+FLOOR_MS = 5.0
+"""A smaller difference is of no concern to clients, whatever the ratio."""
 _TESTS = 2
 _LIKELY = 0.1
 _QUANTILES = (0.5, 0.95, 0.99)
@@ -123,7 +125,7 @@ def _pace(answers: Sequence[Answer], limits: LiveLimits, alpha: float) -> LiveLa
     figures = _times(stable, weight), _times(candidate, np.ones(candidate.size))
     medians = figures[0].p50_ms, figures[1].p50_ms
     ratio = medians[1] / medians[0]
-    limit = np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)
+    limit = np.maximum(stable * limits.latency_limit, stable + FLOOR_MS)
     if medians[1] > _slow_from(medians[0], limits):
         surely = higher(stable, candidate, where) <= alpha / _TESTS
         surely = surely and higher(limit, candidate, where) <= _LIKELY
@@ -153,7 +155,7 @@ def judge_paired_live_latency(pairs: Sequence[Pair], limits: LiveLimits, alpha: 
     candidate = np.array([_time(pair.outcome, pair.candidate_ms, slowest) for pair in timed])
     figures = _times(stable, np.ones(stable.size)), _times(candidate, np.ones(stable.size))
     ratio = quantile(candidate / stable, 0.5)
-    beyond = int(np.sum(candidate > np.maximum(stable * limits.latency_limit, stable + limits.latency_floor_ms)))
+    beyond = int(np.sum(candidate > np.maximum(stable * limits.latency_limit, stable + FLOOR_MS)))
     if 2 * beyond > stable.size:
         surely = _most(beyond, stable.size) <= alpha / _TESTS
         return _median(Verdict.FAIL if surely else Verdict.HOLD, ratio, figures, limits)
@@ -176,7 +178,7 @@ def _time(outcome: str, took_ms: float | None, slowest: float) -> float:
 
 
 def _slow_from(time_ms: float, limits: LiveLimits) -> float:
-    return max(time_ms * limits.latency_limit, time_ms + limits.latency_floor_ms)
+    return max(time_ms * limits.latency_limit, time_ms + FLOOR_MS)
 
 
 def _most(hits: int, of: int) -> float:

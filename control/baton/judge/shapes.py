@@ -143,34 +143,30 @@ class Pair:
         return self.at - (self.candidate_ms or 0.0) / 1000.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLimits:
-    """What live traffic may show of a candidate; ``baton.judge.live`` says how it is judged."""
+    """What live traffic may show of a candidate (``[services.live]``). ``baton.judge.live`` says how it is judged."""
 
-    min_requests: int = 30
+    min_requests: int
     """Answers of each version, below which errors and latency hold."""
-    min_pairs: int = 30
-    """Pairs, below which scores hold; a kind of request is judged by itself from a third of it on."""
-    max_failures: int = 5
-    max_failures_in_row: int = 3
-    failure_rate: float = 0.01
-    latency_limit: float = 1.5
-    """The candidate's median over stable's; and the multiple of stable's p95 from which an answer counts as slow."""
-    latency_floor_ms: float = 5.0
-    """A difference that is smaller than this is nobody's concern, whatever the ratio."""
-    tolerance: float = 0.001
+    min_pairs: int
+    """Pairs, below which scores hold. A kind of request is judged by itself from a third of it on."""
+    max_failures: int
+    max_failures_in_row: int
+    failure_rate: float
+    latency_limit: float
+    """The candidate's median over stable's. Also the multiple of stable's p95 from which an answer counts as slow."""
+    tolerance: float
     """Release equivalent: the largest difference of a score."""
-    drift_limit: float = 0.35
+    drift_limit: float
     """Release retrained: the mean absolute difference of a score."""
-    top1_agreement: float = 0.4
+    top1_agreement: float
     """Release retrained: the share of requests whose best document is among stable's best."""
-    top1_margin: float = 0.1
-    """So far below its highest score a document is among stable's best."""
-    tau: float = 0.1
+    top1_margin: float
+    """A document is among stable's best up to so far below stable's highest score."""
+    tau: float
     """Release retrained: the mean Kendall tau-b of the two rankings of a request."""
-    crossing_limit: float = 0.25
-    """Release retrained: the share of documents on another side of ``threshold``."""
-    threshold: float | None = None
-    """The score from which clients count a document as relevant; None: they don't, and crossings are not judged."""
-    alpha: float = 0.01
-    """The chance that a candidate within its limits is turned back by bad luck, in the whole rollout."""
+    crossing_limit: float
+    """Release retrained: the share of documents that cross ``threshold``."""
+    threshold: float | None
+    """The score from which clients count a document as relevant; None: they do not, and crossings are not judged."""

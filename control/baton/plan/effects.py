@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Stop
+from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop
 from baton.reasons import Why
 
 
@@ -189,3 +189,8 @@ class Decision:
     def message(self) -> str:
         """One sentence for a person."""
         return str(self.why)
+
+
+def halt(rollout: Rollout, outcome: Outcome, who: str, why: Why, gate: Gate | None = None) -> Decision:
+    """Turn the rollout back."""
+    return Decision(rollout.phase, why, Halt(Stop(outcome, who, why, gate)))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.support.settings import live_limits, rollout_settings
 from tests.support.toy import engine_config
 from tests.unit.judge.test_judge_invariance import Pair as Scored
 from tests.unit.judge.test_judge_live import failing, traffic
@@ -45,8 +46,8 @@ from baton.domain import (
 )
 from baton.errors import TritonError
 from baton.judge import judge_invariance, judge_latency, judge_live, judge_memory, judge_output, judge_warmup
-from baton.judge.shapes import Answer, LiveLimits, Pair
-from baton.plan import Failure, Record, RolloutSettings, ServerView, Sync, View, plan
+from baton.judge.shapes import Answer, Pair
+from baton.plan import Failure, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
@@ -103,7 +104,7 @@ def live(
     shadow_only: bool = False,
     threshold: float | None = None,
 ) -> GateResult:
-    limits = LiveLimits(threshold=threshold)
+    limits = live_limits(threshold=threshold)
     return judge_live(answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=10)
 
 
@@ -158,7 +159,7 @@ def no_traffic(*, golden: bool, on_no_traffic: str = "probe") -> GateResult:
     config = ServiceConfig("ranker", ENGINE, traffic=TrafficConfig(on_no_traffic=on_no_traffic))  # type: ignore[arg-type]
     steering = SplitterClient(config, nothing, {})
     asked: Any = [{}] if golden else []
-    probing = Probing(config, {}, asked, steering, RolloutSettings(), nothing, lambda: 0.0)
+    probing = Probing(config, {}, asked, steering, rollout_settings(), nothing, lambda: 0.0)
     steering.begin(1, "split", 0.0)
     return probing.judge(TOLD_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
 
@@ -185,7 +186,7 @@ def load(state: ModelState | None, *, failed: str = "", after: float = 10.0) -> 
         rollout=rollout,
         failed=failures,
     )
-    effect = plan(view, RolloutSettings()).effect
+    effect = plan(view, rollout_settings()).effect
     assert isinstance(effect, Record), effect
     return effect.result
 

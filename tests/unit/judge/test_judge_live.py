@@ -4,14 +4,15 @@ import json
 from dataclasses import replace
 
 import pytest
+from tests.support.settings import live_limits
 
 from baton.codec import encode
 from baton.domain import Gate, Release, Verdict
 from baton.evidence import Failures, LiveSamples
-from baton.judge import judge_live
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge import judge_live, live_latency
+from baton.judge.shapes import Answer, Pair
 
-LIMITS = LiveLimits()
+LIMITS = live_limits()
 
 
 def traffic(count=400, *, every=4, ms=10.0, candidate_ms=10.0, **more):
@@ -198,10 +199,10 @@ def test_a_slow_candidate_fails():
     assert result.message.startswith("The candidate is slower than the limit: its median is 3.")
 
 
-def test_a_difference_of_milliseconds_is_nobodys_concern():
+def test_a_difference_of_milliseconds_is_nobodys_concern(monkeypatch):
     assert judge(traffic(ms=1.0, candidate_ms=3.0)).verdict is Verdict.PASS
-    limits = replace(LIMITS, latency_floor_ms=1.0)
-    assert judge(traffic(ms=1.0, candidate_ms=3.0), limits=limits).verdict is Verdict.FAIL
+    monkeypatch.setattr(live_latency, "FLOOR_MS", 1.0)
+    assert judge(traffic(ms=1.0, candidate_ms=3.0)).verdict is Verdict.FAIL
 
 
 def test_one_that_looks_slow_holds_until_it_is_sure():

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from tests.support.settings import live_limits
 
 from baton.codec import encode
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.checks import above
 from baton.judge.paired import tau_b
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.shapes import Answer, Pair
 
-LIMITS = LiveLimits(threshold=0.5)
+LIMITS = live_limits(threshold=0.5)
 TEXT, IMAGE = "documents.text,query.text", "documents.image,query.text"
 
 
@@ -67,7 +68,7 @@ def test_an_equivalent_release_that_is_not_fails():
     assert result.limit == LIMITS.tolerance
     assert 0.004 < result.observed <= 0.005
     assert "The candidate is not equivalent: of 100 requests, " in result.message
-    assert judge(shadowed(noise(0.005)), release=Release.EQUIVALENT, limits=LiveLimits(tolerance=0.008)).verdict is (
+    assert judge(shadowed(noise(0.005)), release=Release.EQUIVALENT, limits=live_limits(tolerance=0.008)).verdict is (
         Verdict.PASS
     )
 
@@ -148,7 +149,7 @@ def test_one_that_looks_far_off_holds_until_it_is_sure():
 
 
 def test_crossings_are_judged_where_there_is_a_threshold():
-    names = [each.name for each in judge(shadowed(), limits=LiveLimits()).evidence.checks]
+    names = [each.name for each in judge(shadowed(), limits=live_limits()).evidence.checks]
     assert "crossing" not in names
     assert "crossing" in [each.name for each in judge(shadowed()).evidence.checks]
 

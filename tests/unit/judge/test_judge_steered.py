@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.support.settings import live_limits
 
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.shapes import Answer, Pair
 
-LIMITS = LiveLimits(min_requests=20, min_pairs=20)
+LIMITS = live_limits(min_requests=20, min_pairs=20)
 LOOKS = 12
 RUNS = 5
 SECONDS = 90.0

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.support.settings import rollout_settings
 from tests.unit.plan import rollouts
 from tests.unit.plan.rollouts import READY
 
 from baton.domain import Folder, Kind, ModelState, Outcome, Phase, Step
-from baton.plan import Halt, RolloutSettings, ServerView, SetAlias, Unhealthy, View, plan
+from baton.plan import Halt, ServerView, SetAlias, Unhealthy, View, plan
 from baton.reasons import Reason, because
 
-POLICY = RolloutSettings(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
+POLICY = rollout_settings(steps=(Step(weight=50.0, hold=10.0),), lease=15.0)
 ROLLOUT = replace(rollouts.ROLLOUT, progress=10.0, progressed_at=90.0, renewed_at=99.0)
 
 
@@ -49,7 +50,7 @@ def test_without_an_answer_after_its_last_step_nothing_moves(answered):
 
 
 @pytest.mark.parametrize(
-    ("why", "settings"), [({"full": True}, POLICY), ({"progressed_at": None}, RolloutSettings(steps=()))]
+    ("why", "settings"), [({"full": True}, POLICY), ({"progressed_at": None}, rollout_settings(steps=()))]
 )
 def test_so_it_is_without_steps(why, settings):
     rollout = replace(ROLLOUT, **why)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from tests.support.settings import rollout_settings
 from tests.unit.plan.world import ENGINE, Behaviour, World
 
 from baton.domain import Gate, Outcome, Phase, Step
-from baton.plan import RolloutSettings, plan, rollout
+from baton.plan import plan
+from baton.plan.phases import PHASES as HANDLERS
+from baton.plan.view import Failure, backoff
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
-POLICY = RolloutSettings(
+POLICY = rollout_settings(
     keep_previous=KEEP_S,
     settle=0.0,
     load_timeout=LOAD_S,
@@ -127,14 +131,14 @@ FAULTS: tuple[Callable[[World], None], ...] = (
     folder_changes,
     gates_can_t_be_asked,
 )
-PHASES = tuple(rollout.PHASES)
+PHASES = tuple(HANDLERS)
 
 
 def under_way(until: Phase) -> World:
     """A world in which the rollout of version 2 has just come to the phase."""
     manual = until is Phase.WAITING
     steps = (Step(5.0, hold=5.0), Step(pause=True), *POLICY.steps) if manual else POLICY.steps
-    world = World(plan, 2, RolloutSettings(**{f: getattr(POLICY, f) for f in POLICY.__slots__} | {"steps": steps}))
+    world = World(plan, 2, replace(POLICY, steps=steps))
     world.files.put(1, world.now)
     world.run()
     world.files.put(2, world.now)
@@ -175,7 +179,7 @@ def test_it_ends_or_says_what_ends_it(fault, phase):
     fault(world)
     if stands(world, LONGEST_S):
         assert told(world), stood(world)
-        assert world.view().silent() or phase is Phase.WAITING or fault is folder_changes, stood(world)
+        assert world.view().unreachable() or phase is Phase.WAITING or fault is folder_changes, stood(world)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -189,7 +193,7 @@ def test_an_abort_ends_it_or_says_what_is_waited_for(fault, phase):
     world.abort()
     if stands(world, LONGEST_S):
         assert told(world), stood(world)
-        assert world.view().silent(), stood(world)
+        assert world.view().unreachable(), stood(world)
 
 
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.VALIDATING, Phase.SHIFTING, Phase.BAKING, Phase.RETIRING])
@@ -208,3 +212,9 @@ def test_the_next_rollout_is_not_held_up_in_silence(fault, phase):
     done = [r for r in world.history if r.candidate == 3]
     assert done or told(world), world.decision.message
     assert not any(r.outcome is Outcome.REJECTED for r in done), "no fault of the version's"
+
+
+def test_an_effect_that_has_failed_for_days_is_tried_every_30_s():
+    failure = Failure(at=100.0, count=5000, message="refused", refused=True)
+    assert backoff(failure, 129.0)
+    assert not backoff(failure, 130.0)

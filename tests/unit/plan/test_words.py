@@ -6,16 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.settings import rollout_settings
 from tests.unit.plan import rollouts
 from tests.unit.plan.rollouts import READY
 
 from baton.domain import FILE_GATES, GATES_OF, Folder, Gate, GateResult, Kind, Outcome, Phase, Step, Stop, Verdict
 from baton.evidence import LiveEvidence, LiveSamples
-from baton.plan import Ask, Decision, End, Failure, RolloutSettings, ServerView, View, plan
+from baton.plan import Ask, Decision, End, Failure, ServerView, View, plan
 from baton.reasons import Reason, because
 
-SHADOW = RolloutSettings(steps=(Step(weight=50.0, hold=10.0),), shadow_share=25.0, shadow_for=30.0)
-PAUSE = RolloutSettings(steps=(Step(weight=50.0, hold=10.0), Step(pause=True)))
+SHADOW = rollout_settings(steps=(Step(weight=50.0, hold=10.0),), shadow_share=25.0, shadow_for=30.0)
+PAUSE = rollout_settings(steps=(Step(weight=50.0, hold=10.0), Step(pause=True)))
 PASSED = {gate: GateResult(gate, Verdict.PASS, "passed") for gate in GATES_OF[Kind.ROLLOUT]}
 ROLLOUT = replace(rollouts.ROLLOUT, gates=PASSED)
 
@@ -77,12 +78,12 @@ def test_who_let_it_past_a_pause(rollout, settings, words):
 @pytest.mark.parametrize(
     ("given", "settings", "words"),
     [
-        ({}, RolloutSettings(keep_previous=40.0), "Version 1 was kept for its time."),
-        ({}, RolloutSettings(keep_previous=0.0), "Version 1 is not kept: keep_previous is 0."),
-        ({"loaded": (2,), "folders": {2: Folder("2", 2, "f2")}}, RolloutSettings(keep_previous=40.0),
+        ({}, rollout_settings(keep_previous=40.0), "Version 1 was kept for its time."),
+        ({}, rollout_settings(keep_previous=0.0), "Version 1 is not kept: keep_previous is 0."),
+        ({"loaded": (2,), "folders": {2: Folder("2", 2, "f2")}}, rollout_settings(keep_previous=40.0),
          "Version 1, which was to be kept for an instant way back, is not loaded any more."),
         ({"folders": {v: Folder(str(v), v, f"f{v}", quiet_since=0.0) for v in (1, 2, 3)}},
-         RolloutSettings(keep_previous=90.0, supersede=True), "Version 1 is kept no longer: a newer version arrived"),
+         rollout_settings(keep_previous=90.0, supersede=True), "Version 1 is kept no longer: a newer version arrived"),
     ],
 )  # fmt: skip
 def test_what_was_kept(given, settings, words):
@@ -93,15 +94,17 @@ def test_what_was_kept(given, settings, words):
 
 def test_a_way_back_that_is_not_loaded_is_not_instant():
     baking = replace(ROLLOUT, phase=Phase.BAKING)
-    there = plan(view(baking, at=2), RolloutSettings(keep_previous=90.0))
+    there = plan(view(baking, at=2), rollout_settings(keep_previous=90.0))
     assert there.message == "Version 2 serves; version 1 stays loaded for an instant way back for 40 s more."
-    gone = plan(view(baking, at=2, loaded=(2,), folders={2: Folder("2", 2, "f2")}), RolloutSettings(keep_previous=90.0))
+    gone = plan(
+        view(baking, at=2, loaded=(2,), folders={2: Folder("2", 2, "f2")}), rollout_settings(keep_previous=90.0)
+    )
     assert "version 1 is not loaded, so the way back takes as long as a load." in gone.message
 
 
 def test_after_a_rollback_nothing_was_kept_for_its_time():
     back = replace(ROLLOUT, kind=Kind.ROLLBACK, phase=Phase.BAKING, candidate=1, previous=2)
-    decision = plan(view(back, at=1), RolloutSettings(keep_previous=90.0))
+    decision = plan(view(back, at=1), rollout_settings(keep_previous=90.0))
     assert str(decision.effect.why) == "Version 2 is not kept: a person went back from it."
 
 
@@ -118,7 +121,7 @@ def test_after_a_rollback_nothing_was_kept_for_its_time():
     ],
 )  # fmt: skip
 def test_a_gate_that_was_skipped_has_not_passed(rollout, words):
-    settings = RolloutSettings(automatic=False)
+    settings = rollout_settings(automatic=False)
 
     def said(gates: dict[Gate, GateResult]) -> str:
         check = rollout["phase"] is Phase.RETIRING
@@ -132,36 +135,36 @@ def test_a_gate_that_was_skipped_has_not_passed(rollout, words):
 
 def test_room_that_nobody_measured():
     gates = {g: r for g, r in skipped(Gate.CAPACITY).items() if g in FILE_GATES}
-    decision = plan(view(replace(ROLLOUT, phase=Phase.VERIFYING, gates=gates), loaded=(1,)), RolloutSettings())
+    decision = plan(view(replace(ROLLOUT, phase=Phase.VERIFYING, gates=gates), loaded=(1,)), rollout_settings())
     assert decision.message == "The files are whole and fit; whether there is room for them could not be told."
 
 
 def test_a_gate_that_could_not_be_asked_does_not_look_at_anything():
     rollout = replace(ROLLOUT, phase=Phase.VALIDATING, gates={})
     failed = {Ask(Gate.WARMUP): Failure(99.9, 1, "Triton, server s0, does not answer.", refused=False)}
-    decision = plan(view(rollout, failed=failed), RolloutSettings())
+    decision = plan(view(rollout, failed=failed), rollout_settings())
     assert decision.message.startswith("Gate warmup could not look at version 2")
     assert "Triton, server s0, does not answer." in decision.message
-    assert plan(view(rollout), RolloutSettings()).message == "Gate warmup looks at version 2."
-    running = plan(view(rollout, failed=failed, running=frozenset({Ask(Gate.WARMUP)})), RolloutSettings())
+    assert plan(view(rollout), rollout_settings()).message == "Gate warmup looks at version 2."
+    running = plan(view(rollout, failed=failed, running=frozenset({Ask(Gate.WARMUP)})), rollout_settings())
     assert running.message == "Gate warmup looks at version 2."
 
 
 def test_what_serves_where_a_server_is_silent():
     silent = ServerView("s1", live=False, reason="It is away.")
     empty = view(None, at=None, loaded=())
-    assert plan(replace(empty, servers=(*empty.servers, silent)), RolloutSettings()).message.endswith(
+    assert plan(replace(empty, servers=(*empty.servers, silent)), rollout_settings()).message.endswith(
         "No version serves."
     )
     one = view(None, loaded=(1,))
-    decision = plan(replace(one, servers=(*one.servers, silent)), RolloutSettings())
+    decision = plan(replace(one, servers=(*one.servers, silent)), rollout_settings())
     assert decision.message.endswith("Version 1 serves on the others.")
 
 
 def test_a_folder_that_is_cut_off_is_not_called_complete():
     cut = Folder("2", 2, "f2", missing=("the end of model.safetensors",), cut=True)
     folders = {1: Folder("1", 1, "f1"), 2: cut}
-    decision = plan(view(None, loaded=(1,), folders=folders, version_policy=frozenset({1})), RolloutSettings())
+    decision = plan(view(None, loaded=(1,), folders=folders, version_policy=frozenset({1})), rollout_settings())
     assert str(decision.effect.why) == "a new version folder is there, cut off, and nothing more of it arrives"
 
 
@@ -173,7 +176,7 @@ def test_what_came_in_place_of_a_lost_version_is_not_the_first():
         previous=None,
         stop=Stop(Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann")),
     )
-    decision = plan(view(rollout, at=2, loaded=(2,)), RolloutSettings())
+    decision = plan(view(rollout, at=2, loaded=(2,)), rollout_settings())
     assert decision.message == "Version 2 goes; there is none to go back to."
 
 
@@ -182,7 +185,7 @@ def test_golden_requests_are_named_while_they_stand_in():
     seen = view(rollout)
     server = replace(seen.servers[0], split=True, splitter=READY.state, steered=99.9)
     seen = replace(seen, split=True, splitter=1, servers=(server,))
-    settings = RolloutSettings(steps=(Step(weight=50.0, hold=60.0),))
+    settings = rollout_settings(steps=(Step(weight=50.0, hold=60.0),))
     for gate, more in ((live(synthetic=21)[Gate.LIVE], True), (live()[Gate.LIVE], False)):
         message = plan(replace(seen, live_gate=gate), settings).message
         assert message.startswith("Version 2 has 50 % of traffic.")

@@ -179,7 +179,8 @@ class Gates:
         skipped = "The comparison was skipped, for the service has no golden set"
         if asked is not None:
             scores = asked.score_golden(infer, version, cancelled=cancelled, timeout_s=timeout)
-            result = judge.judge_output(rollout.release, None, scores, {}, version=version)
+            limits = {"tolerance": self._limits.output_tolerance, "ndcg_margin": self._limits.ndcg_margin}
+            result = judge.judge_output(rollout.release, None, scores, {}, version=version, **limits)
             if result.verdict is Verdict.PASS:
                 count = sum(len(case.scores) for case in scores)
                 message = f"{skipped}; {count} scores of {len(scores)} built-in requests are sane on {name}."

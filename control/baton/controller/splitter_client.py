@@ -25,7 +25,7 @@ from baton.controller.settings import live_limits
 from baton.domain import Gate, GateResult, Release, Route, Verdict
 from baton.errors import InvalidRequest, NotSteered, TritonError
 from baton.facts import Counted, Requests, SplitterStatus
-from baton.judge.paired import sound
+from baton.judge.paired import comparable
 from baton.judge.shapes import Answer, Pair
 from baton.triton.key import Caps
 from baton.triton.port import Tensors, Triton
@@ -298,7 +298,7 @@ class SplitterClient:
         limits = replace(self._limits, min_pairs=min(self._limits.min_pairs, golden))
         counted = {id(pair) for pair in latest.values()}
         # Of good ones that were asked again since, only the times count.
-        again = [id(pair) for pair in pairs if sound(pair) and id(pair) not in counted]
+        again = [id(pair) for pair in pairs if comparable(pair) and id(pair) not in counted]
         pairs = [replace(pair, stable=(), candidate=()) if id(pair) in again else pair for pair in pairs]
         result = judge.judge_live(
             answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=self._looks,

@@ -1,4 +1,4 @@
-"""The gate ``output``: are the scores sane, and are they what the release says they are?"""
+"""The gate ``output``: are the golden scores sane, and as the release promises?"""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from baton.judge.ndcg import mean_ndcg_at_10
 from baton.judge.shapes import CaseScores
 
 _SAME = 1e-6
-"""Scores nearer than this count as tied; FP32 rounding is 6e-8, two different documents are further apart."""
+"""Scores nearer than this count as tied. FP32 rounding is 6e-8; two different documents are further apart."""
 _NEARLY_ALL = 0.9
 _KIND_CASES = 3
-"""From so many cases on, a kind all of whose cases are tied fails by itself: the vision tower may be broken alone."""
+"""A kind with so many cases, all of them tied, fails by itself: the vision tower alone may be broken."""
 _RETRAINED_FACTOR = 10.0
-"""Differences above this many tolerances do not come from another precision or layout (0.008 at most was seen between
-layouts, 0.007 between bf16 and fp32), but from other weights."""
+"""Differences above so many tolerances come from other weights, and not from another precision or layout (at most 0.008
+was seen between layouts, 0.007 between bf16 and fp32)."""
 _ROUNDING = 1e-9
 
 
@@ -30,14 +30,14 @@ def judge_output(
     candidate: Sequence[CaseScores],
     relevance: Mapping[str, Sequence[int]],
     *,
-    tolerance: float = 0.001,
-    ndcg_margin: float = 0.01,
+    tolerance: float,
+    ndcg_margin: float,
     version: int | None = None,
 ) -> GateResult:
     """Judge the candidate's golden scores against the stable version's.
 
-    ``stable`` is None when there is no stable version: then only sanity is judged. ``relevance`` holds, by case, one
-    grade (0 and up) for each document of the labelled cases. ``version`` is the candidate's number, for the message.
+    ``stable`` is None without a stable version: then only sanity is judged. ``relevance`` has, for each labelled case,
+    a grade of 0 and up for each document. ``version`` is the candidate's number, for the message.
 
     ``observed`` is the largest difference of a score for an equivalent release, the candidate's mean NDCG@10 for a
     retrained one, and None when sanity already failed.
@@ -160,7 +160,7 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
 
 
 def _tied(scores: Sequence[float]) -> bool:
-    """Whether nearly all documents lie within ``_SAME`` of one another, as when all are saturated at 0 or 1."""
+    """Whether nearly all scores lie within ``_SAME`` of one another, as when all are saturated at 0 or 1."""
     ordered = sorted(scores)
     span = math.ceil(_NEARLY_ALL * len(ordered))
     return any(ordered[i + span - 1] - ordered[i] <= _SAME for i in range(len(ordered) - span + 1))

@@ -1,7 +1,4 @@
-"""What the verdicts ask of the measurements they are given, by shape; the probes' own classes fit.
-
-What live traffic is judged by comes from no probe, so its classes stand here.
-"""
+"""The measurements that the judges take: protocols, which the probes' classes fit, and the samples of live traffic."""
 
 from __future__ import annotations
 
@@ -73,14 +70,14 @@ class WarmupSamples(Protocol):
 class Answer:
     """One attempt of one version to answer a live request, as the splitter saw it; ``at`` is its end.
 
-    A ``refused`` attempt never reached the version (bulkhead full, or the breaker open). A ``client_error`` is an error
-    that stable gave, too; all of stable's own are called so, as nobody else is asked. ``took_ms`` is None where nothing
-    was measured, and for a ``late`` attempt the time that it was waited for; ``top`` and ``mean`` are of the scores,
-    None where there are none.
+    A ``refused`` attempt never reached the version (bulkhead full, or breaker open). A ``client_error`` is an error
+    that stable gave, too; all of stable's own are called so, since nobody else is asked. ``took_ms`` is None where
+    nothing was measured; for a ``late`` attempt it is how long the splitter waited. ``top`` and ``mean`` are of the
+    scores, None where there are none. ``size`` is bytes of inputs.
 
-    ``again`` says that its id was used before in this split, so that its sender could know where it goes. ``stable_ms``
-    is what the very same request took stable, where the candidate had failed or was late. ``size`` is bytes of inputs.
-    ``hurried`` says that it failed for want of time, of which its client had allowed so little.
+    ``again``: its id was used before in this split, so that its sender could know where it goes. ``stable_ms`` is what
+    the same request took stable, where the candidate had failed or was late. ``hurried``: it failed because its client
+    allowed so little time.
     """
 
     at: float
@@ -100,7 +97,7 @@ class Answer:
 
     @property
     def long(self) -> bool:
-        """Whether it was late, and the very same request took stable as long: that is the request's doing."""
+        """Whether it was late, and took stable as long: that is the request's doing."""
         return self.outcome == "late" and self.stable_ms is not None and self.stable_ms >= (self.took_ms or 0.0)
 
     @property
@@ -110,11 +107,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One live request that stable answered and the candidate was asked in its shadow; nobody saw the second answer.
+    """One live request that stable answered and that was mirrored to the candidate, whose answer nobody saw.
 
     ``kind`` says what the request was made of (``documents.image,query.text``). Scores are in document order, empty
-    where there are none. A ``dropped`` one was never asked. ``digest`` is the same for the very same texts, empty where
-    that is not known.
+    where there are none. A ``dropped`` one was never asked. ``digest`` is the same for the same texts, empty where it
+    is not known.
     """
 
     at: float
@@ -133,7 +130,7 @@ class Pair:
 
     @property
     def long(self) -> bool:
-        """As of an answer; where it is not known when the candidate was given up, it is the candidate's doing."""
+        """As of an answer. Where one of the times is not known, it is the candidate's doing."""
         known = self.candidate_ms is not None and self.stable_ms is not None
         return self.outcome == "late" and known and (self.stable_ms or 0.0) >= (self.candidate_ms or 0.0)
 

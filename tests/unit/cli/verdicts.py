@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support.settings import live_limits, rollout_settings
+from tests.support.settings import (
+    judge_invariance,
+    judge_latency,
+    judge_memory,
+    judge_output,
+    judge_warmup,
+    live_limits,
+    rollout_settings,
+)
 from tests.support.toy import engine_config
 from tests.unit.judge.test_judge_invariance import Pair as Scored
 from tests.unit.judge.test_judge_live import failing, traffic
@@ -45,7 +53,7 @@ from baton.domain import (
     TensorSpec,
 )
 from baton.errors import TritonError
-from baton.judge import judge_invariance, judge_latency, judge_live, judge_memory, judge_output, judge_warmup
+from baton.judge import judge_live
 from baton.judge.shapes import Answer, Pair
 from baton.plan import Failure, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model

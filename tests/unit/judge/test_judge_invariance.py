@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.settings import judge_invariance
 
 from baton.domain import Gate, Verdict
-from baton.judge import judge_invariance
 
 
 @dataclass(frozen=True)

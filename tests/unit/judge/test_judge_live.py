@@ -90,15 +90,15 @@ def test_a_good_candidate_passes_and_the_message_says_by_what():
 def test_nothing_is_no_evidence():
     result = judge()
     assert result.verdict is Verdict.HOLD
-    assert "at least 30 requests are needed" in result.message
+    assert "at least 20 requests are needed" in result.message
     assert judge(shadow_only=True).verdict is Verdict.HOLD
     assert judge(traffic(every=1)).verdict is Verdict.HOLD
 
 
 def test_too_little_traffic_holds_and_says_how_much_there_is():
-    result = judge(traffic(100))
+    result = judge(traffic(60))
     assert result.verdict is Verdict.HOLD
-    assert "failed 0 of 25 requests" in result.message
+    assert "failed 0 of 15 requests" in result.message
     assert check(result, "latency").verdict == "hold"
     assert check(result, "distributions").verdict == "hold"
 

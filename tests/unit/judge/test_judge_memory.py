@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.settings import judge_memory
 
 from baton.codec import encode
 from baton.domain import Gate, Verdict
-from baton.judge import judge_memory
 
 MIB = 2.0**20
 

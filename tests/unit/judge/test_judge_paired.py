@@ -11,7 +11,7 @@ from tests.support.settings import live_limits
 from baton.codec import encode
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
-from baton.judge.checks import above
+from baton.judge.checks import p_mean_above
 from baton.judge.paired import tau_b
 from baton.judge.shapes import Answer, Pair
 
@@ -125,20 +125,20 @@ def test_the_direction_of_the_drift_is_a_figure_and_no_reason_to_fail():
 
 
 def test_a_version_that_is_wrong_about_images_alone_is_caught_and_the_kind_is_named():
-    pairs = [*shadowed(noise(0.05), count=285), *shadowed(upside_down, count=15, kind=IMAGE, seed=8)]
+    pairs = [*shadowed(noise(0.05), count=288), *shadowed(upside_down, count=15, kind=IMAGE, seed=8)]
     result = judge(pairs)
     assert result.verdict is Verdict.FAIL
     assert IMAGE in result.message
     assert "over 15 requests" in result.message
     assert {pair.kind for pair in result.evidence.worst} == {IMAGE}
-    same = [*shadowed(count=285), *shadowed(noise(0.005), count=15, kind=IMAGE, seed=8)]
+    same = [*shadowed(count=288), *shadowed(noise(0.005), count=15, kind=IMAGE, seed=8)]
     result = judge(same, release=Release.EQUIVALENT)
     assert result.verdict is Verdict.FAIL
     assert f"of 15 requests of kind {IMAGE}" in result.message
 
 
 def test_too_few_requests_of_a_kind_do_not_fail_it():
-    pairs = [*shadowed(noise(0.05), count=285), *shadowed(upside_down, count=9, kind=IMAGE, seed=8)]
+    pairs = [*shadowed(noise(0.05), count=288), *shadowed(upside_down, count=6, kind=IMAGE, seed=8)]
     assert judge(pairs).verdict is Verdict.PASS
 
 
@@ -240,7 +240,7 @@ def test_without_pairs_a_moderate_distance_is_a_retrained_releases_right():
 def test_with_pairs_enough_the_pairs_are_judged_and_else_the_answers():
     names = [c.name for c in judge(shadowed(), answers=own(), shadow_only=False).evidence.checks]
     assert "drift" in names
-    names = [c.name for c in judge(shadowed(count=29), answers=own(), shadow_only=False).evidence.checks]
+    names = [c.name for c in judge(shadowed(count=19), answers=own(), shadow_only=False).evidence.checks]
     assert names == ["errors", "latency", "distributions"]
 
 
@@ -266,10 +266,10 @@ def test_tau_b_is_kendalls():
 
 def test_few_values_that_are_all_alike_are_no_proof():
     # Ten draws of a coin that shows 1 in 60 % of all cases are all 1 once in 165 times.
-    assert above(np.ones(10), 0.6) == pytest.approx(0.6**10)
-    assert above(np.full(10, 0.5), 0.6) == 1.0
+    assert p_mean_above(np.ones(10), 0.6) == pytest.approx(0.6**10)
+    assert p_mean_above(np.full(10, 0.5), 0.6) == 1.0
     spread = np.linspace(0.5, 0.9, 40)
-    assert above(spread, 0.6) == pytest.approx(stats.ttest_1samp(spread, 0.6, alternative="greater").pvalue)
+    assert p_mean_above(spread, 0.6) == pytest.approx(stats.ttest_1samp(spread, 0.6, alternative="greater").pvalue)
 
 
 def test_of_several_relevant_documents_any_may_come_first():

@@ -20,7 +20,7 @@ from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.shapes import Answer, Pair
 
-LIMITS = live_limits(min_requests=20, min_pairs=20)
+LIMITS = live_limits()
 LOOKS = 12
 RUNS = 5
 SECONDS = 90.0

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.settings import judge_latency, judge_warmup
 
 from baton.codec import encode
 from baton.domain import Gate, Verdict
-from baton.judge import judge_latency, judge_warmup
 
 
 @dataclass(frozen=True)

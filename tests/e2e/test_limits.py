@@ -73,7 +73,7 @@ def test_files_that_are_ahead_of_the_clock(st: Stage) -> None:
 
 def test_a_python_package_that_is_not_there(st: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The version is not refused for it, and goes live by itself once the machine is mended."""
-    monkeypatch.setattr(loading, "MACHINE_REST_S", 1.0)
+    monkeypatch.setattr(loading, "SERVER_RETRY_S", 1.0)
     model = st.servers[0].backend_directory / "toy_reranker" / "model.py"
     if model.parent.is_symlink():  # the test's own copy: the next server must not meet it
         whole = model.parent.resolve()

@@ -178,7 +178,7 @@ def test_another_question_to_what_was_given_up_is_found(monkeypatch):
 
 
 def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):
-    monkeypatch.setattr(planning, "name_what_serves", lambda _view: None)
+    monkeypatch.setattr(planning, "repair_version_policy", lambda _view: None)
     with split() as yard, pytest.raises(Broken, match="lacks the alias's version"):
         happen(yard, edit(ENGINE, 8, 1), *[move("calm")] * 2, move("skip"), move("calm"))
 

@@ -536,7 +536,7 @@ def test_one_whose_route_may_have_come_is_nobody_else(place, plane, monkeypatch)
 
     place.now += 10.0
     monkeypatch.setattr(FakeSplitter, "control", answers_too_late)
-    monkeypatch.setattr(traffic, "SILENT_TRIES", 100)
+    monkeypatch.setattr(traffic, "UNANSWERED_ROUTES", 100)
     seen = turns(place, plane, 30)
     assert not lost
     assert [s["problems"] for s in seen if any("did not send" in p for p in s["problems"])] == []

@@ -99,10 +99,10 @@ def p_more_often(stable: Flags, candidate: Flags, where: Slices) -> float:
     least = 0
     for part in np.unique(where[1]):
         before, after = stable[where[0] == part], candidate[where[1] == part]
-        both, hits, drawn = before.size + after.size, int(before.sum() + after.sum()), after.size
-        low, high = max(0, drawn + hits - both), min(drawn, hits)
+        both, hits, draws = before.size + after.size, int(before.sum() + after.sum()), after.size
+        low, high = max(0, draws + hits - both), min(draws, hits)
         least += low
-        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, drawn))
+        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, draws))
     return min(float(chances[int(candidate.sum()) - least :].sum()), 1.0)
 
 

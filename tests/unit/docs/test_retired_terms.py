@@ -52,6 +52,12 @@ IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
         "_hopeless": "previous_unrecoverable",
         "tether": "exec_wrapper",
         "PaceCheck": "LiveLatencyCheck",
+        "hold_reason": "loads_blocked",
+        "name_what_serves": "repair_version_policy",
+        "drop_all_but": "unload_all_but",
+        "drop_extra": "unload_unnamed",
+        "Crowd": "RepeatedIdLoad",
+        "at_the_same_time": "simultaneous",
     },
     ENGINE: {
         "Turns": "Scheduler",

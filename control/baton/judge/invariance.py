@@ -43,7 +43,11 @@ def judge_invariance(
                 message = f"Case {pair.case}, documents[{pair.document}] scores {score} {where}, which is not in 0..1."
                 evidence = replace(evidence, case=pair.case, document=pair.document)
                 return GateResult(Gate.INVARIANCE, Verdict.FAIL, message, None, limit, evidence=evidence)
-    distance = _logit_distance if precision == "half" else _score_distance
+
+    def distance(pair: ScorePair) -> float:
+        alone, mixed = (_logit(s) if precision == "half" else s for s in (pair.alone, pair.mixed))
+        return abs(alone - mixed)
+
     worst = max(pairs, key=distance)
     observed = distance(worst)
     verdict = Verdict.PASS if observed <= limit else Verdict.FAIL
@@ -62,14 +66,6 @@ def judge_invariance(
         beyond=sum(distance(pair) > limit for pair in pairs),
     )
     return GateResult(Gate.INVARIANCE, verdict, message, observed, limit, evidence=evidence)
-
-
-def _score_distance(pair: ScorePair) -> float:
-    return abs(pair.alone - pair.mixed)
-
-
-def _logit_distance(pair: ScorePair) -> float:
-    return abs(_logit(pair.alone) - _logit(pair.mixed))
 
 
 def _logit(score: float) -> float:

@@ -50,21 +50,6 @@ def sync(view: View, phase: Phase, server: ServerView, model: Model, doing: Why)
     return Decision(phase, doing.on(server.name), effect)
 
 
-def point_alias(view: View, phase: Phase, version: int) -> Decision | None:
-    """Bring the alias of every answering server to ``version``, which its files name already. None when that is so.
-
-    A server on which the version is not READY is left alone: Triton takes an alias down that is loaded without its
-    engine version.
-    """
-    behind = [s for s in view.live() if not view.alias_matches(s)]
-    for server in behind:
-        if version in server.ready():
-            decision = sync(view, phase, server, Model.ALIAS, moving(view))
-            if decision.effect is not None or server is behind[-1]:
-                return decision
-    return Decision(phase, because(Reason.NOT_READY, version=version, server=behind[0].name)) if behind else None
-
-
 def converge_alias(view: View, phase: Phase) -> Decision | None:
     """Bring the alias to what its files say on every answering server, also when they say that there is none.
 

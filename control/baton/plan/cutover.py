@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baton.domain import Gate, Model, Outcome, Phase, Rollout
 from baton.evidence import synthetic
-from baton.plan.converge import load, point_alias
+from baton.plan.converge import converge_alias, load
 from baton.plan.effects import Advance, Decision, SetAlias, SetPolicy, halt
 from baton.plan.health import awaiting_probe
 from baton.plan.traffic import progress_traffic, shadowed
@@ -32,7 +32,7 @@ def shifting(view: View, rollout: Rollout, settings: RolloutSettings) -> Decisio
         if (refusal := view.load_refusal(server, Model.ALIAS)) is not None:
             why = because(Reason.ALIAS_NOT_MOVED, server=server.name, error=failure_text(refusal))
             return halt(rollout, Outcome.ROLLED_BACK, "engine", why)
-    if (moving := load(view, phase, version) or point_alias(view, phase, version)) is not None:
+    if (moving := load(view, phase, version) or converge_alias(view, phase)) is not None:
         return moving
     if view.unreachable():
         return Decision(phase, because(Reason.SERVES_WHERE_ANSWERED, version=version, servers=view.unreachable()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baton.domain import Kind, Model, Outcome, Phase, Rollout
-from baton.plan.converge import load, point_alias, unload_all_but
+from baton.plan.converge import converge_alias, load, unload_all_but
 from baton.plan.effects import Advance, Decision, End, SetPolicy
 from baton.plan.gates import skipped
 from baton.plan.loading import served_without_alias
@@ -42,7 +42,7 @@ def baking(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision:
 
 def _serve(view: View, phase: Phase, version: int) -> Decision | None:
     """The alias leads to the version on every answering server, without the splitter. None when that is so."""
-    return load(view, phase, version) or point_alias(view, phase, version) or unload_splitter(view, phase)
+    return load(view, phase, version) or converge_alias(view, phase) or unload_splitter(view, phase)
 
 
 def _reload_standby(view: View, rollout: Rollout, previous: int) -> Decision | None:

@@ -239,14 +239,13 @@ def unload_splitter(view: View, phase: Phase) -> Decision | None:
     Only where the alias no longer leads to it: Triton takes an alias down with what it leads to (seen on 24.10). A load
     call that is under way may bring a splitter that nobody sees yet, so it is waited for.
     """
-    for server in view.live():
-        if server.splitter not in (None, ModelState.UNLOADING) and not server.split:
-            if view.splitter is not None:
-                return Decision(phase, because(Reason.REMOVING_SPLITTER_FILES), SetSplitter(None))
-            decision = sync(view, phase, server, Model.SPLITTER, because(Reason.REMOVING_SPLITTER))
-            if decision.effect is not None:
-                return decision
-    if view.splitter is not None and not view.split and not any(s.split for s in view.live()):
+    unused = [s for s in view.live() if s.splitter not in (None, ModelState.UNLOADING) and not s.split]
+    used = view.split or any(s.split for s in view.live())
+    if view.splitter is not None and (unused or not used):
         return Decision(phase, because(Reason.REMOVING_SPLITTER_FILES), SetSplitter(None))
+    for server in unused:
+        decision = sync(view, phase, server, Model.SPLITTER, because(Reason.REMOVING_SPLITTER))
+        if decision.effect is not None:
+            return decision
     called = ", ".join(s.name for s in view.live() if Sync(s.name, Model.SPLITTER) in view.running)
     return Decision(phase, because(Reason.REMOVING_SPLITTER).on(called)) if called else None

@@ -104,7 +104,7 @@ def attacked(st: Stage, **toy: Any) -> Iterator[tuple[Traffic, Attack]]:
 
 def test_heavy_requests_to_the_candidate_alone_hold_a_good_version_for_as_long_as_they_come(st: Stage) -> None:
     with attacked(st) as (traffic, attack):
-        message = st.wait_message("hangs on requests whose ids were used before")
+        message = st.wait_message("it fails only by requests whose ids were used before")
         assert "Holding" in message
         met = attack.met
         until(lambda: attack.met >= met + 20, "more of them")
@@ -118,7 +118,7 @@ def test_heavy_requests_to_the_candidate_alone_hold_a_good_version_for_as_long_a
 def test_a_version_that_fails_is_turned_back_all_the_same(st: Stage, tmp_path: Path) -> None:
     switch = tmp_path / "now"
     with attacked(st, error_rate=0.3, only_if=str(switch)) as (traffic, _attack):
-        st.wait_message("hangs on requests whose ids were used before")
+        st.wait_message("it fails only by requests whose ids were used before")
         switch.touch()
         row = st.wait_end(2)
         assert row["outcome"] == "rolled_back"

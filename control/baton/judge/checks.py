@@ -48,7 +48,7 @@ def hold_for_source(check: C, source: str, rest: str = "") -> C:
     of the check without that source.
     """
     without = f"; without them: {rest}" if rest else ""
-    message = f"the verdict hangs on {source}{without}; with them: {check.message}"
+    message = f"held, since it fails only by {source}{without}; with them: {check.message}"
     return replace(check, verdict=Verdict.HOLD, message=message, hangs_on=source)
 
 

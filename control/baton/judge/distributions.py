@@ -62,7 +62,7 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     failed = any(far > limit and chance <= alpha / 2 for far, chance in zip(distances, chances, strict=True))
     return DistributionsCheck(
         verdict=Verdict.FAIL if failed else Verdict.PASS,
-        message=f"the candidate scores otherwise: {message}" if failed else message,
+        message=f"the candidate's scores are distributed differently: {message}" if failed else message,
         observed=distances[which],
         limit=limit,
         stable=counts[0],

@@ -151,10 +151,10 @@ def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> E
         sources.append(f"{REPEATED_IDS}: {crowded} of the candidate's late answers came while it was busy with them")
     if hurried:
         sources.append(
-            f"requests with a timeout of their own: the candidate failed {hurried} for want of time, and who allows "
-            f"how much can choose when it is too little"
+            f"requests with a timeout of their own, which their senders choose: the candidate failed {hurried} of them "
+            f"because the timeout was over"
         )
-    return hold_for_source(check, "; and on ".join(sources))
+    return hold_for_source(check, "; and by ".join(sources))
 
 
 def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> ErrorsCheck:

@@ -154,7 +154,7 @@ def test_a_client_that_sends_heavy_requests_to_the_candidate_alone_turns_no_good
 def test_it_says_what_the_verdict_hangs_on():
     result, _ = rolled(runs(1)[0])
     assert result.verdict is Verdict.HOLD
-    assert "hangs on requests whose ids were used before" in result.message
+    assert "it fails only by requests whose ids were used before" in result.message
 
 
 def say(what):
@@ -249,7 +249,7 @@ def one_size():
 def test_slow_answers_to_requests_of_one_size_alone_hold_and_say_so():
     one = judge(one_size())
     assert one.verdict is Verdict.HOLD
-    assert "hangs on requests of 65536 to 131071 bytes: 30 of 30 slow answers" in one.message
+    assert "it fails only by requests of 65536 to 131071 bytes: 30 of 30 slow answers" in one.message
     spread = [replace(a, size=1000 << i % 5) for i, a in enumerate(one_size())]
     assert judge(spread).verdict is Verdict.FAIL
 
@@ -265,7 +265,7 @@ def test_a_client_that_asks_the_candidate_for_other_scores_turns_no_version_back
     # With ids used before alone: no proof of either.
     told = judge([replace(a, again=True) for a in (*of_all, *low)])
     assert told.verdict is Verdict.HOLD
-    assert "hangs on requests whose ids were used before" in told.message
+    assert "it fails only by requests whose ids were used before" in told.message
 
 
 def pairs(count, *, wrong=False, digest=""):
@@ -293,7 +293,7 @@ def test_one_request_that_is_sent_again_and_again_decides_nothing():
 
     result = verdict(one_request())
     assert result.verdict is Verdict.HOLD
-    assert "hangs on one request, which was asked 200 times of 260" in result.message
+    assert "it fails only by one request, which was asked 200 times of 260" in result.message
     # As many requests that differ are no single client's word, and neither is one that is all there is.
     assert verdict([*pairs(60), *pairs(200, wrong=True)]).verdict is Verdict.FAIL
     assert verdict(pairs(200, wrong=True, digest="one")).verdict is Verdict.FAIL
@@ -347,7 +347,7 @@ def hurried():
 def test_what_fails_for_want_of_the_time_that_a_client_chose_holds():
     result = judge(hurried())
     assert result.verdict is Verdict.HOLD
-    assert "the candidate failed 9 for want of time" in result.message
+    assert "the candidate failed 9 of them because the timeout was over" in result.message
     assert judge([replace(answer, hurried=False) for answer in hurried()]).verdict is Verdict.FAIL
     pairs_ = [
         Pair(

@@ -20,7 +20,7 @@ from baton.plan.phases import PHASES as HANDLERS
 from baton.plan.view import Failure, backoff
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
-POLICY = rollout_settings(
+SETTINGS = rollout_settings(
     keep_previous=KEEP_S,
     settle=0.0,
     load_timeout=LOAD_S,
@@ -137,8 +137,8 @@ PHASES = tuple(HANDLERS)
 def under_way(until: Phase) -> World:
     """A world in which the rollout of version 2 has just come to the phase."""
     manual = until is Phase.WAITING
-    steps = (Step(5.0, hold=5.0), Step(pause=True), *POLICY.steps) if manual else POLICY.steps
-    world = World(plan, 2, replace(POLICY, steps=steps))
+    steps = (Step(5.0, hold=5.0), Step(pause=True), *SETTINGS.steps) if manual else SETTINGS.steps
+    world = World(plan, 2, replace(SETTINGS, steps=steps))
     world.files.put(1, world.now)
     world.run()
     world.files.put(2, world.now)

@@ -46,7 +46,7 @@ def test_safety():
         except Broken:
             broken, world, events = failing(plan, seed)
             told = "\n".join(world.trace)
-            pytest.fail(f"seed {seed}, {len(world.servers)} servers, {world.policy}: {broken}\n{told}", pytrace=False)
+            pytest.fail(f"seed {seed}, {len(world.servers)} servers, {world.settings}: {broken}\n{told}", pytrace=False)
         outcomes.update(str(r.outcome) for r in world.history)
     missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(outcomes)
     assert not missing or EXAMPLES < 100, f"no story ended {missing}: the stories are too tame"

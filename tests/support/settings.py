@@ -9,7 +9,7 @@ from typing import Any
 from baton import judge
 from baton.config import ServiceConfig
 from baton.controller import settings
-from baton.judge.shapes import LiveLimits
+from baton.judge.limits import LiveLimits
 from baton.plan import RolloutSettings
 
 CONFIG = ServiceConfig("ranker", "engine")

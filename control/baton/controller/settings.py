@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from baton.config import ServiceConfig
-from baton.judge.shapes import LiveLimits
+from baton.judge.limits import LiveLimits
 from baton.plan import RolloutSettings
 
 T = TypeVar("T")

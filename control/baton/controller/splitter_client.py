@@ -26,7 +26,7 @@ from baton.domain import Gate, GateResult, Release, Route, Verdict
 from baton.errors import InvalidRequest, NotSteered, TritonError
 from baton.facts import Counted, Requests, SplitterStatus
 from baton.judge.paired import comparable
-from baton.judge.shapes import Answer, Pair
+from baton.samples import Answer, Pair
 from baton.triton.key import Caps
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import CONTROL, REPORT, SPLITTER_VERSION, ServiceFiles

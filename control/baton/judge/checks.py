@@ -27,7 +27,8 @@ from scipy import stats
 
 from baton.domain import Verdict
 from baton.evidence import LiveCheck
-from baton.judge.shapes import Answer, LiveLimits
+from baton.judge.limits import LiveLimits
+from baton.samples import Answer
 
 C = TypeVar("C", bound=LiveCheck)
 

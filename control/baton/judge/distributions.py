@@ -15,7 +15,8 @@ from scipy import stats
 from baton.domain import Release, Verdict
 from baton.evidence import DistributionsCheck
 from baton.judge.checks import REPEATED_IDS, hold_for_source, randomly_routed, simultaneous, slice_weights
-from baton.judge.shapes import Answer, LiveLimits
+from baton.judge.limits import LiveLimits
+from baton.samples import Answer
 
 _EQUIVALENT_DISTANCE = 0.05
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import InvarianceEvidence
-from baton.judge.shapes import ScorePair
+from baton.samples import ScorePair
 
 LIMIT_FP32 = 0.005
 """In scores. Another batch layout moves fp32 scores by 1e-6; a larger difference means a wrong mask or position."""

@@ -44,9 +44,10 @@ from scipy import stats
 from baton.domain import WORST_FIRST, Gate, GateResult, Release, Verdict
 from baton.evidence import ErrorsCheck, Failures, LiveCheck, LiveEvidence, LiveSamples
 from baton.judge.checks import REPEATED_IDS, RepeatedIdLoad, hold_for_source, p_more_often, time_slices
+from baton.judge.limits import LiveLimits
 from baton.judge.live_latency import judge_live_latency, judge_paired_live_latency
 from baton.judge.paired import Compared, comparable, judge_scores, worst
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.samples import Answer, Pair
 
 ALPHA = 0.01
 """The chance that a candidate within its limits is turned back by bad luck, in the whole rollout."""

@@ -52,7 +52,8 @@ from baton.judge.checks import (
     simultaneous,
     slice_weights,
 )
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.limits import LiveLimits
+from baton.samples import Answer, Pair
 
 FLOOR_MS = 5.0
 """A smaller difference is of no concern to clients, whatever the ratio."""

@@ -11,7 +11,7 @@ from statistics import median
 from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Release, Verdict
 from baton.evidence import OutputEvidence, Sides, WorstScore
 from baton.judge.ndcg import mean_ndcg_at_10
-from baton.judge.shapes import CaseScores
+from baton.samples import CaseScores
 
 _SAME = 1e-6
 """Scores nearer than this count as tied. FP32 rounding is 6e-8; two different documents are further apart."""

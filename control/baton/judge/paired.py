@@ -38,7 +38,8 @@ from baton.domain import Release, Verdict
 from baton.evidence import KindMean, LiveCheck, ScoresCheck, WorstRequest
 from baton.judge.checks import Floats, hold_for_source, p_mean_above
 from baton.judge.distributions import judge_distributions
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.limits import LiveLimits
+from baton.samples import Answer, Pair
 
 _SAME = 1e-6
 """Scores nearer than this count as tied."""

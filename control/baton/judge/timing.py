@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import LatencyEvidence, Sides, WarmupEvidence
-from baton.judge.shapes import LatencySamples, WarmupSamples
+from baton.samples import LatencySamples, WarmupSamples
 
 _P = 0.95
 _GROUPS = 20

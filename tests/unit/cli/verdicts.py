@@ -54,9 +54,9 @@ from baton.domain import (
 )
 from baton.errors import TritonError
 from baton.judge import judge_live
-from baton.judge.shapes import Answer, Pair
 from baton.plan import Failure, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model
+from baton.samples import Answer, Pair
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
 from baton.verify.checkpoint import describe

@@ -9,7 +9,7 @@ import pytest
 
 from baton.config import ServiceConfig
 from baton.controller.settings import live_limits, rollout_settings
-from baton.judge.shapes import LiveLimits
+from baton.judge.limits import LiveLimits
 from baton.plan import RolloutSettings
 
 CONFIG = ServiceConfig("ranker", "engine")

@@ -12,7 +12,7 @@ import pytest
 from baton.config import ServiceConfig
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Route
-from baton.judge.shapes import Answer
+from baton.samples import Answer
 from baton.triton.fake_splitter import FakeSplitter
 from baton.triton.port import Tensors
 

@@ -10,7 +10,7 @@ from baton.codec import encode
 from baton.domain import Gate, Release, Verdict
 from baton.evidence import Failures, LiveSamples
 from baton.judge import judge_live, live_latency
-from baton.judge.shapes import Answer, Pair
+from baton.samples import Answer, Pair
 
 LIMITS = live_limits()
 

@@ -13,7 +13,7 @@ from baton.domain import Release, Verdict
 from baton.judge import judge_live
 from baton.judge.checks import p_mean_above
 from baton.judge.paired import tau_b
-from baton.judge.shapes import Answer, Pair
+from baton.samples import Answer, Pair
 
 LIMITS = live_limits(threshold=0.5)
 TEXT, IMAGE = "documents.text,query.text", "documents.image,query.text"

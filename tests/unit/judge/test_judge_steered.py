@@ -18,7 +18,7 @@ from tests.support.settings import live_limits
 
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
-from baton.judge.shapes import Answer, Pair
+from baton.samples import Answer, Pair
 
 LIMITS = live_limits()
 LOOKS = 12

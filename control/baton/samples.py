@@ -1,37 +1,33 @@
-"""The measurements that the judges take: protocols, which the probes' classes fit, and the samples of live traffic."""
+"""What is measured of a version: by probes, and of live traffic by the splitter. Judges take these."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 
-class CaseScores(Protocol):
-    """One golden request's scores, in document order."""
+@dataclass(frozen=True, slots=True)
+class CaseScores:
+    """One golden request's scores by one version, in document order."""
 
-    @property
-    def case(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def scores(self) -> Sequence[float]: ...
+    case: str
+    kind: str
+    scores: tuple[float, ...]
 
 
-class ScorePair(Protocol):
+@dataclass(frozen=True, slots=True)
+class ScorePair:
     """One (query, document) pair scored twice by the same version: alone, and inside a mixed batch."""
 
-    @property
-    def case(self) -> str: ...
-    @property
-    def document(self) -> int: ...
-    @property
-    def alone(self) -> float: ...
-    @property
-    def mixed(self) -> float: ...
+    case: str
+    document: int
+    alone: float
+    mixed: float
 
 
-class LatencySamples(Protocol):
+@dataclass(frozen=True, slots=True)
+class LatencySamples:
     """Seconds per request, stable and candidate in turn.
 
     ``stable[2*i:2*i+2]`` and ``candidate[2*i:2*i+2]`` are block ``i``: four answers to request ``requests[i]`` right
@@ -39,31 +35,24 @@ class LatencySamples(Protocol):
     ended the measurement.
     """
 
-    @property
-    def stable(self) -> Sequence[float]: ...
-    @property
-    def candidate(self) -> Sequence[float]: ...
-    @property
-    def requests(self) -> Sequence[int]: ...
-    @property
-    def complete(self) -> bool: ...
-    @property
-    def stable_failure(self) -> str | None: ...
-    @property
-    def candidate_failure(self) -> str | None: ...
+    stable: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    requests: tuple[int, ...] = ()
+    complete: bool = False
+    stable_failure: str | None = None
+    candidate_failure: str | None = None
 
 
-class WarmupSamples(Protocol):
-    """Seconds: the first timed answer after each of some rounds of warm-up, and the answers that followed it."""
+@dataclass(frozen=True, slots=True)
+class WarmupSamples:
+    """Seconds: the first timed answer after each round of warm-up, and the answers that followed it."""
 
-    @property
-    def first(self) -> Sequence[float]: ...
-    @property
-    def steady(self) -> Sequence[float]: ...
-    @property
-    def complete(self) -> bool: ...
-    @property
-    def failure(self) -> str | None: ...
+    first: tuple[float, ...] = ()
+    steady: tuple[float, ...] = ()
+    warmed: int = 0
+    """Requests that only warmed up."""
+    complete: bool = False
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +127,3 @@ class Pair:
     def began(self) -> float:
         """When the candidate was asked."""
         return self.at - (self.candidate_ms or 0.0) / 1000.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveLimits:
-    """What live traffic may show of a candidate (``[services.live]``). ``baton.judge.live`` says how it is judged."""
-
-    min_requests: int
-    """Answers of each version, below which errors and latency hold."""
-    min_pairs: int
-    """Pairs, below which scores hold. A kind of request is judged by itself from a third of it on."""
-    max_failures: int
-    max_failures_in_row: int
-    failure_rate: float
-    latency_limit: float
-    """The candidate's median over stable's. Also the multiple of stable's p95 from which an answer counts as slow."""
-    tolerance: float
-    """Release equivalent: the largest difference of a score."""
-    drift_limit: float
-    """Release retrained: the mean absolute difference of a score."""
-    top1_agreement: float
-    """Release retrained: the share of requests whose best document is among stable's best."""
-    top1_margin: float
-    """A document is among stable's best up to so far below stable's highest score."""
-    tau: float
-    """Release retrained: the mean Kendall tau-b of the two rankings of a request."""
-    crossing_limit: float
-    """Release retrained: the share of documents that cross ``threshold``."""
-    threshold: float | None
-    """The score from which clients count a document as relevant; None: they do not, and crossings are not judged."""

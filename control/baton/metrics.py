@@ -115,9 +115,9 @@ def _services(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
     phases = (((s.name, phase), s.phase == phase) for s in services for phase in Phase)
     yield _gauge("baton_service_phase", "1 for the phase of the service.", ["service", "phase"], phases)
     stable = (((s.name,), s.stable or 0) for s in services)
-    yield _gauge("baton_stable_version", "The version that serves; 0: none.", ["service"], stable)
+    yield _gauge("baton_stable_version", "The stable version; 0: none.", ["service"], stable)
     candidate = (((s.name,), s.candidate or 0) for s in services)
-    yield _gauge("baton_candidate_version", "The version on its way; 0: none.", ["service"], candidate)
+    yield _gauge("baton_candidate_version", "The candidate; 0: none.", ["service"], candidate)
     weight = (((s.name,), s.weight) for s in services)
     yield _gauge("baton_candidate_weight_percent", "The candidate's share of traffic.", ["service"], weight)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from baton.domain import FILE_GATES, GATES_OF, Gate, GateResult, Kind, Outcome, Phase, Rollout, Verdict
 from baton.plan.converge import load, unload_all_but
 from baton.plan.effects import Advance, Ask, Decision, halt
-from baton.plan.loading import kept_beside
+from baton.plan.loading import kept_loaded
 from baton.plan.traffic import before_traffic, first_phase, position_of, progress_traffic
 from baton.plan.view import RolloutSettings, View, backoff, failure_text
 from baton.reasons import Reason, Why, because
@@ -33,7 +33,7 @@ def _unload_leftover(view: View, rollout: Rollout, settings: RolloutSettings) ->
     named = version in view.version_policy or version == view.alias
     if rollout.kind is Kind.ROLLBACK or named or not any(version in s.in_memory() for s in view.live()):
         return None
-    return unload_all_but(view, Phase.VERIFYING, kept_beside(view, rollout), rollout.phase_since, settings)
+    return unload_all_but(view, Phase.VERIFYING, kept_loaded(view, rollout), rollout.phase_since, settings)
 
 
 def validating(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision:

@@ -22,13 +22,12 @@ def loading(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision
             return halt(rollout, Outcome.REJECTED, "gate", why, Gate.LOAD)
         why = because(Reason.GATE_PASSED, gate=Gate.LOAD, said=result.message)
         return Decision(phase, why, Advance(Phase.VALIDATING, why))
-    beside = kept_beside(view, rollout)
     took, limit = view.now - rollout.phase_since, settings.load_timeout
-    if view.ready_everywhere(version) and view.version_policy == beside | {version}:
+    if view.ready_everywhere(version) and view.version_policy == kept_loaded(view, rollout) | {version}:
         return _record(Verdict.PASS, took, settings, because(Reason.READY_EVERYWHERE, took_s=took, limit_s=limit))
-    if (refused := _load_refused(view, rollout, beside, settings)) is not None:
+    if (refused := _load_refused(view, rollout, settings)) is not None:
         return refused
-    doing = _next_step(view, rollout, beside, settings)
+    doing = _next_step(view, rollout, settings)
     if took <= limit:
         return doing
     late = tuple(s.name for s in view.servers if not s.live or version not in s.ready())
@@ -40,10 +39,10 @@ def loading(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision
     return halt(rollout, Outcome.ABORTED, "engine", why)
 
 
-def _next_step(view: View, rollout: Rollout, beside: frozenset[int], settings: RolloutSettings) -> Decision:
+def _next_step(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision:
     """The next thing to do for the load, or what is in its way."""
-    phase, wanted = Phase.LOADING, beside | {rollout.candidate}
-    if (waiting := _free_memory(view, rollout, beside, settings)) is not None:
+    phase, wanted = Phase.LOADING, kept_loaded(view, rollout) | {rollout.candidate}
+    if (waiting := _free_memory(view, rollout, settings)) is not None:
         return waiting
     if view.version_policy != wanted:
         if (blocked := view.loads_blocked()) is not None:
@@ -53,7 +52,7 @@ def _next_step(view: View, rollout: Rollout, beside: frozenset[int], settings: R
     return load(view, phase, rollout.candidate) or Decision(phase, loaded)
 
 
-def _load_refused(view: View, rollout: Rollout, beside: frozenset[int], settings: RolloutSettings) -> Decision | None:
+def _load_refused(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """What a server's refusal to load the candidate means. None without one, and where it is to be tried again now."""
     for server in view.live():
         failure = view.load_refusal(server, Model.ENGINE)
@@ -63,13 +62,13 @@ def _load_refused(view: View, rollout: Rollout, beside: frozenset[int], settings
             error, took = failure_text(failure), view.now - rollout.phase_since
             why = because(Reason.DID_NOT_LOAD, version=rollout.candidate, server=server.name, error=error)
             return _record(Verdict.FAIL, took, settings, why, failure.words)
-        if (held := _server_at_fault(view, rollout, server.name, failure, beside, settings)) is not None:
+        if (held := _server_at_fault(view, rollout, server.name, failure, settings)) is not None:
             return held
     return None
 
 
 def _server_at_fault(
-    view: View, rollout: Rollout, server: str, failure: Failure, beside: frozenset[int], settings: RolloutSettings
+    view: View, rollout: Rollout, server: str, failure: Failure, settings: RolloutSettings
 ) -> Decision | None:
     """The server could load no version: this one is tried again, and not refused for it. None: now.
 
@@ -83,14 +82,15 @@ def _server_at_fault(
         return halt(rollout, Outcome.ABORTED, "engine", why)
     if view.now - failure.at >= SERVER_RETRY_S or Sync(server, Model.ENGINE) in view.running:
         return None
-    if beside and view.version_policy != beside:
+    kept = kept_loaded(view, rollout)
+    if kept and view.version_policy != kept:
         why = because(Reason.MACHINE_AT_FAULT, version=version, server=server, error=error)
-        return Decision(phase, why, SetPolicy(beside))
+        return Decision(phase, why, SetPolicy(kept))
     times = {"every_s": SERVER_RETRY_S, "left_s": settings.load_timeout - took}
     return Decision(phase, because(Reason.MACHINE_RESTS, version=version, server=server, error=error, **times))
 
 
-def kept_beside(view: View, rollout: Rollout) -> frozenset[int]:
+def kept_loaded(view: View, rollout: Rollout) -> frozenset[int]:
     """What stays loaded beside the candidate.
 
     Where a person goes back from a version that is READY nowhere, that one must not come along: Triton loads all that a
@@ -112,14 +112,15 @@ def served_without_alias(view: View, rollout: Rollout) -> frozenset[int]:
     return (view.version_policy & ready) - mine
 
 
-def _free_memory(view: View, rollout: Rollout, beside: frozenset[int], settings: RolloutSettings) -> Decision | None:
+def _free_memory(view: View, rollout: Rollout, settings: RolloutSettings) -> Decision | None:
     """What an earlier attempt left is unloaded before the candidate is loaded."""
-    wanted = beside | {rollout.candidate}
+    kept = kept_loaded(view, rollout)
+    wanted = kept | {rollout.candidate}
     extra = frozenset(v for s in view.live() for v in s.in_memory() - wanted)
     if any(not s.unloading(v) for s in view.live() for v in extra & s.in_memory()):
         # A load call loads what is new before it drops what is old: three versions would be in memory for a while.
         together = any(rollout.candidate not in s.in_memory() and s.in_memory() - wanted for s in view.live())
-        keep = beside if together else beside | (view.version_policy & {rollout.candidate})
+        keep = kept if together else kept | (view.version_policy & {rollout.candidate})
         return unload_all_but(view, Phase.LOADING, keep, rollout.phase_since, settings)
     drain = settings.drain_timeout
     draining = any(not s.stuck_unloading(v, view.now, drain) for s in view.live() for v in extra & s.in_memory())

@@ -46,7 +46,7 @@ def hangs(check: C, on: str, rest: str = "") -> C:
     Whoever sends it could turn every version back. It is no proof of a good version either.
     """
     without = f"; without them: {rest}" if rest else ""
-    message = f"the verdict hangs on {on}{without}; with them: {check.message}"
+    message = f"the verdict depends on {on}{without}; with them: {check.message}"
     return replace(check, verdict=Verdict.HOLD, message=message, hangs_on=on)
 
 

@@ -30,7 +30,7 @@ def judge_distributions(
     if check.verdict is Verdict.HOLD and len(chance) < len(answers):
         check = _distances(answers, release, limits, alpha)
         if check.verdict is Verdict.FAIL:
-            return hangs(check, "requests whose ids were used before, and whose senders can choose who answers")
+            return hangs(check, "requests with repeated ids, whose senders can choose the version")
     return check
 
 
@@ -39,13 +39,13 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     answered = [answer for answer in answers if answer.outcome == "ok"]
     told = [answer for answer in answered if answer.top is not None and answer.mean is not None]
     if answered and not told:
-        return DistributionsCheck(verdict=Verdict.PASS, message="no scores are compared", skipped=True)
+        return DistributionsCheck(verdict=Verdict.PASS, message="scores are not compared", skipped=True)
     stable, candidate, where = at_the_same_time(told)
     few = min(len(stable), len(candidate))
     if few < limits.min_requests:
         message = (
-            f"too little traffic to compare scores: {len(candidate)} scored answers of the candidate and "
-            f"{len(stable)} of stable at the same time, at least {limits.min_requests} of each are needed"
+            f"too few answers at the same time to compare scores ({len(candidate)} of the candidate and {len(stable)} "
+            f"of stable, {limits.min_requests} of each needed)"
         )
         return DistributionsCheck(
             verdict=Verdict.HOLD, message=message, limit=limit, stable=len(stable), candidate=len(candidate), have=few,
@@ -58,13 +58,13 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     chances = [float(stats.ks_2samp(*of, method="asymp").pvalue) for of in (tops, means)]
     which = int(distances[1] > distances[0])
     words = (
-        f"the {('best', 'mean')[which]} scores of {len(candidate)} requests lie {distances[which]:.3f} from those "
-        f"of {len(stable)} of stable's (limit {limit:g})"
+        f"the {('best', 'mean')[which]} scores of {len(candidate)} requests are {distances[which]:.3f} away from those "
+        f"of {len(stable)} requests to stable (limit {limit:g})"
     )
     surely = [distance > limit and chance <= alpha / 2 for distance, chance in zip(distances, chances, strict=True)]
     return DistributionsCheck(
         verdict=Verdict.FAIL if any(surely) else Verdict.PASS,
-        message=f"the candidate scores otherwise: {words}" if any(surely) else words,
+        message=f"the candidate is too far from stable: {words}" if any(surely) else words,
         observed=distances[which],
         limit=limit,
         stable=len(stable),

@@ -88,7 +88,7 @@ def judge_live(
     message = deciding.message
     if deciding.verdict is Verdict.PASS:
         deciding = checks[1]
-        message = f"as good as stable on {traffic}: {'; '.join(check.message for check in checks)}"
+        message = f"the candidate is as good as stable on {traffic}: {'; '.join(check.message for check in checks)}"
     message = f"{message[0].upper()}{message[1:]}."
     return GateResult(Gate.LIVE, deciding.verdict, message, deciding.observed, deciding.limit, evidence=evidence)
 
@@ -130,7 +130,7 @@ def _attempts(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimi
     asked = [attempt(a.role, a.outcome, a.error, a, a.took_ms) for a in answers if a.outcome != "refused"]
     for pair in pairs:
         if pair.outcome == "ok" and pair.stable and not sound(pair):
-            error = f"{len(pair.candidate)} scores, not all finite, where stable gave {len(pair.stable)}"
+            error = f"{len(pair.candidate)} scores, too few, too many or not finite; stable gave {len(pair.stable)}"
             asked.append(attempt("candidate", "failed", error, pair, pair.candidate_ms))
         elif pair.outcome != "dropped":
             asked.append(attempt("candidate", pair.outcome, pair.error, pair, pair.candidate_ms))
@@ -148,13 +148,13 @@ def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> E
     on = []
     if crowded:
         on.append(
-            f"requests whose ids were used before, and whose senders can choose which version answers: "
-            f"{crowded} of the candidate's late answers came while it was busy with them"
+            f"requests with repeated ids, whose senders can choose the version ({crowded} of the candidate's late "
+            f"answers came while it was busy with them)"
         )
     if hurried:
         on.append(
-            f"requests with a timeout of their own: the candidate failed {hurried} for want of time, and who allows "
-            f"how much can choose when it is too little"
+            f"requests with a timeout of their own, which their senders choose ({hurried} of the candidate's failures "
+            f"ran out of that time)"
         )
     return hangs(check, "; and on ".join(on))
 
@@ -171,7 +171,7 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
     share, stable_share = len(failed) / max(len(asked), 1), sum(bad) / max(len(theirs), 1)
     words = (
         f"the candidate failed {len(failed)} of {len(asked)} requests ({share:.1%}, limit {limits.failure_rate:.1%}), "
-        f"stable {sum(bad)} of {len(theirs)}"
+        f"stable failed {sum(bad)} of {len(theirs)}"
     )
     last_error = (failed[-1].error or failed[-1].outcome) if failed else None
     last = f"; its last error: {last_error}" if failed else ""
@@ -208,8 +208,8 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
                 f"{len(meanwhile) - sum(meanwhile)} of {len(meanwhile)}" if any(meanwhile) else f"all {len(meanwhile)}"
             )
             message = (
-                f"the candidate failed {len(row)} requests in a row, of {len(asked)}, while stable answered "
-                f"{well} well{last}"
+                f"the candidate failed {len(row)} consecutive requests of {len(asked)}, while stable answered {well} "
+                f"correctly{last}"
             )
             limit = limits.max_failures_in_row
             return replace(check(Verdict.FAIL), message=message, observed=len(row), limit=limit, in_row=len(row))
@@ -222,9 +222,9 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
         ):
             return check(Verdict.FAIL)
         if share - stable_share > limits.failure_rate:
-            return check(Verdict.HOLD, "too early to tell: ")
+            return check(Verdict.HOLD, "more traffic is needed to decide: ")
     if len(asked) < least:
-        return check(Verdict.HOLD, f"too little traffic to tell, at least {least} requests are needed: ", few=True)
+        return check(Verdict.HOLD, f"too few requests to judge errors ({len(asked)} of {least}): ", few=True)
     return check(Verdict.PASS)
 
 

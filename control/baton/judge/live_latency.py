@@ -85,8 +85,8 @@ def judge_live_latency(
         if rest.verdict is not Verdict.FAIL:
             every, left = (sum(a.role == "candidate" for a in side) for side in (answers, quiet))
             on = (
-                f"requests whose ids were used before, and whose senders can choose which version answers: "
-                f"{every - left} of the candidate's {every} answers are to them, or came while it was busy with them"
+                f"requests with repeated ids, whose senders can choose the version ({every - left} of the candidate's "
+                f"{every} answers are to them, or came while it was busy with them)"
             )
             return hangs(check, on)
         check = rest
@@ -106,7 +106,7 @@ def _without_one_size(
     rest = _pace([a for a in answers if a.size.bit_length() != size], limits, alpha)
     if rest.verdict is not Verdict.PASS:
         return check
-    on = f"requests of {1 << size >> 1} to {(1 << size) - 1} bytes: {hits} of {slow.total()} slow answers are to them"
+    on = f"requests of {1 << size >> 1} to {(1 << size) - 1} bytes ({hits} of {slow.total()} slow answers are to them)"
     return hangs(check, on, rest.message)
 
 
@@ -204,10 +204,11 @@ def _words(figures: _Figures) -> str:
 
 def _median(verdict: Verdict, ratio: float, figures: _Figures, limits: LiveLimits) -> LiveLatencyCheck:
     before = {
-        Verdict.FAIL: "the candidate is slower than the limit: ",
-        Verdict.HOLD: "too early to tell whether the candidate is slower than the limit: ",
+        Verdict.FAIL: "the candidate is too slow: ",
+        Verdict.HOLD: "more traffic is needed to tell whether the candidate is too slow: ",
     }.get(verdict, "")
-    message = f"{before}its median is {ratio:.2f} times stable's (limit {limits.latency_limit:g}); {_words(figures)}"
+    median = f"median latency is {ratio:.2f} times stable's (limit {limits.latency_limit:g})"
+    message = f"{before}{median}; {_words(figures)}"
     stable, candidate = figures
     return LiveLatencyCheck(
         verdict=verdict, message=message, observed=ratio, limit=limits.latency_limit, stable=stable, candidate=candidate
@@ -218,8 +219,8 @@ def _tail(figures: _Figures, slow: int, stable_slow: int, limits: LiveLimits) ->
     stable, candidate = figures
     ratio = candidate.p95_ms / stable.p95_ms
     message = (
-        f"the candidate's slow answers are beyond the limit: its p95 is {ratio:.2f} times stable's (limit "
-        f"{limits.latency_limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; "
+        f"the candidate's slowest answers are too slow: p95 latency is {ratio:.2f} times stable's (limit "
+        f"{limits.latency_limit:g}); {slow} of its answers and {stable_slow} of stable's are above the limit; "
         f"{_words(figures)}"
     )
     return LiveLatencyCheck(
@@ -233,8 +234,8 @@ def _too_little(stable: int, candidate: int, limits: LiveLimits) -> LiveLatencyC
     if few >= limits.min_requests:
         return None
     message = (
-        f"too little traffic to compare latency: {candidate} answers of the candidate and {stable} of stable at the "
-        f"same time, at least {limits.min_requests} of each are needed"
+        f"too few answers at the same time to compare latency ({candidate} of the candidate and {stable} of stable, "
+        f"{limits.min_requests} of each needed)"
     )
     return LiveLatencyCheck(
         verdict=Verdict.HOLD, message=message, limit=limits.latency_limit, answers=(stable, candidate), have=few,

@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable
 
 import pytest
+from tests.support.reasons import within
 from tests.unit.plan.world import ENGINE, Behaviour, World
 
 from baton.domain import Gate, Outcome, Phase, Step
 from baton.plan import RolloutSettings, plan, rollout
+from baton.reasons import Reason
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
 POLICY = RolloutSettings(
@@ -29,8 +31,17 @@ POLICY = RolloutSettings(
 )
 LONGEST_S = 4 * (2 * LOAD_S + 2 * DRAIN_S) + KEEP_S + WAY_S
 """Four phases at most wait for the fault: for a call that fails at its deadline, once more, and for requests."""
-ENDS_IT = (" back, or take ", "restart Triton", "Restore the files", "`ctl ", "mend", "Mend")
-"""What a wait without a limit says."""
+ENDS_IT = {
+    Reason.AWAY,
+    Reason.ALL_SILENT,
+    Reason.FOLDER_CHANGED,
+    Reason.LOADED_WHERE_ANSWERED,
+    Reason.MOVES_ONCE_ALL_ANSWER,
+    Reason.NOTHING_UNSEEN,
+    Reason.SERVES_WHERE_ANSWERED,
+    Reason.STILL_LOADING,
+}
+"""Of a wait without a limit: those that say what a person can do."""
 
 
 def away(world: World) -> None:
@@ -164,8 +175,8 @@ def stood(world: World) -> str:
 
 
 def told(world: World) -> bool:
-    """Whether it is said what ends the wait: by the plan, or by what the effect failed with."""
-    return any(words in world.decision.message for words in ENDS_IT)
+    """Whether it is said what ends the wait."""
+    return bool(within(world.decision.why) & ENDS_IT)
 
 
 @pytest.mark.parametrize("phase", PHASES)

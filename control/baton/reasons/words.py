@@ -302,9 +302,9 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.PAUSED: "Paused: nothing starts or goes on by itself.",
     Reason.RESUMED: "Resumed.",
     Reason.MEMORY_GROWS: "{said}",
-    Reason.RUNS_IN_LESS: "Version {version} runs in {runs:?{runs}|a smaller format} on server {server}, although "
-    "{asked:?{asked}|another one} is configured (fallback {fallback}). Make room on that machine and restart its "
-    "Triton in a maintenance window, or configure less in the engine's config.pbtxt.",
+    Reason.RUNS_IN_LESS: "Version {version} does not run as configured on server {server} (fallback {fallback}"
+    "{runs:?: {runs}|}{asked:? instead of {asked}|}). Make room on that machine and restart its Triton in a "
+    "maintenance window, or configure less in the engine's config.pbtxt.",
     # What is refused to persons
     Reason.JUST_STARTED: "The control plane has only just started.",
     Reason.NO_ROLLOUT: "There is no rollout {number}.",

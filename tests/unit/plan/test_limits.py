@@ -32,14 +32,19 @@ POLICY = RolloutSettings(
 LONGEST_S = 4 * (2 * LOAD_S + 2 * DRAIN_S) + KEEP_S + WAY_S
 """Four phases at most wait for the fault: for a call that fails at its deadline, once more, and for requests."""
 ENDS_IT = {
-    Reason.AWAY,
     Reason.ALL_SILENT,
+    Reason.AWAY,
+    Reason.BACK_ONCE_ALL_ANSWER,
     Reason.FOLDER_CHANGED,
     Reason.LOADED_WHERE_ANSWERED,
+    Reason.LOADS_ONCE_ALL_ANSWER,
     Reason.MOVES_ONCE_ALL_ANSWER,
     Reason.NOTHING_UNSEEN,
+    Reason.PAUSE_STEP,
     Reason.SERVES_WHERE_ANSWERED,
+    Reason.SPLIT_ONCE_ALL_ANSWER,
     Reason.STILL_LOADING,
+    Reason.UNJUDGED,
 }
 """Of a wait without a limit: those that say what a person can do."""
 
@@ -175,8 +180,9 @@ def stood(world: World) -> str:
 
 
 def told(world: World) -> bool:
-    """Whether it is said what ends the wait."""
-    return bool(within(world.decision.why) & ENDS_IT)
+    """Whether it is said what ends the wait: by the plan, or by what the effect failed with."""
+    by_failure = any(failure.machine for failure in world.view().failed.values())
+    return by_failure or bool(within(world.decision.why) & ENDS_IT)
 
 
 @pytest.mark.parametrize("phase", PHASES)

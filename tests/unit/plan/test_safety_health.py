@@ -48,8 +48,8 @@ def test_a_dead_version_is_loaded_again_where_it_died_and_nowhere_else():
     assert alive(world)
     assert reloads(world) == ["  -> load again on b"]
     assert world.decision.phase is Phase.STEADY
-    words = "[degraded] Version 1 does not answer on server b although Triton calls it READY (its process is gone)"
-    assert any(words in line for line in world.trace)
+    silent = because(Reason.RELOADING, version=1, server="b", error="its process is gone")
+    assert f"  [degraded] {silent}" in world.trace
     world.settled()
 
 

@@ -204,7 +204,7 @@ def _degenerate(groups: Groups, limits: LiveLimits) -> ScoresCheck:
             told, flat = [True], int(np.ptp(mine) <= _SAME < np.ptp(theirs))
             words = f"in all {len(of)} requests{_of(kind)} the candidate gives the only document"
         if len(of) >= _enough(limits) and flat > limit * len(told):
-            message = f"{words} the same score, while stable tells them apart"
+            message = f"{words} the same score, while stable does not"
             share = flat / len(told)
             return ScoresCheck(
                 name=name, verdict=Verdict.FAIL, message=message, observed=share, limit=limit, pairs=len(of), kind=kind
@@ -212,7 +212,7 @@ def _degenerate(groups: Groups, limits: LiveLimits) -> ScoresCheck:
     if len(every) < limits.min_pairs:
         return _hold(name, len(every), limits, limit)
     told = [each.flat for each in every if each.flat is not None]
-    message = f"the candidate tells documents apart in {len(told) - sum(told)} of {len(told)} requests"
+    message = f"the candidate scores documents differently in {len(told) - sum(told)} of {len(told)} requests"
     share = sum(told) / max(len(told), 1)
     return ScoresCheck(name=name, verdict=Verdict.PASS, message=message, observed=share, limit=limit, pairs=len(every))
 

@@ -1,4 +1,4 @@
-"""The sentence of each reason: the only place in which they are worded.
+"""The sentence of each reason. No other module words one.
 
 A template names the figures of its reason. Beside the formats of Python it knows a few of its own (:class:`_Words`).
 """
@@ -19,7 +19,7 @@ def named(versions: Iterable[int]) -> str:
 
 
 def _silent(servers: Iterable[tuple[str, str]]) -> str:
-    """The servers that do not answer, each with the cause: one that refuses Baton's key is not away."""
+    """The servers that do not answer, each with the cause, such as a refused admin key."""
     return " ".join(
         f"Server {name}: {cause}" if cause else f"Server {name} does not answer." for name, cause in servers
     )
@@ -31,12 +31,12 @@ def _away(servers: tuple[tuple[str, str], ...]) -> str:
 
 
 def _passed(skipped: tuple[str, ...]) -> str:
-    """Of a gate that was skipped it may not be said that it passed."""
+    """A gate that was skipped did not pass, so it is named."""
     return f"every gate that ran has passed (skipped: {', '.join(skipped)})" if skipped else "every gate has passed"
 
 
 def _bare(why: Any) -> str:
-    """As the beginning of a longer sentence."""
+    """Without its full stop: as the first part of a longer sentence."""
     return str(why).rstrip(".")
 
 
@@ -52,14 +52,14 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "numbers": lambda versions: ", ".join(map(str, versions)),
     "on": lambda server: f" on server {server}." if server else "",
 }
-"""``{servers:away}`` and the like. ``on``: a call that is made has its server, and ends the sentence."""
+"""``{servers:away}`` and the like. ``on`` ends the sentence: a call that is made has its server."""
 
 
 class _Words(string.Formatter):
     """Adds :data:`FORMATS`, and ``{figure:?text|other}``: the text where the figure is true, else the other.
 
-    The text may name figures, the other may not. A figure that is not there counts as None: what an earlier Baton wrote
-    down may lack one.
+    The text may name figures, the other may not. A missing figure counts as None: a reason from an earlier Baton may
+    lack one.
     """
 
     def get_value(self, key: int | str, _args: Any, figures: Mapping[Any, Any]) -> Any:
@@ -82,7 +82,7 @@ _SPLITTER = "The splitter did not load on server {server}; Baton tries again. Tr
 
 SENTENCES: Mapping[Reason, str] = {
     Reason.OTHER: "{text}",
-    # What a rollout begins for
+    # Why a rollout begins
     Reason.ADOPTED: "Triton serves it already, without an alias",
     Reason.NEW_VERSION: "its folder is new and complete",
     Reason.CUT_OFF: "its folder is new, but a file is cut off and no more data arrives",
@@ -92,7 +92,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.ASKED_BACK: "rolled back by {who}",
     Reason.ABORTED: "aborted by {who}",
     Reason.BEGINS: "The rollout of version {version} begins: {why}.",
-    # At rest
+    # Without a rollout
     Reason.STARTING: "The control plane is starting.",
     Reason.SERVES: "Version {version} serves.",
     Reason.SERVED_DIRECTLY: "The alias leads to no version. Clients reach {versions:versions} of the engine directly.",
@@ -108,7 +108,7 @@ SENTENCES: Mapping[Reason, str] = {
     "the policy.",
     Reason.POLICY_LACKS_ALIAS: "The alias leads to version {version}, but the engine's version policy does not name "
     "it. Run `ctl promote N` or `ctl rollback --to N` with a version that can serve.",
-    # What keeps Baton from loading anything
+    # Why Baton loads nothing
     Reason.FOLDER_GONE: "The folder of version {version}, which serves, is gone. Triton still has it loaded, but the "
     "next load call would unload it, so Baton loads nothing. Put the folder back: Baton goes on when it has verified "
     "the files.",
@@ -180,7 +180,7 @@ SENTENCES: Mapping[Reason, str] = {
     "{version}`.",
     Reason.MACHINE_RESTS: f"{_MACHINE} Baton tries again every {{every_s:.0f}} s, for {{left_s:.0f}} s more.",
     Reason.LEAVING_MEMORY: "Waiting for {versions:versions} to leave memory.",
-    # Live traffic comes
+    # Live traffic
     Reason.SPLITTER_REPORTS: "Waiting for the first report of the splitter on server {server}.",
     Reason.SPLIT_ONCE_ALL_ANSWER: "The traffic split waits until every server answers. {servers:away}",
     Reason.MEETING_BEGINS: "Version {version} begins to receive live requests.",
@@ -230,7 +230,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.SERVES_ON: "{why} Version {version} keeps serving.",
     Reason.NO_WAY_BACK: "Version {previous} can't be loaded again, so version {version} keeps serving.",
     Reason.ENDED_WITH_REST: "{why} This was not finished in time; Baton continues it: {rest}",
-    # Turning back
+    # Rolling back
     Reason.FOLDER_REMOVED_MEANWHILE: "The folder of version {version} was removed during its rollout.",
     Reason.FOLDER_CHANGED_MEANWHILE: "The folder of version {version} was changed during its rollout{proved:?, so the "
     "verdicts of its gates are void|}.",
@@ -261,7 +261,7 @@ SENTENCES: Mapping[Reason, str] = {
     "{emptied:?Its process has ended and its weights are out of memory, but some threads and shared memory of Triton "
     "stay in use.|Its memory stays in use.} Restart Triton on {server} in a maintenance window: it comes back with the "
     "version that serves.",
-    # What the control plane itself meets
+    # Faults of the control plane
     Reason.TROUBLE: "{error}",
     Reason.DEFECT: "A defect in Baton stops the rollouts of this service. {kind}: {error}",
     Reason.JOURNAL_DAMAGED: "{error}{then:? A new journal can't be started yet: {then}|}",
@@ -305,7 +305,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.RUNS_IN_LESS: "Version {version} does not run as configured on server {server} (fallback {fallback}"
     "{runs:?: {runs}|}{asked:? instead of {asked}|}). Make room on that machine and restart its Triton in a "
     "maintenance window, or configure less in the engine's config.pbtxt.",
-    # What is refused to persons
+    # Refusals to a person
     Reason.JUST_STARTED: "The control plane has only just started.",
     Reason.NO_ROLLOUT: "There is no rollout {number}.",
     Reason.NONE_UNDER_WAY: "No rollout of {service} is under way.",

@@ -147,8 +147,8 @@ def test_a_candidate_with_a_share_takes_over_from_a_stable_version_that_dies():
     assert world.rollout.phase is Phase.BAKING
     assert world.files.alias == 2
     assert reloads(world) == []
-    words = "Version 2 passed its gates and answers, and takes all traffic."
-    assert any(words in line for line in world.trace)
+    why = because(Reason.TAKES_OVER, version=1, server="a", error="its process is gone", candidate=2)
+    assert any(str(why) in line for line in world.trace)
     world.now += 601.0
     world.run()
     assert world.history[-1].outcome is Outcome.LIVE

@@ -205,7 +205,7 @@ CASES: tuple[Why, ...] = (
     because(Reason.ANSWERS_AGAIN, version=1, server="a"),
     because(Reason.LOADED_AGAIN, **FOUND, answers=True),
     because(Reason.LOADED_AGAIN, **FOUND, answers=False),
-    because(Reason.PROCESS_ENDED, model="ranker_engine", version=2, server="a", why="it stood still for 20 s", pid=7),
+    because(Reason.PROCESS_ENDED, model="ranker_engine", version=2, server="a", why="killed by signal 9", pid=7),
     because(Reason.PUT_BACK, what="its version policy", error="config.pbtxt can't be parsed."),
     because(Reason.LEASE_LAPSED, lease_s=30.0, away_s=40.0),
     because(Reason.PUT_ASIDE, error="journal.db is not a database.", kept="journal.db.damaged"),

@@ -14,6 +14,7 @@ from tests.simulation.hands import UNUSABLE, no_policy
 from tests.simulation.servers import REFUSED_KEY, Processes
 from tests.simulation.story import Story, quiet, yard_of
 from tests.simulation.yard import Yard
+from tests.support.reasons import within
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken
 
 from baton import plan as planning
@@ -21,6 +22,7 @@ from baton.config import RolloutConfig, TrafficConfig
 from baton.controller.config_repairer import ConfigRepairer
 from baton.domain import Phase, Step
 from baton.errors import RepositoryError
+from baton.reasons import Reason
 from baton.triton.careful import Careful
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -92,7 +94,7 @@ def test_an_alias_that_a_hand_pointed_at_another_version_stays_there():
         happen(yard, edit(ALIAS, 9))
         quiet(yard)
         assert yard.files.alias == 3
-        assert any("They stand." in line for line in yard.trace)
+        assert any(Reason.OVERTAKEN in within(r.ended_why) for r in yard.plane.journal.rollouts())
 
 
 @pytest.mark.parametrize("how", range(3))

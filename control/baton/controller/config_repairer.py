@@ -76,7 +76,9 @@ class ConfigRepairer:
                 raise
             since = self._bad_since.setdefault(name, self._clock())
             if self._clock() - since < PATIENCE_S:
-                raise RepositoryError(f"{error.message} It is put back as it was, unless it is mended first.") from None
+                raise RepositoryError(
+                    f"{error.message} Baton restores the last good file unless somebody repairs it first."
+                ) from None
             self._put_back(path, before, last, error)
             found = look()
         self._bad_since.pop(name, None)
@@ -103,13 +105,13 @@ class ConfigRepairer:
         return found
 
     def _put_back(self, path: Path, broken: str | None, last: str, error: RepositoryError) -> None:
-        text, what = last, "the whole file as it last was"
+        text, what = last, "the last good file"
         if broken is not None and path.parent == self._files.engine_dir:
             edited = broken.removeprefix(BOM)  # what editors on Windows put before everything
             try:
                 explicit = pbtxt.parse_engine(edited, path).version_policy.HasField("specific")
                 if explicit and edited != broken:
-                    text, what = edited, "what an editor wrote, without the byte order mark before it"
+                    text, what = edited, "the file, without the byte order mark that an editor wrote"
                 else:
                     policy = pbtxt.specific_versions(last, path)
                     text, what = pbtxt.with_specific_versions(edited, policy, path), "its version policy"

@@ -46,7 +46,7 @@ class ContentVerifier:
         if known is None:
             raise Refused(
                 because(Reason.NOT_RECORDED, version=version),
-                mend="Push the content as a new version, restart Triton in a quiet hour, or name it with --to.",
+                mend="Push the content as a new version, restart Triton in a maintenance window, or name it with --to.",
             )
         found = self._manifest(version)
         wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)

@@ -99,7 +99,7 @@ class Probing:
         if not self.stands_in(now):
             return self._waits(now, live)
         if (failed := self.steering.failed_lately(now)) is not None:
-            told = f"{live.message} Golden requests do not stand in for live ones of which the candidate failed some."
+            told = f"{live.message} Golden requests are not used, because the candidate failed live ones."
             return replace(live, message=f"{told} Its last error: {failed}")
         own, count = self.steering.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
         message = f"Synthetic: {count} golden requests, no live traffic. {own.message}"
@@ -116,15 +116,15 @@ class Probing:
             return live
         if self.golden and traffic.on_no_traffic == "probe":
             left = traffic.no_traffic_after - quiet
-            told = f"No live request for {quiet:.0f} s; golden requests stand in for them in {left:.0f} s."
+            told = f"No live request for {quiet:.0f} s; golden requests are used instead in {left:.0f} s."
         elif traffic.on_no_traffic == "probe":
             told = (
-                f"No live request for {quiet:.0f} s, and without a golden set nothing can stand in for them. Send "
-                f"requests; or `ctl promote --full` skips the rest of the way. `golden` names a golden set."
+                f"No live request for {quiet:.0f} s, and the service has no golden set to use instead. Send requests, "
+                f"set `golden`, or run `ctl promote --full` to skip the remaining traffic steps."
             )
         else:
             told = (
-                f'No live request for {quiet:.0f} s, and on_no_traffic = "hold" waits for them. Send requests; or '
-                f"`ctl promote --full` skips the rest of the way."
+                f'No live request for {quiet:.0f} s, and `on_no_traffic = "hold"` waits for them. Send requests, or '
+                f"run `ctl promote --full` to skip the remaining traffic steps."
             )
         return GateResult(Gate.LIVE, Verdict.HOLD, f"{live.message} {told}", evidence=live.evidence)

@@ -282,7 +282,7 @@ class SplitterClient:
         )
         patience = max(2 * self._config.traffic.interval, 10.0)
         if result.verdict is Verdict.PASS and now - _last_met(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"No live request met the candidate in the last {patience:.0f} s; waiting for traffic."
+            message = f"Waiting for traffic: no live request reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence)
         return result
 
@@ -307,7 +307,7 @@ class SplitterClient:
         count = len({a.id for a in answers} | {p.id for p in pairs})
         patience = max(2 * self._config.traffic.interval, OWN_PATIENCE_S)
         if result.verdict is Verdict.PASS and now - _last_met(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"None of them met the candidate in the last {patience:.0f} s."
+            message = f"No golden request reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence), count
         return result, count
 

@@ -39,7 +39,7 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Slices = tuple[NDArray[np.int_], NDArray[np.int_]]
 """The time slice of each of stable's answers, and of each of the candidate's."""
-REPEATED_IDS = "requests whose ids were used before, and whose senders can choose which version answers"
+REPEATED_IDS = "requests with repeated ids, whose senders can choose the version"
 
 
 def hold_for_source(check: C, source: str, rest: str = "") -> C:
@@ -49,7 +49,7 @@ def hold_for_source(check: C, source: str, rest: str = "") -> C:
     of the check without that source.
     """
     without = f"; without them: {rest}" if rest else ""
-    message = f"held, since it fails only by {source}{without}; with them: {check.message}"
+    message = f"the verdict depends on {source}{without}; with them: {check.message}"
     return replace(check, verdict=Verdict.HOLD, message=message, hangs_on=source)
 
 

@@ -39,13 +39,13 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     answered = [answer for answer in answers if answer.outcome == "ok"]
     scored = [answer for answer in answered if answer.top is not None and answer.mean is not None]
     if answered and not scored:
-        return DistributionsCheck(verdict=Verdict.PASS, message="no scores are compared", skipped=True)
+        return DistributionsCheck(verdict=Verdict.PASS, message="scores are not compared", skipped=True)
     stable, candidate, where = simultaneous(scored)
     counts, few = (len(stable), len(candidate)), min(len(stable), len(candidate))
     if few < limits.min_requests:
         message = (
-            f"too little traffic to compare scores: {counts[1]} scored answers of the candidate and "
-            f"{counts[0]} of stable at the same time, at least {limits.min_requests} of each are needed"
+            f"too few answers at the same time to compare scores ({counts[1]} of the candidate and {counts[0]} "
+            f"of stable, {limits.min_requests} of each needed)"
         )
         return DistributionsCheck(
             verdict=Verdict.HOLD, message=message, limit=limit, stable=counts[0], candidate=counts[1], have=few,
@@ -57,13 +57,13 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     chances = [float(stats.ks_2samp(*of, method="asymp").pvalue) for of in zip(*sides, strict=True)]
     which = int(distances[1] > distances[0])
     message = (
-        f"the {('best', 'mean')[which]} scores of {counts[1]} requests lie {distances[which]:.3f} from those "
-        f"of {counts[0]} of stable's (limit {limit:g})"
+        f"the {('best', 'mean')[which]} scores of {counts[1]} requests are {distances[which]:.3f} away from those "
+        f"of {counts[0]} requests to stable (limit {limit:g})"
     )
     failed = any(far > limit and chance <= alpha / 2 for far, chance in zip(distances, chances, strict=True))
     return DistributionsCheck(
         verdict=Verdict.FAIL if failed else Verdict.PASS,
-        message=f"the candidate's scores are distributed differently: {message}" if failed else message,
+        message=f"the candidate is too far from stable: {message}" if failed else message,
         observed=distances[which],
         limit=limit,
         stable=counts[0],

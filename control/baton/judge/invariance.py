@@ -35,7 +35,7 @@ def judge_invariance(
 
     evidence = InvarianceEvidence(pairs=len(pairs), precision=precision, unit=unit)
     if not pairs:
-        message = "No pair was scored both alone and inside a mixed batch: nothing to judge by."
+        message = "No pair was scored both alone and inside a mixed batch, so nothing can be compared."
         return GateResult(Gate.INVARIANCE, Verdict.HOLD, message, None, limit, evidence=evidence)
     for pair in pairs:
         for where, score in (("alone", pair.alone), ("in a mixed batch", pair.mixed)):

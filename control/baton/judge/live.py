@@ -90,7 +90,7 @@ def judge_live(
     message = deciding.message
     if deciding.verdict is Verdict.PASS:
         deciding = checks[1]
-        message = f"as good as stable on {traffic}: {'; '.join(check.message for check in checks)}"
+        message = f"the candidate is as good as stable on {traffic}: {'; '.join(check.message for check in checks)}"
     message = f"{message[0].upper()}{message[1:]}."
     return GateResult(Gate.LIVE, deciding.verdict, message, deciding.observed, deciding.limit, evidence=evidence)
 
@@ -132,7 +132,7 @@ def _attempts(answers: Sequence[Answer], pairs: Sequence[Pair], limits: LiveLimi
     asked = [attempt(a.role, a.outcome, a.error, a, a.took_ms) for a in answers if a.outcome != "refused"]
     for pair in pairs:
         if pair.outcome == "ok" and pair.stable and not comparable(pair):
-            error = f"{len(pair.candidate)} scores, not all finite, where stable gave {len(pair.stable)}"
+            error = f"{len(pair.candidate)} scores, too few, too many or not finite; stable gave {len(pair.stable)}"
             asked.append(attempt("candidate", "failed", error, pair, pair.candidate_ms))
         elif pair.outcome != "dropped":
             asked.append(attempt("candidate", pair.outcome, pair.error, pair, pair.candidate_ms))
@@ -149,11 +149,11 @@ def _errors(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) -> E
     crowded, hurried = sum(a.crowded for a in attempts), sum(a.hurried for a in attempts)
     sources = []
     if crowded:
-        sources.append(f"{REPEATED_IDS}: {crowded} of the candidate's late answers came while it was busy with them")
+        sources.append(f"{REPEATED_IDS} ({crowded} of the candidate's late answers came while it was busy with them)")
     if hurried:
         sources.append(
-            f"requests with a timeout of their own, which their senders choose: the candidate failed {hurried} of them "
-            f"because the timeout was over"
+            f"requests with a timeout of their own, which their senders choose ({hurried} of the candidate's failures "
+            f"ran out of that time)"
         )
     return hold_for_source(check, "; and by ".join(sources))
 
@@ -170,7 +170,7 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
     share, stable_share = len(failed) / max(len(asked), 1), sum(bad) / max(len(stables), 1)
     words = (
         f"the candidate failed {len(failed)} of {len(asked)} requests ({share:.1%}, limit {limits.failure_rate:.1%}), "
-        f"stable {sum(bad)} of {len(stables)}"
+        f"stable failed {sum(bad)} of {len(stables)}"
     )
     last_error = (failed[-1].error or failed[-1].outcome) if failed else None
     last = f"; its last error: {last_error}" if failed else ""
@@ -202,8 +202,8 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
             well, of = len(meanwhile) - sum(meanwhile), len(meanwhile)
             told = f"{well} of {of}" if well < of else f"all {of}"
             message = (
-                f"the candidate failed {len(row)} requests in a row, of {len(asked)}, while stable answered "
-                f"{told} well{last}"
+                f"the candidate failed {len(row)} consecutive requests of {len(asked)}, while stable answered {told} "
+                f"correctly{last}"
             )
             limit = limits.max_failures_in_row
             return replace(check(Verdict.FAIL), message=message, observed=len(row), limit=limit, in_row=len(row))
@@ -214,9 +214,9 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
         if sure and (not any(bad) or p_more_often(np.array(bad), errors, where) <= alpha):
             return check(Verdict.FAIL)
         if share - stable_share > limits.failure_rate:
-            return check(Verdict.HOLD, "too early to tell: ")
+            return check(Verdict.HOLD, "more traffic is needed to decide: ")
     if len(asked) < limits.min_requests:
-        needed = f"too little traffic to tell, at least {limits.min_requests} requests are needed: "
+        needed = f"too few requests to judge errors ({len(asked)} of {limits.min_requests}): "
         return check(Verdict.HOLD, needed, few=True)
     return check(Verdict.PASS)
 

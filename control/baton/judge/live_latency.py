@@ -84,7 +84,7 @@ def judge_live_latency(
         if rest.verdict is not Verdict.FAIL:
             every, left = (sum(a.role == "candidate" for a in side) for side in (answers, quiet))
             busy = f"{every - left} of the candidate's {every} answers are to them, or came while it was busy with them"
-            return hold_for_source(check, f"{REPEATED_IDS}: {busy}")
+            return hold_for_source(check, f"{REPEATED_IDS} ({busy})")
         check = rest
     return _without_one_size(check, quiet, limits, alpha)
 
@@ -103,7 +103,7 @@ def _without_one_size(
     if rest.verdict is not Verdict.PASS:
         return check
     span = f"{1 << size >> 1} to {(1 << size) - 1} bytes"
-    source = f"requests of {span}: {hits} of {slow.total()} slow answers are to them"
+    source = f"requests of {span} ({hits} of {slow.total()} slow answers are to them)"
     return hold_for_source(check, source, rest.message)
 
 
@@ -181,17 +181,18 @@ class _Figures:
 
     def by_median(self, verdict: Verdict, ratio: float) -> LiveLatencyCheck:
         before = {
-            Verdict.FAIL: "the candidate is slower than the limit: ",
-            Verdict.HOLD: "too early to tell whether the candidate is slower than the limit: ",
+            Verdict.FAIL: "the candidate is too slow: ",
+            Verdict.HOLD: "more traffic is needed to tell whether the candidate is too slow: ",
         }.get(verdict, "")
-        message = f"{before}its median is {ratio:.2f} times stable's (limit {self._limit:g}); {self._words}"
+        median = f"median latency is {ratio:.2f} times stable's (limit {self._limit:g})"
+        message = f"{before}{median}; {self._words}"
         return self._check(verdict, message, ratio)
 
     def by_tail(self, stable_slow: int, slow: int) -> LiveLatencyCheck:
         ratio = self.candidate.p95_ms / self.stable.p95_ms
         message = (
-            f"the candidate's slow answers are beyond the limit: its p95 is {ratio:.2f} times stable's (limit "
-            f"{self._limit:g}), {slow} answers took longer than that against {stable_slow} of stable's; {self._words}"
+            f"the candidate's slowest answers are too slow: p95 latency is {ratio:.2f} times stable's (limit "
+            f"{self._limit:g}); {slow} of its answers and {stable_slow} of stable's are above the limit; {self._words}"
         )
         return self._check(Verdict.FAIL, message, ratio, slow)
 
@@ -207,8 +208,8 @@ def _too_few(stable: int, candidate: int, limits: LiveLimits) -> LiveLatencyChec
     if few >= limits.min_requests:
         return None
     message = (
-        f"too little traffic to compare latency: {candidate} answers of the candidate and {stable} of stable at the "
-        f"same time, at least {limits.min_requests} of each are needed"
+        f"too few answers at the same time to compare latency ({candidate} of the candidate and {stable} of stable, "
+        f"{limits.min_requests} of each needed)"
     )
     return LiveLatencyCheck(
         verdict=Verdict.HOLD, message=message, limit=limits.latency_limit, answers=(stable, candidate), have=few,

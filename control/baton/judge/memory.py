@@ -71,7 +71,7 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float, window
     elif low > limit and steady > limit / 2:
         verdict, message = Verdict.FAIL, f"Memory grows: {figures}."
     else:
-        verdict, message = Verdict.HOLD, f"Memory rose, but in steps or too unevenly to call it growth: {figures}."
+        verdict, message = Verdict.HOLD, f"Memory rose in steps or unevenly, which proves no leak: {figures}."
     return GateResult(Gate.MEMORY, verdict, message, growth, limit, evidence=evidence)
 
 

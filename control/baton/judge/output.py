@@ -43,15 +43,16 @@ def judge_output(
     retrained one, and None when sanity already failed.
     """
     if sum(len(case.scores) for case in candidate) < 2:  # noqa: PLR2004 one score can't be told from a constant
-        return _result(Verdict.HOLD, "Fewer than two golden scores: nothing to judge by. Add cases to the golden set.")
+        return _result(Verdict.HOLD, "The golden set gives fewer than two scores, too few to judge. Add cases to it.")
     if insane := _insane(candidate):
         return insane
     evidence = OutputEvidence(cases=len(candidate), scores=sum(len(case.scores) for case in candidate))
     ndcg = _Ndcg.of(candidate, relevance)
     if stable is None:
+        ranks = "" if ndcg.mean is None else f", NDCG@10 {ndcg.mean:.4f}"
         message = (
-            f"There is no stable version to compare with, so the comparison was skipped; {evidence.scores} scores "
-            f"of {evidence.cases} golden cases are sane{f', NDCG@10 {ndcg.mean:.4f}' if ndcg.mean is not None else ''}."
+            f"There is no stable version to compare with, so the comparison was skipped. {evidence.scores} scores of "
+            f"{evidence.cases} golden cases are valid{ranks}."
         )
         return _result(Verdict.PASS, message, replace(evidence, ndcg_candidate=ndcg.mean), skipped=True)
     if unusable := _unusable(stable, candidate):
@@ -100,8 +101,8 @@ def _equivalent(
         name = "N" if version is None else str(version)
         evidence = replace(evidence, looks_retrained=True)
         message += (
-            f" NDCG@10 is {after:.4f} against {before:.4f}, so this looks like a retrained version that was not "
-            f"declared: `ctl retry {name} --release retrained` judges it as one."
+            f" NDCG@10 is {after:.4f} (stable {before:.4f}), so this looks like a retrained version that was not "
+            f"declared. `ctl retry {name} --release retrained` judges it as one."
         )
     return _result(Verdict.FAIL, message, evidence, worst, tolerance)
 
@@ -116,8 +117,8 @@ def _retrained(before: _Ndcg, after: _Ndcg, margin: float, evidence: OutputEvide
     limit = before.mean - margin
     verdict = Verdict.PASS if after.mean >= limit - _ROUNDING else Verdict.FAIL
     message = (
-        f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases against stable's {before.mean:.4f}; "
-        f"at least {limit:.4f} is asked for."
+        f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases (stable {before.mean:.4f}, at least "
+        f"{limit:.4f} required)."
     )
     kinds = {kind: Sides(before.kinds[kind], value) for kind, value in after.kinds.items()}
     evidence = replace(evidence, ndcg_stable=before.mean, ndcg_candidate=after.mean, kinds=kinds)
@@ -136,7 +137,7 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
                 return _result(Verdict.FAIL, message, replace(evidence, worst=worst))
     every = [score for case in candidate for score in case.scores]
     if max(every) - min(every) <= _SAME:
-        message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate does not tell documents apart."
+        message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate scores every document alike."
         return _result(Verdict.FAIL, message, replace(evidence, scores=len(every)))
     by_kind: dict[str, list[bool]] = defaultdict(list)
     for case in candidate:
@@ -146,14 +147,14 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
     if tied and sum(tied) >= _NEARLY_ALL * len(tied):
         message = (
             f"In {sum(tied)} of {len(tied)} golden cases nearly all documents have the same score (within {_SAME:g}): "
-            "the candidate does not tell documents apart."
+            "the candidate scores documents alike."
         )
         return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied)))
     for kind, flags in by_kind.items():
         if len(flags) >= _KIND_CASES and all(flags):
             message = (
                 f"In all {len(flags)} golden cases of kind {kind} nearly all documents have the same score (within "
-                f"{_SAME:g}): the candidate does not tell them apart."
+                f"{_SAME:g}): the candidate scores them alike."
             )
             return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied), kind=kind))
     return None
@@ -169,13 +170,13 @@ def _tied(scores: Sequence[float]) -> bool:
 def _unusable(stable: Sequence[CaseScores], candidate: Sequence[CaseScores]) -> str | None:
     """Say why the two can't be compared; None when they can."""
     if [(case.case, len(case.scores)) for case in stable] != [(case.case, len(case.scores)) for case in candidate]:
-        return "Stable and candidate were not asked the same golden requests, so they can't be compared. Verify again."
+        return "Stable and candidate got different golden requests, so they can't be compared. Run the gate again."
     for case in stable:
         for document, score in enumerate(case.scores):
             if not 0.0 <= score <= 1.0:
                 return (
-                    f"The stable version's own score of case {case.case}, documents[{document}] is {score}, so there "
-                    "is nothing to compare with. Roll stable back to a sound version first."
+                    f"The stable version's own score of case {case.case}, documents[{document}] is {score}, so the "
+                    "candidate can't be compared with it. Roll back to a version with valid scores first."
                 )
     return None
 

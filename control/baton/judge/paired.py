@@ -73,14 +73,14 @@ def judge_scores(
     if not shadow_only and len(compared) < limits.min_pairs:
         return [judge_distributions(answers, release, limits, alpha)]
     if any(pair.outcome == "ok" for pair in pairs) and not any(pair.stable for pair in pairs):
-        return [ScoresCheck(name="scores", verdict=Verdict.PASS, message="no scores are compared", skipped=True)]
+        return [ScoresCheck(name="scores", verdict=Verdict.PASS, message="scores are not compared", skipped=True)]
     checks = _compare(compared, release, limits, alpha)
     far = release is Release.EQUIVALENT and any(each.furthest > _FAR * limits.tolerance for each in compared)
     if far or not any(check.verdict is Verdict.FAIL for check in checks):
         return checks
     rest = _without_one_request(compared)
     left = _compare(rest, release, limits, alpha)
-    source = f"one request, which was asked {len(compared) - len(rest)} times of {len(compared)}"
+    source = f"one request, which was sent {len(compared) - len(rest)} of {len(compared)} times"
     return [
         hold_for_source(check, source, other.message)
         if (check.verdict, other.verdict) == (Verdict.FAIL, Verdict.PASS)
@@ -189,7 +189,7 @@ def _of(kind: str) -> str:
 
 
 def _hold(name: str, count: int, limits: LiveLimits, limit: float | None) -> ScoresCheck:
-    message = f"too few requests to compare scores: {count} were shadowed, at least {limits.min_pairs} are needed"
+    message = f"too few shadowed requests to compare scores ({count} of {limits.min_pairs})"
     return ScoresCheck(
         name=name, verdict=Verdict.HOLD, message=message, limit=limit, pairs=count, have=count, need=limits.min_pairs
     )
@@ -217,12 +217,12 @@ def _degenerate(groups: Groups, limits: LiveLimits) -> ScoresCheck:
             told, flat = [True], int(np.ptp(candidate) <= _SAME < np.ptp(stable))
             words = f"in all {len(of)} requests{_of(kind)} the candidate gives the only document"
         if flat > limit * len(told):
-            message = f"{words} the same score, while stable tells them apart"
+            message = f"{words} the same score, while stable does not"
             return check(Verdict.FAIL, message, flat / len(told), len(of), kind)
     if len(every) < limits.min_pairs:
         return _hold("degenerate", len(every), limits, limit)
     told = [each.flat for each in every if each.flat is not None]
-    message = f"the candidate tells documents apart in {len(told) - sum(told)} of {len(told)} requests"
+    message = f"the candidate scores documents differently in {len(told) - sum(told)} of {len(told)} requests"
     return check(Verdict.PASS, message, sum(told) / max(len(told), 1), len(every))
 
 
@@ -264,7 +264,7 @@ def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck
     if len(every) < limits.min_pairs:
         return _hold(name, len(every), limits, tolerance)
     if beyond[_ALL] > _ALLOWED * len(every):
-        return check(Verdict.HOLD, f"too early to tell whether the candidate is equivalent: {words}")
+        return check(Verdict.HOLD, f"more requests are needed to tell whether the candidate is equivalent: {words}")
     if beyond[_ALL]:
         return check(Verdict.PASS, words)
     return check(
@@ -323,7 +323,7 @@ _MEASURES = (
         "crossing",
         lambda each: each.crossing,
         lambda limits: limits.crossing_limit,
-        "{mean:.0%} of the documents of {count} requests{of} are across the threshold (limit {limit:.0%})",
+        "{mean:.0%} of the documents of {count} requests{of} moved across the threshold (limit {limit:.0%})",
     ),
 )
 
@@ -364,7 +364,7 @@ def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: floa
         # Requests with one document have no ranking; nothing is wrong with it.
         return figures
     if measure.exceeds(means[_ALL][0], limit):
-        return check(Verdict.HOLD, _ALL, "the candidate looks too far from stable, too early to tell: ")
+        return check(Verdict.HOLD, _ALL, "more requests are needed to tell whether scores are too far apart: ")
     return check(Verdict.PASS, _ALL)
 
 

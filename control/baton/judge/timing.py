@@ -77,20 +77,20 @@ def judge_latency(samples: LatencySamples | None, *, limit: float, min_samples: 
         ratio_high=high,
     )
     figures = (
-        f"p95 {p95[1]:.1f} ms against stable's {p95[0]:.1f} ms over {2 * blocks} samples of each: "
-        f"{ratio:.2f} times (limit {limit:g}, between {low:.2f} and {high:.2f})"
+        f"p95 is {p95[1]:.1f} ms, {ratio:.2f} times stable's {p95[0]:.1f} ms (limit {limit:g}, between {low:.2f} and "
+        f"{high:.2f}, {2 * blocks} samples of each)"
     )
     if low > limit:
-        verdict, message = Verdict.FAIL, f"Slower than the limit: {figures}."
+        verdict, message = Verdict.FAIL, f"The candidate is too slow: {figures}."
     elif few:
         words = f"Only {2 * blocks} samples of each version were taken, at least {min_samples} are needed to pass"
         verdict, message = Verdict.HOLD, f"{words}: {figures}."
     elif high <= limit:
-        verdict, message = Verdict.PASS, f"Fast enough: {figures}."
+        verdict, message = Verdict.PASS, f"The candidate is fast enough: {figures}."
     elif samples.complete:
         # The interval narrows with the root of the samples.
-        words = "Ask again when the machine is quieter, or raise `latency_max_samples` and `latency_budget`"
-        verdict, message = Verdict.HOLD, f"Too noisy to tell: {figures}. {words}."
+        words = "Try again when the machine is quieter, or raise `latency_max_samples` and `latency_budget`"
+        verdict, message = Verdict.HOLD, f"The measurement is too noisy to decide: {figures}. {words}."
     else:
         verdict, message = Verdict.RUNNING, f"More samples are being taken: {figures}."
     return GateResult(Gate.LATENCY, verdict, message, ratio, limit, evidence=evidence)
@@ -112,10 +112,10 @@ def _no_evidence(samples: LatencySamples, min_samples: int) -> tuple[Verdict, st
         needed = max(min_samples, 2 * _GROUPS)
         missing = f"Only {count} samples of each version were taken, at least {needed} are needed"
         if samples.complete:
-            return Verdict.HOLD, f"{missing}: nothing to judge by."
-        return Verdict.RUNNING, f"{missing}: more are being taken."
+            return Verdict.HOLD, f"{missing}."
+        return Verdict.RUNNING, f"{missing}; more are being taken."
     if not all(math.isfinite(time) and time > 0 for time in (*samples.stable, *samples.candidate)):
-        return Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by."
+        return Verdict.HOLD, "The clock gave times of zero or less, so nothing can be judged."
     return None
 
 
@@ -180,26 +180,26 @@ def judge_warmup(samples: WarmupSamples, *, limit: float) -> GateResult:
     if samples.failure is not None:
         return result(Verdict.FAIL, f"The candidate did not answer while it was warmed up: {samples.failure}")
     if not all(math.isfinite(time) and time > 0 for time in (*samples.first, *samples.steady)):
-        return result(Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by.")
+        return result(Verdict.HOLD, "The clock gave times of zero or less, so nothing can be judged.")
     if not rounds or len(samples.steady) < _MIN_STEADY:
-        message = f"{rounds} first answers and {len(samples.steady)} steady ones of at least {_MIN_STEADY}"
+        message = f"Too few answers: {rounds} after warm-up, and {len(samples.steady)} of {_MIN_STEADY} steady ones"
         if samples.complete:
-            return result(Verdict.HOLD, f"{message}, and there will be no more: nothing to judge by.")
-        return result(Verdict.RUNNING, f"{message}: more are being taken.")
+            return result(Verdict.HOLD, f"{message}.")
+        return result(Verdict.RUNNING, f"{message}; more are being taken.")
     steady = float(np.quantile(samples.steady, _P)) * _MS
     at_most = limit * steady
     evidence = replace(evidence, steady_p95_ms=steady)
     first = float(np.median(samples.first)) * _MS
     what = "first answer" if rounds == 1 else f"median of {rounds} first answers"
     figures = (
-        f"the {what} after warm-up took {first:.1f} ms, at most {at_most:.1f} ms is asked for "
-        f"({limit:g} times the steady p95 of {steady:.1f} ms)"
+        f"the {what} after warm-up took {first:.1f} ms (limit {at_most:.1f} ms, {limit:g} times the steady p95 of "
+        f"{steady:.1f} ms)"
     )
     # Two rounds have no middle one, so a third decides.
     if first <= at_most and rounds != 2:  # noqa: PLR2004
-        return result(Verdict.PASS, f"Warm: {figures}.", first, at_most)
+        return result(Verdict.PASS, f"The candidate is warm: {figures}.", first, at_most)
     if rounds < 3:  # noqa: PLR2004
         if samples.complete:
-            return result(Verdict.HOLD, f"Too few rounds to tell: {figures}.", first, at_most)
+            return result(Verdict.HOLD, f"Too few rounds to decide: {figures}.", first, at_most)
         return result(Verdict.RUNNING, f"Another round of warm-up is being taken: {figures}.", first, at_most)
-    return result(Verdict.FAIL, f"Not warm: {figures}.", first, at_most)
+    return result(Verdict.FAIL, f"The candidate is too slow after warm-up: {figures}.", first, at_most)

@@ -283,7 +283,7 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "warmup has too few rounds": lambda _: judge_warmup(Warmup((0.05,), STEADY, complete=True)),
     "warmup goes on": lambda _: judge_warmup(Warmup((0.05,), STEADY)),
     "warmup begins": lambda _: judge_warmup(Warmup()),
-    "warmup of a way back": lambda folder: asked(Gate.WARMUP, folder, kind=Kind.ROLLBACK),
+    "warmup of a rollback": lambda folder: asked(Gate.WARMUP, folder, kind=Kind.ROLLBACK),
     "warmup meets an error": lambda folder: asked(Gate.WARMUP, folder, 2),
     "output passes": lambda _: output(),
     "output is skipped": lambda _: output(stable=None),

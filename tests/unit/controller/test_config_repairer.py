@@ -39,7 +39,7 @@ class Bench:
         return self.repairer.policy(), self.repairer.alias_and_split(), self.repairer.splitter()
 
     def after_patience(self) -> tuple:
-        with pytest.raises(RepositoryError, match="put back as it was, unless it is mended first"):
+        with pytest.raises(RepositoryError, match="restores the last good file"):
             self.look()
         self.now += PATIENCE_S
         return self.look()

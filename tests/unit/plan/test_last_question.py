@@ -46,7 +46,7 @@ def view(**given) -> View:
 def test_without_an_answer_after_its_last_step_nothing_moves(answered):
     decision = plan(view(answered=answered), SETTINGS)
     assert decision.effect is None
-    assert decision.message == "Version 2 is asked once more on server s0 before all traffic moves."
+    assert decision.why == because(Reason.ASKED_ONCE_MORE, version=2, waiting=("s0",))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.support.reasons import within
 from tests.support.settings import rollout_settings
 from tests.unit.plan.world import ENGINE, Behaviour, World
 
@@ -18,6 +19,7 @@ from baton.domain import Gate, Outcome, Phase, Step
 from baton.plan import plan
 from baton.plan.phases import PHASES as HANDLERS
 from baton.plan.view import Failure, backoff
+from baton.reasons import Reason
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
 SETTINGS = rollout_settings(
@@ -33,8 +35,22 @@ SETTINGS = rollout_settings(
 )
 LONGEST_S = 4 * (2 * LOAD_S + 2 * DRAIN_S) + KEEP_S + WAY_S
 """Four phases at most wait for the fault: for a call that fails at its deadline, once more, and for requests."""
-ENDS_IT = (" back, or take ", "restart Triton", "Restore the files", "`ctl ", "mend", "Mend")
-"""What a wait without a limit says."""
+ENDS_IT = {
+    Reason.ALL_SILENT,
+    Reason.AWAY,
+    Reason.BACK_ONCE_ALL_ANSWER,
+    Reason.FOLDER_CHANGED,
+    Reason.LOADED_WHERE_ANSWERED,
+    Reason.LOADS_ONCE_ALL_ANSWER,
+    Reason.MOVES_ONCE_ALL_ANSWER,
+    Reason.NOTHING_UNSEEN,
+    Reason.PAUSE_STEP,
+    Reason.SERVES_WHERE_ANSWERED,
+    Reason.SPLIT_ONCE_ALL_ANSWER,
+    Reason.STILL_LOADING,
+    Reason.UNJUDGED,
+}
+"""Of a wait without a limit: those that say what a person can do."""
 
 
 def away(world: World) -> None:
@@ -169,7 +185,8 @@ def stood(world: World) -> str:
 
 def told(world: World) -> bool:
     """Whether it is said what ends the wait: by the plan, or by what the effect failed with."""
-    return any(words in world.decision.message for words in ENDS_IT)
+    by_failure = any(failure.machine for failure in world.view().failed.values())
+    return by_failure or bool(within(world.decision.why) & ENDS_IT)
 
 
 @pytest.mark.parametrize("phase", PHASES)

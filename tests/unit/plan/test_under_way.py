@@ -54,20 +54,14 @@ def test_a_splitter_that_is_still_being_loaded_is_waited_for():
     assert decision.why == because(Reason.REMOVING_SPLITTER, server="s0")
 
 
-@pytest.mark.parametrize(
-    ("refused", "mend"),
-    [
-        (True, "Triton needs the backend `splitter` beside its own; with `steps = []` and no shadow it is not used."),
-        (False, "If that goes on, restart Triton on s0: it comes back with version 1."),
-    ],
-)
-def test_a_splitter_that_does_not_load_says_what_to_do(refused, mend):
+@pytest.mark.parametrize(("refused", "reason"), [(True, Reason.SPLITTER_REFUSED), (False, Reason.SPLITTER_NOT_LOADED)])
+def test_a_splitter_that_does_not_load_says_what_to_do(refused, reason):
     failure = Failure(59.5, 3, "loading took too long.", refused=refused)
     rollout = replace(ROLLOUT, phase=Phase.SHADOWING, stop=None)
     view = replace(back(1, frozenset()), rollout=rollout, splitter=1, failed={Sync("s0", Model.SPLITTER): failure})
     decision = plan(view, rollout_settings(shadow_share=10.0, shadow_for=10.0))
     assert decision.effect is None
-    assert decision.message.endswith(f"loading took too long. {mend}")
+    assert (decision.why.reason, decision.why.figures["error"]) == (reason, "loading took too long.")
 
 
 @pytest.mark.parametrize(("refused", "count", "ends"), [(True, 1, True), (False, 1, False), (False, 3, True)])

@@ -1,4 +1,4 @@
-"""What the plan says is so, by whatever way it was reached."""
+"""Which reason the plan gives, by whatever way it was reached."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SHADOW = rollout_settings(steps=(Step(weight=50.0, hold=10.0),), shadow_share=25
 PAUSE = rollout_settings(steps=(Step(weight=50.0, hold=10.0), Step(pause=True)))
 PASSED = {gate: GateResult(gate, Verdict.PASS, "passed") for gate in GATES_OF[Kind.ROLLOUT]}
 ROLLOUT = replace(rollouts.ROLLOUT, gates=PASSED)
+SINCE = {"progressed_at": 90.0, "renewed_at": 99.0}
 
 
 def skipped(*gates: Gate) -> dict[Gate, GateResult]:
@@ -43,129 +44,125 @@ def live(synthetic: int | None = None) -> dict[Gate, GateResult]:
 
 
 @pytest.mark.parametrize(
-    ("rollout", "settings", "words"),
+    ("rollout", "settings", "why"),
     [
-        ({"full": True}, SHADOW, "Version 2 is promoted in full: what was left of the shadow is skipped."),
-        ({"full": True, "progress": 5.0, "progressed_at": 90.0, "renewed_at": 99.0}, SHADOW, "promoted in full"),
-        ({}, replace(SHADOW, shadow_for=0.0, steps=()), "No requests are mirrored to version 2 any more"),
-        ({"progress": 30.0, "progressed_at": 90.0, "renewed_at": 99.0, "gates": live()}, SHADOW,
-         "Version 2 answered mirrored requests well."),
-        ({"progress": 30.0, "progressed_at": 90.0, "renewed_at": 99.0, "gates": live(synthetic=21)}, SHADOW,
-         "Version 2 answered mirrored requests well, in the end 21 golden ones for want of live ones."),
+        ({"full": True}, SHADOW, because(Reason.SHADOW_SKIPPED, version=2)),
+        ({"full": True, "progress": 5.0, **SINCE}, SHADOW, because(Reason.SHADOW_SKIPPED, version=2)),
+        ({}, replace(SHADOW, shadow_for=0.0, steps=()), because(Reason.SHADOW_OFF, version=2)),
+        ({"progress": 30.0, "gates": live(), **SINCE}, SHADOW, because(Reason.SHADOW_GOOD, version=2, golden=0)),
+        ({"progress": 30.0, "gates": live(synthetic=21), **SINCE}, SHADOW,
+         because(Reason.SHADOW_GOOD, version=2, golden=21)),
     ],
 )  # fmt: skip
-def test_nothing_answered_well_that_was_not_asked(rollout, settings, words):
+def test_nothing_answered_well_that_was_not_asked(rollout, settings, why):
     decision = plan(view(replace(ROLLOUT, phase=Phase.SHADOWING, **rollout)), settings)
-    assert words in decision.message
+    assert decision.why == why
     assert decision.effect.phase is Phase.SHIFTING
     assert decision.effect.why == decision.why
 
 
 @pytest.mark.parametrize(
-    ("rollout", "settings", "words"),
+    ("rollout", "settings", "reason"),
     [
-        ({"full": True}, PAUSE, "The rest of its way is skipped."),
-        ({"full": True, "promoted": True}, PAUSE, "The rest of its way is skipped."),
-        ({"approvals": 1}, PAUSE, "A person let it go past the pause."),
-        ({}, replace(PAUSE, steps=PAUSE.steps[:1]), "Its way has no pause here any more: so it is configured now."),
+        ({"full": True}, PAUSE, Reason.WAY_SKIPPED),
+        ({"full": True, "promoted": True}, PAUSE, Reason.WAY_SKIPPED),
+        ({"approvals": 1}, PAUSE, Reason.PAUSE_PASSED),
+        ({}, replace(PAUSE, steps=PAUSE.steps[:1]), Reason.PAUSE_GONE),
     ],
 )
-def test_who_let_it_past_a_pause(rollout, settings, words):
-    at_pause = replace(ROLLOUT, phase=Phase.WAITING, progress=10.0, progressed_at=90.0, renewed_at=99.0)
-    assert plan(view(replace(at_pause, **rollout)), settings).message == words
+def test_who_let_it_past_a_pause(rollout, settings, reason):
+    at_pause = replace(ROLLOUT, phase=Phase.WAITING, progress=10.0, **SINCE)
+    assert plan(view(replace(at_pause, **rollout)), settings).why.reason is reason
 
 
 @pytest.mark.parametrize(
-    ("given", "settings", "words"),
+    ("given", "settings", "reason"),
     [
-        ({}, rollout_settings(keep_previous=40.0), "Version 1 was kept for its time."),
-        ({}, rollout_settings(keep_previous=0.0), "Version 1 is not kept: keep_previous is 0."),
+        ({}, rollout_settings(keep_previous=40.0), Reason.KEPT),
+        ({}, rollout_settings(keep_previous=0.0), Reason.NOT_KEPT),
         ({"loaded": (2,), "folders": {2: Folder("2", 2, "f2")}}, rollout_settings(keep_previous=40.0),
-         "Version 1, which was to be kept for an instant way back, is not loaded any more."),
+         Reason.STANDBY_LOST),
         ({"folders": {v: Folder(str(v), v, f"f{v}", quiet_since=0.0) for v in (1, 2, 3)}},
-         rollout_settings(keep_previous=90.0, supersede=True), "Version 1 is kept no longer: a newer version arrived"),
+         rollout_settings(keep_previous=90.0, supersede=True), Reason.STANDBY_SUPERSEDED),
     ],
 )  # fmt: skip
-def test_what_was_kept(given, settings, words):
+def test_what_was_kept(given, settings, reason):
     decision = plan(view(replace(ROLLOUT, phase=Phase.BAKING), at=2, **given), settings)
-    assert words in decision.message
+    assert decision.why == because(reason, version=1)
     assert decision.effect.phase is Phase.RETIRING
 
 
 def test_a_way_back_that_is_not_loaded_is_not_instant():
     baking = replace(ROLLOUT, phase=Phase.BAKING)
     there = plan(view(baking, at=2), rollout_settings(keep_previous=90.0))
-    assert there.message == "Version 2 serves; version 1 stays loaded for an instant way back for 40 s more."
+    assert there.why == because(Reason.KEEPING, version=2, previous=1, left_s=40.0, hold=None)
     gone = plan(
         view(baking, at=2, loaded=(2,), folders={2: Folder("2", 2, "f2")}), rollout_settings(keep_previous=90.0)
     )
-    assert "version 1 is not loaded, so the way back takes as long as a load." in gone.message
+    assert gone.why == because(Reason.KEEPING_NOTHING, version=2, previous=1, hold=None)
 
 
 def test_after_a_rollback_nothing_was_kept_for_its_time():
     back = replace(ROLLOUT, kind=Kind.ROLLBACK, phase=Phase.BAKING, candidate=1, previous=2)
     decision = plan(view(back, at=1), rollout_settings(keep_previous=90.0))
-    assert str(decision.effect.why) == "Version 2 is not kept: a person went back from it."
+    assert decision.effect.why == because(Reason.NOT_KEPT_GONE_BACK, version=2)
 
 
 @pytest.mark.parametrize(
-    ("rollout", "words"),
+    ("rollout", "reason"),
     [
-        ({"phase": Phase.VALIDATING}, "Every gate passed but those that were skipped (warmup, latency)."),
-        ({"phase": Phase.VALIDATING, "kind": Kind.CHECK, "promoted": True},
-         "Every gate passed but those that were skipped (warmup, latency); it is taken out again."),
-        ({"phase": Phase.WAITING},
-         "Version 2 waits for `ctl promote 2`: every gate passed but those that were skipped (warmup, latency)."),
-        ({"phase": Phase.RETIRING, "kind": Kind.CHECK},
-         "Version 2: every gate passed but those that were skipped (warmup, latency); nothing was promoted."),
+        ({"phase": Phase.VALIDATING}, Reason.GATES_PASSED),
+        ({"phase": Phase.VALIDATING, "kind": Kind.CHECK, "promoted": True}, Reason.CHECK_PASSED),
+        ({"phase": Phase.WAITING}, Reason.WAITS_FOR_PROMOTION),
+        ({"phase": Phase.RETIRING, "kind": Kind.CHECK}, Reason.VERIFIED),
     ],
-)  # fmt: skip
-def test_a_gate_that_was_skipped_has_not_passed(rollout, words):
+)
+def test_a_gate_that_was_skipped_has_not_passed(rollout, reason):
     settings = rollout_settings(automatic=False)
 
-    def said(gates: dict[Gate, GateResult]) -> str:
+    def given(gates: dict[Gate, GateResult]) -> tuple[Reason, Any]:
         check = rollout["phase"] is Phase.RETIRING
         seen = view(replace(ROLLOUT, gates=gates, **rollout), loaded=(1,) if check else (1, 2))
         decision: Decision = plan(seen, settings)
-        return str(decision.effect.why) if isinstance(decision.effect, End) else decision.message
+        why = decision.effect.why if isinstance(decision.effect, End) else decision.why
+        return why.reason, why.figures["skipped"]
 
-    assert said(skipped(Gate.WARMUP, Gate.LATENCY)) == words
-    assert said(PASSED) == words.replace(" but those that were skipped (warmup, latency)", "")
+    assert given(skipped(Gate.WARMUP, Gate.LATENCY)) == (reason, (Gate.WARMUP, Gate.LATENCY))
+    assert given(PASSED) == (reason, ())
 
 
 def test_room_that_nobody_measured():
     gates = {g: r for g, r in skipped(Gate.CAPACITY).items() if g in FILE_GATES}
     decision = plan(view(replace(ROLLOUT, phase=Phase.VERIFYING, gates=gates), loaded=(1,)), rollout_settings())
-    assert decision.message == "The files are whole and fit; whether there is room for them could not be told."
+    assert decision.why == because(Reason.FILES_PROVED_ROOM_UNKNOWN)
 
 
 def test_a_gate_that_could_not_be_asked_does_not_look_at_anything():
     rollout = replace(ROLLOUT, phase=Phase.VALIDATING, gates={})
     failed = {Ask(Gate.WARMUP): Failure(99.9, 1, "Triton, server s0, does not answer.", refused=False)}
     decision = plan(view(rollout, failed=failed), rollout_settings())
-    assert decision.message.startswith("Gate warmup could not look at version 2")
-    assert "Triton, server s0, does not answer." in decision.message
-    assert plan(view(rollout), rollout_settings()).message == "Gate warmup looks at version 2."
+    figures = {"gate": Gate.WARMUP, "version": 2}
+    assert decision.why == because(Reason.GATE_COULD_NOT_LOOK, **figures, error="Triton, server s0, does not answer.")
+    assert plan(view(rollout), rollout_settings()).why == because(Reason.GATE_LOOKS, **figures)
     running = plan(view(rollout, failed=failed, running=frozenset({Ask(Gate.WARMUP)})), rollout_settings())
-    assert running.message == "Gate warmup looks at version 2."
+    assert running.why == because(Reason.GATE_LOOKS, **figures)
 
 
 def test_what_serves_where_a_server_is_silent():
     silent = ServerView("s1", live=False, reason="It is away.")
     empty = view(None, at=None, loaded=())
-    assert plan(replace(empty, servers=(*empty.servers, silent)), rollout_settings()).message.endswith(
-        "No version serves."
-    )
+    decision = plan(replace(empty, servers=(*empty.servers, silent)), rollout_settings())
+    assert decision.why == because(Reason.SOME_SILENT, servers=(("s1", "It is away."),), serves=None)
     one = view(None, loaded=(1,))
     decision = plan(replace(one, servers=(*one.servers, silent)), rollout_settings())
-    assert decision.message.endswith("Version 1 serves on the others.")
+    assert decision.why.figures["serves"] == 1
 
 
 def test_a_folder_that_is_cut_off_is_not_called_complete():
     cut = Folder("2", 2, "f2", missing=("the end of model.safetensors",), cut=True)
     folders = {1: Folder("1", 1, "f1"), 2: cut}
     decision = plan(view(None, loaded=(1,), folders=folders, version_policy=frozenset({1})), rollout_settings())
-    assert str(decision.effect.why) == "a new version folder is there, cut off, and nothing more of it arrives"
+    assert decision.effect.why == because(Reason.CUT_OFF)
 
 
 def test_what_came_in_place_of_a_lost_version_is_not_the_first():
@@ -177,7 +174,7 @@ def test_what_came_in_place_of_a_lost_version_is_not_the_first():
         stop=Stop(Outcome.ABORTED, "ann", because(Reason.ABORTED, who="ann")),
     )
     decision = plan(view(rollout, at=2, loaded=(2,)), rollout_settings())
-    assert decision.message == "Version 2 goes; there is none to go back to."
+    assert decision.why == because(Reason.FIRST_GOES, version=2)
 
 
 def test_golden_requests_are_named_while_they_stand_in():
@@ -186,7 +183,6 @@ def test_golden_requests_are_named_while_they_stand_in():
     server = replace(seen.servers[0], split=True, splitter=READY.state, steered=99.9)
     seen = replace(seen, split=True, splitter=1, servers=(server,))
     settings = rollout_settings(steps=(Step(weight=50.0, hold=60.0),))
-    for gate, more in ((live(synthetic=21)[Gate.LIVE], True), (live()[Gate.LIVE], False)):
-        message = plan(replace(seen, live_gate=gate), settings).message
-        assert message.startswith("Version 2 has 50 % of traffic.")
-        assert ("No live requests come; it is judged by 21 golden ones in their place." in message) is more
+    share = because(Reason.SHARE, version=2, weight=50.0)
+    for synthetic, why in ((21, because(Reason.JUDGED_BY_GOLDEN, doing=share, count=21)), (None, share)):
+        assert plan(replace(seen, live_gate=live(synthetic)[Gate.LIVE]), settings).why == why

@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+import scipy  # its part `stats` takes a second to load, and is loaded when it is first used
 from numpy.typing import NDArray
-from scipy import stats
 
 from baton.domain import Verdict
 from baton.evidence import LiveCheck
@@ -103,7 +103,7 @@ def p_more_often(stable: Flags, candidate: Flags, where: Slices) -> float:
         both, hits, draws = before.size + after.size, int(before.sum() + after.sum()), after.size
         low, high = max(0, draws + hits - both), min(draws, hits)
         least += low
-        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, draws))
+        chances = np.convolve(chances, scipy.stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, draws))
     return min(float(chances[int(candidate.sum()) - least :].sum()), 1.0)
 
 
@@ -118,12 +118,12 @@ def p_higher(stable: Floats, candidate: Floats, where: Slices) -> float:
         both = before.size + after.size
         if not before.size:
             continue
-        ranks = stats.rankdata(np.concatenate((before, after)))
+        ranks = scipy.stats.rankdata(np.concatenate((before, after)))
         ties = np.unique(ranks, return_counts=True)[1].astype(np.float64)
         excess += (float(ranks[before.size :].sum()) - after.size * (both + 1) / 2) / (both + 1)
         tied = float((ties**3 - ties).sum()) / (both * (both - 1))
         variance += before.size * after.size / 12 * (both + 1 - tied) / (both + 1) ** 2
-    return float(stats.norm.sf(excess / math.sqrt(variance))) if variance > 0 else 1.0
+    return float(scipy.stats.norm.sf(excess / math.sqrt(variance))) if variance > 0 else 1.0
 
 
 def p_mean_above(values: Floats, limit: float) -> float:
@@ -138,7 +138,7 @@ def p_mean_above(values: Floats, limit: float) -> float:
     surest = limit**count
     if deviation == 0:
         return surest
-    return max(float(stats.t.sf((mean - limit) / deviation * math.sqrt(count), count - 1)), surest)
+    return max(float(scipy.stats.t.sf((mean - limit) / deviation * math.sqrt(count), count - 1)), surest)
 
 
 class RepeatedIdLoad:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Release, Verdict
 from baton.evidence import DistributionsCheck
@@ -53,8 +53,8 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
         )  # fmt: skip
     sides = [np.array([(a.top, a.mean) for a in side], dtype=np.float64).T for side in (stable, candidate)]
     weight = slice_weights(where)
-    distances = [float(stats.wasserstein_distance(*of, u_weights=weight)) for of in zip(*sides, strict=True)]
-    chances = [float(stats.ks_2samp(*of, method="asymp").pvalue) for of in zip(*sides, strict=True)]
+    distances = [float(scipy.stats.wasserstein_distance(*of, u_weights=weight)) for of in zip(*sides, strict=True)]
+    chances = [float(scipy.stats.ks_2samp(*of, method="asymp").pvalue) for of in zip(*sides, strict=True)]
     which = int(distances[1] > distances[0])
     message = (
         f"the {('best', 'mean')[which]} scores of {counts[1]} requests are {distances[which]:.3f} away from those "

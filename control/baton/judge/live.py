@@ -38,8 +38,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from baton.domain import WORST_FIRST, Gate, GateResult, Release, Verdict
 from baton.evidence import ErrorsCheck, Failures, LiveCheck, LiveEvidence, LiveSamples
@@ -208,7 +208,7 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
             limit = limits.max_failures_in_row
             return replace(check(Verdict.FAIL), message=message, observed=len(row), limit=limit, in_row=len(row))
     if len(failed) > limits.max_failures and share > limits.failure_rate:
-        sure = stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
+        sure = scipy.stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
         errors, where = np.array([a.outcome != "ok" for a in candidates]), time_slices(_at(stables), _at(candidates))
         # Stable that gives no errors can't be to blame, however few its answers are.
         if sure and (not any(bad) or p_more_often(np.array(bad), errors, where) <= alpha):

@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Verdict
 from baton.evidence import LiveLatencyCheck, Times
@@ -163,7 +163,7 @@ def _at_limit(time_ms: float, limits: LiveLimits) -> float:
 
 def _p_majority(hits: int, of: int) -> float:
     """Return the chance of so many hits or more, were hit and miss alike."""
-    return float(stats.binom.sf(hits - 1, of, 0.5))
+    return float(scipy.stats.binom.sf(hits - 1, of, 0.5))
 
 
 def _times(times: Floats, weight: Floats | None = None) -> Times:

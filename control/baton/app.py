@@ -105,7 +105,7 @@ class App:
         live = self._loop.loop_at == 0.0 or age < STALE_AFTER_S
         silent = [i for i in self._loop.indexes.values() if isinstance(i, str)]
         answering = len(silent) < len(self._loop.indexes)
-        message = "ok" if live else f"The loop has not turned for {age:.0f} s."
+        message = "ok" if live else f"The control loop has not run for {age:.0f} s."
         if live and not answering:
             message = " ".join(silent) or "Starting."
         return ControlHealth(live=live, ready=live and answering, message=message, runs=runs)
@@ -143,12 +143,12 @@ class App:
                 if rollout.phase is Phase.WAITING and (held := rollout.held()) is not None:
                     raise Refused(
                         because(Reason.NOT_PROMOTED, version=rollout.candidate, gate=held.gate, said=held.message),
-                        mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
+                        mend=f"`ctl retry {rollout.candidate}` runs the gate again, `ctl abort` ends the rollout.",
                     )
                 pause = rollout.progressed_at is not None and position_of(rollout, one.settings).pause
                 self._journal.rollouts.promote(rollout, who, self._loop.clock(), full=full, approve=pause)
                 self._loop.wake()
-                return _ticket(rollout, "live", f"Version {rollout.candidate} goes on.")
+                return _ticket(rollout, "live", f"The rollout of version {rollout.candidate} continues.")
             chosen = version if version is not None else self._next(one, view)
             self._startable(view, chosen)
             used = view.alias is None and any(chosen in s.ready() for s in view.live())
@@ -178,7 +178,7 @@ class App:
             if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
                 raise Refused(
                     because(Reason.NEVER_SERVED, version=target),
-                    mend=f"`ctl promote {target}` takes it through its gates.",
+                    mend=f"`ctl promote {target}` starts its rollout.",
                 )
             why = because(Reason.ASKED_BACK, who=who)
             opened = one.begin(view, Kind.ROLLBACK, target, view.alias, who, why, promoted=True)
@@ -247,7 +247,7 @@ class App:
             self._on_disk(view, version)
             opened = one.begin(view, Kind.CHECK, version, view.alias, who, because(Reason.VERIFICATION), promoted=True)
             self._loop.wake()
-            return _ticket(opened, "ended", f"Version {version} meets every gate.")
+            return _ticket(opened, "ended", f"Version {version} is checked by every gate.")
 
     def pause(self, *, who: str) -> Paused:
         """Freeze what goes on by itself. Rollback, abort and what a person starts still work."""
@@ -330,8 +330,8 @@ class App:
                 mend=f"`ctl retry {version}` tries again.",
             )
         self._on_disk(view, version)
-        if (hold := view.hold_reason()) is not None:
-            raise Refused(hold)
+        if (blocked := view.loads_blocked()) is not None:
+            raise Refused(blocked)
 
     def _previous(self, service: Service, view: View) -> int:
         """The version that served before the present one and was not taken back itself."""
@@ -360,7 +360,7 @@ class App:
         proof.accept(version, folder, who)
         self._loop.wake()
         message = (
-            f"Version {version} holds what serves. The next load call makes Triton load it once more, beside itself."
+            f"The folder of version {version} holds the files that serve. The next load call loads them once more."
         )
         return Ticket(service.name, None, "ended", message)
 

@@ -1,7 +1,4 @@
-"""The nouns of Baton. Data only: no clock, no socket, no file.
-
-Times are seconds since the epoch as ``float``; they come in from outside.
-"""
+"""Baton's data types: no clock, no socket, no file. Times are seconds since the epoch, given from outside."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from typing import Any
 from baton.reasons import Why
 
 ALWAYS: Mapping[str, bool] = {"always": True}
-"""Of a field: its JSON has it also where it is None, though that is the default (see ``baton.codec``)."""
+"""Metadata of a field that JSON has also where it is None, its default (see ``baton.codec``)."""
 
 
 class Phase(StrEnum):
-    """Where a service stands, as ``ctl status`` tells it."""
+    """Where a service is in a rollout, or that it is in none (``empty``, ``steady``, ``degraded``)."""
 
     EMPTY = "empty"
     STEADY = "steady"
@@ -34,7 +31,7 @@ class Phase(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a gate says. ``hold`` means not enough evidence: neither pass nor fail."""
+    """What a gate says. ``hold``: not enough evidence, so it neither passes nor fails."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -47,11 +44,11 @@ MEETING = frozenset({Phase.SHADOWING, Phase.SHIFTING, Phase.WAITING})
 """Phases in which live requests may meet a candidate."""
 
 WORST_FIRST = (Verdict.FAIL, Verdict.HOLD, Verdict.PASS)
-"""Of several verdicts about one thing the first of these counts."""
+"""Of several verdicts about one thing, the first in this order counts."""
 
 
 class VersionState(StrEnum):
-    """What a version on disk is to its service right now."""
+    """What a version on disk is to its service now."""
 
     SERVING = "serving"
     CANDIDATE = "candidate"
@@ -63,12 +60,12 @@ class VersionState(StrEnum):
 
 
 class Release(StrEnum):
-    """What the person who released a version says of it."""
+    """What the person who made a version says of it."""
 
     EQUIVALENT = "equivalent"
     """The same answers as the stable version: another dtype, build or packaging."""
     RETRAINED = "retrained"
-    """New weights: other answers, and better or no worse ones."""
+    """New weights: other answers, which must rank no worse."""
 
 
 class Gate(StrEnum):
@@ -83,25 +80,25 @@ class Gate(StrEnum):
     INVARIANCE = "invariance"
     LATENCY = "latency"
     LIVE = "live"
-    """Asked of live traffic, in shadow and while it is split."""
+    """Asked of live traffic while it is mirrored or split."""
     MEMORY = "memory"
-    """Watched at all times; it raises an alarm and turns nothing back."""
+    """Watched at all times. It raises an alarm and turns nothing back."""
 
 
 FILE_GATES = (Gate.INTEGRITY, Gate.COMPATIBILITY, Gate.CAPACITY)
-"""Asked of the folder and the machine, before anything is loaded."""
+"""Asked of the folder and the machine, before the candidate is loaded."""
 ANSWER_GATES = (Gate.WARMUP, Gate.OUTPUT, Gate.INVARIANCE, Gate.LATENCY)
-"""Asked of the loaded candidate, by requests to its exact version, before any traffic."""
+"""Asked of the loaded candidate by requests to its exact version, before any traffic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Figures beside a gate's verdict. ``baton.evidence`` has a class for each gate; this one has no figures."""
+    """The figures that a gate judged by: none. ``baton.evidence`` has a class with figures for each gate."""
 
     attempts: int | None = None
     """How often a gate that holds was asked."""
     missing: str | None = None
-    """What a person has to bring to a gate that holds (``golden``): asking again brings nothing without it."""
+    """What a person has to give to a gate that holds (``golden``); without it the gate is not asked again."""
 
 
 NO_EVIDENCE = Evidence()
@@ -109,10 +106,9 @@ NO_EVIDENCE = Evidence()
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate's verdict with the figure it was judged by.
+    """One gate's verdict, with the figure that decided and its limit, in the unit that ``message`` names.
 
-    ``observed`` and ``limit`` are in the unit that ``message`` names. ``evidence`` holds sample sizes and further
-    figures. ``skipped`` marks a gate that had nothing to compare with: it passes and its message says why.
+    ``skipped``: the gate had nothing to compare with; it passes, and its message says why.
     """
 
     gate: Gate = field(metadata={"json": "name"})
@@ -153,7 +149,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class VersionMeta:
-    """What ``version.toml`` of a version folder says; every field has a default."""
+    """What ``version.toml`` of a version's folder says."""
 
     label: str
     release: Release = Release.EQUIVALENT
@@ -169,8 +165,8 @@ class Folder:
     """One entry of the engine's directory as one scan saw it.
 
     ``fingerprint`` changes when Triton would count the version as changed (any file's size, mtime, ctime or inode).
-    ``problem`` is set when the entry can never become a version (``007``, ``2a``, a link to nowhere).
-    ``missing`` says, for an incomplete folder, what is not there yet; empty means complete.
+    ``problem`` says why the entry can never become a version (``007``, ``2a``, a link to nowhere).
+    ``missing`` says what an incomplete folder lacks.
     ``quiet_since`` is the time of the first scan that saw this fingerprint.
     """
 
@@ -183,11 +179,11 @@ class Folder:
     first_seen: float = 0.0
     size: int = 0
     cut: bool = False
-    """Incomplete only in that a file which is there ends too early, or a tokenizer or processor file is not there."""
+    """It lacks only the end of a file, or a tokenizer or processor file."""
     newest: float = 0.0
     """The newest modification time in it; 0 where that is not known."""
     harmless: bool = False
-    """It has a ``problem``, but Triton passes over it: a name of digits alone that leads somewhere (seen on 24.10)."""
+    """It has a ``problem``, but Triton ignores it: a name of digits alone that leads somewhere (seen on 24.10)."""
 
     @property
     def complete(self) -> bool:
@@ -195,12 +191,12 @@ class Folder:
 
 
 class Kind(StrEnum):
-    """What a rollout is for. Each kind asks its own gates."""
+    """What a rollout is for."""
 
     ROLLOUT = "rollout"
     """A new version on its way to serve."""
     ROLLBACK = "rollback"
-    """A version that served before, called back by a person after it was unloaded."""
+    """A person goes back to a version that served before and was unloaded."""
     CHECK = "check"
     """``ctl verify``: every gate, no traffic, no promotion."""
 
@@ -208,7 +204,7 @@ class Kind(StrEnum):
 GATES_OF: Mapping[Kind, tuple[Gate, ...]] = {
     Kind.ROLLOUT: (*FILE_GATES, Gate.LOAD, *ANSWER_GATES),
     Kind.CHECK: (*FILE_GATES, Gate.LOAD, *ANSWER_GATES),
-    # A version that has served before is wanted back at once: it has to load and to answer, no more.
+    # A version that has served before is needed at once: it has to load and to answer.
     Kind.ROLLBACK: (Gate.LOAD, Gate.WARMUP),
 }
 
@@ -219,16 +215,16 @@ class Outcome(StrEnum):
     LIVE = "live"
     VERIFIED = "verified"
     ROLLED_BACK = "rolled_back"
-    """It had traffic and lost it again."""
+    """It had traffic, and clients were led back."""
     REJECTED = "rejected"
-    """A gate failed; it never had traffic."""
+    """A gate failed before it had traffic."""
     ABORTED = "aborted"
     SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a rollout goes back: who or what ended it, and how that counts for the version."""
+    """Why a rollout is turned back: who or what did it, and the outcome."""
 
     outcome: Outcome
     who: str
@@ -256,15 +252,15 @@ class Rollout:
     gates: Mapping[Gate, GateResult] = field(default_factory=dict)
     gate_times: Mapping[Gate, float] = field(default_factory=dict)
     promoted: bool = False
-    """A person said promote: waits are over, automatic steps go on although Baton is paused."""
+    """A person promoted it: it waits for nobody, and goes on although Baton is paused."""
     full: bool = False
-    """A person said promote --full: the traffic steps that remain are skipped."""
+    """A person promoted it with ``--full``: the remaining traffic steps are skipped."""
     progress: float = 0.0
-    """Seconds of the way from shadow to all traffic that are behind it; see ``baton.plan.steps``."""
+    """Seconds of its traffic steps, or of its shadow, that are done; see ``baton.plan.steps``."""
     progressed_at: float | None = None
-    """When the way began, or was last gone on; None before live traffic met the candidate."""
+    """When it last progressed; None before live traffic met the candidate."""
     approvals: int = 0
-    """Pause steps that a person let it go past."""
+    """How many pause steps a person has let it pass."""
     renewed_at: float | None = None
     """When the lease of the splitters' route was last renewed."""
     stop: Stop | None = None
@@ -274,8 +270,8 @@ class Rollout:
     outcome: Outcome | None = None
     ended_why: Why | None = None
     salt: str = field(default="", repr=False, compare=False)
-    """Of the hash that tells which request ids meet the candidate. Secret: who knows it chooses who answers; so it is
-    told to the splitters alone. Empty once the rollout has ended."""
+    """Salt of the hash that tells which request ids go to the candidate. Secret, since who knows it can choose: only
+    the splitters get it. Empty once the rollout has ended."""
 
     @property
     def message(self) -> str:
@@ -283,33 +279,33 @@ class Rollout:
         return "" if self.ended_why is None else str(self.ended_why)
 
     def held(self) -> GateResult | None:
-        """The first gate, in their order, that holds for want of evidence; the live one holds while it gathers it."""
+        """The first gate that holds for want of evidence; not the live one, which holds while it gathers it."""
         results = (self.gates.get(gate) for gate in GATES_OF[self.kind])
         return next((r for r in results if r is not None and r.verdict is Verdict.HOLD), None)
 
 
 class ReleaseStatus(StrEnum):
-    """What Baton has decided about a version on disk; a version without a standing is new."""
+    """What Baton has decided about a version on disk. A version without a record is new."""
 
     REJECTED = "rejected"
     WITHDRAWN = "withdrawn"
-    """It served or was about to, and a person or a gate took it back. Only a person brings it again."""
+    """It served, or was about to, and was taken back. Only a person brings it again."""
     RELEASED = "released"
     """It passed its gates and served."""
     ADOPTED = "adopted"
-    """It was found serving, and this journal does not know how it came to: the state was lost, or is an older one."""
+    """It was found serving, and this journal does not know why: the state directory was lost, or is an older one."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
-    """The journal's word on one version of one service."""
+    """The journal's record of one version of one service."""
 
     version: int
     status: ReleaseStatus
     reason: Why
     fingerprint: str
     loaded: bool
-    """Whether Triton ever loaded it: then a changed folder under the same number is not taken up by itself."""
+    """Whether Triton ever loaded it. Then a changed folder of the same number starts no rollout by itself."""
     at: float
 
 
@@ -324,7 +320,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One line of the repository index: a model's version, its state and Triton's reason."""
+    """A model version in the repository index: its state, and Triton's reason."""
 
     state: ModelState
     reason: str = ""
@@ -332,9 +328,9 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an instance of an engine version computes with, as the engine itself tells; None where it does not.
+    """What an instance of an engine version computes with, as the engine reports it; None where it does not.
 
-    ``fallback`` is what was done where it could not get what was ``asked`` for, ``none`` where nothing was.
+    ``fallback`` is what it did when it could not get what was ``asked`` for; ``none`` where it did nothing.
     """
 
     device: str | None = None
@@ -345,7 +341,7 @@ class EngineInfo:
 
     @property
     def lowered(self) -> bool:
-        """Whether it runs in less than was asked for."""
+        """Whether it computes with less than was asked for."""
         return self.fallback not in (None, "", "none")
 
 

@@ -1,7 +1,7 @@
 """The one error hierarchy.
 
-Every error names the thing, the cause and what to do, and has the exit code of ``ctl``. Its text is for the person on
-call at 3 a.m.; a traceback is only for bugs.
+Every error names the thing, the cause and what to do, and has the exit code with which ``ctl`` ends.
+Its text is for a person on call. A traceback means a defect.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from baton.reasons import Reason, Why
 
 
 class BatonError(Exception):
-    """Something went wrong that Baton has no better name for."""
+    """Something went wrong that has no class of its own."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, why: Why | str, *, mend: str | None = None) -> None:
-        """``why``: what went wrong, by a reason where a program may want to tell it from others."""
+        """``why``: what went wrong, as a reason where code handles it. ``mend``: what to do."""
         super().__init__(str(why))
         self.message = str(why)
         self.reason = why.reason if isinstance(why, Why) else Reason.OTHER
@@ -40,13 +40,13 @@ class ConfigError(BatonError):
 
 
 class Refused(BatonError):
-    """The present state does not allow what was asked for."""
+    """The present state does not allow the request."""
 
     exit_code = 3
 
 
 class Untrusted(Refused):
-    """Another user could have prepared a file or a folder, or could still change it: it is not used."""
+    """Another user can write a file or a folder, or could before: Baton does not use it."""
 
 
 class GateFailed(BatonError):
@@ -68,7 +68,7 @@ class TimedOut(BatonError):
 
 
 class CheckpointError(BatonError):
-    """A version folder can never serve as it is: it names the file and the figure that is wrong."""
+    """A version folder can't serve as it is. The message names the file and the wrong figure."""
 
     exit_code = 4
 
@@ -84,30 +84,29 @@ class TritonError(BatonError):
 
 
 class InvalidRequest(TritonError):
-    """The model refused the request itself (INVALID_ARGUMENT): the version answers."""
+    """The model refused the request (INVALID_ARGUMENT). The version does answer."""
 
 
 class GivenUp(TritonError):
-    """Triton gave requests to this version up, since its process shows no sign of life.
+    """Triton cancelled requests to this version, because its process is frozen or dead. Baton sends it no more.
 
-    Baton sends it no more requests until it is loaded again: one that reaches such a process can make the whole server
-    abort (seen on 24.10).
+    It is asked again after it was loaded again: a request to such a process can end the whole server (seen on 24.10).
     """
 
 
 class NotSteered(BatonError):
-    """The splitter refuses this control plane's token: it was loaded with files that have changed since."""
+    """The splitter takes no route from this control plane: its files changed after it was loaded."""
 
 
 class KeyRefused(TritonError):
-    """Triton answers, and refuses Baton's admin key. Trying again does not help."""
+    """Triton answers and refuses Baton's admin key. A call that needs the key fails again until the key is right."""
 
 
 class RepositoryError(BatonError):
-    """A file of the model repository can't be read or written as it must be."""
+    """A file of the model repository can't be read or written, or has the wrong content."""
 
     exit_code = 1
 
 
 class Unreadable(RepositoryError):
-    """The file system does not give a file of the model repository: whether it is there is not known."""
+    """The file system fails to read a file of the model repository. Whether the file exists is unknown."""

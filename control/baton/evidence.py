@@ -1,7 +1,7 @@
-"""The figures that each gate judged by: one class a gate, made by its judge and read by every face.
+"""The figures that each gate judged by: one class for each gate, made by its judge and read by CLI and metrics.
 
-``baton.codec`` writes them to JSON and reads them again. A figure that was not taken is None, and JSON leaves it out.
-A judge that could take no figure at all gives the bare ``Evidence`` of ``baton.domain``.
+``baton.codec`` writes them to JSON and reads them again. A figure that was not taken is None, and not in the JSON. A
+judge that could take no figure at all gives the plain ``Evidence`` of ``baton.domain``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from baton.domain import ALWAYS, Evidence, Gate, GateResult, Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegrityEvidence(Evidence):
-    """Of the files. The counts below ``unchecked_sums`` are there where the folder is whole."""
+    """The counts below ``unchecked_sums`` are there where the folder is complete."""
 
     hashed_bytes: int
     hashed_files: int
@@ -35,7 +35,7 @@ class CompatibilityEvidence(Evidence):
     architecture: str | None = None
     tokens: int | None = None
     tokens_changed: int | None = None
-    """Tokens that are not as the stable version has them."""
+    """Tokens that differ from the stable version's."""
     problems: tuple[str, ...] | None = None
 
 
@@ -58,7 +58,7 @@ class LoadEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmupEvidence(Evidence):
-    """Of the first answers. A time that a broken clock gave and JSON can't hold is text."""
+    """Times of first answers. One that JSON can't hold (from a broken clock) is text."""
 
     rounds: int
     first_ms: tuple[float | str, ...]
@@ -77,7 +77,7 @@ class Sides:
 
 @dataclass(frozen=True, slots=True)
 class WorstScore:
-    """The golden score that decided. One that is no number is text."""
+    """The golden score that decided. One that is not a number is text."""
 
     case: str
     document: int
@@ -124,7 +124,7 @@ class InvarianceEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyEvidence(Evidence):
-    """Of times taken in turn. All but ``samples``, of each version, is there where there are enough of them."""
+    """Of times taken in turn. Without enough ``samples`` of each version there is no other figure."""
 
     samples: int
     shared_slowdown_mean: float | None = None
@@ -137,10 +137,10 @@ class LatencyEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCheck:
-    """One question of the gate ``live``; ``message`` is a clause with figures and sample sizes, without a full stop.
+    """One check of the gate ``live``; ``message`` is a clause with figures and sample sizes, without a full stop.
 
-    ``hangs_on`` is the one source of evidence by which alone it would fail: then it holds. Where it holds for want of
-    evidence, ``have`` is what there is and ``need`` the least that is needed.
+    ``hangs_on``: it would fail only by evidence of this one source, so it holds. Where it holds for want of evidence,
+    ``have`` is what there is and ``need`` the least that is needed.
     """
 
     name: str
@@ -194,9 +194,9 @@ class LiveLatencyCheck(LiveCheck):
     stable: Times | None = None
     candidate: Times | None = None
     slow: int | None = None
-    """Slow answers, where they alone decided."""
+    """The candidate's slow answers, where its slow answers decided."""
     answers: tuple[int, ...] | None = None
-    """Stable's and the candidate's, where they are too few."""
+    """Of stable and of the candidate, where there are too few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,16 +220,16 @@ class KindMean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoresCheck(LiveCheck):
-    """Whether the two versions score the same requests alike: one of the checks by that ``name``."""
+    """Whether the two versions score the same requests alike. ``name`` is one of ``SCORES``."""
 
     pairs: int | None = None
     kind: str | None = None
-    """The kind of request that decided; empty: all of them."""
+    """The kind of request that decided; empty: all requests."""
     kinds: Mapping[str, KindMean] | None = None
     beyond: int | None = None
     """Requests with a score that differs by more than the tolerance."""
     shift: float | None = None
-    """Mean of the candidate's scores less that of stable's."""
+    """Mean of the candidate's scores minus that of stable's."""
     shift_chance: float | None = None
     chance: float | None = None
 
@@ -268,7 +268,7 @@ class LiveEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEvidence(Evidence):
-    """Of a version's memory. Growth is a share of the median in the window; all but ``samples`` may not be known."""
+    """Of a version's memory. Growth is a share of the median in the window."""
 
     samples: int
     span_s: float | None = None

@@ -1,7 +1,8 @@
-"""What Baton tells of itself, typed once: the facade makes these, the API carries them, every face reads them.
+"""The types of all that Baton tells: the facade makes them, the API carries them, CLI and metrics read them.
 
-``baton.codec`` prints them as JSON, under the names of their fields: fields are added, never renamed or dropped.
-``docs/schema.json`` is made of them. Times are UTC text, as in ``2026-01-01T00:00:00Z``; shares of traffic are percent.
+``baton.codec`` writes them as JSON by the names of their fields, so fields are added, and never renamed or dropped.
+``docs/schema.json`` is generated from them. Times are UTC text, as in ``2026-01-01T00:00:00Z``; shares of traffic are
+percent.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ T = TypeVar("T")
 
 
 def iso(at: float) -> str:
-    """Seconds since the epoch as facts tell a time."""
+    """Seconds since the epoch as UTC text."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def widened(kind: type[T], base: Any, **more: Any) -> T:
-    """``base`` as the fuller ``kind``, which tells ``more``."""
+    """``base`` as ``kind``, a subclass with ``more`` fields."""
     return kind(**{one.name: getattr(base, one.name) for one in fields(base)}, **more)
 
 

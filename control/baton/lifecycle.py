@@ -1,9 +1,9 @@
-"""The lifecycle of a rollout, written down once: every transition that may happen, and why it happens.
+"""The lifecycle of a rollout: a table of every transition that may happen, and why it happens.
 
-The journal refuses a transition that is not in the table; the diagram in ``docs/reference/lifecycle.md`` is printed
-from it (``python -m baton.lifecycle``), and a test fails when the two differ.
+The journal refuses any other transition. ``python -m baton.lifecycle`` prints the diagram in
+``docs/reference/lifecycle.md`` from the table, and a test fails when the two differ.
 
-Rules the table alone makes true:
+What the table alone makes true:
 
 * Every phase of a rollout leads to ``rolling_back``: an abort wins from anywhere.
 * ``rolling_back`` leads to nothing but the end: nothing overtakes an abort.
@@ -20,7 +20,7 @@ from baton.domain import Phase
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One row: ``None`` stands for the beginning (``before``) or the end (``after``) of a rollout."""
+    """One row. ``None`` is the beginning (``before``) or the end (``after``) of a rollout."""
 
     before: Phase | None
     after: Phase | None

@@ -11,6 +11,7 @@ import platform
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol, Self
 
 from prometheus_client import CollectorRegistry
@@ -19,9 +20,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from baton import __version__, httpd
-from baton.domain import Outcome, Phase, Verdict
+from baton.domain import GateResult, Outcome, Phase, Verdict
 from baton.errors import BatonError, ConfigError, Refused
-from baton.facts import ControlHealth, RolloutFacts, ServerStatus, ServiceStatus, Status
+from baton.facts import ControlHealth, RolloutFacts, ServerStatus, ServiceStatus, Status, TrafficStatus, VersionStatus
 
 MOST_CONNECTIONS = 32
 """At a time: a few Prometheus servers and balancers, each for a moment."""
@@ -42,6 +43,18 @@ class Observed(Protocol):
     def counts(self) -> dict[tuple[str, str], int]: ...
 
 
+Rows = Iterable[tuple[Sequence[str], float | None]]
+"""The values of a metric's labels, and the figure; None where it is not known."""
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, figure in rows:
+        if figure is not None:
+            family.add_metric(values, float(figure))
+    return family
+
+
 class ControlCollector(Collector):
     """Reads the facade at each scrape."""
 
@@ -52,169 +65,103 @@ class ControlCollector(Collector):
         return []  # else registering would scrape once, before the loop has turned
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("baton_build_info", "Baton's version; always 1.", labels=["version", "python"])
-        build.add_metric([__version__, platform.python_version()], 1)
-        yield build
-        acting = self._app.acting()
-        yield GaugeMetricFamily(
-            "baton_acting", "1 while this control plane acts, 0 while it stands by.", value=float(acting)
-        )
+        app, acting = self._app, self._app.acting()
+        build = [((__version__, platform.python_version()), 1)]
+        yield _gauge("baton_build_info", "Baton's version; always 1.", ["version", "python"], build)
+        yield _gauge("baton_acting", "1 while this control plane acts, 0 while it stands by.", [], [((), acting)])
         if not acting:
             return
-        yield GaugeMetricFamily(
-            "baton_loop_last_timestamp_seconds", "When the control loop last went round.", value=self._app.loop_at()
+        yield _gauge(
+            "baton_loop_last_timestamp_seconds", "When the control loop last went round.", [], [((), app.loop_at())]
         )
-        status = self._app.status(None)
-        yield GaugeMetricFamily(
-            "baton_paused", "1 while automatic steps are frozen (ctl pause).", value=float(status.paused)
-        )
+        status = app.status(None)
+        yield _gauge("baton_paused", "1 while automatic steps are frozen (ctl pause).", [], [((), status.paused)])
         yield from _servers(status.servers)
         yield from _services(status.services)
-        yield from _gates(status.services)
+        yield from _traffic([(s.name, s.traffic) for s in status.services if s.traffic is not None])
+        yield from _versions([(s.name, v) for s in status.services for v in s.versions])
+        yield from _gates([(s.name, g) for s in status.services for g in s.gates])
         yield from self._rollouts([s.name for s in status.services])
 
     def _rollouts(self, services: list[str]) -> Iterator[Metric]:
         counts = {(s, o.value): 0 for s in services for o in Outcome} | self._app.counts()
-        total = CounterMetricFamily(
-            "baton_rollouts",
-            "Rollouts that ended, by outcome, over the life of the journal.",
-            labels=["service", "outcome"],
-        )
-        for (service, outcome), count in sorted(counts.items()):
-            total.add_metric([service, outcome], count)
+        text = "Rollouts that ended, by outcome, over the life of the journal."
+        total = CounterMetricFamily("baton_rollouts", text, labels=["service", "outcome"])
+        for labels, count in sorted(counts.items()):
+            total.add_metric(labels, count)
         yield total
-        duration = GaugeMetricFamily(
-            "baton_rollout_duration_seconds", "From begin to end of the last rollout that ended.", labels=["service"]
-        )
-        live = GaugeMetricFamily(
-            "baton_time_to_live_seconds",
-            "From the begin of the last rollout that moved traffic until all of it had moved.",
-            labels=["service"],
-        )
         history = self._app.history(None, _LAST_ROLLOUTS)
-        took = [(h.service, h.duration_s) for h in history], [(h.service, h.time_to_live_s) for h in history]
-        for family, times in zip((duration, live), took, strict=True):
-            for service in services:
-                last = next((time for of, time in times if of == service and time is not None), None)
-                if last is not None:
-                    family.add_metric([service], last)
-            yield family
+        took = [(h.service, h.duration_s) for h in history]
+        until_live = [(h.service, h.time_to_live_s) for h in history]
+
+        def last(times: Sequence[tuple[str, float | None]]) -> Rows:
+            return [((s,), next((t for of, t in times if of == s and t is not None), None)) for s in services]
+
+        text = "From begin to end of the last rollout that ended."
+        yield _gauge("baton_rollout_duration_seconds", text, ["service"], last(took))
+        text = "From the begin of the last rollout that moved traffic until all of it had moved."
+        yield _gauge("baton_time_to_live_seconds", text, ["service"], last(until_live))
 
 
-def _servers(servers: Iterable[ServerStatus]) -> Iterator[Metric]:
-    live = GaugeMetricFamily("baton_server_live", "1 while the Triton server answers.", labels=["server"])
-    in_sync = GaugeMetricFamily("baton_server_in_sync", "1 while it does what it should.", labels=["server"])
-    for server in servers:
-        live.add_metric([server.name], float(server.live))
-        in_sync.add_metric([server.name], float(server.in_sync))
-    yield from (live, in_sync)
+def _servers(servers: Sequence[ServerStatus]) -> Iterator[Metric]:
+    yield _gauge(
+        "baton_server_live", "1 while the Triton server answers.", ["server"], (((s.name,), s.live) for s in servers)
+    )
+    text = "1 while it does what it should."
+    yield _gauge("baton_server_in_sync", text, ["server"], (((s.name,), s.in_sync) for s in servers))
 
 
 def _services(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
-    phases = GaugeMetricFamily("baton_service_phase", "1 for the phase of the service.", labels=["service", "phase"])
-    for service in services:
-        for phase in Phase:
-            phases.add_metric([service.name, phase.value], float(service.phase == phase))
-    yield phases
-    stable = GaugeMetricFamily("baton_stable_version", "The version that serves; 0: none.", labels=["service"])
-    candidate = GaugeMetricFamily("baton_candidate_version", "The version on its way; 0: none.", labels=["service"])
-    weight = GaugeMetricFamily(
-        "baton_candidate_weight_percent", "The candidate's share of traffic.", labels=["service"]
-    )
-    for service in services:
-        stable.add_metric([service.name], float(service.stable or 0))
-        candidate.add_metric([service.name], float(service.candidate or 0))
-        weight.add_metric([service.name], float(service.weight))
-    yield from (stable, candidate, weight)
-    yield from _traffic(services)
-    yield from _memory(services)
-    yield from _health(services)
+    phases = (((s.name, phase), s.phase == phase) for s in services for phase in Phase)
+    yield _gauge("baton_service_phase", "1 for the phase of the service.", ["service", "phase"], phases)
+    stable = (((s.name,), s.stable or 0) for s in services)
+    yield _gauge("baton_stable_version", "The stable version; 0: none.", ["service"], stable)
+    candidate = (((s.name,), s.candidate or 0) for s in services)
+    yield _gauge("baton_candidate_version", "The candidate; 0: none.", ["service"], candidate)
+    weight = (((s.name,), s.weight) for s in services)
+    yield _gauge("baton_candidate_weight_percent", "The candidate's share of traffic.", ["service"], weight)
 
 
-def _traffic(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
+def _traffic(traffic: Sequence[tuple[str, TrafficStatus]]) -> Iterator[Metric]:
     """What the splitters did since they started; only while live requests are mirrored or split."""
-    observed = GaugeMetricFamily(
-        "baton_candidate_weight_observed_percent",
-        "The share of requests that the candidate answered in the last half minute.",
-        labels=["service"],
+    text = "The share of requests that the candidate answered in the last half minute."
+    observed = (((name,), one.observed) for name, one in traffic)
+    yield _gauge("baton_candidate_weight_observed_percent", text, ["service"], observed)
+    text = "Requests that each role answered in this split."
+    answered = (
+        ((name, role), getattr(one.requests, role)) for name, one in traffic for role in ("stable", "candidate")
     )
-    answered = GaugeMetricFamily(
-        "baton_split_requests", "Requests that each role answered in this split.", labels=["service", "role"]
-    )
-    shadowed = GaugeMetricFamily(
-        "baton_shadowed_requests", "Requests mirrored to the candidate in this split.", labels=["service"]
-    )
-    lease = GaugeMetricFamily(
-        "baton_split_lease_seconds",
-        "What is left of the split's lease; 0: the stable version alone.",
-        labels=["service"],
-    )
-    for service in services:
-        traffic, name = service.traffic, service.name
-        if traffic is None:
-            continue
-        if traffic.observed is not None:
-            observed.add_metric([name], traffic.observed)
-        answered.add_metric([name, "stable"], traffic.requests.stable)
-        answered.add_metric([name, "candidate"], traffic.requests.candidate)
-        shadowed.add_metric([name], traffic.shadowed)
-        lease.add_metric([name], traffic.lease_left_s or 0.0)
-    yield from (observed, answered, shadowed, lease)
+    yield _gauge("baton_split_requests", text, ["service", "role"], answered)
+    text = "Requests mirrored to the candidate in this split."
+    yield _gauge("baton_shadowed_requests", text, ["service"], (((name,), one.shadowed) for name, one in traffic))
+    text = "What is left of the split's lease; 0: the stable version alone."
+    left = (((name,), one.lease_left_s or 0.0) for name, one in traffic)
+    yield _gauge("baton_split_lease_seconds", text, ["service"], left)
 
 
-def _memory(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
-    """Of the engine versions on this machine."""
-    family = GaugeMetricFamily(
-        "baton_engine_memory_bytes", "Memory of an engine version's processes.", labels=["service", "version", "kind"]
-    )
-    growth = GaugeMetricFamily(
-        "baton_engine_memory_growth_ratio",
-        "Growth of the resident memory in the window of the gate, as a share.",
-        labels=["service", "version"],
-    )
-    for service in services:
-        for version in service.versions:
-            memory, labels = version.memory, [service.name, str(version.version)]
-            if memory is None:
-                continue
-            family.add_metric([*labels, "resident"], memory.bytes)
-            if memory.gpu_bytes is not None:
-                family.add_metric([*labels, "gpu"], memory.gpu_bytes)
-            if memory.growth is not None:
-                growth.add_metric(labels, memory.growth)
-    yield from (family, growth)
+def _versions(versions: Sequence[tuple[str, VersionStatus]]) -> Iterator[Metric]:
+    """Memory of the engine versions on this machine, and whether those that are probed answer."""
+    known = [((name, str(v.version)), v.memory) for name, v in versions if v.memory is not None]
+    resident = (((*of, "resident"), memory.bytes) for of, memory in known)
+    gpu = (((*of, "gpu"), memory.gpu_bytes) for of, memory in known)
+    text = "Memory of an engine version's processes."
+    yield _gauge("baton_engine_memory_bytes", text, ["service", "version", "kind"], chain(resident, gpu))
+    text = "Growth of the resident memory in the window of the gate, as a share."
+    growth = ((of, memory.growth) for of, memory in known)
+    yield _gauge("baton_engine_memory_growth_ratio", text, ["service", "version"], growth)
+    text = "1 while a version answers a real request on a server, whatever Triton calls it."
+    healthy = (((name, h.server, str(v.version)), h.healthy) for name, v in versions for h in v.health)
+    yield _gauge("baton_version_healthy", text, ["service", "server", "version"], healthy)
 
 
-def _health(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
-    """Of the versions that are asked: what serves, where the service has a golden set."""
-    family = GaugeMetricFamily(
-        "baton_version_healthy",
-        "1 while a version answers a real request on a server, whatever Triton calls it.",
-        labels=["service", "server", "version"],
-    )
-    for service in services:
-        for version in service.versions:
-            for health in version.health:
-                family.add_metric([service.name, health.server, str(version.version)], float(health.healthy))
-    yield family
-
-
-def _gates(services: Sequence[ServiceStatus]) -> Iterator[Metric]:
+def _gates(gates: Sequence[tuple[str, GateResult]]) -> Iterator[Metric]:
     """The gates of the rollouts under way; between rollouts those of the last one."""
-    verdicts = GaugeMetricFamily(
-        "baton_gate_verdict", "1 for the verdict of the gate.", labels=["service", "gate", "verdict"]
-    )
-    observed = GaugeMetricFamily("baton_gate_observed", "What the gate measured.", labels=["service", "gate"])
-    limit = GaugeMetricFamily("baton_gate_limit", "What it is held against.", labels=["service", "gate"])
-    for service in services:
-        for gate in service.gates:
-            for verdict in Verdict:
-                verdicts.add_metric([service.name, gate.gate, verdict.value], float(gate.verdict == verdict))
-            if gate.observed is not None:
-                observed.add_metric([service.name, gate.gate], gate.observed)
-            if gate.limit is not None:
-                limit.add_metric([service.name, gate.gate], gate.limit)
-    yield from (verdicts, observed, limit)
+    verdicts = (((name, g.gate, verdict), g.verdict == verdict) for name, g in gates for verdict in Verdict)
+    yield _gauge("baton_gate_verdict", "1 for the verdict of the gate.", ["service", "gate", "verdict"], verdicts)
+    observed = (((name, g.gate), g.observed) for name, g in gates)
+    yield _gauge("baton_gate_observed", "What the gate measured.", ["service", "gate"], observed)
+    limit = (((name, g.gate), g.limit) for name, g in gates)
+    yield _gauge("baton_gate_limit", "What it is held against.", ["service", "gate"], limit)
 
 
 # The server

@@ -1,4 +1,4 @@
-"""What the facade tells: the facts of ``baton.facts``, made of what the loop, the journal and the files say."""
+"""Makes the facts of ``baton.facts``, which the facade tells, of what the loop, the journal and the files say."""
 
 from __future__ import annotations
 
@@ -47,40 +47,38 @@ from baton.facts import (
     widened,
 )
 from baton.plan import ServerView, View, route
-from baton.plan.health import leaks
+from baton.plan.health import stuck_unloading
 from baton.plan.steps import length
 from baton.plan.traffic import before_traffic, position_of, shadowed, stepwise
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
-
 MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
 """Phases in which all traffic is on the candidate."""
-AHEAD_S = 60.0
+CLOCKS_DIFFER_S = 60.0
 """Clocks of machines that are synchronized differ by far less."""
 
 
 def server(config: ServerConfig, loop: Loop, services: Sequence[Service]) -> ServerStatus:
     """One Triton server, as the services see it."""
     index = loop.indexes.get(config.name)
-    silent = index if isinstance(index, str) else None
-    views = [s.view for s in services if s.view is not None]
-    shown = [(v, one) for v in views for one in v.servers if one.name == config.name]
+    error = index if isinstance(index, str) else None
+    shown = [(s.view, one) for s in services if s.view is not None for one in s.view.servers if one.name == config.name]
     # A server is not away because a service's files can't be read, or because it keeps something from Baton.
     unknown = [f"What it should serve as {s.name} is not known: {s.decision.message}" for s in services if s.blind]
     kept = [one.reason for _, one in shown if not one.live and one.reason]
     return ServerStatus(
         name=config.name,
         grpc=config.grpc,
-        live=index is not None and silent is None and all(one.live for _, one in shown),
+        live=index is not None and error is None and all(one.live for _, one in shown),
         in_sync=bool(shown) and not unknown and all(_in_sync(view, one) for view, one in shown),
-        message=silent or next(iter(kept + unknown), ""),
+        message=error or next(iter(kept + unknown), ""),
     )
 
 
 def _in_sync(view: View, one: ServerView) -> bool:
     # Until a first version serves, the policy names what is wanted, and nothing is loaded.
     engine = one.ready() == view.version_policy or (view.alias is None and view.rollout is None)
-    return one.live and view.leads(one) and engine
+    return one.live and view.alias_matches(one) and engine
 
 
 def service(
@@ -90,15 +88,16 @@ def service(
     memory: Mapping[int, VersionMemory],
     engines: Mapping[int, ByServer],
 ) -> ServiceStatus:
-    """One service, as ``ctl status`` shows it; at rest with the gates of the ``last`` rollout."""
+    """One service, as ``ctl status`` shows it; without a rollout with the gates of the ``last`` one."""
     view, decision = one.view, one.decision
     infos = [] if view is None else _infos(view, engines)
-    rollout = view.rollout if view is not None else None
+    rollout = None if view is None else view.rollout
     ongoing = rollout is not None and rollout.phase in ONGOING
-    stable = view.alias if view is not None else None
+    stable = None if view is None else view.alias
     if rollout is not None and ongoing and rollout.kind is not Kind.CHECK:
         stable = rollout.previous
-    gates = ([] if last is None else gates_of(last, one)) + _memory_gate(memory)
+    worst = min((m.result for m in memory.values()), key=lambda r: WORST_FIRST.index(r.verdict), default=None)
+    gates = [*(() if last is None else gates_of(last, one)), *(() if worst is None else (worst,))]
     return ServiceStatus(
         name=one.name,
         engine=one.config.engine,
@@ -108,7 +107,7 @@ def service(
         candidate=rollout.candidate if rollout is not None and ongoing else None,
         weight=weight(one, rollout),
         step=step(one, rollout),
-        steps=_way(one, rollout),
+        steps=_all_steps(one, rollout),
         traffic=_traffic(one, rollout),
         gates=tuple(gates),
         versions=() if view is None else tuple(_versions(one, view, memory, infos)),
@@ -122,7 +121,7 @@ def service(
 def _waits_for(gates: Iterable[GateResult]) -> Iterator[WaitsFor]:
     """What the gates that hold have too little of."""
     for result in gates:
-        if result.verdict is not Verdict.HOLD or result.gate is Gate.MEMORY:  # that one keeps nothing waiting
+        if result.verdict is not Verdict.HOLD or result.gate is Gate.MEMORY:  # nothing waits for that one
             continue
         if result.evidence.missing is not None:
             yield WaitsFor(result.gate, result.evidence.missing, 0, 1, None)
@@ -152,23 +151,28 @@ def _versions(
         )
 
 
+def _memory(known: VersionMemory | None) -> MemoryStatus | None:
+    """What a version takes now; None where that can't be seen from here."""
+    if known is None:
+        return None
+    usage, result = known.usage, known.result
+    return MemoryStatus(usage.resident_bytes, usage.gpu_bytes, result.observed, result.verdict)
+
+
 def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineInfo]]) -> tuple[str, ...]:
-    """What a person is to see to, each in a sentence."""
+    """What a person should see to, each in a sentence."""
     unexpected = [f.problem for f in view.unexpected if f.problem is not None]
-    steering = one.splitter_client.deviations(view.now) if view.split else []
-    slow = [lowered(*info) for info in infos if info[2].lowered]
-    return tuple(unexpected + _ahead(view) + steering + [str(why) for why in (*leaks(view, one.settings), *slow)])
-
-
-def _ahead(view: View) -> list[str]:
-    """Versions whose files another clock dated, in words."""
-    return [
+    ahead = [
         f"Files of version {version} are dated {(folder.newest - view.now) / 60:.0f} min ahead of this machine's "
         f"clock. Baton allows for it, but Triton passes over a config.pbtxt that somebody else edits until that time "
         f"has come: set the clock of the machine that writes versions (`timedatectl` shows whether it is synchronized)."
         for version, folder in sorted(view.folders.items())
-        if folder.newest - view.now > AHEAD_S
+        if folder.newest - view.now > CLOCKS_DIFFER_S
     ]
+    steering = one.splitter_client.deviations(view.now) if view.split else []
+    slow = [lowered(*info) for info in infos if info[2].lowered]
+    whys = [*stuck_unloading(view, one.settings), *slow]
+    return tuple(unexpected + ahead + steering + [str(why) for why in whys])
 
 
 def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, EngineInfo]]:
@@ -182,22 +186,8 @@ def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, 
 
 
 def _each(values: Iterable[str | None]) -> str | None:
-    """The different ones of several instances and servers together; None where none is known."""
+    """The different values of several instances and servers together; None where none is known."""
     return ", ".join(sorted({v for v in values if v})) or None
-
-
-def _memory(known: VersionMemory | None) -> MemoryStatus | None:
-    """What a version takes now; None where that can't be seen from here."""
-    if known is None:
-        return None
-    usage, result = known.usage, known.result
-    return MemoryStatus(usage.resident_bytes, usage.gpu_bytes, result.observed, result.verdict)
-
-
-def _memory_gate(memory: Mapping[int, VersionMemory]) -> list[GateResult]:
-    """The version that gives most reason to worry; none where nothing is known."""
-    worst = min(memory.values(), key=lambda m: WORST_FIRST.index(m.result.verdict), default=None)
-    return [] if worst is None else [worst.result]
 
 
 def weight(one: Service, rollout: Rollout | None) -> float:
@@ -213,21 +203,19 @@ def weight(one: Service, rollout: Rollout | None) -> float:
 
 def step(one: Service, rollout: Rollout | None) -> StepStatus:
     """Which of the traffic steps is under way."""
-    steps = one.settings.steps if _by_steps(one, rollout) else ()
-    last, shown = len(steps) + 1, StepStatus(0, len(steps) + 1)
+    settings = one.settings
+    steps = settings.steps if _by_steps(one, rollout) else ()
+    last = len(steps) + 1
     if rollout is None or rollout.phase not in ONGOING or rollout.kind is Kind.CHECK:
-        return shown
-    if rollout.phase is Phase.BAKING:
+        return StepStatus(0, last)
+    where = position_of(rollout, settings)
+    if rollout.phase is Phase.SHADOWING and stepwise(rollout, settings):
+        return StepStatus(0, last, f"shadow {settings.shadow_share:g} %", round(where.left, 1))
+    if rollout.phase is not Phase.BAKING and before_traffic(rollout):
+        return StepStatus(0, last)
+    if rollout.phase is Phase.BAKING or where.index >= len(steps):
         return StepStatus(last, last, "100 %")
-    if rollout.phase is Phase.SHADOWING and stepwise(rollout, one.settings):
-        left = position_of(rollout, one.settings).left
-        return StepStatus(0, last, f"shadow {one.settings.shadow_share:g} %", round(left, 1))
-    if rollout.phase is Phase.SHIFTING or not before_traffic(rollout):
-        where = position_of(rollout, one.settings)
-        if where.index >= len(steps):
-            return StepStatus(last, last, "100 %")
-        return StepStatus(where.index + 1, last, str(steps[where.index]), round(where.left, 1))
-    return shown
+    return StepStatus(where.index + 1, last, str(steps[where.index]), round(where.left, 1))
 
 
 def _by_steps(one: Service, rollout: Rollout | None) -> bool:
@@ -235,40 +223,35 @@ def _by_steps(one: Service, rollout: Rollout | None) -> bool:
     return stepwise(rollout, one.settings) if rollout is not None and rollout.phase in ONGOING else True
 
 
-def _way(one: Service, rollout: Rollout | None) -> tuple[str, ...]:
-    """The whole way of a rollout's traffic, in words."""
-    policy = one.settings
+def _all_steps(one: Service, rollout: Rollout | None) -> tuple[str, ...]:
+    """All traffic steps of a rollout, in words."""
+    settings = one.settings
     if not _by_steps(one, rollout):
         return ("100 %",)
-    shadow = [f"shadow {policy.shadow_share:g} % for {policy.shadow_for:g} s"] if shadowed(policy) else []
-    return (*shadow, *(str(s) for s in policy.steps), "100 %")
+    shadow = (f"shadow {settings.shadow_share:g} % for {settings.shadow_for:g} s",) if shadowed(settings) else ()
+    return (*shadow, *map(str, settings.steps), "100 %")
 
 
 def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
     """What the splitters do while live traffic meets the candidate; None while there are none."""
-    view = one.view
-    if (
-        view is None
-        or rollout is None
-        or rollout.progressed_at is None
-        or rollout.phase not in MEETING
-        or not view.split
-    ):
+    view, settings, gate = one.view, one.settings, one.split.verdict
+    if view is None or rollout is None or rollout.progressed_at is None:
         return None
-    gate, policy = one.split.verdict, one.settings
-    lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + policy.lease - view.now)
-    way = length(policy.steps) + (policy.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
+    if rollout.phase not in MEETING or not view.split:
+        return None
+    lease = None if rollout.renewed_at is None else max(0.0, rollout.renewed_at + settings.lease - view.now)
+    whole = length(settings.steps) + (settings.shadow_for if rollout.phase is Phase.SHADOWING else 0.0)
     return widened(
         TrafficStatus,
         one.splitter_client.counted(view.now),
         weight=weight(one, rollout),
-        shadow=policy.shadow_share,
+        shadow=settings.shadow_share,
         contents=one.config.traffic.contents,
         splitters=one.splitter_client.status(view.now),
-        lease_s=policy.lease,
+        lease_s=settings.lease,
         lease_left_s=None if lease is None else round(lease, 1),
         waiting_for=gate.message if gate is not None and gate.verdict is Verdict.HOLD else "",
-        eta_s=None if position_of(rollout, policy).pause else round(max(0.0, way - rollout.progress), 1),
+        eta_s=None if position_of(rollout, settings).pause else round(max(0.0, whole - rollout.progress), 1),
     )
 
 
@@ -277,14 +260,16 @@ def versions(one: Service) -> list[VersionOnDisk]:
     view = one.view
     if view is None:
         return []
-    rows = []
-    for number, folder in sorted(view.folders.items()):
-        meta, state, reason = _version(one, view, number, folder)
-        row = VersionOnDisk(
+    found: list[tuple[int | None, Folder, VersionMeta, VersionState, str]] = [
+        (number, folder, *_version(one, view, number, folder)) for number, folder in sorted(view.folders.items())
+    ]
+    found += [(None, f, VersionMeta(f.name), VersionState.REJECTED, f.problem or "") for f in view.unexpected]
+    return [
+        VersionOnDisk(
             service=one.name,
             version=number,
             label=meta.label,
-            release=meta.release,
+            release=None if number is None else meta.release,
             state=state,
             size=folder.size,
             trained_at=meta.trained_at,
@@ -292,8 +277,8 @@ def versions(one: Service) -> list[VersionOnDisk]:
             notes=meta.notes,
             reason=reason,
         )
-        rows.append(row)
-    return rows + [_unexpected(one, f) for f in view.unexpected]
+        for number, folder, meta, state, reason in found
+    ]
 
 
 def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[VersionMeta, VersionState, str]:
@@ -302,30 +287,15 @@ def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[Ver
     return meta, state, reason or wrong or ""
 
 
-def _unexpected(one: Service, folder: Folder) -> VersionOnDisk:
-    """What lies beside the versions by mistake, in the shape of a version."""
-    return VersionOnDisk(
-        service=one.name,
-        version=None,
-        label=folder.name,
-        release=None,
-        state=VersionState.REJECTED,
-        size=folder.size,
-        trained_at=None,
-        metrics={},
-        notes=None,
-        reason=folder.problem or "",
-    )
-
-
 def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[VersionState, str]:
-    rollout = view.rollout
-    ready = any(number in s.ready() for s in view.live())
+    rollout, record = view.rollout, view.records.get(number)
+    ready = view.ready_anywhere(number)
     if number == view.alias and any(number in s.serving() for s in view.live()):
-        ill = [f"does not answer on server {s}: {one.reason}" for (s, v), one in view.unhealthy.items() if v == number]
-        record = view.records.get(number)
-        found = [str(record.reason)] if record is not None and record.status is ReleaseStatus.ADOPTED else []
-        return VersionState.SERVING, " ".join(ill or found)
+        unhealthy = [
+            f"does not answer on server {s}: {h.reason}" for (s, v), h in view.unhealthy.items() if v == number
+        ]
+        adopted = [str(record.reason)] if record is not None and record.status is ReleaseStatus.ADOPTED else []
+        return VersionState.SERVING, " ".join(unhealthy or adopted)
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
     if rollout is not None and rollout.previous == number and ready:
@@ -336,7 +306,6 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
         return VersionState.REJECTED, str(refusal.reason)
     if folder.missing:
         return VersionState.INCOMING, f"lacks {folder.missing[0]}"
-    record = view.records.get(number)
     if view.now - folder.quiet_since < one.settings.settle:
         return VersionState.INCOMING, "changed a moment ago"
     if record is not None and record.status is ReleaseStatus.WITHDRAWN:
@@ -354,20 +323,17 @@ def gates_of(one: Rollout, service_of: Service | None) -> list[GateResult]:
 
 
 def runs(config: Config, source: Path | None) -> Runs:
-    """What ``ctl doctor`` judges beside a running control plane."""
+    """The configuration that a control plane runs with, which ``ctl doctor`` compares with the file."""
+
+    def path(of: Path | None) -> str | None:
+        return None if of is None else str(of.absolute())
+
     return Runs(
-        configuration=None if source is None else str(source.absolute()),
+        configuration=path(source),
         repository=str(config.repository.absolute()),
         state=str(config.state.absolute()),
         services=tuple(one.name for one in config.services),
-        servers=tuple(
-            RunsServer(
-                name=one.name,
-                grpc=one.grpc,
-                admin_key_file=None if one.admin_key_file is None else str(one.admin_key_file.absolute()),
-            )
-            for one in config.servers
-        ),
+        servers=tuple(RunsServer(one.name, one.grpc, path(one.admin_key_file)) for one in config.servers),
     )
 
 
@@ -385,7 +351,7 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
         ended_at=None if one.ended_at is None else iso(one.ended_at),
         duration_s=None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
         time_to_live_s=None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
-        gates=tuple(gates_of(one, services.get(one.service))),
+        gates=tuple(gates_of(one, service)),
     )
 
 
@@ -409,15 +375,5 @@ def _event(row: Mapping[str, Any]) -> Event:
 
 
 def _head(one: Rollout) -> RolloutHead:
-    return RolloutHead(
-        id=one.id,
-        kind=one.kind,
-        candidate=one.candidate,
-        previous=one.previous,
-        label=one.label,
-        release=one.release,
-        phase=one.phase,
-        who=one.who,
-        why=str(one.why),
-        started_at=iso(one.started_at),
-    )
+    same = ("id", "kind", "candidate", "previous", "label", "release", "phase", "who")
+    return RolloutHead(**{n: getattr(one, n) for n in same}, why=str(one.why), started_at=iso(one.started_at))

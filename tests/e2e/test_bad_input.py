@@ -25,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 from baton.app import App
 from baton.client import InvalidInput, Reranker
 from baton.errors import Refused
+from baton.reasons import Reason, because
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -87,8 +88,7 @@ def test_copied_slowly_file_by_file_in_any_order(st: Stage) -> None:
                 whole = file.read_bytes()
                 (target / file.name).write_bytes(whole[: len(whole) // 2])
                 if not stuck:
-                    message = st.wait_message(f"Version 1 serves; version {version} is stuck", "lacks")
-                    assert "nothing in it changed" in message
+                    assert st.wait_why(Reason.ARRIVAL_STUCK).figures["version"] == version
                     stuck = True
                 with (target / file.name).open("ab") as end:
                     end.write(whole[len(whole) // 2 :])
@@ -220,7 +220,7 @@ def test_index_that_names_a_missing_shard_waits_and_is_told_as_stuck(st: Stage) 
     before = st.loads()
     with st.control(stuck_after="1s") as app, untouched(st):
         target = st.place(made, version)
-        st.wait_message(f"version {version} is stuck", SHARD)
+        assert SHARD in st.wait_why(Reason.ARRIVAL_STUCK).figures["lacks"]
         assert st.version(version)["state"] == "incoming"
         with pytest.raises(Refused, match=SHARD):
             app.promote(None, version, full=False, who=ME)
@@ -308,8 +308,7 @@ def test_name_that_triton_takes_for_a_version(st: Stage) -> None:
     with st.control() as app, untouched(st):
         stray = st.engine_dir() / "2a"
         made.rename(stray)
-        message = st.wait_message("'2a'", "rename it to a free number", "live traffic is not touched")
-        assert "nothing is loaded" in message
+        assert st.wait_why(Reason.UNEXPECTED_ENTRY).figures["name"] == "2a"
         assert st.status()["phase"] == "degraded"
         assert st.status()["problems"]
         assert states(app)["2a"] == "rejected"
@@ -350,7 +349,7 @@ def test_second_version_while_one_rolls_out(st: Stage, on_newer: str) -> None:
         if on_newer == "supersede":
             ended = st.wait_end(first)
             assert ended["outcome"] == "superseded"
-            assert f"Version {second} arrived" in ended["message"]
+            assert st.ended_why(first) == because(Reason.SUPERSEDED, version=second)
         else:
             until(lambda: states(app)[str(second)] == "on_disk", "whole, and it waits")
             assert st.status()["candidate"] == first
@@ -377,7 +376,9 @@ def test_folder_lost_while_it_rolls_out(st: Stage, how: str) -> None:
             (target / "README.md").write_text("new\n")
         ended = st.wait_end(version)
         assert ended["outcome"] == "rejected"
-        assert f"The folder of version {version} was {how} meanwhile" in ended["message"]
+        gone = how == "removed"
+        reason = Reason.FOLDER_REMOVED_MEANWHILE if gone else Reason.FOLDER_CHANGED_MEANWHILE
+        assert st.ended_why(version).reason is reason
         st.wait_live(1)
 
 
@@ -388,13 +389,13 @@ def test_live_folder_changed_and_proved_unchanged(st: Stage) -> None:
     content = file.read_bytes()
     with st.control(promotion="manual") as app, untouched(st):
         st.wait_live(1)
-        with pytest.raises(Refused, match="as it was loaded"):
+        with pytest.raises(Refused) as refused:
             app.retry(None, 1, release=None, who=ME)
+        assert refused.value.reason is Reason.UNCHANGED
         file.write_bytes(content + b"\n")
-        message = st.wait_message("The folder of version 1 was changed while it serves", "ctl retry 1")
-        assert "Restore the files" in message
+        assert st.wait_why(Reason.FOLDER_CHANGED).figures["version"] == 1
         assert st.status()["phase"] == "degraded"
-        with pytest.raises(Refused, match=r"config\.json differs from what serves"):
+        with pytest.raises(Refused, match=r"config\.json differs"):
             app.retry(None, 1, release=None, who=ME)
         st.drop(version)
         until(lambda: states(app).get(str(version)) == "on_disk", "seen")
@@ -415,14 +416,13 @@ def test_live_folder_removed(tmp_path: Path) -> None:
         st.wait_live(1)
         with Traffic(st, clients=2) as traffic:
             kept = (st.engine_dir() / "1").rename(tmp_path / "kept")
-            message = st.wait_message("The folder of version 1 is gone while it serves")
-            assert "Put the folder back" in message
+            assert st.wait_why(Reason.FOLDER_GONE).figures["version"] == 1
             assert st.status()["stable"] == 1
             st.drop(2)
             until(lambda: states(app).get("2") == "on_disk", "seen")
             with pytest.raises(Refused, match="is gone"):
                 app.retry(None, 1, release=None, who=ME)
-            st.wait_message("is gone")
+            st.wait_why(Reason.FOLDER_GONE)
             assert st.loads() == {1: 1}, "nothing is loaded while that stands"
             kept.rename(st.engine_dir() / "1")
             # Moving a folder changes its ctime, which makes Triton count it as changed; its content is proved first.

@@ -13,6 +13,7 @@ from harness.waiting import until
 from tests.support.stage import Stage, Traffic, stage
 
 from baton.local import procfs
+from baton.reasons import Reason, Why
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -29,8 +30,8 @@ def answers_again(traffic: Traffic, since: float) -> None:
     until(lambda: any(a.due > since for a in traffic.answers[-50:]), "answers to new requests")
 
 
-def events(st: Stage, kind: str) -> list[str]:
-    return [e["message"] for e in st.app._journal.events.newest(service="ranker") if e["kind"] == kind]
+def events(st: Stage, kind: str) -> list[Why]:
+    return [e["why"] for e in st.app._journal.events(service="ranker") if e["kind"] == kind]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "hangs"])
@@ -45,13 +46,14 @@ def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
             stub = st.stub("ranker_engine", 1)
             if how == "hangs":
                 trigger.touch()
-                until(lambda: "does not answer" in st.status()["message"], "it is noticed")
+                until(lambda: any(e.reason is Reason.FOUND_SILENT for e in events(st, "health")), "it is noticed")
                 trigger.unlink()
             else:
                 os.kill(stub.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
             gone = time.time()
-            message = st.wait_message("Version 1 does not answer on server s0 although Triton calls it READY", "again")
-            assert st.status()["phase"] == "degraded", message
+            why = st.wait_why(Reason.RELOADING)
+            assert (why.figures["version"], why.figures["server"]) == (1, "s0")
+            assert st.status()["phase"] == "degraded", why
             answers_again(traffic, gone)
             status = st.wait_live(1)
             assert all(h["healthy"] for h in status["versions"][0]["health"])
@@ -68,9 +70,9 @@ def test_the_only_process_of_what_serves_is_gone(st: Stage, how: str) -> None:
         assert stub.pid not in left, "what hangs must not keep its memory, nor its requests waiting"
         told = events(st, "health")
         if how == "stopped":  # before anybody is asked
-            assert "was frozen for" in told.pop(0)
-        assert told[0].startswith("version 1 does not answer on server s0 although Triton calls it READY: ")
-        assert "version 1 was loaded again on server s0 and answers, after" in told[1]
+            assert told.pop(0).reason is Reason.PROCESS_ENDED
+        assert [why.reason for why in told[:2]] == [Reason.FOUND_SILENT, Reason.LOADED_AGAIN]
+        assert told[1].figures["answers"]
         # The alias survives what comes next.
         st.drop(2)
         st.wait_live(2)
@@ -89,7 +91,7 @@ def test_killed_in_baking_is_one_flip(st: Stage) -> None:
             ended = st.wait_end(2)
             traffic.wait_answers(1, 100)
         assert ended["outcome"] == "rolled_back"
-        assert "Version 2 does not answer on server s0 although Triton calls it READY" in ended["message"]
+        assert st.ended_why(2).reason is Reason.BACK_FROM_SILENT
         assert st.loads() == {1: 1, 2: 1}, "the way back needs no load"
         assert app.history()[0].who == "watcher"
         # Killed with requests under way it stays UNLOADING for ever (24.10): said once, and waited for by nobody.
@@ -106,7 +108,7 @@ def test_one_of_two_servers(tmp_path: Path) -> None:
         st.drop(1)
         st.wait_live(1)
         os.kill(st.stub("ranker_engine", 1, server=1).pid, signal.SIGSTOP)
-        st.wait_message("Version 1 does not answer on server s1")
+        assert st.wait_why(Reason.RELOADING).figures["server"] == "s1"
         st.wait_live(1)
         assert st.loads() == {1: 3}, "the server that answers is left alone"
 
@@ -141,7 +143,7 @@ def test_one_of_several_processes(st: Stage) -> None:
         until(lambda: st.loads() == {1: 4}, "it is loaded again")
         st.wait_live(1)
         until(lambda: len(events(st, "health")) == 2, "it is written down")
-        assert "1 of its 2 processes ended" in events(st, "health")[0]
+        assert "1 of its 2 processes ended" in events(st, "health")[0].figures["error"]
         with Traffic(st) as traffic:
             traffic.wait_answers(1, 50)
         assert traffic.errors == []

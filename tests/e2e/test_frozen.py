@@ -14,6 +14,7 @@ from tests.support.stage import Stage, Traffic, stage
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
 from baton.local import procfs
+from baton.reasons import Reason
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 HARMFUL_S = 1.5
@@ -55,8 +56,8 @@ def freeze(st: Stage, model: str, version: int) -> int:
     return pid
 
 
-def events(st: Stage) -> list[str]:
-    return [e["message"] for e in st.app._journal.events.newest(service="ranker") if e["kind"] == "health"]
+def events(st: Stage) -> list[Reason]:
+    return [e["why"].reason for e in st.app._journal.events(service="ranker") if e["kind"] == "health"]
 
 
 @pytest.mark.parametrize("which", ["candidate", "stable", "splitter"])
@@ -102,8 +103,8 @@ def test_what_serves_alone_is_loaded_again(st: Stage) -> None:
         with Traffic(st, pause_s=0.0) as traffic:
             traffic.wait_answers(stable)
             freeze(st, "ranker_engine", stable)
-            until(lambda: any("was loaded again" in told for told in events(st)[-2:]), "it is loaded again")
+            until(lambda: Reason.LOADED_AGAIN in events(st)[-2:], "it is loaded again")
             traffic.wait_answers(stable, 200)
             st.wait_live(stable)
-        assert any("was frozen for" in told for told in events(st))
+        assert Reason.PROCESS_ENDED in events(st)
     assert st.servers[0].pid == triton

@@ -35,18 +35,16 @@ class Bad:
 
 
 BAD = {
-    "constant": Bad("output", ("golden scores are 0.500000", "tell documents apart"), {"constant": 0.5}, figures=False),
-    "nan": Bad("output", ("scores nan", "not a finite number"), {"nan": True}, figures=False),
+    "constant": Bad("output", ("0.500000",), {"constant": 0.5}, figures=False),
+    "nan": Bad("output", ("nan",), {"nan": True}, figures=False),
     "depends on its batch": Bad(
         "invariance", ("largest difference", "limit 0.005"), {"batch_noise": 0.3}, release="retrained"
     ),
-    "slow": Bad("latency", ("Slower than the limit", "limit 1.5"), {"delay_ms": 100.0}, limits={"latency_limit": 1.5}),
+    "slow": Bad("latency", ("limit 1.5",), {"delay_ms": 100.0}, limits={"latency_limit": 1.5}),
     "answers with errors": Bad(
         "warmup", ("Version", "this toy version fails now and then"), {"error_rate": 1.0}, figures=False
     ),
-    "ranks worse": Bad(
-        "output", ("NDCG@10 is 0.", "at least 0.99"), checkpoint={"seed": 7, "quality": 0.1}, release="retrained"
-    ),
+    "ranks worse": Bad("output", ("NDCG@10", "0.99"), checkpoint={"seed": 7, "quality": 0.1}, release="retrained"),
     "retrained and not declared": Bad("output", ("±0.001", "--release retrained"), checkpoint={"seed": 8}),
     # Last: Triton keeps a version whose stub died in a request as UNLOADING for ever.
     "dies at its first request": Bad("warmup", ("Version", "not healthy"), {"exit_on_request": True}, figures=False),

@@ -8,7 +8,9 @@ import pytest
 from harness.waiting import until
 from tests.support.stage import Traffic, stage
 
+from baton.domain import Gate
 from baton.errors import Refused
+from baton.reasons import Reason, because
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -19,20 +21,18 @@ def test_load_that_hangs_is_given_up_and_a_restart_of_triton_mends_it(tmp_path: 
         st.wait_live(1)
         with Traffic(st, clients=2) as traffic:
             st.drop(2, toy={"hang_at_load": True})
-            message = st.wait_message("Version 2 is still loading on server s0")
-            assert "restart Triton on s0: it comes back with version 1" in message
-            assert "Version 1 serves on" in message
+            loading = because(Reason.STILL_LOADING, versions=(2,), server="s0", keep=(1,), serves=1)
+            assert st.wait_why(Reason.STILL_LOADING) == loading
             assert st.status()["phase"] == "rolling_back"
             assert st.policy() == {1}, "what a restart would find is right already"
             load = next(g for g in st.status()["gates"] if g["name"] == "load")
             assert (load["verdict"], load["limit"]) == ("fail", 6.0)
-            assert "Not READY on s0" in load["message"]
             # A person can't hurry it, and is told so; a newer version waits for its turn.
             st.drop(3)
             with pytest.raises(Refused, match="version 2"):
                 app.promote(None, 3, full=False, who="tester")
             app.abort(None, who="tester")
-            st.wait_message("Version 2 is still loading")
+            assert st.why() == loading
             traffic.wait_answers(1)
         assert traffic.errors == []
         assert set(traffic.versions) == {1}
@@ -42,7 +42,8 @@ def test_load_that_hangs_is_given_up_and_a_restart_of_triton_mends_it(tmp_path: 
         with Traffic(st, clients=2) as traffic:
             ended = st.wait_end(2)
             assert ended["outcome"] == "rejected"
-            assert "Not READY on s0 after" in ended["message"]
+            said = st.ended_why(2)
+            assert (said.reason, said.figures["gate"]) == (Reason.GATE_FAILED, Gate.LOAD)
             st.wait_live(3)
             traffic.wait_answers(3)
         assert traffic.errors == []
@@ -77,8 +78,8 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     with stage(tmp_path) as st:
         st.kill()
         with st.control() as app:
-            message = st.wait_message("Server s0: ", "does not answer", "Nothing is decided until it answers")
-            assert st.status()["phase"] == "degraded", message
+            assert st.wait_why(Reason.ALL_SILENT).figures["servers"][0][0] == "s0"
+            assert st.status()["phase"] == "degraded"
             server = app.status().servers[0]
             assert (server.live, server.in_sync) == (False, False)
             assert "does not answer" in server.message
@@ -89,7 +90,7 @@ def test_triton_that_goes_away_and_comes_back(tmp_path: Path) -> None:
             st.wait_live(1)
             # Away while nothing goes on: what served is loaded again by the control plane.
             st.kill()
-            st.wait_message("Server s0: ", "does not answer")
+            st.wait_why(Reason.ALL_SILENT)
             st.restart()
             st.wait_live(1)
             until(lambda: app.status().servers[0].in_sync, "in sync")

@@ -14,6 +14,7 @@ from harness.waiting import until
 from tests.support.stage import Stage, Traffic, stage
 
 from baton.plan import loading
+from baton.reasons import Reason
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -73,7 +74,7 @@ def test_files_that_are_ahead_of_the_clock(st: Stage) -> None:
 
 def test_a_python_package_that_is_not_there(st: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The version is not refused for it, and goes live by itself once the machine is mended."""
-    monkeypatch.setattr(loading, "MACHINE_REST_S", 1.0)
+    monkeypatch.setattr(loading, "SERVER_RETRY_S", 1.0)
     model = st.servers[0].backend_directory / "toy_reranker" / "model.py"
     if model.parent.is_symlink():  # the test's own copy: the next server must not meet it
         whole = model.parent.resolve()
@@ -87,10 +88,10 @@ def test_a_python_package_that_is_not_there(st: Stage, monkeypatch: pytest.Monke
         with Traffic(st, clients=2) as traffic:
             model.write_text(f"{good}\nimport torch_nowhere\n")
             st.drop(2)
-            message = st.wait_message(
-                "version is not at fault", "No module named 'torch_nowhere'", "install `torch_nowhere`"
-            )
-            assert "<module>" not in message
+            error = st.wait_why(Reason.MACHINE_RESTS).figures["error"]
+            assert "No module named 'torch_nowhere'" in error
+            assert "install `torch_nowhere`" in error
+            assert "<module>" not in error
             until(lambda: st.policy() == {1}, "a restart of Triton would find what serves alone")
             told = app.rollout(app.history()[0].id).events
             assert [e.kind for e in told].count("refused") == 1, "once, however often it is tried"

@@ -5,7 +5,6 @@ The limits of time and of evidence are shorter than the demo's own; the way is t
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,9 +69,7 @@ def test_push_and_rollback_without_a_client(rig: Rig) -> None:
     assert live["verdict"] == "pass"
     count = live["evidence"]["synthetic"]
     assert count >= 10
-    assert live["message"].startswith(f"Synthetic: {count} golden requests, no live traffic.")
-    whys = [event["message"] for event in pushed["events"]]
-    assert any(re.search(r"answered mirrored requests well, in the end \d+ golden ones", why) for why in whys)
+    assert f" {count} golden requests" in live["message"]
     shown = rig.service()
     assert (shown["stable"], shown["candidate"]) == (1, 2)
     assert shown["phase"] == "baking"

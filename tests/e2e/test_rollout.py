@@ -12,6 +12,7 @@ from tests.support.toy import make_checkpoint
 
 from baton.codec import encode
 from baton.errors import Refused
+from baton.reasons import Reason
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -42,7 +43,7 @@ def declare(folder: Path, release: str) -> Path:
 def test_first_version_from_empty(st: Stage) -> None:
     with st.control() as app:
         until(lambda: st.status()["phase"] == "empty", "empty")
-        assert "drop a version folder" in st.wait_message("No version serves yet")
+        st.wait_why(Reason.NO_FOLDER)
         st.drop(1)
         status = st.wait_live(1)
         assert [v["state"] for v in status["versions"]] == ["serving"]
@@ -208,7 +209,7 @@ def test_manual_promotion_waits_for_a_person(st: Stage, next_version: int) -> No
         st.drop_copy(old, next_version)
         status = st.wait_phase("waiting")
         assert (status["stable"], status["candidate"], status["weight"]) == (old, next_version, 0)
-        assert f"ctl promote {next_version}" in st.wait_message("waits for")
+        assert st.wait_why(Reason.WAITS_FOR_PROMOTION).figures["version"] == next_version
         traffic.wait_answers(old)
         assert traffic.versions[next_version] == 0
         app.promote(None, None, full=False, who=ME)
@@ -243,11 +244,11 @@ def test_pause_starts_nothing_and_resume_goes_on(st: Stage, next_version: int) -
         latest = max(v.version for v in app.versions())
         st.drop_copy(old, next_version)
         until(lambda: any(v.version == next_version and v.state == "on_disk" for v in app.versions()), "quiet")
-        st.wait_message("Paused", "ctl resume")
+        st.wait_why(Reason.PAUSED_AT_REST)
         assert app.history()[0].candidate == latest
         assert app.status().paused is True
     with st.control() as app:  # the pause outlives the control plane
-        st.wait_message("Paused")
+        st.wait_why(Reason.PAUSED_AT_REST)
         # What a person starts goes on although Baton is paused.
         app.promote(None, next_version, full=False, who=ME)
         st.wait_live(next_version)
@@ -262,7 +263,7 @@ def test_pause_freezes_a_rollout_before_traffic(st: Stage, next_version: int) ->
         st.drop_copy(old, next_version, load_s=1.0)
         st.wait_phase("loading", "verifying")
         app.pause(who=ME)
-        st.wait_message("paused", "ctl resume")
+        st.wait_why(Reason.COULD_GO_ON)
         assert st.status()["stable"] == old
         assert traffic.versions[next_version] == 0
         app.resume(who=ME)
@@ -288,7 +289,7 @@ def test_abort_wins_in_every_phase(st: Stage, next_version: int, phase: str) -> 
             until(lambda: st.loads()[next_version], "Triton is at it")
         app.abort(None, who=ME)
         if phase == "loading":
-            assert f"Version {old} serves on" in st.wait_message(f"Version {next_version} is still loading")
+            assert st.wait_why(Reason.STILL_LOADING).figures["serves"] == old
         ended = st.wait_end(next_version)
         assert ended["outcome"] == ("rolled_back" if phase in {"baking", "retiring"} else "aborted")
         assert ME in ended["message"]

@@ -21,6 +21,7 @@ from baton.codec import encode
 from baton.domain import ModelState
 from baton.errors import Refused
 from baton.local import procfs
+from baton.reasons import Reason
 from baton.triton.grpc import GrpcTriton
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -57,9 +58,9 @@ def splitting(st: Stage, traffic: dict[str, Any] | None = None, **rollout: Any) 
     return st.control(**options)
 
 
-def events(st: Stage, number: int, kind: str) -> list[str]:
+def events(st: Stage, number: int, kind: str) -> list[Reason]:
     row = next(encode(r) for r in st.app.history() if r.candidate == number)
-    return [e.message for e in st.app.rollout(row["id"]).events if e.kind == kind]
+    return [e.code for e in st.app.rollout(row["id"]).events if e.kind == kind]
 
 
 def no_splitter(st: Stage) -> None:
@@ -117,7 +118,7 @@ def test_the_share_of_requests_is_what_was_asked_for(st: Stage, number: int) -> 
         assert stats.binomtest(got, total, 0.3).pvalue > 1e-6, (got, total)
         assert status["traffic"]["observed"] == pytest.approx(30, abs=12)
         assert status["step"]["index"] == 2
-        assert "ctl promote" in status["message"]
+        assert st.why().reason is Reason.PAUSE_STEP
         st.app.promote(None, None, full=False, who=ME)
         st.wait_live(number)
     assert traffic.errors == []
@@ -152,7 +153,7 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
     assert traffic.errors == []
     assert row["outcome"] == "rolled_back"
     gate = next((g for g in row["gates"] if g["verdict"] == "fail"), None)
-    by_health = "does not answer" in row["message"] or "its process has ended" in row["message"]
+    by_health = st.ended_why(number).reason is not Reason.GATE_FAILED
     if not by_health:  # which may see it first
         assert gate is not None
         assert gate["name"] == "live"
@@ -192,7 +193,7 @@ def test_without_traffic_it_holds_and_says_so(st: Stage, number: int) -> None:
     with splitting(st) as app:
         st.drop_copy(stable, number)
         st.wait_phase("shadowing")
-        st.wait_message("Holding")
+        st.wait_why(Reason.HOLDING)
         status = st.status()
         assert status["traffic"]["waiting_for"]
         assert status["weight"] == 0
@@ -239,11 +240,11 @@ def test_a_control_plane_that_is_away_longer_than_the_lease(st: Stage, number: i
         with splitting(st, asked):
             if on_lapse == "resume":
                 st.wait_live(number)
-                assert any("nobody renewed the lease" in e for e in events(st, number, "lapse"))
+                assert Reason.LEASE_LAPSED in events(st, number, "lapse")
             else:
                 row = st.wait_end(number)
                 assert row["outcome"] == "rolled_back"
-                assert "lease" in row["message"]
+                assert st.ended_why(number).reason is Reason.LEASE_ENDED
                 st.wait_live(stable)
     assert traffic.errors == []
     no_splitter(st)
@@ -271,7 +272,7 @@ def test_pause_freezes_the_way(st: Stage, number: int) -> None:
         st.wait_phase("shifting")
         until(lambda: st.status()["weight"] > 20, "the way to go on")
         app.pause(who=ME)
-        st.wait_message("paused")
+        st.wait_why(Reason.PAUSED_ON_ITS_WAY)
         frozen = st.status()["weight"]
         traffic.wait_answers(stable, 100)
         assert st.status()["weight"] == frozen

@@ -13,12 +13,14 @@ from tests.simulation.hands import UNUSABLE, no_policy
 from tests.simulation.servers import REFUSED_KEY, Processes
 from tests.simulation.story import Story, quiet, yard_of
 from tests.simulation.yard import Yard
+from tests.support.reasons import within
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken
 
 from baton import plan as planning
 from baton.config import RolloutConfig, TrafficConfig
 from baton.controller.config_repairer import ConfigRepairer
 from baton.domain import Phase, Step
+from baton.reasons import Reason
 from baton.triton.quarantine import QuarantineTriton
 from baton.triton.repository import SPLITTER_VERSION
 
@@ -90,7 +92,7 @@ def test_an_alias_that_a_hand_pointed_at_another_version_stays_there():
         happen(yard, edit(ALIAS, 9))
         quiet(yard)
         assert yard.files.alias == 3
-        assert any("They stand." in line for line in yard.trace)
+        assert any(Reason.OVERTAKEN in within(r.ended_why) for r in yard.plane.journal.rollouts())
 
 
 @pytest.mark.parametrize("how", range(3))
@@ -176,7 +178,7 @@ def test_another_question_to_what_was_given_up_is_found(monkeypatch):
 
 
 def test_a_policy_that_nobody_puts_right_is_found(monkeypatch):
-    monkeypatch.setattr(planning, "name_what_serves", lambda _view: None)
+    monkeypatch.setattr(planning, "repair_version_policy", lambda _view: None)
     with split() as yard, pytest.raises(Broken, match="lacks the alias's version"):
         happen(yard, edit(ENGINE, 8, 1), *[move("calm")] * 2, move("skip"), move("calm"))
 

@@ -59,9 +59,9 @@ def planted(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
 
 
 def test_a_version_that_leaves_before_the_alias_did_is_found(monkeypatch):
-    def hasty(view: View, policy: RolloutSettings) -> Decision:
+    def hasty(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
-        decision = plan(view, policy)
+        decision = plan(view, settings)
         moves = isinstance(decision.effect, SetAlias) and decision.effect.version not in (None, view.alias)
         if one is not None and moves and view.alias is not None:
             return replace(decision, effect=SetPolicy(frozenset({one.candidate})))
@@ -110,9 +110,9 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
 
 
 def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):
-    def deaf(view: View, policy: RolloutSettings) -> Decision:
+    def deaf(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
-        return plan(view if one is None else replace(view, rollout=replace(one, stop=None)), policy)
+        return plan(view if one is None else replace(view, rollout=replace(one, stop=None)), settings)
 
     planted(monkeypatch, deaf)
     why = found(102).why

@@ -19,13 +19,14 @@ from tests.simulation.disk import CONFIG, FROZEN, SeenFiles, refusal
 from tests.simulation.hands import NAMES
 from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
+from tests.support.settings import rollout_settings
 
 from baton.config import ServiceConfig
 from baton.controller.health import AGAIN_S
 from baton.domain import GATES_OF, Folder, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
 from baton.errors import RepositoryError
 from baton.local.guard import FROZEN_S
-from baton.plan import Ask, Effect, Reload, RolloutSettings, Sync
+from baton.plan import Ask, Effect, Reload, Sync
 from baton.reasons import Reason, Why
 from baton.testing import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
@@ -62,7 +63,7 @@ class Yard(Rules):
         self.frozen, self.frozen_until, self.frozen_error = 0, 0.0, FROZEN[0]
         """So many of the control plane's next calls on the repository fail, until then, with this error."""
         self.plane: Any = None
-        self.settings, self.steered = RolloutSettings(), {}
+        self.settings, self.steered = rollout_settings(), {}
         self.ordered_live: Verdict | None = Verdict.PASS
         self.gates: dict[Gate, list[Verdict]] = {}
         self.passed: dict[tuple[int, str], set[Gate]] = {}

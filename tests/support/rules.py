@@ -58,7 +58,7 @@ class Rules:
     """The checks. A subclass shows the state."""
 
     now: float
-    policy: RolloutSettings
+    settings: RolloutSettings
     servers: Mapping[str, FakeTriton]
     files: Files
     rollout: Rollout | None
@@ -158,13 +158,13 @@ class Rules:
 
     def _check_shadow(self, rollout: Rollout) -> None:
         """Where a shadow is asked for, traffic comes only after it."""
-        policy = self.settings
-        shadowed = policy.shadow_share > 0 and policy.shadow_for > 0
+        settings = self.settings
+        shadowed = settings.shadow_share > 0 and settings.shadow_for > 0
         paused = rollout.phase is Phase.WAITING and rollout.progressed_at is not None
         if not self._stepwise(rollout) or not shadowed or paused:
             return
         mirrored = rollout.progress if rollout.phase is Phase.SHADOWING else 0.0
-        self.need(mirrored >= policy.shadow_for, f"traffic comes after {mirrored} s of shadow")
+        self.need(mirrored >= settings.shadow_for, f"traffic comes after {mirrored} s of shadow")
 
     def _check_way(self, rollout: Rollout) -> None:
         """All traffic comes when the way is behind the candidate, or a person skips the rest of it."""

@@ -23,6 +23,7 @@ import tritonclient.http
 from harness.traffic import Ask, Client, Reply
 from harness.triton import start
 from harness.waiting import PATIENCE_S, Failed, until
+from tests.support.reasons import within
 from tests.support.toy import HIDDEN, WEIGHTS, engine_config, make_checkpoint, weights, write_golden
 from tests.support.triton import running_triton, tensors
 
@@ -30,6 +31,7 @@ from baton.app import App, open_app
 from baton.codec import encode
 from baton.config import Config, parse
 from baton.local import LocalTriton, procfs
+from baton.reasons import Reason, Why
 from baton.triton.repository import ServiceFiles
 
 ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS)
@@ -177,6 +179,26 @@ class Stage:
             return message if all(word in message for word in words) else None
 
         return str(until(said, f"a message with {words}", instead=lambda: self.status(service)["message"]))
+
+    def why(self, service: str = "ranker") -> Why:
+        """The reason of what the service does or waits for."""
+        why: Why = self.app._services[service].decision.why
+        return why
+
+    def wait_why(self, reason: Reason, service: str = "ranker") -> Why:
+        """Until that is the reason, or a part of it; returns the whole."""
+
+        def given() -> Why | None:
+            why = self.why(service)
+            return why if reason in within(why) else None
+
+        why: Why = until(given, f"the reason {reason}", instead=lambda: self.status(service)["message"])
+        return why
+
+    def ended_why(self, version: int, service: str = "ranker") -> Why:
+        """Why the newest rollout of the version ended."""
+        rollouts = self.app._journal.rollouts(service=service)
+        return next(r.ended_why for r in rollouts if r.candidate == version and r.ended_why is not None)
 
     def wait_phase(self, *phases: str, service: str = "ranker") -> dict[str, Any]:
         """Until the service is in one of the phases; returns its status."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tests.support.settings import judge_invariance, judge_latency, judge_output, judge_warmup
 from tests.support.toy import engine_config, make_checkpoint, make_repository, write_golden
 from tests.support.triton import running_triton
 
@@ -16,7 +17,6 @@ from baton import probe
 from baton.client import InvalidInput, NotServing, Reranker
 from baton.domain import Release, Verdict
 from baton.errors import TimedOut, TritonError
-from baton.judge import judge_invariance, judge_latency, judge_output, judge_warmup
 
 pytestmark = pytest.mark.triton
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from baton import lifecycle
 from baton.domain import GATES_OF, Kind, Phase
-from baton.plan import loading, no_rollout, rollout, traffic
+from baton.plan import cutover, gates, loading, no_rollout, retire, rollback, traffic
+from baton.plan.phases import PHASES
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
@@ -46,33 +47,33 @@ def test_every_phase_is_reached_and_leads_to_the_end():
 
 
 def test_every_phase_has_a_handler():
-    assert set(rollout.PHASES) | {Phase.ROLLING_BACK} == set(Phase) - AT_REST
+    assert set(PHASES) | {Phase.ROLLING_BACK} == set(Phase) - AT_REST
 
 
 def test_all_that_the_plan_can_ask_for_is_in_the_table():
     """Reads the plan's source: which function asks for which next phase, and which ends a rollout."""
-    sources = [ast.parse(Path(module.__file__).read_text()) for module in (rollout, loading)]
+    sources = [ast.parse(Path(module.__file__).read_text()) for module in (gates, loading, cutover, retire, rollback)]
     functions = {n.name: n for source in sources for n in source.body if isinstance(n, ast.FunctionDef)}
-    handlers = {phase: function.__name__ for phase, function in rollout.PHASES.items()}
-    handlers[Phase.ROLLING_BACK] = "_rolling_back"
+    handlers = {phase: function.__name__ for phase, function in PHASES.items()}
+    handlers[Phase.ROLLING_BACK] = "rolling_back"
     asked: set[tuple[Phase | None, Phase | None]] = set()
     for phase, name in handlers.items():
         for call in (n for n in ast.walk(functions[name]) if isinstance(n, ast.Call)):
             called = call.func.id if isinstance(call.func, ast.Name) else ""
             if called == "Advance":
                 asked |= {(phase, after) for after in named(call.args[0])}
-            elif called == "_ask":
+            elif called == "_ask_gates":
                 asked |= {(phase, after) for after in named(call.args[4])}
-                asked.add((phase, Phase.WAITING))  # _again: a gate holds
-            elif called == "_unjudged":
+                asked.add((phase, Phase.WAITING))  # _held: a gate holds for want of evidence
+            elif called == "_lacks_evidence":
                 asked |= {(phase, Phase.VERIFYING), (phase, Phase.VALIDATING)}
-            elif called in ("End", "_end"):
+            elif called in ("End", "end_of"):
                 asked.add((phase, None))
-    # On the way of live traffic there is one thing more: a pause step, which _go_on meets in shifting alone.
+    # In progress_traffic there is one more: _take_step meets a pause step in shifting alone.
     assert Path(traffic.__file__).read_text().count("Advance(") == 1
     asked.add((Phase.SHIFTING, Phase.WAITING))
     # Every Halt, and every stop that a person ordered, is followed by this one, from any phase.
-    asked |= {(phase, Phase.ROLLING_BACK) for phase in rollout.PHASES}
+    asked |= {(phase, Phase.ROLLING_BACK) for phase in PHASES}
     asked |= {(None, Phase.LOADING if kind is Kind.ROLLBACK else Phase.VERIFYING) for kind in GATES_OF}
     assert asked <= lifecycle.ALLOWED, asked - lifecycle.ALLOWED
     assert asked == lifecycle.ALLOWED, f"nobody asks for {lifecycle.ALLOWED - asked}"

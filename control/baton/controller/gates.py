@@ -83,7 +83,7 @@ class Gates:
         except KeyRefused:
             raise
         except (TritonError, TimedOut) as error:
-            says = f"Version {rollout.candidate} did not answer as gate {gate} asked it. Triton says: {error}"
+            says = f"Version {rollout.candidate} did not answer gate {gate}. Triton says: {error}"
             return GateResult(gate, Verdict.FAIL, says)
 
     def question(self) -> Question | None:
@@ -111,7 +111,7 @@ class Gates:
         candidate = describe(self._files.folder(rollout.candidate))
         result = check_integrity(candidate, cancelled=cancelled)
         if cancelled():
-            raise Cancelled("The rollout was turned back.")
+            raise Cancelled("The rollout was stopped.")
         if result.verdict is Verdict.PASS:
             # What was just hashed against its own list need not be read twice.
             sums = manifest(candidate, known=candidate.value_or_none(SUMS), cancelled=cancelled)
@@ -160,12 +160,12 @@ class Gates:
         if rollout.previous is not None and not self._limits.allow_unjudged and rollout.kind is not Kind.ROLLBACK:
             keys = "`golden`" if known else "`probe` and `golden`"
             message = (
-                f"Service {self._config.name} {lacks}, so nothing tells whether version {rollout.candidate} answers "
-                f"rightly. Name one with {keys} in [[services]] of the configuration, or set `allow_unjudged = true` "
-                f"in [services.gates], and start the control plane again."
+                f"Service {self._config.name} {lacks}, so Baton can't tell whether version {rollout.candidate} "
+                f"answers correctly. Set {keys} in [[services]] of the configuration, or `allow_unjudged = true` in "
+                f"[services.gates], and restart the control plane."
             )
             return GateResult(gate, Verdict.HOLD, message, evidence=Evidence(missing="golden"))
-        message = f"Skipped: service {self._config.name} {lacks}, so there is nothing to judge this by."
+        message = f"Skipped: service {self._config.name} {lacks}."
         return GateResult(gate, Verdict.PASS, message, skipped=True)
 
     def _sane(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
@@ -176,15 +176,16 @@ class Gates:
     def _sane_on(self, name: str, server: Triton, rollout: Rollout, cancelled: Cancel) -> GateResult:
         version, timeout, asked = rollout.candidate, self._limits.request_timeout, self._builtin
         infer = self._infer(server)
-        skipped = "The comparison was skipped, for the service has no golden set"
+        skipped = "The comparison was skipped, because the service has no golden set"
         if asked is not None:
             scores = asked.score_golden(infer, version, cancelled=cancelled, timeout_s=timeout)
-            result = judge.judge_output(rollout.release, None, scores, {}, version=version)
+            limits = {"tolerance": self._limits.output_tolerance, "ndcg_margin": self._limits.ndcg_margin}
+            result = judge.judge_output(rollout.release, None, scores, {}, version=version, **limits)
             if result.verdict is Verdict.PASS:
                 count = sum(len(case.scores) for case in scores)
-                message = f"{skipped}; {count} scores of {len(scores)} built-in requests are sane on {name}."
+                message = f"{skipped}; {count} scores of {len(scores)} built-in requests are valid on {name}."
                 return replace(result, message=message)
-            return replace(result, message=f"Asked a built-in request on {name}: {result.message}")
+            return replace(result, message=f"A built-in request was sent on {name}. {result.message}")
         signature = server.signature(self._config.engine, version)
 
         def ask(of: int) -> str | None:
@@ -199,13 +200,13 @@ class Gates:
                 raise
             message = (
                 f"Without a golden set a version has to answer a built-in request, and {error.message.rstrip('.')}. "
-                f"Name `probe` and `golden` in [[services]] of the configuration, and start the control plane again."
+                f"Set `probe` and `golden` in [[services]] of the configuration, and restart the control plane."
             )
             return GateResult(Gate.OUTPUT, Verdict.HOLD, message, evidence=Evidence(missing="golden"))
         if wrong is not None:
-            message = f"Version {version} was asked a built-in request on {name}: {wrong}."
+            message = f"Version {version} gave a wrong answer to a built-in request on {name}: {wrong}."
             return GateResult(Gate.OUTPUT, Verdict.FAIL, message)
-        message = f"{skipped}; the answer to a built-in request is finite and rightly shaped on {name}."
+        message = f"{skipped}; the answer to a built-in request is finite and has the right shape on {name}."
         return GateResult(Gate.OUTPUT, Verdict.PASS, message, skipped=True)
 
     def _warmup(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
@@ -221,7 +222,7 @@ class Gates:
             asked.smoke(infer, rollout.candidate, timeout_s=self._limits.request_timeout)
             if rollout.kind is Kind.ROLLBACK:
                 # It served before and is wanted back at once: that it answers is enough.
-                results.append(GateResult(Gate.WARMUP, Verdict.PASS, f"It answers on {server.name}."))
+                results.append(GateResult(Gate.WARMUP, Verdict.PASS, f"The version answers on {server.name}."))
                 continue
 
             def judged(samples: probe.WarmupSamples) -> GateResult:

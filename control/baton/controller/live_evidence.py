@@ -14,9 +14,10 @@ from typing import Any
 
 from baton import judge
 from baton.config import ServiceConfig
+from baton.controller.settings import live_limits
 from baton.domain import Gate, GateResult, Release, Verdict
-from baton.judge.paired import sound
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.paired import comparable
+from baton.samples import Answer, Pair
 
 OWN_PATIENCE_S = 30.0
 """Baton's own requests come one at a time, and one may take long."""
@@ -48,22 +49,8 @@ class LiveEvidenceCollector:
         """The rollout, and the part of it, that the samples are of."""
         self._first: dict[int, tuple[float, str]] = {}
         """By hash of an id: when it was first used, and which splitter process saw that. Each knows its own alone."""
-        live, traffic = config.live, config.traffic
-        self._limits = LiveLimits(
-            min_requests=live.min_requests,
-            min_pairs=live.min_pairs,
-            max_failures=live.max_failures,
-            max_failures_in_row=live.max_failures_in_row,
-            failure_rate=live.failure_rate,
-            latency_limit=live.latency_limit,
-            tolerance=config.gates.output_tolerance,
-            drift_limit=live.drift_limit,
-            top1_agreement=live.top1_agreement,
-            top1_margin=live.top1_margin,
-            tau=live.tau,
-            crossing_limit=live.crossing_limit,
-            threshold=live.threshold,
-        )
+        traffic = config.traffic
+        self._limits = live_limits(config)
         duration = traffic.shadow_for + sum(s.hold + s.over for s in traffic.steps)
         # Holds make a rollout longer: so twice as many analyses as it takes without are planned for.
         self._looks = max(2, round(2 * duration / traffic.interval))
@@ -132,7 +119,7 @@ class LiveEvidenceCollector:
         )
         patience = max(2 * self._config.traffic.interval, 10.0)
         if result.verdict is Verdict.PASS and now - _last_reached(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"No live request reached the candidate in the last {patience:.0f} s; waiting for traffic."
+            message = f"Waiting for traffic: no live request reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence)
         return result
 
@@ -147,8 +134,8 @@ class LiveEvidenceCollector:
         latest = {pair.id.split("-")[1]: pair for pair in pairs if pair.outcome != "dropped"}
         limits = replace(self._limits, min_pairs=min(self._limits.min_pairs, golden))
         counted = {id(pair) for pair in latest.values()}
-        # Of sound pairs whose request was sent again since, only the times count.
-        again = [id(pair) for pair in pairs if sound(pair) and id(pair) not in counted]
+        # Of comparable pairs whose request was sent again since, only the times count.
+        again = [id(pair) for pair in pairs if comparable(pair) and id(pair) not in counted]
         pairs = [replace(pair, stable=(), candidate=()) if id(pair) in again else pair for pair in pairs]
         result = judge.judge_live(
             answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=self._looks,
@@ -157,7 +144,7 @@ class LiveEvidenceCollector:
         count = len({a.id for a in answers} | {p.id for p in pairs})
         patience = max(2 * self._config.traffic.interval, OWN_PATIENCE_S)
         if result.verdict is Verdict.PASS and now - _last_reached(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"None of them reached the candidate in the last {patience:.0f} s."
+            message = f"No golden request reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence), count
         return result, count
 

@@ -86,6 +86,6 @@ def _unchanged(model: str, condition: bool) -> None:  # noqa: FBT001 - what must
     """Raise if a file was changed since the call was decided on, so that the call would unload what serves."""
     if not condition:
         raise RepositoryError(
-            f"The files of {model} were changed while a load or unload call was about to be made, which would have "
-            f"taken away what serves. Baton looks again."
+            f"The files of {model} were changed just before a load call, and the call would have unloaded the version "
+            f"that serves. Baton did not make it and looks again."
         )

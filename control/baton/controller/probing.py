@@ -101,7 +101,7 @@ class Probing:
         if not self.replaces_live(now):
             return self._waits(now, live)
         if (failed := self.evidence.failed_lately(now)) is not None:
-            message = f"{live.message} Golden requests do not replace live ones of which the candidate failed some."
+            message = f"{live.message} Golden requests are not used, because the candidate failed live ones."
             return replace(live, message=f"{message} Its last error: {failed}")
         own, count = self.evidence.judge_own(now, release, shadow_only=shadow_only, golden=len(self.golden))
         message = f"Synthetic: {count} golden requests, no live traffic. {own.message}"
@@ -118,15 +118,15 @@ class Probing:
             return live
         if self.golden and traffic.on_no_traffic == "probe":
             left = traffic.no_traffic_after - quiet
-            reason = f"No live request for {quiet:.0f} s; golden requests are sent instead in {left:.0f} s."
+            reason = f"No live request for {quiet:.0f} s; golden requests are used instead in {left:.0f} s."
         elif traffic.on_no_traffic == "probe":
             reason = (
-                f"No live request for {quiet:.0f} s, and without a golden set Baton can send none instead. Send "
-                f"requests; or `ctl promote --full` skips the remaining traffic steps. `golden` names a golden set."
+                f"No live request for {quiet:.0f} s, and the service has no golden set to use instead. Send requests, "
+                f"set `golden`, or run `ctl promote --full` to skip the remaining traffic steps."
             )
         else:
             reason = (
-                f'No live request for {quiet:.0f} s, and on_no_traffic = "hold" waits for them. Send requests; or '
-                f"`ctl promote --full` skips the remaining traffic steps."
+                f'No live request for {quiet:.0f} s, and `on_no_traffic = "hold"` waits for them. Send requests, or '
+                f"run `ctl promote --full` to skip the remaining traffic steps."
             )
         return GateResult(Gate.LIVE, Verdict.HOLD, f"{live.message} {reason}", evidence=live.evidence)

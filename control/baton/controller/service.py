@@ -15,6 +15,7 @@ from baton.controller.model_loader import ModelLoader
 from baton.controller.ports import Checks, Ports
 from baton.controller.probing import Probing
 from baton.controller.recorder import RolloutRecorder
+from baton.controller.settings import rollout_settings
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Tasks
 from baton.controller.traffic_split import TrafficSplit
@@ -33,7 +34,7 @@ from baton.domain import (
     VersionMeta,
 )
 from baton.local import procfs
-from baton.plan import Ask, Decision, RolloutSettings, Upkeep, View, plan
+from baton.plan import Ask, Decision, Upkeep, View, plan
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.reasons import Reason, Why, because
@@ -50,24 +51,7 @@ class Service:
         self.files = ports.files
         self._ports = ports
         self.tasks = Tasks(config.name, ports.clock, ports.wake)
-        self.settings = RolloutSettings(
-            keep_previous=config.rollout.keep_previous,
-            automatic=config.rollout.promotion == "automatic",
-            supersede=config.rollout.on_newer == "supersede",
-            settle=config.rollout.settle,
-            cut_after=config.rollout.cut_after,
-            load_timeout=config.rollout.load_timeout,
-            drain_timeout=config.rollout.drain_timeout,
-            stuck_after=config.rollout.stuck_after,
-            hold_retry=config.gates.hold_retry,
-            hold_attempts=config.gates.hold_attempts,
-            steps=config.traffic.steps,
-            shadow_share=config.traffic.shadow_share,
-            shadow_for=config.traffic.shadow_for,
-            interval=config.traffic.interval,
-            lease=config.traffic.lease,
-            resume=config.traffic.on_lapse == "resume",
-        )
+        self.settings = rollout_settings(config)
         self._recorder = RolloutRecorder(config, ports)
         self.live_evidence = LiveEvidenceCollector(config)
         self.splitter_client = SplitterClient(config, ports.files, ports.servers, self.live_evidence)

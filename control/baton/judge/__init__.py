@@ -1,7 +1,7 @@
-"""Verdicts: numbers in, a :class:`~baton.domain.GateResult` out. Pure: no clock, no file, no connection.
+"""Verdicts: figures in, a :class:`~baton.domain.GateResult` out. Pure: no clock, no file, no connection.
 
-Each verdict carries the figure it was judged by, the limit, the sample sizes and one sentence for a person. No
-evidence is a verdict of its own: it holds, and neither passes nor fails.
+Each result has the figure that it was judged by, the limit, the sample sizes and one sentence for a person. A gate
+without enough evidence holds: it neither passes nor fails. Limits are given by the caller, and have no defaults here.
 """
 
 from baton.judge.invariance import judge_invariance

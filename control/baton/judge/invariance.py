@@ -9,25 +9,25 @@ from typing import Literal
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import InvarianceEvidence
-from baton.judge.shapes import ScorePair
+from baton.samples import ScorePair
 
 LIMIT_FP32 = 0.005
-"""In scores. Another layout moves fp32 scores by 1e-6; what is above this limit is a mask or a position gone wrong."""
+"""In scores. Another batch layout moves fp32 scores by 1e-6; a larger difference means a wrong mask or position."""
 LIMIT_HALF = 0.25
-"""In logits. In half precision another layout of the same pairs moves scores by 0.008 where they are steepest, and
-logits by up to 0.15-0.25 over their whole range; a limit in scores would be blind near 0 and 1."""
+"""In logits: a limit in scores would see nothing near 0 and 1. In half precision another batch layout moves logits by
+up to 0.15-0.25 over their whole range, and scores by 0.008 where they are steepest."""
 
 _EDGE = 1e-6
-"""Scores are clipped to this distance from 0 and 1 before their logit is taken: nearer, neighbouring FP32 numbers are
-tenths of a logit apart, and 1.0 has none."""
+"""Scores are clipped to this distance from 0 and 1 before their logit is taken. Nearer, neighbouring FP32 numbers are
+tenths of a logit apart, and 1.0 has no logit."""
 
 
 def judge_invariance(
-    pairs: Sequence[ScorePair], *, precision: Literal["fp32", "half"], limit: float | None = None
+    pairs: Sequence[ScorePair], *, precision: Literal["fp32", "half"], limit: float | None
 ) -> GateResult:
     """Judge the largest difference between a pair's two scores.
 
-    ``limit`` is in scores for ``fp32`` (default 0.005) and in logits for ``half`` (default 0.25); so is ``observed``.
+    ``observed`` and ``limit`` are in scores for ``fp32`` and in logits for ``half``. None: the usual limit of these.
     """
     unit = "logits" if precision == "half" else "score"
     if limit is None:
@@ -35,7 +35,7 @@ def judge_invariance(
 
     evidence = InvarianceEvidence(pairs=len(pairs), precision=precision, unit=unit)
     if not pairs:
-        message = "No pair was scored both alone and inside a mixed batch: nothing to judge by."
+        message = "No pair was scored both alone and inside a mixed batch, so nothing can be compared."
         return GateResult(Gate.INVARIANCE, Verdict.HOLD, message, None, limit, evidence=evidence)
     for pair in pairs:
         for where, score in (("alone", pair.alone), ("in a mixed batch", pair.mixed)):
@@ -43,7 +43,11 @@ def judge_invariance(
                 message = f"Case {pair.case}, documents[{pair.document}] scores {score} {where}, which is not in 0..1."
                 evidence = replace(evidence, case=pair.case, document=pair.document)
                 return GateResult(Gate.INVARIANCE, Verdict.FAIL, message, None, limit, evidence=evidence)
-    distance = _logit_distance if precision == "half" else _score_distance
+
+    def distance(pair: ScorePair) -> float:
+        alone, mixed = (_logit(s) if precision == "half" else s for s in (pair.alone, pair.mixed))
+        return abs(alone - mixed)
+
     worst = max(pairs, key=distance)
     observed = distance(worst)
     verdict = Verdict.PASS if observed <= limit else Verdict.FAIL
@@ -62,14 +66,6 @@ def judge_invariance(
         beyond=sum(distance(pair) > limit for pair in pairs),
     )
     return GateResult(Gate.INVARIANCE, verdict, message, observed, limit, evidence=evidence)
-
-
-def _score_distance(pair: ScorePair) -> float:
-    return abs(pair.alone - pair.mixed)
-
-
-def _logit_distance(pair: ScorePair) -> float:
-    return abs(_logit(pair.alone) - _logit(pair.mixed))
 
 
 def _logit(score: float) -> float:

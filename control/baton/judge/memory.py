@@ -1,13 +1,13 @@
-"""The gate ``memory``: does what the engine's process holds grow without end?
+"""The gate ``memory``: does the memory of the engine's process grow without end?
 
-The slope is Theil's and Sen's, the median over all pairs of samples, so that single peaks do not move it; its interval
+The slope is Theil's and Sen's: the median over all pairs of samples, so that single peaks do not move it. Its interval
 is the one that Kendall's tau gives (Sen 1968, as in ``scipy.stats.theilslopes``).
 
 Growth in steps is no leak: the engine's allocator keeps the memory of its largest batch, so each larger batch raises
-the level for good. Therefore the window is cut into ten parts; a part's level is its median, and of the nine rises from
-one level to the next the three largest are left out. What the others come to, in nine, has to be growth of at least
-half the limit (half, as of steady growth with some noise the largest are left out, too). So one to three steps in ten
-minutes raise hardly ever an alarm (of 300 simulated windows with three steps of 6 %, 5); a leak rises in every part.
+the level for good. Therefore the window is cut into ten parts. A part's level is its median, and of the nine rises from
+one level to the next the three largest are left out. The others, taken for all nine, must come to growth of at least
+half the limit (half, since steady growth loses its largest rises too). So one to three steps in ten minutes hardly ever
+raise an alarm (in 5 of 300 simulated windows with three steps of 6 %), while a leak rises in every part.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import MemoryEvidence
@@ -29,12 +29,13 @@ _MIB = float(1 << 20)
 _MINUTE_S = 60.0
 
 
-def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float = 0.05, window_s: float = 600.0) -> GateResult:
-    """Judge the growth of memory, samples of (seconds, bytes) in order of time, over the last ``window_s`` of them.
+def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float, window_s: float) -> GateResult:
+    """Judge the growth of memory over the last ``window_s`` of ``samples``: (seconds, bytes) in order of time.
 
     ``observed`` and ``limit`` are growth in a window's time as a share of the median. It fails when that is surely
-    above the limit, and not by a few steps; it holds on fewer than ``MIN_SAMPLES`` samples or half a window, and while
-    growth beyond the limit is not certain. Raises ``ValueError`` when time runs backwards or bytes are not above zero.
+    above the limit, and not by a few steps. It holds with fewer than ``MIN_SAMPLES`` samples, with less than half a
+    window, and while growth beyond the limit is not sure. Raises ``ValueError`` when time runs backwards or bytes are
+    not above zero.
     """
     both = np.asarray(samples, dtype=np.float64).reshape(-1, 2)
     if np.any(np.diff(both[:, 0]) < 0) or not np.all(both[:, 1] > 0):
@@ -48,7 +49,7 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float = 0.05,
         )
         return GateResult(Gate.MEMORY, Verdict.HOLD, message, limit=limit, evidence=MemoryEvidence(samples=len(recent)))
     median = float(np.median(recent[:, 1]))
-    fit = stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)
+    fit = scipy.stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)
     growth, low, high = (float(slope) * window_s / median for slope in (fit.slope, fit.low_slope, fit.high_slope))
     steady = _without_steps(recent[:, 1]) * window_s / span / median
     evidence = MemoryEvidence(
@@ -70,12 +71,12 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float = 0.05,
     elif low > limit and steady > limit / 2:
         verdict, message = Verdict.FAIL, f"Memory grows: {figures}."
     else:
-        verdict, message = Verdict.HOLD, f"Memory rose, but in steps or too unevenly to call it growth: {figures}."
+        verdict, message = Verdict.HOLD, f"Memory rose in steps or unevenly, which proves no leak: {figures}."
     return GateResult(Gate.MEMORY, verdict, message, growth, limit, evidence=evidence)
 
 
 def _without_steps(levels: NDArray[np.float64]) -> float:
-    """Return the rise from the first part to the last, made up from the smaller rises between parts."""
+    """Return the rise over all parts, going by the smaller rises between parts."""
     # The lower of two middle values: a step in the middle of a part must not count as two half steps.
     medians = [np.quantile(part, 0.5, method="lower") for part in np.array_split(levels, _PARTS)]
     rises = np.sort(np.diff(medians))

@@ -1,4 +1,4 @@
-"""The gate ``output``: are the scores sane, and are they what the release says they are?"""
+"""The gate ``output``: are the golden scores sane, and as the release promises?"""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from statistics import median
 from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Release, Verdict
 from baton.evidence import OutputEvidence, Sides, WorstScore
 from baton.judge.ndcg import mean_ndcg_at_10
-from baton.judge.shapes import CaseScores
+from baton.samples import CaseScores
 
 _SAME = 1e-6
-"""Scores nearer than this count as tied; FP32 rounding is 6e-8, two different documents are further apart."""
+"""Scores nearer than this count as tied. FP32 rounding is 6e-8; two different documents are further apart."""
 _NEARLY_ALL = 0.9
 _KIND_CASES = 3
-"""From so many cases on, a kind all of whose cases are tied fails by itself: the vision tower may be broken alone."""
+"""A kind with so many cases, all of them tied, fails by itself: the vision tower alone may be broken."""
 _RETRAINED_FACTOR = 10.0
-"""Differences above this many tolerances do not come from another precision or layout (0.008 at most was seen between
-layouts, 0.007 between bf16 and fp32), but from other weights."""
+"""Differences above so many tolerances come from other weights, and not from another precision or layout (at most 0.008
+was seen between layouts, 0.007 between bf16 and fp32)."""
 _ROUNDING = 1e-9
 
 
@@ -30,28 +30,29 @@ def judge_output(
     candidate: Sequence[CaseScores],
     relevance: Mapping[str, Sequence[int]],
     *,
-    tolerance: float = 0.001,
-    ndcg_margin: float = 0.01,
+    tolerance: float,
+    ndcg_margin: float,
     version: int | None = None,
 ) -> GateResult:
     """Judge the candidate's golden scores against the stable version's.
 
-    ``stable`` is None when there is no stable version: then only sanity is judged. ``relevance`` holds, by case, one
-    grade (0 and up) for each document of the labelled cases. ``version`` is the candidate's number, for the message.
+    ``stable`` is None without a stable version: then only sanity is judged. ``relevance`` has, for each labelled case,
+    a grade of 0 and up for each document. ``version`` is the candidate's number, for the message.
 
     ``observed`` is the largest difference of a score for an equivalent release, the candidate's mean NDCG@10 for a
     retrained one, and None when sanity already failed.
     """
     if sum(len(case.scores) for case in candidate) < 2:  # noqa: PLR2004 one score can't be told from a constant
-        return _result(Verdict.HOLD, "Fewer than two golden scores: nothing to judge by. Add cases to the golden set.")
+        return _result(Verdict.HOLD, "The golden set gives fewer than two scores, too few to judge. Add cases to it.")
     if insane := _insane(candidate):
         return insane
     evidence = OutputEvidence(cases=len(candidate), scores=sum(len(case.scores) for case in candidate))
     ndcg = _Ndcg.of(candidate, relevance)
     if stable is None:
+        ranks = "" if ndcg.mean is None else f", NDCG@10 {ndcg.mean:.4f}"
         message = (
-            f"There is no stable version to compare with, so the comparison was skipped; {evidence.scores} scores "
-            f"of {evidence.cases} golden cases are sane{f', NDCG@10 {ndcg.mean:.4f}' if ndcg.mean is not None else ''}."
+            f"There is no stable version to compare with, so the comparison was skipped. {evidence.scores} scores of "
+            f"{evidence.cases} golden cases are valid{ranks}."
         )
         return _result(Verdict.PASS, message, replace(evidence, ndcg_candidate=ndcg.mean), skipped=True)
     if unusable := _unusable(stable, candidate):
@@ -100,8 +101,8 @@ def _equivalent(
         name = "N" if version is None else str(version)
         evidence = replace(evidence, looks_retrained=True)
         message += (
-            f" NDCG@10 is {after:.4f} against {before:.4f}, so this looks like a retrained version that was not "
-            f"declared: `ctl retry {name} --release retrained` judges it as one."
+            f" NDCG@10 is {after:.4f} (stable {before:.4f}), so this looks like a retrained version that was not "
+            f"declared. `ctl retry {name} --release retrained` judges it as one."
         )
     return _result(Verdict.FAIL, message, evidence, worst, tolerance)
 
@@ -116,8 +117,8 @@ def _retrained(before: _Ndcg, after: _Ndcg, margin: float, evidence: OutputEvide
     limit = before.mean - margin
     verdict = Verdict.PASS if after.mean >= limit - _ROUNDING else Verdict.FAIL
     message = (
-        f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases against stable's {before.mean:.4f}; "
-        f"at least {limit:.4f} is asked for."
+        f"NDCG@10 is {after.mean:.4f} on {after.cases} labelled cases (stable {before.mean:.4f}, at least "
+        f"{limit:.4f} required)."
     )
     kinds = {kind: Sides(before.kinds[kind], value) for kind, value in after.kinds.items()}
     evidence = replace(evidence, ndcg_stable=before.mean, ndcg_candidate=after.mean, kinds=kinds)
@@ -136,7 +137,7 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
                 return _result(Verdict.FAIL, message, replace(evidence, worst=worst))
     every = [score for case in candidate for score in case.scores]
     if max(every) - min(every) <= _SAME:
-        message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate does not tell documents apart."
+        message = f"All {len(every)} golden scores are {every[0]:.6f}: the candidate scores every document alike."
         return _result(Verdict.FAIL, message, replace(evidence, scores=len(every)))
     by_kind: dict[str, list[bool]] = defaultdict(list)
     for case in candidate:
@@ -146,21 +147,21 @@ def _insane(candidate: Sequence[CaseScores]) -> GateResult | None:
     if tied and sum(tied) >= _NEARLY_ALL * len(tied):
         message = (
             f"In {sum(tied)} of {len(tied)} golden cases nearly all documents have the same score (within {_SAME:g}): "
-            "the candidate does not tell documents apart."
+            "the candidate scores documents alike."
         )
         return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied)))
     for kind, flags in by_kind.items():
         if len(flags) >= _KIND_CASES and all(flags):
             message = (
                 f"In all {len(flags)} golden cases of kind {kind} nearly all documents have the same score (within "
-                f"{_SAME:g}): the candidate does not tell them apart."
+                f"{_SAME:g}): the candidate scores them alike."
             )
             return _result(Verdict.FAIL, message, replace(evidence, degenerate=sum(tied), kind=kind))
     return None
 
 
 def _tied(scores: Sequence[float]) -> bool:
-    """Whether nearly all documents lie within ``_SAME`` of one another, as when all are saturated at 0 or 1."""
+    """Whether nearly all scores lie within ``_SAME`` of one another, as when all are saturated at 0 or 1."""
     ordered = sorted(scores)
     span = math.ceil(_NEARLY_ALL * len(ordered))
     return any(ordered[i + span - 1] - ordered[i] <= _SAME for i in range(len(ordered) - span + 1))
@@ -169,13 +170,13 @@ def _tied(scores: Sequence[float]) -> bool:
 def _unusable(stable: Sequence[CaseScores], candidate: Sequence[CaseScores]) -> str | None:
     """Say why the two can't be compared; None when they can."""
     if [(case.case, len(case.scores)) for case in stable] != [(case.case, len(case.scores)) for case in candidate]:
-        return "Stable and candidate were not asked the same golden requests, so they can't be compared. Verify again."
+        return "Stable and candidate got different golden requests, so they can't be compared. Run the gate again."
     for case in stable:
         for document, score in enumerate(case.scores):
             if not 0.0 <= score <= 1.0:
                 return (
-                    f"The stable version's own score of case {case.case}, documents[{document}] is {score}, so there "
-                    "is nothing to compare with. Roll stable back to a sound version first."
+                    f"The stable version's own score of case {case.case}, documents[{document}] is {score}, so the "
+                    "candidate can't be compared with it. Roll back to a version with valid scores first."
                 )
     return None
 

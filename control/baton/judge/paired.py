@@ -1,27 +1,27 @@
-"""The scores of live traffic: those of shadowed requests, which both versions answered.
+"""The scores of mirrored requests, which both versions answered.
 
-A request's drift is the mean absolute difference of its scores, its tau is Kendall's tau-b of its two rankings (scores
-within 1e-6 are tied; a candidate that ties them all where stable does not agrees with nothing: 0).
+A request's drift is the mean absolute difference of its scores. Its tau is Kendall's tau-b of its two rankings (scores
+within 1e-6 are tied; a candidate that ties all of them where stable does not has tau 0).
 
 Any release fails as degenerate when in most requests all of the candidate's scores are the same while stable's are not.
 
-Release ``equivalent``. No score differs by more than ``tolerance``. An allowance is made for a request in a hundred,
-for whoever set a tolerance that fits nearly all batches; but only up to ten times the tolerance, which no precision and
-no batch explains. In half precision a batch's other requests move a score by up to 0.008: there the tolerance is to be
-set accordingly.
+Release ``equivalent``: no score differs by more than ``tolerance``. One request in a hundred may differ by more, for
+whoever set a tolerance that fits nearly all batches, but by no more than ten times the tolerance, which neither
+precision nor batch explains. In half precision the other requests of a batch move a score by up to 0.008: set the
+tolerance to allow for it.
 
-Release ``retrained``. Mean drift, share of requests whose best document is among stable's best (its score there is
-within ``top1_margin`` of stable's highest: of several relevant documents any may come first), mean tau, and share of
-documents that cross the threshold are held against their limits; each fails when it is surely beyond (Student's t over
-requests, the exact binomial test for the best document). The signed-rank test of the differences (Wilcoxon) only tells
-in which direction scores went: other weights give other scores.
+Release ``retrained``: each of these has a limit, and fails when it is surely beyond it: the mean drift, the share of
+requests whose best document is among stable's best (its score there is within ``top1_margin`` of stable's highest: of
+several relevant documents any may come first), the mean tau, and the share of documents that cross the threshold. The
+test is Student's t over requests; for the best document the exact binomial test. The signed-rank test of the
+differences (Wilcoxon) only tells in which direction scores went: other weights give other scores.
 
 All of it is asked of all requests, and of each kind of request with at least a third of ``min_pairs``: a version that
-is wrong about images alone hides in the mean of all.
+is wrong about images alone would hide in the mean of all.
 
-A request that is sent again and again counts each time, so one client could decide by one that it chose. So what fails,
-and would pass without the one request that went furthest apart in sum, holds and says so. A score of an equivalent
-release that is ten tolerances off is proof by itself.
+A request that is sent again and again counts each time, so one client could decide by one request. What fails, and
+passes without the one request that went furthest apart in sum, holds and says so. A score of an equivalent release that
+is ten tolerances off fails by itself.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Release, Verdict
 from baton.evidence import KindMean, LiveCheck, ScoresCheck, WorstRequest
-from baton.judge.checks import Floats, above, hangs
+from baton.judge.checks import Floats, hold_for_source, p_mean_above
 from baton.judge.distributions import judge_distributions
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.judge.limits import LiveLimits
+from baton.samples import Answer, Pair
 
 _SAME = 1e-6
 """Scores nearer than this count as tied."""
 _FAR = 10.0
-"""Tolerances beyond which a single score of an equivalent release tells."""
+"""So many tolerances off, a single score of an equivalent release fails it."""
 _ALLOWED = 0.01
 _WORST = 5
 _ALL = ""
 
 
-def sound(pair: Pair) -> bool:
-    """Whether both versions gave as many scores, and numbers."""
+def comparable(pair: Pair) -> bool:
+    """Whether both versions gave the same number of scores, all of them finite."""
     return (
         pair.outcome == "ok"
         and 0 < len(pair.stable) == len(pair.candidate)
@@ -72,16 +73,18 @@ def judge_scores(
     if not shadow_only and len(compared) < limits.min_pairs:
         return [judge_distributions(answers, release, limits, alpha)]
     if any(pair.outcome == "ok" for pair in pairs) and not any(pair.stable for pair in pairs):
-        return [ScoresCheck(name="scores", verdict=Verdict.PASS, message="no scores are compared", skipped=True)]
+        return [ScoresCheck(name="scores", verdict=Verdict.PASS, message="scores are not compared", skipped=True)]
     checks = _compare(compared, release, limits, alpha)
     far = release is Release.EQUIVALENT and any(each.furthest > _FAR * limits.tolerance for each in compared)
     if far or not any(check.verdict is Verdict.FAIL for check in checks):
         return checks
     rest = _without_one_request(compared)
     left = _compare(rest, release, limits, alpha)
-    on = f"one request, which was asked {len(compared) - len(rest)} times of {len(compared)}"
+    source = f"one request, which was sent {len(compared) - len(rest)} of {len(compared)} times"
     return [
-        hangs(check, on, other.message) if (check.verdict, other.verdict) == (Verdict.FAIL, Verdict.PASS) else check
+        hold_for_source(check, source, other.message)
+        if (check.verdict, other.verdict) == (Verdict.FAIL, Verdict.PASS)
+        else check
         for check, other in zip(checks, left, strict=True)
     ]
 
@@ -114,7 +117,7 @@ def worst(compared: Sequence[Compared]) -> tuple[WorstRequest, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One request's two lists of scores, compared; None is what a single document can't tell."""
+    """One request's two lists of scores, compared. None is what a single document does not show."""
 
     pair: Pair
     drift: float
@@ -126,7 +129,7 @@ class Compared:
     tau: float | None
     crossing: float | None
     flat: bool | None
-    """Whether the candidate's scores are all the same; None where stable's are, too."""
+    """Whether the candidate's scores are all the same; None where stable's are the same, too."""
 
     @classmethod
     def of(cls, pair: Pair, limits: LiveLimits) -> Compared:
@@ -169,7 +172,7 @@ Groups = Mapping[str, Sequence[Compared]]
 
 
 def _groups(compared: Sequence[Compared], limits: LiveLimits) -> Groups:
-    """Return all requests, and those of each kind that has enough; a kind that all are of is told by its name."""
+    """Return all requests, and those of each kind that has enough of them, where there are several kinds."""
     kinds: dict[str, list[Compared]] = defaultdict(list)
     for each in compared:
         kinds[each.pair.kind].append(each)
@@ -186,43 +189,41 @@ def _of(kind: str) -> str:
 
 
 def _hold(name: str, count: int, limits: LiveLimits, limit: float | None) -> ScoresCheck:
-    message = f"too few requests to compare scores: {count} were shadowed, at least {limits.min_pairs} are needed"
+    message = f"too few shadowed requests to compare scores ({count} of {limits.min_pairs})"
     return ScoresCheck(
         name=name, verdict=Verdict.HOLD, message=message, limit=limit, pairs=count, have=count, need=limits.min_pairs
     )
 
 
 def _degenerate(groups: Groups, limits: LiveLimits) -> ScoresCheck:
-    name, limit = "degenerate", 0.5
-    every = groups[_ALL]
+    """Does the candidate give all documents of a request the same score?"""
+    limit, every, enough = 0.5, groups[_ALL], _enough(limits)
+
+    def check(verdict: Verdict, message: str, share: float, pairs: int, kind: str | None = None) -> ScoresCheck:
+        return ScoresCheck(
+            name="degenerate", verdict=verdict, message=message, observed=share, limit=limit, pairs=pairs, kind=kind
+        )
+
     for kind, of in groups.items():
         told = [each.flat for each in of if each.flat is not None]
         flat, words = sum(told), f"in {sum(told)} of {len(told)} requests{_of(kind)} the candidate gives all documents"
-        if len(told) < _enough(limits) and len(of) >= _enough(limits):
+        if len(of) < enough:
+            continue
+        if len(told) < enough:
             # Requests with a single document each: only together can they be flat.
-            mine, theirs = (np.concatenate([side(each.pair) for each in of]) for side in (_candidate, _stable))
-            told, flat = [True], int(np.ptp(mine) <= _SAME < np.ptp(theirs))
-            words = f"in all {len(of)} requests{_of(kind)} the candidate gives the only document"
-        if len(of) >= _enough(limits) and flat > limit * len(told):
-            message = f"{words} the same score, while stable tells them apart"
-            share = flat / len(told)
-            return ScoresCheck(
-                name=name, verdict=Verdict.FAIL, message=message, observed=share, limit=limit, pairs=len(of), kind=kind
+            stable, candidate = (
+                np.concatenate(side) for side in zip(*((e.pair.stable, e.pair.candidate) for e in of), strict=True)
             )
+            told, flat = [True], int(np.ptp(candidate) <= _SAME < np.ptp(stable))
+            words = f"in all {len(of)} requests{_of(kind)} the candidate gives the only document"
+        if flat > limit * len(told):
+            message = f"{words} the same score, while stable does not"
+            return check(Verdict.FAIL, message, flat / len(told), len(of), kind)
     if len(every) < limits.min_pairs:
-        return _hold(name, len(every), limits, limit)
+        return _hold("degenerate", len(every), limits, limit)
     told = [each.flat for each in every if each.flat is not None]
-    message = f"the candidate tells documents apart in {len(told) - sum(told)} of {len(told)} requests"
-    share = sum(told) / max(len(told), 1)
-    return ScoresCheck(name=name, verdict=Verdict.PASS, message=message, observed=share, limit=limit, pairs=len(every))
-
-
-def _stable(pair: Pair) -> Sequence[float]:
-    return pair.stable
-
-
-def _candidate(pair: Pair) -> Sequence[float]:
-    return pair.candidate
+    message = f"the candidate scores documents differently in {len(told) - sum(told)} of {len(told)} requests"
+    return check(Verdict.PASS, message, sum(told) / max(len(told), 1), len(every))
 
 
 def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck:
@@ -249,7 +250,7 @@ def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck
         )
 
     chances = {
-        kind: float(stats.binom.sf(hits - 1, len(groups[kind]), _ALLOWED)) if hits else 1.0
+        kind: float(scipy.stats.binom.sf(hits - 1, len(groups[kind]), _ALLOWED)) if hits else 1.0
         for kind, hits in beyond.items()
     }
     kind = min(chances, key=lambda kind: chances[kind])
@@ -263,7 +264,7 @@ def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck
     if len(every) < limits.min_pairs:
         return _hold(name, len(every), limits, tolerance)
     if beyond[_ALL] > _ALLOWED * len(every):
-        return check(Verdict.HOLD, f"too early to tell whether the candidate is equivalent: {words}")
+        return check(Verdict.HOLD, f"more requests are needed to tell whether the candidate is equivalent: {words}")
     if beyond[_ALL]:
         return check(Verdict.PASS, words)
     return check(
@@ -275,25 +276,25 @@ def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """One figure of a request and the limit of its mean over requests; above it is wrong, or below it."""
+    """One figure of a request, and the limit of its mean over requests: the lowest one where ``least`` is given."""
 
     name: str
     of: Callable[[Compared], float | bool | None]
     limit: Callable[[LiveLimits], float | None]
     words: str
-    """With the mean, the requests and the limit to be filled in."""
+    """A template of ``mean``, ``count``, ``limit`` and ``of``."""
     least: float | None = None
-    """Where less is wrong: the least value there is; None where more is wrong, from 0."""
+    """The lowest value that the figure can have, where low is bad. None where high is bad; then it is 0."""
 
     def chance(self, values: Floats, limit: float) -> float:
         """Return the chance of so bad a mean, were the true one at the limit."""
         if self.name == "top1":
-            return float(stats.binom.cdf(int(values.sum()), values.size, limit))
+            return float(scipy.stats.binom.cdf(int(values.sum()), values.size, limit))
         if self.least is None:
-            return above(values, limit)
-        return above((1.0 - values) / (1.0 - self.least), (1.0 - limit) / (1.0 - self.least))
+            return p_mean_above(values, limit)
+        return p_mean_above((1.0 - values) / (1.0 - self.least), (1.0 - limit) / (1.0 - self.least))
 
-    def beyond(self, mean: float, limit: float) -> bool:
+    def exceeds(self, mean: float, limit: float) -> bool:
         return mean > limit if self.least is None else mean < limit
 
 
@@ -322,7 +323,7 @@ _MEASURES = (
         "crossing",
         lambda each: each.crossing,
         lambda limits: limits.crossing_limit,
-        "{mean:.0%} of the documents of {count} requests{of} are across the threshold (limit {limit:.0%})",
+        "{mean:.0%} of the documents of {count} requests{of} moved across the threshold (limit {limit:.0%})",
     ),
 )
 
@@ -362,15 +363,15 @@ def _measured(measure: _Measure, groups: Groups, limits: LiveLimits, alpha: floa
     if _ALL not in means:
         # Requests with one document have no ranking; nothing is wrong with it.
         return figures
-    if measure.beyond(means[_ALL][0], limit):
-        return check(Verdict.HOLD, _ALL, "the candidate looks too far from stable, too early to tell: ")
+    if measure.exceeds(means[_ALL][0], limit):
+        return check(Verdict.HOLD, _ALL, "more requests are needed to tell whether scores are too far apart: ")
     return check(Verdict.PASS, _ALL)
 
 
 def _direction(compared: Sequence[Compared]) -> tuple[float, float | None]:
-    """Return where the candidate's scores went, and the signed-rank test's chance of it; figures, no verdict."""
+    """Return the mean difference of the scores, and the chance of it by the signed-rank test. No verdict follows."""
     shifts = np.array([each.shift for each in compared])
     moved = shifts[np.abs(shifts) > _SAME]
     if moved.size < 2:  # noqa: PLR2004 one request has no direction
         return float(shifts.mean()) if shifts.size else 0.0, None
-    return float(shifts.mean()), float(stats.wilcoxon(moved).pvalue)
+    return float(shifts.mean()), float(scipy.stats.wilcoxon(moved).pvalue)

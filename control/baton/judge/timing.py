@@ -3,22 +3,22 @@
 How ``latency`` works. Stable and candidate answer the same requests in turn, in blocks of four answers to one request
 (see ``LatencySamples``), so that what the machine does hits both alike.
 
-1. From each block the slowdown that all four answers share is divided out: the least of the four, each as a multiple of
-   its own version's median for that request, where it is above 1. That was the machine. The rule knows no difference
-   between the two, so it favours neither; and what only one version suffers stays.
+1. Each block is divided by the slowdown that all its four answers share: the least of the four, each as a multiple of
+   its own version's median for that request, where it is above 1. That was the machine. The rule treats both versions
+   alike, and what only one version suffers stays.
 2. The figure is the ratio of the two p95.
 3. Its uncertainty comes from the delete-a-group jackknife on the logarithm of the ratio (Shao and Wu 1989: leaving out
-   many at a time makes it valid for quantiles): 20 runs of consecutive blocks, so that noise that lasts longer than one
-   block counts as the one event that it is. It needs no random numbers: same samples, same verdict. Of few samples it
-   is now and then far too small by luck, so it never counts for less than half of what order statistics say, which
-   know nothing of the pairing and are too wide by about that.
-4. While samples still come, the candidate fails when the ratio is surely above the limit and passes when it is surely
-   within it; surely is one chance in 2000, as they are looked at several times. When all are in, one chance in 100 is
-   enough to fail, and one in 20 to pass: an interval that reaches beyond the limit is no evidence, however good the
-   figure in its middle. Otherwise more are asked for; when there are none, it holds.
+   many at a time makes it valid for quantiles), with 20 groups of consecutive blocks, so that noise that lasts longer
+   than a block counts as one event. It needs no random numbers: the same samples give the same verdict. With few
+   samples the jackknife can be far too small by luck. So the error is at least half of that from order statistics,
+   which ignore the pairing and are too wide by about a factor of two.
+4. While samples still come, the candidate fails when the ratio is surely above the limit, and passes when it is surely
+   within it. "Surely" is one chance in 2000, since they are looked at several times. When all samples are in, one
+   chance in 100 is enough to fail, and one in 20 to pass: an interval that reaches beyond the limit is no evidence,
+   however good the figure in its middle. In between more samples are taken; when there are no more, the gate holds.
 
-As the limit leaves 15 % of room, an identical version is refused far less often than that, even with bursts, stalls
-and heavy tails; how often is simulated in ``tests/unit/judge/test_latency_simulation.py``.
+The limit leaves 15 % of room, so an identical version is refused far less often than that, even with bursts, stalls and
+heavy tails. ``tests/unit/judge/test_latency_simulation.py`` simulates how often.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import LatencyEvidence, Sides, WarmupEvidence
-from baton.judge.shapes import LatencySamples, WarmupSamples
-
-MIN_SAMPLES = 200
-"""Of each version: ten of them lie above the p95."""
+from baton.samples import LatencySamples, WarmupSamples
 
 _P = 0.95
 _GROUPS = 20
@@ -43,15 +40,16 @@ _T_FAIL = 2.54
 _T_PASS = 1.73
 """Student's t with 19 degrees of freedom, one-sided 0.0005, 0.01 and 0.05."""
 _MS = 1000.0
+_MIN_STEADY = 20
 
 
-def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_samples: int = MIN_SAMPLES) -> GateResult:
+def judge_latency(samples: LatencySamples | None, *, limit: float, min_samples: int) -> GateResult:
     """Judge the candidate's p95 against stable's, measured in turn; ``observed`` and ``limit`` are their ratio.
 
-    None means that there is no stable version: skipped. ``running`` asks for more samples. An error answer of the
-    candidate fails; one of the stable version holds, for then nothing can be compared. Fewer than ``min_samples``
-    of each version never pass; when the time is over they fail only what is beyond the limit for certain. Raises
-    ``ValueError`` when the samples are not blocks of two and two.
+    ``samples`` is None without a stable version: skipped. ``running`` asks for more samples. An error answer of the
+    candidate fails; one of the stable version holds, since nothing can be compared then. Fewer than ``min_samples`` of
+    each version never pass; when the time is over they fail only what is surely beyond the limit. Raises ``ValueError``
+    when the samples are not blocks of two and two.
     """
     if samples is None:
         message = "There is no stable version to compare with, so the latency gate was skipped."
@@ -79,21 +77,20 @@ def judge_latency(samples: LatencySamples | None, *, limit: float = 1.15, min_sa
         ratio_high=high,
     )
     figures = (
-        f"p95 {p95[1]:.1f} ms against stable's {p95[0]:.1f} ms over {2 * blocks} samples of each: "
-        f"{ratio:.2f} times (limit {limit:g}, between {low:.2f} and {high:.2f})"
+        f"p95 is {p95[1]:.1f} ms, {ratio:.2f} times stable's {p95[0]:.1f} ms (limit {limit:g}, between {low:.2f} and "
+        f"{high:.2f}, {2 * blocks} samples of each)"
     )
     if low > limit:
-        verdict, message = Verdict.FAIL, f"Slower than the limit: {figures}."
+        verdict, message = Verdict.FAIL, f"The candidate is too slow: {figures}."
     elif few:
-        # The time was over too soon to pass; a version that is far beyond the limit need not be measured for longer.
         words = f"Only {2 * blocks} samples of each version were taken, at least {min_samples} are needed to pass"
         verdict, message = Verdict.HOLD, f"{words}: {figures}."
     elif high <= limit:
-        verdict, message = Verdict.PASS, f"Fast enough: {figures}."
+        verdict, message = Verdict.PASS, f"The candidate is fast enough: {figures}."
     elif samples.complete:
         # The interval narrows with the root of the samples.
-        words = "Ask again when the machine is quieter, or raise `latency_max_samples` and `latency_budget`"
-        verdict, message = Verdict.HOLD, f"Too noisy to tell: {figures}. {words}."
+        words = "Try again when the machine is quieter, or raise `latency_max_samples` and `latency_budget`"
+        verdict, message = Verdict.HOLD, f"The measurement is too noisy to decide: {figures}. {words}."
     else:
         verdict, message = Verdict.RUNNING, f"More samples are being taken: {figures}."
     return GateResult(Gate.LATENCY, verdict, message, ratio, limit, evidence=evidence)
@@ -115,10 +112,10 @@ def _no_evidence(samples: LatencySamples, min_samples: int) -> tuple[Verdict, st
         needed = max(min_samples, 2 * _GROUPS)
         missing = f"Only {count} samples of each version were taken, at least {needed} are needed"
         if samples.complete:
-            return Verdict.HOLD, f"{missing}: nothing to judge by."
-        return Verdict.RUNNING, f"{missing}: more are being taken."
+            return Verdict.HOLD, f"{missing}."
+        return Verdict.RUNNING, f"{missing}; more are being taken."
     if not all(math.isfinite(time) and time > 0 for time in (*samples.stable, *samples.candidate)):
-        return Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by."
+        return Verdict.HOLD, "The clock gave times of zero or less, so nothing can be judged."
     return None
 
 
@@ -160,12 +157,12 @@ def _log_p95_without_groups(times: NDArray[np.float64]) -> NDArray[np.float64]:
     return logs
 
 
-def judge_warmup(samples: WarmupSamples, *, limit: float = 1.5, min_steady: int = 20) -> GateResult:
+def judge_warmup(samples: WarmupSamples, *, limit: float) -> GateResult:
     """Judge the first timed answer after warm-up against ``limit`` times the version's steady p95.
 
     ``observed`` and the result's ``limit`` are milliseconds. One slow first answer may be the machine's doing, so it
-    is not yet a verdict: after the first, it takes two of three rounds to fail (the median first answer counts). A
-    version of which each first answer has a chance of 2 % to be hit by noise is then refused once in a thousand times.
+    takes two of three rounds to fail (the median first answer counts). If noise hits each first answer with a chance of
+    2 %, a good version is refused once in a thousand times.
     """
     rounds = len(samples.first)
     evidence = WarmupEvidence(
@@ -183,26 +180,26 @@ def judge_warmup(samples: WarmupSamples, *, limit: float = 1.5, min_steady: int 
     if samples.failure is not None:
         return result(Verdict.FAIL, f"The candidate did not answer while it was warmed up: {samples.failure}")
     if not all(math.isfinite(time) and time > 0 for time in (*samples.first, *samples.steady)):
-        return result(Verdict.HOLD, "The clock gave times that are not above zero: nothing to judge by.")
-    if not rounds or len(samples.steady) < min_steady:
-        message = f"{rounds} first answers and {len(samples.steady)} steady ones of at least {min_steady}"
+        return result(Verdict.HOLD, "The clock gave times of zero or less, so nothing can be judged.")
+    if not rounds or len(samples.steady) < _MIN_STEADY:
+        message = f"Too few answers: {rounds} after warm-up, and {len(samples.steady)} of {_MIN_STEADY} steady ones"
         if samples.complete:
-            return result(Verdict.HOLD, f"{message}, and there will be no more: nothing to judge by.")
-        return result(Verdict.RUNNING, f"{message}: more are being taken.")
+            return result(Verdict.HOLD, f"{message}.")
+        return result(Verdict.RUNNING, f"{message}; more are being taken.")
     steady = float(np.quantile(samples.steady, _P)) * _MS
     at_most = limit * steady
     evidence = replace(evidence, steady_p95_ms=steady)
     first = float(np.median(samples.first)) * _MS
     what = "first answer" if rounds == 1 else f"median of {rounds} first answers"
     figures = (
-        f"the {what} after warm-up took {first:.1f} ms, at most {at_most:.1f} ms is asked for "
-        f"({limit:g} times the steady p95 of {steady:.1f} ms)"
+        f"the {what} after warm-up took {first:.1f} ms (limit {at_most:.1f} ms, {limit:g} times the steady p95 of "
+        f"{steady:.1f} ms)"
     )
-    # Two rounds have no middle one: their mean decides nothing that a third would not decide better.
+    # Two rounds have no middle one, so a third decides.
     if first <= at_most and rounds != 2:  # noqa: PLR2004
-        return result(Verdict.PASS, f"Warm: {figures}.", first, at_most)
+        return result(Verdict.PASS, f"The candidate is warm: {figures}.", first, at_most)
     if rounds < 3:  # noqa: PLR2004
         if samples.complete:
-            return result(Verdict.HOLD, f"Too few rounds to tell: {figures}.", first, at_most)
+            return result(Verdict.HOLD, f"Too few rounds to decide: {figures}.", first, at_most)
         return result(Verdict.RUNNING, f"Another round of warm-up is being taken: {figures}.", first, at_most)
-    return result(Verdict.FAIL, f"Not warm: {figures}.", first, at_most)
+    return result(Verdict.FAIL, f"The candidate is too slow after warm-up: {figures}.", first, at_most)

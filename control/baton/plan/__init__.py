@@ -1,21 +1,21 @@
-"""The decision: a pure function of what is wanted, what is seen, the operator's policy and the time.
+"""The decision: a pure function of what is seen of one service, its settings and the time.
 
-``plan(view, settings)`` returns one sentence for a person, the phase to show, and at most one effect. It reads no
-clock, no file and no socket, and holds no state: with the same view it always says the same. Asked again after
-each effect, it comes to rest when there is nothing left to do.
+``plan(view, settings)`` returns the phase to show, the reason, and at most one effect. It reads no clock, no file and
+no socket, and holds no state: with the same view it always decides the same. It is asked again after each effect, and
+asks for none when there is nothing left to do.
 
 What must hold after every step, whatever fails (property-tested in ``tests/unit/plan``):
 
 * The alias is only ever pointed at a version that is READY on every server that answers.
 * A version is dropped only after the alias left it on every server and its requests ended.
-* The policy on disk names what serves, whatever a person wrote there: a restart of Triton brings it back.
+* The policy on disk names the alias's version, whatever a person wrote there: a restart of Triton brings it back.
 * The splitter is unloaded only after the alias left it, and a stopped candidate's share is 0 from then on.
-* At most two engine versions are loaded by Baton.
-* An engine is taken out of a server for a reload only where its serving version does not answer, one server at a time.
+* Baton loads at most two engine versions.
+* An engine is taken out of a server for a reload only where the alias's version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.
 """
 
-from baton.plan.converge import name_what_serves
+from baton.plan.converge import repair_version_policy
 from baton.plan.effects import (
     AdoptVersion,
     Advance,
@@ -47,7 +47,7 @@ from baton.plan.effects import (
     VerifyContent,
 )
 from baton.plan.no_rollout import without_rollout
-from baton.plan.rollout import rolling
+from baton.plan.phases import rolling
 from baton.plan.traffic import route
 from baton.plan.upkeep import upkeep
 from baton.plan.view import BrokenConfig, Failure, RolloutSettings, ServerView, Unhealthy, View
@@ -94,6 +94,6 @@ __all__ = [
 
 def plan(view: View, settings: RolloutSettings) -> Decision:
     """Decide what to do next for one service."""
-    if (first := upkeep(view) or name_what_serves(view)) is not None:
+    if (first := upkeep(view) or repair_version_policy(view)) is not None:
         return first
     return without_rollout(view, settings) if view.rollout is None else rolling(view, view.rollout, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Stop
+from baton.domain import Gate, GateResult, Kind, Model, Outcome, Phase, Rollout, Stop
 from baton.reasons import Why
 
 
@@ -44,7 +44,7 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Write down a verdict that follows from what is seen, without asking anybody."""
+    """Write down a verdict that follows from the view alone."""
 
     result: GateResult
 
@@ -65,9 +65,9 @@ class SetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SetAlias:
-    """Point the alias's files at an engine version, or take the alias away (None).
+    """Point the alias's files at an engine version, or remove the alias (None).
 
-    ``split``: by way of the splitter, for which ``version`` is the stable one.
+    ``split``: by way of the splitter, with ``version`` as the stable one.
     """
 
     version: int | None
@@ -76,19 +76,19 @@ class SetAlias:
 
 @dataclass(frozen=True, slots=True)
 class SetSplitter:
-    """Write the splitter's files for a stable version, or take them away (None)."""
+    """Write the splitter's files for a stable version, or remove them (None)."""
 
     stable: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Note in the journal that the splitters may follow the route for one more lease. Until then none of it is sent."""
+    """Note in the journal that the splitters may follow the route for one more lease. Only then it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The live analysis was content: go on by so many seconds. Zero begins the way."""
+    """The live analysis passed: go on by so many seconds. Zero begins the first step."""
 
     seconds: float
     result: GateResult | None = None
@@ -96,21 +96,21 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """The stable version is dead: the candidate is to have all traffic, without the rest of its way."""
+    """The stable version is dead: the candidate gets all traffic, without its remaining steps."""
 
     why: Why
 
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """Send the route to one server's splitter and take its report. Done all the time, and never by decision."""
+    """Send the route to one server's splitter and take its report. Done all the time, without a decision."""
 
     server: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Have one server do what the files say for one of the service's models."""
+    """Make one server do what the files say for one of the service's models."""
 
     server: str
     model: Model
@@ -118,14 +118,14 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Take the engine out of one server and load it there again: its serving version does not answer."""
+    """Unload the engine on one server and load it again: its serving version does not answer."""
 
     server: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeVersion:
-    """Ask a version on one server a real request. Done all the time, and never by decision."""
+    """Ask a version on one server a real request. Done all the time, without a decision."""
 
     server: str
     version: int
@@ -133,14 +133,14 @@ class ProbeVersion:
 
 @dataclass(frozen=True, slots=True)
 class SendGolden:
-    """Send one golden request the clients' way. Done while no live ones come, and never by decision."""
+    """Send one golden request the clients' way. Done while no live ones come, without a decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyContent:
-    """Hash the folder of what serves: to know it, or because it was changed. Never by decision.
+    """Hash the folder of what serves: for the first time, or because it was changed. Done without a decision.
 
-    ``fingerprint``: as the folder looks; another look is another try.
+    ``fingerprint``: of the folder; when that changes, it is another try.
     """
 
     version: int
@@ -149,7 +149,7 @@ class VerifyContent:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Ask the live analysis about the traffic so far. Done at each interval, and never by decision."""
+    """Ask the live analysis about the traffic so far. Done at each interval, without a decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +221,14 @@ class Decision:
     why: Why
     effect: Effect | None = None
     waits: Effect | None = None
-    """What is under way already, or rests after a failure, and is waited for."""
+    """What is waited for: it is under way, or backs off after a failure."""
 
     @property
     def message(self) -> str:
         """One sentence for a person."""
         return str(self.why)
+
+
+def halt(rollout: Rollout, outcome: Outcome, who: str, why: Why, gate: Gate | None = None) -> Decision:
+    """Turn the rollout back."""
+    return Decision(rollout.phase, why, Halt(Stop(outcome, who, why, gate)))

@@ -1,8 +1,8 @@
-"""The way of the candidate from no traffic to all of it, as a function of how far it has come.
+"""The candidate's share of traffic, as a function of its progress through the configured steps.
 
-``progress`` counts seconds in which the live analysis was content. It stands still while that holds for want of
-evidence, while Baton is paused, and at a pause step that no person has let it go past. So a rollout that waited is not
-further than one that did not, and a restart of the control plane goes on where the journal says.
+``progress`` counts seconds in which the live analysis passed. It does not grow while the analysis holds for want of
+evidence, while Baton is paused, and at a pause step until a person promotes. So a rollout that waited is not further
+than one that did not, and after a restart of the control plane a rollout goes on where the journal says.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 from baton.domain import Step
 
 LEAST = 1.0
-"""Percent of traffic from which a linear step begins where the candidate had none: without any there is no evidence."""
+"""Percent of traffic at which a linear step begins where the candidate had none: without traffic no evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where on its way a candidate is."""
+    """How far a candidate has come."""
 
     index: int
-    """The present step, from 0; as many as there are steps when all of them are behind it."""
+    """The present step, from 0; the number of steps when all of them are done."""
     weight: float
     """The candidate's share of traffic in percent."""
     left: float
     """Seconds of progress until the step ends."""
     pause: bool = False
-    """It stands before a pause step, and waits for a person."""
+    """It is at a pause step, and waits for a person."""
 
 
 def position(steps: Sequence[Step], progress: float, approvals: int) -> Position:
-    """The position after ``progress`` seconds, with ``approvals`` pause steps let past.
+    """The position after ``progress`` seconds, with ``approvals`` pause steps passed.
 
-    A weight that is held counts at once, one that is reached linearly grows from the weight before it.
+    A weight that is held counts at once. One that is reached linearly grows from the weight before it.
     """
     weight, begin = 0.0, 0.0
     for index, step in enumerate(steps):
@@ -54,8 +54,7 @@ def position(steps: Sequence[Step], progress: float, approvals: int) -> Position
 def further(steps: Sequence[Step], progress: float, approvals: int, seconds: float) -> float:
     """The progress after so many more seconds.
 
-    It stops at the end of each step, so that every share was in force before the next one follows, and before a pause
-    step that nobody has let past.
+    It stops at the end of each step, so that each share was in force before the next one follows, and at a pause step.
     """
     end = 0.0
     for step in steps:
@@ -70,5 +69,5 @@ def further(steps: Sequence[Step], progress: float, approvals: int, seconds: flo
 
 
 def length(steps: Sequence[Step]) -> float:
-    """Seconds of progress of the whole way."""
+    """Seconds of progress through all steps."""
     return sum(s.hold + s.over for s in steps)

@@ -1,4 +1,4 @@
-"""What the plan sees: one service at one moment. Snapshots only."""
+"""What the plan sees: a snapshot of one service at one moment."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from baton.domain import (
     Folder,
     GateResult,
+    Kind,
     Model,
     ModelState,
     ModelVersion,
@@ -21,40 +22,40 @@ from baton.plan.effects import Effect, Reload, Sync, Upkeep
 from baton.reasons import Reason, Why, because
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSettings:
-    """What the operator configured for the service. Durations in seconds."""
+    """What the plan decides by of a service's configuration, which has the defaults. Durations in seconds."""
 
-    keep_previous: float = 600.0
-    """How long the old version stays loaded after traffic moved (``baking``)."""
-    automatic: bool = True
+    keep_previous: float
+    """How long the previous version stays loaded after all traffic moved (``baking``)."""
+    automatic: bool
     """False: a version that passed its gates waits for ``ctl promote``."""
-    supersede: bool = False
+    supersede: bool
     """True: a newer version ends the rollout of an older one; False: it queues."""
-    settle: float = 2.0
+    settle: float
     """A folder counts as complete only after nothing in it changed for this long."""
-    cut_after: float = 15.0
-    """A folder that lacks nothing but the end of a file counts as cut off for good after this long."""
-    load_timeout: float = 900.0
-    drain_timeout: float = 120.0
+    cut_after: float
+    """A folder that lacks only the end of a file counts as cut off for good after this long."""
+    load_timeout: float
+    drain_timeout: float
     """How long a dropped version may stay UNLOADING before the rollout ends without waiting for it."""
-    stuck_after: float = 1800.0
+    stuck_after: float
     """An incoming folder in which nothing changed for this long is reported as stuck."""
-    hold_retry: float = 15.0
-    """A gate that said ``hold`` is asked again after this long."""
-    hold_attempts: int = 5
-    """A gate that held this often in a row is left to a person: what can't be shown is not promoted."""
-    steps: tuple[Step, ...] = ()
+    hold_retry: float
+    """A gate that held is asked again after this long."""
+    hold_attempts: int
+    """A gate that held this often in a row is left to a person."""
+    steps: tuple[Step, ...]
     """How traffic moves; without steps all at once."""
-    shadow_share: float = 0.0
-    """Percent of live requests that the candidate answers as well, unseen, before and while traffic is split."""
-    shadow_for: float = 0.0
-    """How long it does so before it gets traffic."""
-    interval: float = 5.0
-    """How often the live analysis decides whether to go on."""
-    lease: float = 15.0
+    shadow_share: float
+    """Percent of live requests that are mirrored to the candidate, before and while traffic is split."""
+    shadow_for: float
+    """How long requests are mirrored before the candidate gets traffic."""
+    interval: float
+    """How often the live analysis decides whether traffic goes on."""
+    lease: float
     """How long a splitter follows its route without hearing from the control plane."""
-    resume: bool = True
+    resume: bool
     """After a lease ended by itself: True goes on, False rolls back."""
 
 
@@ -67,11 +68,11 @@ class Failure:
     message: str
     refused: bool
     words: str = ""
-    """All that Triton said of it; the message holds the cause."""
+    """All that Triton said; the message holds the cause."""
     since: float = math.inf
-    """When the first of the failures in a row was."""
+    """When the first of these failures in a row was."""
     machine: str = ""
-    """What to mend on the server where that, and not the version, is at fault; empty where it is not, or not known."""
+    """What to mend on the server where that is at fault, and not the version; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,42 +112,42 @@ class ServerView:
     steered: float | None = None
     """When the splitter last answered to a route."""
     locked: bool = False
-    """The splitter takes no route from this control plane, and was not loaded again since: it knows other files."""
+    """The splitter knows another control plane's token: it takes no route until it is loaded again."""
     outstanding: Mapping[int, int] | None = None
-    """The splitter's calls under way, by version, as of when stable alone was to answer; None when not known."""
+    """The splitter's calls under way, by version, since stable alone is to answer; None when not known."""
     inflight: Mapping[int, int] | None = None
     leaving_since: Mapping[int, float] = field(default_factory=dict)
     """When each engine version that is UNLOADING was first seen so."""
     emptied: frozenset[int] = frozenset()
-    """Those of them whose processes were seen, and have all ended: what they held is free."""
+    """Those whose processes were seen and have all ended: their memory is free."""
     reason: str = ""
 
     def ready(self) -> frozenset[int]:
         """Engine versions that are READY here."""
         return frozenset(v for v, m in self.engine.items() if m.state is ModelState.READY)
 
-    def held(self) -> frozenset[int]:
+    def in_memory(self) -> frozenset[int]:
         """Engine versions that take memory here: all but those that are gone."""
         return frozenset(v for v, m in self.engine.items() if m.state is not ModelState.UNAVAILABLE)
 
     def loading(self) -> bool:
-        """True while an engine version is being loaded here."""
+        """Whether an engine version is being loaded here."""
         return any(m.state is ModelState.LOADING for m in self.engine.values())
 
-    def leaving(self, version: int) -> bool:
-        """True while the version answers its last requests before it goes."""
+    def unloading(self, version: int) -> bool:
+        """Whether the version answers its last requests before it goes."""
         return self.engine[version].state is ModelState.UNLOADING
 
-    def stays(self, version: int, now: float, drain_timeout: float) -> bool:
-        """True when nothing is to be waited for any more, though the version is UNLOADING.
+    def stuck_unloading(self, version: int, now: float, drain_timeout: float) -> bool:
+        """Whether the version is UNLOADING, and waiting for its end is of no use any more.
 
-        Triton (seen on 24.10) keeps one so for ever whose process died before a request to it was answered: its
-        processes have ended, or it has been leaving for longer than its last requests may take.
+        Its processes have ended, or it has been UNLOADING for longer than its last requests may take. Triton (seen on
+        24.10) keeps a version so for ever whose process died before it answered a request.
         """
-        if version in self.emptied and self.leaving(version):
-            return True
+        if not self.unloading(version):
+            return False
         since = self.leaving_since.get(version)
-        return since is not None and self.leaving(version) and now - since > drain_timeout
+        return version in self.emptied or (since is not None and now - since > drain_timeout)
 
     def serving(self) -> frozenset[int]:
         """Versions that the alias leads to here: one, or none. While traffic is split, the stable one."""
@@ -166,7 +167,7 @@ class View:
     alias: int | None
     servers: tuple[ServerView, ...]
     split: bool = False
-    """The alias is to lead to the splitter, for which ``alias`` is the stable version."""
+    """The alias leads to the splitter; ``alias`` is the stable version."""
     splitter: int | None = None
     """The stable version of the splitter's files; None when there are none."""
     keyed: bool = True
@@ -178,17 +179,17 @@ class View:
     loaded: Mapping[int, str] = field(default_factory=dict)
     """Fingerprints of the folders as Triton last loaded them."""
     known_unexpected: Mapping[str, str] = field(default_factory=dict)
-    """Name and fingerprint of the unexpected entries at the last engine load: those do no more harm."""
+    """Name and fingerprint of the unexpected entries at the last engine load: these cause no further reload."""
     rollout: Rollout | None = None
     running: frozenset[Effect] = frozenset()
     failed: Mapping[Effect, Failure] = field(default_factory=dict)
     paused: bool = False
     live_gate: GateResult | None = None
-    """What the live analysis says of the traffic so far; None while there is nothing to analyse."""
+    """The live analysis of the traffic so far; None while there is nothing to analyse."""
     unhealthy: Mapping[tuple[str, int], Unhealthy] = field(default_factory=dict)
-    """By server and version: those that were asked and do not answer."""
+    """By server and version: those that do not answer the health probe."""
     answered: Mapping[tuple[str, int], float] | None = None
-    """By server and version: when the last question that was answered was put. None: nobody can be asked."""
+    """By server and version: when the last answered probe was sent. None: nothing can be probed."""
     just_started: bool = False
     """This control plane has decided nothing yet."""
     repairs: tuple[BrokenConfig, ...] = ()
@@ -197,31 +198,27 @@ class View:
     """What was seen and the journal does not know yet, each by the effect that records it."""
 
     def live(self) -> tuple[ServerView, ...]:
+        """The servers that answer."""
         return tuple(s for s in self.servers if s.live)
 
-    def silent(self) -> tuple[str, ...]:
-        """Names of the servers that do not answer."""
-        return tuple(s.name for s in self.servers if not s.live)
-
-    def silence(self) -> tuple[tuple[str, str], ...]:
-        """The servers that do not answer Baton, each with the cause: one that refuses its key is none that is away."""
+    def unreachable(self) -> tuple[tuple[str, str], ...]:
+        """The servers that do not answer Baton, each with the cause (one that refuses Baton's key is not away)."""
         return tuple((s.name, s.reason) for s in self.servers if not s.live)
 
-    def leads(self, server: ServerView) -> bool:
-        """True when the alias on the server is what the files say."""
+    def alias_matches(self, server: ServerView) -> bool:
+        """Whether the alias on the server leads where the files say."""
         wanted = frozenset() if self.alias is None else frozenset({self.alias})
         return server.serving() == wanted and server.split == (self.split and self.alias is not None)
 
     def stable(self) -> int | None:
-        """The version to compare with and to go back to.
+        """The version to compare a new one with, and to go back to.
 
-        None also when the alias's version is lost: every server answers, has it READY nowhere, and refused to
-        load it (or the policy on disk gave it up for that reason), or it does not answer there although it was
-        loaded again. A new version must then not be held to one that
-        nobody can ask, nor be loaded together with it: Triton loads all that a policy newly names, or nothing (seen
-        on 24.10).
+        None without an alias, and where the alias's version is lost: every server answers, and on each of them Triton
+        refused to load it, or the version policy gave it up for that reason, or it does not answer although it was
+        loaded again. Nobody can ask such a version, and it must not be loaded together with a new one: Triton loads all
+        that a policy newly names, or nothing (seen on 24.10).
         """
-        if self.alias is None or self.silent():
+        if self.alias is None or self.unreachable():
             return self.alias
         dead = {s for s, v in self.unhealthy if v == self.alias and Reload(s) in self.failed}
         if any(self.alias in s.ready() and s.name not in dead for s in self.servers):
@@ -231,13 +228,33 @@ class View:
         return None if lost else self.alias
 
     def ready_everywhere(self, version: int) -> bool:
-        """True when every server answers and has the version READY."""
+        """Whether every server answers and has the version READY."""
         return bool(self.servers) and all(s.live and version in s.ready() for s in self.servers)
 
-    def pending(self, settings: RolloutSettings) -> tuple[Folder, ...]:
-        """Quiet folders above the stable version that nobody has decided about yet, lowest first.
+    def ready_where_live(self, version: int | None) -> bool:
+        """Whether every server that answers has the version READY."""
+        return all(version in s.ready() for s in self.live())
 
-        They are complete, or so cut off that no waiting helps: then the gates refuse them, and say why.
+    def ready_anywhere(self, version: int | None) -> bool:
+        """Whether a server that answers has the version READY."""
+        return any(version in s.ready() for s in self.live())
+
+    def load_refusal(self, server: ServerView, model: Model) -> Failure | None:
+        """Triton's refusal of a load call in the rollout's present phase."""
+        failure, rollout = self.failed.get(Sync(server.name, model)), self.rollout
+        if failure is None or rollout is None or not failure.refused or failure.at < rollout.phase_since:
+            return None
+        return failure
+
+    def frozen(self) -> bool:
+        """Whether ``ctl pause`` stops the rollout. One that a person started or promoted goes on."""
+        rollout = self.rollout
+        return self.paused and rollout is not None and rollout.kind is Kind.ROLLOUT and not rollout.promoted
+
+    def pending(self, settings: RolloutSettings) -> tuple[Folder, ...]:
+        """Version folders above the stable version that wait for a rollout, lowest first.
+
+        Nothing in them changes any more. They are complete, or cut off for good: then the gates refuse them.
         """
         floor = self.alias or 0
         found = []
@@ -250,7 +267,7 @@ class View:
         return tuple(sorted(found, key=lambda f: f.version or 0))
 
     def refused(self, version: int) -> VersionRecord | None:
-        """The refusal that stands: of this very folder, or of a version that Triton has loaded before."""
+        """The refusal that still holds: of this very folder, or of a version that Triton has loaded before."""
         record, folder = self.records.get(version), self.folders.get(version)
         if record is None or folder is None or record.status is not ReleaseStatus.REJECTED:
             return None
@@ -261,18 +278,16 @@ class View:
         record = self.records.get(version)
         return record is None or (record.status is ReleaseStatus.REJECTED and self.refused(version) is None)
 
-    def hold_reason(self) -> Why | None:
+    def loads_blocked(self) -> Why | None:
         """Why no engine load call may be made now, or None.
 
-        Triton (seen on 24.10) reloads a live version in the next load call when anything under its folder has
-        changed, drops it when the folder is gone, and reloads every version when an entry that is not a version
-        folder appeared beside them. Live traffic comes first: then nothing is loaded until a person mended it.
+        In the next load call Triton (seen on 24.10) reloads a serving version when anything in its folder has changed,
+        drops it when the folder is gone, and reloads every version when an entry that is no version folder appeared
+        beside them. Clients would notice, so nothing is loaded until a person mended it.
         """
-        serving = {v for s in self.live() for v in s.serving()}
         # Without an alias clients ask the engine directly.
         named = self.version_policy if self.alias is None else {self.alias}
-        serving |= {v for s in self.live() for v in s.ready() & named}
-        for version in sorted(serving):
+        for version in sorted({v for s in self.live() for v in s.serving() | (s.ready() & named)}):
             folder = self.folders.get(version)
             if folder is None:
                 return because(Reason.FOLDER_GONE, version=version)
@@ -291,8 +306,11 @@ def failure_text(failure: Failure) -> str:
     return f"{words} {failure.machine}" if failure.machine else words
 
 
-def backoff(failure: Failure | None, now: float) -> bool:
-    """True while a failed effect must rest: 1, 2, 4 ... at most 30 seconds after its last failure."""
+def backoff(
+    failure: Failure | None, now: float, first_s: float = 1.0, factor: float = 2.0, max_s: float = 30.0
+) -> bool:
+    """Whether it is too early to try a failed effect again: 1, 2, 4 ... at most 30 seconds after its last failure."""
     if failure is None:
         return False
-    return now - failure.at < min(30.0, 2.0 ** (failure.count - 1))
+    tries = min(failure.count - 1, 20)  # after a thousand failures the power is no float any more
+    return now - failure.at < min(max_s, first_s * factor**tries)

@@ -11,10 +11,11 @@ import pkgutil
 from importlib import import_module
 
 from baton.errors import ConfigError
-from baton.probe.base import Cancelled, CaseScores, Infer, MakeProbe, Probe, ScorePair
+from baton.probe.base import Cancelled, Infer, MakeProbe, Probe
 from baton.probe.builtin import NoRequest, ask_builtin
 from baton.probe.golden import GoldenCase, GoldenSet, load_golden
-from baton.probe.timing import LatencySamples, WarmupSamples, measure_latency, measure_warmup
+from baton.probe.timing import measure_latency, measure_warmup
+from baton.samples import CaseScores, LatencySamples, ScorePair, WarmupSamples
 
 __all__ = [
     "Cancelled",

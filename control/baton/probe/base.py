@@ -7,13 +7,13 @@ rollout that never ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
 from baton.errors import BatonError
 from baton.probe.golden import GoldenSet
+from baton.samples import CaseScores, ScorePair
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensors by name. BYTES is an object array of ``bytes``."""
@@ -42,25 +42,6 @@ def check(cancelled: Stop) -> None:
     """Raise :class:`Cancelled` when the rollout was aborted."""
     if cancelled():
         raise Cancelled("The measurement was stopped before it was done.")
-
-
-@dataclass(frozen=True, slots=True)
-class CaseScores:
-    """One golden request's scores, in document order, as one version gave them."""
-
-    case: str
-    kind: str
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScorePair:
-    """One (query, document) pair scored by one version alone, and inside a mixed batch."""
-
-    case: str
-    document: int
-    alone: float
-    mixed: float
 
 
 class Probe(Protocol):

@@ -7,8 +7,9 @@ from typing import overload
 
 from baton.client import Content, decode, encode
 from baton.errors import TritonError
-from baton.probe.base import CaseScores, Infer, ScorePair, Stop, Tensors, check
+from baton.probe.base import Infer, Stop, Tensors, check
 from baton.probe.golden import GoldenCase, GoldenSet
+from baton.samples import CaseScores, ScorePair
 
 _INVARIANCE_CASES = 4
 _INVARIANCE_DOCUMENTS = 4

@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from baton.errors import BatonError, Unreachable
 from baton.probe.base import Infer, Stop, Tensors, check
+from baton.samples import LatencySamples, WarmupSamples
 
 Clock: TypeAlias = Callable[[], float]
 """Seconds from any fixed moment, never going back."""
 
 _GROWTH = 1.5
 """A verdict is asked for again when there are this many times the samples: few looks, hence few chances to err."""
-
-
-@dataclass(frozen=True, slots=True)
-class LatencySamples:
-    """Seconds per request, stable and candidate in turn.
-
-    ``stable[2*i:2*i+2]`` and ``candidate[2*i:2*i+2]`` are block ``i``: four answers to request ``requests[i]`` right
-    after one another. ``complete`` says that no more samples will come. A failure is the words of the error that
-    ended the measurement.
-    """
-
-    stable: tuple[float, ...] = ()
-    candidate: tuple[float, ...] = ()
-    requests: tuple[int, ...] = ()
-    complete: bool = False
-    stable_failure: str | None = None
-    candidate_failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WarmupSamples:
-    """Seconds: the first timed answer after each round of warm-up, and the answers that followed it."""
-
-    first: tuple[float, ...] = ()
-    steady: tuple[float, ...] = ()
-    warmed: int = 0
-    """Requests that only warmed up."""
-    complete: bool = False
-    failure: str | None = None
 
 
 def measure_latency(

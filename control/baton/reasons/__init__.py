@@ -1,4 +1,4 @@
-"""Why something is so, as data: a reason and its figures. :mod:`baton.reasons.words` makes the sentence for a person.
+"""Why something is so, as data: a reason and its figures. :mod:`baton.reasons.words` makes the sentence of it.
 
 Code compares reasons and figures, never sentences.
 """
@@ -16,7 +16,7 @@ from baton.reasons.words import named, say
 __all__ = ["Figure", "Reason", "Why", "because", "named"]
 
 Figure = Union[str, int, float, "tuple[Figure, ...]", "Why", None]
-"""Hashable, and the same after a way through JSON. Times are seconds; versions are in sorted tuples."""
+"""Hashable, and the same after it was written to JSON and read. Times are seconds; versions are in sorted tuples."""
 REASON = "reason"
 """The key of a reason among its figures, in JSON."""
 
@@ -37,11 +37,11 @@ class Why:
         return dict(self._figures)
 
     def on(self, server: str) -> Why:
-        """A call as it is made on a server."""
+        """The call, on this server."""
         return because(self.reason, **{**self.figures, "server": server})
 
     def topic(self) -> tuple[Any, ...]:
-        """The same for two that differ only in what is measured or counted: the second one is no news."""
+        """Equal for two that differ only in measured or counted figures: the second one is no news."""
         return (self.reason, *((k, _topic(v)) for k, v in self._figures if not isinstance(v, float) and k != "count"))
 
     def data(self) -> dict[str, Any]:
@@ -50,10 +50,10 @@ class Why:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Why:
-        """What :meth:`data` gave. A reason that only a later Baton knows is told as it stands there.
+        """Read what :meth:`data` gave. A reason that only a later Baton knows becomes OTHER, with the data as its text.
 
         Raises:
-            KeyError, TypeError: it is nothing of that kind.
+            KeyError, TypeError: the data is of another kind.
         """
         figures = {name: value for name, value in data.items() if name != REASON}
         if data[REASON] not in Reason.__members__.values():

@@ -9,9 +9,9 @@ class Reason(StrEnum):
     """Values are persisted and part of the API: a reason may be added, and worded anew, but never renamed."""
 
     OTHER = auto()
-    """Known as a sentence alone: what an earlier Baton wrote, or what another program said."""
+    """A sentence without figures: from an earlier Baton, or from another program."""
 
-    # What a rollout begins for
+    # Why a rollout begins
 
     ADOPTED = auto()
     NEW_VERSION = auto()
@@ -23,7 +23,7 @@ class Reason(StrEnum):
     ABORTED = auto()
     BEGINS = auto()
 
-    # At rest
+    # Without a rollout
 
     STARTING = auto()
     SERVES = auto()
@@ -38,7 +38,7 @@ class Reason(StrEnum):
     POLICY_WRONG = auto()
     POLICY_LACKS_ALIAS = auto()
 
-    # What keeps Baton from loading anything
+    # Why Baton loads nothing
 
     FOLDER_GONE = auto()
     FOLDER_CHANGED = auto()
@@ -103,7 +103,7 @@ class Reason(StrEnum):
     MACHINE_RESTS = auto()
     LEAVING_MEMORY = auto()
 
-    # Live traffic comes
+    # Live traffic
 
     SPLITTER_REPORTS = auto()
     SPLIT_ONCE_ALL_ANSWER = auto()
@@ -154,7 +154,7 @@ class Reason(StrEnum):
     NO_WAY_BACK = auto()
     ENDED_WITH_REST = auto()
 
-    # Turning back
+    # Rolling back
 
     FOLDER_REMOVED_MEANWHILE = auto()
     FOLDER_CHANGED_MEANWHILE = auto()
@@ -180,7 +180,7 @@ class Reason(StrEnum):
     STABLE_SILENT = auto()
     STUCK_UNLOADING = auto()
 
-    # What the control plane itself meets
+    # Faults of the control plane
 
     TROUBLE = auto()
     DEFECT = auto()
@@ -231,7 +231,7 @@ class Reason(StrEnum):
     MEMORY_GROWS = auto()
     RUNS_IN_LESS = auto()
 
-    # What is refused to persons
+    # Refusals to a person
 
     JUST_STARTED = auto()
     NO_ROLLOUT = auto()

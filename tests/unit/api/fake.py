@@ -101,7 +101,7 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "message": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": None, "duration_s": None,
         "time_to_live_s": None, "gates": [],
         "events": [_event("begin", "rollout of version 2: promoted")], "moved": False, "ended": False,
-        "doing": "" if changes.get("ended") else "Gate integrity looks at version 2.",
+        "doing": "" if changes.get("ended") else "Gate integrity checks version 2.",
     } | changes  # fmt: skip
 
 
@@ -213,7 +213,7 @@ class FakeApp:
     def pause(self, *, who: str) -> Paused:
         self._note("pause", who)
         self.page["paused"] = True
-        return Paused(paused=True, message="Paused: nothing goes on by itself.")
+        return Paused(paused=True, message="Paused.")
 
     def resume(self, *, who: str) -> Paused:
         self._note("resume", who)

@@ -14,6 +14,7 @@ from tests.unit.cli.conftest import Ctl, tidy
 from baton.api import SOCKET, claim
 from baton.cli import follow
 from baton.journal import EVERY_SERVICE, JOURNAL, Journal
+from baton.reasons import Reason, because
 from baton.schema import SCHEMA_VERSION
 
 SECRET = "only its owner may read what persons wrote"
@@ -46,7 +47,7 @@ def test_there_and_back(ctl: Ctl, journal: Path, tmp_path: Path) -> None:
     noted, told = back.events.newest()
     assert (noted["kind"], noted["message"]) == ("note", SECRET)
     assert told["kind"] == "restore"
-    assert "The journal was put back from b.db, whose last entry is of 2026-01-01T00:00:00Z." in told["message"]
+    assert told["why"] == because(Reason.RESTORED, file="b.db", last="2026-01-01T00:00:00Z")
     assert back.notes.paused().get(EVERY_SERVICE) is True
     back.close()
 

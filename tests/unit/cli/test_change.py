@@ -183,7 +183,7 @@ def test_timeout(served: FakeApp, ctl: Ctl) -> None:
     served.story = [STORY[1]]
     done = ctl("promote", "--timeout", "0.05")
     assert done.exit_code == 6
-    assert "the rollout's phase is: validating. Gate integrity looks at version 2." in _said(done.stderr)
+    assert "the rollout's phase is: validating. Gate integrity checks version 2." in _said(done.stderr)
     assert "ctl abort" in _said(done.stderr)
 
 
@@ -235,7 +235,7 @@ def test_usage(served: FakeApp, ctl: Ctl, args: list[str]) -> None:
 
 
 def test_pause_and_resume(served: FakeApp, ctl: Ctl) -> None:
-    assert ctl("pause", "--yes", "--wait").stdout == "Paused: nothing goes on by itself.\n"
+    assert ctl("pause", "--yes", "--wait").stdout == "Paused.\n"
     assert json.loads(ctl("--output", "json", "resume").stdout) == {"paused": False, "message": "Resumed."}
     assert served.calls == [("pause", WHO), ("resume", WHO)]
 

@@ -202,7 +202,7 @@ def test_watch_piped_does_not_print_what_merely_counts(
     served: FakeApp, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served.page = _counting(12.0)
-    renewing = "Renewing the lease of the split."
+    renewing = "Renewing the lease of the traffic split."
     _watch(
         served, monkeypatch, _counting(11.0), _counting(10.5, message=renewing), _counting(9.0),
         _counting(8.5, message=renewing), _counting(8.0),

@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.support.settings import (
+    judge_invariance,
+    judge_latency,
+    judge_memory,
+    judge_output,
+    judge_warmup,
+    live_limits,
+    rollout_settings,
+)
 from tests.support.toy import engine_config
 from tests.unit.judge.test_judge_invariance import Pair as Scored
 from tests.unit.judge.test_judge_live import failing, traffic
@@ -44,10 +53,10 @@ from baton.domain import (
     TensorSpec,
 )
 from baton.errors import TritonError
-from baton.judge import judge_invariance, judge_latency, judge_live, judge_memory, judge_output, judge_warmup
-from baton.judge.shapes import Answer, LiveLimits, Pair
-from baton.plan import Failure, Record, RolloutSettings, ServerView, Sync, View, plan
+from baton.judge import judge_live
+from baton.plan import Failure, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model
+from baton.samples import Answer, Pair
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
 from baton.verify.checkpoint import describe
@@ -103,7 +112,7 @@ def live(
     shadow_only: bool = False,
     threshold: float | None = None,
 ) -> GateResult:
-    limits = LiveLimits(threshold=threshold)
+    limits = live_limits(threshold=threshold)
     return judge_live(answers, pairs, release=release, shadow_only=shadow_only, limits=limits, looks=10)
 
 
@@ -157,7 +166,7 @@ def no_traffic(*, golden: bool, on_no_traffic: str = "probe") -> GateResult:
     config = ServiceConfig("ranker", ENGINE, traffic=TrafficConfig(on_no_traffic=on_no_traffic))  # type: ignore[arg-type]
     evidence = LiveEvidenceCollector(config)
     asked: Any = [{}] if golden else []
-    probing = Probing(config, nothing, asked, nothing, evidence, RolloutSettings(), nothing)
+    probing = Probing(config, nothing, asked, nothing, evidence, rollout_settings(), nothing)
     evidence.begin(1, "split", 0.0)
     return probing.judge(QUIET_AFTER_S + 1.0, EQUIVALENT, shadow_only=False)
 
@@ -184,7 +193,7 @@ def load(state: ModelState | None, *, failed: str = "", after: float = 10.0) -> 
         rollout=rollout,
         failed=failures,
     )
-    effect = plan(view, RolloutSettings()).effect
+    effect = plan(view, rollout_settings()).effect
     assert isinstance(effect, Record), effect
     return effect.result
 
@@ -273,7 +282,7 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "warmup has too few rounds": lambda _: judge_warmup(Warmup((0.05,), STEADY, complete=True)),
     "warmup goes on": lambda _: judge_warmup(Warmup((0.05,), STEADY)),
     "warmup begins": lambda _: judge_warmup(Warmup()),
-    "warmup of a way back": lambda folder: asked(Gate.WARMUP, folder, kind=Kind.ROLLBACK),
+    "warmup of a rollback": lambda folder: asked(Gate.WARMUP, folder, kind=Kind.ROLLBACK),
     "warmup meets an error": lambda folder: asked(Gate.WARMUP, folder, 2),
     "output passes": lambda _: output(),
     "output is skipped": lambda _: output(stable=None),

@@ -12,6 +12,7 @@ from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.errors import BatonError, InvalidRequest, TimedOut, TritonError, Unreachable
+from baton.reasons import Reason
 from baton.triton.port import Counts, Triton
 
 
@@ -46,8 +47,8 @@ def plane(place: Place, asked: Asked) -> Iterator[Plane]:
     made.close()
 
 
-def told(plane: Plane, kind: str = "health") -> list[str]:
-    return [e["message"] for e in plane.journal.events.newest(service=NAME) if e["kind"] == kind]
+def told(plane: Plane, kind: str = "health") -> list[Reason]:
+    return [e["why"].reason for e in plane.journal.events.newest(service=NAME) if e["kind"] == kind]
 
 
 def failures(plane: Plane, asked: Asked, most: int = 40) -> int | None:
@@ -70,10 +71,8 @@ def unloads(place: Place) -> int:
 def test_a_dead_version_is_found_loaded_again_and_told_of(place, plane):
     place.servers["a"].die(ENGINE, 1)
     plane.run(lambda: len(told(plane)) >= 2, "it is mended")
-    first, second, *_ = told(plane)
-    assert first.startswith("version 1 does not answer on server a although Triton calls it READY: Stub process")
-    assert second.startswith("version 1 was loaded again on server a and answers, after ")
-    assert told(plane, "reload") == [f"{ENGINE} on a: version 1 does not answer"]
+    assert told(plane)[:2] == [Reason.FOUND_SILENT, Reason.LOADED_AGAIN]
+    assert told(plane, "reload") == [Reason.ENGINE_RELOADED]
     assert place.servers["a"].loads[ENGINE, 1] == 2
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "rest")
     assert [one.healthy for one in plane.service.health.status(1)] == [True] * len(place.servers)
@@ -162,7 +161,7 @@ def test_what_answers_again_by_itself_is_left_alone(place, plane, asked):
     health.reload("a", 1, lambda: pytest.fail("it is loaded again"))
     assert health.unhealthy() == {}
     assert unloads(place) == 0
-    assert told(plane)[-1] == "version 1 answers on server a"
+    assert told(plane)[-1] is Reason.ANSWERS_AGAIN
 
 
 def test_a_reload_that_does_not_help_is_repeated_more_and_more_seldom(place, plane, asked):
@@ -171,11 +170,12 @@ def test_a_reload_that_does_not_help_is_repeated_more_and_more_seldom(place, pla
         plane.turn()
         place.now += 1.0
     assert plane.service.decision.phase is Phase.DEGRADED
-    assert "loading it again failed: CUDA error" in plane.service.decision.message
+    why = plane.service.decision.why
+    assert (why.reason, why.figures["failed"][:10]) == (Reason.RELOAD_FAILED, "CUDA error")
     assert 2 <= unloads(place) <= 4
     asked.error = None
     plane.run(lambda: plane.service.decision.phase is Phase.STEADY, "rest")
-    assert told(plane)[-1] == "version 1 answers on server a"
+    assert told(plane)[-1] is Reason.ANSWERS_AGAIN
 
 
 def test_a_gate_under_way_does_not_blame_its_candidate(place, plane):

@@ -8,10 +8,11 @@ import threading
 import pytest
 from tests.unit.controller.plane import ENGINE, NAME, Full, Place, Plane
 
-from baton.controller.engine_info import EngineInfoMonitor
+from baton.controller.engine_info import EngineInfoMonitor, lowered
 from baton.controller.periodic import PeriodicRunner
 from baton.domain import EngineInfo
 from baton.errors import Unreachable
+from baton.reasons import Reason, because
 from baton.testing import Behaviour, FakeTriton
 
 GPU = EngineInfo("cuda:0", "bf16", "none", "cuda:0", "bf16")
@@ -76,10 +77,7 @@ def test_less_than_was_asked_for_is_a_problem_and_told_once(two, caplog):
     with caplog.at_level(logging.WARNING, "baton.controller.engine_info"):
         assert runs(plane) == {1: ("cpu, cuda:0", "bf16, fp32", "cpu")}
         assert runs(plane) == {1: ("cpu, cuda:0", "bf16, fp32", "cpu")}
-    told = (
-        "On server b version 1 runs in fp32 on cpu, though bf16 on cuda:0 was asked for (fallback cpu). Make room on "
-        "that machine and restart its Triton in a quiet hour; or ask for less in the engine's config.pbtxt."
-    )
+    told = str(lowered(1, "b", LOWERED))
     assert problems(plane) == [told]
     assert alarms(plane) == [told]
     assert [r.getMessage() for r in caplog.records] == [f"{NAME}: {told}"]
@@ -96,9 +94,8 @@ def test_what_is_not_told_is_not_made_up(two):
     says(place.servers["a"], EngineInfo(fallback="lower_dtype"))
     plane.live(1)
     assert runs(plane) == {1: (None, None, "lower_dtype")}
-    assert problems(plane)[0].startswith(
-        "On server a version 1 runs in less, though something else was asked for (fallback lower_dtype)."
-    )
+    why = because(Reason.RUNS_IN_LESS, server="a", version=1, fallback="lower_dtype", runs="", asked="")
+    assert problems(plane) == [str(why)]
 
 
 def test_one_question_a_server_and_none_where_nothing_is_loaded(two, monkeypatch):

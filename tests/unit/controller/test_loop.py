@@ -108,10 +108,11 @@ def test_a_server_that_can_load_nothing_is_at_fault_and_not_the_version(place, p
     words = "Internal: ModuleNotFoundError: No module named 'torch'\n\nAt:\n  model.py(3): <module>\n"
     place.servers["a"].versions[2] = Behaviour(load_error=words)
     place.drop(2)
-    plane.run(lambda: "is not at fault" in plane.service.decision.message, "the server is blamed")
-    assert "ModuleNotFoundError: No module named 'torch'. " in plane.service.decision.message
-    assert "install `torch` into it" in plane.service.decision.message
-    assert "model.py" not in plane.service.decision.message
+    plane.run(lambda: plane.service.decision.why.reason is Reason.MACHINE_RESTS, "the server is blamed")
+    error = plane.service.decision.why.figures["error"]
+    assert "ModuleNotFoundError: No module named 'torch'. " in error
+    assert "install `torch` into it" in error
+    assert "model.py" not in error
     plane.run(lambda: place.files.policy() == {1}, "what serves alone is named")
     for _ in range(35):
         plane.turn()
@@ -134,8 +135,10 @@ def test_a_server_that_nobody_mends_ends_the_rollout_and_refuses_no_version(plac
     serving(place, 1)
     (row,) = [v for v in plane.app.versions(None) if v.version == 2]
     assert row.state == "on_disk"
-    assert "Make room on this server's disk" in row.reason
-    assert "`ctl retry 2`" in row.reason
+    why = plane.journal.version_records(NAME)[2].reason
+    assert row.reason == str(why)
+    assert why.reason is Reason.MACHINE_GIVEN_UP
+    assert "Make room on this server's disk" in why.figures["error"]
     place.servers["a"].versions[2] = Behaviour()
     plane.app.retry(None, 2, release=None, who="ann")
     plane.live(2)
@@ -322,10 +325,12 @@ def test_a_gate_that_holds_is_asked_again_and_left_to_a_person_in_the_end(place,
     for _ in range(20):
         plane.turn()
         place.now += 10.0
-    assert "version 1 serves on: gate latency has not enough evidence. few samples" in plane.service.decision.message
+    figures = {"version": 2, "gate": Gate.LATENCY, "said": "few samples"}
+    assert plane.service.decision.why == because(Reason.UNJUDGED, **figures, previous=1)
     for full in (False, True):
-        with pytest.raises(Refused, match="not promoted: gate latency") as refused:
+        with pytest.raises(Refused) as refused:
             plane.app.promote(None, 2, full=full, who="ann")
+        assert refused.value.reason is Reason.NOT_PROMOTED
         assert "`ctl retry 2`" in str(refused.value.mend)
     assert place.files.alias() == 1
     assert place.answers.asked[Gate.LATENCY] == 3
@@ -524,7 +529,7 @@ def test_a_file_that_changed_after_a_call_was_decided_on_takes_nothing_out_of_tr
         (place.files.alias_dir / "config.pbtxt").unlink()
     else:
         place.files.set_policy(frozenset())
-    with pytest.raises(RepositoryError, match="Baton looks again"):
+    with pytest.raises(RepositoryError, match="changed just before a load call"):
         plane.service._actor.loader.sync(Sync("a", model), view)
     assert place.servers["a"].calls == calls
 
@@ -562,7 +567,8 @@ def test_a_server_that_was_away_holds_the_version_as_it_was(tmp_path):
     for _ in range(20):
         plane.turn()
         place.now += 1.0
-    assert "It is loaded once every server answers. Server b: " in plane.service.decision.message
+    why = plane.service.decision.why
+    assert (why.reason, why.figures["servers"][0][0]) == (Reason.LOADS_ONCE_ALL_ANSWER, "b")
     assert away.loads[ENGINE, 2] == 1
     away.reachable = True
     plane.live(2)

@@ -10,6 +10,7 @@ from tests.unit.controller.test_loop import serving
 
 from baton.domain import Outcome, Phase
 from baton.journal import Journal, database, open_journal
+from baton.reasons import Reason
 
 
 def spoil(plane):
@@ -59,9 +60,9 @@ def test_while_the_disk_is_full(place, monkeypatch, caplog):
             for _ in range(5):
                 plane.turn()
                 serving(place, 1)
-            told = plane.service.decision.message
-            assert "is not a database. Another one can't be begun yet: " in told
-            assert "disk is full. Make room on the disk, " in told
+            why = plane.service.decision.why
+            assert why.reason is Reason.JOURNAL_DAMAGED
+            assert "disk is full" in why.figures["then"]
             assert [r.levelname for r in caplog.records if r.name == "baton.controller.loop"].count("ERROR") == 1
         plane.turn()
         plane.run(lambda: plane.rests_at(1), "version 1 is adopted")

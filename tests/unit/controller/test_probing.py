@@ -13,6 +13,7 @@ from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, Outcome, Phase, Step, Verdict
 from baton.errors import TimedOut
+from baton.reasons import Reason
 from baton.testing import Behaviour
 from baton.triton.port import Tensors
 
@@ -68,18 +69,16 @@ def own(place: Place) -> int:
 
 def test_a_rollout_without_traffic_comes_to_its_end(place, plane):
     begin(place, plane)
-    plane.run(lambda: "golden requests are sent instead in" in told(plane)["message"], "the person is told")
+    plane.run(lambda: plane.service.decision.why.reason is Reason.HOLDING, "the person is told")
     assert own(place) == 0, "clients come first"
     plane.run(lambda: plane.phase() is Phase.SHIFTING, "traffic")
     assert plane.journal.events.newest(service=NAME, limit=1000)
     shadow = gate(plane)
     assert shadow.verdict is Verdict.PASS
     assert shadow.evidence.synthetic >= 6
-    assert f"Synthetic: {shadow.evidence.synthetic} golden requests, no live traffic." in shadow.message
-    assert "live traffic:" not in shadow.message, "it is not as good on live traffic: there was none"
     plane.live(2)
     result = gate(plane)
-    assert result.message.startswith("Synthetic: ")
+    assert result.evidence.synthetic
     assert result.evidence.samples.candidate >= 6
     assert result.evidence.samples.stable >= 6
     assert plane.ended(2) is Outcome.LIVE
@@ -105,7 +104,7 @@ def test_they_are_no_clients_requests(place, plane):
 
 def test_live_requests_take_over(place, plane):
     begin(place, plane, Phase.SHIFTING)
-    plane.run(lambda: "Synthetic" in told(plane)["message"], "golden requests")
+    plane.run(lambda: (v := plane.service.split.verdict) and getattr(v.evidence, "synthetic", None), "golden requests")
     for server in place.servers.values():
         server.infer(NAME, None, QUERY, 1.0, "a-client")
     plane.run(lambda: told(plane)["traffic"]["requests"] != {"stable": 0, "candidate": 0}, "it was heard of")
@@ -140,7 +139,7 @@ def test_a_candidate_that_fails_them_goes_back(place, plane, phase):
     assert plane.ended(2) is (Outcome.REJECTED if phase is Phase.SHADOWING else Outcome.ROLLED_BACK)
     result = gate(plane)
     assert result.verdict is Verdict.FAIL
-    assert "Synthetic: " in result.message
+    assert result.evidence.synthetic
     assert "out of memory" in result.message
 
 
@@ -154,7 +153,7 @@ def test_they_do_not_outvote_a_live_request_that_failed(place, plane):
     server.infer(NAME, None, QUERY, 1.0, "a-client")
     assert splitter.counts["failed"] == 1
     server.versions[2] = Behaviour()
-    plane.run(lambda: "do not replace live ones" in told(plane)["message"], "it holds")
+    plane.run(lambda: plane.service.decision.why.reason is Reason.HOLDING, "it holds")
     assert "no memory for that" in told(plane)["message"]
     plane.live(2)
 
@@ -170,8 +169,8 @@ def test_scores_need_no_more_requests_than_there_are(place, plane):
 @pytest.mark.parametrize(
     ("traffic", "words"),
     [
-        ({"golden": ()}, "without a golden set Baton can send none instead. Send requests; or `ctl promote --full`"),
-        ({"on_no_traffic": "hold"}, 'on_no_traffic = "hold" waits for them. Send requests; or `ctl promote --full`'),
+        ({"golden": ()}, "`golden`"),
+        ({"on_no_traffic": "hold"}, 'on_no_traffic = "hold"'),
     ],
 )
 def test_where_nothing_stands_in_it_waits_and_says_what_to_do(place, traffic, words):
@@ -194,7 +193,7 @@ def test_a_golden_request_that_gets_no_answer_is_told(place, plane, monkeypatch)
 
     begin(place, plane)
     monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
-    plane.run(lambda: "got no answer: a request to ranker took longer" in told(plane)["message"], "the reason")
+    plane.run(lambda: "a request to ranker took longer" in told(plane)["message"], "the reason")
     assert plane.phase() is Phase.SHADOWING
 
 
@@ -208,8 +207,8 @@ def test_what_golden_requests_showed_grows_old(place, monkeypatch):
     begin(place, plane)
     plane.run(lambda: (g := gate(plane)) is not None and g.verdict is Verdict.PASS, "it goes on")
     monkeypatch.setattr(plane.service.split._probing.client, "announce", late)
-    plane.run(lambda: "None of them reached the candidate in the last 30 s." in told(plane)["message"], "it holds")
-    assert "got no answer: a request to ranker took longer" in told(plane)["message"]
+    plane.run(lambda: plane.service.decision.why.reason is Reason.HOLDING, "it holds")
+    assert "a request to ranker took longer" in told(plane)["message"]
     plane.close()
 
 

@@ -15,6 +15,7 @@ from baton.domain import Gate, GateResult, ModelState, Outcome, Phase, ReleaseSt
 from baton.errors import Refused, RepositoryError
 from baton.facts import Restored
 from baton.journal import JOURNAL, Journal
+from baton.reasons import Reason
 from baton.schema import JournalError
 from baton.testing import Behaviour
 from baton.triton.repository import ServiceFiles
@@ -122,9 +123,8 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(place, content):
     file = place.root / "backup.db"
     file.write_bytes(content)
     before = (state(place) / JOURNAL).read_bytes()
-    with pytest.raises(JournalError, match="It can't be restored") as caught:
+    with pytest.raises(JournalError, match="restored"):
         put_back(place, file)
-    assert "as it was" in str(caught.value)
     assert (state(place) / JOURNAL).read_bytes() == before
     assert [p.name for p in state(place).iterdir()] == [JOURNAL]
 
@@ -180,11 +180,13 @@ def test_live_moved_on_since(place):
     assert set(rounds(plane, 10)) == {4}
     assert calls(place) == before, "nothing is loaded and nothing is dropped"
     assert plane.service.decision.phase is Phase.STEADY
-    assert "Paused" in plane.service.decision.message
+    assert plane.service.decision.why.reason is Reason.PAUSED_AT_REST
     assert plane.journal.versions.records(NAME)[4].status is ReleaseStatus.ADOPTED
     (row,) = [v for v in plane.app.status().services[0].versions if v.version == 4]
     assert row.state == "serving"
-    assert "found serving, and the journal does not know how it came to" in row.reason
+    found = plane.journal.versions.records(NAME)[4].reason
+    assert row.reason == str(found)
+    assert (found.reason, found.figures["standing"]) == (Reason.FOUND_SERVING, None)
     kinds = [e["kind"] for e in plane.journal.events.newest()]
     assert kinds[-2:] == ["restore", "adopt"]
     # It goes on from there.
@@ -192,7 +194,7 @@ def test_live_moved_on_since(place):
     place.drop(5)
     plane.live(5)
     assert loaded(place) == {5}
-    assert plane.app.rollback(None, None, who="ann").message.startswith("Version 4 is loaded again")
+    plane.app.rollback(None, None, who="ann")
     plane.live(4)
     plane.close()
 
@@ -214,7 +216,9 @@ def test_what_the_journal_had_refused_serves_by_now(place):
     assert set(rounds(plane, 5)) == {2}
     (row,) = [v for v in plane.app.versions() if v.version == 2]
     assert row.state == "serving"
-    assert "calls it rejected (other scores)" in row.reason
+    found = plane.journal.version_records(NAME)[2].reason
+    assert (found.reason, found.figures["standing"]) == (Reason.FOUND_SERVING, ReleaseStatus.REJECTED)
+    assert str(found.figures["before"]) == "other scores"
     with pytest.raises(Refused, match="No version of ranker was refused"):
         plane.app.retry(None, None, release=None, who="ann")
     plane.close()
@@ -286,8 +290,8 @@ def test_another_version_serves_by_now(place, phase, way):
     assert loaded(place) == {3}
     assert calls(place) == before, "version 2 is not even loaded"
     assert plane.journal.rollouts.current(NAME) is None
-    assert "The alias leads to version 3" in plane.app.history()[0].message or way is put_back
-    revived = [e for e in plane.journal.events.newest() if "the whole file as it last was" in e["message"]]
+    assert plane.journal.rollouts.newest()[0].ended_why.reason is Reason.OVERTAKEN or way is put_back
+    revived = [e for e in plane.journal.events.newest() if e["why"].figures.get("what") == "the last good file"]
     assert not revived or way is copied_back, "a splitter that is gone since stays gone"
     plane.close()
 
@@ -308,7 +312,7 @@ def test_the_candidate_of_then_was_taken_back(place, phase):
     plane = stepwise(place)
     assert set(rounds(plane, 20)) == {1}
     assert plane.ended(2) in (Outcome.ABORTED, Outcome.ROLLED_BACK)
-    assert "The journal was put back from backup.db" in plane.app.history()[0].message
+    assert plane.journal.rollouts()[0].ended_why.reason is Reason.RESTORED
     plane.app.resume(who="ann")
     assert set(rounds(plane, 20)) == {1}, "and it does not come again by itself"
     assert loaded(place) == {1}

@@ -13,7 +13,7 @@ from baton.config import ServiceConfig
 from baton.controller.live_evidence import LiveEvidenceCollector
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Route
-from baton.judge.shapes import Answer
+from baton.samples import Answer
 from baton.testing import FakeSplitter
 from baton.triton.port import Tensors
 

@@ -19,6 +19,7 @@ from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
 from baton.errors import InvalidRequest, TimedOut, TritonError
 from baton.metrics import ControlCollector
 from baton.plan import Steer, traffic
+from baton.reasons import Reason, because
 from baton.testing import Behaviour, FakeSplitter
 from baton.triton.key import token_file
 
@@ -237,12 +238,12 @@ def test_a_control_plane_that_is_away_for_longer_than_the_lease(place, on_lapse)
     if on_lapse == "resume":
         [lapse] = events(second, "lapse")
         assert lapse["data"]["away_s"] > 40
-        assert "the stable version served alone" in lapse["message"]
+        assert lapse["why"].reason is Reason.LEASE_LAPSED
         assert second.ended(2) is Outcome.LIVE
     else:
         assert not events(second, "lapse")
         assert second.ended(2) is Outcome.ROLLED_BACK
-        assert "lease" in second.journal.rollouts.newest(service=NAME)[0].message
+        assert second.journal.rollouts.newest(service=NAME)[0].ended_why.reason is Reason.LEASE_ENDED
     nothing_left(place, 2 if on_lapse == "resume" else 1)
     second.close()
 
@@ -272,7 +273,7 @@ def test_promote_lets_it_past_a_pause_step(place, pausing):
     assert (shown["phase"], shown["weight"], shown["step"]["index"]) == ("waiting", 20, 2)
     assert shown["step"]["name"] == "pause"
     assert shown["traffic"]["eta_s"] is None
-    assert "`ctl promote 2` goes on" in shown["message"]
+    assert pausing.service.decision.why.reason is Reason.PAUSE_STEP
     assert shares(place) == {20.0}, "the lease is kept up for a person who takes long"
     pausing.app.promote(None, None, full=False, who="ann")
     seen = until(place, pausing, lambda: pausing.rests_at(2), "version 2 live")
@@ -309,8 +310,8 @@ def test_pause_freezes_the_share(place, plane, promoted):
         plane.app.promote(None, None, full=False, who="ann")
     plane.app.pause(who="ann")
     before = progress(plane)
-    shown = turns(place, plane, 20)[-1]
-    assert "Baton is paused" in shown["message"]
+    turns(place, plane, 20)
+    assert plane.service.decision.why.reason is Reason.PAUSED_ON_ITS_WAY
     assert progress(plane) == before
     assert shares(place) == {20.0}
     plane.app.resume(who="ann")
@@ -324,7 +325,7 @@ def test_without_traffic_nothing_is_promoted(place, plane):
     before = progress(plane)
     shown = turns(place, plane, 40, clients=False)[-1]
     assert shown["weight"] == 20
-    assert "Holding" in shown["message"]
+    assert plane.service.decision.why.reason is Reason.HOLDING
     assert shown["traffic"]["waiting_for"]
     assert progress(plane) == before
     assert plane.journal.rollouts.current(NAME).gates[Gate.LIVE].verdict is Verdict.HOLD
@@ -354,7 +355,7 @@ def test_a_splitter_that_refuses_its_route_is_taken_out(place, plane, monkeypatc
     until(place, plane, lambda: plane.ended(2), "the end")
     rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
-    assert "The splitter on server a does not answer" in rollout.message
+    assert rollout.ended_why.reason is Reason.SPLITTER_SILENT
     nothing_left(place, 1)
 
 
@@ -367,7 +368,7 @@ def test_a_splitter_whose_process_ended_is_asked_nothing(place, plane, monkeypat
     until(place, plane, lambda: plane.ended(2), "the end")
     rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
-    assert rollout.message == "The splitter on server a does not answer: its process has ended."
+    assert rollout.ended_why == because(Reason.SPLITTER_SILENT, server="a", error="its process has ended.")
     nothing_left(place, 1)
 
 
@@ -535,7 +536,7 @@ def test_one_whose_route_may_have_come_is_nobody_else(place, plane, monkeypatch)
 
     place.now += 10.0
     monkeypatch.setattr(FakeSplitter, "control", answers_too_late)
-    monkeypatch.setattr(traffic, "SILENT_TRIES", 100)
+    monkeypatch.setattr(traffic, "UNANSWERED_ROUTES", 100)
     seen = turns(place, plane, 30)
     assert not lost
     assert [s["problems"] for s in seen if any("did not send" in p for p in s["problems"])] == []
@@ -584,7 +585,8 @@ def test_a_splitter_that_never_takes_the_token_ends_the_split(place, plane, monk
     seen = until(place, plane, lambda: plane.ended(2), "the end")
     rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert rollout.outcome is Outcome.ROLLED_BACK
-    assert "takes no route from this control plane: baton_control: the token is missing or wrong" in rollout.message
+    assert rollout.ended_why.reason is Reason.SPLITTER_SILENT
+    assert "the token is missing or wrong" in rollout.ended_why.figures["error"]
     assert any("takes no route from this control plane" in p for s in seen for p in s["problems"])
     assert len(events(plane, "sync")) < 20
     nothing_left(place, 1)

@@ -25,6 +25,8 @@ CONTROL = (
     "tests/support",
 )
 EVERYWHERE = ("README.md", "CONTRIBUTING.md", "docs", "control", "python_backend", "demo", "bench", "harness", "tests")
+SENTENCES = ("control/baton/reasons", "tests/unit/reasons/sentences.txt", "tests/unit/judge/messages.txt")
+"""What a person reads in ``ctl``."""
 EXEMPT = ("control/baton/migration.py", "tests/unit/journal/recorded", "tests/unit/docs/test_retired_terms.py")
 """What reads or holds old journals, and this."""
 IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
@@ -55,6 +57,12 @@ IDENTIFIERS: Mapping[tuple[str, ...], Mapping[str, str]] = {
         "Careful": "QuarantineTriton",
         "Infos": "EngineInfos",
         "Beats": "Heartbeats",
+        "hold_reason": "loads_blocked",
+        "name_what_serves": "repair_version_policy",
+        "drop_all_but": "unload_all_but",
+        "drop_extra": "unload_unnamed",
+        "Crowd": "RepeatedIdLoad",
+        "at_the_same_time": "simultaneous",
     },
     ENGINE: {
         "Turns": "Scheduler",
@@ -77,6 +85,20 @@ PROSE: Mapping[tuple[str, ...], Mapping[str, str]] = {
     (*SPLITTER, "docs/explanation/splitter.md"): {r"rescue[ds]?": "failover"},
     ("control/baton/local", "control/baton/triton", "control/baton/testing"): {r"st(?:and|ands|ood) still": "frozen"},
     EVERYWHERE: {r"public names?": "alias"},
+    SENTENCES: {
+        r"what serves": "the stable version, or the version that serves",
+        r"told|tells": "said, reported or named",
+        r"stands? still|stood still": "is frozen",
+        r"ways? back": "rollback",
+        r"ill|sick": "unhealthy, or: does not answer",
+        r"strays?": "unexpected entry",
+        r"rests": "waits, or backoff",
+        r"mirror(?:ed|s)?(?!:)": "shadow, or copy",
+        r"begins? anew": "starts a new rollout",
+        r"serves on(?! the| every)": "keeps serving",
+        r"any more": "no longer",
+        r"want of": "because there is no",
+    },
 }
 """By where they stood: words of pages, comments, docstrings and messages (patterns), and the one to use."""
 ON_THE_WIRE = {"rescued"}
@@ -134,7 +156,7 @@ def test_no_name_that_was_given_up_is_back(places: tuple[str, ...]) -> None:
 def test_no_word_that_was_given_up_is_back(places: tuple[str, ...]) -> None:
     assert [
         one
-        for path in files(places, ".py", ".md")
+        for path in files(places, ".py", ".md", ".txt")
         for one in put_back(path.relative_to(ROOT), path.read_text(), {}, PROSE[places])
     ] == []
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.settings import judge_invariance
 
 from baton.domain import Gate, Verdict
-from baton.judge import judge_invariance
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def test_limits(precision, alone, mixed, verdict):
     assert result.verdict is verdict
     assert result.evidence.pairs == 2
     if alone > 0.1 and mixed < 0.9:
-        assert "case worst, documents[2]" in result.message
+        assert (result.evidence.case, result.evidence.document) == ("worst", 2)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1), st.sampled_from(["fp32", "half"]))

@@ -10,15 +10,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tests.support.settings import live_limits
 
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.samples import Answer, Pair
 
 pytestmark = pytest.mark.slow
 
 LOOKS = 8
-LIMITS = LiveLimits(threshold=0.5)
+LIMITS = live_limits(threshold=0.5)
 DEADLINE_MS = 1000.0
 KINDS = {
     "documents.text,query.text": 0.75,

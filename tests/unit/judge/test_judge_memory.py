@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.settings import judge_memory
 
 from baton.codec import encode
 from baton.domain import Gate, Verdict
-from baton.judge import judge_memory
 
 MIB = 2.0**20
 
@@ -30,9 +30,8 @@ def test_a_leak_is_told_in_mib_and_percent():
     assert (result.gate, result.verdict) == (Gate.MEMORY, Verdict.FAIL)
     assert result.observed == pytest.approx(120 / 1060)
     assert result.limit == 0.05
-    assert result.message.startswith("Memory grows: +120.0 MiB in 10 min, +11.3% of 1060 MiB (between ")
-    assert "limit 5.0%" in result.message
-    assert "61 samples over 10 min" in result.message
+    assert result.evidence.growth_bytes == pytest.approx(120 * MIB)
+    assert (result.evidence.samples, result.evidence.span_s) == (61, 600.0)
     json.dumps(encode(result), allow_nan=False)
 
 
@@ -83,7 +82,7 @@ def test_what_was_long_ago_does_not_count():
 def test_too_little_evidence_holds(samples):
     result = judge_memory(samples)
     assert result.verdict is Verdict.HOLD
-    assert f"{len(samples)} samples of memory" in result.message
+    assert result.evidence.samples == len(samples)
     assert result.observed is None
 
 
@@ -91,7 +90,7 @@ def test_the_window_can_be_another():
     samples = [(1.0 * i, MIB * (1000 + 2 * i)) for i in range(61)]
     result = judge_memory(samples, window_s=60.0, limit=0.2)
     assert result.verdict is Verdict.PASS
-    assert "+120.0 MiB in 1 min" in result.message
+    assert result.evidence.growth_bytes == pytest.approx(120 * MIB)
 
 
 @pytest.mark.parametrize("samples", [[(1.0, MIB), (0.0, MIB)], [(0.0, MIB), (1.0, 0.0)]])

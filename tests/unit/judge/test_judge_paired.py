@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from tests.support.settings import live_limits
 
 from baton.codec import encode
 from baton.domain import Release, Verdict
 from baton.judge import judge_live
-from baton.judge.checks import above
+from baton.judge.checks import p_mean_above
 from baton.judge.paired import tau_b
-from baton.judge.shapes import Answer, LiveLimits, Pair
+from baton.samples import Answer, Pair
 
-LIMITS = LiveLimits(threshold=0.5)
+LIMITS = live_limits(threshold=0.5)
 TEXT, IMAGE = "documents.text,query.text", "documents.image,query.text"
 
 
@@ -58,7 +59,7 @@ def failed(result):
 def test_an_equivalent_release_within_the_tolerance_passes():
     result = judge(shadowed(noise(0.0009)), release=Release.EQUIVALENT)
     assert result.verdict is Verdict.PASS
-    assert "all scores of 100 requests are within ±0.001" in result.message
+    assert (check(result, "difference").pairs, check(result, "difference").beyond) == (100, 0)
 
 
 def test_an_equivalent_release_that_is_not_fails():
@@ -66,8 +67,8 @@ def test_an_equivalent_release_that_is_not_fails():
     assert result.verdict is Verdict.FAIL
     assert result.limit == LIMITS.tolerance
     assert 0.004 < result.observed <= 0.005
-    assert "The candidate is not equivalent: of 100 requests, " in result.message
-    assert judge(shadowed(noise(0.005)), release=Release.EQUIVALENT, limits=LiveLimits(tolerance=0.008)).verdict is (
+    assert check(result, "difference").pairs == 100
+    assert judge(shadowed(noise(0.005)), release=Release.EQUIVALENT, limits=live_limits(tolerance=0.008)).verdict is (
         Verdict.PASS
     )
 
@@ -77,11 +78,11 @@ def test_one_score_far_off_is_enough_and_two_near_by_are_not():
     far = [replace(pairs[0], candidate=(pairs[0].stable[0] + 0.02, *pairs[0].stable[1:])), *pairs[1:]]
     result = judge(far, release=Release.EQUIVALENT)
     assert result.verdict is Verdict.FAIL
-    assert "1 have a score that differs" in result.message
+    assert check(result, "difference").beyond == 1
     near = [replace(pair, candidate=(pair.stable[0] + 0.002, *pair.stable[1:])) for pair in pairs[:2]]
     result = judge([*near, *pairs[2:]], release=Release.EQUIVALENT)
     assert result.verdict is Verdict.PASS
-    assert "of 400 requests, 2 have a score that differs" in result.message
+    assert (check(result, "difference").pairs, check(result, "difference").beyond) == (400, 2)
     assert judge([*near, *pairs[2:100]], release=Release.EQUIVALENT).verdict is Verdict.HOLD
 
 
@@ -97,8 +98,7 @@ def test_few_requests_fail_an_equivalent_release_but_do_not_pass_it():
 def test_a_retrained_release_that_ranks_much_the_same_passes():
     result = judge(shadowed(noise(0.1)))
     assert result.verdict is Verdict.PASS
-    for words in ("scores differ from stable's by 0.0", "is among stable's best in ", "Kendall's tau"):
-        assert words in result.message
+    assert {each.name for each in result.evidence.checks} >= {"drift", "top1", "tau"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,6 @@ def test_a_retrained_release_that_is_too_far_fails_by_what_is_wrong(change, name
     result = judge(shadowed(change))
     assert result.verdict is Verdict.FAIL
     assert failed(result) >= names
-    assert result.message.startswith("The candidate is too far from stable: ")
 
 
 def test_the_direction_of_the_drift_is_a_figure_and_no_reason_to_fail():
@@ -124,31 +123,30 @@ def test_the_direction_of_the_drift_is_a_figure_and_no_reason_to_fail():
 
 
 def test_a_version_that_is_wrong_about_images_alone_is_caught_and_the_kind_is_named():
-    pairs = [*shadowed(noise(0.05), count=285), *shadowed(upside_down, count=15, kind=IMAGE, seed=8)]
+    pairs = [*shadowed(noise(0.05), count=288), *shadowed(upside_down, count=15, kind=IMAGE, seed=8)]
     result = judge(pairs)
     assert result.verdict is Verdict.FAIL
-    assert IMAGE in result.message
-    assert "over 15 requests" in result.message
+    deciding = next(each for each in result.evidence.checks if each.verdict is Verdict.FAIL)
+    assert (deciding.kind, deciding.kinds[IMAGE].pairs) == (IMAGE, 15)
     assert {pair.kind for pair in result.evidence.worst} == {IMAGE}
-    same = [*shadowed(count=285), *shadowed(noise(0.005), count=15, kind=IMAGE, seed=8)]
+    same = [*shadowed(count=288), *shadowed(noise(0.005), count=15, kind=IMAGE, seed=8)]
     result = judge(same, release=Release.EQUIVALENT)
     assert result.verdict is Verdict.FAIL
-    assert f"of 15 requests of kind {IMAGE}" in result.message
+    assert IMAGE in result.message
 
 
 def test_too_few_requests_of_a_kind_do_not_fail_it():
-    pairs = [*shadowed(noise(0.05), count=285), *shadowed(upside_down, count=9, kind=IMAGE, seed=8)]
+    pairs = [*shadowed(noise(0.05), count=288), *shadowed(upside_down, count=6, kind=IMAGE, seed=8)]
     assert judge(pairs).verdict is Verdict.PASS
 
 
 def test_one_that_looks_far_off_holds_until_it_is_sure():
     result = judge(shadowed(lambda scores, rng: 1 - scores if rng.random() < 0.6 else scores, count=40))
     assert result.verdict is Verdict.HOLD
-    assert "too early to tell" in result.message
 
 
 def test_crossings_are_judged_where_there_is_a_threshold():
-    names = [each.name for each in judge(shadowed(), limits=LiveLimits()).evidence.checks]
+    names = [each.name for each in judge(shadowed(), limits=live_limits()).evidence.checks]
     assert "crossing" not in names
     assert "crossing" in [each.name for each in judge(shadowed()).evidence.checks]
 
@@ -156,7 +154,7 @@ def test_crossings_are_judged_where_there_is_a_threshold():
 def test_requests_with_one_document_have_no_ranking_but_drift():
     result = judge(shadowed(noise(0.1), documents=1))
     assert result.verdict is Verdict.PASS
-    assert "no rankings to compare" in check(result, "tau").message
+    assert check(result, "tau").observed is None
     assert failed(judge(shadowed(upside_down, documents=1))) >= {"drift"}
 
 
@@ -168,18 +166,18 @@ def test_constant_scores_are_degenerate(release):
     result = judge(shadowed(lambda scores, _: 0 * scores + 0.5), release=release)
     assert result.verdict is Verdict.FAIL
     assert check(result, "degenerate").verdict == "fail"
-    assert result.message.startswith("In 100 of 100 requests the candidate gives all documents the same score")
+    assert (check(result, "degenerate").observed, check(result, "degenerate").pairs) == (1.0, 100)
 
 
 def test_constant_scores_of_one_kind_are_degenerate():
     pairs = [*shadowed(count=200), *shadowed(lambda scores, _: 0 * scores + 0.5, count=12, kind=IMAGE)]
-    message = check(judge(pairs), "degenerate").message
-    assert f"in 12 of 12 requests of kind {IMAGE} the candidate" in message
+    found = check(judge(pairs), "degenerate")
+    assert (found.observed, found.pairs, found.kind) == (1.0, 12, IMAGE)
 
 
 def test_constant_scores_of_single_documents_are_degenerate():
     result = judge(shadowed(lambda scores, _: 0 * scores + 0.5, documents=1))
-    assert "in all 100 requests the candidate gives the only document the same" in check(result, "degenerate").message
+    assert (check(result, "degenerate").observed, check(result, "degenerate").pairs) == (1.0, 100)
 
 
 def test_what_stable_does_not_tell_apart_either_is_not_degenerate():
@@ -226,7 +224,7 @@ def test_without_pairs_the_distributions_are_compared(release):
     assert result.verdict is Verdict.PASS
     constant = judge((), answers=own(lambda scores: 0 * scores + 0.5), release=release, shadow_only=False)
     assert constant.verdict is Verdict.FAIL
-    assert "the best scores of 100 requests lie 0." in constant.message
+    assert check(constant, "distributions").candidate == 100
     assert constant.limit == (LIMITS.drift_limit if release is Release.RETRAINED else 0.05)
 
 
@@ -239,7 +237,7 @@ def test_without_pairs_a_moderate_distance_is_a_retrained_releases_right():
 def test_with_pairs_enough_the_pairs_are_judged_and_else_the_answers():
     names = [c.name for c in judge(shadowed(), answers=own(), shadow_only=False).evidence.checks]
     assert "drift" in names
-    names = [c.name for c in judge(shadowed(count=29), answers=own(), shadow_only=False).evidence.checks]
+    names = [c.name for c in judge(shadowed(count=19), answers=own(), shadow_only=False).evidence.checks]
     assert names == ["errors", "latency", "distributions"]
 
 
@@ -248,7 +246,7 @@ def test_a_service_whose_scores_are_not_compared_is_not_held():
     pairs = [replace(pair, stable=(), candidate=()) for pair in shadowed()]
     result = judge(pairs)
     assert result.verdict is Verdict.PASS
-    assert "no scores are compared" in result.message
+    assert check(result, "scores").skipped
 
 
 # The statistics
@@ -265,10 +263,10 @@ def test_tau_b_is_kendalls():
 
 def test_few_values_that_are_all_alike_are_no_proof():
     # Ten draws of a coin that shows 1 in 60 % of all cases are all 1 once in 165 times.
-    assert above(np.ones(10), 0.6) == pytest.approx(0.6**10)
-    assert above(np.full(10, 0.5), 0.6) == 1.0
+    assert p_mean_above(np.ones(10), 0.6) == pytest.approx(0.6**10)
+    assert p_mean_above(np.full(10, 0.5), 0.6) == 1.0
     spread = np.linspace(0.5, 0.9, 40)
-    assert above(spread, 0.6) == pytest.approx(stats.ttest_1samp(spread, 0.6, alternative="greater").pvalue)
+    assert p_mean_above(spread, 0.6) == pytest.approx(stats.ttest_1samp(spread, 0.6, alternative="greater").pvalue)
 
 
 def test_of_several_relevant_documents_any_may_come_first():

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from tests.support.settings import judge_latency
 
 from baton.domain import Verdict
-from baton.judge import judge_latency
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tests.support.reasons import within
 from tests.support.rules import ASKED
+from tests.support.settings import rollout_settings
 from tests.unit.plan.world import ALIAS, ENGINE, Behaviour, Broken, World, held, serving
 
 from baton.domain import Kind, ModelState, Phase, Step, Verdict
@@ -79,7 +80,7 @@ STEPS = (
 def story(seed: int, length: int = 90) -> tuple[int, RolloutSettings, list[Event]]:
     """Servers, policy and events of one story."""
     draw = random.Random(seed)
-    settings = RolloutSettings(
+    settings = rollout_settings(
         keep_previous=draw.choice((0.0, 5.0, 600.0)),
         automatic=draw.random() < 0.8,
         supersede=draw.random() < 0.3,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.support.settings import rollout_settings
 from tests.unit.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Outcome, Phase, Stop
-from baton.plan import End, RolloutSettings, ServerView, SetPolicy, View, plan
+from baton.plan import End, ServerView, SetPolicy, View, plan
 from baton.reasons import Reason, because
 
 STOP = Stop(Outcome.REJECTED, "gate", because(Reason.OTHER, text="too slow"))
@@ -27,6 +28,6 @@ def going(policy: set[int], held: set[int]) -> View:
 
 
 def test_the_policy_does_not_name_what_is_lost_until_the_candidate_has_left():
-    assert plan(going({2}, {2}), RolloutSettings()).effect == SetPolicy(frozenset())
-    assert plan(going(set(), set()), RolloutSettings()).effect == SetPolicy(frozenset({1}))
-    assert plan(going({1}, set()), RolloutSettings()).effect == End(STOP.outcome, STOP.why)
+    assert plan(going({2}, {2}), rollout_settings()).effect == SetPolicy(frozenset())
+    assert plan(going(set(), set()), rollout_settings()).effect == SetPolicy(frozenset({1}))
+    assert plan(going({1}, set()), rollout_settings()).effect == End(STOP.outcome, STOP.why)

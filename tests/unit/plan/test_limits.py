@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from tests.support.reasons import within
+from tests.support.settings import rollout_settings
 from tests.unit.plan.world import ENGINE, Behaviour, World
 
 from baton.domain import Gate, Outcome, Phase, Step
-from baton.plan import RolloutSettings, plan, rollout
+from baton.plan import plan
+from baton.plan.phases import PHASES as HANDLERS
+from baton.plan.view import Failure, backoff
+from baton.reasons import Reason
 
 LOAD_S, DRAIN_S, KEEP_S, WAY_S = 60.0, 20.0, 30.0, 40.0
-POLICY = RolloutSettings(
+SETTINGS = rollout_settings(
     keep_previous=KEEP_S,
     settle=0.0,
     load_timeout=LOAD_S,
@@ -29,8 +35,22 @@ POLICY = RolloutSettings(
 )
 LONGEST_S = 4 * (2 * LOAD_S + 2 * DRAIN_S) + KEEP_S + WAY_S
 """Four phases at most wait for the fault: for a call that fails at its deadline, once more, and for requests."""
-ENDS_IT = (" back, or take ", "restart Triton", "Restore the files", "`ctl ", "mend", "Mend")
-"""What a wait without a limit says."""
+ENDS_IT = {
+    Reason.ALL_SILENT,
+    Reason.AWAY,
+    Reason.BACK_ONCE_ALL_ANSWER,
+    Reason.FOLDER_CHANGED,
+    Reason.LOADED_WHERE_ANSWERED,
+    Reason.LOADS_ONCE_ALL_ANSWER,
+    Reason.MOVES_ONCE_ALL_ANSWER,
+    Reason.NOTHING_UNSEEN,
+    Reason.PAUSE_STEP,
+    Reason.SERVES_WHERE_ANSWERED,
+    Reason.SPLIT_ONCE_ALL_ANSWER,
+    Reason.STILL_LOADING,
+    Reason.UNJUDGED,
+}
+"""Of a wait without a limit: those that say what a person can do."""
 
 
 def away(world: World) -> None:
@@ -127,14 +147,14 @@ FAULTS: tuple[Callable[[World], None], ...] = (
     folder_changes,
     gates_can_t_be_asked,
 )
-PHASES = tuple(rollout.PHASES)
+PHASES = tuple(HANDLERS)
 
 
 def under_way(until: Phase) -> World:
     """A world in which the rollout of version 2 has just come to the phase."""
     manual = until is Phase.WAITING
-    steps = (Step(5.0, hold=5.0), Step(pause=True), *POLICY.steps) if manual else POLICY.steps
-    world = World(plan, 2, RolloutSettings(**{f: getattr(POLICY, f) for f in POLICY.__slots__} | {"steps": steps}))
+    steps = (Step(5.0, hold=5.0), Step(pause=True), *SETTINGS.steps) if manual else SETTINGS.steps
+    world = World(plan, 2, replace(SETTINGS, steps=steps))
     world.files.put(1, world.now)
     world.run()
     world.files.put(2, world.now)
@@ -165,7 +185,8 @@ def stood(world: World) -> str:
 
 def told(world: World) -> bool:
     """Whether it is said what ends the wait: by the plan, or by what the effect failed with."""
-    return any(words in world.decision.message for words in ENDS_IT)
+    by_failure = any(failure.machine for failure in world.view().failed.values())
+    return by_failure or bool(within(world.decision.why) & ENDS_IT)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -175,7 +196,7 @@ def test_it_ends_or_says_what_ends_it(fault, phase):
     fault(world)
     if stands(world, LONGEST_S):
         assert told(world), stood(world)
-        assert world.view().silent() or phase is Phase.WAITING or fault is folder_changes, stood(world)
+        assert world.view().unreachable() or phase is Phase.WAITING or fault is folder_changes, stood(world)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -189,7 +210,7 @@ def test_an_abort_ends_it_or_says_what_is_waited_for(fault, phase):
     world.abort()
     if stands(world, LONGEST_S):
         assert told(world), stood(world)
-        assert world.view().silent(), stood(world)
+        assert world.view().unreachable(), stood(world)
 
 
 @pytest.mark.parametrize("phase", [Phase.LOADING, Phase.VALIDATING, Phase.SHIFTING, Phase.BAKING, Phase.RETIRING])
@@ -208,3 +229,9 @@ def test_the_next_rollout_is_not_held_up_in_silence(fault, phase):
     done = [r for r in world.history if r.candidate == 3]
     assert done or told(world), world.decision.message
     assert not any(r.outcome is Outcome.REJECTED for r in done), "no fault of the version's"
+
+
+def test_an_effect_that_has_failed_for_days_is_tried_every_30_s():
+    failure = Failure(at=100.0, count=5000, message="refused", refused=True)
+    assert backoff(failure, 129.0)
+    assert not backoff(failure, 130.0)

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 from tests.support.reasons import HASTY, within
+from tests.support.settings import rollout_settings
 from tests.unit.plan.simulate import Plan, caught, failing, made, play
 from tests.unit.plan.world import ALIAS, Behaviour, Broken, World
 
@@ -26,8 +27,10 @@ from baton.plan import (
     converge,
     loading,
     no_rollout,
+    phases,
     plan,
-    rollout,
+    retire,
+    rollback,
 )
 from baton.reasons import Reason, because
 
@@ -43,7 +46,7 @@ def test_safety():
         except Broken:
             broken, world, events = failing(plan, seed)
             told = "\n".join(world.trace)
-            pytest.fail(f"seed {seed}, {len(world.servers)} servers, {world.policy}: {broken}\n{told}", pytrace=False)
+            pytest.fail(f"seed {seed}, {len(world.servers)} servers, {world.settings}: {broken}\n{told}", pytrace=False)
         outcomes.update(str(r.outcome) for r in world.history)
     missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(outcomes)
     assert not missing or EXAMPLES < 100, f"no story ended {missing}: the stories are too tame"
@@ -54,11 +57,11 @@ def test_a_drop_before_the_alias_moved_is_caught(monkeypatch):
         return shifting(view, one, settings) if view.alias == one.candidate else real(view, one, settings)
 
     def shifting(view: View, one: Rollout, settings: RolloutSettings) -> Decision:
-        first = converge.drop_all_but(view, Phase.SHIFTING, frozenset({one.candidate}), one.phase_since, settings)
+        first = converge.unload_all_but(view, Phase.SHIFTING, frozenset({one.candidate}), one.phase_since, settings)
         return first or real(view, one, settings)
 
-    real = rollout.PHASES[Phase.SHIFTING]
-    monkeypatch.setitem(rollout.PHASES, Phase.SHIFTING, retiring)
+    real = phases.PHASES[Phase.SHIFTING]
+    monkeypatch.setitem(phases.PHASES, Phase.SHIFTING, retiring)
     assert "which the alias on" in caught(plan) or "its alias leads to" in caught(plan)
 
 
@@ -68,19 +71,19 @@ def test_an_alias_before_ready_is_caught(monkeypatch):
             return Decision(Phase.LOADING, HASTY, SetAlias(one.candidate))
         return real(view, one, settings)
 
-    real = rollout.PHASES[Phase.LOADING]
-    monkeypatch.setitem(rollout.PHASES, Phase.LOADING, hasty)
+    real = phases.PHASES[Phase.LOADING]
+    monkeypatch.setitem(phases.PHASES, Phase.LOADING, hasty)
     assert "not READY on" in caught(plan)
 
 
 def test_an_alias_loaded_where_its_version_is_not_ready_is_caught(monkeypatch):
     def hasty(view: View, phase: Phase) -> Decision | None:
         for server in view.live():
-            if view.alias is not None and not view.leads(server):
+            if view.alias is not None and not view.alias_matches(server):
                 return converge.sync(view, phase, server, Model.ALIAS, HASTY)
         return None
 
-    for module in (no_rollout, rollout):
+    for module in (no_rollout, phases, rollback):
         monkeypatch.setattr(module, "converge_alias", hasty)
     assert "without version" in caught(plan)
 
@@ -89,7 +92,7 @@ def test_ignoring_an_abort_is_caught():
     def mutant(view: View, settings: RolloutSettings) -> Decision:
         one = view.rollout
         if one is not None and one.stop is not None and one.phase is not Phase.ROLLING_BACK:
-            return rollout.PHASES[one.phase](view, one, settings)
+            return phases.PHASES[one.phase](view, one, settings)
         return plan(view, settings)
 
     assert "stopped" in caught(mutant)
@@ -118,7 +121,7 @@ def test_a_third_version_in_memory_is_caught(monkeypatch):
     world.files.put(3, world.now)
     world.promote(3)
     world.run()
-    monkeypatch.setattr(loading, "_make_room", lambda *_: None)
+    monkeypatch.setattr(loading, "_free_memory", lambda *_: None)
     world.servers["b"].reachable = True
     world.servers["b"].versions[3] = Behaviour(load_s=10.0)
     world.now += 5.0
@@ -127,12 +130,12 @@ def test_a_third_version_in_memory_is_caught(monkeypatch):
 
 
 def test_a_reload_of_what_serves_is_caught(monkeypatch):
-    monkeypatch.setattr(View, "hold_reason", lambda _: None)
+    monkeypatch.setattr(View, "loads_blocked", lambda _: None)
     assert "reload" in caught(plan)
 
 
 def test_dropping_under_requests_is_caught(monkeypatch):
-    monkeypatch.setattr(rollout, "_busy", lambda *_: None)
+    monkeypatch.setattr(retire, "_queued_requests", lambda *_: None)
     world = serving_world()
     world.files.put(2, world.now)
     with world.servers["b"].request(ALIAS), pytest.raises(Broken, match="while requests are under way"):
@@ -166,7 +169,7 @@ def test_running_in_circles_is_caught():
 
 def serving_world(versions: int = 1, servers: int = 2, of: Plan = plan, **settings: object) -> World:
     world = World(
-        of, servers, RolloutSettings(settle=0.0, keep_previous=0.0, load_timeout=60.0, drain_timeout=20.0, **settings)
+        of, servers, rollout_settings(settle=0.0, keep_previous=0.0, load_timeout=60.0, drain_timeout=20.0, **settings)
     )
     for version in range(1, versions + 1):
         world.files.put(version, world.now)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests.support.reasons import HASTY
+from tests.support.settings import rollout_settings
 from tests.unit.plan import world
 from tests.unit.plan.simulate import Plan, caught
 from tests.unit.plan.world import Behaviour, Broken, World
@@ -22,9 +23,12 @@ from baton.plan import (
     SetSplitter,
     View,
     converge,
+    cutover,
+    gates,
     no_rollout,
+    phases,
     plan,
-    rollout,
+    rollback,
     traffic,
 )
 from baton.plan.steps import position
@@ -35,7 +39,7 @@ STEPS = (Step(10.0, hold=10.0), Step(50.0, over=10.0))
 
 def split_world(of: Plan = plan, **settings: object) -> World:
     """Two servers on which version 2 has 10 % of the traffic of version 1."""
-    told = World(of, 2, RolloutSettings(settle=0.0, keep_previous=0.0, load_timeout=60.0, steps=STEPS, **settings))
+    told = World(of, 2, rollout_settings(settle=0.0, keep_previous=0.0, load_timeout=60.0, steps=STEPS, **settings))
     for version in (1, 2):
         told.files.put(version, told.now)
         for _ in range(3):
@@ -54,8 +58,8 @@ def test_the_splitter_unloaded_under_the_alias_is_caught(monkeypatch):
                 return converge.sync(view, phase, server, Model.SPLITTER, HASTY)
         return real(view, phase)
 
-    real = rollout.converge_alias
-    for module in (no_rollout, rollout):
+    real = rollback.converge_alias
+    for module in (no_rollout, phases, rollback):
         monkeypatch.setattr(module, "converge_alias", hasty)
     assert "under the alias" in caught(plan)
 
@@ -102,8 +106,8 @@ def test_a_name_led_to_a_splitter_that_is_not_ready_is_caught(monkeypatch):
             return Decision(one.phase, HASTY, SetAlias(one.previous, split=True))
         return real(view, one, settings)
 
-    real = traffic._stand
-    monkeypatch.setattr(traffic, "_stand", stand)
+    real = traffic._set_up_split
+    monkeypatch.setattr(traffic, "_set_up_split", stand)
     assert "moves to the splitter, not READY on" in caught(plan)
 
 
@@ -111,9 +115,9 @@ def test_a_name_loaded_where_the_splitter_is_not_ready_is_caught(monkeypatch):
     def stand(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
         return (converge.converge_alias(view, one.phase) if view.split else None) or real(view, one, settings)
 
-    real = traffic._stand
+    real = traffic._set_up_split
     told = split_world()
-    monkeypatch.setattr(traffic, "_stand", stand)
+    monkeypatch.setattr(traffic, "_set_up_split", stand)
     told.servers["b"].splitter = Behaviour(load_error="no such backend")
     told.servers["b"].restart()
     with pytest.raises(Broken, match="without the splitter that it leads to"):
@@ -212,8 +216,8 @@ def test_all_traffic_before_the_steps_are_done_is_caught(monkeypatch):
     def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
         return None if one.phase is Phase.SHIFTING and one.progress > 0 else real(view, one, settings)
 
-    real = rollout.progress_traffic
-    monkeypatch.setattr(rollout, "progress_traffic", progress_traffic)
+    real = cutover.progress_traffic
+    monkeypatch.setattr(cutover, "progress_traffic", progress_traffic)
     assert "all traffic moves in step" in caught(plan)
 
 
@@ -221,13 +225,13 @@ def test_all_traffic_before_any_is_caught(monkeypatch):
     def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
         return None if one.phase is Phase.SHIFTING else real(view, one, settings)
 
-    real = rollout.progress_traffic
-    monkeypatch.setattr(rollout, "progress_traffic", progress_traffic)
+    real = cutover.progress_traffic
+    monkeypatch.setattr(cutover, "progress_traffic", progress_traffic)
     assert "all traffic moves before any" in caught(plan)
 
 
 def test_a_shadow_that_is_left_out_is_caught(monkeypatch):
-    monkeypatch.setattr(rollout, "first_phase", lambda *_: Phase.SHIFTING)
+    monkeypatch.setattr(gates, "first_phase", lambda *_: Phase.SHIFTING)
     assert "after 0.0 s of shadow" in caught(plan)
 
 

@@ -23,11 +23,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.settings import rollout_settings
 from tests.unit.plan.world import ALIAS, SPLITTER, Behaviour, World, held, serving
 
 from baton.domain import Gate, ModelState, Phase, Step, Verdict
 from baton.errors import Refused
-from baton.plan import RolloutSettings, plan
+from baton.plan import plan
 from baton.testing import FakeTriton
 
 STORIES = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
@@ -46,7 +47,7 @@ class Telling:
     """One story being told."""
 
     def __init__(self) -> None:
-        self.world = World(plan, 1, RolloutSettings(load_timeout=60.0, drain_timeout=20.0))
+        self.world = World(plan, 1, rollout_settings(load_timeout=60.0, drain_timeout=20.0))
         self.kept: dict[int, str] = {}
 
     def command(self, line: str) -> list[str]:

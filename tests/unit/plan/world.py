@@ -744,7 +744,7 @@ class World(Rules):
         record = view.records.get(version)
         if record is not None and record.status is ReleaseStatus.REJECTED and not again:
             raise Refused("It was refused.")
-        if (reason := view.hold_reason()) is not None:
+        if (reason := view.loads_blocked()) is not None:
             raise Refused(reason)
 
     def restart_control(self, *, token_lost: bool = False) -> None:

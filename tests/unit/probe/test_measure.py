@@ -1,8 +1,8 @@
 import pytest
+from tests.support.settings import judge_latency, judge_warmup
 
 from baton.domain import Verdict
 from baton.errors import TimedOut, TritonError, Unreachable
-from baton.judge import judge_latency, judge_warmup
 from baton.probe import Cancelled, measure_latency, measure_warmup
 
 REQUESTS = [{"n": i} for i in range(4)]

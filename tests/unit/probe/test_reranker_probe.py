@@ -2,11 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.settings import judge_invariance, judge_output
 
 from baton import probe
 from baton.domain import Release, Verdict
 from baton.errors import ConfigError, TimedOut, TritonError
-from baton.judge import judge_invariance, judge_output
 from baton.probe import Cancelled, GoldenCase, GoldenSet
 from baton.probe.base import Probe
 

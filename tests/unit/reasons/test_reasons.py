@@ -86,12 +86,12 @@ def test_a_way_through_json_changes_nothing():
 
 
 def test_a_text_in_a_figure_is_no_part_of_the_template():
-    assert str(because(Reason.GATE_AGAIN, gate="output", said="{a|b}")) == "Gate output is asked again: {a|b}"
+    assert str(because(Reason.GATE_AGAIN, gate="output", said="{a|b}")).endswith(": {a|b}")
 
 
 def test_what_a_later_baton_wrote_can_be_read():
     assert str(Why.of({"reason": "serves_twice", "version": 2})) == '{"reason": "serves_twice", "version": 2}'
-    assert str(Why.of({"reason": "gate_asked", "gate": "output"})) == "gate output about version None", "a figure lacks"
+    assert str(Why.of({"reason": "gate_asked", "gate": "output"})).endswith("version None"), "a figure lacks"
 
 
 def test_what_is_only_measured_or_counted_is_no_news():

@@ -39,7 +39,7 @@ def past_pause(rollout: Rollout) -> Why:
 
 
 def kept(view: View, rollout: Rollout, settings: RolloutSettings) -> Why:
-    """The time for an instant way back is over."""
+    """The time of the standby is over."""
     previous = rollout.previous
     if not loaded(view, previous):
         return because(Reason.STANDBY_LOST, version=previous)
@@ -50,7 +50,7 @@ def kept(view: View, rollout: Rollout, settings: RolloutSettings) -> Why:
 
 
 def keeping(view: View, rollout: Rollout, left_s: float) -> Why:
-    """The previous version is kept for an instant way back; without a time until a person resumes."""
+    """The previous version is the standby: for a time, or until a person resumes."""
     version, previous, hold = rollout.candidate, rollout.previous, view.hold_reason()
     if not loaded(view, previous):
         return because(Reason.KEEPING_NOTHING, version=version, previous=previous, hold=hold)

@@ -299,7 +299,7 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
     if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
         return VersionState.CANDIDATE, ""
     if rollout is not None and rollout.previous == number and ready:
-        return VersionState.STANDBY, "kept for an instant way back"
+        return VersionState.STANDBY, "kept for an instant rollback"
     if ready:
         return VersionState.LOADED, ""
     if (refusal := view.refused(number)) is not None:

@@ -12,7 +12,7 @@ from tests.support.toy import make_checkpoint
 
 from baton.codec import encode
 from baton.errors import Refused
-from baton.reasons import Reason
+from baton.reasons import Reason, because
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -163,12 +163,10 @@ def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
         st.wait_live(next_version)
         until(lambda: runs(next_version) == ("cpu", "fp32", "cpu"), "it is read")
         (problem,) = st.status()["problems"]
-        assert problem.startswith(f"On server s0 version {next_version} runs in fp32 on cpu, though bf16 on cuda:0 was")
-
-        def alarms() -> list[str]:
-            return [e["message"] for e in app._journal.events.newest(service="ranker") if e["kind"] == "fallback"]
-
-        until(lambda: problem in alarms(), "it is written down")
+        figures = {"fallback": "cpu", "runs": "fp32 on cpu", "asked": "bf16 on cuda:0"}
+        why = because(Reason.RUNS_IN_LESS, server="s0", version=next_version, **figures)
+        assert problem == str(why)
+        until(lambda: why in [e["why"] for e in app._journal.events.newest(service="ranker")], "it is written down")
         assert st.status()["phase"] == "steady", "it serves all the same"
         st.drop_copy(next_version, next_version + 1)
         st.wait_live(next_version + 1)

@@ -149,11 +149,11 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
                 if stub.model == "ranker_engine" and stub.version == number and st.root in stub.repository.parents:
                     os.kill(stub.pid, signal.SIGKILL)
         row = st.wait_end(number)
+        by_health = st.ended_why(number).reason is not Reason.GATE_FAILED
         traffic.wait_answers(stable)
     assert traffic.errors == []
     assert row["outcome"] == "rolled_back"
     gate = next((g for g in row["gates"] if g["verdict"] == "fail"), None)
-    by_health = st.ended_why(number).reason is not Reason.GATE_FAILED
     if not by_health:  # which may see it first
         assert gate is not None
         assert gate["name"] == "live"

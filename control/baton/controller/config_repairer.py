@@ -145,12 +145,12 @@ class ConfigRepairer:
             edited = broken.removeprefix(BOM)  # editors on Windows put it before everything
             try:
                 if pbtxt.parse_engine(edited, path).version_policy.HasField("specific") and edited != broken:
-                    return edited, "what an editor wrote, without the byte order mark before it"
+                    return edited, "the file, without the byte order mark that an editor wrote"
                 policy = pbtxt.specific_versions(recorded, path)
                 return pbtxt.with_specific_versions(edited, policy, path), "its version policy"
             except RepositoryError:
                 pass  # more than the policy is wrong with it
-        return recorded, "the whole file as it last was"
+        return recorded, "the last good file"
 
     def _recorded(self, model: Model) -> str | None:
         # Read each time: a journal that had to be begun anew does not have it.

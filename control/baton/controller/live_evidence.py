@@ -119,7 +119,7 @@ class LiveEvidenceCollector:
         )
         patience = max(2 * self._config.traffic.interval, 10.0)
         if result.verdict is Verdict.PASS and now - _last_reached(answers, pairs, shadow_only=shadow_only) > patience:
-            message = f"Waiting for traffic: no live request reached the candidate in the last {patience:.0f} s."
+            message = f"No live request reached the candidate in the last {patience:.0f} s."
             return GateResult(Gate.LIVE, Verdict.HOLD, message, evidence=result.evidence)
         return result
 

@@ -19,9 +19,10 @@ def named(versions: Iterable[int]) -> str:
 
 
 def _silent(servers: Iterable[tuple[str, str]]) -> str:
-    """The servers that do not answer, each with the cause, such as a refused admin key."""
+    """The servers that do not answer, each with the cause, such as a refused admin key. Most causes name the server."""
     return " ".join(
-        f"Server {name}: {cause}" if cause else f"Server {name} does not answer." for name, cause in servers
+        (cause if name in cause else f"Server {name}: {cause}") if cause else f"Server {name} does not answer."
+        for name, cause in servers
     )
 
 

@@ -6,7 +6,8 @@ from baton.domain import Gate, Kind, Outcome, Phase, Release, Verdict
 from baton.reasons import Reason, Why, because
 
 AWAY = (("b", ""),)
-BOTH_AWAY = (("a", ""), ("b", "Triton refused the admin key."))
+BOTH_AWAY = (("a1", ""), ("b1", "Triton, server b1, refused the admin key."))
+UNNAMED = (("c1", "The index can't be read."),)
 SILENT = {"version": 1, "server": "a", "error": "no answer within 2 s."}
 MACHINE = {"version": 2, "server": "a", "error": "No space left on device."}
 LOADING = because(Reason.LOADING, version=2)
@@ -40,7 +41,7 @@ CASES: tuple[Why, ...] = (
     because(Reason.PAUSED_AT_REST, standing=SERVES),
     because(Reason.ALL_SILENT, servers=BOTH_AWAY),
     because(Reason.SOME_SILENT, servers=AWAY, serves=1),
-    because(Reason.SOME_SILENT, servers=AWAY, serves=None),
+    because(Reason.SOME_SILENT, servers=UNNAMED, serves=None),
     because(Reason.POLICY_WRONG, versions=(1, 2), serves=1),
     because(Reason.POLICY_LACKS_ALIAS, version=2),
     because(Reason.FOLDER_GONE, version=1),

@@ -30,7 +30,7 @@ def answers_again(traffic: Traffic, since: float) -> None:
 
 
 def events(st: Stage, kind: str) -> list[str]:
-    return [e["message"] for e in st.app._journal.events(service="ranker") if e["kind"] == kind]
+    return [e["message"] for e in st.app.journal.events(service="ranker") if e["kind"] == kind]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "hangs"])

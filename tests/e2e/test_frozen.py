@@ -56,7 +56,7 @@ def freeze(st: Stage, model: str, version: int) -> int:
 
 
 def events(st: Stage) -> list[str]:
-    return [e["message"] for e in st.app._journal.events(service="ranker") if e["kind"] == "health"]
+    return [e["message"] for e in st.app.journal.events(service="ranker") if e["kind"] == "health"]
 
 
 @pytest.mark.parametrize("which", ["candidate", "stable", "splitter"])

@@ -142,7 +142,7 @@ def test_the_old_version_is_kept_for_its_time_and_then_retired(st: Stage, next_v
         assert st.policy() == {next_version}
         assert st.version(old)["state"] == "on_disk"
         number = app.history()[0].id
-        at = {e["message"].split(":")[0]: e["at"] for e in app._journal.events(rollout=number) if e["kind"] == "phase"}
+        at = {e["message"].split(":")[0]: e["at"] for e in app.journal.events(rollout=number) if e["kind"] == "phase"}
         assert at["baking to retiring"] - at["shifting to baking"] >= 2.0
 
 
@@ -161,7 +161,7 @@ def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
         assert problem.startswith(f"On server s0 version {next_version} runs in fp32 on cpu, though bf16 on cuda:0 was")
 
         def alarms() -> list[str]:
-            return [e["message"] for e in app._journal.events(service="ranker") if e["kind"] == "fallback"]
+            return [e["message"] for e in app.journal.events(service="ranker") if e["kind"] == "fallback"]
 
         until(lambda: problem in alarms(), "it is written down")
         assert st.status()["phase"] == "steady", "it serves all the same"

@@ -17,7 +17,7 @@ from baton.evidence import synthetic
 from baton.facts import RolloutStory, Ticket
 
 if TYPE_CHECKING:
-    from baton.api import Facade
+    from baton.verbs import Facade
 
 POLL_S = 0.25
 PATIENCE_S = 30.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
-
+from baton import verbs
 from baton.cli.output import (
     BOLD,
     DIM,
@@ -23,7 +22,7 @@ from baton.cli.output import (
     size,
     width,
 )
-from baton.cli.settings import Settings, common, pass_settings
+from baton.cli.settings import Settings, command
 from baton.domain import GateResult, Kind, Verdict
 from baton.facts import RolloutFacts, VersionOnDisk
 
@@ -31,17 +30,13 @@ _INDENT = 4
 _UNBROKEN = "\u00a0"
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@common()
-@pass_settings
-def versions(settings: Settings, named: str | None) -> None:
-    """Versions on disk and their labels, metadata and state."""
-    rows = settings.client().versions(named or settings.service)
+@command(verbs.Versions)
+def versions(settings: Settings, verb: verbs.Versions) -> None:
+    rows = settings.client().ask(verb)
     if settings.json:
         print_json(rows)
-        return
-    show(versions_lines(rows, width(sys.stdout)))
+    else:
+        show(versions_lines(rows, width(sys.stdout)))
 
 
 def versions_lines(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
@@ -75,18 +70,13 @@ def _versions(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
     return lines
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many.")
-@common()
-@pass_settings
-def history(settings: Settings, named: str | None, limit: int) -> None:
-    """Every rollout, newest first: who, when, why, verdicts, duration."""
-    rows = settings.client().history(named or settings.service, limit)
+@command(verbs.History)
+def history(settings: Settings, verb: verbs.History) -> None:
+    rows = settings.client().ask(verb)
     if settings.json:
         print_json(rows)
-        return
-    show(history_lines(rows, width(sys.stdout)))
+    else:
+        show(history_lines(rows, width(sys.stdout)))
 
 
 def history_lines(rows: Sequence[RolloutFacts], columns: int) -> list[Line]:

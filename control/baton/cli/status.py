@@ -9,54 +9,49 @@ from typing import Any
 
 import click
 
+from baton import verbs
 from baton.cli.output import Line, is_terminal, plain, print_json, safe_line, say, show, unnumbered, width
 from baton.cli.render import lapsing, status_lines
-from baton.cli.settings import Settings, common, pass_settings
+from baton.cli.settings import Settings, command
 from baton.domain import GateResult, Verdict
 from baton.errors import Unreachable
 from baton.evidence import LiveEvidence
 from baton.facts import ServiceStatus, Status, TrafficStatus, VersionStatus
+from baton.verbs import Facade
 
 REFRESH_S = 1.0
 _TENTH = 10
 """A weight that rises steadily is told each time it passes another ten percent."""
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
-@common()
-@pass_settings
-def status(settings: Settings, named: str | None, *, watch: bool) -> None:
-    """What is live, what is rolling out, which gate is where.
+_WATCH = click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
 
-    With --watch and --output json, each change is printed as one JSON object on one line.
-    """
-    name = named or settings.service
+
+@command(verbs.Status, _WATCH)
+def status(settings: Settings, verb: verbs.Status, *, watch: bool) -> None:
     client = settings.client()
-    first = client.status(name)  # a control plane that is not there at the start is an error, not a wait
+    first = client.ask(verb)  # a control plane that is not there at the start is an error, not a wait
     if not watch:
         if settings.json:
             print_json(first)
         else:
             show(status_lines(first, width(sys.stdout)))
         return
-    pages = _pages(settings, name, first)
+    pages = _pages(client, verb, first)
     if is_terminal(sys.stdout) and not settings.json:
         _draw(pages)
     else:
         _print_changes(pages, as_json=settings.json)
 
 
-def _pages(settings: Settings, name: str | None, first: Status) -> Iterator[tuple[Status, str | None]]:
+def _pages(client: Facade, verb: verbs.Status, first: Status) -> Iterator[tuple[Status, str | None]]:
     """The status each second, with what is wrong when it is not fresh: a watch outlives a restart."""
     page, trouble = first, None
-    client = settings.client()
     while True:
         yield page, trouble
         time.sleep(REFRESH_S)
         try:
-            page, trouble = client.status(name), None
+            page, trouble = client.ask(verb), None
         except Unreachable as error:
             trouble = error.message
 

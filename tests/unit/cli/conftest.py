@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
 from baton.api import ApiServer
 from baton.cli import follow, main
 
 
 @pytest.fixture
-def app() -> FakeApp:
-    return FakeApp()
+def app() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(app: FakeApp, state: Path) -> Iterator[FakeApp]:
-    """The fake as a running control plane."""
+def served(app: Recorder, state: Path) -> Iterator[Recorder]:
+    """What a control plane answered, over the socket."""
     with ApiServer(app, state / "baton.sock"):
         yield app
 

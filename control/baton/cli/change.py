@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
 from baton import verbs
 from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
-from baton.cli.output import print_json, safe
+from baton.cli.output import print_json, say
 from baton.cli.settings import Settings, Waiting, command
 
 
@@ -72,4 +70,4 @@ def _switch(settings: Settings, verb: verbs.Pause | verbs.Resume) -> None:
     if settings.json:
         print_json(answer)
     else:
-        click.echo(safe(answer.message))
+        say(answer.message, err=False)

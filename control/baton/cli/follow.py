@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from baton.cli.output import can_ask, duration, percent, print_json, safe, say
+from baton.cli.output import can_ask, duration, percent, print_json, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
 from baton.domain import Gate, GateResult, Kind, Outcome, Phase, Verdict
@@ -63,7 +63,7 @@ def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting,
         if settings.json:
             print_json(ticket)
         else:
-            click.echo(safe(ticket.message))
+            say(ticket.message, err=False)
         if ticket.rollout is not None:
             say(f"It is rollout {ticket.rollout}; `ctl status --watch` follows it.")
         return
@@ -79,7 +79,7 @@ def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting,
     if failure is not None:
         raise failure
     if not settings.json:
-        click.echo(safe(_summary(rollout)))
+        say(_summary(rollout), err=False)
 
 
 def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, goal: Goal) -> RolloutStory:
@@ -119,9 +119,9 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
 def _done(rollout: RolloutStory, ticket: Ticket, goal: Goal) -> bool:
     if rollout.ended:
         return True
-    if rollout.phase is Phase.WAITING and not _asking(rollout):
-        # Promoting brings nothing further that waits for evidence.
-        return goal.rests or _held(rollout) is not None
+    if rollout.phase is Phase.WAITING:
+        # Promoting brings nothing further that waits for evidence, and the gates behind one that holds stay pending.
+        return _held(rollout) is not None or (goal.rests and not _asking(rollout))
     return bool(goal.live and ticket.until == "live" and rollout.moved and rollout.phase is not Phase.ROLLING_BACK)
 
 

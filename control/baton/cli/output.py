@@ -27,7 +27,6 @@ from baton.evidence import LiveCheck, LiveEvidence, WorstRequest
 PIPED_WIDTH = 80
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing."""
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 Line = list[tuple[str, str]]
 
@@ -76,13 +75,12 @@ class SafeFormatter(logging.Formatter):
         return safe(super().format(record))
 
 
-def say(message: str) -> None:
-    """A message for a person, on stderr."""
-    message = safe(message)
-    columns = width(sys.stderr)
-    for line in message.splitlines() or [""]:
+def say(message: str, *, err: bool = True) -> None:
+    """A sentence for a person: on stderr, or on stdout where it is the answer itself."""
+    columns = width(sys.stderr if err else sys.stdout)
+    for line in safe(message).splitlines() or [""]:
         for part in wrap(line, columns) or [""]:
-            click.echo(part, err=True)
+            click.echo(part, err=err)
 
 
 def print_json(data: Any, *, compact: bool = False) -> None:
@@ -129,11 +127,6 @@ def cut(text: str, columns: int) -> str:
     """The beginning of the text, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= columns else f"{text[: max(columns - 1, 0)].rstrip()}…"
-
-
-def unnumbered(text: str) -> str:
-    """The text without its numbers: what tells a new sentence from one whose figures merely move."""
-    return _NUMBER.sub("#", text)
 
 
 def aligned(
@@ -217,6 +210,13 @@ def figures(gate: GateResult | LiveCheck) -> str:
     if observed is None or observed == limit == 0:  # a count of faults, and there is none: the message says it
         return ""
     return number(observed) if limit is None else f"{number(observed)} (limit {number(limit)})"
+
+
+def gate_news(gate: GateResult) -> tuple[Any, ...]:
+    """What is printed once of a gate. Its figures and its words move with each request, and are no news."""
+    checks = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) else ()
+    decided = tuple((check.name, check.verdict) for check in checks)
+    return gate.gate, gate.verdict, gate.skipped, gate.evidence.missing, decided
 
 
 def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: int = 2) -> list[Line]:

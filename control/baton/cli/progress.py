@@ -11,13 +11,13 @@ from baton.cli.output import (
     Line,
     duration,
     gate_lines,
+    gate_news,
     is_terminal,
     moment,
     percent,
     plain,
     safe,
     safe_line,
-    unnumbered,
     wrap,
 )
 from baton.domain import Gate, GateResult, Phase, Verdict
@@ -36,7 +36,7 @@ class Story:
         """``from_halt``: what came before the rollout was turned back is known to whoever turned it back."""
         self._from_halt = from_halt
         self._events = 0
-        self._gates: dict[Gate, tuple[Verdict, str]] = {}
+        self._gates: dict[Gate, tuple[Any, ...]] = {}
         self._reasons: set[str] = set()
         self._step = ""
 
@@ -46,7 +46,7 @@ class Story:
         if self._from_halt:
             self._from_halt = False
             self._events = next((i for i, e in enumerate(events) if e.kind == "halt"), 0)
-            self._gates = {name: _gist(gate) for name, gate in gates.items()}
+            self._gates = {name: gate_news(gate) for name, gate in gates.items()}
             self._step = _step(rollout)
         for event in events[self._events :]:
             if event.gate is not None:
@@ -76,9 +76,9 @@ class Story:
     def _gate(self, gate: GateResult | None, at: str | float, columns: int) -> list[Line]:
         if gate is None or gate.verdict not in _DECIDED:
             return []
-        if self._gates.get(gate.gate) == _gist(gate):
+        if self._gates.get(gate.gate) == gate_news(gate):
             return []
-        self._gates[gate.gate] = _gist(gate)
+        self._gates[gate.gate] = gate_news(gate)
         self._reasons.add(gate.message)
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
@@ -138,11 +138,6 @@ class Display:
 def _told(at: str | float, message: str, columns: int) -> list[Line]:
     first, *rest = wrap(message, columns - _INDENT) or [""]
     return [[(_clock(at), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
-
-
-def _gist(gate: GateResult) -> tuple[Verdict, str]:
-    """What is told once: the live gate's figures move with each request, and its verdict stands."""
-    return gate.verdict, unnumbered(gate.message)
 
 
 def _step(rollout: RolloutStory) -> str:

@@ -162,7 +162,10 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
             if settings.json:
                 print_json(ticket)
             else:
-                click.echo(f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.")
+                say(
+                    f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.",
+                    err=False,
+                )
             return
         if ticket.message != told:
             told = ticket.message

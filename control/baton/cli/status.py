@@ -10,18 +10,17 @@ from typing import Any
 import click
 
 from baton import verbs
-from baton.cli.output import Line, is_terminal, plain, print_json, safe_line, say, show, unnumbered, width
+from baton.cli.output import Line, gate_news, is_terminal, plain, print_json, safe_line, say, show, width
 from baton.cli.render import lapsing, status_lines
 from baton.cli.settings import Settings, command
-from baton.domain import GateResult, Verdict
 from baton.errors import Unreachable
-from baton.evidence import LiveEvidence
-from baton.facts import ServiceStatus, Status, TrafficStatus, VersionStatus
+from baton.facts import ServiceStatus, Status, VersionStatus
+from baton.reasons import Reason
 from baton.verbs import Facade
 
 REFRESH_S = 1.0
 _TENTH = 10
-"""A weight that rises steadily is told each time it passes another ten percent."""
+"""Percent: a weight that rises steadily is news each time it passes another ten."""
 
 
 _WATCH = click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
@@ -72,18 +71,17 @@ def _draw(pages: Iterator[tuple[Status, str | None]]) -> None:
 
 def _print_changes(pages: Iterator[tuple[Status, str | None]], *, as_json: bool) -> None:
     before: Any = None
-    sentences: frozenset[tuple[str, str]] = frozenset()
-    trouble_told: str | None = None
+    reasons: frozenset[tuple[str, Reason]] = frozenset()
+    last_trouble: str | None = None
     for page, trouble in pages:
-        if trouble is not None and trouble != trouble_told:
+        if trouble is not None and trouble != last_trouble:
             say(trouble)
-        trouble_told = trouble
-        now = landmarks(page)
-        told = frozenset((s.name, unnumbered(s.message)) for s in page.services)
-        # A control plane that does two things in turn says so in turn: each is told once.
-        if now == before and told <= sentences:
+        last_trouble = trouble
+        now, given = news(page), frozenset((s.name, s.code) for s in page.services)
+        # A control plane that does two things in turn gives their reasons in turn: each is printed once.
+        if now == before and given <= reasons:
             continue
-        sentences = told | (sentences if now == before else frozenset())
+        reasons = given | (reasons if now == before else frozenset())
         if as_json:
             print_json(page, compact=True)
         else:
@@ -93,12 +91,12 @@ def _print_changes(pages: Iterator[tuple[Status, str | None]], *, as_json: bool)
         before = now
 
 
-def landmarks(status: Status) -> Any:
-    """What makes a page worth printing, the services' messages aside: pages with equal landmarks tell the same story.
+def news(status: Status) -> Any:
+    """What makes a page worth printing, the services' reasons aside: pages with equal news tell the same story.
 
-    Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no landmarks.
+    Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no news.
     """
-    servers = [(s.name, s.live, s.in_sync, unnumbered(s.message)) for s in status.servers]
+    servers = [(s.name, s.live, s.in_sync) for s in status.servers]
     return status.paused, servers, [_service(s) for s in status.services]
 
 
@@ -109,24 +107,15 @@ def _service(service: ServiceStatus) -> Any:
         None if service.rollout is None else service.rollout.id,
         (step.index, step.count, step.name),
         service.weight // _TENTH,
-        None if traffic is None else _traffic(traffic),
-        [_gate(gate) for gate in service.gates],
+        None if traffic is None else (bool(traffic.shadow), traffic.breaker, lapsing(traffic)),
+        [(lack.gate, lack.what) for lack in service.waits_for],
+        [gate_news(gate) for gate in service.gates],
         [_version(version) for version in service.versions],
     )
 
 
-def _traffic(traffic: TrafficStatus) -> Any:
-    return bool(traffic.shadow), unnumbered(traffic.waiting_for), traffic.breaker, lapsing(traffic)
-
-
 def _version(version: VersionStatus) -> Any:
     memory = None if version.memory is None else version.memory.verdict
+    health = [(one.server, one.healthy) for one in version.health]
     runs = version.device, version.dtype, version.fallback
-    return version.version, version.label, version.state, unnumbered(version.reason), memory, runs
-
-
-def _gate(gate: GateResult) -> Any:
-    checks = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) else ()
-    loud = gate.verdict in {Verdict.FAIL, Verdict.HOLD}
-    told = unnumbered(gate.message) if loud else None
-    return gate.gate, gate.verdict, told, [(check.name, check.verdict) for check in checks]
+    return version.version, version.label, version.state, bool(version.reason), memory, health, runs

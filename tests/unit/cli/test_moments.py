@@ -18,7 +18,7 @@ from baton.cli.lists import history_lines, versions_lines
 from baton.cli.output import Line, plain
 from baton.cli.progress import Story
 from baton.cli.render import status_lines
-from baton.cli.status import landmarks
+from baton.cli.status import news
 from baton.codec import decode, encode
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.evidence import LiveEvidence
@@ -98,7 +98,7 @@ def test_every_page(name: str, columns: int) -> None:
     for story in found.stories:
         for gate in story.gates:
             told_whole(gate, [plain(line) for line in pages[f"a wait for {story.id}"]], "a wait")
-    assert landmarks(found.status) == landmarks(found.status)
+    assert news(found.status) == news(found.status)
 
 
 @pytest.mark.parametrize("name", MOMENTS)

@@ -297,7 +297,9 @@ def _server(server: ServerStatus, key: str, columns: int) -> list[Line]:
         sign, text, style = "✔", "live, in sync", GOOD
     else:
         sign, text, style = "⚠", "live, not in sync", WARN
-    name = cut(f"{server.name} ({server.grpc})", columns - _KEY - len(text) - 4)
+    room = columns - _KEY - len(text) - 4
+    whole = f"{server.name} ({server.grpc})"
+    name = whole if len(whole) <= room else cut(server.name, room)
     lines: list[Line] = [[(f"{key:<{_KEY}}", ""), (f"{sign} ", style), (f"{name}  ", ""), (text, style)]]
     if server.message:
         lead = " " * (_KEY + 2)

@@ -1,8 +1,8 @@
 """An HTTP server whose clients can use up neither its places nor the process's descriptors.
 
-A connection has one request, a thread, and a time for each of the two ways. When all places are taken, whoever has
-waited longest without having told its request makes room for the newest: connections that stay idle or dribble keep
-nobody out.
+A connection carries one request. It has a thread, a time limit for the request and one for the answer. When all places
+are taken, the oldest connection whose request is not complete is closed to make room for the newest. So connections
+that stay idle or send slowly keep nobody out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._places, self._free = places, threading.BoundedSemaphore(places)
         self._lock = threading.Lock()
         self._incomplete: dict[Any, None] = {}
-        """Connections that have not told their whole request, the oldest first."""
+        """Connections whose request is not complete, the oldest first."""
         self._said = -_SAY_EVERY_S
         super().__init__(address, handler)
 
@@ -67,8 +67,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self._say(
-                f"all {self._places} connections are taken. Those that have told no request are closed, the oldest "
-                "first, to make room; who asks at once is answered."
+                f"all {self._places} connections are taken. Those without a complete request are closed, the oldest "
+                "first, to make room; whoever asks at once is answered."
             )
             if not (self._make_room() and self._free.acquire(timeout=_ROOM_S)):
                 self.shutdown_request(request)
@@ -97,7 +97,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         _log.log(level, "a connection from %s broke off", peer_name(client_address), exc_info=True)
 
     def _make_room(self) -> bool:
-        """Cuts off the connection that has been silent or slow for longest; False when there is none."""
+        """Closes the oldest connection whose request is not complete; False when there is none."""
         with self._lock:
             if (oldest := next(iter(self._incomplete), None)) is None:
                 return False
@@ -150,7 +150,7 @@ class _Timed(io.RawIOBase):
     """A connection's bytes, until ``due`` on the monotonic clock. After that all raises ``TimeoutError``.
 
     A socket's own timeout begins anew with every byte, and ends nothing that goes on slowly. The end of what comes in
-    raises ``ConnectionResetError``: what was told by then is no request, though it may look like one.
+    raises ``ConnectionResetError``: what was sent by then is no request, though it may look like one.
     """
 
     def __init__(self, connection: socket.socket, due: float) -> None:

@@ -92,7 +92,7 @@ class Handler(httpd.Handler):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers:
             # It would be taken for a request without parameters, and those have a meaning.
-            raise UsageError("The request's length has to be told by Content-Length.")
+            raise UsageError("The request needs a Content-Length.")
         if not length.isdecimal() or len(length) > len(str(MAX_BODY)) + 10:
             raise UsageError("The request's Content-Length is not a number.")
         if int(length) > MAX_BODY:

@@ -87,7 +87,7 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
     began = time.monotonic()
     answered = began
     story = Story(from_halt=goal is BACK)
-    phase, doing = "not heard of yet", ""
+    phase, doing = "not known yet", ""
     with Display() as display:
         while True:
             now = time.monotonic()
@@ -107,9 +107,9 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
                     return rollout
                 doing = rollout.doing
             if timeout is not None and now - began >= timeout:
-                told = f"{ticket.service}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
+                text = f"{ticket.service}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
                 raise TimedOut(
-                    f"{told} {doing}".rstrip(),
+                    f"{text} {doing}".rstrip(),
                     mend="It goes on; `ctl status --watch` follows it, `ctl abort` stops it.",
                 )
             left = POLL_S if timeout is None else min(POLL_S, began + timeout - now)
@@ -126,7 +126,7 @@ def _done(rollout: RolloutStory, ticket: Ticket, goal: Goal) -> bool:
 
 
 def _asking(rollout: RolloutStory) -> bool:
-    """Whether gates are still to be asked: one that waits and was told to ask again is about to go on."""
+    """Whether gates are still to be asked. After `ctl retry` on a rollout that waits, some are."""
     return any(g.verdict in {Verdict.PENDING, Verdict.RUNNING} and g.gate is not Gate.LIVE for g in rollout.gates)
 
 
@@ -170,8 +170,8 @@ def _summary(rollout: RolloutStory) -> str:
     if rollout.phase is Phase.WAITING and rollout.weight:
         return f"{service}: {what} has {percent(rollout.weight)} of the traffic and waits for `ctl promote`."
     if (held := _held(rollout)) is not None:
-        told = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
-        return f"{told} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
+        text = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
+        return f"{text} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
     if rollout.phase is Phase.WAITING:
         return f"{service}: {what} {_gates(rollout)} and waits for `ctl promote`."
     after = f", {duration(rollout.time_to_live_s)} after it began" if rollout.time_to_live_s else ""

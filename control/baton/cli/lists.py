@@ -121,8 +121,8 @@ def _versions_of(row: RolloutFacts) -> str:
 
 def _gate(gate: GateResult) -> str:
     """A gate in a word; the figures where it did not pass. Its blanks don't break: a sign stays with its name."""
-    told = "" if gate.verdict is Verdict.PASS else figures(gate)
-    text = f"{VERDICT_SIGNS.get(gate.verdict, ('?', ''))[0]} {gate.gate}{f' {told}' if told else ''}"
+    measured = "" if gate.verdict is Verdict.PASS else figures(gate)
+    text = f"{VERDICT_SIGNS.get(gate.verdict, ('?', ''))[0]} {gate.gate}{f' {measured}' if measured else ''}"
     return text.replace(" ", _UNBROKEN)
 
 

@@ -234,9 +234,9 @@ def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: in
     for check in live.checks:
         lines += _verdict_lines(check.name, check, columns, indent + 2, full=full)
     if gate.verdict is Verdict.FAIL and live.worst:
-        told = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
+        text = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
         below = " " * (indent + 2)
-        lines += [[(below, ""), (part, DIM)] for part in fit(told, columns - len(below))]
+        lines += [[(below, ""), (part, DIM)] for part in fit(text, columns - len(below))]
     return lines
 
 
@@ -249,17 +249,17 @@ def _verdict_lines(
     loud = of.verdict in {Verdict.FAIL, Verdict.HOLD}
     head = f" {name:<13} {word or ('skipped' if of.skipped else of.verdict):<7}"
     line: Line = [(" " * indent, ""), (mark, style), (head, style if loud else "")]
-    told, message = figures(of), of.message
+    measured, message = figures(of), of.message
     if instead is not None:
-        told, message, loud = "", instead, False
+        measured, message, loud = "", instead, False
     room = columns - sum(len(text) for text, _ in line) - 2
-    if len(told) > room and loud:
-        told, message = "", f"{told}: {message}"
-    elif len(told) > room:
-        told = told.partition(" ")[0]
-    if 0 < len(told) <= room:
-        line.append((f"  {told}", ""))
-        room -= len(told) + 2
+    if len(measured) > room and loud:
+        measured, message = "", f"{measured}: {message}"
+    elif len(measured) > room:
+        measured = measured.partition(" ")[0]
+    if 0 < len(measured) <= room:
+        line.append((f"  {measured}", ""))
+        room -= len(measured) + 2
     if len(message) <= room or not (loud or full):
         return [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
     below = " " * (indent + 2)

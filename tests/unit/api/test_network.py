@@ -118,7 +118,7 @@ def test_a_body_of_unknown_length_is_none(app: Recorder, served: NetworkServer, 
         raw.sendall(head.encode())
         answer = raw.makefile("rb").read().decode()
     assert answer.startswith("HTTP/1.0 400 ")
-    assert "has to be told by Content-Length" in answer
+    assert "needs a Content-Length" in answer
     assert app.calls == []
 
 

@@ -48,20 +48,18 @@ def versions_lines(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
 
 
 def _versions(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
-    cells = [
-        (
-            "-" if row.version is None else str(row.version),
-            row.label or "-",
-            row.release or "-",
-            row.state,
-            size(row.size),
-            row.trained_at or "-",
-        )
+    table = [
+        {
+            "VERSION": "-" if row.version is None else str(row.version),
+            "LABEL": row.label or "-",
+            "RELEASE": row.release or "-",
+            "STATE": row.state,
+            "SIZE": size(row.size),
+            "TRAINED": row.trained_at or "-",
+        }
         for row in rows
     ]
-    head, *body = aligned(
-        ("VERSION", "LABEL", "RELEASE", "STATE", "SIZE", "TRAINED"), cells, columns, (1, 5), (5, 4, 2)
-    )
+    head, *body = aligned(table, columns, shrink=("LABEL", "TRAINED"), leave_out=("TRAINED", "SIZE", "RELEASE"))
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
@@ -83,21 +81,21 @@ def history_lines(rows: Sequence[RolloutFacts], columns: int) -> list[Line]:
     """A line for each rollout, and below it who, why and the verdicts."""
     if not rows:
         return [[("There was no rollout yet.", "")]]
-    cells = [
-        (
-            str(row.id),
-            moment(row.started_at, "%Y-%m-%d %H:%M"),
-            row.service,
-            row.kind,
-            _versions_of(row),
-            row.outcome or _under_way(row),
-            duration(row.duration_s),
-            duration(row.time_to_live_s),
-        )
+    table = [
+        {
+            "ID": str(row.id),
+            "BEGAN": moment(row.started_at, "%Y-%m-%d %H:%M"),
+            "SERVICE": row.service,
+            "KIND": row.kind,
+            "VERSION": _versions_of(row),
+            "OUTCOME": row.outcome or _under_way(row),
+            "TOOK": duration(row.duration_s),
+            "LIVE IN": duration(row.time_to_live_s),
+        }
         for row in rows
     ]
-    headers = ("ID", "BEGAN", "SERVICE", "KIND", "VERSION", "OUTCOME", "TOOK", "LIVE IN")
-    head, *body = aligned(headers, cells, columns, (2,), (7, 2, 6, 3))
+    leave_out = ("LIVE IN", "SERVICE", "TOOK", "KIND")
+    head, *body = aligned(table, columns, shrink=("SERVICE",), leave_out=leave_out)
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)

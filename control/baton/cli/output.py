@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -25,6 +25,8 @@ from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import LiveCheck, LiveEvidence, WorstRequest
 
 PIPED_WIDTH = 80
+_NARROWEST = 4
+"""Columns of a table's cell; less says nothing any more."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing."""
 
@@ -130,33 +132,26 @@ def cut(text: str, columns: int) -> str:
 
 
 def aligned(
-    headers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    columns: int,
-    shrink: Sequence[int],
-    leave_out: Sequence[int] = (),
+    table: Sequence[Mapping[str, str]], columns: int, *, shrink: Sequence[str], leave_out: Sequence[str]
 ) -> list[Line]:
-    """Aligned columns; those in ``shrink`` give way, widest first, until a line fits.
+    """Aligned columns: a line of their names, and one for each row. Every row has a text for each name.
 
-    Where even that is too wide, those in ``leave_out`` are left out, one after the other.
+    Columns in ``shrink`` give way, widest first, until a line fits. Where that does not suffice, those in ``leave_out``
+    are left out, one after the other.
     """
-    widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
-    while sum(widths) + 2 * (len(widths) - 1) > columns:
-        widest = max(shrink, key=lambda i: widths[i])
-        if widths[widest] <= 4:  # noqa: PLR2004 - less says nothing any more
-            if not leave_out:
-                break
-            kept = [i for i in range(len(headers)) if i != leave_out[0]]
-            moved = {old: new for new, old in enumerate(kept)}
-            headers, *rows = ([row[i] for i in kept] for row in (headers, *rows))
-            shrink, leave_out = ([moved[i] for i in those if i in moved] for those in (shrink, leave_out[1:]))
-            return aligned(headers, rows, columns, shrink or range(len(headers)), leave_out)
-        widths[widest] -= 1
-
-    def line(row: Sequence[str], style: str) -> Line:
-        return [("  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip(), style)]
-
-    return [line(headers, DIM), *(line(row, "") for row in rows)]
+    rows = [{name: name for name in table[0]}, *table]
+    widths: dict[str, int] = {}
+    for left_out in range(len(leave_out) + 1):
+        widths = {name: max(len(row[name]) for row in rows) for name in rows[0] if name not in leave_out[:left_out]}
+        giving = [name for name in shrink if name in widths] or list(widths)
+        excess = sum(widths.values()) + 2 * (len(widths) - 1) - columns
+        while excess > 0 and widths[widest := max(giving, key=widths.__getitem__)] > _NARROWEST:
+            widths[widest] -= 1
+            excess -= 1
+        if excess <= 0:
+            break
+    texts = ["  ".join(cut(row[name], wide).ljust(wide) for name, wide in widths.items()).rstrip() for row in rows]
+    return [[(text, "" if index else DIM)] for index, text in enumerate(texts)]
 
 
 # Values

@@ -1,4 +1,4 @@
-"""One call: a request of HTTP and JSON, the facade's answer to it, and what a client may cost."""
+"""One call: a request of HTTP and JSON, the answer to its verb, and what a client may cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Server(httpd.Server):
-    """Of the facade. ``token`` is what a caller has to show; None: whoever can connect may call."""
+    """Of the API. ``token`` is what a caller has to show; None: whoever can connect may call."""
 
     def __init__(self, address: Any, app: Facade, token: bytes | None, places: int) -> None:
         self.app, self.token = app, token

@@ -192,7 +192,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time of the facade (ISO 8601, or seconds since the epoch) as this machine's clock shows it."""
+    """A time of a fact (ISO 8601, or seconds since the epoch) as this machine's clock shows it."""
     if iso is None:
         return "-"
     at = datetime.fromtimestamp(iso, UTC) if isinstance(iso, int | float) else datetime.fromisoformat(iso)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +31,31 @@ STATUS = {2: 400, 3: 409, 4: 422, 5: 503, 6: 504}
 """The HTTP status of an error, by its exit code."""
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a text")
-    return value
-
-
-def _number(value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
-        raise TypeError("a whole number")
-    return value
-
-
-def _seconds(value: Any) -> float:
-    # Compared before it is converted: a whole number may be larger than any float, and NaN is neither.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST_S:
-        raise TypeError("a number of seconds")
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
-
-
-def _release(value: Any) -> Release:
-    if value not in tuple(Release):
-        raise TypeError(" or ".join(Release))
-    return Release(value)
-
-
-_CHECKS: Mapping[type, Callable[[Any], Any]] = {
-    str: _text, int: _number, float: _seconds, bool: _flag, Release: _release,
+_EXPECTED = {
+    str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds",
+    Release: " or ".join(Release),
 }  # fmt: skip
-"""What checks a parameter, by the type of the verb's field."""
+"""By the type of a verb's field."""
+
+
+def _check(kind: Any, value: Any) -> Any:
+    """The value as one of that type. Raises ``TypeError`` with what is expected."""
+    if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
+        value = int(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        str: isinstance(value, str),
+        bool: isinstance(value, bool),
+        int: number and isinstance(value, int) and abs(value) < 1 << 63,
+        # Compared before it is converted: a whole number may be larger than any float, and NaN is neither.
+        float: number and abs(value) < _LONGEST_S,
+        Release: value in tuple(Release),
+    }
+    if not fits[kind]:
+        raise TypeError(_EXPECTED[kind])
+    return kind(value)
+
+
 SOMEBODY = "somebody via the local API"
 """Who asked, where the request does not tell."""
 
@@ -106,7 +94,7 @@ def read(name: str, given: Any) -> Verb[Any]:
             checked[key] = SOMEBODY if key == "who" else one.default
             continue
         try:
-            checked[key] = _CHECKS[one.type](value)
+            checked[key] = _check(one.type, value)
         except TypeError as error:
             raise UsageError(f"{name}: {key} = {shortened(value)}: expected {error}.") from None
     return VERBS[name](**checked)

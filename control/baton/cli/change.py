@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from baton import verbs
-from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
+from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, Goal, ask, follow
 from baton.cli.output import print_json, say
 from baton.cli.settings import Settings, Waiting, command
+from baton.facts import Paused, Ticket
 
 
 def _which(version: int | None, default: str) -> str:
@@ -16,56 +17,57 @@ def _of(service: str | None) -> str:
     return "" if service is None else f" of {service}"
 
 
+def _do(settings: Settings, verb: verbs.Change[Ticket], waiting: Waiting, question: str, goal: Goal) -> None:
+    """Ask the person, then the control plane, and wait for what that began."""
+    ask(question, yes=waiting.yes)
+    client = settings.client()
+    ticket = client.ask(verb)
+    if goal is BACK and ticket.until == "live":
+        goal = PROMOTED  # no rollout was under way: the earlier version comes back by one of its own
+    follow(settings, client, ticket, waiting, goal)
+
+
 @command(verbs.Promote)
 def promote(settings: Settings, verb: verbs.Promote, waiting: Waiting) -> None:
-    ask(f"Promote {_which(verb.version, 'the next version')}{_of(verb.service)}?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.ask(verb), waiting, PROMOTED)
+    question = f"Promote {_which(verb.version, 'the next version')}{_of(verb.service)}?"
+    _do(settings, verb, waiting, question, PROMOTED)
 
 
 @command(verbs.Rollback)
 def rollback(settings: Settings, verb: verbs.Rollback, waiting: Waiting) -> None:
-    ask(f"Roll back{_of(verb.service)} to {_which(verb.to, 'the previous version')}?", yes=waiting.yes)
-    client = settings.client()
-    ticket = client.ask(verb)
-    # Either the running rollout gives way, or the earlier version comes back by a rollout of its own.
-    follow(settings, client, ticket, waiting, PROMOTED if ticket.until == "live" else BACK)
+    question = f"Roll back{_of(verb.service)} to {_which(verb.to, 'the previous version')}?"
+    _do(settings, verb, waiting, question, BACK)
 
 
 @command(verbs.Abort)
 def abort(settings: Settings, verb: verbs.Abort, waiting: Waiting) -> None:
-    ask(f"Abort the running rollout{_of(verb.service)}?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.ask(verb), waiting, BACK)
+    _do(settings, verb, waiting, f"Abort the running rollout{_of(verb.service)}?", BACK)
 
 
 @command(verbs.Retry)
 def retry(settings: Settings, verb: verbs.Retry, waiting: Waiting) -> None:
-    ask(f"Try {_which(verb.version, 'the failed version')}{_of(verb.service)} again?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.ask(verb), waiting, STARTED)
+    question = f"Try {_which(verb.version, 'the failed version')}{_of(verb.service)} again?"
+    _do(settings, verb, waiting, question, STARTED)
 
 
 @command(verbs.Verify)
 def verify(settings: Settings, verb: verbs.Verify, waiting: Waiting) -> None:
-    ask(f"Load version {verb.version}{_of(verb.service)} and run every gate on it?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.ask(verb), waiting, VERIFIED)
+    question = f"Load version {verb.version}{_of(verb.service)} and run every gate on it?"
+    _do(settings, verb, waiting, question, VERIFIED)
 
 
 @command(verbs.Pause)
 def pause(settings: Settings, verb: verbs.Pause, waiting: Waiting) -> None:
-    ask("Freeze all automatic steps?", yes=waiting.yes)
-    _switch(settings, verb)
+    _switch(settings, verb, waiting, "Freeze all automatic steps?")
 
 
 @command(verbs.Resume)
 def resume(settings: Settings, verb: verbs.Resume, waiting: Waiting) -> None:
-    ask("Let automatic steps go on?", yes=waiting.yes)
-    _switch(settings, verb)
+    _switch(settings, verb, waiting, "Let automatic steps go on?")
 
 
-def _switch(settings: Settings, verb: verbs.Pause | verbs.Resume) -> None:
+def _switch(settings: Settings, verb: verbs.Change[Paused], waiting: Waiting, question: str) -> None:
+    ask(question, yes=waiting.yes)
     answer = settings.client().ask(verb)
     if settings.json:
         print_json(answer)

@@ -11,14 +11,13 @@ import types
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from baton.api import Facade
-from baton.api.wire import CALLS
 from baton.codec import always, json_name, types_of
 from baton.domain import Evidence
 from baton.evidence import CHECKS, EVIDENCE, LiveCheck
 from baton.facts import Backup, Restored
+from baton.verbs import VERBS, answer_of
 
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
@@ -83,7 +82,7 @@ class _Maker:
 def schema() -> dict[str, Any]:
     """One schema, with a definition for each fact, and for the answer of each call of the API (``call-...``)."""
     maker = _Maker()
-    calls = {f"call-{name}": maker.of(get_type_hints(getattr(Facade, name))["return"]) for name in CALLS}
+    calls = {f"call-{name}": maker.of(answer_of(kind)) for name, kind in VERBS.items()}
     for kind in (Backup, Restored):
         maker.of(kind)
     return {

@@ -147,8 +147,7 @@ def _object(where: str, content: Content, media: _Media) -> bytes:
         content = {"text": content}
     if not isinstance(content, Mapping):
         raise InvalidInput(f"{where} is {type(content).__name__}.", mend="Give text, or an object as documented.")
-    unknown = [key for key in content if key not in _KEYS]
-    if unknown:
+    if unknown := [key for key in content if key not in _KEYS]:
         raise InvalidInput(f"{where} has the unknown key {unknown[0]!r}.", mend=f"Known are {', '.join(_KEYS)}.")
     if not content:
         raise InvalidInput(f"{where} is empty.", mend=f"Give at least one of {', '.join(_KEYS)}.")
@@ -213,10 +212,8 @@ class Reranker:
         self.protocol, self.address = _parse(url, protocol)
         if not timeout_s > 0:
             raise UsageError(f"timeout_s is {timeout_s}.", mend="Give a number of seconds above zero.")
-        self.model = model
-        self.timeout_s = timeout_s
-        transport = _Http if self.protocol == "http" else _Grpc
-        self._transport: _Http | _Grpc = transport(self.address, timeout_s)
+        self.model, self.timeout_s = model, timeout_s
+        self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, timeout_s)
         self._closed = False
 
     @staticmethod
@@ -296,11 +293,9 @@ class _Grpc:
             if self._client is None:
                 self._client = triton.InferenceServerClient(self._address, channel_args=_CHANNEL)
             client = self._client
-        tensors = _wire(triton.InferInput, inputs)
+        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
         try:
-            answer = client.infer(
-                model, tensors, client_timeout=self._timeout_s, **_options(version, request_id, self._timeout_s)
-            )
+            answer = client.infer(model, tensors, client_timeout=self._timeout_s, **options)
         except InferenceServerException as error:
             code = str(error.status() or "").removeprefix("StatusCode.")
             raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
@@ -337,20 +332,17 @@ class _Http:
         import tritonclient.http as triton
         from tritonclient.utils import InferenceServerException
 
-        outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
-        tensors = _wire(triton.InferInput, inputs)
+        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
+        options["outputs"] = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
         try:
-            options = {"outputs": outputs, **_options(version, request_id, self._timeout_s)}
             answer = self._retrying(triton, lambda client: client.infer(model, tensors, **options))
         except InferenceServerException as error:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
             raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
-        except TimeoutError as error:
-            self.close()
-            raise _error_of("DEADLINE_EXCEEDED", "", self._address, self._timeout_s) from error
         except (OSError, HTTPException) as error:
             self.close()
-            raise _error_of("UNAVAILABLE", str(error), self._address, self._timeout_s) from error
+            code = "DEADLINE_EXCEEDED" if isinstance(error, TimeoutError) else "UNAVAILABLE"
+            raise _error_of(code, str(error), self._address, self._timeout_s) from error
         return _outputs(answer)
 
     def _retrying(self, triton: Any, send: Callable[[Any], Any]) -> Any:
@@ -376,11 +368,9 @@ _HTTP_CODES = {"400": "INVALID_ARGUMENT", "404": "NOT_FOUND", "503": "UNAVAILABL
 
 
 def _wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
-    tensors = []
-    for name, value in inputs.items():
-        tensor = make(name, list(value.shape), "BYTES")
+    tensors = [make(name, list(value.shape), "BYTES") for name, value in inputs.items()]
+    for tensor, value in zip(tensors, inputs.values(), strict=True):
         tensor.set_data_from_numpy(value)
-        tensors.append(tensor)
     return tensors
 
 
@@ -390,8 +380,7 @@ def _options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
 
 
 def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
-    found = {name: answer.as_numpy(name) for name in _OUTPUTS}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name in _OUTPUTS if (value := answer.as_numpy(name)) is not None}
 
 
 def _error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:

@@ -213,7 +213,7 @@ class WaitsFor:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One service; at rest with the gates of its last rollout."""
+    """One service; at rest with the gates of its last rollout. ``code``: the reason that the message words."""
 
     name: str
     engine: str
@@ -231,6 +231,7 @@ class ServiceStatus:
     rollout: RolloutHead | None
     updated_at: str | None
     waits_for: tuple[WaitsFor, ...] = ()
+    code: Reason = Reason.OTHER
 
 
 @dataclass(frozen=True, slots=True)

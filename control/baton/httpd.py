@@ -1,8 +1,8 @@
 """An HTTP server whose clients can use up neither its places nor the process's descriptors.
 
-A connection has one request, a thread, and a time for each of the two ways. When all places are taken, whoever has
-waited longest without having told its request makes room for the newest: connections that stay idle or dribble keep
-nobody out.
+A connection carries one request. It has a thread, a time limit for the request and one for the answer. When all places
+are taken, the oldest connection whose request is not complete is closed to make room for the newest. So connections
+that stay idle or send slowly keep nobody out.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def __init__(self, address: Any, handler: type[Handler], places: int) -> None:
         self._places, self._free = places, threading.BoundedSemaphore(places)
         self._lock = threading.Lock()
-        self._unheard: dict[Any, None] = {}
-        """Connections that have not told their whole request, the oldest first."""
+        self._incomplete: dict[Any, None] = {}
+        """Connections whose request is not complete, the oldest first."""
         self._said = -_SAY_EVERY_S
         super().__init__(address, handler)
 
-    def heard(self, request: Any) -> None:
-        """The request is here as a whole: from now on its connection makes room for nobody."""
+    def request_is_complete(self, request: Any) -> None:
+        """The whole request is here: from now on its connection is not closed to make room for another."""
         with self._lock:
-            self._unheard.pop(request, None)
+            self._incomplete.pop(request, None)
 
     def get_request(self) -> Any:
         try:
@@ -67,14 +67,14 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self._say(
-                f"all {self._places} connections are taken. Those that have told no request are closed, the oldest "
-                "first, to make room; who asks at once is answered."
+                f"all {self._places} connections are taken. Those without a complete request are closed, the oldest "
+                "first, to make room; whoever asks at once is answered."
             )
             if not (self._make_room() and self._free.acquire(timeout=_ROOM_S)):
                 self.shutdown_request(request)
                 return
         with self._lock:
-            self._unheard[request] = None
+            self._incomplete[request] = None
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no more threads
@@ -88,20 +88,20 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._free.release()
 
     def shutdown_request(self, request: Any) -> None:
-        self.heard(request)  # before its descriptor can be another one's
+        self.request_is_complete(request)  # before its descriptor can be another one's
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         # Scanners, clients without TLS, and ones that went away before their answer; what else there is, is a defect.
         level = logging.DEBUG if isinstance(sys.exception(), OSError) else logging.ERROR
-        _log.log(level, "a connection from %s broke off", whence(client_address), exc_info=True)
+        _log.log(level, "a connection from %s broke off", peer_name(client_address), exc_info=True)
 
     def _make_room(self) -> bool:
-        """Cuts off the connection that has been silent or slow for longest; False when there is none."""
+        """Closes the oldest connection whose request is not complete; False when there is none."""
         with self._lock:
-            if (oldest := next(iter(self._unheard), None)) is None:
+            if (oldest := next(iter(self._incomplete), None)) is None:
                 return False
-            del self._unheard[oldest]
+            del self._incomplete[oldest]
             with contextlib.suppress(OSError):  # it went away by itself
                 # Not the method of a TLS socket, which would pull the ground from under the thread that reads.
                 socket.socket.shutdown(oldest, socket.SHUT_RDWR)
@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def address_string(self) -> str:
-        return whence(self.client_address)
+        return peer_name(self.client_address)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         _log.debug(format, *args)
@@ -150,7 +150,7 @@ class _Timed(io.RawIOBase):
     """A connection's bytes, until ``due`` on the monotonic clock. After that all raises ``TimeoutError``.
 
     A socket's own timeout begins anew with every byte, and ends nothing that goes on slowly. The end of what comes in
-    raises ``ConnectionResetError``: what was told by then is no request, though it may look like one.
+    raises ``ConnectionResetError``: what was sent by then is no request, though it may look like one.
     """
 
     def __init__(self, connection: socket.socket, due: float) -> None:
@@ -183,6 +183,6 @@ class _Timed(io.RawIOBase):
         self._connection.settimeout(left)
 
 
-def whence(address: Any) -> str:
+def peer_name(address: Any) -> str:
     """The host of a peer's address; a unix socket's has none."""
     return str(address[0]) if isinstance(address, tuple) else "the socket"

@@ -238,7 +238,7 @@ class _Handler(httpd.Handler):
     server: _Server
 
     def do_GET(self) -> None:  # noqa: N802 - the base class's way to name it
-        self.server.heard(self.request)
+        self.server.request_is_complete(self.request)
         path = self.path.partition("?")[0]
         try:
             if path == "/metrics":

@@ -115,6 +115,7 @@ def service(
         rollout=None if rollout is None else _head(rollout),
         updated_at=iso(looked_at) if looked_at else None,
         waits_for=tuple(_waits_for(gates)) if ongoing else (),
+        code=decision.why.reason,
     )
 
 

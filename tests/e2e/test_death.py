@@ -31,7 +31,7 @@ def answers_again(traffic: Traffic, since: float) -> None:
 
 
 def events(st: Stage, kind: str) -> list[Why]:
-    return [e["why"] for e in st.app._journal.events(service="ranker") if e["kind"] == kind]
+    return [e["why"] for e in st.app.journal.events.newest(service="ranker") if e["kind"] == kind]
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped", "hangs"])

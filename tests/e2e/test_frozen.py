@@ -57,7 +57,7 @@ def freeze(st: Stage, model: str, version: int) -> int:
 
 
 def events(st: Stage) -> list[Reason]:
-    return [e["why"].reason for e in st.app._journal.events(service="ranker") if e["kind"] == "health"]
+    return [e["why"].reason for e in st.app.journal.events.newest(service="ranker") if e["kind"] == "health"]
 
 
 @pytest.mark.parametrize("which", ["candidate", "stable", "splitter"])

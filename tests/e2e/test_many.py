@@ -66,7 +66,7 @@ def _drop_retrained(st: Stage, version: int) -> int:
 def _proven_at(app: App, version: int) -> float:
     """When the last of the version's gates had passed, before it served for the first time."""
     first = min((encode(r) for r in app.history(limit=1000) if r.candidate == version), key=lambda r: r["id"])
-    verdicts = [e for e in app._journal.events.newest(rollout=first["id"], limit=1000) if e["kind"] == "verdict"]
+    verdicts = [e for e in app.journal.events.newest(rollout=first["id"], limit=1000) if e["kind"] == "verdict"]
     passed = {e["data"]["name"]: e["at"] for e in verdicts if e["data"]["verdict"] == "pass"}
     assert passed.keys() == set(GATES_OF[Kind.ROLLOUT])
     return max(passed.values())

@@ -145,7 +145,7 @@ def test_the_old_version_is_kept_for_its_time_and_then_retired(st: Stage, next_v
         number = app.history()[0].id
         at = {
             e["message"].split(":")[0]: e["at"]
-            for e in app._journal.events.newest(rollout=number)
+            for e in app.journal.events.newest(rollout=number)
             if e["kind"] == "phase"
         }
         assert at["baking to retiring"] - at["shifting to baking"] >= 2.0
@@ -166,7 +166,7 @@ def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
         figures = {"fallback": "cpu", "runs": "fp32 on cpu", "asked": "bf16 on cuda:0"}
         why = because(Reason.RUNS_IN_LESS, server="s0", version=next_version, **figures)
         assert problem == str(why)
-        until(lambda: why in [e["why"] for e in app._journal.events.newest(service="ranker")], "it is written down")
+        until(lambda: why in [e["why"] for e in app.journal.events.newest(service="ranker")], "it is written down")
         assert st.status()["phase"] == "steady", "it serves all the same"
         st.drop_copy(next_version, next_version + 1)
         st.wait_live(next_version + 1)

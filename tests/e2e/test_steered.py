@@ -151,7 +151,7 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
             st.drop_copy(1, 2, **COST)
             traffic.wait_answers(2)
             before = ways()
-            rollout = app._journal.rollouts.current("ranker")
+            rollout = app.journal.rollouts.current("ranker")
             assert rollout is not None
         assert set(before) == {1, 2}
         with st.control(**asked) as app:
@@ -159,7 +159,7 @@ def test_ids_stay_where_they_are_when_the_control_plane_comes_back_and_nobody_el
             traffic.wait_answers(2)
             until(lambda: ways() == before, "every id where it was")
             facts = encode((app.status(), app.history(), app.rollout(rollout.id)))
-            shown = [facts, app._journal.events.newest(limit=1000)]
+            shown = [facts, app.journal.events.newest(limit=1000)]
             app.abort(None, who="tester")
             st.wait_end(2)
     assert traffic.errors == []

@@ -197,7 +197,7 @@ class Stage:
 
     def ended_why(self, version: int, service: str = "ranker") -> Why:
         """Why the newest rollout of the version ended."""
-        rollouts = self.app._journal.rollouts(service=service)
+        rollouts = self.app.journal.rollouts.newest(service=service)
         return next(r.ended_why for r in rollouts if r.candidate == version and r.ended_why is not None)
 
     def wait_phase(self, *phases: str, service: str = "ranker") -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.certificate import make_certificate, write_secret
 from tests.support.toy import make_repository
 from tests.support.triton import ROOT, running_triton
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
 from baton.api import ApiClient, Network, NetworkServer
 from baton.client import Reranker
@@ -91,7 +91,7 @@ def test_ctl_asks_the_control_plane_itself(proxy, tmp_path):
     """Over TLS a proxy could read nothing, and yet nobody wants the way to ``ctl rollback`` to hang on one."""
     pair = make_certificate(tmp_path / "tls")
     token = write_secret(tmp_path / "token", TOKEN)
-    app = FakeApp()
+    app = Recorder()
     with NetworkServer(app, "127.0.0.1:0", certificate=pair.certificate, key=pair.key, token=TOKEN) as served:
         client = ApiClient(Network.at(f"https://{served.address}", token, pair.certificate))
         assert client.status() == app.status(None)
@@ -101,11 +101,12 @@ def test_ctl_asks_the_control_plane_itself(proxy, tmp_path):
 def test_the_health_check_of_the_image_asks_the_control_plane_itself(proxy):
     text = Path(ROOT, "docker/control.Dockerfile").read_text()
     (script,) = re.findall(r'CMD \["python", "-c", "(.*)"\]', text)
-    app = FakeApp()
+    app = Recorder()
     with MetricsServer(app, "127.0.0.1:0") as served:
         here = script.replace("9464", str(served.port))
         assert here != script
-        for app.live, code in ((True, 0), (False, 1)):
+        for live, code in ((True, 0), (False, 1)):
+            app.feels(live=live)
             done = subprocess.run([sys.executable, "-c", here], check=False, timeout=120)
             assert done.returncode == code
     assert proxy.heard == []

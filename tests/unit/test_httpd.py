@@ -17,23 +17,23 @@ import pytest
 from harness.waiting import until
 from tests.support.sockets import cut_off
 from tests.support.triton import ROOT
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
-from baton import httpd, metrics
+from baton import httpd, metrics, verbs
 from baton.api import ApiClient, ApiServer, server
-from baton.facts import ControlHealth
+from baton.facts import ControlHealth, Status
 from baton.metrics import MetricsServer
 
 HEALTH = b"GET /healthz HTTP/1.0\r\n\r\n"
 
 
 @pytest.fixture
-def app() -> FakeApp:
-    return FakeApp()
+def app() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def page(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
+def page(app: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
     monkeypatch.setattr(metrics, "MOST_CONNECTIONS", 4)
     with MetricsServer(app, "127.0.0.1:0") as served:
         yield served
@@ -104,7 +104,7 @@ def test_whoever_is_silent_makes_room(
 
 
 def test_whoever_is_being_answered_is_left_alone(
-    page: MetricsServer, app: FakeApp, monkeypatch: pytest.MonkeyPatch
+    page: MetricsServer, app: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, heard = threading.Event(), threading.Semaphore(0)
     health = app.health
@@ -128,7 +128,7 @@ def test_whoever_is_being_answered_is_left_alone(
 
 
 def test_an_answer_is_taken_in_time_or_not_at_all(
-    page: MetricsServer, app: FakeApp, monkeypatch: pytest.MonkeyPatch
+    page: MetricsServer, app: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(httpd, "ANSWER_S", 1.0)
     monkeypatch.setattr(app, "health", lambda: ControlHealth(live=True, ready=True, message="x" * 50_000_000))
@@ -154,7 +154,7 @@ def test_an_answer_is_taken_in_time_or_not_at_all(
         b'POST /v1/promote HTTP/1.0\r\nContent-Length: 14\r\n\r\n{"version"',
     ],
 )
-def test_a_request_that_broke_off_is_none(app: FakeApp, tmp_path: Path, said: bytes) -> None:
+def test_a_request_that_broke_off_is_none(app: Recorder, tmp_path: Path, said: bytes) -> None:
     """Without what is missing it would mean something else: the promotion of whatever is newest."""
     path = tmp_path / "baton.sock"
     with ApiServer(app, path):
@@ -166,10 +166,10 @@ def test_a_request_that_broke_off_is_none(app: FakeApp, tmp_path: Path, said: by
             heard = answer(connection)
         assert b" 200 " not in heard
         assert ApiClient(path).health().live
-    assert app.calls == [("health",)]
+    assert app.calls == [verbs.Health()]
 
 
-def test_the_socket_has_places_of_its_own(app: FakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_socket_has_places_of_its_own(app: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
     path = tmp_path / "baton.sock"
     with ApiServer(app, path), contextlib.ExitStack() as stack:
@@ -182,12 +182,12 @@ def test_the_socket_has_places_of_its_own(app: FakeApp, tmp_path: Path, monkeypa
 OUT_OF_DESCRIPTORS = """
 import logging, resource, sys, time
 from pathlib import Path
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 from baton.api import ApiServer
 
 logging.basicConfig(stream=sys.stderr)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-with ApiServer(FakeApp(), Path(sys.argv[1])):
+with ApiServer(Recorder(), Path(sys.argv[1])):
     held = []
     while True:
         try:
@@ -204,7 +204,7 @@ with ApiServer(FakeApp(), Path(sys.argv[1])):
 """
 
 
-def test_without_descriptors_it_waits_and_does_not_spin(app: FakeApp, tmp_path: Path) -> None:
+def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path) -> None:
     path = tmp_path / "baton.sock"
     command = [sys.executable, "-c", OUT_OF_DESCRIPTORS, str(path)]
     log = tmp_path / "log"
@@ -215,7 +215,7 @@ def test_without_descriptors_it_waits_and_does_not_spin(app: FakeApp, tmp_path: 
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "none left\n"
-        told: list[object] = []
+        told: list[Status] = []
         client = threading.Thread(target=lambda: told.append(ApiClient(path).status()))
         client.start()
         until(lambda: "a client has to wait: Too many open files." in log.read_text(), "it says so")
@@ -226,5 +226,5 @@ def test_without_descriptors_it_waits_and_does_not_spin(app: FakeApp, tmp_path: 
         assert float(process.stdout.readline()) < 0.5  # of one core
         client.join(60)
         process.stdin.close()
-        assert told == [app.status(None)]  # it had only to wait
+        assert [one.services[0].name for one in told] == ["ranker"]  # it had only to wait
     assert len(log.read_text().splitlines()) == 1  # nor was the log filled

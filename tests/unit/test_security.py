@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
 from baton.api import SOCKET
 from baton.cli.local import KEY
@@ -71,7 +71,7 @@ def test_reports_have_a_way() -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 @pytest.mark.parametrize("path", ["/promote", "/api/promote", "/metrics", "/v1/rollback"])
 def test_the_console_changes_nothing(method: str, path: str) -> None:
-    app = FakeApp()
+    app = Recorder()
     with MetricsServer(app, "127.0.0.1:0") as server:
         connection = http.client.HTTPConnection(server.address, timeout=60)
         connection.request(method, path, body=b'{"version": 2}', headers={"Content-Type": "application/json"})

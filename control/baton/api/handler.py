@@ -1,4 +1,4 @@
-"""One call: a request of HTTP and JSON, the facade's answer to it, and what a client may cost."""
+"""One call: a request of HTTP and JSON, the answer to its verb, and what a client may cost."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from baton import httpd
-from baton.api.facade import Facade
-from baton.api.wire import CALLS, MAX_BODY, PREFIX, STATUS, arguments, body, error_data
+from baton.api.wire import MAX_BODY, PREFIX, STATUS, body, error_data, read
 from baton.codec import encode
 from baton.errors import BatonError, Refused, UsageError
+from baton.verbs import VERBS, Facade
 
 _log = logging.getLogger(__name__)
 
 
 class Server(httpd.Server):
-    """Of the facade. ``token`` is what a caller has to show; None: whoever can connect may call."""
+    """Of the API. ``token`` is what a caller has to show; None: whoever can connect may call."""
 
     def __init__(self, address: Any, app: Facade, token: bytes | None, places: int) -> None:
         self.app, self.token = app, token
@@ -44,8 +44,8 @@ class Handler(httpd.Handler):
     def do_POST(self) -> None:  # noqa: N802 - as above
         self._serve("POST")
 
-    def _serve(self, verb: str) -> None:
-        status, data = self._call(verb) if self._may_call() else self._denied()
+    def _serve(self, method: str) -> None:
+        status, data = self._call(method) if self._may_call() else self._denied()
         self._answer(status, data)
 
     def _may_call(self) -> bool:
@@ -67,19 +67,18 @@ class Handler(httpd.Handler):
         )
         return http.HTTPStatus.UNAUTHORIZED, error_data(refusal)
 
-    def _call(self, verb: str) -> tuple[int, Any]:
+    def _call(self, method: str) -> tuple[int, Any]:
         # Not by urlsplit, which raises where what stands for a host is none.
         path, _, query = self.path.partition("?")
         name = path.removeprefix(PREFIX)
         try:
-            if not self.path.startswith(PREFIX) or name not in CALLS:
+            if not self.path.startswith(PREFIX) or name not in VERBS:
                 return 404, error_data(UsageError(f"The local API has no path {self.path[:200]!r}."))
-            if CALLS[name].verb != verb:
-                return 405, error_data(UsageError(f"{name} is asked by {CALLS[name].verb}."))
-            given = self._body() if verb == "POST" else dict(parse_qsl(query))
-            self.server.heard(self.request)
-            positional, named = arguments(name, given)
-            return 200, getattr(self.server.app, name)(*positional, **named)
+            if VERBS[name].http != method:
+                return 405, error_data(UsageError(f"{name} is asked by {VERBS[name].http}."))
+            given = self._body() if method == "POST" else dict(parse_qsl(query))
+            self.server.request_is_complete(self.request)
+            return 200, self.server.app.ask(read(name, given))
         except BatonError as error:
             return STATUS.get(error.exit_code, 500), error_data(error)
         except Exception:  # noqa: BLE001 - no call may end the server, and none may show a traceback
@@ -93,7 +92,7 @@ class Handler(httpd.Handler):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers:
             # It would be taken for a request without parameters, and those have a meaning.
-            raise UsageError("The request's length has to be told by Content-Length.")
+            raise UsageError("The request needs a Content-Length.")
         if not length.isdecimal() or len(length) > len(str(MAX_BODY)) + 10:
             raise UsageError("The request's Content-Length is not a number.")
         if int(length) > MAX_BODY:

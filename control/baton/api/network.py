@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
-from baton.api.facade import Facade
 from baton.api.handler import Server
 from baton.errors import ConfigError, Refused
+from baton.verbs import Facade
 
 MOST_CONNECTIONS = 64
 """At a time: strangers who ask faster than they are answered can keep others from this door, never from the socket."""

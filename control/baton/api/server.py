@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 from typing import Self
 
-from baton.api.facade import Facade
 from baton.api.handler import Server
 from baton.api.wire import reachable
 from baton.state_lock import claim
+from baton.verbs import Facade
 
 MOST_CONNECTIONS = 128
 """At a time, of the user that runs Baton; some wait for hours."""

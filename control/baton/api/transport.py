@@ -45,20 +45,20 @@ class Socket:
         state = self.path.parent
         who = f" ({name})" if (name := holder(self.path)) else ""
         if isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
-            told = f"No control plane runs for state directory {state}"
+            text = f"No control plane runs for state directory {state}"
             if not who:
-                return Unreachable(f"{told}.", mend="Start one with `ctl up` or `ctl serve`.")
+                return Unreachable(f"{text}.", mend="Start one with `ctl up` or `ctl serve`.")
             return Unreachable(
-                f"{told}: the last one{who} died, or is only just starting.",
+                f"{text}: the last one{who} died, or is only just starting.",
                 mend="Try again in a moment; one that stands by takes over within seconds. If there is none, start one "
                 "with `ctl up` or `ctl serve`.",
             )
         if isinstance(error, PermissionError):
-            told = f"The socket {self.path} belongs to another user."
-            return Unreachable(told, mend="Run ctl as the user who runs Baton.")
+            text = f"The socket {self.path} belongs to another user."
+            return Unreachable(text, mend="Run ctl as the user who runs Baton.")
         if isinstance(error, TimeoutError):
-            told = f"The control plane of {state}{who} did not answer within {timeout:g} s."
-            return Unreachable(told, mend="Look into its log; one that was stopped (SIGSTOP) goes on with SIGCONT.")
+            text = f"The control plane of {state}{who} did not answer within {timeout:g} s."
+            return Unreachable(text, mend="Look into its log; one that was stopped (SIGSTOP) goes on with SIGCONT.")
         return Unreachable(f"The control plane of {state} broke off while it answered ({error}).")
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Network:
             port = None
         plain = not (parts.username or parts.query or parts.fragment or parts.path.strip("/"))
         if parts.scheme != "https" or not parts.hostname or port is None or not plain:
-            # The text itself is not told: a mistake may have put a secret into it.
+            # The text itself is not shown: a mistake may have put a secret into it.
             raise UsageError("--server is not the address of a control plane.", mend="Write it as https://host:port.")
         if token_file is None:
             raise UsageError(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from baton import errors
+from baton.codec import encode
+from baton.domain import Release
 from baton.errors import BatonError, UsageError
+from baton.verbs import VERBS, Verb, parameters
 
 SOCKET = "baton.sock"
 """The socket's name in the state directory."""
@@ -29,63 +31,33 @@ STATUS = {2: 400, 3: 409, 4: 422, 5: 503, 6: 504}
 """The HTTP status of an error, by its exit code."""
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a text")
-    return value
+_EXPECTED = {
+    str: "a text", bool: "true or false", int: "a whole number", float: "a number of seconds",
+    Release: " or ".join(Release),
+}  # fmt: skip
+"""By the type of a verb's field."""
 
 
-def _number(value: Any) -> int:
-    if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
+def _check(kind: Any, value: Any) -> Any:
+    """The value as one of that type. Raises ``TypeError`` with what is expected."""
+    if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
-        raise TypeError("a whole number")
-    return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        str: isinstance(value, str),
+        bool: isinstance(value, bool),
+        int: number and isinstance(value, int) and abs(value) < 1 << 63,
+        # Compared before it is converted: a whole number may be larger than any float, and NaN is neither.
+        float: number and abs(value) < _LONGEST_S,
+        Release: value in tuple(Release),
+    }
+    if not fits[kind]:
+        raise TypeError(_EXPECTED[kind])
+    return kind(value)
 
 
-def _seconds(value: Any) -> float:
-    # Compared before it is converted: a whole number may be larger than any float, and NaN is neither.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LONGEST_S:
-        raise TypeError("a number of seconds")
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("true or false")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One method of the facade: how it is asked, its parameters, and the ones that may be left out."""
-
-    verb: str
-    parameters: Mapping[str, Callable[[Any], Any]]
-    needed: frozenset[str] = frozenset()
-
-
-BY_NAME = frozenset({"full", "who", "release"})
-"""Parameters that the facade's methods take by name; the others go by position, in the order of the table."""
-_WHO = {"who": _text}
-CALLS: Mapping[str, _Call] = {
-    "status": _Call("GET", {"service": _text}),
-    "versions": _Call("GET", {"service": _text}),
-    "history": _Call("GET", {"service": _text, "limit": _number}),
-    "rollout": _Call("GET", {"id": _number}, frozenset({"id"})),
-    "health": _Call("GET", {}),
-    "promote": _Call("POST", {"service": _text, "version": _number, "full": _flag, **_WHO}),
-    "rollback": _Call("POST", {"service": _text, "to": _number, **_WHO}),
-    "abort": _Call("POST", {"service": _text, **_WHO}),
-    "retry": _Call("POST", {"service": _text, "version": _number, "release": _text, **_WHO}),
-    "verify": _Call("POST", {"service": _text, "version": _number, **_WHO}, frozenset({"version"})),
-    "pause": _Call("POST", {**_WHO}),
-    "resume": _Call("POST", {**_WHO}),
-    "expect": _Call(
-        "POST", {"service": _text, "version": _number, "timeout_s": _seconds}, frozenset({"version", "timeout_s"})
-    ),
-}
-_DEFAULTS: Mapping[str, Any] = {"limit": 50, "full": False, "who": "somebody via the local API"}
+SOMEBODY = "somebody via the local API"
+"""Who asked, where the request does not tell."""
 
 
 def body(raw: bytes) -> Any:
@@ -102,32 +74,35 @@ def shortened(value: Any) -> str:
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
 
 
-def arguments(name: str, given: Any) -> tuple[list[Any], Data]:
-    """The checked arguments of a call, by position and by name; what may be left out is filled in.
+def read(name: str, given: Any) -> Verb[Any]:
+    """The verb that a request asks for; what may be left out gets its default.
 
-    Raises ``UsageError``.
+    Raises ``UsageError``, which names the parameter that is wrong.
     """
-    call = CALLS[name]
+    known = parameters(VERBS[name])
     if not isinstance(given, dict):
         raise UsageError(f"The request to {name} is not a JSON object.")
     for key in given:
-        if key not in call.parameters:
-            raise UsageError(
-                f"{name} knows no parameter {shortened(key)}.", mend=f"It knows: {', '.join(call.parameters)}."
-            )
+        if key not in known:
+            raise UsageError(f"{name} knows no parameter {shortened(key)}.", mend=f"It knows: {', '.join(known)}.")
     checked: Data = {}
-    for key, check in call.parameters.items():
+    for key, one in known.items():
         value = given.get(key)
         if value is None:
-            if key in call.needed:
+            if one.needed:
                 raise UsageError(f"{name} needs the parameter {key!r}.")
-            checked[key] = _DEFAULTS.get(key)
+            checked[key] = SOMEBODY if key == "who" else one.default
             continue
         try:
-            checked[key] = check(value)
+            checked[key] = _check(one.type, value)
         except TypeError as error:
             raise UsageError(f"{name}: {key} = {shortened(value)}: expected {error}.") from None
-    return [v for k, v in checked.items() if k not in BY_NAME], {k: v for k, v in checked.items() if k in BY_NAME}
+    return VERBS[name](**checked)
+
+
+def written(verb: Verb[Any]) -> Data:
+    """The parameters of a verb as they travel; one that is None is left out."""
+    return {key: value for key, value in encode(verb).items() if value is not None}
 
 
 _CLASSES: Mapping[str, type[BatonError]] = {

@@ -1,4 +1,4 @@
-"""The program ``ctl``: one file a verb, all of them faces of the facade.
+"""The program ``ctl``: one file a verb, or a family of verbs. What a verb asks for is in ``baton.verbs``.
 
 Data goes to stdout, messages to stderr. The exit codes are a promise: 0 done, 1 unexpected, 2 usage, 3 refused,
 4 a gate failed or the rollout was rolled back, 5 unreachable, 6 timed out, 130 interrupted.

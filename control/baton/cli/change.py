@@ -1,121 +1,75 @@
-"""The verbs that steer rollouts: promote, rollback, abort, retry, verify, pause, resume."""
+"""The verbs that change something: promote, rollback, abort, retry, verify, pause, resume."""
 
 from __future__ import annotations
 
-import click
-
-from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, ask, follow
-from baton.cli.output import print_json, safe
-from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
-from baton.facts import Paused
-
-_VERSION = click.IntRange(min=1)
+from baton import verbs
+from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, Goal, ask, follow
+from baton.cli.output import print_json, say
+from baton.cli.settings import Settings, Waiting, command
+from baton.facts import Paused, Ticket
 
 
-def _of(settings: Settings) -> str:
-    return f" of {settings.service}" if settings.service is not None else ""
+def _which(version: int | None, default: str) -> str:
+    return default if version is None else f"version {version}"
 
 
-@click.command()
-@click.argument("version", type=_VERSION, required=False, metavar="[N]")
-@click.option("--full", is_flag=True, help="Skip the traffic steps that remain, but never a gate.")
-@changes
-@common()
-@pass_settings
-def promote(settings: Settings, version: int | None, *, full: bool, waiting: Waiting) -> None:
-    """Start version N's rollout, or let one that waits go on.
+def _of(service: str | None) -> str:
+    return "" if service is None else f" of {service}"
 
-    Without N it is the version that waits, else the newest on disk. Done when all traffic is on it.
-    """
-    ask(f"Promote {'the next version' if version is None else f'version {version}'}{_of(settings)}?", yes=waiting.yes)
+
+def _do(settings: Settings, verb: verbs.Change[Ticket], waiting: Waiting, question: str, goal: Goal) -> None:
+    """Ask the person, then the control plane, and wait for what that began."""
+    ask(question, yes=waiting.yes)
     client = settings.client()
-    follow(settings, client, client.promote(settings.service, version, full=full), waiting, PROMOTED)
+    ticket = client.ask(verb)
+    if goal is BACK and ticket.until == "live":
+        goal = PROMOTED  # no rollout was under way: the earlier version comes back by one of its own
+    follow(settings, client, ticket, waiting, goal)
 
 
-@click.command()
-@click.option("--to", type=_VERSION, metavar="N", help="Back to this version.  [default: the previous one]")
-@changes
-@common()
-@pass_settings
-def rollback(settings: Settings, to: int | None, *, waiting: Waiting) -> None:
-    """Back to the previous (or named) version at once."""
-    ask(f"Roll back{_of(settings)} to {'the previous version' if to is None else f'version {to}'}?", yes=waiting.yes)
-    client = settings.client()
-    ticket = client.rollback(settings.service, to)
-    # Either the running rollout gives way, or the earlier version comes back by a rollout of its own.
-    follow(settings, client, ticket, waiting, PROMOTED if ticket.until == "live" else BACK)
+@command(verbs.Promote)
+def promote(settings: Settings, verb: verbs.Promote, waiting: Waiting) -> None:
+    question = f"Promote {_which(verb.version, 'the next version')}{_of(verb.service)}?"
+    _do(settings, verb, waiting, question, PROMOTED)
 
 
-@click.command()
-@changes
-@common()
-@pass_settings
-def abort(settings: Settings, *, waiting: Waiting) -> None:
-    """Stop the running rollout and return to the stable version."""
-    ask(f"Abort the running rollout{_of(settings)}?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.abort(settings.service), waiting, BACK)
+@command(verbs.Rollback)
+def rollback(settings: Settings, verb: verbs.Rollback, waiting: Waiting) -> None:
+    question = f"Roll back{_of(verb.service)} to {_which(verb.to, 'the previous version')}?"
+    _do(settings, verb, waiting, question, BACK)
 
 
-@click.command()
-@click.argument("version", type=_VERSION, required=False, metavar="[N]")
-@click.option(
-    "--release",
-    type=click.Choice(["equivalent", "retrained"]),
-    help="Declare what it is, where that was missing.",
-)
-@changes
-@common()
-@pass_settings
-def retry(settings: Settings, version: int | None, release: str | None, *, waiting: Waiting) -> None:
-    """Try a failed version again.
-
-    Without N it is the one that failed last. For the version that serves: prove that its changed folder still holds
-    what serves.
-    """
-    ask(
-        f"Try {'the failed version' if version is None else f'version {version}'}{_of(settings)} again?",
-        yes=waiting.yes,
-    )
-    client = settings.client()
-    ticket = client.retry(settings.service, version, release=release)
-    follow(settings, client, ticket, waiting, STARTED)
+@command(verbs.Abort)
+def abort(settings: Settings, verb: verbs.Abort, waiting: Waiting) -> None:
+    _do(settings, verb, waiting, f"Abort the running rollout{_of(verb.service)}?", BACK)
 
 
-@click.command()
-@click.argument("version", type=_VERSION, metavar="N")
-@changes
-@common()
-@pass_settings
-def verify(settings: Settings, version: int, *, waiting: Waiting) -> None:
-    """Run every gate on version N, with no traffic and no promotion."""
-    ask(f"Load version {version}{_of(settings)} and run every gate on it?", yes=waiting.yes)
-    client = settings.client()
-    follow(settings, client, client.verify(settings.service, version), waiting, VERIFIED)
+@command(verbs.Retry)
+def retry(settings: Settings, verb: verbs.Retry, waiting: Waiting) -> None:
+    question = f"Try {_which(verb.version, 'the failed version')}{_of(verb.service)} again?"
+    _do(settings, verb, waiting, question, STARTED)
 
 
-@click.command()
-@changes
-@common()
-@pass_settings
-def pause(settings: Settings, *, waiting: Waiting) -> None:
-    """Freeze automatic steps, of all services. What a person starts still works."""
-    ask("Freeze all automatic steps?", yes=waiting.yes)
-    _switch(settings, settings.client().pause())
+@command(verbs.Verify)
+def verify(settings: Settings, verb: verbs.Verify, waiting: Waiting) -> None:
+    question = f"Load version {verb.version}{_of(verb.service)} and run every gate on it?"
+    _do(settings, verb, waiting, question, VERIFIED)
 
 
-@click.command()
-@changes
-@common()
-@pass_settings
-def resume(settings: Settings, *, waiting: Waiting) -> None:
-    """Let automatic steps go on."""
-    ask("Let automatic steps go on?", yes=waiting.yes)
-    _switch(settings, settings.client().resume())
+@command(verbs.Pause)
+def pause(settings: Settings, verb: verbs.Pause, waiting: Waiting) -> None:
+    _switch(settings, verb, waiting, "Freeze all automatic steps?")
 
 
-def _switch(settings: Settings, answer: Paused) -> None:
+@command(verbs.Resume)
+def resume(settings: Settings, verb: verbs.Resume, waiting: Waiting) -> None:
+    _switch(settings, verb, waiting, "Let automatic steps go on?")
+
+
+def _switch(settings: Settings, verb: verbs.Change[Paused], waiting: Waiting, question: str) -> None:
+    ask(question, yes=waiting.yes)
+    answer = settings.client().ask(verb)
     if settings.json:
         print_json(answer)
     else:
-        click.echo(safe(answer.message))
+        say(answer.message, err=False)

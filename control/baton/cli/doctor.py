@@ -102,8 +102,8 @@ def _control_plane(settings: Settings, config: Config) -> tuple[ControlHealth | 
     except Unreachable as error:
         return None, Diagnosis(name, ok=None, message=error.message, mend=error.mend)
     except BatonError as error:
-        told = ControlHealth(live=False, ready=False, message=error.message)
-        return told, Diagnosis(name, ok=False, message=error.message, mend=error.mend)
+        health = ControlHealth(live=False, ready=False, message=error.message)
+        return health, Diagnosis(name, ok=False, message=error.message, mend=error.mend)
     if health.live and health.ready:
         return health, Diagnosis(name, ok=True, message="runs, and Triton answers")
     mend = "Look into its log." if not health.live else "Start Triton, or check the addresses of [[servers]]."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from baton.cli.output import can_ask, duration, percent, print_json, safe, say
+from baton.cli.output import can_ask, duration, percent, print_json, say
 from baton.cli.progress import Display, Story
 from baton.cli.settings import Settings, Waiting
 from baton.domain import Gate, GateResult, Kind, Outcome, Phase, Verdict
@@ -17,7 +17,7 @@ from baton.evidence import synthetic
 from baton.facts import RolloutStory, Ticket
 
 if TYPE_CHECKING:
-    from baton.api import Facade
+    from baton.verbs import Facade
 
 POLL_S = 0.25
 PATIENCE_S = 30.0
@@ -63,7 +63,7 @@ def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting,
         if settings.json:
             print_json(ticket)
         else:
-            click.echo(safe(ticket.message))
+            say(ticket.message, err=False)
         if ticket.rollout is not None:
             say(f"It is rollout {ticket.rollout}; `ctl status --watch` follows it.")
         return
@@ -79,7 +79,7 @@ def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting,
     if failure is not None:
         raise failure
     if not settings.json:
-        click.echo(safe(_summary(rollout)))
+        say(_summary(rollout), err=False)
 
 
 def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, goal: Goal) -> RolloutStory:
@@ -87,7 +87,7 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
     began = time.monotonic()
     answered = began
     story = Story(from_halt=goal is BACK)
-    phase, doing = "not heard of yet", ""
+    phase, doing = "not known yet", ""
     with Display() as display:
         while True:
             now = time.monotonic()
@@ -107,9 +107,9 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
                     return rollout
                 doing = rollout.doing
             if timeout is not None and now - began >= timeout:
-                told = f"{ticket.service}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
+                text = f"{ticket.service}: not done after {duration(timeout)}; the rollout's phase is: {phase}."
                 raise TimedOut(
-                    f"{told} {doing}".rstrip(),
+                    f"{text} {doing}".rstrip(),
                     mend="It goes on; `ctl status --watch` follows it, `ctl abort` stops it.",
                 )
             left = POLL_S if timeout is None else min(POLL_S, began + timeout - now)
@@ -119,14 +119,14 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
 def _done(rollout: RolloutStory, ticket: Ticket, goal: Goal) -> bool:
     if rollout.ended:
         return True
-    if rollout.phase is Phase.WAITING and not _asking(rollout):
-        # Promoting brings nothing further that waits for evidence.
-        return goal.rests or _held(rollout) is not None
+    if rollout.phase is Phase.WAITING:
+        # Promoting brings nothing further that waits for evidence, and the gates behind one that holds stay pending.
+        return _held(rollout) is not None or (goal.rests and not _asking(rollout))
     return bool(goal.live and ticket.until == "live" and rollout.moved and rollout.phase is not Phase.ROLLING_BACK)
 
 
 def _asking(rollout: RolloutStory) -> bool:
-    """Whether gates are still to be asked: one that waits and was told to ask again is about to go on."""
+    """Whether gates are still to be asked. After `ctl retry` on a rollout that waits, some are."""
     return any(g.verdict in {Verdict.PENDING, Verdict.RUNNING} and g.gate is not Gate.LIVE for g in rollout.gates)
 
 
@@ -170,8 +170,8 @@ def _summary(rollout: RolloutStory) -> str:
     if rollout.phase is Phase.WAITING and rollout.weight:
         return f"{service}: {what} has {percent(rollout.weight)} of the traffic and waits for `ctl promote`."
     if (held := _held(rollout)) is not None:
-        told = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
-        return f"{told} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
+        text = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
+        return f"{text} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
     if rollout.phase is Phase.WAITING:
         return f"{service}: {what} {_gates(rollout)} and waits for `ctl promote`."
     after = f", {duration(rollout.time_to_live_s)} after it began" if rollout.time_to_live_s else ""

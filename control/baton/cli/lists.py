@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import click
-
+from baton import verbs
 from baton.cli.output import (
     BOLD,
     DIM,
@@ -23,7 +22,7 @@ from baton.cli.output import (
     size,
     width,
 )
-from baton.cli.settings import Settings, common, pass_settings
+from baton.cli.settings import Settings, command
 from baton.domain import GateResult, Kind, Verdict
 from baton.facts import RolloutFacts, VersionOnDisk
 
@@ -31,17 +30,13 @@ _INDENT = 4
 _UNBROKEN = "\u00a0"
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@common()
-@pass_settings
-def versions(settings: Settings, named: str | None) -> None:
-    """Versions on disk and their labels, metadata and state."""
-    rows = settings.client().versions(named or settings.service)
+@command(verbs.Versions)
+def versions(settings: Settings, verb: verbs.Versions) -> None:
+    rows = settings.client().ask(verb)
     if settings.json:
         print_json(rows)
-        return
-    show(versions_lines(rows, width(sys.stdout)))
+    else:
+        show(versions_lines(rows, width(sys.stdout)))
 
 
 def versions_lines(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
@@ -53,20 +48,18 @@ def versions_lines(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
 
 
 def _versions(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
-    cells = [
-        (
-            "-" if row.version is None else str(row.version),
-            row.label or "-",
-            row.release or "-",
-            row.state,
-            size(row.size),
-            row.trained_at or "-",
-        )
+    table = [
+        {
+            "VERSION": "-" if row.version is None else str(row.version),
+            "LABEL": row.label or "-",
+            "RELEASE": row.release or "-",
+            "STATE": row.state,
+            "SIZE": size(row.size),
+            "TRAINED": row.trained_at or "-",
+        }
         for row in rows
     ]
-    head, *body = aligned(
-        ("VERSION", "LABEL", "RELEASE", "STATE", "SIZE", "TRAINED"), cells, columns, (1, 5), (5, 4, 2)
-    )
+    head, *body = aligned(table, columns, shrink=("LABEL", "TRAINED"), leave_out=("TRAINED", "SIZE", "RELEASE"))
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
@@ -75,39 +68,34 @@ def _versions(rows: Sequence[VersionOnDisk], columns: int) -> list[Line]:
     return lines
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=50, show_default=True, help="At most this many.")
-@common()
-@pass_settings
-def history(settings: Settings, named: str | None, limit: int) -> None:
-    """Every rollout, newest first: who, when, why, verdicts, duration."""
-    rows = settings.client().history(named or settings.service, limit)
+@command(verbs.History)
+def history(settings: Settings, verb: verbs.History) -> None:
+    rows = settings.client().ask(verb)
     if settings.json:
         print_json(rows)
-        return
-    show(history_lines(rows, width(sys.stdout)))
+    else:
+        show(history_lines(rows, width(sys.stdout)))
 
 
 def history_lines(rows: Sequence[RolloutFacts], columns: int) -> list[Line]:
     """A line for each rollout, and below it who, why and the verdicts."""
     if not rows:
         return [[("There was no rollout yet.", "")]]
-    cells = [
-        (
-            str(row.id),
-            moment(row.started_at, "%Y-%m-%d %H:%M"),
-            row.service,
-            row.kind,
-            _versions_of(row),
-            row.outcome or _under_way(row),
-            duration(row.duration_s),
-            duration(row.time_to_live_s),
-        )
+    table = [
+        {
+            "ID": str(row.id),
+            "BEGAN": moment(row.started_at, "%Y-%m-%d %H:%M"),
+            "SERVICE": row.service,
+            "KIND": row.kind,
+            "VERSION": _versions_of(row),
+            "OUTCOME": row.outcome or _under_way(row),
+            "TOOK": duration(row.duration_s),
+            "LIVE IN": duration(row.time_to_live_s),
+        }
         for row in rows
     ]
-    headers = ("ID", "BEGAN", "SERVICE", "KIND", "VERSION", "OUTCOME", "TOOK", "LIVE IN")
-    head, *body = aligned(headers, cells, columns, (2,), (7, 2, 6, 3))
+    leave_out = ("LIVE IN", "SERVICE", "TOOK", "KIND")
+    head, *body = aligned(table, columns, shrink=("SERVICE",), leave_out=leave_out)
     lines = [head]
     for row, line in zip(rows, body, strict=True):
         lines.append(line)
@@ -131,8 +119,8 @@ def _versions_of(row: RolloutFacts) -> str:
 
 def _gate(gate: GateResult) -> str:
     """A gate in a word; the figures where it did not pass. Its blanks don't break: a sign stays with its name."""
-    told = "" if gate.verdict is Verdict.PASS else figures(gate)
-    text = f"{VERDICT_SIGNS.get(gate.verdict, ('?', ''))[0]} {gate.gate}{f' {told}' if told else ''}"
+    measured = "" if gate.verdict is Verdict.PASS else figures(gate)
+    text = f"{VERDICT_SIGNS.get(gate.verdict, ('?', ''))[0]} {gate.gate}{f' {measured}' if measured else ''}"
     return text.replace(" ", _UNBROKEN)
 
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -25,9 +25,10 @@ from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import LiveCheck, LiveEvidence, WorstRequest
 
 PIPED_WIDTH = 80
+_NARROWEST = 4
+"""Columns of a table's cell; less says nothing any more."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys instead of showing it: control characters, and marks that turn the direction of writing."""
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 Line = list[tuple[str, str]]
 
@@ -76,13 +77,12 @@ class SafeFormatter(logging.Formatter):
         return safe(super().format(record))
 
 
-def say(message: str) -> None:
-    """A message for a person, on stderr."""
-    message = safe(message)
-    columns = width(sys.stderr)
-    for line in message.splitlines() or [""]:
+def say(message: str, *, err: bool = True) -> None:
+    """A sentence for a person: on stderr, or on stdout where it is the answer itself."""
+    columns = width(sys.stderr if err else sys.stdout)
+    for line in safe(message).splitlines() or [""]:
         for part in wrap(line, columns) or [""]:
-            click.echo(part, err=True)
+            click.echo(part, err=err)
 
 
 def print_json(data: Any, *, compact: bool = False) -> None:
@@ -131,39 +131,27 @@ def cut(text: str, columns: int) -> str:
     return text if len(text) <= columns else f"{text[: max(columns - 1, 0)].rstrip()}…"
 
 
-def unnumbered(text: str) -> str:
-    """The text without its numbers: what tells a new sentence from one whose figures merely move."""
-    return _NUMBER.sub("#", text)
-
-
 def aligned(
-    headers: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    columns: int,
-    shrink: Sequence[int],
-    leave_out: Sequence[int] = (),
+    table: Sequence[Mapping[str, str]], columns: int, *, shrink: Sequence[str], leave_out: Sequence[str]
 ) -> list[Line]:
-    """Aligned columns; those in ``shrink`` give way, widest first, until a line fits.
+    """Aligned columns: a line of their names, and one for each row. Every row has a text for each name.
 
-    Where even that is too wide, those in ``leave_out`` are left out, one after the other.
+    Columns in ``shrink`` give way, widest first, until a line fits. Where that does not suffice, those in ``leave_out``
+    are left out, one after the other.
     """
-    widths = [max(len(row[i]) for row in (headers, *rows)) for i in range(len(headers))]
-    while sum(widths) + 2 * (len(widths) - 1) > columns:
-        widest = max(shrink, key=lambda i: widths[i])
-        if widths[widest] <= 4:  # noqa: PLR2004 - less says nothing any more
-            if not leave_out:
-                break
-            kept = [i for i in range(len(headers)) if i != leave_out[0]]
-            moved = {old: new for new, old in enumerate(kept)}
-            headers, *rows = ([row[i] for i in kept] for row in (headers, *rows))
-            shrink, leave_out = ([moved[i] for i in those if i in moved] for those in (shrink, leave_out[1:]))
-            return aligned(headers, rows, columns, shrink or range(len(headers)), leave_out)
-        widths[widest] -= 1
-
-    def line(row: Sequence[str], style: str) -> Line:
-        return [("  ".join(cut(cell, w).ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip(), style)]
-
-    return [line(headers, DIM), *(line(row, "") for row in rows)]
+    rows = [{name: name for name in table[0]}, *table]
+    widths: dict[str, int] = {}
+    for left_out in range(len(leave_out) + 1):
+        widths = {name: max(len(row[name]) for row in rows) for name in rows[0] if name not in leave_out[:left_out]}
+        giving = [name for name in shrink if name in widths] or list(widths)
+        excess = sum(widths.values()) + 2 * (len(widths) - 1) - columns
+        while excess > 0 and widths[widest := max(giving, key=widths.__getitem__)] > _NARROWEST:
+            widths[widest] -= 1
+            excess -= 1
+        if excess <= 0:
+            break
+    texts = ["  ".join(cut(row[name], wide).ljust(wide) for name, wide in widths.items()).rstrip() for row in rows]
+    return [[(text, "" if index else DIM)] for index, text in enumerate(texts)]
 
 
 # Values
@@ -204,7 +192,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(iso: str | float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time of the facade (ISO 8601, or seconds since the epoch) as this machine's clock shows it."""
+    """A time of a fact (ISO 8601, or seconds since the epoch) as this machine's clock shows it."""
     if iso is None:
         return "-"
     at = datetime.fromtimestamp(iso, UTC) if isinstance(iso, int | float) else datetime.fromisoformat(iso)
@@ -217,6 +205,13 @@ def figures(gate: GateResult | LiveCheck) -> str:
     if observed is None or observed == limit == 0:  # a count of faults, and there is none: the message says it
         return ""
     return number(observed) if limit is None else f"{number(observed)} (limit {number(limit)})"
+
+
+def gate_news(gate: GateResult) -> tuple[Any, ...]:
+    """What is printed once of a gate. Its figures and its words move with each request, and are no news."""
+    checks = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) else ()
+    decided = tuple((check.name, check.verdict) for check in checks)
+    return gate.gate, gate.verdict, gate.skipped, gate.evidence.missing, decided
 
 
 def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: int = 2) -> list[Line]:
@@ -234,9 +229,9 @@ def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: in
     for check in live.checks:
         lines += _verdict_lines(check.name, check, columns, indent + 2, full=full)
     if gate.verdict is Verdict.FAIL and live.worst:
-        told = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
+        text = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
         below = " " * (indent + 2)
-        lines += [[(below, ""), (part, DIM)] for part in fit(told, columns - len(below))]
+        lines += [[(below, ""), (part, DIM)] for part in fit(text, columns - len(below))]
     return lines
 
 
@@ -249,17 +244,17 @@ def _verdict_lines(
     loud = of.verdict in {Verdict.FAIL, Verdict.HOLD}
     head = f" {name:<13} {word or ('skipped' if of.skipped else of.verdict):<7}"
     line: Line = [(" " * indent, ""), (mark, style), (head, style if loud else "")]
-    told, message = figures(of), of.message
+    measured, message = figures(of), of.message
     if instead is not None:
-        told, message, loud = "", instead, False
+        measured, message, loud = "", instead, False
     room = columns - sum(len(text) for text, _ in line) - 2
-    if len(told) > room and loud:
-        told, message = "", f"{told}: {message}"
-    elif len(told) > room:
-        told = told.partition(" ")[0]
-    if 0 < len(told) <= room:
-        line.append((f"  {told}", ""))
-        room -= len(told) + 2
+    if len(measured) > room and loud:
+        measured, message = "", f"{measured}: {message}"
+    elif len(measured) > room:
+        measured = measured.partition(" ")[0]
+    if 0 < len(measured) <= room:
+        line.append((f"  {measured}", ""))
+        room -= len(measured) + 2
     if len(message) <= room or not (loud or full):
         return [[*line, (f"  {cut(message, room)}" if message and room > 0 else "", DIM)]]
     below = " " * (indent + 2)

@@ -11,13 +11,13 @@ from baton.cli.output import (
     Line,
     duration,
     gate_lines,
+    gate_news,
     is_terminal,
     moment,
     percent,
     plain,
     safe,
     safe_line,
-    unnumbered,
     wrap,
 )
 from baton.domain import Gate, GateResult, Phase, Verdict
@@ -30,13 +30,13 @@ _DECIDED = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.HOLD})
 
 
 class Story:
-    """Turns what the facade tells of a rollout, again and again, into lines that were not told before."""
+    """Turns the answers about a rollout, one after the other, into lines that were not printed before."""
 
     def __init__(self, *, from_halt: bool = False) -> None:
         """``from_halt``: what came before the rollout was turned back is known to whoever turned it back."""
         self._from_halt = from_halt
         self._events = 0
-        self._gates: dict[Gate, tuple[Verdict, str]] = {}
+        self._gates: dict[Gate, tuple[Any, ...]] = {}
         self._reasons: set[str] = set()
         self._step = ""
 
@@ -46,7 +46,7 @@ class Story:
         if self._from_halt:
             self._from_halt = False
             self._events = next((i for i, e in enumerate(events) if e.kind == "halt"), 0)
-            self._gates = {name: _gist(gate) for name, gate in gates.items()}
+            self._gates = {name: gate_news(gate) for name, gate in gates.items()}
             self._step = _step(rollout)
         for event in events[self._events :]:
             if event.gate is not None:
@@ -58,7 +58,7 @@ class Story:
         step = _step(rollout)
         if step and step != self._step:
             self._step = step
-            lines += _told(time.time(), step, columns)
+            lines += _dated(time.time(), step, columns)
         for gate in gates.values():
             lines += self._gate(gate, time.time(), columns)
         return lines
@@ -69,16 +69,16 @@ class Story:
         if event.kind == "halt":
             known = message in self._reasons
             self._reasons.add(message)
-            return [] if known else _told(event.at, message, columns)
+            return [] if known else _dated(event.at, message, columns)
         what, _, reason = message.partition(": ")
-        return _told(event.at, what if reason in self._reasons else message, columns)
+        return _dated(event.at, what if reason in self._reasons else message, columns)
 
     def _gate(self, gate: GateResult | None, at: str | float, columns: int) -> list[Line]:
         if gate is None or gate.verdict not in _DECIDED:
             return []
-        if self._gates.get(gate.gate) == _gist(gate):
+        if self._gates.get(gate.gate) == gate_news(gate):
             return []
-        self._gates[gate.gate] = _gist(gate)
+        self._gates[gate.gate] = gate_news(gate)
         self._reasons.add(gate.message)
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
@@ -122,7 +122,7 @@ class Display:
         from rich.text import Text
 
         running = ", ".join(g.gate for g in rollout.gates if g.verdict is Verdict.RUNNING)
-        parts = [f"◌ {rollout.phase}", duration(round(time.monotonic() - self._began)), _way(rollout), running]
+        parts = [f"◌ {rollout.phase}", duration(round(time.monotonic() - self._began)), _position(rollout), running]
         text = "  ".join(part for part in parts if part)
         self._live.update(Text(safe(text), style="cyan", no_wrap=True, overflow="ellipsis"), refresh=True)
 
@@ -135,14 +135,9 @@ class Display:
         self._stack.close()
 
 
-def _told(at: str | float, message: str, columns: int) -> list[Line]:
+def _dated(at: str | float, message: str, columns: int) -> list[Line]:
     first, *rest = wrap(message, columns - _INDENT) or [""]
     return [[(_clock(at), "dim"), (first, "")], *([(" " * _INDENT, ""), (part, "")] for part in rest)]
-
-
-def _gist(gate: GateResult) -> tuple[Verdict, str]:
-    """What is told once: the live gate's figures move with each request, and its verdict stands."""
-    return gate.verdict, unnumbered(gate.message)
 
 
 def _step(rollout: RolloutStory) -> str:
@@ -153,8 +148,8 @@ def _step(rollout: RolloutStory) -> str:
     return f"step {step.index}/{step.count}: {step.name}" if step.index else step.name
 
 
-def _way(rollout: RolloutStory) -> str:
-    """For the live line: the step, how long it still takes, and the weight where the step does not tell it."""
+def _position(rollout: RolloutStory) -> str:
+    """For the live line: the step, how long it still takes, and the weight where the step does not say it."""
     text, step = _step(rollout), rollout.step
     if step is None or not text:
         return ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from baton.api import ApiClient
 
 _SLICE_S = 10.0
-"""Seconds of one wait for the begin of the rollout; between two the person is told what it waits for."""
+"""Seconds of one wait for the begin of the rollout; between two the person is shown what it waits for."""
 _HISTORY = 1000
 
 
@@ -111,10 +111,10 @@ def push(
 def _served_repository(client: ApiClient) -> Path | None:
     """The running control plane's, which `ctl up --repository` may have named; None when none runs, or not here."""
     try:
-        told = client.status().repository
+        repository = client.status().repository
     except Unreachable:
         return None
-    return Path(told) if told and Path(told).is_dir() else None
+    return Path(repository) if repository and Path(repository).is_dir() else None
 
 
 def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bool]:
@@ -144,12 +144,12 @@ def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bo
 
 def _follow(settings: Settings, client: ApiClient, service: str, version: int, waiting: Waiting) -> None:
     deadline = None if waiting.timeout is None else time.monotonic() + waiting.timeout
-    told = ""
+    last = ""
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimedOut(
-                f"{service}: the rollout of version {version} has not begun in time. {told}",
+                f"{service}: the rollout of version {version} has not begun in time. {last}",
                 mend="It begins when it can; `ctl status --watch` follows it.",
             )
         ticket = client.expect(service, version, _SLICE_S if left is None else min(_SLICE_S, left))
@@ -162,11 +162,14 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
             if settings.json:
                 print_json(ticket)
             else:
-                click.echo(f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.")
+                say(
+                    f"{service}: version {version} is on disk, and Baton is paused: `ctl resume` lets it begin.",
+                    err=False,
+                )
             return
-        if ticket.message != told:
-            told = ticket.message
-            say(f"Waiting for the rollout of version {version} to begin. {told}")
+        if ticket.message != last:
+            last = ticket.message
+            say(f"Waiting for the rollout of version {version} to begin. {last}")
 
 
 @contextmanager

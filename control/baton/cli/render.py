@@ -102,7 +102,7 @@ def service_lines(service: ServiceStatus, columns: int, *, paused: bool, brief: 
         lines.append(_pair("Candidate", [(cut(_named(service.candidate, labels), columns - _KEY), "")]))
     if rollout is not None:
         if rollout.kind is not Kind.CHECK:
-            lines += _way(service, columns, stepwise=rollout.kind is Kind.ROLLOUT)
+            lines += _traffic_steps(service, columns, stepwise=rollout.kind is Kind.ROLLOUT)
         lines += _wrapped("Rollout", _rollout(rollout), columns)
     for problem in service.problems:
         lines += _wrapped("Problem", problem, columns, WARN)
@@ -125,7 +125,7 @@ def _status(service: ServiceStatus, columns: int, *, paused: bool) -> list[Line]
     return _fitted("Status", [(f"{sign} {word}", style), (f" ({phase})", DIM)], columns)
 
 
-def _way(service: ServiceStatus, columns: int, *, stepwise: bool) -> list[Line]:
+def _traffic_steps(service: ServiceStatus, columns: int, *, stepwise: bool) -> list[Line]:
     """How far traffic has come, and what it waits for. A way back has no steps ahead: it goes at once."""
     step, traffic = service.step, service.traffic
     name, left = step.name, step.left_s
@@ -163,12 +163,12 @@ def _traffic(traffic: TrafficStatus, columns: int) -> list[Line]:
     if traffic.eta_s is not None:
         lines += _wrapped("Live in", f"about {duration(round(traffic.eta_s))}, if nothing holds it", columns)
     if traffic.breaker != "closed":
-        told = f"{traffic.breaker.replace('_', ' ')}: the stable version answers for the candidate"
-        lines += _wrapped("Breaker", told, columns, BAD)
+        text = f"{traffic.breaker.replace('_', ' ')}: the stable version answers for the candidate"
+        lines += _wrapped("Breaker", text, columns, BAD)
     if lapsing(traffic):
         left = duration(max(round(traffic.lease_left_s or 0.0), 0))
-        told = f"{left} left of {duration(traffic.lease_s)}; then the stable version gets all traffic"
-        lines += _wrapped("Lease", told, columns, WARN)
+        text = f"{left} left of {duration(traffic.lease_s)}; then the stable version gets all traffic"
+        lines += _wrapped("Lease", text, columns, WARN)
     return lines
 
 
@@ -183,7 +183,7 @@ def _splitter(one: SplitterStatus) -> str:
 
 
 def lapsing(traffic: TrafficStatus) -> bool:
-    """True when the splitters were not heard of for most of a lease: soon they send all to the stable version."""
+    """True when no splitter has answered for most of a lease: soon all traffic goes to the stable version."""
     return traffic.lease_left_s is not None and traffic.lease_left_s < traffic.lease_s / 3
 
 
@@ -297,7 +297,9 @@ def _server(server: ServerStatus, key: str, columns: int) -> list[Line]:
         sign, text, style = "✔", "live, in sync", GOOD
     else:
         sign, text, style = "⚠", "live, not in sync", WARN
-    name = cut(f"{server.name} ({server.grpc})", columns - _KEY - len(text) - 4)
+    room = columns - _KEY - len(text) - 4
+    whole = f"{server.name} ({server.grpc})"
+    name = whole if len(whole) <= room else cut(server.name, room)
     lines: list[Line] = [[(f"{key:<{_KEY}}", ""), (f"{sign} ", style), (f"{name}  ", ""), (text, style)]]
     if server.message:
         lead = " " * (_KEY + 2)

@@ -20,9 +20,10 @@ from baton.cli.output import SafeFormatter, print_json, say
 from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
-    from baton.api import Facade, NetworkServer
+    from baton.api import NetworkServer
     from baton.config import Config
     from baton.state_lock import StateLock
+    from baton.verbs import Facade
 
 HELD_EVERY_S = 1.0
 MOST_DESCRIPTORS = 2**20

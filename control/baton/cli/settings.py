@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from baton.verbs import Change, Parameter, Verb, name_of, parameters
+
 if TYPE_CHECKING:
     from baton.api import ApiClient
     from baton.config import Config
@@ -18,6 +20,7 @@ CONFIG_FILE = Path("baton.toml")
 """Used when no other is named and it is there."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+V = TypeVar("V", bound=Verb[Any])
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Settings:
             )
 
     def client(self) -> ApiClient:
-        """The facade of the running control plane. Nothing is asked yet."""
+        """The running control plane's client. Nothing is asked yet."""
         from baton.api import SOCKET, ApiClient, Network
 
         if self.server is not None:
@@ -182,3 +185,50 @@ def changes(function: Callable[..., None]) -> Callable[..., None]:
         function(*args, waiting=Waiting(yes, wait, timeout), **others)
 
     return gather
+
+
+VERSION = click.IntRange(min=1)
+
+
+def command(kind: type[V], *extra: Callable[[_F], _F]) -> Callable[[Callable[..., None]], click.Command]:
+    """The command of a verb, whose options fill it: it is called with the settings, the verb, and what else is asked.
+
+    The version is an argument, and so is the service where the verb only reads; every other field is an option.
+    ``extra`` are options that the control plane does not get to know.
+    """
+    changing = issubclass(kind, Change)
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def run(settings: Settings, *, named: str | None = None, **given: Any) -> None:
+            known = parameters(kind)
+            fields = {name: given.pop(name) for name in tuple(given) if name in known}
+            if "service" in known:
+                fields["service"] = named or settings.service
+            function(settings, kind(**fields), **given)
+
+        made: Any = pass_settings(run)
+        made = common()(made)
+        made = changes(made) if changing else made
+        for option in extra:
+            made = option(made)
+        for name, one in reversed(parameters(kind).items()):
+            if name == "service" and not changing:
+                made = click.argument("named", required=False, metavar="[SERVICE]")(made)
+            elif name not in {"service", "who"}:
+                made = _parameter(name, one)(made)
+        return click.command(name_of(kind), help=kind.__doc__)(made)
+
+    return decorate
+
+
+def _parameter(name: str, one: Parameter) -> Callable[[_F], _F]:
+    if name == "version":
+        return click.argument(name, type=VERSION, required=one.needed, metavar="N" if one.needed else "[N]")
+    flags = [f"--{name}", *([one.short] if one.short else [])]
+    if one.type is bool:
+        return click.option(*flags, is_flag=True, help=one.help)
+    if one.type is int:
+        told: Any = {"metavar": "N"} if one.default is None else {"default": one.default, "show_default": True}
+        return click.option(*flags, type=VERSION, help=one.help, **told)
+    choice = click.Choice([str(value) for value in one.type])
+    return click.option(*flags, type=choice, callback=lambda *given: given[-1] and one.type(given[-1]), help=one.help)

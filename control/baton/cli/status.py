@@ -9,54 +9,48 @@ from typing import Any
 
 import click
 
-from baton.cli.output import Line, is_terminal, plain, print_json, safe_line, say, show, unnumbered, width
+from baton import verbs
+from baton.cli.output import Line, gate_news, is_terminal, plain, print_json, safe_line, say, show, width
 from baton.cli.render import lapsing, status_lines
-from baton.cli.settings import Settings, common, pass_settings
-from baton.domain import GateResult, Verdict
+from baton.cli.settings import Settings, command
 from baton.errors import Unreachable
-from baton.evidence import LiveEvidence
-from baton.facts import ServiceStatus, Status, TrafficStatus, VersionStatus
+from baton.facts import ServiceStatus, Status, VersionStatus
+from baton.reasons import Reason
+from baton.verbs import Facade
 
 REFRESH_S = 1.0
 _TENTH = 10
-"""A weight that rises steadily is told each time it passes another ten percent."""
+"""Percent: a weight that rises steadily is news each time it passes another ten."""
 
 
-@click.command()
-@click.argument("named", required=False, metavar="[SERVICE]")
-@click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
-@common()
-@pass_settings
-def status(settings: Settings, named: str | None, *, watch: bool) -> None:
-    """What is live, what is rolling out, which gate is where.
+_WATCH = click.option("--watch", "-w", is_flag=True, help="Go on: redraw each second, or when piped print each change.")
 
-    With --watch and --output json, each change is printed as one JSON object on one line.
-    """
-    name = named or settings.service
+
+@command(verbs.Status, _WATCH)
+def status(settings: Settings, verb: verbs.Status, *, watch: bool) -> None:
     client = settings.client()
-    first = client.status(name)  # a control plane that is not there at the start is an error, not a wait
+    first = client.ask(verb)  # a control plane that is not there at the start is an error, not a wait
     if not watch:
         if settings.json:
             print_json(first)
         else:
             show(status_lines(first, width(sys.stdout)))
         return
-    pages = _pages(settings, name, first)
+    pages = _pages(client, verb, first)
     if is_terminal(sys.stdout) and not settings.json:
         _draw(pages)
     else:
         _print_changes(pages, as_json=settings.json)
 
 
-def _pages(settings: Settings, name: str | None, first: Status) -> Iterator[tuple[Status, str | None]]:
+def _pages(client: Facade, verb: verbs.Status, first: Status) -> Iterator[tuple[Status, str | None]]:
     """The status each second, with what is wrong when it is not fresh: a watch outlives a restart."""
     page, trouble = first, None
-    client = settings.client()
     while True:
         yield page, trouble
         time.sleep(REFRESH_S)
         try:
-            page, trouble = client.status(name), None
+            page, trouble = client.ask(verb), None
         except Unreachable as error:
             trouble = error.message
 
@@ -77,18 +71,17 @@ def _draw(pages: Iterator[tuple[Status, str | None]]) -> None:
 
 def _print_changes(pages: Iterator[tuple[Status, str | None]], *, as_json: bool) -> None:
     before: Any = None
-    sentences: frozenset[tuple[str, str]] = frozenset()
-    trouble_told: str | None = None
+    reasons: frozenset[tuple[str, Reason]] = frozenset()
+    last_trouble: str | None = None
     for page, trouble in pages:
-        if trouble is not None and trouble != trouble_told:
+        if trouble is not None and trouble != last_trouble:
             say(trouble)
-        trouble_told = trouble
-        now = landmarks(page)
-        told = frozenset((s.name, unnumbered(s.message)) for s in page.services)
-        # A control plane that does two things in turn says so in turn: each is told once.
-        if now == before and told <= sentences:
+        last_trouble = trouble
+        now, given = news(page), frozenset((s.name, s.code) for s in page.services)
+        # A control plane that does two things in turn gives their reasons in turn: each is printed once.
+        if now == before and given <= reasons:
             continue
-        sentences = told | (sentences if now == before else frozenset())
+        reasons = given | (reasons if now == before else frozenset())
         if as_json:
             print_json(page, compact=True)
         else:
@@ -98,12 +91,12 @@ def _print_changes(pages: Iterator[tuple[Status, str | None]], *, as_json: bool)
         before = now
 
 
-def landmarks(status: Status) -> Any:
-    """What makes a page worth printing, the services' messages aside: pages with equal landmarks tell the same story.
+def news(status: Status) -> Any:
+    """What makes a page worth printing, the services' reasons aside: pages with equal news tell the same story.
 
-    Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no landmarks.
+    Counts, times that run down, figures that move while a verdict stands, and bytes of memory are no news.
     """
-    servers = [(s.name, s.live, s.in_sync, unnumbered(s.message)) for s in status.servers]
+    servers = [(s.name, s.live, s.in_sync) for s in status.servers]
     return status.paused, servers, [_service(s) for s in status.services]
 
 
@@ -114,24 +107,15 @@ def _service(service: ServiceStatus) -> Any:
         None if service.rollout is None else service.rollout.id,
         (step.index, step.count, step.name),
         service.weight // _TENTH,
-        None if traffic is None else _traffic(traffic),
-        [_gate(gate) for gate in service.gates],
+        None if traffic is None else (bool(traffic.shadow), traffic.breaker, lapsing(traffic)),
+        [(lack.gate, lack.what) for lack in service.waits_for],
+        [gate_news(gate) for gate in service.gates],
         [_version(version) for version in service.versions],
     )
 
 
-def _traffic(traffic: TrafficStatus) -> Any:
-    return bool(traffic.shadow), unnumbered(traffic.waiting_for), traffic.breaker, lapsing(traffic)
-
-
 def _version(version: VersionStatus) -> Any:
     memory = None if version.memory is None else version.memory.verdict
+    health = [(one.server, one.healthy) for one in version.health]
     runs = version.device, version.dtype, version.fallback
-    return version.version, version.label, version.state, unnumbered(version.reason), memory, runs
-
-
-def _gate(gate: GateResult) -> Any:
-    checks = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) else ()
-    loud = gate.verdict in {Verdict.FAIL, Verdict.HOLD}
-    told = unnumbered(gate.message) if loud else None
-    return gate.gate, gate.verdict, told, [(check.name, check.verdict) for check in checks]
+    return version.version, version.label, version.state, bool(version.reason), memory, health, runs

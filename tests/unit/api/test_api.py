@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.fake import FakeApp, OddError
+from tests.unit.facts.recorder import Recorder
 
 from baton import errors
-from baton.api import ApiClient, ApiServer, Facade, caller, claim
-from baton.api.wire import CALLS, MAX_BODY
+from baton.api import ApiClient, ApiServer, claim
+from baton.api.wire import MAX_BODY
 from baton.errors import BatonError, Refused, Unreachable, UsageError
 
 
@@ -29,49 +29,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def app() -> FakeApp:
-    return FakeApp()
+def app() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def client(app: FakeApp, path: Path) -> Iterator[ApiClient]:
+def client(app: Recorder, path: Path) -> Iterator[ApiClient]:
     with ApiServer(app, path):
         yield ApiClient(path)
-
-
-def test_every_call_arrives_as_it_was_made(app: FakeApp, client: ApiClient) -> None:
-    assert client.status("reranker") == app.status("reranker")
-    assert client.versions() == app.versions(None)
-    assert client.history(None, 3) == app.history(None, 3)
-    assert client.rollout(7).id == 7
-    app.calls.clear()
-    client.promote(None, 2, full=True, who="carol")
-    client.rollback("reranker", None, who="carol")
-    client.rollback("reranker", 1, who="carol")
-    client.abort("reranker", who="carol")
-    client.retry(None, None, release="retrained", who="carol")
-    client.verify(None, 4, who="carol")
-    client.pause(who="carol")
-    client.resume()
-    client.expect("reranker", 2, 0.5)
-    client.health()
-    assert app.calls == [
-        ("promote", None, 2, True, "carol"),
-        ("rollback", "reranker", None, "carol"),
-        ("rollback", "reranker", 1, "carol"),
-        ("abort", "reranker", "carol"),
-        ("retry", None, None, "retrained", "carol"),
-        ("verify", None, 4, "carol"),
-        ("pause", "carol"),
-        ("resume", caller()),
-        ("expect", "reranker", 2, 0.5),
-        ("health",),
-    ]
-
-
-def test_the_table_holds_every_method_of_the_facade() -> None:
-    methods = {name for name in vars(Facade) if not name.startswith("_")}
-    assert set(CALLS) == methods == {name for name in vars(ApiClient) if not name.startswith("_")}
 
 
 def _classes() -> list[type[BatonError]]:
@@ -79,7 +44,7 @@ def _classes() -> list[type[BatonError]]:
 
 
 @pytest.mark.parametrize("kind", _classes())
-def test_an_error_keeps_its_class_and_words(app: FakeApp, client: ApiClient, kind: type[BatonError]) -> None:
+def test_an_error_keeps_its_class_and_words(app: Recorder, client: ApiClient, kind: type[BatonError]) -> None:
     app.error = kind("It is so.", mend="Do this.")
     with pytest.raises(BatonError) as caught:
         client.status()
@@ -87,7 +52,13 @@ def test_an_error_keeps_its_class_and_words(app: FakeApp, client: ApiClient, kin
     assert (caught.value.message, caught.value.mend) == ("It is so.", "Do this.")
 
 
-def test_an_error_of_an_unknown_class_keeps_its_exit_code(app: FakeApp, client: ApiClient) -> None:
+class OddError(BatonError):
+    """A class that the client does not know."""
+
+    exit_code = 6
+
+
+def test_an_error_of_an_unknown_class_keeps_its_exit_code(app: Recorder, client: ApiClient) -> None:
     app.error = OddError("Odd.")
     with pytest.raises(BatonError) as caught:
         client.abort(None)
@@ -95,7 +66,7 @@ def test_an_error_of_an_unknown_class_keeps_its_exit_code(app: FakeApp, client: 
 
 
 def test_a_defect_is_logged_and_shows_no_traceback(
-    app: FakeApp, client: ApiClient, caplog: pytest.LogCaptureFixture
+    app: Recorder, client: ApiClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.error = ZeroDivisionError("secret")
     with pytest.raises(BatonError) as caught:
@@ -136,6 +107,7 @@ def _raw(path: Path, verb: str, target: str, body: bytes | None = None, **header
         ("POST", "/v1/promote", b'{"version": ' + b"9" * 60_000 + b"}", 400),
         ("POST", "/v1/promote", b'{"version": 1' + b"0" * 30 + b"}", 400),
         ("GET", "/v1/rollout?id=" + "9" * 5000, None, 400),
+        ("POST", "/v1/retry", b'{"release": "new"}', 400),
         ("POST", "/v1/expect", b'{"version": 1, "timeout_s": NaN}', 400),
         ("POST", "/v1/expect", b'{"version": 1, "timeout_s": 1' + b"0" * 400 + b"}", 400),
         ("POST", "/v1/pause", b"", 200),
@@ -166,7 +138,7 @@ def test_without_a_control_plane(path: Path) -> None:
     )
 
 
-def test_only_its_user_may_open_the_socket_and_it_goes_at_the_end(app: FakeApp, path: Path) -> None:
+def test_only_its_user_may_open_the_socket_and_it_goes_at_the_end(app: Recorder, path: Path) -> None:
     with ApiServer(app, path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not path.exists()
@@ -174,13 +146,13 @@ def test_only_its_user_may_open_the_socket_and_it_goes_at_the_end(app: FakeApp, 
         ApiClient(path).status()
 
 
-def test_a_living_one_is_not_replaced(app: FakeApp, client: ApiClient, path: Path) -> None:
+def test_a_living_one_is_not_replaced(app: Recorder, client: ApiClient, path: Path) -> None:
     with pytest.raises(Refused, match=rf"already runs for state directory .* \(process {os.getpid()} on "):
-        ApiServer(FakeApp(), path).start()
+        ApiServer(Recorder(), path).start()
     assert client.status() == app.status(None)
 
 
-def test_a_dead_one_is_replaced(app: FakeApp, path: Path) -> None:
+def test_a_dead_one_is_replaced(app: Recorder, path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from baton.api import ApiServer\n"
         "ApiServer(None, Path(sys.argv[1])).start(); os.kill(os.getpid(), 9)"
@@ -194,12 +166,12 @@ def test_a_dead_one_is_replaced(app: FakeApp, path: Path) -> None:
         assert ApiClient(path).status() == app.status(None)
 
 
-def test_the_claim_can_be_taken_before_the_server_starts(app: FakeApp, path: Path) -> None:
+def test_the_claim_can_be_taken_before_the_server_starts(app: Recorder, path: Path) -> None:
     with claim(path), ApiServer(app, path, claimed=True):
         assert ApiClient(path).health().live
 
 
-def test_a_long_state_path(app: FakeApp, tmp_path: Path) -> None:
+def test_a_long_state_path(app: Recorder, tmp_path: Path) -> None:
     path = tmp_path / ("long" * 20) / ("longer" * 20) / "baton.sock"
     gc.collect()  # what other tests left behind is closed now, not in between
     descriptors = set(Path("/proc/self/fd").iterdir())
@@ -234,5 +206,7 @@ def test_something_else_on_the_socket(path: Path) -> None:
 def test_a_usage_error_names_what_is_allowed(client: ApiClient, path: Path) -> None:
     _, data = _raw(path, "GET", "/v1/rollout?id=x")
     assert data["message"] == "rollout: id = 'x': expected a whole number."
+    _, data = _raw(path, "POST", "/v1/retry", b'{"release": "new"}')
+    assert data["message"] == "retry: release = 'new': expected equivalent or retrained."
     with pytest.raises(UsageError):
         client.verify(None, version=True)

@@ -19,10 +19,10 @@ from harness.waiting import until
 from tests.support.certificate import Certificate, make_certificate, write_secret
 from tests.support.listening import listening
 from tests.support.sockets import cut_off
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
-from baton import httpd
-from baton.api import ApiClient, Network, NetworkServer, caller, network
+from baton import httpd, verbs
+from baton.api import ApiClient, Network, NetworkServer, network
 from baton.cli import main
 from baton.errors import BatonError, ConfigError, Refused, Unreachable, UsageError
 
@@ -40,12 +40,12 @@ def token_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def app() -> FakeApp:
-    return FakeApp()
+def app() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def served(app: FakeApp, pair: Certificate) -> Iterator[NetworkServer]:
+def served(app: Recorder, pair: Certificate) -> Iterator[NetworkServer]:
     with NetworkServer(app, "127.0.0.1:0", certificate=pair.certificate, key=pair.key, token=TOKEN) as server:
         yield server
 
@@ -71,13 +71,13 @@ def ask(served: NetworkServer, pair: Certificate, verb: str, path: str, body: An
         return answer.status, json.loads(answer.read()), answer.headers
 
 
-def test_it_is_the_same_api(app: FakeApp, client: ApiClient) -> None:
+def test_it_is_the_same_api(app: Recorder, client: ApiClient) -> None:
     assert client.status("reranker") == app.status("reranker")
     assert client.history(None, 3) == app.history(None, 3)
     app.calls.clear()
     client.promote(None, 2, full=True, who="carol")
     client.resume()
-    assert app.calls == [("promote", None, 2, True, "carol"), ("resume", caller())]
+    assert app.calls == [verbs.Promote(None, 2, full=True, who="carol"), verbs.Resume()]
     app.error = Refused("It is so.", mend="Do this.")
     with pytest.raises(Refused, match=r"It is so\. Do this\."):
         client.abort(None)
@@ -89,7 +89,7 @@ def test_it_is_the_same_api(app: FakeApp, client: ApiClient) -> None:
 )
 @pytest.mark.parametrize(("verb", "body"), [("GET", None), ("POST", b'{"full": true}')])
 def test_without_the_token_nothing_happens(
-    app: FakeApp, served: NetworkServer, pair: Certificate, caplog: pytest.LogCaptureFixture, given: str | None,
+    app: Recorder, served: NetworkServer, pair: Certificate, caplog: pytest.LogCaptureFixture, given: str | None,
     verb: str, body: bytes | None,
 ) -> None:  # fmt: skip
     headers = {} if given is None else {"Authorization": given}
@@ -111,14 +111,14 @@ def test_a_large_request_is_refused(served: NetworkServer, pair: Certificate) ->
     assert (status, data["error"]) == (400, "UsageError")
 
 
-def test_a_body_of_unknown_length_is_none(app: FakeApp, served: NetworkServer, pair: Certificate) -> None:
+def test_a_body_of_unknown_length_is_none(app: Recorder, served: NetworkServer, pair: Certificate) -> None:
     """Unread, it would be taken for a promotion without a version."""
     head = f"POST /v1/promote HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(served, pair) as raw:
         raw.sendall(head.encode())
         answer = raw.makefile("rb").read().decode()
     assert answer.startswith("HTTP/1.0 400 ")
-    assert "has to be told by Content-Length" in answer
+    assert "needs a Content-Length" in answer
     assert app.calls == []
 
 
@@ -138,7 +138,7 @@ def test_without_tls_there_is_no_answer(served: NetworkServer) -> None:
 
 
 def test_who_says_nothing_holds_nobody_up(
-    app: FakeApp, served: NetworkServer, client: ApiClient, pair: Certificate
+    app: Recorder, served: NetworkServer, client: ApiClient, pair: Certificate
 ) -> None:
     host, _, port = served.address.rpartition(":")
     with contextlib.ExitStack() as stack:
@@ -166,7 +166,7 @@ def test_who_dribbles_is_cut_off(served: NetworkServer, pair: Certificate, monke
 
 
 def test_the_newest_is_heard_before_those_that_say_nothing(
-    app: FakeApp, pair: Certificate, token_file: Path, monkeypatch: pytest.MonkeyPatch,
+    app: Recorder, pair: Certificate, token_file: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(network, "MOST_CONNECTIONS", 3)
@@ -186,7 +186,7 @@ def test_the_newest_is_heard_before_those_that_say_nothing(
 
 
 def test_a_certificate_that_is_not_to_be_trusted(
-    served: NetworkServer, token_file: Path, tmp_path: Path, app: FakeApp
+    served: NetworkServer, token_file: Path, tmp_path: Path, app: Recorder
 ) -> None:
     """The token is not sent to who only says that it is the control plane."""
     for ca in (None, make_certificate(tmp_path / "other").certificate):
@@ -212,7 +212,7 @@ def test_nobody_there(token_file: Path, pair: Certificate) -> None:
         ApiClient(Network.at("https://127.0.0.1:1", token_file, pair.certificate)).status()
 
 
-def test_files_that_are_no_certificate(app: FakeApp, pair: Certificate, tmp_path: Path) -> None:
+def test_files_that_are_no_certificate(app: Recorder, pair: Certificate, tmp_path: Path) -> None:
     locked = make_certificate(tmp_path / "locked", passphrase="planted-passphrase")
     for certificate, key in (
         (pair.certificate, tmp_path / "missing"), (pair.key, pair.key), (pair.certificate, locked.key), locked,
@@ -223,7 +223,7 @@ def test_files_that_are_no_certificate(app: FakeApp, pair: Certificate, tmp_path
         assert "without a passphrase" in str(caught.value)
 
 
-def test_an_address_in_use(app: FakeApp, pair: Certificate, served: NetworkServer) -> None:
+def test_an_address_in_use(app: Recorder, pair: Certificate, served: NetworkServer) -> None:
     other = NetworkServer(app, served.address, certificate=pair.certificate, key=pair.key, token=TOKEN)
     with pytest.raises(Refused, match=rf"{served.address} can't be opened"):
         other.start()
@@ -254,7 +254,7 @@ def test_ctl_over_the_network(served: NetworkServer, token_file: Path, pair: Cer
     flags = ("--server", env["BATON_SERVER"], "--token-file", str(token_file), "--ca", str(pair.certificate))
     for done in (ctl("status", *flags), ctl(*flags, "status"), ctl("status", **env)):
         assert done.exit_code == 0, done.stderr
-        assert "reranker" in done.stdout
+        assert "ranker_engine" in done.stdout
     wrong = write_secret(tmp_path / "wrong", "wrong-token-77cd")
     done = ctl("status", "--token-file", str(wrong), **env)
     assert done.exit_code == 3

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
-from baton.api.wire import CALLS
 from baton.cli import main
 from baton.metrics import ControlCollector
+from baton.verbs import VERBS, parameters
 
 TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "ctl.md").read_text()
 COMMON = {"config", "state", "output", "service", "server", "token_file", "ca"}
@@ -69,14 +69,14 @@ def test_exit_codes() -> None:
 
 
 def test_every_path_of_the_socket() -> None:
-    for name, call in CALLS.items():
-        (row,) = [line for line in TEXT.splitlines() if f"`{call.verb} /v1/{name}`" in line]
-        for parameter in call.parameters:
+    for name, kind in VERBS.items():
+        (row,) = [line for line in TEXT.splitlines() if f"`{kind.http} /v1/{name}`" in line]
+        for parameter in parameters(kind):
             assert f"`{parameter}`" in row
 
 
 def test_every_metric() -> None:
-    for family in ControlCollector(FakeApp()).collect():
+    for family in ControlCollector(Recorder()).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         assert f"`{name}`" in TEXT
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.api.fake import FakeApp
 from tests.unit.cli.conftest import Ctl, tidy
+from tests.unit.facts.recorder import Recorder
 
 from baton import report
 from baton.config import load
@@ -67,10 +67,12 @@ def test_the_configuration_is_checked_too(ctl: Ctl, machine: list[dict[str, Any]
     assert "✔ Python" in done.stdout
 
 
-def test_with_a_control_plane_its_ports_may_be_in_use(served: FakeApp, ctl: Ctl, machine: list[dict[str, Any]]) -> None:
+def test_with_a_control_plane_its_ports_may_be_in_use(
+    served: Recorder, ctl: Ctl, machine: list[dict[str, Any]]
+) -> None:
     assert "✔ control plane         runs, and Triton answers" in ctl("doctor").stdout
     assert machine[0]["ports"] is None
-    served.live = False
+    served.feels(live=False)
     assert ctl("doctor").exit_code == 1
 
 
@@ -96,9 +98,9 @@ engine = "ranker_engine"
 
 
 def test_beside_a_control_plane_its_own_configuration_is_judged(
-    served: FakeApp, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path
+    served: Recorder, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    served.runs = runs(tmp_path, LOCAL)
+    served.feels(runs=runs(tmp_path, LOCAL))
     (tmp_path / "baton.toml").write_text('repository = "another"\n')
     asked.clear()
     first, *_ = json.loads(ctl("doctor", "--output", "json").stdout)
@@ -113,18 +115,18 @@ def test_beside_a_control_plane_its_own_configuration_is_judged(
 
 
 def test_the_triton_of_ctl_up_is_looked_at(
-    served: FakeApp, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path, state: Path
+    served: Recorder, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path, state: Path
 ) -> None:
     server = RunsServer("local", "127.0.0.1:9001", str(state / "admin.key"))
-    served.runs = runs(tmp_path, LOCAL, state=str(state), servers=(server,))
+    served.feels(runs=runs(tmp_path, LOCAL, state=str(state), servers=(server,)))
     ctl("doctor")
     assert machine[0]["no_triton"] == ""
 
 
 def test_a_file_that_is_wrong_stays_a_failure_beside_a_control_plane(
-    served: FakeApp, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path
+    served: Recorder, ctl: Ctl, machine: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    served.runs = runs(tmp_path, LOCAL)
+    served.feels(runs=runs(tmp_path, LOCAL))
     (tmp_path / "baton.toml").write_text("colour = 'red'\n")
     done = ctl("doctor")
     assert done.exit_code == 1

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.unit.api.fake import FakeApp
 from tests.unit.cli.conftest import Ctl, tidy
 from tests.unit.docs.test_schema import validator
-from tests.unit.facts.moments import MOMENTS, Moment, moment
+from tests.unit.facts.moments import MOMENTS, moment
+from tests.unit.facts.recorder import Recorder
 
 from baton.api import ApiServer
 from baton.cli import follow
@@ -18,7 +18,7 @@ from baton.cli.lists import history_lines, versions_lines
 from baton.cli.output import Line, plain
 from baton.cli.progress import Story
 from baton.cli.render import status_lines
-from baton.cli.status import landmarks
+from baton.cli.status import news
 from baton.codec import decode, encode
 from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.evidence import LiveEvidence
@@ -27,26 +27,6 @@ from baton.metrics import ControlCollector
 
 COLUMNS = (40, 80, 160)
 LOUD = (Verdict.FAIL, Verdict.HOLD)
-
-
-class Recorded(FakeApp):
-    """Tells again what the controller told."""
-
-    def __init__(self, told: Moment) -> None:
-        super().__init__()
-        self.told = told
-
-    def status(self, service: str | None) -> Status:
-        return self.told.status
-
-    def versions(self, service: str | None) -> tuple[VersionOnDisk, ...]:
-        return self.told.versions
-
-    def history(self, service: str | None, limit: int = 50) -> tuple[RolloutFacts, ...]:
-        return self.told.history
-
-    def rollout(self, number: int) -> RolloutStory:
-        return next(one for one in self.told.stories if one.id == number)
 
 
 def words(text: str) -> str:
@@ -118,7 +98,7 @@ def test_every_page(name: str, columns: int) -> None:
     for story in found.stories:
         for gate in story.gates:
             told_whole(gate, [plain(line) for line in pages[f"a wait for {story.id}"]], "a wait")
-    assert landmarks(found.status) == landmarks(found.status)
+    assert news(found.status) == news(found.status)
 
 
 @pytest.mark.parametrize("name", MOMENTS)
@@ -134,7 +114,7 @@ def test_every_end_is_told_to_who_waited(name: str) -> None:
 def test_every_verb_piped_and_as_json(name: str, ctl: Ctl, state: Path) -> None:
     found = moment(name)
     sent = found.as_programs_get_it()
-    with ApiServer(Recorded(found), state / "baton.sock"):
+    with ApiServer(Recorder(name), state / "baton.sock"):
         for verb in ("status", "versions", "history"):
             done = ctl(verb)
             assert (done.exit_code, done.stderr) == (0, ""), done.output
@@ -146,7 +126,7 @@ def test_every_verb_piped_and_as_json(name: str, ctl: Ctl, state: Path) -> None:
 def test_every_scrape(name: str) -> None:
     found = moment(name)
     registry = CollectorRegistry()
-    registry.register(ControlCollector(Recorded(found)))
+    registry.register(ControlCollector(Recorder(name)))
     page = generate_latest(registry).decode()
     service = found.status.services[0]
     assert f'baton_service_phase{{phase="{service.phase}",service="{service.name}"}} 1.0' in page

@@ -1,97 +1,82 @@
+"""What a wait tells, of what the controller told: each thing once, and as it comes."""
+
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-from tests.unit.api.fake import rollout
-from tests.unit.cli.moments import ERRORS, FEW, SCORES, WRONG, live
+import pytest
+from tests.unit.facts.moments import MOMENTS, moment
 
 from baton.cli.output import plain
 from baton.cli.progress import Story
-from baton.codec import decode
+from baton.domain import Gate, GateResult, Verdict
+from baton.evidence import LiveEvidence
 from baton.facts import RolloutStory
 
 
-def event(kind: str, message: str, gate: str | None = None) -> dict[str, str | None]:
-    return {"at": "2026-01-01T00:00:00Z", "kind": kind, "who": "ann", "message": message, "gate": gate}
+def story(name: str) -> RolloutStory:
+    return moment(name).stories[0]
 
 
-def story(told: dict[str, Any]) -> RolloutStory:
-    return decode(RolloutStory, rollout(**told))
+def lines(telling: Story, of: RolloutStory) -> list[str]:
+    return [plain(line)[10:] for line in telling.news(of, 80)]
+
+
+def live(of: RolloutStory) -> GateResult:
+    return next(gate for gate in of.gates if gate.gate is Gate.LIVE)
 
 
 def test_whoever_turns_a_rollout_back_is_told_what_follows() -> None:
-    passed = {"name": "load", "verdict": "pass", "observed": 1.0, "limit": 900.0, "message": "READY.", "skipped": False}
-    given = {
-        "gates": [passed],
-        "events": [event("begin", "rollout of version 2"), event("halt", "aborted by ann")],
-    }
-    told = [text for line in Story(from_halt=True).news(story(given), 80) for text, _ in line]
-    assert any("aborted by ann" in text for text in told)
+    back = story("ended rolled back")
+    told = lines(Story(from_halt=True), back)
+    assert told[0] == "rolled back by ann@host via ctl"
     assert not any("rollout of version 2" in text or "READY" in text for text in told)
-    everything = [text for line in Story().news(story(given), 80) for text, _ in line]
-    assert any("rollout of version 2" in text for text in everything)
+    everything = lines(Story(), back)
+    assert everything[0].startswith("rollout of version 2")
     assert any("READY" in text for text in everything)
+    assert everything[-len(told) :] == told
 
 
-def _lines(telling: Story, given: dict[str, Any]) -> list[str]:
-    return [plain(line)[10:] for line in telling.news(story(given), 80)]
+@pytest.mark.parametrize("name", MOMENTS)
+def test_what_was_told_is_not_told_again(name: str) -> None:
+    for one in moment(name).stories:
+        telling = Story()
+        assert lines(telling, one) != []
+        assert lines(telling, one) == []
 
 
 def test_traffic_steps_are_told_as_they_come() -> None:
     telling = Story()
-    names = ("shadow 25 % for 30 s", "5 % for 30 s", "to 50 % over 90 s", "pause", "100 %")
-    told = []
-    for index, name in enumerate(names):
-        for left in (2.0, 1.0):
-            step = {"index": index, "count": 4, "name": name, "left_s": left}
-            told.append(_lines(telling, {"gates": [], "events": [], "weight": 5.0, "step": step}))
-    first = [["shadow 25 % for 30 s"], *[[f"step {n}/4: {names[n]}"] for n in range(1, 5)]]
-    assert told == [lines for news in first for lines in (news, [])]
-    assert _lines(Story(), {"gates": [], "events": [], "step": {"index": 0, "count": 4, "name": ""}}) == []
+    names = ("validating", "shadowing", "shifting", "a pause step")
+    steps = [(story(name), story(name).step, left) for name in names for left in (5.0, 1.0)]
+    told = [lines(telling, replace(one, step=step and replace(step, left_s=left))) for one, step, left in steps]
+    found = [[text for text in news if text.startswith(("step", "shadow "))] for news in told]
+    assert found == [[], [], ["shadow 50 %"], [], ["step 1/3: 20 % for 10 s"], [], ["step 2/4: pause"], []]
 
 
 def test_a_live_gate_is_told_when_its_verdict_changes_and_not_with_each_request() -> None:
+    held, passed, failed = (story(f"live {name}") for name in ("holds", "passes", "fails by latency"))
+    counting = tuple(replace(g, observed=13.0, message="13 of 30.") if g.gate is Gate.LIVE else g for g in held.gates)
     telling = Story()
-    few = {**FEW, "message": "13 of 30 pairs are needed before scores can be judged.", "observed": 13.0}
-    news = [
-        _lines(telling, {"gates": [gate], "events": []})
-        for gate in (
-            live("hold", ERRORS, FEW),
-            live("hold", ERRORS, few),
-            live("pass", ERRORS, SCORES),
-            live("pass", ERRORS, {**SCORES, "observed": 0.029}),
-            live("fail", ERRORS, WRONG),
-        )
-    ]
-    assert [bool(lines) for lines in news] == [True, False, True, False, True]
-    assert news[2] == [
-        "✔ live          pass     812 stable, 39 candidate, 203 pairs",
-        "  ✔ errors        pass     0 (limit 0.01)",
-        "    0 of 39 answers of the candidate failed; 1 of 812 of the stable",
-        "    version.",
-        "  ✔ scores        pass     0.031 (limit 0.25)",
-        "    Mean drift 0.031, top-1 agreement 0.97, tau 0.91 in 203 pairs.",
-    ]
-    assert "Requests with documents.image: mean drift 0.412" in " ".join(" ".join(news[4]).split())
+    lines(telling, replace(held, gates=tuple(g for g in held.gates if g.gate is not Gate.LIVE)))
+    news = [lines(telling, one) for one in (held, replace(held, gates=counting), passed, passed, failed)]
+    assert [any("live" in text for text in told) for told in news] == [True, False, True, False, True]
+    evidence = live(passed).evidence
+    assert isinstance(evidence, LiveEvidence)
+    samples = evidence.samples
+    head = f"✔ live          pass     {samples.stable} stable, {samples.candidate} candidate, {samples.pairs} pairs"
+    assert head in news[2]
+    assert any(text.startswith("  ✔ latency") for text in news[2])
+    assert " ".join(next(c for c in live(failed).evidence.checks if c.verdict is Verdict.FAIL).message.split()) in (
+        " ".join(" ".join(news[4]).split())
+    )
 
 
-def test_a_reason_is_told_once_though_a_gate_and_three_events_give_it() -> None:
-    why = "353 of 485 golden scores differ from stable's: more than ±0.001."
-    refused = {"name": "output", "verdict": "fail", "observed": 1.0, "limit": 0.001, "message": why, "skipped": False}
-    load = event("call", "load call: engine on local")
-    given = {
-        "gates": [refused],
-        "events": [
-            load,
-            event("verdict", f"output: fail. {why}", "output"),
-            event("halt", why),
-            event("phase", f"validating to rolling_back: {why}"),
-            load,
-            event("end", f"rejected: {why}"),
-        ],
-    }
-    told = _lines(Story(), given)
-    assert " ".join(told).count("353 of 485") == 1
-    assert told[0] == told[-2] == "load call: engine on local"
-    assert told[-3:] == ["validating to rolling_back", "load call: engine on local", "rejected"]
-    assert _lines(Story(), {"gates": [], "events": [event("halt", why)]}) == [why]
+@pytest.mark.parametrize("name", ["output fails", "ended rejected", "ended rejected by Triton", "integrity fails"])
+def test_a_reason_is_told_once_though_a_gate_and_three_events_give_it(name: str) -> None:
+    one = story(name)
+    failed = next(gate for gate in one.gates if gate.verdict is Verdict.FAIL)
+    told = lines(Story(), one)
+    assert " ".join(" ".join(told).split()).count(failed.message) == 1
+    assert told[-1] == "rejected"
+    assert not any(text.startswith("validating to rolling_back: ") for text in told)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.api.fake import FakeApp, ended, live
-from tests.unit.cli.conftest import Ctl
+from tests.unit.cli.conftest import Ctl, World
+from tests.unit.cli.test_change import BEGIN, MANUAL, SPLIT, shifting, waiting
 from tests.unit.facts.moments import moment
 
 from baton.cli.output import plain
@@ -55,15 +57,21 @@ def followed() -> frozenset[str]:
     return frozenset(map(shape, [*lines, SENTENCES[Reason.SHARE].format(version=2, weight=12.7)]))
 
 
-def test_the_lines_are_what_it_prints(served: FakeApp, ctl: Ctl) -> None:
-    (push, *_), (back, *_) = commands()
-    assert push.startswith("ctl push demo/checkpoints/retrained ")
-    served.story = [live()]
-    printed = [ctl("promote", "2").stdout]
-    served.until, served.story = "ended", [live(), ended("rolled_back", "rolled back by carol", moved=False)]
-    printed.append(ctl(*back.split()[1:]).stdout)
-    known = followed() | {shape(line) for text in printed for line in text.splitlines()}
-    assert [line for _, lines in commands() for line in lines if shape(line) not in known] == []
+@pytest.mark.parametrize(
+    ("number", "begins", "settings", "before", "verb"),
+    [
+        (0, "ctl push demo/checkpoints/retrained ", MANUAL, waiting, "promote"),
+        (1, "ctl rollback", SPLIT, shifting, "rollback"),
+    ],
+)
+def test_the_lines_are_what_it_prints(
+    begin: BEGIN, ctl: Ctl, number: int, begins: str, settings: Any, before: Callable[[World], None], verb: str
+) -> None:
+    command, lines = commands()[number]
+    assert command.startswith(begins)
+    before(begin(**settings))
+    known = followed() | set(map(shape, ctl(verb).stdout.splitlines()))
+    assert [line for line in lines if shape(line) not in known] == []
 
 
 @pytest.mark.parametrize("line", ["Version 2 has 5 % of the traffic.", "✔ outputs       pass     0.971 (limit 0.9)"])

@@ -148,7 +148,7 @@ class Plane:
         """Once around, and (if it is asked for) until what that began has ended."""
         self.loop.once()
         if wait:
-            until(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}")
+            until(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}", every_s=0.001)
 
     def run(self, condition: Callable[[], object], what: str, *, turns: int = 200) -> None:
         for _ in range(turns):

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import tempfile
 import threading
@@ -44,6 +46,8 @@ class Moment:
     history: tuple[RolloutFacts, ...]
     stories: tuple[RolloutStory, ...]
     health: ControlHealth
+    counts: dict[tuple[str, str], int]
+    loop_at: float
     ticket: Ticket | None = None
     paused: Paused | None = None
 
@@ -67,6 +71,8 @@ def told(plane: Plane, said: Ticket | Paused | None = None) -> Moment:
         history,
         tuple(app.rollout(one.id) for one in history[:5]),
         app.health(),
+        app.counts(),
+        app.loop_at(),
         said if isinstance(said, Ticket) else None,
         said if isinstance(said, Paused) else None,
     )
@@ -98,7 +104,19 @@ def a_place(servers: int) -> Iterator[Place]:
 
 @cache
 def moment(name: str) -> Moment:
-    """Raises what the controller raises."""
+    """Made once in a test run: tests/unit/conftest.py says where. Raises what the controller raises."""
+    if (shared := os.environ.get("SHARED_MOMENTS")) is None:
+        return _lived(name)
+    kept = Path(shared) / f"{list(MOMENTS).index(name)}.pickle"
+    if not kept.is_file():
+        written = kept.with_suffix(f".{os.getpid()}")
+        written.write_bytes(pickle.dumps(_lived(name)))
+        written.rename(kept)
+    found: Moment = pickle.loads(kept.read_bytes())
+    return found
+
+
+def _lived(name: str) -> Moment:
     life, servers = MOMENTS[name]
     with a_place(servers) as place:
         for found in life(place):
@@ -450,7 +468,7 @@ def _judged(case: str) -> Life:
         elif result.gate is Gate.MEMORY:
             plane = serving(place)
             usage = Usage(412_000_000, None, 430_000_000, frozenset({1}))
-            plane.app._memory = lambda _service: {1: VersionMemory(usage, result)}
+            plane.app.memory = lambda _service: {1: VersionMemory(usage, result)}
             yield plane
         else:
             plane = serving(place)

@@ -13,8 +13,9 @@ from tests.unit.engine import support  # noqa: F401 - makes the engine importabl
 from tests.unit.fuzz.strategies import bounded, raw, values
 from tests.unit.splitter.fakes import UNCAPPED, Stage
 
-from baton.api.wire import CALLS, arguments, body
+from baton.api.wire import body, read, written
 from baton.errors import UsageError
+from baton.verbs import VERBS, parameters
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.media import MediaReader
 from reranker_engine.inference.request import RequestLimits, parse_request
@@ -64,16 +65,16 @@ def test_options_and_instructions(options, instruction):
 
 @bounded
 @given(
-    name=st.sampled_from(sorted(CALLS)), given_=values((*sorted({k for c in CALLS.values() for k in c.parameters}),))
+    name=st.sampled_from(sorted(VERBS)), given_=values((*sorted({k for v in VERBS.values() for k in parameters(v)}),))
 )
 def test_calls_of_the_local_api(name, given_):
     try:
-        positional, named = arguments(name, given_)
+        found = written(read(name, given_))
     except UsageError as error:
         assert len(str(error)) < 1000
     else:
-        assert json.dumps([positional, named], allow_nan=False)
-        assert all(abs(one) < 2**63 for one in (*positional, *named.values()) if isinstance(one, int))
+        assert json.dumps(found, allow_nan=False)
+        assert all(abs(one) < 2**63 for one in found.values() if isinstance(one, int))
 
 
 @bounded

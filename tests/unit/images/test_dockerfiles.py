@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.support.triton import ROOT
-from tests.unit.api.fake import FakeApp
+from tests.unit.facts.recorder import Recorder
 
 from baton.metrics import MetricsServer
 
@@ -234,8 +234,8 @@ def health_check(image: str) -> list[str]:
 
 @pytest.mark.parametrize("live", [True, False])
 def test_the_health_check_of_the_control_plane_asks_no_proxy(*, live: bool) -> None:
-    app = FakeApp()
-    app.live = live
+    app = Recorder()
+    app.feels(live=live)
     program, *words = health_check("control")
     assert program == "python"
     with MetricsServer(app, "127.0.0.1:0") as server:

@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
 export SHORT
 MINUTES ?= 30
+# Tests start many programs: without the bytecode that Python keeps, each would compile all that it loads.
+unexport PYTHONDONTWRITEBYTECODE
 # More at a time is quicker, and asks more of a busy machine.
 JOBS ?= $$(nproc)
 PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -32,7 +34,7 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
 test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
-	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/unit/engine
+	@$(PYTEST) --fast
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
 	@$(PYTEST)

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+import scipy  # its part `stats` takes a second to load, and is loaded when it is first used
 
 from baton.domain import Verdict
 from baton.evidence import LiveCheck
@@ -100,7 +100,7 @@ def more_often(stable: Flags, candidate: Flags, where: Stretches) -> float:
         both, hits, drawn = mine.size + theirs.size, int(mine.sum() + theirs.sum()), theirs.size
         low, high = max(0, drawn + hits - both), min(drawn, hits)
         least += low
-        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, drawn))
+        chances = np.convolve(chances, scipy.stats.hypergeom.pmf(np.arange(low, high + 1), both, hits, drawn))
     return min(float(chances[int(candidate.sum()) - least :].sum()), 1.0)
 
 
@@ -115,12 +115,12 @@ def higher(stable: Floats, candidate: Floats, where: Stretches) -> float:
         both = mine.size + theirs.size
         if not mine.size:
             continue
-        ranks = stats.rankdata(np.concatenate((mine, theirs)))
+        ranks = scipy.stats.rankdata(np.concatenate((mine, theirs)))
         ties = np.unique(ranks, return_counts=True)[1].astype(np.float64)
         excess += (float(ranks[mine.size :].sum()) - theirs.size * (both + 1) / 2) / (both + 1)
         tied = float((ties**3 - ties).sum()) / (both * (both - 1))
         variance += mine.size * theirs.size / 12 * (both + 1 - tied) / (both + 1) ** 2
-    return float(stats.norm.sf(excess / math.sqrt(variance))) if variance > 0 else 1.0
+    return float(scipy.stats.norm.sf(excess / math.sqrt(variance))) if variance > 0 else 1.0
 
 
 def above(values: Floats, limit: float) -> float:
@@ -135,7 +135,7 @@ def above(values: Floats, limit: float) -> float:
     surest = limit**count
     if deviation == 0:
         return surest
-    return max(float(stats.t.sf((mean - limit) / deviation * math.sqrt(count), count - 1)), surest)
+    return max(float(scipy.stats.t.sf((mean - limit) / deviation * math.sqrt(count), count - 1)), surest)
 
 
 class Crowd:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Release, Verdict
 from baton.evidence import DistributionsCheck
@@ -54,8 +54,8 @@ def _distances(answers: Sequence[Answer], release: Release, limits: LiveLimits, 
     tops = [np.array([answer.top for answer in side], dtype=np.float64) for side in (stable, candidate)]
     means = [np.array([answer.mean for answer in side], dtype=np.float64) for side in (stable, candidate)]
     weight = weights(where)
-    distances = [float(stats.wasserstein_distance(*of, u_weights=weight)) for of in (tops, means)]
-    chances = [float(stats.ks_2samp(*of, method="asymp").pvalue) for of in (tops, means)]
+    distances = [float(scipy.stats.wasserstein_distance(*of, u_weights=weight)) for of in (tops, means)]
+    chances = [float(scipy.stats.ks_2samp(*of, method="asymp").pvalue) for of in (tops, means)]
     which = int(distances[1] > distances[0])
     words = (
         f"the {('best', 'mean')[which]} scores of {len(candidate)} requests lie {distances[which]:.3f} from those "

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+import scipy
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.evidence import ErrorsCheck, Failures, LiveCheck, LiveEvidence, LiveSamples
@@ -214,7 +214,7 @@ def _failures(attempts: Sequence[_Attempt], limits: LiveLimits, alpha: float) ->
             limit = limits.max_failures_in_row
             return replace(check(Verdict.FAIL), message=message, observed=len(row), limit=limit, in_row=len(row))
     if len(failed) > limits.max_failures and share > limits.failure_rate:
-        sure = stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
+        sure = scipy.stats.binom.sf(len(failed) - 1, len(asked), limits.failure_rate) <= alpha
         where = stretches(_at(theirs), _at(mine))
         # Stable that gives no errors can't be to blame, however few its answers are.
         if sure and (

@@ -39,7 +39,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Verdict
 from baton.evidence import LiveLatencyCheck, Times
@@ -181,7 +181,7 @@ def _slow_from(time_ms: float, limits: LiveLimits) -> float:
 
 def _most(hits: int, of: int) -> float:
     """Return the chance of so many hits or more, were hit and miss alike."""
-    return float(stats.binom.sf(hits - 1, of, 0.5))
+    return float(scipy.stats.binom.sf(hits - 1, of, 0.5))
 
 
 _Figures = tuple[Times, Times]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+import scipy
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import MemoryEvidence
@@ -48,7 +48,7 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float = 0.05,
         )
         return GateResult(Gate.MEMORY, Verdict.HOLD, message, limit=limit, evidence=MemoryEvidence(samples=len(recent)))
     median = float(np.median(recent[:, 1]))
-    fit = stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)
+    fit = scipy.stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)
     growth, low, high = (float(slope) * window_s / median for slope in (fit.slope, fit.low_slope, fit.high_slope))
     steady = _without_steps(recent[:, 1]) * window_s / span / median
     evidence = MemoryEvidence(

@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from baton.domain import Release, Verdict
 from baton.evidence import KindMean, LiveCheck, ScoresCheck, WorstRequest
@@ -249,7 +249,7 @@ def _difference(groups: Groups, limits: LiveLimits, alpha: float) -> ScoresCheck
         )
 
     chances = {
-        kind: float(stats.binom.sf(hits - 1, len(groups[kind]), _ALLOWED)) if hits else 1.0
+        kind: float(scipy.stats.binom.sf(hits - 1, len(groups[kind]), _ALLOWED)) if hits else 1.0
         for kind, hits in beyond.items()
     }
     kind = min(chances, key=lambda kind: chances[kind])
@@ -288,7 +288,7 @@ class _Measure:
     def chance(self, values: Floats, limit: float) -> float:
         """Return the chance of so bad a mean, were the true one at the limit."""
         if self.name == "top1":
-            return float(stats.binom.cdf(int(values.sum()), values.size, limit))
+            return float(scipy.stats.binom.cdf(int(values.sum()), values.size, limit))
         if self.least is None:
             return above(values, limit)
         return above((1.0 - values) / (1.0 - self.least), (1.0 - limit) / (1.0 - self.least))
@@ -373,4 +373,4 @@ def _direction(compared: Sequence[Compared]) -> tuple[float, float | None]:
     moved = shifts[np.abs(shifts) > _SAME]
     if moved.size < 2:  # noqa: PLR2004 one request has no direction
         return float(shifts.mean()) if shifts.size else 0.0, None
-    return float(shifts.mean()), float(stats.wilcoxon(moved).pvalue)
+    return float(shifts.mean()), float(scipy.stats.wilcoxon(moved).pvalue)

@@ -20,7 +20,7 @@ sys.path[:0] = [str(BACKENDS / "splitter"), str(BACKENDS / ENGINE), str(ROOT / "
 
 # A shared machine may stand still for a moment: no test fails because it was slow.
 quiet = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("baton", quiet)
+settings.register_profile("baton", quiet, max_examples=200)
 settings.register_profile("fast", quiet, max_examples=25)
 settings.load_profile("baton")
 

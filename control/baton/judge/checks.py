@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 import scipy  # its part `stats` takes a second to load, and is loaded when it is first used
+from numpy.typing import NDArray
 
 from baton.domain import Verdict
 from baton.evidence import LiveCheck

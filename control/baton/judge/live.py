@@ -38,8 +38,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 import scipy
+from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Release, Verdict
 from baton.evidence import ErrorsCheck, Failures, LiveCheck, LiveEvidence, LiveSamples

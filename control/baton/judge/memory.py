@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 import scipy
+from numpy.typing import NDArray
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import MemoryEvidence

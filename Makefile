@@ -33,7 +33,9 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
+# One more than there are cores: some of these tests wait, for a process or a socket.
+test-fast: JOBS = $$(( $$(nproc) + 1 ))
+test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a minute and a half
 	@$(PYTEST) --fast
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -31,13 +35,15 @@ NOT_FAST = {"triton", "slow", "full"}
 NO_TRITON = ("tests/unit/", "tests/simulation/")
 
 
-class NoTorch:
+class NoTorch(Loader):
     """A test that loads torch takes seconds and a gigabyte: with ``--fast`` it fails, and says why."""
 
-    @staticmethod
-    def find_spec(name: str, _path: Any = None, _target: Any = None) -> None:
-        if name in {"torch", "transformers"}:
-            raise ImportError(f"{name} is not for make test-fast: mark the test slow, or load it in tests/unit/engine")
+    @classmethod
+    def find_spec(cls, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, cls()) if name in {"torch", "transformers"} else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ImportError(f"make test-fast does without {module.__name__}: mark the test slow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,3 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [i for i in items if i not in set(left_out)]
     order = {folder: place for place, folder in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.parent.name, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: the garbage collector need not look at them each time."""
+    gc.collect()
+    gc.freeze()

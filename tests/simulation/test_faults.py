@@ -24,6 +24,7 @@ from baton.errors import RepositoryError
 from baton.triton.careful import Careful
 from baton.triton.repository import SPLITTER_VERSION
 
+pytestmark = pytest.mark.slow
 MODELS = (ENGINE, ENGINE, ALIAS, SPLITTER)
 """As the move ``edit`` chooses among them."""
 

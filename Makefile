@@ -9,7 +9,8 @@ MINUTES ?= 30
 unexport PYTHONDONTWRITEBYTECODE
 # More at a time is quicker, and asks more of a busy machine.
 JOBS ?= $$(nproc)
-PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# One thread a process: numpy's and torch's otherwise wait for each other on cores that other tests use.
+PYTEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-fast test-full tools lint size lock schema bench bench-engine chaos
@@ -35,7 +36,7 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 
 # One more than there are cores: some of these tests wait, for a process or a socket.
 test-fast: JOBS = $$(( $$(nproc) + 1 ))
-test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a minute and a half
+test-fast: setup ## the tests without Triton, torch and simulation, for every change: a minute and a half
 	@$(PYTEST) --fast
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -256,10 +256,8 @@ def tmpfs(fallback: Path) -> Path:
     memory = Path("/dev/shm")
     if not memory.is_dir():
         return fallback
-    place = memory / f"baton-test-{fallback.parent.name}-{fallback.name}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    return place
+    # The name is nobody else's: another run at the same time has the same tests, and took the files of this one away.
+    return Path(tempfile.mkdtemp(prefix=f"baton-test-{fallback.name}-", dir=memory))
 
 
 __all__ = ["ENGINE", "MANY", "NAME", "Answers", "Ask", "Crash", "Full", "Fuse", "Place", "Plane", "Sync", "tmpfs"]

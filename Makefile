@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 # make TARGET SHORT=1: the same with the smallest counts, in a few minutes. Figures are printed, and not judged.
 export SHORT
 MINUTES ?= 30
+# Tests start many programs: without the bytecode that Python keeps, each would compile all that it loads.
+unexport PYTHONDONTWRITEBYTECODE
 # More at a time is quicker, and asks more of a busy machine.
 JOBS ?= $$(nproc)
-PYTEST = PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# One thread a process: numpy's and torch's otherwise wait for each other on cores that other tests use.
+PYTEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-fast test-full tools lint docs size lock schema bench bench-engine chaos
@@ -31,8 +34,10 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-test-fast: setup ## the tests without Triton, torch and long simulation, for every change: a few minutes
-	@$(PYTEST) -m "not triton and not slow and not full" --ignore tests/unit/engine
+# One more than there are cores: some of these tests wait, for a process or a socket.
+test-fast: JOBS = $$(( $$(nproc) + 1 ))
+test-fast: setup ## the tests without Triton, torch and simulation, for every change: a minute and a half
+	@$(PYTEST) --fast
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
 	@$(PYTEST)

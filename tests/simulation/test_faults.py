@@ -24,6 +24,7 @@ from baton.reasons import Reason
 from baton.triton.quarantine import QuarantineTriton
 from baton.triton.repository import SPLITTER_VERSION
 
+pytestmark = pytest.mark.slow
 MODELS = (ENGINE, ENGINE, ALIAS, SPLITTER)
 """As the move ``edit`` chooses among them."""
 

@@ -88,7 +88,7 @@ class Rules:
         return self.now
 
     def answering(self) -> dict[str, FakeTriton]:
-        return {n: s for n, s in self.servers.items() if self._index(s) is not None}
+        return {n: s for n, s in self.servers.items() if s.answers()}
 
     def looked_at(self) -> dict[str, FakeTriton]:
         """Those of them that were seen, as they are now, when the present decision was made."""

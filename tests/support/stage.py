@@ -321,6 +321,7 @@ def asking(protocol: Any, url: str, service: str, *, pictures: int = 0) -> Clien
 
     @contextlib.contextmanager
     def connected() -> Iterator[Ask]:
+        bound = {"client_timeout": 60.0} if hasattr(protocol, "service_pb2") else {}  # over HTTP that is the default
         usual = _inputs(protocol, "text")
         others = [_inputs(protocol, "image", f" {number}") for number in range(20 if pictures else 0)]
         count = itertools.count(1)
@@ -329,7 +330,7 @@ def asking(protocol: Any, url: str, service: str, *, pictures: int = 0) -> Clien
             def ask(_number: int) -> Reply:
                 mine = next(count)
                 inputs = others[mine // pictures % len(others)] if pictures and mine % pictures == 0 else usual
-                result = client.infer(service, inputs)
+                result = client.infer(service, inputs, **bound)
                 response = result.get_response()
                 said = response["model_version"] if isinstance(response, dict) else response.model_version
                 version = int(result.as_numpy("model_version")[0, 0])

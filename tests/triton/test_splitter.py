@@ -29,9 +29,8 @@ from tritonclient.utils import InferenceServerException
 pytestmark = pytest.mark.triton
 
 ECHO = Path(__file__).parent / "backends"
-GENEROUS_S = 60.0
-"""Far above any deadline here, far below the time that the toys hang: only a bound that fails is found."""
 HANG_S = 600.0
+"""Far above any deadline here, and above what a client waits: where no deadline bounds it, the client fails."""
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +272,6 @@ def test_a_candidate_that_does_not_answer_costs_a_deadline_and_no_answer(rig, ho
             clients.wait_answers(1, 200)
             assert rig.control()["counts"]["sent_to_candidate"] == asked
     assert clients.errors == []
-    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     counts = rig.counted(requests=len(clients.answers), stable=clients.versions[1], candidate=clients.versions[2])[
         "counts"
     ]
@@ -292,7 +290,6 @@ def test_a_stable_version_that_dies_costs_no_answer_while_the_candidate_has_a_sh
         finally:
             os.kill(rig.pid(1), signal.SIGKILL)  # else Triton waits for it when it ends
     assert clients.errors == []
-    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     assert rig.control()["counts"]["rescued"] > 20
 
 
@@ -394,7 +391,6 @@ def test_nobody_waits_for_shadows_of_a_hung_candidate(rig):
         clients.wait_answers(1, 50)
     assert clients.errors == []
     assert set(clients.versions) == {1}
-    assert max(answer.latency_s for answer in clients.answers) < GENEROUS_S
     counts = rig.control()["counts"]
     assert counts["shadowed"] <= 4
     assert counts["shadow_dropped"] > 100

@@ -76,6 +76,12 @@ class FakeTriton:
     def name(self) -> str:
         return self._name
 
+    def answers(self) -> bool:
+        """Whether it answers now. A test asks this; a control plane does not."""
+        with self._changed:
+            self.advance()
+            return self._is_up()
+
     def index(self) -> Index:
         with self._answering():
             return {
@@ -308,9 +314,12 @@ class FakeTriton:
     def _answering(self) -> Iterator[None]:
         with self._changed:
             self.advance()
-            if not self.reachable or any(not c.done for c in self._booting):
+            if not self._is_up():
                 raise self._silence()
             yield
+
+    def _is_up(self) -> bool:
+        return self.reachable and all(c.done for c in self._booting)
 
     def _silence(self) -> Unreachable:
         return Unreachable(f"Triton, server {self._name}, does not answer: it is away by order of the test.")

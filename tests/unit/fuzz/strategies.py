@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 bounded = settings(
-    max_examples=120,
+    max_examples=min(120, settings.default.max_examples),  # fewer with --fast
     derandomize=True,  # the same inputs each time: a failure is found where it was made
     deadline=timedelta(seconds=30),  # of one input: a parser that hangs, not a machine that is slow
     suppress_health_check=list(HealthCheck),

@@ -5,27 +5,12 @@ from __future__ import annotations
 import socket
 from functools import partial
 
-import pytest
-from tests.support.triton import TOY_BACKENDS
-
 from baton import doctor
 from baton.watch.watcher import file_system
 
 
 def by_name(results):
     return {check.name: check for check in results}
-
-
-@pytest.mark.triton
-def test_this_machine(tmp_path):
-    found = by_name(
-        doctor.checks(repository=tmp_path, state=tmp_path / "state", backends=[TOY_BACKENDS], engine_packages=["numpy"])
-    )
-    for name in ("Python", "tritonserver", "python stub", "libpython", "backends", "repository writable"):
-        assert found[name].ok, found[name]
-    assert "toy_reranker" in found["backends"].message
-    assert "will be made" in found["state writable"].message
-    assert not (tmp_path / "state").exists()
 
 
 def test_what_is_missing_is_told_with_its_mend(tmp_path):

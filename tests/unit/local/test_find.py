@@ -1,4 +1,4 @@
-"""Finding a server: made-up installations, and the real one of this environment."""
+"""Finding a server in made-up installations."""
 
 from __future__ import annotations
 
@@ -38,15 +38,6 @@ def with_libpython(monkeypatch, tmp_path):
     (directory / f"libpython{OWN}.so.1.0").touch()
     monkeypatch.setattr(find.sysconfig, "get_config_var", lambda name: str(directory))
     return directory
-
-
-@pytest.mark.triton
-def test_this_environment_has_one():
-    found = find.find_triton()
-    assert found.binary.is_file()
-    assert (found.backends / "python" / find.LIBRARY).is_file()
-    assert find.stub_python(found.stub) == OWN
-    assert "pytriton" not in sys.modules
 
 
 @pytest.mark.parametrize("named", ["bin/tritonserver", "bin", "."])

@@ -278,8 +278,10 @@ class World(Rules):
         view = self.view()
         before = self.decision
         self.decision = self.plan(view, self.settings)
-        if (before.phase, before.message) != (self.decision.phase, self.decision.message):
-            self.say(f"  [{self.decision.phase}] {self.decision.message}")
+        if before.why != self.decision.why or before.phase != self.decision.phase:  # a sentence is made of few
+            shown, last = (f"  [{one.phase}] {one.message}" for one in (self.decision, before))
+            if shown != last:
+                self.say(shown)
         effect = self.decision.effect
         if self.rollout is not None and (self.rollout.stop is not None or self.rollout.phase is Phase.ROLLING_BACK):
             self.jobs = {e: j for e, j in self.jobs.items() if not isinstance(e, Ask)}

@@ -23,7 +23,7 @@ def test_a_whole_checkpoint_lacks_nothing(tmp_path):
     assert missing_parts(describe(write(tmp_path / "3", single))) == ()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=min(40, settings.default.max_examples))
 @given(order=st.permutations(sorted(WHOLE)), sums=st.booleans())
 def test_copied_file_by_file_it_is_complete_only_at_the_end(tmp_path_factory, order, sums):
     folder = tmp_path_factory.mktemp("copy") / "7"
@@ -37,7 +37,7 @@ def test_copied_file_by_file_it_is_complete_only_at_the_end(tmp_path_factory, or
     assert missing_parts(describe(folder)) == ()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=min(40, settings.default.max_examples))
 @given(order=st.permutations(sorted(WHOLE)), data=st.data())
 def test_copied_slowly_it_is_complete_only_at_the_last_byte(tmp_path_factory, order, data):
     folder = tmp_path_factory.mktemp("copy") / "7"

@@ -7,7 +7,6 @@ import os
 import pickle
 import socket
 import struct
-import time
 import zipfile
 
 import pytest
@@ -32,8 +31,7 @@ def folder(tmp_path):
 
 
 def refused(folder, words):
-    """Refused by the gate, quickly, with a sentence that can be printed; and the watch outlives it."""
-    start = time.monotonic()
+    """Refused by the gate, with a sentence that can be printed; and the watch outlives it."""
     result = check_integrity(describe(folder))
     assert result.verdict is Verdict.FAIL, result
     assert words in result.message
@@ -41,7 +39,6 @@ def refused(folder, words):
     missing_parts(describe(folder))
     for entry in Scanner().scan(folder.parent, 0.0):
         assert all(text.isprintable() for text in (entry.problem or "", *entry.missing))
-    assert time.monotonic() - start < 60
 
 
 class Evil:

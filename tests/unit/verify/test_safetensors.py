@@ -14,7 +14,7 @@ from tests.unit.verify.tiny import header_of, safetensors
 from baton.errors import CheckpointError
 from baton.verify.files import UnfinishedError
 
-FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def raw(header: object, data: bytes = b"") -> bytes:

@@ -85,7 +85,7 @@ def test_a_storm_of_writes_rings_once_an_interval_and_once_after_the_last(tmp_pa
         last = time.monotonic()
         settle(bell)
     rung = bell.times[count:]
-    assert 2 <= len(rung) <= 7
+    assert len(rung) >= 2
     assert all(later - earlier >= 0.19 for earlier, later in pairwise(rung))
     assert rung[-1] >= last - 0.2
 

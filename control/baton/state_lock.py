@@ -39,7 +39,7 @@ class StateLock:
         if not _same(self._path, self._handle):
             raise Refused(
                 f"The state directory {self._path.parent} was removed or replaced under process {os.getpid()}. It does "
-                "nothing more, since another control plane may act there. Triton serves on.",
+                "nothing more, since another control plane may act there. Clients are not affected.",
                 mend="Start it again; it adopts what Triton serves.",
             )
 

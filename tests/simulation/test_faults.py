@@ -93,7 +93,7 @@ def test_an_alias_that_a_hand_pointed_at_another_version_stays_there():
         happen(yard, edit(ALIAS, 9))
         quiet(yard)
         assert yard.files.alias == 3
-        assert any(Reason.OVERTAKEN in within(r.ended_why) for r in yard.plane.journal.rollouts())
+        assert any(Reason.OVERTAKEN in within(r.ended_why) for r in yard.plane.journal.rollouts.newest())
 
 
 @pytest.mark.parametrize("how", range(3))

@@ -267,13 +267,14 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.DEFECT: "A defect in Baton stops the rollouts of this service. {kind}: {error}",
     Reason.JOURNAL_DAMAGED: "{error}{then:? A new journal can't be started yet: {then}|}",
     Reason.JOURNAL_FAILS: "The journal {path} fails: {error}.",
-    Reason.JOURNAL_EMPTY: "The journal {path} is empty. Baton did not leave it so.",
-    Reason.JOURNAL_ROW: "The journal {path} is damaged: a row holds what Baton never wrote ({error}).",
+    Reason.JOURNAL_EMPTY: "The journal {path} is empty, and Baton did not empty it.",
+    Reason.JOURNAL_ROW: "The journal {path} is damaged: a row holds a value that Baton does not write ({error}).",
     Reason.JOURNAL_FORMAT: "Another Baton wrote {path}: its format is {found}, not {known}.",
-    Reason.JOURNAL_GONE: "The journal {path} was removed or replaced while it was in use. Baton does nothing more; "
-    "Triton serves on.",
-    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the file, unless it is mended first.",
-    Reason.RECORDING: "What was found is being written to the journal.",
+    Reason.JOURNAL_GONE: "The journal {path} was removed or replaced while it was in use. Baton does nothing more. "
+    "Clients are not affected.",
+    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the last good file unless somebody repairs it "
+    "first.",
+    Reason.RECORDING: "Baton is writing what it found to the journal.",
     # Versions
     Reason.FOUND_SERVING: "Version {version} was found serving, and the journal {standing:?calls it {standing} "
     "({before})|does not say how it came there}. Baton keeps it.",

@@ -188,10 +188,15 @@ def test_no_wait(begin: BEGIN, ctl: Ctl) -> None:
     world = begin(**MANUAL)
     waiting(world)
     done = ctl("promote", "--no-wait")
-    assert (done.exit_code, done.stdout) == (0, "Version 2 goes on.\n")
+    assert (done.exit_code, done.stdout) == (0, "The rollout of version 2 continues.\n")
     assert "rollout 2" in done.stderr
     ticket = json.loads(ctl("promote", "--no-wait", "--output", "json").stdout)
-    assert ticket == {"service": "ranker", "rollout": 2, "until": "live", "message": "Version 2 goes on."}
+    assert ticket == {
+        "service": "ranker",
+        "rollout": 2,
+        "until": "live",
+        "message": "The rollout of version 2 continues.",
+    }
 
 
 def test_timeout(begin: BEGIN, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_no_wait(world: World, ctl: Ctl) -> None:
         "service": "ranker", "version": 2, "folder": str(folder), "bytes": 12_345_678,
         "seconds": 1.25, "resumed": True, "ignored": "",
     }  # fmt: skip
-    assert world.app.journal.open_rollout("ranker") is None
+    assert world.app.journal.rollouts.current("ranker") is None
 
 
 def test_without_a_control_plane_the_journal_knows_the_numbers(

@@ -243,7 +243,7 @@ def test_the_local_server_takes_the_place_of_the_configured_ones() -> None:
 
 
 def test_an_engine_without_a_configuration_and_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "checkout", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(local, "shared", (tmp_path / "nowhere").joinpath)
     config = Config(repository=tmp_path / "repo", services=load(None).services)
     with pytest.raises(ConfigError, match=r"has no .*config\.pbtxt"):
         local.prepare_repository(config)

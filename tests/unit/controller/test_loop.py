@@ -135,7 +135,7 @@ def test_a_server_that_nobody_mends_ends_the_rollout_and_refuses_no_version(plac
     serving(place, 1)
     (row,) = [v for v in plane.app.versions(None) if v.version == 2]
     assert row.state == "on_disk"
-    why = plane.journal.version_records(NAME)[2].reason
+    why = plane.journal.versions.records(NAME)[2].reason
     assert row.reason == str(why)
     assert why.reason is Reason.MACHINE_GIVEN_UP
     assert "Make room on this server's disk" in why.figures["error"]

@@ -216,7 +216,7 @@ def test_what_the_journal_had_refused_serves_by_now(place):
     assert set(rounds(plane, 5)) == {2}
     (row,) = [v for v in plane.app.versions() if v.version == 2]
     assert row.state == "serving"
-    found = plane.journal.version_records(NAME)[2].reason
+    found = plane.journal.versions.records(NAME)[2].reason
     assert (found.reason, found.figures["standing"]) == (Reason.FOUND_SERVING, ReleaseStatus.REJECTED)
     assert str(found.figures["before"]) == "other scores"
     with pytest.raises(Refused, match="No version of ranker was refused"):
@@ -312,7 +312,7 @@ def test_the_candidate_of_then_was_taken_back(place, phase):
     plane = stepwise(place)
     assert set(rounds(plane, 20)) == {1}
     assert plane.ended(2) in (Outcome.ABORTED, Outcome.ROLLED_BACK)
-    assert plane.journal.rollouts()[0].ended_why.reason is Reason.RESTORED
+    assert plane.journal.rollouts.newest()[0].ended_why.reason is Reason.RESTORED
     plane.app.resume(who="ann")
     assert set(rounds(plane, 20)) == {1}, "and it does not come again by itself"
     assert loaded(place) == {1}

@@ -117,7 +117,7 @@ def test_an_unjudged_version_waits_until_a_person_allows_it(place, probe):
     assert plane.phase() is Phase.WAITING
     why = plane.service.decision.why
     assert (why.reason, why.figures["previous"]) == (Reason.UNJUDGED, 1)
-    assert plane.journal.rollouts(service=NAME)[0].held().evidence.missing == "golden"
+    assert plane.journal.rollouts.newest(service=NAME)[0].held().evidence.missing == "golden"
     with pytest.raises(Refused) as refused:
         plane.app.promote(None, 2, full=True, who="ann")
     assert refused.value.reason is Reason.NOT_PROMOTED

@@ -156,7 +156,7 @@ def test_every_kind_of_note_is_tried():
 
 def test_the_errors_of_a_journal_say_what_they_mean_for_clients():
     for error in (BROKEN, str(because(Reason.JOURNAL_GONE, path="journal.db"))):
-        assert "Triton serves on" in error
+        assert "Clients are not affected" in error
 
 
 def test_a_note_that_is_not_of_its_kind_is_damage(journal):

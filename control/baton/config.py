@@ -1,8 +1,7 @@
-"""``baton.toml``: read once at start, and checked whole before anything starts.
+"""``baton.toml``: read once at start, and checked whole before anything starts. No default of a setting stands elsewhere.
 
-Precedence: flag, environment (``BATON_*``), file, default. This is the only place of a setting's default. Every key is
-documented in ``docs/reference/configuration.md``; a test keeps that complete. Relative paths start from the file's
-directory. Not checked here: whether files, servers and ports are there (``baton.doctor`` looks at those).
+Precedence: flag, environment (``BATON_*``), file, default. A test keeps ``docs/reference/configuration.md`` complete. Not
+checked here: whether files, servers and ports are there (``baton.doctor`` looks at those).
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from baton.errors import ConfigError
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _ALL = 100.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
 _LARGEST = 1e12
 """The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
 
@@ -379,11 +376,9 @@ def _table(shape: type[Any], data: Any, where: str, prefix: str, base: Path) -> 
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected a table.")
     known = {f.name: f for f in fields(shape)}
-    for key in data:
-        if key not in known:
-            raise ConfigError(
-                f"{where}: {prefix}{key}: no such key.", mend=f"Allowed here: {', '.join(sorted(known))}."
-            )
+    if unknown := [key for key in data if key not in known]:
+        mend = f"Allowed here: {', '.join(sorted(known))}."
+        raise ConfigError(f"{where}: {prefix}{unknown[0]}: no such key.", mend=mend)
     values: dict[str, Any] = {}
     for name, one in known.items():
         if name not in data:

@@ -37,8 +37,8 @@ CREATE TABLE memo (service TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL
 """
 
 BROKEN = (
-    "Clients are not affected. A control plane that starts puts the file aside and adopts what is served; `ctl restore FILE` "
-    "puts a backup in its place."
+    "Clients are not affected. A control plane that starts puts the file aside and adopts what is served; "
+    "`ctl restore FILE` puts a backup in its place."
 )
 """What a damaged journal means, and what to do."""
 
@@ -59,7 +59,10 @@ def journal_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if _damaged(error):
             raise JournalDamaged(_fails(path, str(error)), mend=BROKEN) from error
-        mend = "Make room on the disk, or let Baton's user write there. Baton then goes on by itself; Clients are not affected."
+        mend = (
+            "Make room on the disk, or let Baton's user write there. Baton then goes on by itself. "
+            "Clients are not affected."
+        )
         raise JournalError(_fails(path, str(error)), mend=mend) from error
 
 

@@ -272,8 +272,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.JOURNAL_FORMAT: "Another Baton wrote {path}: its format is {found}, not {known}.",
     Reason.JOURNAL_GONE: "The journal {path} was removed or replaced while it was in use. Baton does nothing more. "
     "Clients are not affected.",
-    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the last good file unless somebody repairs it "
-    "first.",
+    Reason.CONFIG_BROKEN: "{error} Clients are not affected. Baton restores the last good file unless somebody "
+    "repairs it first.",
     Reason.RECORDING: "Baton is writing what it found to the journal.",
     # Versions
     Reason.FOUND_SERVING: "Version {version} was found serving, and the journal {standing:?calls it {standing} "

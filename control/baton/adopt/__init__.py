@@ -18,36 +18,31 @@ Each step can be repeated. At each moment a Triton that starts anew finds a repo
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from baton import probe
+from baton.adopt.inspection import Inspection, config_text, inspect
+from baton.adopt.record import Adopted, read_record, record_file, write
 from baton.domain import ModelState
-from baton.durable import make_private, sync_directory
-from baton.errors import BatonError, CheckpointError, ConfigError, Refused, RepositoryError, TritonError
+from baton.durable import sync_directory
+from baton.errors import BatonError, Refused, RepositoryError, TritonError
 from baton.probe.base import Tensors
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read, write_atomically
 from baton.triton.grpc import GrpcTriton
-from baton.triton.port import Index
 from baton.triton.repository import ServiceFiles
-from baton.verify.checkpoint import describe
-from baton.verify.completeness import missing_parts
 
-FOLDER = "adopted"
-"""In the state directory: one JSON file for each adopted model, which `ctl eject` needs."""
+__all__ = ["Adopted", "Answers", "Inspection", "adopt", "changes", "eject", "inspect"]
+
 PROBE = "reranker"
-INPUTS, OUTPUTS = frozenset({"query", "documents"}), frozenset({"scores", "model_version"})
-"""Tensors that a model must have to be asked by that probe."""
 SAME = 1e-3
 """The engine and the model that it was made of may differ by this much in a score: they are the same version."""
 LOAD_S, ASK_S = 900.0, 30.0
@@ -60,34 +55,6 @@ _NUMBER = re.compile(r"[1-9]\d*")
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What was found of a model. ``obstacles`` must be mended first; ``notes`` are what the operator should know."""
-
-    release: str
-    model: str
-    engine: str
-    repository: Path
-    version: int | None
-    """The version that answers a request without a version; None when none is loaded."""
-    config: str
-    """Its ``config.pbtxt`` as it stands."""
-    obstacles: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """The record of an adoption in the state directory."""
-
-    model: str
-    engine: str
-    repository: str
-    version: int
-    config: str
-    """The text of the model's ``config.pbtxt`` before."""
-
-
 @dataclass(slots=True)
 class Answers:
     """What requests got that were sent while the files changed."""
@@ -96,63 +63,6 @@ class Answers:
     failed: int = 0
     slowest_s: float = 0.0
     error: str = ""
-
-
-def inspect(
-    server: GrpcTriton, repository: Path, state: Path, model: str | None = None, engine: str | None = None
-) -> Inspection:
-    """Look at a running Triton and its repository. Changes nothing.
-
-    Raises:
-        Unreachable: Triton does not answer.
-        KeyRefused: it wants an admin key.
-        Refused: there is no such model, or several and none was named.
-    """
-    release, index = server.release(), server.index()
-    adopted = sorted(path.stem for path in (state / FOLDER).glob("*.json"))
-    model = model or (adopted[0] if adopted else _only_one(index, repository))
-    if model not in index:
-        raise Refused(f"Triton has no model {model} in its repository.", mend=f"It has: {', '.join(sorted(index))}.")
-    engine = engine or f"{model}_engine"
-    ready = sorted(v for v, m in index[model].items() if m.state is ModelState.READY)
-    version = ready[-1] if ready else None
-    obstacles, notes, text = [], [], ""
-    if not server.explicit():
-        obstacles.append(
-            "Triton does not take load calls. Restart it with --model-control-mode=explicit "
-            f"--load-model={model}: Baton loads and unloads versions by these calls."
-        )
-    if version is None:
-        obstacles.append(f"No version of {model} is loaded, so there is nothing to adopt. Load it first.")
-    try:
-        text = _config(repository / model / CONFIG)
-        obstacles += _unfit(text, repository / model / CONFIG)
-    except RepositoryError as error:
-        obstacles.append(f"{error} Name the folder that Triton serves from with --repository.")
-    obstacles += _unfit_folders(repository / model, ready)
-    if model in adopted or model in [_read_record(state, one).engine for one in adopted]:
-        obstacles.append(f"{model} was adopted already, or an earlier try was interrupted. `ctl eject` undoes it.")
-    obstacles += [
-        f"{repository / name} is there already. Name another engine with --engine."
-        for name in (engine, f"{model}_splitter")
-        if (repository / name).exists()
-    ]
-    obstacles += [
-        f"This user may not write in {place}, and Baton works by writing there."
-        for place in (repository, repository / model)
-        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
-    ]
-    if len(ready) > 1:
-        others = ", ".join(str(v) for v in ready[:-1])
-        notes.append(
-            f"Clients can no longer ask {model} for version {others} by number: it has version {version} alone."
-        )
-    notes.append(f"For a moment two copies of version {version} are in memory.")
-    notes.append(
-        "At its next restart Triton needs --model-control-mode=explicit "
-        f"--load-model={model}; it then loads the engine as well."
-    )
-    return Inspection(release, model, engine, repository, version, text, tuple(obstacles), tuple(notes))
 
 
 def changes(found: Inspection) -> dict[Path, tuple[str, str]]:
@@ -178,7 +88,7 @@ def adopt(server: GrpcTriton, found: Inspection, state: Path, tell: Tell) -> Ans
         raise Refused("; ".join(found.obstacles))
     record = Adopted(found.model, found.engine, str(found.repository), found.version, found.config)
     files = ServiceFiles(found.repository, found.model, found.engine)
-    _write_record(state, record)
+    write(state, record)
     try:
         for folder in _versions(files.alias_dir):
             _link(folder, files.engine_dir / folder.name)
@@ -215,10 +125,10 @@ def eject(server: GrpcTriton, state: Path, model: str | None, tell: Tell) -> tup
         Refused: nothing was adopted, or traffic is split; nothing was changed.
         TritonError: Triton refused the model; the alias serves as before.
     """
-    record = _read_record(state, model)
+    record = read_record(state, model)
     files = ServiceFiles(Path(record.repository), record.model, record.engine)
     path = files.alias_dir / CONFIG
-    if pbtxt.parse(text := _config(path), path).HasField("ensemble_scheduling"):
+    if pbtxt.parse(text := config_text(path), path).HasField("ensemble_scheduling"):
         serving, split = files.alias_and_split()
         if serving is None or split:
             raise Refused(
@@ -244,55 +154,8 @@ def eject(server: GrpcTriton, state: Path, model: str | None, tell: Tell) -> tup
         if name in server.index():
             server.unload(name, ASK_S)
         shutil.rmtree(files.repository / name, ignore_errors=True)
-    _record_file(state, record.model).unlink()
+    record_file(state, record.model).unlink()
     return record, answers, text == record.config
-
-
-def _only_one(index: Index, repository: Path) -> str:
-    found = []
-    for name, versions in sorted(index.items()):
-        with suppress(RepositoryError):
-            text = _config(repository / name / CONFIG)
-            if any(m.state is ModelState.READY for m in versions.values()) and not _unfit(text, repository / name):
-                found.append(name)
-    if len(found) != 1:
-        what = f"Several models can be adopted: {', '.join(found)}." if found else "No model here can be adopted."
-        raise Refused(what, mend="Name one with --model, and the folder that Triton serves from with --repository.")
-    return found[0]
-
-
-def _config(path: Path) -> str:
-    text = read(path)
-    if text is None:
-        raise RepositoryError(f"There is no {path}.")
-    pbtxt.parse(text, path)
-    return text
-
-
-def _unfit(text: str, path: Path) -> list[str]:
-    """What of a configuration Baton can't roll out yet."""
-    config = pbtxt.parse(text, path)
-    named = {tensor.name for tensor in config.input} | {tensor.name for tensor in config.output}
-    found = []
-    if config.HasField("ensemble_scheduling"):
-        found.append(f"{path.parent.name} is an ensemble. Adopt the model behind it.")
-    elif lacking := sorted((INPUTS | OUTPUTS) - named):
-        found.append(f"{path} has no tensor {', '.join(lacking)}: only rerankers can be adopted so far.")
-    if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
-        found.append(f"{path} asks for sequences or for several answers a request, which an alias can't pass on.")
-    return found
-
-
-def _unfit_folders(folder: Path, ready: list[int]) -> Iterator[str]:
-    for version in ready:
-        place = folder / str(version)
-        try:
-            missing = missing_parts(describe(place)) if place.is_dir() else ("the folder",)
-        except CheckpointError as error:
-            yield f"{place} is no checkpoint: {error}"
-            continue
-        if missing:
-            yield f"Triton serves version {version}, and {place} lacks {missing[0]}. Is --repository the right one?"
 
 
 def _engine_text(text: str, engine: str, version: int, path: Path) -> str:
@@ -440,7 +303,7 @@ def _put_back(server: GrpcTriton, record: Adopted, state: Path) -> None:
     with suppress(BatonError):
         server.unload(record.engine, ASK_S)
     shutil.rmtree(files.engine_dir, ignore_errors=True)
-    _record_file(state, record.model).unlink(missing_ok=True)
+    record_file(state, record.model).unlink(missing_ok=True)
 
 
 def _original(record: Adopted, serving: int, files: ServiceFiles) -> str:
@@ -463,37 +326,3 @@ def _leads(server: GrpcTriton, model: str, engine: str | None) -> None:
     loaded = any(m.state is ModelState.READY for m in server.index().get(model, {}).values())
     if not loaded or server.step(model) != engine:
         raise TritonError(f"Triton did not load {model} as {CONFIG} says; its log tells why.")
-
-
-def _record_file(state: Path, model: str) -> Path:
-    return state / FOLDER / f"{model}.json"
-
-
-def _write_record(state: Path, record: Adopted) -> None:
-    make_private(state)
-    path = _record_file(state, record.model)
-    make_private(path.parent)
-    draft = path.with_suffix(".new")
-    with draft.open("w") as file:
-        json.dump(asdict(record), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)
-
-
-def _read_record(state: Path, model: str | None) -> Adopted:
-    found = sorted((state / FOLDER).glob("*.json"))
-    if model is not None:
-        found = [path for path in found if path.stem == model]
-    if len(found) != 1:
-        names = ", ".join(path.stem for path in found)
-        raise Refused(
-            f"Several models were adopted: {names}." if found else f"Nothing was adopted from {state}.",
-            mend="Name one with --model." if found else "Name the state directory of `ctl adopt` with --state.",
-        )
-    try:
-        data: Mapping[str, Any] = json.loads(found[0].read_text())
-        return Adopted(**data)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{found[0]} can't be read: {error}.") from None

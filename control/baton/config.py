@@ -1,7 +1,6 @@
-"""``baton.toml``: read once at start, and checked whole before anything starts. No default of a setting stands elsewhere.
+"""``baton.toml``: read at start, checked as a whole. Precedence: flag, environment (``BATON_*``), file, default.
 
-Precedence: flag, environment (``BATON_*``), file, default. A test keeps ``docs/reference/configuration.md`` complete. Not
-checked here: whether files, servers and ports are there (``baton.doctor`` looks at those).
+``docs/reference/configuration.md`` has every key. No default of a setting stands anywhere else in the code.
 """
 
 from __future__ import annotations
@@ -348,9 +347,8 @@ def load(path: Path | None) -> Config:
 def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
     """Check a parsed file. ``base``: the directory that relative paths start from."""
     config: Config = _table(Config, data, where, "", base)
-    config = replace(
-        config, services=config.services or (DEFAULT_SERVICE,), servers=config.servers or (DEFAULT_SERVER,)
-    )
+    services, servers = config.services or (DEFAULT_SERVICE,), config.servers or (DEFAULT_SERVER,)
+    config = replace(config, services=services, servers=servers)
     for what, names in (
         ("servers", [s.name for s in config.servers]),
         ("services", [n for s in config.services for n in (s.name, s.engine, s.splitter)]),

@@ -182,7 +182,7 @@ class Stage:
 
     def why(self, service: str = "ranker") -> Why:
         """The reason of what the service does or waits for."""
-        why: Why = self.app._services[service].decision.why
+        why: Why = self.app.services[service].decision.why
         return why
 
     def wait_why(self, reason: Reason, service: str = "ranker") -> Why:

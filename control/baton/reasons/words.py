@@ -1,4 +1,4 @@
-"""The sentence of each reason. No other module words one.
+"""The sentence of each reason.
 
 A template names the figures of its reason. Beside the formats of Python it knows a few of its own (:class:`_Words`).
 """

@@ -100,10 +100,21 @@ def by_hand(
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LocalTriton]]:
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LocalTriton]]:
     home = tmp_path_factory.mktemp("by_hand")
     with by_hand(home) as server:
         yield home, server
+
+
+@pytest.fixture
+def running(shared_server: tuple[Path, LocalTriton]) -> Iterator[tuple[Path, LocalTriton]]:
+    """The server of the module, on which nothing is adopted: also after a test that failed half way."""
+    home, server = shared_server
+    yield home, server
+    if list((home / ".baton" / core.FOLDER).glob("*.json")):
+        (home / "baton.toml").write_text(f'[[servers]]\nname = "a"\ngrpc = "{server.grpc_url}"\n')
+        assert ctl(home, "eject").returncode == 0
+    (home / "baton.toml").unlink(missing_ok=True)
 
 
 def test_there_and_back_under_load_costs_no_request_and_no_byte(running: tuple[Path, LocalTriton]) -> None:
@@ -130,12 +141,15 @@ def test_there_and_back_under_load_costs_no_request_and_no_byte(running: tuple[P
     assert clients.failed == []
     assert clients.versions == {"7"}
     assert tree(home / "model_repository") == before
-    (home / "baton.toml").unlink()
 
 
 def test_the_control_plane_takes_over_and_eject_keeps_what_serves_then(running: tuple[Path, LocalTriton]) -> None:
     home, server = running
     assert ctl(home, "adopt", server.grpc_url).returncode == 0
+    written = (home / "baton.toml").read_text()
+    usual = '# metrics = "127.0.0.1:9464"'
+    assert usual in written
+    (home / "baton.toml").write_text(written.replace(usual, 'metrics = "127.0.0.1:0"'))  # others use that port
     made = make_checkpoint(home / "next", seed=8)
     log = (home / "serve.log").open("w")
     plane = subprocess.Popen([CTL, "serve"], cwd=home, stdout=log, stderr=log)
@@ -162,7 +176,6 @@ def test_the_control_plane_takes_over_and_eject_keeps_what_serves_then(running: 
     assert back.returncode == 0, back.stderr
     assert json.loads(back.stdout)["unchanged"]
     assert (home / "model_repository" / NAME / "8" / "config.json").is_file(), "a version that came since is kept"
-    (home / "baton.toml").unlink()
 
 
 STEPS = (
@@ -212,7 +225,6 @@ def test_killed_at_each_step_the_model_serves_and_eject_puts_it_back(
         clients.some_more(50)
     assert clients.failed == []
     assert tree(home / "model_repository") == before
-    (home / "baton.toml").unlink()
 
 
 def test_an_engine_that_gives_other_scores_is_taken_out_again(

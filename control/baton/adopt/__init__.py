@@ -30,7 +30,7 @@ from pathlib import Path
 
 from baton import probe
 from baton.adopt.inspection import Inspection, config_text, inspect
-from baton.adopt.record import Adopted, read_record, record_file, write
+from baton.adopt.record import FOLDER, Adopted, read_record, record_file, write
 from baton.domain import ModelState
 from baton.durable import sync_directory
 from baton.errors import BatonError, Refused, RepositoryError, TritonError
@@ -40,7 +40,7 @@ from baton.triton.config_file import CONFIG, read, write_atomically
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
 
-__all__ = ["Adopted", "Answers", "Inspection", "adopt", "changes", "eject", "inspect"]
+__all__ = ["FOLDER", "Adopted", "Answers", "Inspection", "adopt", "changes", "eject", "inspect"]
 
 PROBE = "reranker"
 SAME = 1e-3

@@ -119,6 +119,8 @@ def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, go
 def _done(rollout: RolloutStory, ticket: Ticket, goal: Goal) -> bool:
     if rollout.ended:
         return True
+    if goal is BACK:
+        return False  # it may wait until the loop has seen that it was stopped
     if rollout.phase is Phase.WAITING:
         # Promoting brings nothing further that waits for evidence, and the gates behind one that holds stay pending.
         return _held(rollout) is not None or (goal.rests and not _asking(rollout))
@@ -131,7 +133,7 @@ def _asking(rollout: RolloutStory) -> bool:
 
 
 def _held(rollout: RolloutStory) -> GateResult | None:
-    """The gate that a rollout which waits has not enough evidence for."""
+    """The gate that a rollout which waits does not have enough evidence for."""
     waits = rollout.phase is Phase.WAITING and not rollout.ended
     gates = rollout.gates if waits else ()
     return next((g for g in gates if g.verdict is Verdict.HOLD and g.gate not in {Gate.LIVE, Gate.MEMORY}), None)
@@ -141,8 +143,8 @@ def _failure(rollout: RolloutStory, goal: Goal) -> BatonError | None:
     what = f"Version {rollout.candidate} of {rollout.service}"
     if (held := _held(rollout)) is not None and not goal.rests:
         return Refused(
-            f"{what} is not promoted: gate {held.gate} has not enough evidence. {held.message}",
-            mend=f"`ctl retry {rollout.candidate}` asks it again, `ctl abort` ends the rollout.",
+            f"{what} is not promoted: gate {held.gate} does not have enough evidence. {held.message}",
+            mend=f"`ctl retry {rollout.candidate}` runs the gate again, `ctl abort` ends the rollout.",
         )
     if not rollout.ended or rollout.outcome in goal.outcomes:
         return None
@@ -170,8 +172,8 @@ def _summary(rollout: RolloutStory) -> str:
     if rollout.phase is Phase.WAITING and rollout.weight:
         return f"{service}: {what} has {percent(rollout.weight)} of the traffic and waits for `ctl promote`."
     if (held := _held(rollout)) is not None:
-        text = f"{service}: {what} is not live: gate {held.gate} has not enough evidence. {held.message}"
-        return f"{text} `ctl retry {version}` asks it again, `ctl abort` ends the rollout."
+        text = f"{service}: {what} is not live: gate {held.gate} does not have enough evidence. {held.message}"
+        return f"{text} `ctl retry {version}` runs the gate again, `ctl abort` ends the rollout."
     if rollout.phase is Phase.WAITING:
         return f"{service}: {what} {_gates(rollout)} and waits for `ctl promote`."
     after = f", {duration(rollout.time_to_live_s)} after it began" if rollout.time_to_live_s else ""

@@ -73,7 +73,7 @@ def test_a_rollout_that_waits_for_evidence_is_not_waited_for(world: World, ctl: 
     gate_says(world.place, Gate.WARMUP, Verdict.HOLD, evidence=Evidence(missing="golden"))
     done = ctl("push", "new")
     assert done.exit_code == 0, done.output
-    assert "gate warmup has not enough evidence" in " ".join(done.stdout.split())
+    assert "gate warmup does not have enough evidence" in " ".join(done.stdout.split())
 
 
 def test_paused(world: World, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,10 @@ def test_a_version_that_fails_is_turned_back_all_the_same(st: Stage, tmp_path: P
         row = st.wait_end(2)
         assert row["outcome"] == "rolled_back"
         errors = next(g for g in row["gates"] if g["name"] == "live")["evidence"]["checks"][0]
-        assert (errors["name"], errors["verdict"]) == ("errors", "fail")
+        stop = st.app.journal.rollouts.newest(service="ranker", limit=1)[0].stop
+        # Its failures hit health probes, too. Where two in a row do, that ends the rollout before live traffic does.
+        by_probe = stop is not None and stop.why.reason is Reason.NO_ANSWER
+        assert by_probe or (errors["name"], errors["verdict"]) == ("errors", "fail")
         traffic.wait_answers(1)
 
 

@@ -24,7 +24,7 @@ from baton.facts import Requests
 FOLDER = Path(__file__).with_name("pages")
 WHOLE = (
     *("empty", "steady", "one of two servers is away", "loading", "waiting for a golden set"),
-    *("a pause step", "paused", "ended rejected by Triton", "ended rolled back", "live fails by many errors"),
+    *("a pause step", "paused", "ended rejected by Triton", "ended rolled back"),
     *("it runs in less than was asked for", "memory alarms", "something lies beside the versions"),
 )
 PAGES = [(name, columns) for name in WHOLE for columns in (40, 80)] + [("a pause step", 160)]
@@ -48,12 +48,14 @@ def gate_of(name: str, gate: Gate) -> GateResult:
 
 
 def whole(name: str, columns: int) -> list[str]:
-    """The page, with the same requests at every try: how many come in between depends on the machine."""
+    """The page, with the same traffic at every try: how much of it was reported by then depends on the machine."""
     service = moment(name).status.services[0]
     if (traffic := service.traffic) is None:
         return drawn(name, columns)
     splitters = tuple(replace(one, lease_left_s=12.0) for one in traffic.splitters)
-    counted = replace(traffic, observed=21.7, requests=Requests(63, 17), splitters=splitters, lease_left_s=12.0)
+    counted = replace(
+        traffic, observed=21.7, requests=Requests(63, 17), splitters=splitters, lease_left_s=12.0, waiting_for=""
+    )
     gates = tuple(gate for gate in service.gates if gate.gate is not Gate.LIVE)
     return drawn(name, columns, traffic=counted, gates=gates)
 

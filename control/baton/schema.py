@@ -67,7 +67,7 @@ def journal_errors(path: Path) -> Iterator[None]:
 
 
 def _fails(path: Path, error: str) -> Why:
-    return because(Reason.JOURNAL_FAILS, path=str(path), error=error)
+    return because(Reason.JOURNAL_FAILS, path=str(path), error=error.rstrip("."))
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:

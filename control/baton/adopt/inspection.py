@@ -70,8 +70,6 @@ def inspect(
     except RepositoryError as error:
         obstacles.append(f"{error} Name the folder that Triton serves from with --repository.")
     obstacles += _unfit_folders(repository / model, ready)
-    if model in adopted or model in [read_record(state, one).engine for one in adopted]:
-        obstacles.append(f"{model} was adopted already, or an earlier try was interrupted. `ctl eject` undoes it.")
     obstacles += [
         f"{repository / name} is there already. Name another engine with --engine."
         for name in (engine, f"{model}_splitter")
@@ -82,6 +80,9 @@ def inspect(
         for place in (repository, repository / model)
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
     ]
+    if model in adopted or model in [read_record(state, one).engine for one in adopted]:
+        # All else follows from that.
+        obstacles = [f"{model} was adopted already, or an earlier try was interrupted. `ctl eject` undoes it."]
     if len(ready) > 1:
         others = ", ".join(str(v) for v in ready[:-1])
         notes.append(
@@ -139,4 +140,4 @@ def _unfit_folders(folder: Path, ready: list[int]) -> Iterator[str]:
             yield f"{place} is no checkpoint: {error}"
             continue
         if missing:
-            yield f"Triton serves version {version}, and {place} lacks {missing[0]}. Is --repository the right one?"
+            yield f"{place} is not what Triton serves as version {version}: {missing[0]}. Is --repository the right one?"

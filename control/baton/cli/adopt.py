@@ -169,9 +169,9 @@ def _page(found: Inspection, address: str, diffs: list[str]) -> None:
     click.echo(f"Triton:      {found.release} at {address}")
     click.echo(f"Model:       {found.model}, {version}")
     click.echo(f"Repository:  {found.repository}")
-    if found.version is not None:
+    if found.version is not None and not found.obstacles:
         click.echo(f"Becomes:     the alias {found.model} -> the engine {found.engine}, version {found.version}")
-    for title, lines in (("To be mended first:", found.obstacles), ("Good to know:", found.notes)):
+    for title, lines in (("Fix this first:", found.obstacles), ("Good to know:", found.notes)):
         if lines:
             click.echo(f"\n{title}")
             for line in lines:

@@ -140,4 +140,4 @@ def _unfit_folders(folder: Path, ready: list[int]) -> Iterator[str]:
             yield f"{place} is no checkpoint: {error}"
             continue
         if missing:
-            yield f"{place} is not what Triton serves as version {version}: {missing[0]}. Is --repository the right one?"
+            yield f"{place} is not version {version} that Triton serves: {missing[0]}. Is --repository the right one?"

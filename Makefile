@@ -35,8 +35,8 @@ up: setup ## starts Triton and the control plane on the demo checkpoints; with T
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
 # One more than there are cores: some of these tests wait, for a process or a socket.
-test-fast: JOBS = $$(( $$(nproc) + 1 ))
-test-fast: setup ## the tests without Triton, torch and simulation, for every change: 2 to 3 minutes
+test-fast: JOBS = $$(( $$(nproc) + 2 ))
+test-fast: setup ## the tests without Triton, torch and simulation, for every change: 2 minutes
 	@$(PYTEST) --fast
 
 test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)

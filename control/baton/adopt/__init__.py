@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import threading
 import time
@@ -34,11 +33,12 @@ from baton.adopt.record import FOLDER, Adopted, read_record, record_file, write
 from baton.domain import ModelState
 from baton.durable import sync_directory
 from baton.errors import BatonError, Refused, RepositoryError, TritonError
-from baton.probe.base import Tensors
+from baton.probe.base import Probe, Tensors
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read, write_atomically
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
+from baton.verify.names import version_of
 
 __all__ = ["FOLDER", "Adopted", "Answers", "Inspection", "adopt", "changes", "eject", "inspect"]
 
@@ -50,7 +50,6 @@ SOME = 20
 """Requests before the change, and after it."""
 EVERY_S = 0.02
 """Time between two requests that are sent while the files change."""
-_NUMBER = re.compile(r"[1-9]\d*")
 
 Tell = Callable[[str], None]
 
@@ -128,7 +127,8 @@ def eject(server: GrpcTriton, state: Path, model: str | None, tell: Tell) -> tup
     record = read_record(state, model)
     files = ServiceFiles(Path(record.repository), record.model, record.engine)
     path = files.alias_dir / CONFIG
-    if pbtxt.parse(text := config_text(path), path).HasField("ensemble_scheduling"):
+    led = pbtxt.parse(text := config_text(path), path).HasField("ensemble_scheduling")
+    if led:
         serving, split = files.alias_and_split()
         if serving is None or split:
             raise Refused(
@@ -145,9 +145,10 @@ def eject(server: GrpcTriton, state: Path, model: str | None, tell: Tell) -> tup
             server.load(record.model, LOAD_S)
             _leads(server, record.model, None)
         except BatonError:
-            files.set_alias(serving)
-            server.load(record.model, LOAD_S)
-            _empty(files, serving)
+            if led:  # else an earlier try may have removed a part of the engine's files already
+                files.set_alias(serving)
+                server.load(record.model, LOAD_S)
+                _move_out(files, serving)
             raise
     tell(f"{record.model} serves version {serving} by itself.")
     for name in (record.engine, files.splitter_name):
@@ -163,7 +164,8 @@ def _engine_text(text: str, engine: str, version: int, path: Path) -> str:
 
 
 def _versions(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    """What :meth:`ServiceFiles.tidy_alias` would remove from the alias's folder: also ``007``, which is no version."""
+    return sorted(entry for entry in folder.iterdir() if entry.name.isdigit())
 
 
 def _link(source: Path, target: Path) -> None:
@@ -208,9 +210,14 @@ def _try_splitter(server: GrpcTriton, files: ServiceFiles, version: int) -> None
         files.set_splitter(None)
 
 
-def _same_answers(server: GrpcTriton, record: Adopted) -> None:
+def _asker() -> Probe:
     asker = probe.builtin(PROBE)
     assert asker is not None  # noqa: S101 - it brings requests of its own
+    return asker
+
+
+def _same_answers(server: GrpcTriton, record: Adopted) -> None:
+    asker = _asker()
 
     def ask(model: str) -> tuple[float, ...]:
         def infer(version: int, inputs: Tensors, timeout_s: float) -> Tensors:
@@ -226,9 +233,7 @@ def _same_answers(server: GrpcTriton, record: Adopted) -> None:
 @contextmanager
 def _asked(server: GrpcTriton, model: str) -> Iterator[Answers]:
     """Send requests to the model all the while, as clients do: by its name alone."""
-    asker = probe.builtin(PROBE)
-    assert asker is not None  # noqa: S101 - it brings requests of its own
-    requests, answers, stop = asker.requests(), Answers(), threading.Event()
+    requests, answers, stop = _asker().requests(), Answers(), threading.Event()
 
     def ask() -> None:
         while not stop.wait(EVERY_S):
@@ -264,22 +269,12 @@ def _move_out(files: ServiceFiles, version: int) -> None:
     for folder in _versions(files.alias_dir):
         if not (files.engine_dir / folder.name).exists():
             raise RepositoryError(f"{files.engine_dir / folder.name} is gone, so {folder} stays where it is.")
-        _remove(folder)
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
     (files.alias_dir / str(version)).mkdir(exist_ok=True)
     sync_directory(files.alias_dir)
-
-
-def _empty(files: ServiceFiles, version: int) -> None:
-    for folder in _versions(files.alias_dir):
-        _remove(folder)
-    (files.alias_dir / str(version)).mkdir(exist_ok=True)
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder)
 
 
 def _link_back(files: ServiceFiles) -> None:
@@ -318,7 +313,7 @@ def _chosen(text: str, files: ServiceFiles) -> int:
     policy = pbtxt.parse(text, files.alias_dir / CONFIG).version_policy
     if policy.HasField("specific"):
         return max(policy.specific.versions, default=0)
-    return max((int(folder.name) for folder in _versions(files.alias_dir)), default=0)
+    return max((version_of(folder.name) or 0 for folder in _versions(files.alias_dir)), default=0)
 
 
 def _leads(server: GrpcTriton, model: str, engine: str | None) -> None:

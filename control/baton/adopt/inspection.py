@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from baton.adopt.record import FOLDER, read_record
+from baton.adopt.record import read_record, record_files
 from baton.domain import ModelState
 from baton.errors import CheckpointError, Refused, RepositoryError
 from baton.triton import pbtxt
@@ -49,7 +49,7 @@ def inspect(
         Refused: there is no such model, or several and none was named.
     """
     release, index = server.release(), server.index()
-    adopted = sorted(path.stem for path in (state / FOLDER).glob("*.json"))
+    adopted = [path.stem for path in record_files(state)]
     model = model or (adopted[0] if adopted else _only_one(index, repository))
     if model not in index:
         raise Refused(f"Triton has no model {model} in its repository.", mend=f"It has: {', '.join(sorted(index))}.")

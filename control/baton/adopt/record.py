@@ -45,8 +45,13 @@ def write(state: Path, record: Adopted) -> None:
     sync_directory(path.parent)
 
 
+def record_files(state: Path) -> list[Path]:
+    """That of each adopted model; its stem is the model's name."""
+    return sorted((state / FOLDER).glob("*.json"))
+
+
 def read_record(state: Path, model: str | None) -> Adopted:
-    found = sorted((state / FOLDER).glob("*.json"))
+    found = record_files(state)
     if model is not None:
         found = [path for path in found if path.stem == model]
     if len(found) != 1:

@@ -81,7 +81,7 @@ def adopt(
     if settings.json:
         print_json(_facts(found, diffs, answers))
     if answers is not None:
-        _told(found.model, answers)
+        _report(found.model, answers)
         say("Start Baton with `ctl serve`: it takes over what serves, and rolls out each new version from then on.")
 
 
@@ -107,7 +107,7 @@ def eject(settings: Settings, model: str | None, admin_key_file: Path | None, *,
         record, answers, unchanged = core.eject(triton, config.state, model, say)
     if settings.json:
         print_json({"model": record.model, "unchanged": unchanged, **_counted(answers)})
-    _told(record.model, answers)
+    _report(record.model, answers)
     if not unchanged:
         say(f"Another version serves than when it was adopted, so {record.model}/config.pbtxt names that version now.")
 
@@ -194,7 +194,7 @@ def _facts(found: Inspection, diffs: list[str], answers: Answers | None) -> dict
     }  # fmt: skip
 
 
-def _told(model: str, answers: Answers) -> None:
+def _report(model: str, answers: Answers) -> None:
     say(
         f"{answers.asked} requests were sent to {model} meanwhile: {answers.failed} failed, "
         f"the slowest took {answers.slowest_s * 1000:.0f} ms. {answers.error}".rstrip()

@@ -36,9 +36,9 @@ def init(settings: Settings, directory: Path, checkpoint: Path | None, *, demo: 
 
     Afterwards `ctl up` starts Triton and the control plane there. Nothing that is there already is changed.
     """
+    from baton.cli.local import prepare_engine
     from baton.config import load
     from baton.push import push
-    from baton.triton.config_file import write_atomically
 
     if demo and checkpoint is not None:
         raise click.UsageError("--demo brings a checkpoint of its own: leave out --demo or --checkpoint.")
@@ -58,11 +58,7 @@ def init(settings: Settings, directory: Path, checkpoint: Path | None, *, demo: 
         config = load(draft)
         service = config.service(None)
         engine = config.repository / service.engine
-        engine.mkdir(parents=True, exist_ok=True)
-        if not (engine / "config.pbtxt").exists():
-            write_atomically(
-                engine / "config.pbtxt", shared("model_repository", service.engine, "config.pbtxt").read_text("utf-8")
-            )
+        prepare_engine(config.repository, service)
         pushed = None
         if checkpoint is not None and not any(entry.is_dir() for entry in engine.iterdir()):
             pushed = push(checkpoint, config.repository, service.engine)

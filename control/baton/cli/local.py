@@ -69,7 +69,7 @@ def prepare_repository(config: Config) -> list[str]:
     Raises ``ConfigError`` when an engine has no configuration and none can be given to it.
     """
     for service in config.services:
-        _prepare_engine(config.repository, service)
+        prepare_engine(config.repository, service)
         # A restart in the middle of a rollout must not stumble over a version that was never proved: Triton begins
         # with what serves, and the control plane brings the rest.
         files = ServiceFiles(config.repository, service.name, service.engine)
@@ -80,7 +80,8 @@ def prepare_repository(config: Config) -> list[str]:
     return [s.name for s in config.services if (config.repository / s.name / "config.pbtxt").is_file()]
 
 
-def _prepare_engine(repository: Path, service: ServiceConfig) -> None:
+def prepare_engine(repository: Path, service: ServiceConfig) -> None:
+    """Gives an engine its ``config.pbtxt`` where it has none. Raises ``ConfigError`` when there is none to give."""
     wanted = repository / service.engine / "config.pbtxt"
     if wanted.is_file():
         return

@@ -183,5 +183,5 @@ def test_the_template_of_an_engine(place, untouched, monkeypatch):
     monkeypatch.setattr(local, "shared", checkout.joinpath)
     (place / "models" / NAME / "config.pbtxt").unlink()
     link(place / "models" / NAME / ".config.pbtxt.new", untouched)
-    local._prepare_engine(place / "models", ServiceConfig(name="public", engine=NAME))
+    local.prepare_engine(place / "models", ServiceConfig(name="public", engine=NAME))
     assert (place / "models" / NAME / "config.pbtxt").read_text() == BASE

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 from baton.domain import ALWAYS, Gate, GateResult, Kind, Outcome, Phase, Release, Verdict, VersionState
@@ -313,3 +314,28 @@ class Restored:
     kept: str | None
     turned_back: tuple[int, ...]
     paused: bool
+
+
+class Role(StrEnum):
+    """What a machine is to Baton. One machine may be several of them."""
+
+    CONTROL = "control"
+    TRITON = "triton"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `ctl doctor` found in one check. ``ok`` is null for what works with a limit, and for what was skipped.
+
+    ``fixable``: `ctl doctor --fix` mends it; ``fixed``: it just did.
+    """
+
+    role: Role
+    name: str
+    verdict: Literal["ok", "warn", "fail", "skipped"]
+    ok: bool | None
+    message: str
+    mend: str | None = None
+    fixable: bool = False
+    fixed: bool = False

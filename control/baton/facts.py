@@ -266,11 +266,13 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class RunsServer:
-    """A server that the control plane runs with."""
+    """A server that the control plane runs with. ``http`` and ``metrics`` are left out where it does not know them."""
 
     name: str
     grpc: str
     admin_key_file: str | None
+    http: str | None = None
+    metrics: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,16 +102,13 @@ class _Look:
         addresses = [Address.of(text) for text in self.asked]
         roles = self.roles or ((Role.CLIENT,) if addresses else ())
         configuration, config = _configuration(self.settings)
-        if roles == (Role.CLIENT,):
-            return [
-                *([(Role.CLIENT, configuration)] if configuration.ok is False else []),
-                *((Role.CLIENT, one) for one in self._client(config, addresses)),
-            ]
         health, control_plane = _control_plane(self.settings, config)
         if health is not None and health.runs is not None:
             configuration, config = _running(configuration, config, health.runs)
         found: Found = [(Role.CONTROL, configuration), (Role.CONTROL, control_plane)]
-        if self.settings.server is not None:
+        if roles and Role.CONTROL not in roles:
+            found = [(roles[0], configuration)] if configuration.ok is False else []
+        elif self.settings.server is not None:
             message = f"{self.settings.server} is another one: run `ctl doctor` there, without --server (BATON_SERVER)"
             return [*found, (Role.CONTROL, skipped("machine", message))]
         return found + self._here(config, roles, addresses, runs=health is not None)
@@ -220,15 +218,16 @@ def _running(read: Finding, config: Config, runs: Runs) -> tuple[Finding, Config
 
     What is wrong with the file that was read stays a failure: the next start would meet it.
     """
-    from baton.config import ServerConfig
+    from baton.config import ServerConfig, load
     from baton.doctor import good
 
-    keys = [None if one.admin_key_file is None else Path(one.admin_key_file) for one in runs.servers]
-    had = {(one.name, one.grpc): one for one in config.servers}
     servers = tuple(
-        replace(had.get((one.name, one.grpc), ServerConfig(one.name, one.grpc)), admin_key_file=key)
-        for one, key in zip(runs.servers, keys, strict=True)
+        ServerConfig(one.name, one.grpc, one.http, one.metrics, one.admin_key_file and Path(one.admin_key_file))
+        for one in runs.servers
     )
+    file = None if runs.configuration is None else Path(runs.configuration)
+    with suppress(ConfigError):  # as it is by now; it may have been edited since the start
+        config = load(file)
     config = replace(config, repository=Path(runs.repository), state=Path(runs.state), servers=servers)
     if read.ok is False:
         return read, config

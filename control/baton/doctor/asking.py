@@ -212,6 +212,8 @@ def _large(address: Address) -> Finding:
     """
     name, size = f"{address.name} message size", f"{LARGE >> 20} MiB"
     small, large = (_refusal(address, count) for count in (1, LARGE))
+    if not small[0]:
+        return skipped(name, f"{address.place} can't be asked: {small[1]}")
     if small[0] == large[0]:
         return good(name, f"{size} pass")
     message = f"a message of {size} does not pass: {large[1]}. Clients that send pictures or many documents fail so"
@@ -220,7 +222,7 @@ def _large(address: Address) -> Finding:
 
 
 def _refusal(address: Address, count: int) -> tuple[str, str]:
-    """How a message of that size to no model is refused: a value to compare, and words."""
+    """How a message of that size to no model is refused: the status, empty where none came, and words."""
     data = np.zeros((1, count), dtype=np.uint8)
     try:
         if address.protocol == "grpc":
@@ -229,7 +231,7 @@ def _refusal(address: Address, count: int) -> tuple[str, str]:
             _send_http(address.place, data)
     except Exception as error:  # noqa: BLE001 - tritonclient's HTTP lets through what the socket and gevent raise
         status = getattr(error, "status", lambda: None)()
-        return str(status or type(error).__name__), " ".join(str(error).split())[:200]
+        return str(status or ""), " ".join(str(error).split())[:200]
     return "answered", "an answer"
 
 

@@ -19,6 +19,10 @@ from baton.local.ports import open_port
 
 MINIMUM_PYTHON = (3, 11)
 DISTRIBUTION = "triton-baton"
+_OTHER_PORT = {
+    "console": "Stop it, or name another port: --console-port, or `metrics` in [control].",
+    "api": "Stop it, or name another port: `listen` in [control.api].",
+}
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*\])?\s*(?:>=\s*(?P<least>[\d.]+))?")
 
 
@@ -76,6 +80,6 @@ def ports(wanted: Mapping[str, int], host: str = "127.0.0.1") -> Iterator[Findin
         try:
             open_port(host, name, number).close()
         except BatonError as error:
-            yield bad(f"port {name}", error.message, f"Stop it, or pass another --{name}-port.")
+            yield bad(f"port {name}", error.message, _OTHER_PORT.get(name, f"Stop it, or pass another --{name}-port."))
         else:
             yield good(f"port {name}", f"{number} is free")

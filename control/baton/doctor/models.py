@@ -6,6 +6,7 @@ more than the version policy changes. Not covered: what Triton itself makes of a
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _common(engine: str, config: Any, path: Path) -> Iterator[Finding]:
             "judged it, and Baton starts no rollout"
         )
         lines = f"version_policy {{ specific {{ versions: [ {max(numbers, default=1)} ] }} }}"
-        mend = f"Add, with the number that serves: {lines}"
+        mend = f"Write, with the number that serves: `{lines}`. That alone loads nothing anew."
         yield bad(f"{engine} version_policy", message, mend)
     if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
         message = f"{path} asks for sequences or for several answers a request, which an alias can't pass on"
@@ -120,7 +121,7 @@ def _kind(engine: str, config: Any, model: Any, path: Path) -> Iterator[Finding]
     """What the template of the service's kind has, and this has not, or has in another way."""
     if config.max_batch_size < 1:
         message = f"{path} has no max_batch_size: each request begins with a batch dimension, and all are refused"
-        yield bad(f"{engine} max_batch_size", message, f"Add: max_batch_size: {model.max_batch_size}")
+        yield bad(f"{engine} max_batch_size", message, f"Add `max_batch_size: {model.max_batch_size}`. {_RELOADS}")
     for kind in ("input", "output"):
         has = {tensor.name: tensor for tensor in getattr(config, kind)}
         for wanted in getattr(model, kind):
@@ -129,46 +130,46 @@ def _kind(engine: str, config: Any, model: Any, path: Path) -> Iterator[Finding]
         for tensor in (tensor for name, tensor in has.items() if kind == "input" and name not in known):
             if not tensor.optional:
                 message = f"{path} wants an input that no client of a reranker sends: each request is refused"
-                yield bad(f"{engine} {tensor.name}", message, f"Add to it: optional: true. {_RELOADS}")
+                yield bad(f"{engine} {tensor.name}", message, f"Add to it `optional: true`. {_RELOADS}")
     if not config.HasField("dynamic_batching"):
         message = f"{path} has no dynamic_batching: requests are computed one after the other, never together"
         yield limited(
             f"{engine} dynamic_batching",
             message,
-            f"Add: {_line('dynamic_batching', model.dynamic_batching)} {_RELOADS}",
+            f"Add `{_line('dynamic_batching', model.dynamic_batching)}`. {_RELOADS}",
         )
     if config.backend == model.backend:
         known = model.parameters.keys() | TRITONS_PARAMETERS
         for name in sorted(config.parameters.keys() - known):
             message = f"{path} has the parameter {name}, unknown to the engine: it refuses to load any version"
-            yield bad(
-                f"{engine} parameters", message, f"Correct its name, or take it out. Known: {', '.join(sorted(known))}"
-            )
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"Is {near[0]} meant? " if near else ""
+            yield bad(f"{engine} {name}", message, f"{meant}docs/reference/engine.md has all parameters.")
 
 
 def _tensor(engine: str, kind: str, has: Any, wanted: Any, path: Path) -> Iterator[Finding]:
     name, lines = f"{engine} {wanted.name}", _line(kind, wanted)
     if has is None and wanted.name in NEEDED:
         yield bad(
-            name, f"{path} lacks the {kind} {wanted.name}: no request can be answered", f"Add: {lines} {_RELOADS}"
+            name, f"{path} lacks the {kind} {wanted.name}: no request can be answered", f"Add `{lines}`. {_RELOADS}"
         )
     elif has is None:
         effect = "requests that send it are refused" if kind == "input" else "clients that ask for it get an error"
         message = (
             f"{path} lacks the {kind} {wanted.name}: {effect}, all others are served. Baton never adds it by itself"
         )
-        yield limited(name, message, f"Add: {lines} {_RELOADS}")
+        yield limited(name, message, f"Add `{lines}`. {_RELOADS}")
     elif has.data_type != wanted.data_type or list(has.dims) != list(wanted.dims):
         message = f"{path} has the {kind} {wanted.name} with another type or shape: requests are refused"
-        yield bad(name, message, f"Write it as: {lines} {_RELOADS}")
+        yield bad(name, message, f"Write it as `{lines}`. {_RELOADS}")
     elif kind == "input" and wanted.optional and not has.optional:
         message = f"{path} has the input {wanted.name} without `optional`: requests without it are refused"
-        yield bad(name, message, f"Write it as: {lines} {_RELOADS}")
+        yield bad(name, message, f"Write it as `{lines}`. {_RELOADS}")
     elif kind == "input" and wanted.allow_ragged_batch and not has.allow_ragged_batch:
         message = (
             f"{path} has {wanted.name} without allow_ragged_batch: requests of different sizes never share a batch"
         )
-        yield limited(name, message, f"Write it as: {lines} {_RELOADS}")
+        yield limited(name, message, f"Write it as `{lines}`. {_RELOADS}")
 
 
 def _line(field: str, message: Any) -> str:

@@ -61,10 +61,10 @@ def doctor(
     else with 1. A warning is no failure.
     """
     look = _Look(settings, tuple(Role(role) for role in roles), backends, asked)
-    found = look.all()
+    found, state = look.all()
     fixed: set[tuple[Role, str]] = set()
-    if fix and (fixed := _mend(look, found, yes=yes)):
-        found = look.all()
+    if fix and (fixed := _mend(found, state, yes=yes)):
+        found, _ = look.all()
     told = [one.diagnosis(role, fixed=(role, one.name) in fixed) for role, one in found]
     if settings.json:
         print_json(told)
@@ -95,7 +95,8 @@ class _Look:
     backends: tuple[Path, ...]
     asked: tuple[str, ...]
 
-    def all(self) -> Found:
+    def all(self) -> tuple[Found, Path | None]:
+        """What is found, and the state directory, by whose lock it is mended; None where the file is wrong."""
         from baton.doctor import skipped
         from baton.doctor.asking import Address
 
@@ -110,8 +111,9 @@ class _Look:
             found = [(roles[0], configuration)] if configuration.ok is False else []
         elif self.settings.server is not None:
             message = f"{self.settings.server} is another one: run `ctl doctor` there, without --server (BATON_SERVER)"
-            return [*found, (Role.CONTROL, skipped("machine", message))]
-        return found + self._here(config, roles, addresses, runs=health is not None)
+            return [*found, (Role.CONTROL, skipped("machine", message))], config.state
+        found += self._here(config, roles, addresses, runs=health is not None)
+        return found, None if configuration.ok is False else config.state
 
     def _here(self, config: Config, roles: tuple[Role, ...], asked: list[Address], *, runs: bool) -> Found:
         from baton.cli.local import KEY, own_backends
@@ -147,12 +149,14 @@ class _Look:
         return asking.findings(asked or asking.addresses(config), named)
 
 
-def _mend(look: _Look, found: Found, *, yes: bool) -> set[tuple[Role, str]]:
+def _mend(found: Found, state: Path | None, *, yes: bool) -> set[tuple[Role, str]]:
     """Do what `--fix` may, after it was shown; returns the findings that were mended."""
     from baton.api import SOCKET, claim
     from baton.cli.follow import ask
 
-    _, config = _configuration(look.settings)
+    if state is None:
+        say("Nothing was mended: the configuration is wrong, and what was looked at may not be what you mean.")
+        return set()
     fixes = [(role, one.name, one.fix) for role, one in found if one.fix is not None]
     if not fixes:
         say("There is nothing that --fix can mend without harm.")
@@ -167,7 +171,7 @@ def _mend(look: _Look, found: Found, *, yes: bool) -> set[tuple[Role, str]]:
             if fix.beside_baton:
                 fix.act()
             else:  # under the lock of the control plane, so that none acts on the same files
-                with claim(config.state / SOCKET):
+                with claim(state / SOCKET):
                     fix.act()
         except (BatonError, OSError) as error:
             say(f"✖ {fix.what}: {error}")
@@ -222,7 +226,9 @@ def _running(read: Finding, config: Config, runs: Runs) -> tuple[Finding, Config
     from baton.doctor import good
 
     servers = tuple(
-        ServerConfig(one.name, one.grpc, one.http, one.metrics, one.admin_key_file and Path(one.admin_key_file))
+        ServerConfig(
+            one.name, one.grpc, one.http, one.metrics, None if one.admin_key_file is None else Path(one.admin_key_file)
+        )
         for one in runs.servers
     )
     file = None if runs.configuration is None else Path(runs.configuration)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import sys
-from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ KEY = Path("/no/key")
 
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert control.python().verdict == "ok"
-    monkeypatch.setattr(sys, "version_info", namedtuple("V", "major minor micro")(3, 10, 2))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 2))
     assert control.python().verdict == "fail"
 
 

@@ -127,7 +127,7 @@ FAULTS = {
         'name: "query"\n    data_type: TYPE_STRING', 'name: "query"\n    data_type: TYPE_FP32', "fail", "TYPE_STRING",
     ),
     "options": (
-        "dims: [ 1 ]\n    optional: true\n  },\n  {\n    # Encoded", "dims: [ 1 ]\n  },\n  {\n    # Encoded", "fail", "optional: ",
+        "optional: true\n  },\n  {\n    # Encoded", "}, {\n    # Encoded", "fail", "optional: true",
     ),
     "documents": ("dims: [ -1 ]\n    allow_ragged_batch: true", "dims: [ -1 ]", "warn", "allow_ragged_batch: true"),
     "user": ("input [", 'input { name: "user" data_type: TYPE_STRING dims: 1 }\ninput [', "fail", "optional: true"),

@@ -35,6 +35,16 @@ def reached(setup: Setup, key_file: Path) -> Iterator[Finding]:
         yield from look(server, setup, key_file)
 
 
+def answers(server: ServerConfig) -> bool:
+    """Whether a Triton answers there, whatever it lets this machine ask."""
+    try:
+        with _opened(server, None) as triton:
+            _release(triton)
+    except BatonError:
+        return False
+    return True
+
+
 def look(server: ServerConfig, setup: Setup, key_file: Path) -> Iterator[Finding]:
     """One server; nothing more where it does not answer."""
     name = f"server {server.name}"

@@ -33,6 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[Setup]:
     monkeypatch.setattr(control, "findings", findings)
     monkeypatch.setattr(host, "findings", lambda setup: [limited("memory", "m", "Look.")])
     monkeypatch.setattr(host, "servers_of", lambda config: [])
+    monkeypatch.setattr("baton.doctor.servers.answers", lambda server: False)
     monkeypatch.setattr(asking, "findings", lambda asked, services: [good("gRPC", f"{len(asked)} {services[0].name}")])
     return looked
 

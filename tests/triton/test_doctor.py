@@ -201,4 +201,4 @@ def test_a_triton_in_the_mode_none_without_baton_s_backends(
     lacking = [one for (role, name), one in told.items() if role == "triton" and name == "backends"]
     assert [one["verdict"] for one in lacking] == ["fail"]
     assert "toy_reranker, which toy needs and splitter, which reranker_splitter needs" in lacking[0]["message"]
-    assert told["client", "reranker alias"]["verdict"] == "fail"
+    assert told["client", "reranker alias"]["verdict"] == "skipped", "no version is live yet"

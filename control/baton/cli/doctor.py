@@ -132,12 +132,26 @@ class _Look:
             message = f"Baton starts none on this machine: {reason}. Where it runs: `ctl doctor --role triton`"
             found.append((Role.TRITON, skipped("Triton", message)))
         answers = any(one.name.startswith("server ") and one.ok for _, one in found)
-        if Role.CLIENT in roles or (not roles and answers):
+        if Role.CLIENT in roles:
             found += [(Role.CLIENT, one) for one in self._client(config, asked)]
+        elif not roles and answers:
+            found += [(Role.CLIENT, one) for one in self._live(config)]
         elif not roles:
             message = "no server answers that could be asked. Elsewhere: `ctl doctor HOST:PORT`"
             found.append((Role.CLIENT, skipped("alias", message)))
         return found
+
+    def _live(self, config: Config) -> Iterator[Finding]:
+        """As a client, the services that have an alias: before the first version is live there is none to ask."""
+        from baton.doctor import skipped
+        from baton.triton.config_file import CONFIG
+
+        live = [one for one in config.services if (config.repository / one.name / CONFIG).is_file()]
+        if live:
+            yield from self._client(replace(config, services=tuple(live)), [])
+        for service in config.services:
+            if service not in live:
+                yield skipped(f"{service.name} alias", "no version is live yet; `ctl push DIR` brings one")
 
     def _client(self, config: Config, asked: list[Address]) -> Iterator[Finding]:
         from baton.config import DEFAULT_SERVICE

@@ -167,7 +167,7 @@ def _answer(
         with Reranker(url, model=service.name, timeout_s=TIMEOUT_S) as client:
             ranking = client.rank(QUERY, DOCUMENTS, request_id=own_id("doctor-"))
     except BatonError as error:
-        return failed(name, error)
+        return failed(name, error, "`ctl status` and Triton's log say more.")
     took = time.monotonic() - began
     scores = ranking.scores
     shown = ", ".join(f"{score:.3g}" for score in scores)
@@ -196,7 +196,7 @@ def _built_in(name: str, service: ServiceConfig, triton: GrpcTriton | None, sign
     except NoRequest as error:
         return skipped(name, error.message)
     except BatonError as error:
-        return failed(name, error)
+        return failed(name, error, "`ctl status` and Triton's log say more.")
     return (
         good(name, "it answers as it declares")
         if wrong is None

@@ -79,8 +79,9 @@ def skipped(name: str, message: str) -> Finding:
     return Finding(name, "skipped", message)
 
 
-def failed(name: str, error: BatonError) -> Finding:
-    return bad(name, error.message, error.mend)
+def failed(name: str, error: BatonError, otherwise: str) -> Finding:
+    """``otherwise``: what to do where the error does not say it."""
+    return bad(name, error.message, error.mend or otherwise)
 
 
 def enough(name: str, free: int, minimum: int, mend: str) -> Finding:

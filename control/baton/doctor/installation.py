@@ -48,7 +48,7 @@ def startable(explicit: Path | None = None) -> Iterator[Finding]:
         place = find_libpython(stub, installation.libraries)
         yield good(name, f"in {place}" if place else "the system's loader finds it")
     except BatonError as error:
-        yield failed(name, error)
+        yield failed(name, error, "Install Triton anew.")
     else:
         yield runs(installation)
 
@@ -76,7 +76,7 @@ def installed(config: Config) -> Iterator[Finding]:
     try:
         binary = find_binary()
     except BatonError as error:
-        yield failed("tritonserver", error)
+        yield failed("tritonserver", error, "Install Triton anew.")
         return
     yield good("tritonserver", f"at {binary}; it does not run")
     yield folder_backends(config, binary.parent.parent / "backends")
@@ -110,7 +110,7 @@ def own_backends(config: Config, directories: Sequence[Path]) -> Finding:
     try:
         names = [name for name, _ in find_backends(directories)]
     except BatonError as error:
-        return failed("backends", error)
+        return failed("backends", error, "Correct the directory.")
     if not names:
         mend = "Name a directory such as python_backend/, unless Triton brings the engine's backend itself."
         return limited("backends", "no python-based backend was named", mend)

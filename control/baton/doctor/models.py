@@ -57,7 +57,7 @@ def engine(setup: Setup, service: ServiceConfig) -> Iterator[Finding]:
             return
         config, doubt = pbtxt.parse(text, path), pbtxt.doubts(text, path)
     except RepositoryError as error:
-        yield failed(name, error)
+        yield failed(name, error, "Correct the file; what Triton has loaded serves on meanwhile.")
         return
     own = template(service)
     model = None if own is None else pbtxt.parse(own.read_text("utf-8"), own)
@@ -197,7 +197,7 @@ def alias(config: Config, service: ServiceConfig) -> Finding:
         engine_path = files.engine_dir / CONFIG
         has, wants = (pbtxt.parse(read(one) or "", one) for one in (path, engine_path))
     except RepositoryError as error:
-        return failed(name, error)
+        return failed(name, error, "Correct the file; what Triton has loaded serves on meanwhile.")
     lacking = [
         f"the {kind} {tensor.name}"
         for kind in ("input", "output")

@@ -23,6 +23,8 @@ OLDEST = ("2.50", "24.09")
 """Older ones load every version anew when the version policy changes."""
 READ_UP_TO = "26.07"
 """The newest release whose sources were read for what Baton relies on."""
+_ADDRESS = "Correct `grpc` in [[servers]]: the port of gRPC (8001), not that of HTTP; a firewall may stand between."
+_LOG = "Triton's log says more."
 _RESTRICT = (
     "Start it with --grpc-restricted-protocol=model-repository,shared-memory,logging,trace:admin-key=KEY and the same "
     "after --http-restricted-api=, and name a file with KEY in admin_key_file."
@@ -56,10 +58,10 @@ def look(server: ServerConfig, setup: Setup, key_file: Path) -> Iterator[Finding
             yield skipped(name, f"nothing answers at {server.grpc} yet; `ctl up` starts a Triton there")
         else:
             message = f"{error.message} Clients that ask it get no answer, and no rollout starts without it"
-            yield bad(name, message, error.mend or f"Start it, or correct {server.name} in [[servers]].")
+            yield bad(name, message, error.mend or f"Start it. {_ADDRESS}")
         return
     except BatonError as error:
-        yield failed(name, error)
+        yield failed(name, error, _ADDRESS)
         return
     yield good(name, f"answers at {server.grpc}")
     if release:
@@ -122,7 +124,7 @@ def access(server: ServerConfig, key_file: Path) -> tuple[str | None, Finding]:
     except KeyRefused as error:
         refusal = error
     except BatonError as error:
-        return None, failed(name, error)
+        return None, failed(name, error, _LOG)
     else:
         return None, limited(name, f"{server.grpc} lets anybody load and unload models", _RESTRICT)
     file = server.admin_key_file or key_file
@@ -133,7 +135,7 @@ def access(server: ServerConfig, key_file: Path) -> tuple[str | None, Finding]:
         with _opened(server, key) as triton:
             triton.index()
     except BatonError as error:
-        return None, failed(name, error)
+        return None, failed(name, error, _LOG)
     return key, good(name, f"only with the key in {file}")
 
 
@@ -142,7 +144,7 @@ def _mode(server: ServerConfig, config: Config, triton: GrpcTriton) -> Finding:
     try:
         explicit = triton.explicit()
     except BatonError as error:
-        return failed(name, error)
+        return failed(name, error, _LOG)
     if explicit:
         return good(name, "explicit: it loads what Baton asks for")
     models = " ".join(f"--load-model={one.name} --load-model={one.engine}" for one in config.services)
@@ -159,7 +161,7 @@ def _repository(server: ServerConfig, config: Config, triton: GrpcTriton) -> Fin
     try:
         index = triton.index()
     except BatonError as error:
-        return failed(name, error)
+        return failed(name, error, _LOG)
     if lacking := [one.engine for one in written if one.engine not in index]:
         message = f"it has no {', '.join(lacking)}, which {config.repository} has: it serves from another folder"
         return bad(name, message, f"Give {config.repository} and its --model-repository the same content: one volume.")

@@ -22,9 +22,11 @@ from baton.triton.config_file import CONFIG
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> list[Setup]:
-    """A machine without a fault, with a Triton that answers; collects how it was looked at."""
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Setup]:
+    """A machine without a fault, with a Triton that answers and an alias; collects how it was looked at."""
     looked: list[Setup] = []
+    (tmp_path / "model_repository" / "reranker").mkdir(parents=True)
+    (tmp_path / "model_repository" / "reranker" / CONFIG).touch()
 
     def findings(setup: Setup, key_file: Path) -> list[Finding]:
         looked.append(setup)
@@ -63,6 +65,7 @@ def test_a_machine_that_is_well(ctl: Ctl, machine: list[Setup], state: Path) -> 
 
 def test_roles_that_are_named(ctl: Ctl, machine: list[Setup]) -> None:
     assert {role for role, _ in told(ctl)} == {"control", "triton", "client"}
+    assert told(ctl)["client", "gRPC"]["verdict"] == "ok"
     assert set(told(ctl, "--role", "triton")) == {("triton", "memory")}
     assert set(told(ctl, "--role", "client")) == {("client", "gRPC")}
     both = told(ctl, "--role", "client", "--role", "control")
@@ -76,6 +79,14 @@ def test_an_address_is_asked_as_a_client_asks_it(ctl: Ctl, machine: list[Setup])
     assert told(ctl, "gpu:8001", "--service", "ranker")["client", "gRPC"]["message"] == "1 ranker"
     assert machine == []
     assert ctl("doctor", "gpu").exit_code == 2
+
+
+def test_before_a_version_is_live_there_is_no_alias_to_ask(ctl: Ctl, machine: list[Setup], tmp_path: Path) -> None:
+    (tmp_path / "model_repository" / "reranker" / CONFIG).unlink()
+    assert {name: one["verdict"] for (role, name), one in told(ctl).items() if role == "client"} == {
+        "reranker alias": "skipped"
+    }
+    assert ("client", "gRPC") in told(ctl, "--role", "client"), "asked for, it is asked"
 
 
 def test_without_a_server_that_answers_no_client_is_tried(
@@ -221,7 +232,7 @@ def broken(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Conf
     """A real place with faults that can be mended, and one that can't."""
     state.mkdir(exist_ok=True)
     state.chmod(0o755)
-    (tmp_path / "model_repository").mkdir()
+    (tmp_path / "model_repository").mkdir(exist_ok=True)
     monkeypatch.setattr("baton.doctor.servers.look", lambda *_: [])
     monkeypatch.setattr("baton.doctor.files.MINIMUM_WATCHES", 1 << 40)
     return Config()

@@ -53,7 +53,7 @@ def engine(setup: Setup, service: ServiceConfig) -> Iterator[Finding]:
     try:
         text = read(path)
         if text is None:
-            yield _missing(name, service, path)
+            yield _missing(name, service, path, starts=setup.starts)
             return
         config, doubt = pbtxt.parse(text, path), pbtxt.doubts(text, path)
     except RepositoryError as error:
@@ -70,7 +70,7 @@ def engine(setup: Setup, service: ServiceConfig) -> Iterator[Finding]:
     yield from found or [good(name, f"{path} has all keys that Baton needs{_defaults(config, model)}")]
 
 
-def _missing(name: str, service: ServiceConfig, path: Path) -> Finding:
+def _missing(name: str, service: ServiceConfig, path: Path, *, starts: bool) -> Finding:
     own = shared("model_repository", service.engine, CONFIG)
     message = f"{path} is not there: no version of {service.engine} can be loaded, and nothing can be pushed"
     if not own.is_file():
@@ -82,7 +82,10 @@ def _missing(name: str, service: ServiceConfig, path: Path) -> Finding:
         if not path.exists():
             write_atomically(path, own.read_text("utf-8"))
 
-    return bad(name, message, f"install -D -m 644 {own} {path}", fix=Fix(f"Write {path} as it comes with Baton", write))
+    fix, mend = Fix(f"Write {path} as it comes with Baton", write), f"install -D -m 644 {own} {path}"
+    if starts:
+        return limited(name, f"{message}, before `ctl up` has written it", mend, fix=fix)
+    return bad(name, message, mend, fix=fix)
 
 
 def _common(engine: str, config: Any, path: Path) -> Iterator[Finding]:

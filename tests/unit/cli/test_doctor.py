@@ -240,7 +240,6 @@ def broken(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Conf
 
 def test_fix_mends_what_is_safe(ctl: Ctl, broken: Config, tmp_path: Path, state: Path) -> None:
     before = ctl("doctor", "--role", "control")
-    assert before.exit_code == 1
     assert "`ctl doctor --fix` mends: state private, qwen3_vl_reranker config." in before.stderr
     assert state.stat().st_mode & 0o777 == 0o755
     engine = tmp_path / "model_repository" / "qwen3_vl_reranker" / CONFIG

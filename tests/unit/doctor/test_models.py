@@ -55,7 +55,9 @@ def test_before_there_is_a_repository(tmp_path: Path) -> None:
 def test_no_file_is_written_from_the_template(config: Config) -> None:
     found = look(config)[f"{ENGINE} config"]
     file = config.repository / ENGINE / "config.pbtxt"
-    assert (found.verdict, file.exists()) == ("fail", False)
+    assert (found.verdict, file.exists()) == ("warn", False)
+    (serve,) = models.engine(Setup(config, starts=False), DEFAULT_SERVICE)
+    assert (serve.verdict, serve.mend) == ("fail", found.mend)
     assert found.fix is not None
     found.fix.act()
     assert file.read_text() == TEMPLATE

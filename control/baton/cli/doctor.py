@@ -102,10 +102,13 @@ class _Look:
 
         addresses = [Address.of(text) for text in self.asked]
         roles = self.roles or ((Role.CLIENT,) if addresses else ())
+        if addresses and Role.CLIENT not in roles:
+            raise click.UsageError("HOST:PORT is where a client asks: add --role client, or leave it out.")
         configuration, config = _configuration(self.settings)
         health, control_plane = _control_plane(self.settings, config)
         if health is not None and health.runs is not None:
-            configuration, config = _running(configuration, config, health.runs)
+            configuration, running = _running(configuration, config, health.runs)
+            config = running if self.settings.server is None else config  # addresses and paths of another machine
         found: Found = [(Role.CONTROL, configuration), (Role.CONTROL, control_plane)]
         if roles and Role.CONTROL not in roles:
             found = [(roles[0], configuration)] if configuration.ok is False else []

@@ -79,6 +79,7 @@ def test_an_address_is_asked_as_a_client_asks_it(ctl: Ctl, machine: list[Setup])
     assert told(ctl, "gpu:8001", "--service", "ranker")["client", "gRPC"]["message"] == "1 ranker"
     assert machine == []
     assert ctl("doctor", "gpu").exit_code == 2
+    assert ctl("doctor", "gpu:8001", "--role", "control").exit_code == 2
 
 
 def test_before_a_version_is_live_there_is_no_alias_to_ask(ctl: Ctl, machine: list[Setup], tmp_path: Path) -> None:

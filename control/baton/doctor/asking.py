@@ -92,7 +92,7 @@ def _at(address: Address, services: Sequence[ServiceConfig]) -> Iterator[Finding
             yield _answer(address, service, f"HTTP {service.name}", None, None)
         yield _large(address)
         return
-    with contextlib.closing(GrpcTriton("asked", address.place)) as triton:
+    with contextlib.closing(GrpcTriton("of clients", address.place)) as triton:
         try:
             release = triton.release()
         except KeyRefused:

@@ -297,3 +297,24 @@ def test_all_of_a_machine(config: Config, monkeypatch: pytest.MonkeyPatch) -> No
         found = list(host.findings(Setup(config, starts=starts, backends=OWN)))
         assert len({one.name for one in found}) >= len(found) - 1  # tritonserver is found, and then run
         assert all(one.mend for one in found if one.verdict in {"warn", "fail"})
+
+
+def test_another_users_triton_is_not_looked_into(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("--model-repository=/elsewhere") as server:
+        assert host.repository(config, server).verdict == "fail"
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(host, "_same", lambda *_: False)
+        assert host.repository(config, server).verdict == "skipped"
+        assert host.shared_memory_of(server).verdict == "skipped"
+    gone = replace(config, repository=config.repository / "none")
+    assert host.repository(gone, server).verdict == "skipped"
+
+
+def test_a_triton_in_a_container_has_shared_memory_of_its_own(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_same", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", space(64 << 20))
+    with running() as server:
+        found = by_name(host.running(config, server))
+    assert found["its shared memory"].verdict == "fail"
+    assert found["engine packages"].verdict == "skipped"
+    assert "in another container" in found["engine packages"].message

@@ -16,13 +16,12 @@ from google.protobuf import text_format
 from baton.config import DEFAULT_SERVICE, Config, ServiceConfig
 from baton.doctor.finding import Finding, Fix, Setup, bad, failed, good, limited, skipped
 from baton.errors import RepositoryError
+from baton.probe.reranker import NEEDED
 from baton.share import shared
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read, write_atomically
 from baton.triton.repository import ServiceFiles
 
-NEEDED = frozenset({"query", "documents", "scores", "model_version"})
-"""Tensors without which no request of a client, nor Baton's own, is answered."""
 TRITONS_PARAMETERS = frozenset({"EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_BATCH_STRATEGY_PATH"})
 """What Triton's python backend reads itself; the engine refuses all others that it does not know."""
 _RELOADS = "Triton then loads every version again, the live one too: do it when few clients ask."

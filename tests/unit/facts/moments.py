@@ -303,6 +303,17 @@ def _golden(place: Place) -> Iterator[Plane]:
     yield plane
 
 
+@moment_of("ended while a gate held")
+def _held_to_the_end(place: Place) -> Iterator[Plane]:
+    plane = serving(place)
+    gate_says(place, Gate.OUTPUT, Verdict.HOLD, evidence=Evidence(missing="golden"))
+    place.drop(2)
+    plane.run(lambda: plane.phase() is Phase.WAITING, "it waits")
+    plane.app.abort(None, who=WHO)
+    plane.run(lambda: plane.ended(2), "it is aborted")
+    yield plane
+
+
 @moment_of("baking")
 def _baking(place: Place) -> Iterator[Plane]:
     plane = serving(place, keep_previous=600.0)

@@ -184,7 +184,10 @@ def _publish(name: str, stage: int, home: int, floor: int) -> int:
     while True:
         version = max(highest_number(os.listdir(home)), floor) + 1
         if version > LARGEST:
-            raise Refused(f"The number after {version - 1:,} is larger than any version may be.")
+            raise Refused(
+                f"The number after {version - 1:,} is larger than any version may be.",
+                mend="Remove the folder of that number, if it is no version. Nothing was published.",
+            )
         try:
             os.stat(str(version), dir_fd=home, follow_symlinks=False)
         except FileNotFoundError:

@@ -48,7 +48,7 @@ def rollout(app: App, asked: verbs.Rollout) -> RolloutStory:
     """Raises ``Refused`` when there is none of that number."""
     found = app.journal.rollouts.get(asked.id)
     if found is None:
-        raise Refused(because(Reason.NO_ROLLOUT, number=asked.id), mend="`ctl history` lists them.")
+        raise Refused(because(Reason.NO_ROLLOUT, number=asked.id))
     return report.story(found, app.services, app.journal.events.newest(rollout=asked.id))
 
 

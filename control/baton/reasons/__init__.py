@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from baton.reasons.reason import Reason
-from baton.reasons.words import named, say
+from baton.reasons.words import named, say, what_to_do
 
 __all__ = ["Figure", "Reason", "Why", "because", "named"]
 
@@ -30,6 +30,11 @@ class Why:
 
     def __str__(self) -> str:
         return say(self.reason, self.figures)
+
+    @property
+    def mend(self) -> str | None:
+        """What a person who was refused for this can do."""
+        return what_to_do(self.reason, self.figures)
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def expect(app: App, asked: verbs.Expect) -> Ticket:
                 return Ticket(one.service, one.id, "live", f"The rollout of version {asked.version} has begun.")
         left = deadline - time.monotonic()
         if left <= 0:
-            return Ticket(service.name, None, "live", service.decision.message)
+            decision = service.decision
+            return Ticket(service.name, None, "live", decision.message, decision.why.reason)
         app.loop.next_round(left)
 
 

@@ -15,6 +15,7 @@ from baton.cli.follow import STARTED, ask, follow
 from baton.cli.output import is_terminal, print_json, say, size
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
 from baton.errors import TimedOut, Unreachable, UsageError
+from baton.facts import Ticket
 
 if TYPE_CHECKING:
     from baton.api import ApiClient
@@ -144,12 +145,13 @@ def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bo
 
 def _follow(settings: Settings, client: ApiClient, service: str, version: int, waiting: Waiting) -> None:
     deadline = None if waiting.timeout is None else time.monotonic() + waiting.timeout
-    last = ""
+    last: Ticket | None = None
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimedOut(
-                f"{service}: the rollout of version {version} has not begun in time. {last}",
+                f"{service}: the rollout of version {version} has not begun in time. "
+                f"{last.message if last else ''}".rstrip(),
                 mend="It begins when it can; `ctl status --watch` follows it.",
             )
         ticket = client.expect(service, version, _SLICE_S if left is None else min(_SLICE_S, left))
@@ -167,9 +169,9 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
                     err=False,
                 )
             return
-        if ticket.message != last:
-            last = ticket.message
-            say(f"Waiting for the rollout of version {version} to begin. {last}")
+        if last is None or ticket.code != last.code:
+            say(f"Waiting for the rollout of version {version} to begin. {ticket.message}")
+        last = ticket
 
 
 @contextmanager

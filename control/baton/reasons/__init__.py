@@ -41,6 +41,21 @@ class Why:
         """By name, as the sentence uses them."""
         return dict(self._figures)
 
+    @property
+    def cause(self) -> Why | None:
+        """The reason that it gives for itself."""
+        why = self.figures.get("why")
+        return why if isinstance(why, Why) else None
+
+    @property
+    def root(self) -> Why:
+        """The last of its causes; itself where it gives none."""
+        return self if self.cause is None else self.cause.root
+
+    def without_cause(self) -> Why:
+        """What happened, and not why."""
+        return because(self.reason, **{name: value for name, value in self.figures.items() if name != "why"})
+
     def on(self, server: str) -> Why:
         """The call, on this server."""
         return because(self.reason, **{**self.figures, "server": server})

@@ -282,8 +282,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.INHERITED: "served before version {alias} according to the files; the journal was lost",
     # Events
     Reason.BEGUN: "{kind} of version {version}: {why}",
-    Reason.MOVED_ON: "{before} to {after}: {why}",
-    Reason.ENDED: "{outcome}: {why}",
+    Reason.MOVED_ON: "{before} to {after}{why:?: {why}|}",
+    Reason.ENDED: "{outcome}{why:?: {why}|}",
     Reason.VERDICT: "{gate}: {verdict}. {said}",
     Reason.GOES_ON: "version {version} promoted{full:? past its remaining traffic steps|}",
     Reason.HELD_ASKED_AGAIN: "The gates of version {version} that lacked evidence run again.",

@@ -24,6 +24,7 @@ from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.evidence import LiveEvidence
 from baton.facts import RolloutFacts, RolloutStory, Status, VersionOnDisk
 from baton.metrics import ControlCollector
+from baton.reasons import Reason
 
 COLUMNS = (40, 80, 160)
 
@@ -100,6 +101,18 @@ def test_every_page(name: str, columns: int) -> None:
         for gate in story.gates:
             told_whole(gate, [plain(line) for line in pages[f"a wait for {story.id}"]], "a wait")
     assert news(found.status) == news(found.status)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *(("ended rejected", Reason.GATE_FAILED), ("ended rolled back", Reason.ASKED_BACK)),
+        *(("ended aborted", Reason.ABORTED), ("steady", Reason.SERVES), ("rolling back", Reason.ABORTED)),
+        ("shifting", Reason.OTHER),
+    ],
+)
+def test_the_history_says_as_a_value_why_a_rollout_ended(name: str, code: Reason) -> None:
+    assert moment(name).history[0].code is code
 
 
 @pytest.mark.parametrize("name", MOMENTS)

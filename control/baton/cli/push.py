@@ -61,8 +61,8 @@ def push(
     if settings.server is not None and repository is None:
         # The same path can be another directory here, into which everything would go and nothing come of it.
         raise UsageError(
-            "The control plane is on another machine.",
-            mend="Name where its model repository is mounted here with --repository; or push over there.",
+            "The control plane is on another machine, so where to copy to is not known. Nothing was copied.",
+            mend="Name with --repository where its model repository is mounted here, or push on that machine.",
         )
     home = repository or _served_repository(client) or config.repository
     ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", yes=waiting.yes)
@@ -78,13 +78,13 @@ def push(
             release=None if release is None else Release(release),
             progress=progress,
         )
-    again = ", resumed" if pushed.resumed else ""
+    again = ", going on with an earlier push" if pushed.resumed else ""
     say(
-        f"{service.name}: version {pushed.version} is in place: {pushed.folder}, {size(pushed.bytes)}"
-        f" in {pushed.seconds:.1f} s{again}."
+        f"{service.name}: version {pushed.version} was copied to {pushed.folder} ({size(pushed.bytes)}"
+        f" in {pushed.seconds:.1f} s{again})."
     )
     if pushed.ignored:
-        say(f"Ignored, since no version serves them: {pushed.ignored}.")
+        say(f"Not copied, because no version serves them: {pushed.ignored}.")
     if running and waiting.wait:
         left = None if waiting.timeout is None else max(0.001, waiting.timeout - (time.monotonic() - began))
         _follow(settings, client, service.name, pushed.version, Waiting(waiting.yes, waiting.wait, left))
@@ -106,7 +106,7 @@ def push(
     if running:
         say("`ctl status --watch` follows its rollout.")
     else:
-        say("No control plane runs here; `ctl up` or `ctl serve` takes it up.")
+        say("No control plane runs here. `ctl up` or `ctl serve` starts one, which begins the rollout.")
 
 
 def _served_repository(client: ApiClient) -> Path | None:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from baton.reasons.reason import Reason
-from baton.reasons.words import named, say, what_to_do
+from baton.reasons.reason import Reason as Reason
+from baton.reasons.words import named as named, say, what_to_do
 
-__all__ = ["Figure", "Reason", "Why", "because", "named"]
 
 Figure = Union[str, int, float, "tuple[Figure, ...]", "Why", None]
 """Hashable, and the same after it was written to JSON and read. Times are seconds; versions are in sorted tuples."""

@@ -18,7 +18,7 @@ Question = Callable[[Triton, int, float], None]
 
 
 UNSEEN = Processes("", {})
-"""Where no process can be seen."""
+"""Of no server: where no process can be seen. What it remembers is that there was none."""
 
 
 class Asker(Protocol):

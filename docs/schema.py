@@ -41,7 +41,8 @@ class _Maker:
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return {"type": "object", "additionalProperties": self.of(inner[1])}
         if isinstance(kind, type) and issubclass(kind, Enum):
-            return {"enum": [one.value for one in kind]}
+            self.definitions[kind.__name__] = {"enum": [one.value for one in kind]}
+            return {"$ref": f"#/$defs/{kind.__name__}"}
         return {"type": "null"} if kind is type(None) else {"type": _PLAIN[kind]}
 
     def _reference(self, kind: Any) -> dict[str, Any]:

@@ -273,11 +273,6 @@ class Rollout:
     """Salt of the hash that tells which request ids go to the candidate. Secret, since who knows it can choose: only
     the splitters get it. Empty once the rollout has ended."""
 
-    @property
-    def message(self) -> str:
-        """Why it ended, for a person; empty while it is under way."""
-        return "" if self.ended_why is None else str(self.ended_why)
-
     def held(self) -> GateResult | None:
         """The first gate that holds for want of evidence; not the live one, which holds while it gathers it."""
         results = (self.gates.get(gate) for gate in GATES_OF[self.kind])

@@ -166,7 +166,10 @@ class RolloutHead:
 
 @dataclass(frozen=True, slots=True)
 class RolloutFacts(RolloutHead):
-    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way."""
+    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way.
+
+    ``code``: why it ended, or is turned back, as a value; without what the message says besides.
+    """
 
     service: str
     outcome: Outcome | None
@@ -177,11 +180,15 @@ class RolloutFacts(RolloutHead):
     duration_s: float | None
     time_to_live_s: float | None
     gates: tuple[GateResult, ...]
+    code: Reason = Reason.OTHER
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of the journal. ``code``: the reason that the message words; ``gate`` of a verdict."""
+    """An entry of the journal. ``code``: the reason that the message words; ``gate`` of a verdict.
+
+    ``cause``: the reason that the message gives for what happened; ``short``: the message without that.
+    """
 
     at: str
     kind: str
@@ -189,9 +196,11 @@ class Event:
     message: str
     code: Reason = Reason.OTHER
     gate: Gate | None = None
+    cause: Reason | None = None
+    short: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStory(RolloutFacts):
     """One rollout and what happened. ``moved``: all traffic is on it; ``doing``: what it does or waits for now."""
 
@@ -248,12 +257,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a verb began: the rollout, null where there is none to wait for, and until when it is worth waiting."""
+    """What a verb began: the rollout, null where there is none to wait for, and until when it is worth waiting.
+
+    ``code``: what is waited for where none has begun.
+    """
 
     service: str
     rollout: int | None
     until: Literal["live", "ended"]
     message: str
+    code: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def inspect(
         if (repository / name).exists()
     ]
     obstacles += [
-        f"This user may not write in {place}, and Baton works by writing there."
+        f"This user may not write in {place}, and Baton works by writing there. Grant it, or run ctl as its owner."
         for place in (repository, repository / model)
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
     ]

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from baton.local.exec_wrapper import OWN, Memory, explain, memory_for, memory_he
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import open_port
 from baton.ownership import user, writers
+from baton.tls import Trust, is_loopback
 from baton.triton.grpc import GrpcTriton
 from baton.verify.capacity import available_memory
 from baton.watch.watcher import NETWORK, file_system
@@ -44,6 +46,8 @@ MINIMUM_DISK = 2 * GIB
 MINIMUM_SHM = 256 * 2**20
 """Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
 MINIMUM_WATCHES = 8192
+SOON_DAYS = 14
+_RENEW = "Give Triton a new certificate, and start it again: it reads its certificate only then."
 _RUN_TIMEOUT = 60.0
 _RESTRICT = (
     "Start it with --grpc-restricted-protocol=model-repository,shared-memory,logging,trace:admin-key=KEY and the same "
@@ -125,11 +129,13 @@ def checks(
 def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
     """Who may load and unload models on those of the configured servers that answer: everybody, or Baton alone.
 
-    A server without a key in the configuration is also tried with the key of `ctl up` in ``state``.
+    Before that, how calls travel to each. A server without a key in the configuration is also tried with the key of
+    `ctl up` in ``state``.
     """
-    results = []
+    results: list[Diagnosis] = []
     for server in servers:
         name = f"access to {server.name}"
+        results += _encryption(server)
         try:
             _ask_index(server, None)
         except KeyRefused as error:
@@ -151,9 +157,29 @@ def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
     return results
 
 
+def _encryption(server: ServerConfig) -> Iterable[Diagnosis]:
+    """Nothing where a server is not reached, nor where it is reached on this machine in plain text."""
+    name = f"way to {server.name}"
+    try:
+        trust = Trust(server.encryption)
+    except BatonError as error:
+        yield _failed(name, error)
+        return
+    if (trouble := trust.trouble(server.grpc)) is not None:
+        yield _bad(name, f"{server.grpc} {trouble.cause}", trouble.mend)
+    elif server.tls:
+        with contextlib.suppress(OSError):
+            days = ((ends := trust.certificate_ends(server.grpc)) - datetime.now(UTC)).days
+            message = f"encrypted; the certificate of {server.grpc} ends on {ends:%Y-%m-%d}"
+            yield _good(name, message) if days >= SOON_DAYS else _limited(name, message, _RENEW)
+    elif server.admin_key_file is not None and not is_loopback(server.grpc):
+        message = f"the admin key goes to {server.grpc} in clear text: whoever sees that network can load models"
+        yield _limited(name, message, "docs/how-to/encrypt-triton.md says how to encrypt it.")
+
+
 def _ask_index(server: ServerConfig, key: str | None) -> None:
     """Raises ``BatonError`` where the server does not show its repository to whoever has that key."""
-    with contextlib.closing(GrpcTriton(server.name, server.grpc, admin_key=key)) as triton:
+    with contextlib.closing(GrpcTriton(server.name, server.grpc, admin_key=key, tls=server.encryption)) as triton:
         triton.index()
 
 

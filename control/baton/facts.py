@@ -270,6 +270,9 @@ class RunsServer:
     name: str
     grpc: str
     admin_key_file: str | None
+    tls: bool = False
+    ca_file: str | None = None
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,8 +122,12 @@ def _running(read: Diagnosis, config: Config, runs: Runs) -> tuple[Diagnosis, Co
 
     keys = [None if one.admin_key_file is None else Path(one.admin_key_file) for one in runs.servers]
     servers = tuple(
-        ServerConfig(one.name, one.grpc, admin_key_file=key) for one, key in zip(runs.servers, keys, strict=True)
-    )
+        ServerConfig(
+            one.name, one.grpc, admin_key_file=key, tls=one.tls, server_name=one.server_name,
+            ca_file=None if one.ca_file is None else Path(one.ca_file),
+        )
+        for one, key in zip(runs.servers, keys, strict=True)
+    )  # fmt: skip
     config = replace(config, repository=Path(runs.repository), state=Path(runs.state), servers=servers)
     if read.ok is False:
         return read, config
@@ -147,9 +151,9 @@ def _no_triton(config: Config, *, runs: bool) -> str:
 
 def _elsewhere(config: Config) -> bool:
     """Whether all servers are on other machines."""
-    from baton.cli.local import is_here
+    from baton.tls import is_loopback
 
-    return not any(is_here(one.grpc) for one in config.servers)
+    return not any(is_loopback(one.grpc) for one in config.servers)
 
 
 def _ports(config: Config) -> dict[str, int]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gc
 import shutil
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -58,6 +62,11 @@ def asked(address: str, tls: Tls | None) -> None:
         triton.index()
 
 
+def ranked(address: str, tls: Tls | None) -> int:
+    with Reranker(address, tls=tls) as reranker:
+        return reranker.rank("red", ["a red apple"]).version
+
+
 def test_all_that_baton_asks_goes_through_it(encrypted: LocalTriton, authority: Authority) -> None:
     metrics = encrypted.metrics_url.split("/")[2]  # Triton has no TLS for these
     for tls in (Tls(authority.file), Tls(authority.file, NAME)):
@@ -66,8 +75,7 @@ def test_all_that_baton_asks_goes_through_it(encrypted: LocalTriton, authority: 
             triton.load("toy", 60.0)
             assert triton.index()["toy"][1]
             assert triton.inflight("toy") is not None
-        with Reranker(encrypted.grpc_url, tls=tls) as reranker:
-            assert reranker.rank("red", ["a red apple"]).version == 1
+        assert ranked(encrypted.grpc_url, tls) == 1
 
 
 @pytest.fixture(params=["control plane", "client"])
@@ -76,11 +84,7 @@ def refusal(request: pytest.FixtureRequest) -> Callable[[str, Tls | None], Unrea
 
     def ask(address: str, tls: Tls | None) -> Unreachable:
         with pytest.raises(Unreachable) as raised:
-            if request.param == "control plane":
-                asked(address, tls)
-            else:
-                with Reranker(address, tls=tls) as reranker:
-                    reranker.rank("red", ["a red apple"])
+            asked(address, tls) if request.param == "control plane" else ranked(address, tls)
         assert address in raised.value.message
         return raised.value
 
@@ -147,6 +151,93 @@ def test_a_server_that_is_away_is_no_matter_of_tls(authority: Authority, refusal
 def test_http_is_refused(authority: Authority) -> None:
     with pytest.raises(UsageError, match="no TLS"):
         Reranker("http://127.0.0.1:1", tls=Tls(authority.file))
+
+
+class Wire(socketserver.ThreadingTCPServer):
+    """Stands between Baton and a Triton, and notes all that goes by."""
+
+    daemon_threads = True
+
+    def __init__(self, address: str) -> None:
+        self.to, self.seen = address.rpartition(":"), bytearray()
+        super().__init__(("127.0.0.1", 0), Between)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class Between(socketserver.BaseRequestHandler):
+    server: Wire
+
+    def handle(self) -> None:
+        with socket.create_connection((self.server.to[0], int(self.server.to[2]))) as onward:
+            back = threading.Thread(target=self._pass_on, args=(onward, self.request), daemon=True)
+            back.start()
+            self._pass_on(self.request, onward)
+            back.join()
+
+    def _pass_on(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while some := source.recv(65536):
+                self.server.seen += some
+                to.sendall(some)
+            to.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_key_is_seen_on_the_way_without_tls_alone(tmp_path: Path, authority: Authority, *, tls: bool) -> None:
+    key = "planted-admin-key-5b07"
+    trust, options = (Tls(authority.file), authority.options()) if tls else (None, [])
+    with (
+        serving(tmp_path, *options, tls=trust) as server,
+        Wire(server.grpc_url) as wire,
+        closing(GrpcTriton("a", wire.address, admin_key=key, tls=trust)) as triton,
+    ):
+        assert triton.index()["toy"]
+        assert (key.encode() in wire.seen) is not tls
+        assert wire.seen
+
+
+# What is told before anything goes wrong
+
+
+def test_doctor_tells_how_calls_travel(encrypted: LocalTriton, authority: Authority, tmp_path: Path) -> None:
+    def look(**settings: Any) -> doctor.Diagnosis:
+        found = doctor.access([ServerConfig("a", encrypted.grpc_url, **settings)], tmp_path)
+        return next(one for one in found if one.name == "way to a")
+
+    well = look(tls=True, ca_file=authority.file)
+    assert well.ok is True
+    ends = datetime.now(UTC) + timedelta(days=30)
+    assert f"{ends:%Y-%m}" in well.message
+    for settings, cause in (
+        ({"tls": True, "ca_file": authority.file, "server_name": "other.example"}, "not for other.example"),
+        ({}, "in plain text"),
+        ({"tls": True, "ca_file": tmp_path / "nowhere.pem"}, "nowhere.pem can't be used"),
+    ):
+        wrong = look(**settings)
+        assert wrong.ok is False, settings
+        assert cause in wrong.message
+        assert wrong.mend
+
+
+def test_doctor_warns_before_the_certificate_ends(
+    encrypted: LocalTriton, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SOON_DAYS", 31)
+    server = ServerConfig("a", encrypted.grpc_url, tls=True, ca_file=authority.file)
+    (soon,) = (one for one in doctor.access([server], tmp_path) if one.name == "way to a")
+    assert soon.ok is None
+    assert "new certificate" in str(soon.mend)
 
 
 # The file of authorities

@@ -18,12 +18,15 @@ import tritonclient.grpc
 import tritonclient.http
 from harness.control_plane import CTL
 from harness.waiting import until
+from tests.support.tls import Authority, TlsTriton
 from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
 
 from baton import adopt as core
+from baton.config import load
 from baton.errors import TritonError
 from baton.local import LocalTriton
+from baton.tls import Tls
 from baton.triton.grpc import GrpcTriton
 
 pytestmark = pytest.mark.triton
@@ -94,8 +97,8 @@ def by_hand(
     for version in (3, 7):
         make_checkpoint(home / "model_repository" / NAME / str(version), seed=version)
     (home / "model_repository" / NAME / "config.pbtxt").write_bytes(CONFIG.encode())
-    load = {} if "extra_args" in options else {"load": [NAME]}
-    with running_triton(home / "triton", home / "model_repository", backends=backends, **load, **options) as server:
+    loaded = {} if "extra_args" in options else {"load": [NAME]}
+    with running_triton(home / "triton", home / "model_repository", backends=backends, **loaded, **options) as server:
         yield server
 
 
@@ -281,3 +284,35 @@ def test_one_with_an_admin_key(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "planted-4711" not in done.stdout + done.stderr + (tmp_path / "baton.toml").read_text()
         assert ctl(tmp_path, "eject").returncode == 0
+
+
+def test_one_whose_grpc_is_encrypted(tmp_path: Path) -> None:
+    """The way there and back, and a control plane that goes the same way."""
+    authority = Authority(tmp_path / "tls")
+    kind = type("Triton", (TlsTriton,), {"tls": Tls(authority.file)})
+    with by_hand(tmp_path, kind=kind, load=[NAME], extra_args=authority.options()) as server:
+        plain = ctl(tmp_path, "adopt", server.grpc_url)
+        assert plain.returncode == 5
+        assert "speaks TLS" in plain.stderr
+        stranger = Authority(tmp_path / "stranger").file
+        wrong = ctl(tmp_path, "adopt", server.grpc_url, "--tls", "--ca-file", str(stranger))
+        assert wrong.returncode == 5
+        assert wrong.stderr.startswith("Error: Triton, server"), "gRPC writes nothing of its own before"
+        half = ctl(tmp_path, "adopt", server.grpc_url, "--ca-file", str(authority.file))
+        assert half.returncode == 2
+        assert "Add tls" in half.stderr
+        words = ("adopt", server.grpc_url, "--tls", "--ca-file", "tls/ca.pem")
+        done = ctl(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        assert "0 failed" in done.stderr
+        (written,) = load(tmp_path / "baton.toml").servers
+        assert written.encryption == Tls(authority.file)
+        back = ctl(tmp_path, "eject")
+        assert back.returncode == 0, back.stderr
+        # The file is there now, and has that server; without TLS it would be another.
+        assert ctl(tmp_path, *words, "--dry-run").returncode == 0
+        file = tmp_path / "baton.toml"
+        file.write_text(file.read_text().replace("tls = true\n", "").replace("ca_file", "# ca_file"))
+        other = ctl(tmp_path, *words)
+        assert other.returncode == 3
+        assert "encrypted. Add [[servers]]" in " ".join(other.stderr.split())

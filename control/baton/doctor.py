@@ -30,6 +30,7 @@ from baton.local.ports import open_port
 from baton.ownership import user, writers
 from baton.tls import Trust, is_loopback
 from baton.triton.grpc import GrpcTriton
+from baton.triton.releases import Known, known, said
 from baton.verify.capacity import available_memory
 from baton.watch.watcher import NETWORK, file_system
 
@@ -41,8 +42,7 @@ MINIMUM_PYTHON = (3, 11)
 ENGINE_PACKAGES = ("torch", "transformers", "safetensors", "PIL", "av")
 """What the reranker's engine imports, by import name."""
 GIB = 2**30
-MINIMUM_MEMORY = 2 * GIB
-MINIMUM_DISK = 2 * GIB
+MINIMUM_MEMORY = MINIMUM_DISK = 2 * GIB
 MINIMUM_SHM = 256 * 2**20
 """Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
 MINIMUM_WATCHES = 8192
@@ -137,23 +137,24 @@ def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
         name = f"access to {server.name}"
         results += _encryption(server)
         try:
-            _ask_index(server, None)
+            release = _ask_index(server, None)
         except KeyRefused as error:
             refusal = error
         except BatonError:
             continue  # the control plane's health tells whether a server is reached
         else:
-            results.append(_limited(name, f"{server.grpc} lets anybody load and unload models", _RESTRICT))
+            open_ = _limited(name, f"{server.grpc} lets anybody load and unload models", _RESTRICT)
+            results += [open_, _release(server, release)]
             continue
         key_file = server.admin_key_file or state / "admin.key"
         try:
             if server.admin_key_file is None and not key_file.is_file():
                 raise refusal
-            _ask_index(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
+            release = _ask_index(server, secret.read(key_file, f"admin_key_file of server {server.name}"))
         except BatonError as error:
             results.append(_failed(name, error))
         else:
-            results.append(_good(name, f"only with the key in {key_file}"))
+            results += [_good(name, f"only with the key in {key_file}"), _release(server, release)]
     return results
 
 
@@ -163,8 +164,7 @@ def _encryption(server: ServerConfig) -> Iterable[Diagnosis]:
     try:
         trust = Trust(server.encryption)
     except BatonError as error:
-        yield _failed(name, error)
-        return
+        return (yield _failed(name, error))
     if (trouble := trust.trouble(server.grpc)) is not None:
         yield _bad(name, f"{server.grpc} {trouble.cause}", trouble.mend)
     elif server.tls:
@@ -177,10 +177,19 @@ def _encryption(server: ServerConfig) -> Iterable[Diagnosis]:
         yield _limited(name, message, "docs/how-to/encrypt-triton.md says how to encrypt it.")
 
 
-def _ask_index(server: ServerConfig, key: str | None) -> None:
-    """Raises ``BatonError`` where the server does not show its repository to whoever has that key."""
+def _ask_index(server: ServerConfig, key: str | None) -> str:
+    """Triton's version. Raises ``BatonError`` where it does not show its repository to whoever has that key."""
     with contextlib.closing(GrpcTriton(server.name, server.grpc, admin_key=key, tls=server.encryption)) as triton:
         triton.index()
+        return triton.release()
+
+
+def _release(server: ServerConfig, release: str) -> Diagnosis:
+    name, how, message = f"release of {server.name}", known(release), said(release).rstrip(".")
+    if how in {Known.RUN, Known.READ}:
+        return _good(name, message)
+    verdict = _bad if how is Known.REFUSED else _limited
+    return verdict(name, message, "Take one that docs/reference/triton-releases.md lists.")
 
 
 def _python() -> Diagnosis:
@@ -247,8 +256,7 @@ def _port(name: str, host: str, number: int) -> Diagnosis:
 
 
 def _memory() -> Diagnosis:
-    free = available_memory()
-    if free is None:
+    if (free := available_memory()) is None:
         return _limited("memory", "this system does not say how much is free", "Look at it by other means.")
     return _enough("memory", free, MINIMUM_MEMORY, "Two versions are loaded during a rollout: free or add memory.")
 

@@ -249,7 +249,7 @@ def test_doctor_tells_who_may_load(guarded, key_file, tmp_path):
     state = tmp_path / "state"
 
     def look(server):
-        (check,) = doctor.access([server], state)
+        check, *_ = doctor.access([server], state)
         return check
 
     assert look(ServerConfig("a", address, admin_key_file=key_file)).ok is True
@@ -270,10 +270,12 @@ def test_doctor_tells_who_may_load(guarded, key_file, tmp_path):
 @pytest.mark.triton
 def test_doctor_warns_of_a_server_without_a_key(tmp_path):
     with running_triton(tmp_path, make_repository(tmp_path / "repository")) as server:
-        (check,) = doctor.access([ServerConfig("open", server.grpc_url)], tmp_path)
+        check, release = doctor.access([ServerConfig("open", server.grpc_url)], tmp_path)
     assert check.ok is None
     assert "anybody" in check.message
     assert re.search(r"--grpc-restricted-protocol=\S+:admin-key=", check.mend)
+    assert (release.name, release.ok) == ("release of open", True)
+    assert "Triton 2.51.0 (24.10)" in release.message
 
 
 def test_doctor_says_nothing_of_a_server_that_is_away(tmp_path):

@@ -15,6 +15,7 @@ from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Index
+from baton.triton.releases import Known, known, said
 from baton.verify.checkpoint import describe
 from baton.verify.completeness import missing_parts
 from baton.verify.names import LARGEST, ends_triton, name_problem, version_of
@@ -58,6 +59,10 @@ def inspect(
     ready = sorted(v for v, m in index[model].items() if m.state is ModelState.READY)
     version = ready[-1] if ready else None
     obstacles, notes, text = [], [], ""
+    if known(release) is Known.REFUSED:
+        obstacles.append(said(release))
+    elif known(release) is not Known.RUN:
+        notes.append(said(release))
     if not server.explicit():
         obstacles.append(
             "Triton does not take load calls. Restart it with --model-control-mode=explicit "

@@ -360,6 +360,19 @@ def test_a_triton_that_takes_no_load_calls(tmp_path: Path, mode: str) -> None:
     assert not told["applied"]
 
 
+@pytest.mark.parametrize(("release", "stops"), [("2.51.0", False), ("2.74.0", False), ("2.48.0", True)])
+def test_only_a_release_that_is_known_not_to_work_is_refused(
+    running: tuple[Path, LocalTriton], monkeypatch: pytest.MonkeyPatch, release: str, *, stops: bool
+) -> None:
+    home, server = running
+    with closing(GrpcTriton("by hand", server.grpc_url)) as triton:
+        monkeypatch.setattr(triton, "release", lambda: release)
+        found = core.inspect(triton, home / "model_repository", home / ".baton")
+    assert [text for text in found.obstacles if release in text] == list(found.obstacles)
+    assert bool(found.obstacles) is stops
+    assert any(release in text for text in found.notes) is (release == "2.74.0")
+
+
 def test_one_with_an_admin_key(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("planted-4711\n")

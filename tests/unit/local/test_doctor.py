@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 from functools import partial
 
+import pytest
+
 from baton import doctor
+from baton.config import ServerConfig
 from baton.watch.watcher import file_system
 
 
@@ -95,3 +98,20 @@ def test_a_state_directory_that_others_may_open(tmp_path):
     check = doctor._private(state)
     assert (check.ok, check.mend) == (None, f"chmod 700 {state}")
     assert "mode 0750" in check.message
+
+
+@pytest.mark.parametrize(
+    ("release", "ok", "told"),
+    [
+        ("2.51.0", True, "tests run with Triton 2.51.0 (24.10)"),
+        ("2.64.0", True, "sources were read"),
+        ("2.74.0", None, "not known"),
+        ("2.72.0", None, "not known"),
+        ("2.48.0", False, "needs 2.49 (24.08)"),
+    ],
+)
+def test_a_release_is_warned_of_or_refused(release, ok, told):
+    check = doctor._release(ServerConfig("gpu", "10.9.8.7:8001"), release)
+    assert (check.name, check.ok) == ("release of gpu", ok)
+    assert told in check.message
+    assert (check.mend is None) == (ok is True)

@@ -335,7 +335,16 @@ def runs(config: Config, source: Path | None) -> Runs:
         state=str(config.state.absolute()),
         services=tuple(one.name for one in config.services),
         servers=tuple(
-            RunsServer(s.name, s.grpc, path(s.admin_key_file), s.tls, path(s.ca_file), s.server_name)
+            RunsServer(
+                s.name,
+                s.grpc,
+                path(s.admin_key_file),
+                s.http or None,
+                s.metrics or None,
+                s.tls,
+                path(s.ca_file),
+                s.server_name,
+            )
             for s in config.servers
         ),
     )

@@ -21,9 +21,9 @@ from tests.support.tls import NAME, Authority, TlsTriton
 from tests.support.toy import make_repository
 from tests.support.triton import running_triton
 
-from baton import doctor
 from baton.client import Reranker
-from baton.config import ServerConfig
+from baton.config import ServerConfig, load
+from baton.doctor import Finding, Setup, servers
 from baton.errors import Unreachable, UsageError
 from baton.local import LocalTriton
 from baton.tls import Connection, Tls
@@ -211,12 +211,13 @@ def test_the_key_is_seen_on_the_way_without_tls_alone(tmp_path: Path, authority:
 
 
 def test_doctor_tells_how_calls_travel(encrypted: LocalTriton, authority: Authority, tmp_path: Path) -> None:
-    def look(**settings: Any) -> doctor.Diagnosis:
-        found = doctor.access([ServerConfig("a", encrypted.grpc_url, **settings)], tmp_path)
-        return next(one for one in found if one.name == "way to a")
+    def look(**settings: Any) -> Finding:
+        server = ServerConfig("a", encrypted.grpc_url, **settings)
+        found = {one.name: one for one in servers.look(server, Setup(load(None), runs=True), tmp_path / "key")}
+        return found.get("way to a") or found["server a"]
 
     well = look(tls=True, ca_file=authority.file)
-    assert well.ok is True
+    assert well.verdict == "ok"
     ends = datetime.now(UTC) + timedelta(days=30)
     assert f"{ends:%Y-%m}" in well.message
     for settings, cause in (
@@ -225,18 +226,17 @@ def test_doctor_tells_how_calls_travel(encrypted: LocalTriton, authority: Author
         ({"tls": True, "ca_file": tmp_path / "nowhere.pem"}, "nowhere.pem can't be used"),
     ):
         wrong = look(**settings)
-        assert wrong.ok is False, settings
+        assert wrong.verdict == "fail", settings
         assert cause in wrong.message
         assert wrong.mend
 
 
 def test_doctor_warns_before_the_certificate_ends(
-    encrypted: LocalTriton, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encrypted: LocalTriton, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "SOON_DAYS", 31)
-    server = ServerConfig("a", encrypted.grpc_url, tls=True, ca_file=authority.file)
-    (soon,) = (one for one in doctor.access([server], tmp_path) if one.name == "way to a")
-    assert soon.ok is None
+    monkeypatch.setattr(servers, "SOON", timedelta(days=31))
+    (soon,) = servers.way(ServerConfig("a", encrypted.grpc_url, tls=True, ca_file=authority.file))
+    assert soon.verdict == "warn"
     assert "new certificate" in str(soon.mend)
 
 

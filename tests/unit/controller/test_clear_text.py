@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tests.support.certificate import write_secret
 
-from baton import doctor
 from baton.config import Config, ServerConfig
 from baton.controller.build import build
+from baton.doctor.servers import way
 from baton.errors import ConfigError
 from baton.tls import is_loopback
 
@@ -43,17 +43,13 @@ def test_nothing_is_told_where_nobody_sees_it(
     assert caplog.messages == []
 
 
-def test_doctor_warns_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baton.tls.socket.create_connection", refused)  # no network is asked
+def test_doctor_warns_too(tmp_path: Path) -> None:
     key = write_secret(tmp_path / "key", "planted-4711")
-    (check,) = doctor._encryption(ServerConfig("gpu", "10.9.8.7:8001", admin_key_file=key))
-    assert check.ok is None
-    assert "in clear text" in check.message
-    assert list(doctor._encryption(ServerConfig("gpu", "127.0.0.1:8001", admin_key_file=key))) == []
-
-
-def refused(*_: object, **__: object) -> None:
-    raise ConnectionRefusedError
+    (found,) = way(ServerConfig("gpu", "10.9.8.7:8001", admin_key_file=key))
+    assert found.verdict == "warn"
+    assert "in clear text" in found.message
+    assert list(way(ServerConfig("gpu", "127.0.0.1:8001", admin_key_file=key))) == []
+    assert list(way(ServerConfig("gpu", "10.9.8.7:8001"))) == []
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n"])

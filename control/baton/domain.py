@@ -184,6 +184,8 @@ class Folder:
     """The newest modification time in it; 0 where that is not known."""
     harmless: bool = False
     """It has a ``problem``, but Triton ignores it: a name of digits alone that leads somewhere (seen on 24.10)."""
+    deadly: bool = False
+    """Its name ends Triton at the next load call: a number beyond 64 bits (seen on 24.10)."""
 
     @property
     def complete(self) -> bool:

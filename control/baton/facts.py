@@ -286,6 +286,9 @@ class RunsServer:
     admin_key_file: str | None
     http: str | None = None
     metrics: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

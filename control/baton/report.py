@@ -336,8 +336,17 @@ def runs(config: Config, source: Path | None) -> Runs:
         state=str(config.state.absolute()),
         services=tuple(one.name for one in config.services),
         servers=tuple(
-            RunsServer(one.name, one.grpc, path(one.admin_key_file), one.http or None, one.metrics or None)
-            for one in config.servers
+            RunsServer(
+                s.name,
+                s.grpc,
+                path(s.admin_key_file),
+                s.http or None,
+                s.metrics or None,
+                s.tls,
+                path(s.ca_file),
+                s.server_name,
+            )
+            for s in config.servers
         ),
     )
 

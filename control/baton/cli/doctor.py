@@ -244,10 +244,11 @@ def _running(read: Finding, config: Config, runs: Runs) -> tuple[Finding, Config
 
     servers = tuple(
         ServerConfig(
-            one.name, one.grpc, one.http, one.metrics, None if one.admin_key_file is None else Path(one.admin_key_file)
+            one.name, one.grpc, one.http, one.metrics, None if one.admin_key_file is None else Path(one.admin_key_file),
+            one.tls, None if one.ca_file is None else Path(one.ca_file), one.server_name,
         )
         for one in runs.servers
-    )
+    )  # fmt: skip
     file = None if runs.configuration is None else Path(runs.configuration)
     with suppress(ConfigError):  # as it is by now; it may have been edited since the start
         config = load(file)

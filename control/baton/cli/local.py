@@ -11,6 +11,7 @@ from baton.local.ports import is_here
 from baton.share import shared
 from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
+from baton.verify.names import ends_triton
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
@@ -61,10 +62,13 @@ def prepare_repository(config: Config) -> list[str]:
     """Gives every engine its ``config.pbtxt``; returns the aliases that Triton can load at its start.
 
     Only aliases that are there already: the control plane wrote them, and each brings the engine version that served.
-    Raises ``ConfigError`` when an engine has no configuration and none can be given to it.
+    Raises ``ConfigError`` when an engine has no configuration and none can be given to it, or a folder ends Triton.
     """
     for service in config.services:
         prepare_engine(config.repository, service)
+        for entry in sorted((config.repository / service.engine).iterdir()):
+            if ends_triton(entry.name) and entry.is_dir():
+                raise ConfigError(f"{entry}: Triton ends when it reads this number.", mend="Move the folder out.")
         # A restart in the middle of a rollout must not stumble over a version that was never proved: Triton begins
         # with what serves, and the control plane brings the rest.
         files = ServiceFiles(config.repository, service.name, service.engine)

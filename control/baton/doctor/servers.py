@@ -6,23 +6,21 @@ Each is asked over gRPC and changes nothing: the one unload call names a model t
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from baton import secret
 from baton.config import Config, ServerConfig
 from baton.doctor.finding import Finding, Setup, bad, failed, good, limited, skipped
 from baton.errors import BatonError, KeyRefused, Unreachable
+from baton.tls import Trust, is_loopback
 from baton.triton.config_file import CONFIG
 from baton.triton.grpc import GrpcTriton
+from baton.triton.releases import Known, known, said
 
-TESTED = ("2.51", "24.10")
-"""The release that every test runs on, as Triton calls it and as its container image is called."""
-OLDEST = ("2.50", "24.09")
-"""Older ones load every version anew when the version policy changes."""
-READ_UP_TO = "26.07"
-"""The newest release whose sources were read for what Baton relies on."""
+SOON = timedelta(days=14)
+_RENEW = "Give Triton a new certificate, and start it again: it reads its certificate only then."
 _ADDRESS = "Correct `grpc` in [[servers]]: the port of gRPC (8001), not that of HTTP; a firewall may stand between."
 _LOG = "Triton's log says more."
 _RESTRICT = (
@@ -64,6 +62,7 @@ def look(server: ServerConfig, setup: Setup, key_file: Path) -> Iterator[Finding
         yield failed(name, error, _ADDRESS)
         return
     yield good(name, f"answers at {server.grpc}")
+    yield from way(server)
     if release:
         yield judge_release(f"release of {server.name}", release)
     key, found = access(server, key_file)
@@ -80,7 +79,9 @@ def look(server: ServerConfig, setup: Setup, key_file: Path) -> Iterator[Finding
 @contextlib.contextmanager
 def _opened(server: ServerConfig, key: str | None) -> Iterator[GrpcTriton]:
     metrics = server.metrics or None
-    with contextlib.closing(GrpcTriton(server.name, server.grpc, metrics=metrics, admin_key=key)) as triton:
+    with contextlib.closing(
+        GrpcTriton(server.name, server.grpc, metrics=metrics, admin_key=key, tls=server.encryption)
+    ) as triton:
         yield triton
 
 
@@ -94,22 +95,26 @@ def _release(triton: GrpcTriton) -> str:
 
 def judge_release(name: str, release: str) -> Finding:
     """What is known of a release of Triton, such as ``2.51.0``."""
-    numbers = [int(part) for part in re.findall(r"\d+", release)[:2]]
-    tested, oldest = ([int(part) for part in known.split(".")] for known, _ in (TESTED, OLDEST))
-    if len(numbers) < len(tested):
-        return limited(
-            name, f"{release!r} is no release that Baton knows", f"Baton is tested with {' = '.join(TESTED)}."
-        )
-    if numbers < oldest:
-        message = f"{release} loads every version anew at each step, the live one too: twice the memory"
-        return bad(name, message, f"Use Triton {OLDEST[1]} ({OLDEST[0]}) or newer.")
-    if numbers == tested:
-        return good(name, f"{release}, with which Baton is tested")
-    message = (
-        f"Baton is tested with {TESTED[0]} ({TESTED[1]}), and this is {release}: its sources were read (up to "
-        f"{READ_UP_TO}), and it was not run"
-    )
+    how, message = known(release), said(release).rstrip(".")
+    if how is Known.RUN:
+        return good(name, message)
+    if how is Known.REFUSED:
+        return bad(name, message, "Use one that docs/reference/triton-releases.md lists.")
     return limited(name, message, "Try a rollout and a `ctl rollback` on a test server before you rely on it.")
+
+
+def way(server: ServerConfig) -> Iterator[Finding]:
+    """How calls travel to a server that answers; nothing where that is in plain text on this machine."""
+    name = f"way to {server.name}"
+    if server.tls:
+        with contextlib.suppress(OSError):
+            ends = Trust(server.encryption).certificate_ends(server.grpc)
+            message = f"encrypted; the certificate of {server.grpc} ends on {ends:%Y-%m-%d}"
+            soon = ends - datetime.now(UTC) < SOON
+            yield limited(name, message, _RENEW) if soon else good(name, message)
+    elif server.admin_key_file is not None and not is_loopback(server.grpc):
+        message = f"the admin key goes to {server.grpc} in clear text: whoever sees that network can load models"
+        yield limited(name, message, "docs/how-to/encrypt-triton.md says how to encrypt it.")
 
 
 def access(server: ServerConfig, key_file: Path) -> tuple[str | None, Finding]:

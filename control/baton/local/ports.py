@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from baton.errors import Refused
 from baton.local.procfs import port_owner
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+from baton.tls import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def open_port(host: str, name: str, port: int) -> socket.socket:
 
 def is_here(address: str) -> bool:
     """Whether ``host:port`` is an address of this machine's loopback."""
-    return address.rpartition(":")[0] in _LOOPBACK
+    return is_loopback(address)
 
 
 def is_listening(host: str, port: int) -> bool:

@@ -119,6 +119,8 @@ SENTENCES: Mapping[Reason, str] = {
     "on when it has verified them (`ctl retry {version}` shows what differs).",
     Reason.UNEXPECTED_ENTRY: "{name!r} in the engine's directory is not a version folder. {problem} Loaded versions "
     "are not affected, but the next load call would reload all of them, so Baton loads nothing until then.",
+    Reason.DEADLY_ENTRY: "{name!r} in the engine's directory is not a version folder. {problem} Clients are served, "
+    "and Baton loads nothing until then.",
     # Calls to Triton, and files
     Reason.LOADING: "Loading version {version}{server:on}",
     Reason.UNLOADING: "Unloading {versions:versions}{server:on}",

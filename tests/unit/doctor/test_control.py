@@ -56,7 +56,15 @@ def test_a_port_that_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("release", "verdict"),
-    [("2.51.0", "ok"), ("2.50.0", "warn"), ("2.49.0", "fail"), ("1.99.0", "fail"), ("2.70.0", "warn"), ("dev", "warn")],
+    [
+        ("2.51.0", "ok"),
+        ("2.50.0", "warn"),
+        ("2.49.0", "warn"),
+        ("2.48.0", "fail"),
+        ("1.99.0", "fail"),
+        ("2.70.0", "warn"),
+        ("dev", "warn"),
+    ],
 )
 def test_releases_of_triton(release: str, verdict: str) -> None:
     found = servers.judge_release("release", release)

@@ -46,6 +46,7 @@ CASES: tuple[Why, ...] = (
     because(Reason.POLICY_LACKS_ALIAS, version=2),
     because(Reason.FOLDER_GONE, version=1),
     because(Reason.FOLDER_CHANGED, version=1),
+    because(Reason.DEADLY_ENTRY, name="9" * 25, problem="Triton ends when it reads this number: move the folder out."),
     because(Reason.UNEXPECTED_ENTRY, name="2a", problem="Not a number, but Triton would read it as one: rename it."),
     LOADING,
     LOADING.on("a"),

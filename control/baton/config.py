@@ -67,9 +67,9 @@ _fraction = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _percent = _number("a number of percent from 0 to 100", lambda value: 0 <= value <= _ALL)
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise _Invalid("a whole number of at least 1")
+def _count(value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+        raise _Invalid(f"a whole number of at least {least}")
     return value
 
 
@@ -143,6 +143,7 @@ class RolloutConfig:
     stuck_after: float = _setting(_duration, 1800.0)
     load_timeout: float = _setting(_duration, 900.0)
     drain_timeout: float = _setting(_duration, 120.0)
+    keep_versions: int | None = _setting(lambda value: _count(value, 0), None)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -315,9 +316,8 @@ class Config:
             return self.services[0]
         if name is None:
             raise ConfigError(f"There are several services ({known}).", mend="Name one with --service.")
-        for service in self.services:
-            if service.name == name:
-                return service
+        if named := [s for s in self.services if s.name == name]:
+            return named[0]
         raise ConfigError(f"There is no service {name!r}.", mend=f"The configuration names: {known}.")
 
 

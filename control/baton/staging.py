@@ -33,8 +33,9 @@ from typing import Any, Final, Self
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
+from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import describe
-from baton.verify.files import CHUNK, error_text, format_bytes, printable, read_whole
+from baton.verify.files import CHUNK, error_text, printable, read_whole
 from baton.verify.integrity import check_integrity
 from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table

@@ -143,6 +143,7 @@ class Service:
         self.split.steer(view)
         self.health.watch(view)
         self._actor.verify_content(view, self.settings.settle)
+        self._actor.delete_removed(view)
 
     def _log_health(self, why: Why, data: Mapping[str, Any]) -> None:
         self._recorder.log_now("health", why, data)

@@ -13,6 +13,7 @@ What must hold after every step, whatever fails (property-tested in ``tests/unit
 * Baton loads at most two engine versions.
 * An engine is taken out of a server for a reload only where the alias's version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.
+* A version's folder is removed only without a rollout, and never one that serves, is loaded or is waited for.
 """
 
 from baton.plan.converge import repair_version_policy
@@ -23,12 +24,15 @@ from baton.plan.effects import (
     AskAgain,
     Begin,
     Decision,
+    DeleteRemoved,
     Effect,
     End,
+    EndPruning,
     Halt,
     Judge,
     ProbeVersion,
     Progress,
+    Prune,
     Record,
     RecordConfig,
     RecordLoaded,
@@ -60,13 +64,16 @@ __all__ = [
     "Begin",
     "BrokenConfig",
     "Decision",
+    "DeleteRemoved",
     "Effect",
     "End",
+    "EndPruning",
     "Failure",
     "Halt",
     "Judge",
     "ProbeVersion",
     "Progress",
+    "Prune",
     "Record",
     "RecordConfig",
     "RecordLoaded",

@@ -148,6 +148,44 @@ class VersionOnDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedVersion:
+    """A version whose folder Baton removed from disk. ``bytes`` is what that freed."""
+
+    version: int
+    at: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrunableVersion:
+    """A version on disk, for ``ctl prune``: whether it goes, or why it stays. ``bytes`` is what removing it frees."""
+
+    version: int
+    label: str
+    bytes: int
+    goes: bool
+    reason: str = ""
+    code: Reason = Reason.OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention removes. ``bytes`` is what that frees, ``free`` what is free now, null where it is not known.
+
+    ``under_way``: versions are still to be removed, or the files of removed ones to be deleted.
+    """
+
+    service: str
+    keep: int
+    dry_run: bool
+    versions: tuple[PrunableVersion, ...]
+    bytes: int
+    free: int | None = field(metadata=ALWAYS)
+    under_way: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutHead:
     """What a rollout is."""
 
@@ -165,7 +203,10 @@ class RolloutHead:
 
 @dataclass(frozen=True, slots=True)
 class RolloutFacts(RolloutHead):
-    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way."""
+    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way.
+
+    ``removed_at``: when the candidate was removed from disk, where Baton did that.
+    """
 
     service: str
     outcome: Outcome | None
@@ -176,6 +217,7 @@ class RolloutFacts(RolloutHead):
     duration_s: float | None
     time_to_live_s: float | None
     gates: tuple[GateResult, ...]
+    removed_at: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +255,10 @@ class WaitsFor:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One service; at rest with the gates of its last rollout. ``code``: the reason that the message words."""
+    """One service; at rest with the gates of its last rollout. ``code``: the reason that the message words.
+
+    ``removed``: the versions that were removed from disk since the last rollout began.
+    """
 
     name: str
     engine: str
@@ -232,6 +277,7 @@ class ServiceStatus:
     updated_at: str | None
     waits_for: tuple[WaitsFor, ...] = ()
     code: Reason = Reason.OTHER
+    removed: tuple[RemovedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

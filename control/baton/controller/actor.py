@@ -137,13 +137,16 @@ class Actor:
 
     def _prune(self, version: int, view: View) -> None:
         """One that can't be removed is passed over: it is tried again after the next rollout, or by `ctl prune`."""
-        assert view.pruning is not None  # noqa: S101 - the plan prunes what was written down
-        self.recorder.prune(version, view.folders[version].own_size, view.pruning)
+        asked = view.pruning
+        assert asked is not None  # noqa: S101 - the plan prunes what was written down
+        self.recorder.prune(version, view.folders[version].own_size, asked)
         try:
             self.ports.remover.take_out(version)
         except BatonError as error:
-            self.recorder.not_pruned(version, view.pruning, error)
+            self.recorder.not_pruned(version, error)
             raise
+        finally:
+            self.recorder.done_pruning(version, asked)
 
     def delete_removed(self, view: View) -> None:
         """Delete the files of what was taken out. What can't be deleted is tried again after an hour."""

@@ -188,13 +188,17 @@ class RolloutRecorder:
         newest = sorted(known.items(), key=lambda one: one[1].at)[-MOST_REMOVED:]
         removed.put(self._service, dict(newest))
 
-    def not_pruned(self, version: int, asked: Pruning, error: BatonError) -> None:
-        """It could not be removed, and is not tried again for now."""
+    def not_pruned(self, version: int, error: BatonError) -> None:
+        """It could not be removed."""
         self.log("prune", because(Reason.NOT_PRUNED, version=version, error=str(error)), None, {"version": version})
-        notes = self._journal.notes
-        known = notes.removed().get(self._service) or {}
-        notes.removed().put(self._service, {v: one for v, one in known.items() if v != version})
-        notes.pruning().put(self._service, replace(asked, versions=tuple(v for v in asked.versions if v != version)))
+        removed = self._journal.notes.removed()
+        known = removed.get(self._service) or {}
+        removed.put(self._service, {v: one for v, one in known.items() if v != version})
+
+    def done_pruning(self, version: int, asked: Pruning) -> None:
+        """It is gone, or can't be removed for now: the others are left to be removed."""
+        left = replace(asked, versions=tuple(v for v in asked.versions if v != version))
+        self._journal.notes.pruning().put(self._service, left)
 
     def end_pruning(self) -> None:
         """Nothing more is to be removed."""

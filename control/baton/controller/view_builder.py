@@ -59,6 +59,10 @@ class ViewBuilder:
         self._entries = self._ports.scan()
         return self._entries
 
+    def forget(self, version: int) -> None:
+        """The version's folder was removed since the last scan."""
+        self._entries = [f for f in self._entries or () if f.version != version]
+
     def begin_round(self) -> None:
         """The servers' indexes are about to be read. Calls that run now may change what they show, also if they end."""
         self._begun = frozenset(e for e in self._tasks.running() if isinstance(e, Sync | Reload))

@@ -24,6 +24,7 @@ from baton.controller.service import Service
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.journal import Journal
 from baton.plan import Ask, Sync
+from baton.removal import Removal
 from baton.testing import DiskRepository, FakeTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Tensors
@@ -118,6 +119,7 @@ class Plane:
             place.servers,
             self.journal,
             place.scan,
+            Removal(place.repository, ENGINE),
             lambda version: VersionMeta(str(version)),
             place.clock,
             self.wake.set,

@@ -27,8 +27,11 @@ from baton.local.exec_wrapper import OWN, Memory, explain, memory_for, memory_he
 from baton.local.find import find_binary, find_libpython, find_stub, find_triton
 from baton.local.ports import open_port
 from baton.ownership import user, writers
+from baton.reasons.words import format_bytes
 from baton.triton.grpc import GrpcTriton
 from baton.verify.capacity import available_memory
+from baton.verify.listing import look
+from baton.verify.names import version_of
 from baton.watch.watcher import NETWORK, file_system
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ MINIMUM_MEMORY = 2 * GIB
 MINIMUM_DISK = 2 * GIB
 MINIMUM_SHM = 256 * 2**20
 """Bytes. A stub's region starts at 1 MiB and grows to its largest request; Docker's default is 64 MiB."""
+MINIMUM_VERSIONS = 2
+"""So many more versions should fit on the disk."""
 MINIMUM_WATCHES = 8192
 _RUN_TIMEOUT = 60.0
 _RESTRICT = (
@@ -149,6 +154,27 @@ def access(servers: Sequence[ServerConfig], state: Path) -> list[Diagnosis]:
         else:
             results.append(_good(name, f"only with the key in {key_file}"))
     return results
+
+
+def room_for_versions(repository: Path, service: str, engine: str, keep: int | None) -> Diagnosis:
+    """How many more versions of the newest one's size fit on the disk, and what ``keep_versions`` would hold."""
+    name, folder = f"room for {service}", repository / engine
+    if not folder.is_dir():
+        return _good(name, f"{folder} will be made")
+    sizes = {int(p.name): look(p).own_size for p in folder.iterdir() if version_of(p.name) is not None}
+    free = shutil.disk_usage(folder).free
+    newest = sizes[max(sizes)] if sizes else 0
+    if not newest:
+        return _good(name, f"{format_bytes(free)} free, and no version that takes any")
+    held = "" if keep is None else f"; keep_versions = {keep} holds up to {format_bytes(newest * (keep + 2))}"
+    message = (
+        f"{format_bytes(free)} free; {len(sizes)} on disk take {format_bytes(sum(sizes.values()))}; {free // newest} "
+        f"more of the size of version {max(sizes)} ({format_bytes(newest)}) fit{held}"
+    )
+    if free // newest >= MINIMUM_VERSIONS:
+        return _good(name, message)
+    mend = "`ctl prune --dry-run --keep 0` shows what could be removed; set keep_versions in [services.rollout]."
+    return _limited(name, message, mend)
 
 
 def _ask_index(server: ServerConfig, key: str | None) -> None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,8 @@ class Pushed:
     seconds: float
     resumed: bool
     ignored: str = ""
+    free: int | None = None
+    """Bytes that are free on the repository's disk now."""
 
 
 def push(
@@ -91,13 +94,14 @@ def push(
             size, resumed = stage.fill(table, progress or (lambda *_: None))
             version = _publish(stage.name, staging, home, floor)
             stage.forget()
+            free = shutil.disk_usage(repository).free
             folder, not_served = repository / engine / str(version), ignored(described)
     except OSError as error:
         raise RepositoryError(
             f"{printable(source.name)} could not be pushed: {error_text(error)} ({error.filename or repository}).",
             mend="The repository is as it was; mend that and push again.",
         ) from error
-    return Pushed(version, folder, size, time.monotonic() - began, resumed, not_served)
+    return Pushed(version, folder, size, time.monotonic() - began, resumed, not_served, free)
 
 
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from baton.domain import Verdict
-from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
+from baton.errors import CheckpointError, NoRoom, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
 from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import describe
@@ -260,7 +260,7 @@ class Stage:
     def _check_space(self, needed: int) -> None:
         free = shutil.disk_usage(self._path).free
         if needed + RESERVE > free:
-            raise RepositoryError(
+            raise NoRoom(
                 f"{printable(self._source.path.name)} needs {format_bytes(needed)} and {format_bytes(RESERVE)} in "
                 f"reserve, {format_bytes(free)} are free where {self._place} lies. Nothing was copied.",
                 mend="Make room and push again.",

@@ -40,7 +40,7 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
     Exits with 0 when nothing failed, else with 1. A warning is no failure.
     """
     from baton.cli.local import own_backends
-    from baton.doctor import Diagnosis, access, checks
+    from baton.doctor import Diagnosis, access, checks, room_for_versions
 
     configuration, config = _configuration(settings)
     health, control_plane = _control_plane(settings, config)
@@ -56,6 +56,10 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
             ports=_ports(config) if health is None and not _elsewhere(config) else None,
             no_triton=_no_triton(config, runs=health is not None),
         )
+        results += [
+            room_for_versions(config.repository, one.name, one.engine, one.rollout.keep_versions)
+            for one in config.services
+        ]
     else:
         message = f"{settings.server} is another one: run `ctl doctor` there to have its disks and Triton looked at"
         results.append(Diagnosis("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))

@@ -195,8 +195,8 @@ def command(
 ) -> Callable[[Callable[..., None]], click.Command]:
     """The command of a verb, whose options fill it: it is called with the settings, the verb, and what else is asked.
 
-    The version is an argument, and so is the service where the verb only reads, or with ``service``; every other field is
-    an option. ``extra`` are options that the control plane does not get to know.
+    The version is an argument, and so is the service where the verb only reads, or with ``service``; every other field
+    is an option. ``extra`` are options that the control plane does not get to know.
     """
     changing = issubclass(kind, Change)
     argument = service or not changing

@@ -15,6 +15,9 @@ T = TypeVar("T")
 EVERY_SERVICE = ""
 """The service of a note that holds for all."""
 
+OF_VERSIONS = ("manifest", "release")
+"""Keys of notes that are kept of single versions, with the number after a colon."""
+
 
 class Note(Generic[T]):
     """One kind of note. The key and the form of the value stand in journals on disk: they stay as they are."""

@@ -286,6 +286,12 @@ class View:
         record = self.records.get(version)
         return record is None or (record.status is ReleaseStatus.REJECTED and self.refused(version) is None)
 
+    def there(self) -> frozenset[int] | None:
+        """The versions on disk, named or loaded. None: that is not known, or the folder of what serves is away."""
+        if self.unreachable() or (self.alias is not None and self.alias not in self.folders):
+            return None
+        return self.version_policy.union(self.folders, *(s.in_memory() for s in self.servers))
+
     def loads_blocked(self) -> Why | None:
         """Why no engine load call may be made now, or None.
 

@@ -169,7 +169,7 @@ class Remover:
         for version in self.left():
             self._yard.turn()
             self._act(f"delete what is left of version {version}")
-            self._yard.rubbish.discard(version)
+            self._yard.rubbish -= {version}
 
     def _act(self, what: str) -> None:
         try:

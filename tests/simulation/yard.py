@@ -48,6 +48,10 @@ class Yard(Rules):
     """Where a person led them since Baton last did."""
     stops = 0
     """How often a rollout was stopped."""
+    rubbish: frozenset[int] = frozenset()
+    """Versions that Baton took out of the repository and whose files are still there."""
+    pruned = 0
+    """How many folders it took out."""
 
     def __init__(
         self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool, near: bool
@@ -86,9 +90,6 @@ class Yard(Rules):
         self.defects = Defects()
         self.since: dict[int, float] = {}
         self.incomplete: set[int] = set()
-        self.rubbish: set[int] = set()
-        """Versions that Baton took out of the repository and whose files are still there."""
-        self.pruned = 0
         (root / "repository" / ENGINE).mkdir(parents=True)
         (root / "repository" / ENGINE / "config.pbtxt").write_text(CONFIG)
         self.files = SeenFiles(root / "repository")
@@ -124,7 +125,7 @@ class Yard(Rules):
         self.folder_changes += 1
         self.pruned += 1
         self.files.folders.pop(version, None)
-        self.rubbish.add(version)
+        self.rubbish |= {version}
         if known:  # it knows what it did itself
             self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
 

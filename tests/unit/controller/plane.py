@@ -90,7 +90,11 @@ class Place:
             self.quiet[path.name] = (fingerprint, since)
             number = int(path.name) if path.name.isdigit() else None
             problem = None if number is not None else "Not a version number; move it out."
-            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, listing.size))
+            found.append(
+                Folder(
+                    path.name, number, fingerprint, (), problem, since, since, listing.size, own_size=listing.own_size
+                )
+            )
         return found
 
 

@@ -90,11 +90,8 @@ class Place:
             self.quiet[path.name] = (fingerprint, since)
             number = int(path.name) if path.name.isdigit() else None
             problem = None if number is not None else "Not a version number; move it out."
-            found.append(
-                Folder(
-                    path.name, number, fingerprint, (), problem, since, since, listing.size, own_size=listing.own_size
-                )
-            )
+            sizes = {"size": listing.size, "own_size": listing.own_size}
+            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, **sizes))
         return found
 
 

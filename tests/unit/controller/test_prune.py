@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +134,7 @@ def test_a_person_prunes_also_while_baton_is_paused(place, full):
 def test_a_rollout_comes_first(place, full):
     full.app.prune(None, keep=0, who="ann")
     place.drop(6)
+    full.service.scan()
     full.app.promote(None, 6, full=False, who="ann")
     full.live(6)
     assert on_disk(place) == {1, 2, 3, 4, 5, 6}
@@ -204,7 +204,6 @@ def test_killed_around_the_rename_it_goes_on_from_what_it_sees(place, full, monk
     def take_out(self: Removal, version: int) -> None:
         if after:
             real(self, version)
-        monkeypatch.undo()
         raise Killed
 
     full.app.prune(None, keep=1, who="ann")
@@ -213,6 +212,7 @@ def test_killed_around_the_rename_it_goes_on_from_what_it_sees(place, full, monk
     with pytest.raises(Killed):
         full.turn()
     assert (1 in on_disk(place)) is not after
+    monkeypatch.undo()
     full.abandon()
     again = Plane(place)
     try:
@@ -246,8 +246,8 @@ def test_without_room_for_the_journal_nothing_is_removed(place, full, monkeypatc
     assert on_disk(place) == {1, 2, 3, 4, 5}
 
 
-def test_a_link_frees_nothing_and_what_it_leads_to_stays(place, full, tmp_path):
-    far: Path = tmp_path / "far"
+def test_a_link_frees_nothing_and_what_it_leads_to_stays(place, full):
+    far = place.root / "far"
     (place.files.folder(1)).rename(far)
     place.files.folder(1).symlink_to(far)
     shown = full.app.prune(None, keep=0, dry_run=True)

@@ -30,7 +30,10 @@ def view(alias: int | None = 6, *versions: int) -> View:
         now=60.0,
         version_policy=frozenset({alias} if alias else ()),
         alias=alias,
-        servers=(ServerView("a", live=True, engine=leads, alias=leads), ServerView("b", True, leads, leads)),
+        servers=(
+            ServerView("a", live=True, engine=leads, alias=leads),
+            ServerView("b", live=True, engine=leads, alias=leads),
+        ),
         folders={v: Folder(str(v), v, f"f{v}", own_size=v) for v in versions},
         records={v: record(v) for v in versions},
         loaded={v: f"f{v}" for v in versions},
@@ -52,7 +55,7 @@ def test_what_is_needed_does_not_count_as_kept():
 
 
 def holding(version: int, state: ModelState) -> ServerView:
-    return ServerView("b", True, {version: ModelVersion(state), 6: READY}, {6: READY})
+    return ServerView("b", live=True, engine={version: ModelVersion(state), 6: READY}, alias={6: READY})
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from functools import partial
+from types import SimpleNamespace
+
+import pytest
 
 from baton import doctor
 from baton.watch.watcher import file_system
@@ -95,3 +99,26 @@ def test_a_state_directory_that_others_may_open(tmp_path):
     check = doctor._private(state)
     assert (check.ok, check.mend) == (None, f"chmod 700 {state}")
     assert "mode 0750" in check.message
+
+
+@pytest.mark.parametrize(("free", "ok"), [(10_000, True), (2_000, True), (1_999, None), (0, None)])
+def test_room_for_versions(tmp_path, monkeypatch, free, ok):
+    for version, size in ((1, 500), (2, 1_000)):
+        (tmp_path / "engine" / str(version)).mkdir(parents=True)
+        (tmp_path / "engine" / str(version) / "weights").write_bytes(bytes(size))
+    (tmp_path / "engine" / "config.pbtxt").write_text("name: 'engine'")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    check = doctor.room_for_versions(tmp_path, "ranker", "engine", 5)
+    assert check.ok is ok
+    assert f"{free // 1_000} more of the size of version 2 (1000 bytes) fit" in check.message
+    assert "2 on disk take 1.5 KiB" in check.message
+    assert "keep_versions = 5 holds up to 6.8 KiB" in check.message
+    assert (check.mend is None) is (ok is True)
+
+
+def test_room_for_versions_before_there_is_any(tmp_path):
+    assert doctor.room_for_versions(tmp_path, "ranker", "engine", None).ok
+    (tmp_path / "engine").mkdir()
+    assert doctor.room_for_versions(tmp_path, "ranker", "engine", None).ok
+    (tmp_path / "engine" / "1").symlink_to(tmp_path)
+    assert doctor.room_for_versions(tmp_path, "ranker", "engine", 5).ok

@@ -15,9 +15,8 @@ from tests.simulation.story import WEIGHTS, Story, play, yard_of
 from tests.simulation.tell import Failure, shortened, tell
 
 from baton.controller import service
-from baton.controller.recorder import RolloutRecorder
 from baton.controller.splitter_client import SplitterClient
-from baton.domain import Phase, Rollout, Route, Verdict
+from baton.domain import Rollout, Route, Verdict
 from baton.journal.rollouts import Rollouts
 from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan, prune
 from baton.reasons import Reason, Why
@@ -119,8 +118,6 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
     [
         (Reason.SERVES, "and it serves"),
         (Reason.STAYS_WAY_BACK, "and a rollback goes to it"),
-        (Reason.STAYS_LOADED, "holds it"),
-        (Reason.STAYS_ARRIVING, "and it is still arriving"),
         (Reason.STAYS_WAITING, "and its rollout has not begun"),
     ],
 )
@@ -132,20 +129,6 @@ def test_a_version_that_is_removed_although_it_is_needed_is_found(monkeypatch, n
     real = prune.needed
     monkeypatch.setattr(prune, "needed", careless)
     assert why in found(PRUNED_FROM).why
-
-
-def test_a_version_that_is_removed_during_a_rollout_is_found(monkeypatch):
-    """What was to be removed stays noted when a rollout begins."""
-
-    def hasty(view: View, settings: RolloutSettings) -> Decision:
-        one = view.rollout
-        if one is not None and one.phase is Phase.VERIFYING and view.pruning is not None:
-            return prune.pruning(view, one.phase, settings) or plan(view, settings)
-        return plan(view, settings)
-
-    planted(monkeypatch, hasty)
-    monkeypatch.setattr(RolloutRecorder, "end_pruning", lambda _self: None)
-    assert "is removed from disk during a" in found(PRUNED_FROM).why
 
 
 def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from baton import verbs
-from baton.cli.follow import BACK, POLL_S, PROMOTED, STARTED, VERIFIED, Goal, ask, follow
+from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, Goal, ask, await_removal, follow
 from baton.cli.lists import pruned_lines
-from baton.cli.output import duration, print_json, say, show, size, width
+from baton.cli.output import print_json, say, show, size, width
 from baton.cli.settings import Settings, Waiting, command
-from baton.errors import Refused, TimedOut
-from baton.facts import Paused, Pruned, Ticket
+from baton.facts import Paused, Ticket
 from baton.reasons import named
-
-if TYPE_CHECKING:
-    from baton.verbs import Facade
 
 
 def _which(version: int | None, default: str) -> str:
@@ -77,29 +71,11 @@ def prune(settings: Settings, verb: verbs.Prune, waiting: Waiting) -> None:
         ask(f"Remove {named(goes)} of {found.service} from disk?{freed}", yes=waiting.yes)
         found = client.ask(verb)
         if waiting.wait:
-            found = _removed(client, verb, found, waiting.timeout)
+            found = await_removal(client, verb, found, waiting.timeout)
     if settings.json:
         print_json(found)
     else:
         show(pruned_lines(found, width(sys.stdout)))
-
-
-def _removed(client: Facade, verb: verbs.Prune, asked: Pruned, timeout: float | None) -> Pruned:
-    """Wait until what was to go is gone, files included."""
-    until = None if timeout is None else time.monotonic() + timeout
-    while (now := client.ask(replace(verb, dry_run=True))).under_way:
-        if until is not None and time.monotonic() >= until:
-            raise TimedOut(
-                f"{asked.service}: not all of it was removed after {duration(timeout)}.",
-                mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
-            )
-        time.sleep(POLL_S)
-    there = {v.version for v in now.versions}
-    left = [v.version for v in asked.versions if v.goes and v.version in there]
-    if left:
-        why = " ".join(now.problems) or "A rollout began, which comes first."
-        raise Refused(f"{asked.service}: {named(left)} stayed on disk. {why}", mend="Run `ctl prune` again after that.")
-    return replace(asked, free=now.free, under_way=False)
 
 
 @command(verbs.Pause)

@@ -284,7 +284,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.STAYS_ARRIVING: "It is still arriving.",
     Reason.STAYS_WAITING: "Its rollout has not begun.",
     Reason.STAYS_NEWEST: "It is one of the {keep} newest of the others.",
-    Reason.WAS_PRUNED: "Version {version} is not on disk any more: it was removed on {at} to make room.",
+    Reason.WAS_PRUNED: "Version {version} is no longer on disk: Baton removed it on {at} to make room.",
     Reason.NO_KEEP: "How many versions of {service} are to stay on disk is not known.",
     # Faults of the control plane
     Reason.TROUBLE: "{error}",

@@ -76,7 +76,8 @@ def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[Versi
 
 def not_removed(view: View) -> list[str]:
     """Why versions that were to go are still on disk, or their files."""
-    return [f.message for e, f in view.failed.items() if isinstance(e, Prune | DeleteRemoved)]
+    stuck = (f for e, f in view.failed.items() if isinstance(e, Prune) and e.version in view.folders)
+    return [failure.message for failure in (*stuck, view.failed.get(DeleteRemoved())) if failure is not None]
 
 
 def pruned(
@@ -101,6 +102,7 @@ def pruned(
         versions=tuple(versions),
         bytes=sum(v.bytes for v in versions if v.goes),
         free=free,
-        under_way=one.deleting() or (view.pruning is not None if dry_run else bool(goes)),
+        under_way=(one.deleting() and DeleteRemoved() not in view.failed)
+        or (view.pruning is not None if dry_run else bool(goes)),
         problems=tuple(not_removed(view)),
     )

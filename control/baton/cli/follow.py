@@ -98,6 +98,8 @@ def await_removal(facade: Facade, verb: Prune, asked: Pruned, timeout: float | N
         time.sleep(POLL_S)
     there = {v.version for v in now.versions}
     left = [v.version for v in asked.versions if v.goes and v.version in there]
+    if not left and now.problems:
+        raise Refused(f"{asked.service}: {' '.join(now.problems)}", mend="Their room is free when that is done.")
     if left:
         why = " ".join(now.problems) or "A rollout began, which comes first."
         raise Refused(f"{asked.service}: {named(left)} stayed on disk. {why}", mend="Run `ctl prune` again after that.")

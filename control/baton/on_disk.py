@@ -95,6 +95,7 @@ def pruned(
         free = shutil.disk_usage(one.files.engine_dir).free
     except OSError:
         free = None
+    deleting = one.deleting() and DeleteRemoved() not in view.failed
     return Pruned(
         service=one.name,
         keep=keep,
@@ -102,7 +103,6 @@ def pruned(
         versions=tuple(versions),
         bytes=sum(v.bytes for v in versions if v.goes),
         free=free,
-        under_way=(one.deleting() and DeleteRemoved() not in view.failed)
-        or (view.pruning is not None if dry_run else bool(goes)),
+        under_way=deleting or (view.pruning is not None if dry_run else bool(goes)),
         problems=tuple(not_removed(view)),
     )

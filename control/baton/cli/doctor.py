@@ -49,6 +49,10 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
     results = [configuration, control_plane]
     if settings.server is None:
         results += access(config.servers, config.state)
+        results += [
+            room_for_versions(config.repository, one.name, one.engine, one.rollout.keep_versions)
+            for one in config.services
+        ]
         results += checks(
             repository=config.repository,
             state=config.state,
@@ -56,10 +60,6 @@ def doctor(settings: Settings, backends: tuple[Path, ...]) -> None:
             ports=_ports(config) if health is None and not _elsewhere(config) else None,
             no_triton=_no_triton(config, runs=health is not None),
         )
-        results += [
-            room_for_versions(config.repository, one.name, one.engine, one.rollout.keep_versions)
-            for one in config.services
-        ]
     else:
         message = f"{settings.server} is another one: run `ctl doctor` there to have its disks and Triton looked at"
         results.append(Diagnosis("machine", ok=None, message=message, mend="Leave out --server there (BATON_SERVER)."))

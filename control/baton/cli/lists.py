@@ -117,7 +117,7 @@ def pruned_lines(answer: Pruned, columns: int) -> list[Line]:
     if not goes:
         head = f"{answer.service}: nothing to remove."
     if answer.free is not None:
-        head += f" {size(answer.free)} are free on its disk."
+        head += f" {size(answer.free)} are free now."
     table = [
         {
             "VERSION": str(v.version),

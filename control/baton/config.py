@@ -79,15 +79,6 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _one_of(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in allowed:
-            raise _Invalid(" or ".join(f'"{a}"' for a in allowed))
-        return str(value)
-
-    return check
-
-
 def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -95,6 +86,10 @@ def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
         return value
 
     return check
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    return _matching("|".join(allowed), " or ".join(f'"{a}"' for a in allowed))
 
 
 _name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
@@ -211,6 +206,7 @@ class LiveConfig:
     max_failures_in_row: int = _setting(_count, 3)
     failure_rate: float = _setting(_fraction, 0.01)
     latency_limit: float = _setting(_above(1), 1.5)
+    noise: float = _setting(_fraction, 0.02)
     drift_limit: float = _setting(_fraction, 0.35)
     top1_agreement: float = _setting(_fraction, 0.4)
     top1_margin: float = _setting(_fraction, 0.1)
@@ -229,7 +225,8 @@ class GateConfig:
     available_memory: int | None = _setting(_count, None)
     output_tolerance: float = _setting(_above(0), 0.001)
     ndcg_margin: float = _setting(_fraction, 0.01)
-    precision: str = _setting(_one_of("fp32", "half"), "fp32")
+    output_noise: float = _setting(_fraction, 0.0015)
+    precision: str = _setting(_one_of("auto", "fp32", "half"), "auto")
     invariance_limit: float | None = _setting(_above(0), None)
     latency_limit: float = _setting(_above(0), 1.15)
     latency_min_samples: int = _setting(_count, 200)

@@ -106,6 +106,8 @@ class OutputEvidence(Evidence):
     """Cases in which nearly all documents have the same score."""
     kind: str | None = None
     """The kind of request all of whose cases are degenerate."""
+    noise: float | None = None
+    """How far the stable version's own scores move by themselves, where that was allowed for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,8 @@ class InvarianceEvidence(Evidence):
     pairs: int
     precision: str
     unit: str
+    runs: str | None = None
+    """What the engine says that it runs in, as ``bf16 on cuda:0``."""
     case: str | None = None
     document: int | None = None
     alone: float | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
+from baton.controller.golden_scores import GoldenScorer, precision_of, runs_in
 from baton.controller.ports import Question
 from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
@@ -24,8 +24,6 @@ from baton.verify.integrity import check_integrity, manifest
 from baton.verify.sums import SUMS
 
 Cancel = Callable[[], bool]
-MOVED_BY_LAYOUT = 0.01
-"""Scores change by up to 0.008 when the same pairs are batched differently in half precision, by 1e-6 in fp32."""
 
 
 class Gates:
@@ -49,12 +47,13 @@ class Gates:
         """Whether the servers run on this machine, so that its free memory is theirs."""
         self._probe: Probe | None = None
         self._builtin: Probe | None = None
+        self._golden: GoldenScorer | None = None
         if config.probe is not None:
-            make = probe.get(config.probe)
-            self._probe = make(probe.load_golden(config.golden)) if config.golden is not None else None
             self._builtin = probe.builtin(config.probe)
-        self._golden_scores: dict[int, list[probe.CaseScores]] = {}
-        """By version, of those that were asked since this process began."""
+            if config.golden is not None:
+                golden = probe.load_golden(config.golden)
+                self._probe = probe.get(config.probe)(golden)
+                self._golden = GoldenScorer(config.name, config.engine, self._probe, golden, config.gates, journal)
         self._latency_before: tuple[int, probe.LatencySamples] | None = None
         """The rollout whose latency could not be judged yet, and the samples that were taken for it."""
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
@@ -149,9 +148,12 @@ class Gates:
 
         return infer
 
-    def _first(self) -> probe.Infer:
+    def _server(self) -> Triton:
         """The first server. All load the same files, so the answers of one are judged."""
-        return self._infer(next(iter(self._servers.values())))
+        return next(iter(self._servers.values()))
+
+    def _first(self) -> probe.Infer:
+        return self._infer(self._server())
 
     def _unasked(self, gate: Gate, rollout: Rollout) -> GateResult:
         """The verdict without a golden set: hold, unless the operator allows it or there is nothing to compare with."""
@@ -248,30 +250,38 @@ class Gates:
         return min(results, key=lambda r: (WORST_FIRST.index(r.verdict), -(r.observed or 0.0)))
 
     def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
-        asked = self._probe
-        if asked is None:
+        asked, golden = self._probe, self._golden
+        if asked is None or golden is None:
             unasked = self._unasked(Gate.OUTPUT, rollout)
             return self._sane(rollout, cancelled) if unasked.verdict is Verdict.PASS else unasked
-        timeout = self._limits.request_timeout
-        stable = None
+        server, infer, limits = self._server(), self._first(), self._limits
+        precision = precision_of(limits, server, self._config.engine, rollout.candidate)
+        stable = noise = None
         if rollout.previous is not None:
             # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
             try:
-                stable = self._stable_scores(asked, rollout.previous, cancelled)
+                noise = golden.noise(server, infer, rollout.previous, precision, cancelled)
+                stable = golden.stable(server, infer, rollout.previous, cancelled)
             except (TritonError, TimedOut) as error:
                 message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
                 return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
-        candidate = asked.score_golden(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
-        self._golden_scores[rollout.candidate] = candidate
-        return judge.judge_output(
+        candidate = golden.candidate(server, infer, rollout.candidate, cancelled)
+        golden.keep(rollout.candidate, rollout.previous)
+        result = judge.judge_output(
             rollout.release,
-            stable,
+            None if stable is None else stable.scores,
             candidate,
             asked.relevance,
-            tolerance=self._limits.output_tolerance,
-            ndcg_margin=self._limits.ndcg_margin,
+            tolerance=limits.output_tolerance,
+            ndcg_margin=limits.ndcg_margin,
             version=rollout.candidate,
+            noise=None if noise is None or stable is None or stable.kept else noise.furthest,
+            most_noise=limits.output_noise,
         )
+        if rollout.previous is None and result.verdict is Verdict.PASS:
+            # Nobody asks it yet, and what it shows is the noise of the service from here on.
+            golden.noise(server, infer, rollout.candidate, precision, cancelled)
+        return result
 
     def _stable_silent(self, rollout: Rollout) -> str | None:
         """Why there is nothing to compare with: the stable version does not answer either, or alone."""
@@ -284,31 +294,19 @@ class Gates:
             return f"The stable version {rollout.previous} does not answer: {error}"
         return None
 
-    def _stable_scores(self, asked: Probe, version: int, cancelled: Cancel) -> list[probe.CaseScores]:
-        """The stable version's golden scores: those it gave as a candidate, if it still gives the same.
-
-        It serves live traffic meanwhile: each golden request keeps others waiting, and shares batches with them, which
-        moves scores in half precision. As a candidate it answered alone. One answer shows whether it is still itself.
-        """
-        timeout = self._limits.request_timeout
-        known = self._golden_scores.get(version)
-        if known is not None:
-            now = asked.smoke(self._first(), version, timeout_s=timeout)
-            then = next(case for case in known if case.case == now.case)
-            if max(abs(a - b) for a, b in zip(then.scores, now.scores, strict=True)) <= MOVED_BY_LAYOUT:
-                return known
-        scores = asked.score_golden(self._first(), version, cancelled=cancelled, timeout_s=timeout)
-        self._golden_scores = {version: scores}
-        return scores
-
     def _invariance(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe
         if asked is None:
             return self._unasked(Gate.INVARIANCE, rollout)
         timeout = self._limits.request_timeout
         pairs = asked.check_invariance(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
-        precision = cast("Literal['fp32', 'half']", self._limits.precision)
-        return judge.judge_invariance(pairs, precision=precision, limit=self._limits.invariance_limit)
+        server, engine = self._server(), self._config.engine
+        return judge.judge_invariance(
+            pairs,
+            precision=precision_of(self._limits, server, engine, rollout.candidate),
+            limit=self._limits.invariance_limit,
+            runs=runs_in(server, engine, rollout.candidate),
+        )
 
     def _latency(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe

@@ -144,14 +144,13 @@ def verify(rig: HalfPrecisionRig, made: Path, version: int, kind: str, wanted: s
     return Judged(version, kind, wanted, row["outcome"], undecided[0] if undecided else "", gates)
 
 
-def versions(runs: int, seeds: Iterable[int], home: Path) -> Iterator[tuple[Path, str, str]]:
-    """Each version to be judged: its folder, what it is, and how it must end."""
+def versions(seeds: Iterable[int], home: Path) -> Iterator[tuple[Path, str, str]]:
+    """Each version to be judged, equal and changed in turn: its folder, what it is, and how it must end."""
     made = home / "made"
-    for number in range(runs):
-        way = (copy, one_file)[number % 2]
+    for seed in seeds:
+        way = (one_file, copy)[seed % 2]
         way(made)
         yield made, f"equal, {'a copy' if way is copy else 'one file'}", "verified"
-    for seed in seeds:
         changed(made, seed)
         yield made, f"changed, seed {seed}", "rejected"
 
@@ -184,7 +183,7 @@ def main() -> int:
         parser.error("--runs must be at least 1")
     found = []
     with tempfile.TemporaryDirectory(prefix="baton-half-") as directory, served(Path(directory), asked.dtype) as rig:
-        each = versions(asked.runs, range(1, asked.runs + 1), Path(directory))
+        each = versions(range(1, asked.runs + 1), Path(directory))
         for version, (made, kind, wanted) in enumerate(each, start=2):
             found.append(verify(rig, made, version, kind, wanted))
             one = found[-1]

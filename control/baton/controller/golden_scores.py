@@ -51,7 +51,7 @@ class GoldenScorer:
         self._asked = asked
         self._golden = golden
         self._limits = limits
-        self._notes = journal.notes
+        self._journal = journal
         self._known: dict[int, GoldenScores] = {}
         """What this process was told, also where it is too much for the journal."""
 
@@ -67,7 +67,7 @@ class GoldenScorer:
         It serves live traffic meanwhile: each golden request keeps others waiting, and shares batches with them.
         One answer shows whether it is still itself.
         """
-        known = self._known.get(version) or (self._notes.golden_scores().get(self._service) or {}).get(version)
+        known = self._known.get(version) or (self._journal.notes.golden_scores().get(self._service) or {}).get(version)
         if known is not None and (known.golden, known.runs) == (
             self._golden.digest,
             runs_in(server, self._engine, version),
@@ -84,7 +84,7 @@ class GoldenScorer:
         """Write down what these two versions gave while nobody else asked them, and forget others."""
         self._known = {v: scores for v, scores in self._known.items() if v in (candidate, stable)}
         small = sum(len(case.scores) for case in self._golden_cases()) <= MOST_KEPT
-        self._notes.golden_scores().put(self._service, self._known if small else {})
+        self._journal.notes.golden_scores().put(self._service, self._known if small else {})
 
     def noise(
         self, server: Triton, infer: Infer, version: int, precision: Precision, cancelled: Callable[[], bool]
@@ -93,7 +93,7 @@ class GoldenScorer:
 
         None in fp32, where they do not. A figure of another golden set, or another type, is measured anew.
         """
-        note = self._notes.noise()
+        note = self._journal.notes.noise()
         if precision == "fp32":
             if note.get(self._service) is not None:
                 note.put(self._service, None)

@@ -11,7 +11,7 @@ from baton.probe.base import Infer, Stop, Tensors, check
 from baton.probe.golden import GoldenCase, GoldenSet
 from baton.samples import CaseScores, ScorePair
 
-_ALONE = 500
+_ALONE = 100
 """Documents that are scored one at a time, about, where a golden set is large."""
 _INVARIANCE_CASES = 4
 _INVARIANCE_DOCUMENTS = 4

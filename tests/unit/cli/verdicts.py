@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ from baton.domain import (
     TensorSpec,
 )
 from baton.errors import TritonError
+from baton.journal import Journal
 from baton.judge import judge_live
 from baton.plan import Failure, Record, ServerView, Sync, View, plan
 from baton.plan.effects import Model
@@ -208,6 +210,9 @@ class Server:
         self.silent = set(silent)
         self.dies = dies
 
+    def engine_infos(self) -> None:
+        return
+
     def infer(self, _model: str, version: int, inputs: Any, _timeout_s: float) -> Any:
         if version in self.silent:
             self.silent |= {self.dies} - {None}
@@ -252,11 +257,11 @@ def asked(
     (folder / ENGINE / "config.pbtxt").write_text(engine_config(ENGINE, [1]))
     limits = limits or GateConfig()
     config = ServiceConfig("ranker", ENGINE, probe=probe, golden=GOLDEN if golden else None, gates=limits)
-    nothing: Any = None
     server = server or Server(*silent, dies=dies)
-    gates = Gates(config, ServiceFiles(folder, "ranker", ENGINE), {"local": server}, nothing, local=True)
     rollout: Rollout = replace(ROLLOUT, kind=kind)
-    return gates.ask(gate, rollout, lambda: False)
+    with closing(Journal(folder / "journal.db")) as journal:
+        gates = Gates(config, ServiceFiles(folder, "ranker", ENGINE), {"local": server}, journal, local=True)
+        return gates.ask(gate, rollout, lambda: False)
 
 
 GIB = 1 << 30

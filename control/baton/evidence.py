@@ -41,12 +41,21 @@ class CompatibilityEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityEvidence(Evidence):
-    """Of memory. ``margin`` is a share of ``needed_bytes``; ``what`` names the memory."""
+    """Of memory. ``margin`` is a share of ``needed_bytes``; ``what`` names the memory.
+
+    Of GPUs there is more: ``device`` (UUIDs), ``source`` of the free memory, the served ``dtype``, and the two parts of
+    the estimate.
+    """
 
     needed_bytes: int
     available_bytes: int | None
     margin: float
     what: str
+    device: str | None = None
+    source: str | None = None
+    dtype: str | None = None
+    weights_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

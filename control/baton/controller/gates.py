@@ -8,18 +8,19 @@ from dataclasses import replace
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.controller.golden_scores import GoldenScorer, precision_of, runs_in
+from baton.controller.golden_scores import GoldenScorer, infos, precision_of, runs_in
 from baton.controller.ports import Question
-from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
-from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
+from baton.domain import WORST_FIRST, EngineInfo, Evidence, Gate, GateResult, Kind, Rollout, Verdict
+from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
 from baton.evidence import WarmupEvidence
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import ServiceFiles
-from baton.verify import capacity
-from baton.verify.checkpoint import describe
+from baton.verify import capacity, device
+from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.compatibility import check_compatibility
+from baton.verify.device import Placement
 from baton.verify.integrity import check_integrity, manifest
 from baton.verify.sums import SUMS
 
@@ -127,18 +128,52 @@ class Gates:
         )
 
     def _capacity(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
-        needed = capacity.estimate_bytes(
-            describe(self._files.folder(rollout.candidate)), overhead=self._limits.memory_factor
-        )
-        available = self._limits.available_memory
+        limits, placement = self._limits, self._files.placement()
+        candidate = describe(self._files.folder(rollout.candidate))
+        # What the stable version runs in is what the candidate will: they share the engine's configuration.
+        runs = [] if rollout.previous is None else self._infos(rollout.previous)
+        dtype = next((info.dtype for info in runs if info.dtype), placement.dtype)
+        on_host = placement.device == "host" or (bool(runs) and all(info.device == "cpu" for info in runs))
+        if not on_host and limits.available_memory is None:
+            result = self._device_capacity(candidate, placement, dtype)
+            if result is not None:
+                return result
+        needed = capacity.estimate_bytes(candidate, overhead=limits.memory_factor, dtype=dtype)
+        available = limits.available_memory
         if available is None and self._local:
             available = capacity.available_memory()
         # Servers on one machine each load the version, into the same memory.
         copies = len(self._servers) if self._local else 1
         where = "this machine" if copies == 1 else f"this machine, for {copies} servers"
         return capacity.check_capacity(
-            needed * copies, available, margin=self._limits.capacity_margin, where=where if self._local else ""
+            needed * copies, available, margin=limits.capacity_margin, where=where if self._local else ""
         )
+
+    def _infos(self, version: int) -> list[EngineInfo]:
+        return [i for server in self._servers.values() for i in infos(server, self._config.engine, version)]
+
+    def _device_capacity(self, candidate: Checkpoint, placement: Placement, dtype: str | None) -> GateResult | None:
+        """The worst server's; None where no GPU can be seen, and the engine may be on the CPU."""
+        limits, results = self._limits, []
+        needed = device.need(candidate, dtype, placement.batch_tokens)
+        here = device.nvml() if self._local else []
+        for server in self._servers.values():
+            try:
+                gpus = here or server.device_memory()
+            except Unreachable:  # its metrics are away: what it says by gRPC decides
+                gpus = ()
+            if gpus:
+                # Servers on one machine each load the version, onto the same GPUs.
+                copies = len(self._servers) if self._local else 1
+                result = device.check_devices(
+                    needed, placement, gpus, margin=limits.capacity_margin, factor=limits.memory_factor, dtype=dtype,
+                    copies=copies,
+                )  # fmt: skip
+                results.append(result)
+        if not results and placement.device == "gpu":
+            total = needed.total(limits.memory_factor) + device.CONTEXT_BYTES
+            return capacity.check_capacity(total, None, margin=limits.capacity_margin, where="the GPUs")
+        return min(results, key=lambda r: WORST_FIRST.index(r.verdict), default=None)
 
     # The answers
 

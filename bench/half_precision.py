@@ -115,10 +115,10 @@ def changed(folder: Path, seed: int) -> None:
 
 
 @contextmanager
-def served(home: Path, dtype: str = "bf16") -> Iterator[HalfPrecisionRig]:
-    """Version 1, the base, serves in that type; nothing begins by itself from there on."""
+def served(home: Path, dtype: str = "bf16", limits: str = "") -> Iterator[HalfPrecisionRig]:
+    """Version 1, the base, serves in that type; nothing begins by itself from there on. ``limits``: more of the TOML."""
     config = home / "baton.toml"
-    config.write_text(CONFIG, "utf-8")
+    config.write_text(CONFIG + limits, "utf-8")
     with HalfPrecisionRig(home / "rig", config, dtype) as rig:
         first = home / "made"
         copy(first)

@@ -116,7 +116,7 @@ def changed(folder: Path, seed: int) -> None:
 
 @contextmanager
 def served(home: Path, dtype: str = "bf16", limits: str = "") -> Iterator[HalfPrecisionRig]:
-    """Version 1, the base, serves in that type; nothing begins by itself from there on. ``limits``: more of the TOML."""
+    """Version 1, the base, serves in that type; nothing begins by itself from there on. ``limits``: more TOML."""
     config = home / "baton.toml"
     config.write_text(CONFIG + limits, "utf-8")
     with HalfPrecisionRig(home / "rig", config, dtype) as rig:
@@ -144,15 +144,17 @@ def verify(rig: HalfPrecisionRig, made: Path, version: int, kind: str, wanted: s
     return Judged(version, kind, wanted, row["outcome"], undecided[0] if undecided else "", gates)
 
 
-def versions(seeds: Iterable[int], home: Path) -> Iterator[tuple[Path, str, str]]:
+def versions(seeds: Iterable[int], home: Path, only: str | None = None) -> Iterator[tuple[Path, str, str]]:
     """Each version to be judged, equal and changed in turn: its folder, what it is, and how it must end."""
     made = home / "made"
     for seed in seeds:
-        way = (one_file, copy)[seed % 2]
-        way(made)
-        yield made, f"equal, {'a copy' if way is copy else 'one file'}", "verified"
-        changed(made, seed)
-        yield made, f"changed, seed {seed}", "rejected"
+        if only != "changed":
+            way = (one_file, copy)[seed % 2]
+            way(made)
+            yield made, f"equal, {'a copy' if way is copy else 'one file'}", "verified"
+        if only != "equal":
+            changed(made, seed)
+            yield made, f"changed, seed {seed}", "rejected"
 
 
 def figure(judged: Judged, gate: str) -> str:
@@ -177,13 +179,15 @@ def show(found: list[Judged], dtype: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.half_precision", description="Gates in half precision.")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="of each kind (default: 20)")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="the first of them (default: 1)")
+    parser.add_argument("--only", choices=("equal", "changed"), help="leave the other kind out")
     parser.add_argument("--dtype", choices=("bf16", "fp16"), default="bf16", help="(default: bf16)")
     asked = parser.parse_args()
     if asked.runs < 1:
         parser.error("--runs must be at least 1")
     found = []
     with tempfile.TemporaryDirectory(prefix="baton-half-") as directory, served(Path(directory), asked.dtype) as rig:
-        each = versions(range(1, asked.runs + 1), Path(directory))
+        each = versions(range(asked.first, asked.first + asked.runs), Path(directory), asked.only)
         for version, (made, kind, wanted) in enumerate(each, start=2):
             found.append(verify(rig, made, version, kind, wanted))
             one = found[-1]

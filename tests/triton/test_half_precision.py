@@ -1,4 +1,4 @@
-"""``python -m bench.half_precision`` in short: a real Triton in bf16 on a CPU, an equal version and two changed ones."""
+"""``python -m bench.half_precision`` in short: real Triton, bf16 on a CPU, two equal and two changed versions."""
 
 from __future__ import annotations
 

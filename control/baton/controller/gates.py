@@ -296,7 +296,7 @@ class Gates:
             # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
             try:
                 noise = golden.noise(server, infer, rollout.previous, precision, cancelled)
-                stable = golden.stable(server, infer, rollout.previous, cancelled)
+                stable = golden.stable(server, infer, rollout.previous, noise, cancelled)
             except (TritonError, TimedOut) as error:
                 message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
                 return GateResult(Gate.OUTPUT, Verdict.HOLD, message)

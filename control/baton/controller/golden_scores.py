@@ -21,6 +21,7 @@ from baton.config import GateConfig
 from baton.domain import EngineInfo
 from baton.errors import Unreachable
 from baton.journal import Journal
+from baton.judge.limits import NOISE_FACTOR
 from baton.probe import GoldenSet, Infer, Probe
 from baton.samples import CaseScores, GoldenScores, Noise, Precision
 from baton.triton.port import Triton
@@ -61,7 +62,9 @@ class GoldenScorer:
         self._known[version] = GoldenScores(self._golden.digest, runs_in(server, self._engine, version), tuple(scores))
         return scores
 
-    def stable(self, server: Triton, infer: Infer, version: int, cancelled: Callable[[], bool]) -> Stable:
+    def stable(
+        self, server: Triton, infer: Infer, version: int, noise: Noise | None, cancelled: Callable[[], bool]
+    ) -> Stable:
         """What the version gave as a candidate, if it still gives the same; else what it gives now.
 
         It serves live traffic meanwhile: each golden request keeps others waiting, and shares batches with them.
@@ -73,8 +76,9 @@ class GoldenScorer:
             runs_in(server, self._engine, version),
         ):
             now = self._asked.smoke(infer, version, timeout_s=self._limits.request_timeout)
+            moved = max(MOVED_BY_LAYOUT, 0.0 if noise is None else NOISE_FACTOR * noise.furthest)
             then = next(case for case in known.scores if case.case == now.case)
-            if max(abs(a - b) for a, b in zip(then.scores, now.scores, strict=True)) <= MOVED_BY_LAYOUT:
+            if max(abs(a - b) for a, b in zip(then.scores, now.scores, strict=True)) <= moved:
                 self._known[version] = known
                 return Stable(list(known.scores), kept=True)
         self._known.pop(version, None)

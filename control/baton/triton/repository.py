@@ -68,17 +68,23 @@ class ServiceFiles:
         engine = self._engine()
         kinds = model_config_pb2.ModelInstanceGroup
         groups = list(engine.instance_group) or [kinds(kind=kinds.KIND_AUTO)]
-        parameters = {name: value.string_value for name, value in engine.parameters.items()}
-        tokens = parameters.get("max_batch_tokens", "")
         words: dict[int, Literal["host", "gpu", "any"]] = {kinds.KIND_CPU: "host", kinds.KIND_AUTO: "any"}
         devices = {words.get(group.kind, "gpu") for group in groups}
+        divided = any(group.kind == kinds.KIND_MODEL for group in groups)
+        parameters = {name: value.string_value.strip() for name, value in engine.parameters.items()}
+        named = parameters.get("devices", "").split(",") if divided else []
+        dtype, tokens = parameters.get("dtype", ""), parameters.get("max_batch_tokens", "")
         return Placement(
             device="gpu" if "gpu" in devices else "any" if "any" in devices else "host",
-            gpus=tuple(sorted({gpu for group in groups for gpu in group.gpus})),
+            gpus=tuple(
+                sorted(
+                    {gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()}
+                )
+            ),
             count=sum(max(group.count, 1) for group in groups),
-            divided=any(group.kind == kinds.KIND_MODEL for group in groups),
-            dtype=((dtype := parameters.get("dtype")) and (dtype if dtype != "auto" else None)) or None,
-            batch_tokens=int(tokens) if tokens.isascii() and tokens.isdecimal() else None,
+            divided=divided,
+            dtype=None if dtype in ("", "auto") else dtype,
+            batch_tokens=int(tokens) if tokens.isdecimal() else None,
         )
 
     def doubts(self) -> str:

@@ -65,7 +65,8 @@ class ServiceFiles:
 
     def placement(self) -> Placement:
         """Where the engine's instances run, by its configuration, and in what type."""
-        engine = self._engine()
+        path = self.engine_dir / CONFIG
+        engine = pbtxt.parse(self._read(path), path)
         kinds = model_config_pb2.ModelInstanceGroup
         groups = list(engine.instance_group) or [kinds(kind=kinds.KIND_AUTO)]
         words: dict[int, Literal["host", "gpu", "any"]] = {kinds.KIND_CPU: "host", kinds.KIND_AUTO: "any"}

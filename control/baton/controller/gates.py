@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.controller.golden_scores import GoldenScorer, infos, precision_of, runs_in
+from baton.controller.golden_scores import EngineRuns, GoldenScorer
 from baton.controller.ports import Question
 from baton.domain import WORST_FIRST, EngineInfo, Evidence, Gate, GateResult, Kind, Rollout, Verdict
 from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
@@ -49,12 +49,13 @@ class Gates:
         self._probe: Probe | None = None
         self._builtin: Probe | None = None
         self._golden: GoldenScorer | None = None
+        self._runs = EngineRuns(config.engine)
         if config.probe is not None:
             self._builtin = probe.builtin(config.probe)
             if config.golden is not None:
                 golden = probe.load_golden(config.golden)
                 self._probe = probe.get(config.probe)(golden)
-                self._golden = GoldenScorer(config.name, config.engine, self._probe, golden, config.gates, journal)
+                self._golden = GoldenScorer(config.name, self._runs, self._probe, golden, config.gates, journal)
         self._latency_before: tuple[int, probe.LatencySamples] | None = None
         """The rollout whose latency could not be judged yet, and the samples that were taken for it."""
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
@@ -150,7 +151,7 @@ class Gates:
         )
 
     def _infos(self, version: int) -> list[EngineInfo]:
-        return [i for server in self._servers.values() for i in infos(server, self._config.engine, version)]
+        return [info for server in self._servers.values() for info in self._runs.infos(server, version)]
 
     def _device_capacity(self, candidate: Checkpoint, placement: Placement, dtype: str | None) -> GateResult | None:
         """The worst server's; None where no GPU can be seen, and the engine may be on the CPU."""
@@ -290,7 +291,7 @@ class Gates:
             unasked = self._unasked(Gate.OUTPUT, rollout)
             return self._sane(rollout, cancelled) if unasked.verdict is Verdict.PASS else unasked
         server, infer, limits = self._server(), self._first(), self._limits
-        precision = precision_of(limits, server, self._config.engine, rollout.candidate)
+        precision = self._runs.precision(limits.precision, server, rollout.candidate)
         stable = noise = None
         if rollout.previous is not None:
             # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
@@ -335,12 +336,12 @@ class Gates:
             return self._unasked(Gate.INVARIANCE, rollout)
         timeout = self._limits.request_timeout
         pairs = asked.check_invariance(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
-        server, engine = self._server(), self._config.engine
+        server, runs = self._server(), self._runs
         return judge.judge_invariance(
             pairs,
-            precision=precision_of(self._limits, server, engine, rollout.candidate),
+            precision=runs.precision(self._limits.precision, server, rollout.candidate),
             limit=self._limits.invariance_limit,
-            runs=runs_in(server, engine, rollout.candidate),
+            runs=runs.words(server, rollout.candidate),
         )
 
     def _latency(self, rollout: Rollout, cancelled: Cancel) -> GateResult:

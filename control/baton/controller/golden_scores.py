@@ -13,7 +13,8 @@ In half precision the company that a document has in a batch moves its score (by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,38 @@ MOST_KEPT: Final = 50_000
 """Scores in the journal, half a megabyte. Those of a larger golden set are known to this process alone."""
 
 
+class EngineRuns:
+    """What versions of an engine say that they run in. What was heard stands while a server's metrics do not answer."""
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._heard: dict[tuple[str, int], frozenset[EngineInfo]] = {}
+
+    def infos(self, server: Triton, version: int) -> frozenset[EngineInfo]:
+        """Of the version's instances on the server; nothing where that can't be seen."""
+        try:
+            told = (server.engine_infos() or {}).get(self._engine, {}).get(version, frozenset())
+        except Unreachable:
+            return self._heard.get((server.name, version), frozenset())
+        self._heard[server.name, version] = told
+        return told
+
+    def words(self, server: Triton, version: int) -> str | None:
+        """Type and device of the version's instances, as ``bf16 on cuda:0``; None where they do not say."""
+        each = sorted({f"{info.dtype} on {info.device}" for info in self.infos(server, version) if info.dtype})
+        return ", ".join(each) or None
+
+    def precision(self, configured: str, server: Triton, version: int) -> Precision:
+        """Half where the configuration says so, or (``auto``) an instance says that it runs in less than fp32.
+
+        An engine that does not say is held to the limits of fp32, which are the narrower ones.
+        """
+        if configured != "auto":
+            return "half" if configured == "half" else "fp32"
+        types = {info.dtype for info in self.infos(server, version)} - {None}
+        return "half" if types - FULL else "fp32"
+
+
 @dataclass(frozen=True, slots=True)
 class Stable:
     """The stable version's golden scores. ``kept``: it gave them while nobody else asked it."""
@@ -45,10 +78,10 @@ class GoldenScorer:
     """Of one service that has a golden set. One rollout's gates use it at a time."""
 
     def __init__(
-        self, service: str, engine: str, asked: Probe, golden: GoldenSet, limits: GateConfig, journal: Journal
+        self, service: str, runs: EngineRuns, asked: Probe, golden: GoldenSet, limits: GateConfig, journal: Journal
     ) -> None:
         self._service = service
-        self._engine = engine
+        self._runs = runs
         self._asked = asked
         self._golden = golden
         self._limits = limits
@@ -59,7 +92,7 @@ class GoldenScorer:
     def candidate(self, server: Triton, infer: Infer, version: int, cancelled: Callable[[], bool]) -> list[CaseScores]:
         """Ask the candidate, which has no other requests, and keep what it answers."""
         scores = self._ask(infer, version, cancelled)
-        self._known[version] = GoldenScores(self._golden.digest, runs_in(server, self._engine, version), tuple(scores))
+        self._remember(server, version, scores)
         return scores
 
     def stable(
@@ -73,7 +106,7 @@ class GoldenScorer:
         known = self._known.get(version) or (self._journal.notes.golden_scores().get(self._service) or {}).get(version)
         if known is not None and (known.golden, known.runs) == (
             self._golden.digest,
-            runs_in(server, self._engine, version),
+            self._runs.words(server, version),
         ):
             now = self._asked.smoke(infer, version, timeout_s=self._limits.request_timeout)
             moved = max(MOVED_BY_LAYOUT, 0.0 if noise is None else NOISE_FACTOR * noise.furthest)
@@ -82,13 +115,17 @@ class GoldenScorer:
                 self._known[version] = known
                 return Stable(list(known.scores), kept=True)
         self._known.pop(version, None)
-        return Stable(self._ask(infer, version, cancelled), kept=False)
+        scores = self._ask(infer, version, cancelled)
+        if noise is None:  # in fp32 the company makes no difference
+            self._remember(server, version, scores)
+        return Stable(scores, kept=False)
 
     def keep(self, candidate: int, stable: int | None) -> None:
         """Write down what these two versions gave while nobody else asked them, and forget others."""
         self._known = {v: scores for v, scores in self._known.items() if v in (candidate, stable)}
-        small = sum(len(case.scores) for case in self._golden_cases()) <= MOST_KEPT
-        self._journal.notes.golden_scores().put(self._service, self._known if small else {})
+        scores = [score for known in self._known.values() for case in known.scores for score in case.scores]
+        fit = len(scores) <= MOST_KEPT and all(map(math.isfinite, scores))  # what is no number is no JSON
+        self._journal.notes.golden_scores().put(self._service, self._known if fit else {})
 
     def noise(
         self, server: Triton, infer: Infer, version: int, precision: Precision, cancelled: Callable[[], bool]
@@ -102,7 +139,7 @@ class GoldenScorer:
             if note.get(self._service) is not None:
                 note.put(self._service, None)
             return None
-        runs = runs_in(server, self._engine, version)
+        runs = self._runs.words(server, version)
         found = note.get(self._service)
         if found is None or (found.golden, found.runs) != (self._golden.digest, runs):
             moved = self._asked.score_alone(infer, version, cancelled=cancelled, timeout_s=self._limits.request_timeout)
@@ -111,35 +148,9 @@ class GoldenScorer:
             note.put(self._service, found)
         return found
 
+    def _remember(self, server: Triton, version: int, scores: list[CaseScores]) -> None:
+        self._known[version] = GoldenScores(self._golden.digest, self._runs.words(server, version), tuple(scores))
+
     def _ask(self, infer: Infer, version: int, cancelled: Callable[[], bool]) -> list[CaseScores]:
         timeout = self._limits.request_timeout
         return self._asked.score_golden(infer, version, cancelled=cancelled, timeout_s=timeout)
-
-    def _golden_cases(self) -> list[CaseScores]:
-        return [case for scores in self._known.values() for case in scores.scores]
-
-
-def infos(server: Triton, engine: str, version: int) -> frozenset[EngineInfo]:
-    """What the version's instances on the server say that they run in; nothing where that can't be seen."""
-    try:
-        told: Mapping[str, Mapping[int, frozenset[EngineInfo]]] = server.engine_infos() or {}
-    except Unreachable:  # the metrics are away, which says nothing about the version
-        return frozenset()
-    return told.get(engine, {}).get(version, frozenset())
-
-
-def runs_in(server: Triton, engine: str, version: int) -> str | None:
-    """Type and device of the version's instances, as ``bf16 on cuda:0``; None where they do not say."""
-    each = sorted({f"{info.dtype} on {info.device}" for info in infos(server, engine, version) if info.dtype})
-    return ", ".join(each) or None
-
-
-def precision_of(limits: GateConfig, server: Triton, engine: str, version: int) -> Precision:
-    """Half where the configuration says so, or (``auto``) an instance says that it runs in less than fp32.
-
-    An engine that does not say is held to the limits of fp32, which are the narrower ones.
-    """
-    if limits.precision != "auto":
-        return "half" if limits.precision == "half" else "fp32"
-    types = {info.dtype for info in infos(server, engine, version)} - {None}
-    return "half" if types - FULL else "fp32"

@@ -19,8 +19,9 @@ from baton.config import GateConfig, ServiceConfig
 from baton.controller.gates import Gates
 from baton.controller.settings import live_limits
 from baton.domain import EngineInfo, Gate, GateResult, Outcome, Rollout, Verdict
+from baton.errors import Unreachable
 from baton.journal import Journal
-from baton.testing import Behaviour
+from baton.testing import Behaviour, FakeTriton
 from baton.verify.device import DeviceMemory
 
 BF16 = EngineInfo("cpu", "bf16", "none", "cpu", "bf16")
@@ -151,6 +152,18 @@ def test_in_fp32_nothing_is_measured_and_an_old_figure_goes(place, journal):
     place.servers["a"].versions[1] = Behaviour(info=FP32, noise=0.004)
     ask(gates(place, journal), Gate.OUTPUT, FIRST)
     assert journal.notes.noise().get(NAME) is None
+
+
+def test_what_the_engine_said_stands_while_the_metrics_are_away(place, journal, monkeypatch):
+    def away(_self: FakeTriton) -> Any:
+        raise Unreachable("the metrics are away")
+
+    serve(place, v1=Behaviour(info=BF16))
+    asked = gates(place, journal)
+    assert ask(asked, Gate.INVARIANCE, FIRST).evidence.precision == "half"
+    monkeypatch.setattr(FakeTriton, "engine_infos", away)
+    assert ask(asked, Gate.INVARIANCE, FIRST).evidence.runs == "bf16 on cpu"
+    assert ask(gates(place, journal), Gate.INVARIANCE, FIRST).evidence.precision == "fp32"
 
 
 class FileGates:

@@ -165,7 +165,8 @@ def figure(judged: Judged, gate: str) -> str:
 def show(found: list[Judged], dtype: str) -> None:
     table = Table(title=f"ctl verify of versions in {dtype}, default limits", title_justify="left", box=SIMPLE_HEAD)
     for name in ("version", "outcome", "by gate", "scores differ by", "of limit", "invariance, logits", "latency"):
-        table.add_column(name, justify="left" if name in ("version", "outcome", "by gate") else "right")
+        left = name in ("version", "outcome", "by gate")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name == "version")
     for one in found:
         limit = one.gates.get("output", {}).get("limit")
         mark = "" if one.right else "[red]✖[/red] "

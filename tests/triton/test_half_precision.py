@@ -6,6 +6,8 @@ import pytest
 from bench.half_precision import served, verify, versions
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
+ROUNDING = 1e-6
+"""Of fp32, in which the head computes: 3e-8 was seen."""
 NO_LIMIT_OF_TIME = """
 [services.gates]
 latency_min_samples = 40
@@ -25,7 +27,8 @@ def test_an_equal_version_passes_and_a_changed_one_is_refused(tmp_path):
             assert one.right, f"{kind}: {one.outcome}, {one.gates}"
             output = one.gates["output"]
             if wanted == "verified":
-                assert (output["observed"], output["limit"]) == (0.0, 0.001)
+                assert output["observed"] < ROUNDING
+                assert output["limit"] == 0.001
                 invariance = one.gates["invariance"]["evidence"]
                 assert (invariance["precision"], invariance["runs"]) == ("half", "bf16 on cpu")
             else:

@@ -5,105 +5,16 @@
 
 from __future__ import annotations
 
-import math
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from baton import allowed
 from baton.domain import Step
 from baton.errors import ConfigError
 from baton.tls import Tls
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_ALL = 100.0
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LARGEST = 1e12
-"""The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
-
-
-class _Invalid(ValueError):
-    """What is allowed, as the second half of a sentence."""
-
-
-def _duration(value: Any) -> float:
-    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"90d"``, ``"500ms"`` or a bare number of seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
-        return float(value)
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) > _LARGEST:
-        raise _Invalid('a duration such as "90s", "10m" or "1.5h"')
-    return seconds
-
-
-def _positive_duration(value: Any) -> float:
-    if (seconds := _duration(value)) <= 0:
-        raise _Invalid('a duration above zero, such as "5s"')
-    return seconds
-
-
-def _age(value: Any) -> float:
-    try:
-        return math.inf if value == "forever" else _positive_duration(value)
-    except _Invalid:
-        raise _Invalid('a duration above zero, such as "90d", or "forever"') from None
-
-
-def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-            raise _Invalid(allowed)
-        return float(value)
-
-    return check
-
-
-def _above(low: float) -> Callable[[Any], float]:
-    return _number(f"a number above {low:g}", lambda value: low < value <= _LARGEST)
-
-
-_fraction = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
-_percent = _number("a number of percent from 0 to 100", lambda value: 0 <= value <= _ALL)
-
-
-def _fitting(allowed: str, fits: Callable[[Any], object]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if not fits(value):
-            raise _Invalid(allowed)
-        return value
-
-    return check
-
-
-def _one_of(*allowed: str) -> Callable[[Any], str]:
-    return _fitting(" or ".join(f'"{a}"' for a in allowed), lambda value: value in allowed)
-
-
-def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
-    return _fitting(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
-
-
-def _whole(least: int) -> Callable[[Any], Any]:
-    allowed = f"a whole number of at least {least}"
-    return _fitting(allowed, lambda value: type(value) is int and least <= value <= _LARGEST)
-
-
-_count = _whole(1)
-_flag = _fitting("true or false", lambda value: isinstance(value, bool))
-_name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
-_address = _matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
-_host = _matching(r"[A-Za-z0-9][A-Za-z0-9.-]*", 'a host name such as "triton.example"')
-_text = _matching(r"(?s).+", "a text that is not empty")
-
-
-def _address_or_false(value: Any) -> str | Literal[False]:
-    return False if value is False else _address(value)
-
-
-def _path(value: Any) -> Path:
-    return Path(_fitting("a path", lambda value: isinstance(value, str | Path) and str(value))(value)).expanduser()
 
 
 def _setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
@@ -118,14 +29,14 @@ def _section(shape: type[Any]) -> Any:
 class ServerConfig:
     """``[[servers]]``: one Triton server. All of them share the one repository."""
 
-    name: str = _setting(_name)
-    grpc: str = _setting(_address)
-    http: str | Literal[False] | None = _setting(_address_or_false, None)
-    metrics: str | Literal[False] | None = _setting(_address_or_false, None)
-    admin_key_file: Path | None = _setting(_path, None)
-    tls: bool = _setting(_flag, default=False)
-    ca_file: Path | None = _setting(_path, None)
-    server_name: str | None = _setting(_host, None)
+    name: str = _setting(allowed.name)
+    grpc: str = _setting(allowed.address)
+    http: str | Literal[False] | None = _setting(allowed.address_or_false, None)
+    metrics: str | Literal[False] | None = _setting(allowed.address_or_false, None)
+    admin_key_file: Path | None = _setting(allowed.path, None)
+    tls: bool = _setting(allowed.flag, default=False)
+    ca_file: Path | None = _setting(allowed.path, None)
+    server_name: str | None = _setting(allowed.host, None)
 
     @property
     def encryption(self) -> Tls | None:
@@ -136,20 +47,20 @@ class ServerConfig:
 class RolloutConfig:
     """``[services.rollout]``: how a new version comes to serve."""
 
-    promotion: str = _setting(_one_of("automatic", "manual"), "automatic")
-    on_newer: str = _setting(_one_of("queue", "supersede"), "queue")
-    keep_previous: float = _setting(_duration, 600.0)
-    settle: float = _setting(_duration, 2.0)
-    cut_after: float = _setting(_duration, 15.0)
-    stuck_after: float = _setting(_duration, 1800.0)
-    load_timeout: float = _setting(_duration, 900.0)
-    drain_timeout: float = _setting(_duration, 120.0)
-    keep_versions: int | None = _setting(_whole(0), None)
+    promotion: str = _setting(allowed.one_of("automatic", "manual"), "automatic")
+    on_newer: str = _setting(allowed.one_of("queue", "supersede"), "queue")
+    keep_previous: float = _setting(allowed.duration, 600.0)
+    settle: float = _setting(allowed.duration, 2.0)
+    cut_after: float = _setting(allowed.duration, 15.0)
+    stuck_after: float = _setting(allowed.duration, 1800.0)
+    load_timeout: float = _setting(allowed.duration, 900.0)
+    drain_timeout: float = _setting(allowed.duration, 120.0)
+    keep_versions: int | None = _setting(allowed.whole(0), None)
 
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
-        raise _Invalid('a list of tensor names such as ["query", "documents"]')
+        raise allowed.Invalid('a list of tensor names such as ["query", "documents"]')
     return tuple(value)
 
 
@@ -157,7 +68,7 @@ def _steps(value: Any) -> tuple[Step, ...]:
     """Steps in rising order of weight; the last step, 100 %, may be left out."""
     forms = '{ weight = 5, hold = "30s" }, { weight = 50, over = "90s" } or { pause = true }'
     if not isinstance(value, list | tuple):
-        raise _Invalid(f"a list of steps such as {forms}")
+        raise allowed.Invalid(f"a list of steps such as {forms}")
     steps: list[Step] = []
     weight = 0.0
     for number, one in enumerate(value):
@@ -166,16 +77,18 @@ def _steps(value: Any) -> tuple[Step, ...]:
             steps.append(Step(pause=True))
             continue
         last = number == len(value) - 1
-        if keys == {"weight"} and one["weight"] == _ALL and last:
+        if keys == {"weight"} and one["weight"] == allowed.ALL and last:
             continue
         if keys not in ({"weight", "hold"}, {"weight", "over"}):
-            raise _Invalid(f"in step {number + 1}: {forms}; the last may be {{ weight = 100 }}")
+            raise allowed.Invalid(f"in step {number + 1}: {forms}; the last may be {{ weight = 100 }}")
         try:
-            asked, seconds = _percent(one["weight"]), _duration(one.get("hold", one.get("over")))
-        except _Invalid as error:
-            raise _Invalid(f"in step {number + 1}: {error}") from None
-        if not weight <= asked < _ALL or asked == 0:
-            raise _Invalid(f"in step {number + 1}: a weight above 0, below 100 and no lower than the step before it")
+            asked, seconds = allowed.percent(one["weight"]), allowed.duration(one.get("hold", one.get("over")))
+        except allowed.Invalid as error:
+            raise allowed.Invalid(f"in step {number + 1}: {error}") from None
+        if not weight <= asked < allowed.ALL or asked == 0:
+            raise allowed.Invalid(
+                f"in step {number + 1}: a weight above 0, below 100 and no lower than the step before it"
+            )
         weight = asked
         steps.append(Step(weight, hold=seconds) if "hold" in keys else Step(weight, over=seconds))
     return tuple(steps)
@@ -189,82 +102,84 @@ class TrafficConfig:
     """``[services.traffic]``: how live traffic comes to a version that passed its gates."""
 
     steps: tuple[Step, ...] = _setting(_steps, DEFAULT_STEPS)
-    shadow_share: float = _setting(_percent, 25.0)
-    shadow_for: float = _setting(_duration, 30.0)
-    interval: float = _setting(_positive_duration, 5.0)
-    lease: float = _setting(_positive_duration, 15.0)
-    on_lapse: str = _setting(_one_of("resume", "rollback"), "resume")
-    deadline: float = _setting(_positive_duration, 10.0)
-    compare: str = _setting(_name, "scores")
+    shadow_share: float = _setting(allowed.percent, 25.0)
+    shadow_for: float = _setting(allowed.duration, 30.0)
+    interval: float = _setting(allowed.positive_duration, 5.0)
+    lease: float = _setting(allowed.positive_duration, 15.0)
+    on_lapse: str = _setting(allowed.one_of("resume", "rollback"), "resume")
+    deadline: float = _setting(allowed.positive_duration, 10.0)
+    compare: str = _setting(allowed.name, "scores")
     kinds: tuple[str, ...] = _setting(_names, ("query", "documents"))
-    contents: bool = _setting(_flag, default=False)
-    on_no_traffic: str = _setting(_one_of("probe", "hold"), "probe")
-    no_traffic_after: float = _setting(_positive_duration, 30.0)
+    contents: bool = _setting(allowed.flag, default=False)
+    on_no_traffic: str = _setting(allowed.one_of("probe", "hold"), "probe")
+    no_traffic_after: float = _setting(allowed.positive_duration, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
     """``[services.live]``: the limits of the gate ``live``, which judges the candidate by live traffic."""
 
-    min_requests: int = _setting(_count, 20)
-    min_pairs: int = _setting(_count, 20)
-    window: float = _setting(_positive_duration, 60.0)
-    max_failures: int = _setting(_count, 5)
-    max_failures_in_row: int = _setting(_count, 3)
-    failure_rate: float = _setting(_fraction, 0.01)
-    latency_limit: float = _setting(_above(1), 1.5)
-    drift_limit: float = _setting(_fraction, 0.35)
-    top1_agreement: float = _setting(_fraction, 0.4)
-    top1_margin: float = _setting(_fraction, 0.1)
-    tau: float = _setting(_fraction, 0.1)
-    threshold: float | None = _setting(_fraction, None)
-    crossing_limit: float = _setting(_fraction, 0.25)
+    min_requests: int = _setting(allowed.count, 20)
+    min_pairs: int = _setting(allowed.count, 20)
+    window: float = _setting(allowed.positive_duration, 60.0)
+    max_failures: int = _setting(allowed.count, 5)
+    max_failures_in_row: int = _setting(allowed.count, 3)
+    failure_rate: float = _setting(allowed.fraction, 0.01)
+    latency_limit: float = _setting(allowed.above(1), 1.5)
+    noise: float = _setting(allowed.fraction, 0.02)
+    drift_limit: float = _setting(allowed.fraction, 0.35)
+    top1_agreement: float = _setting(allowed.fraction, 0.4)
+    top1_margin: float = _setting(allowed.fraction, 0.1)
+    tau: float = _setting(allowed.fraction, 0.1)
+    threshold: float | None = _setting(allowed.fraction, None)
+    crossing_limit: float = _setting(allowed.fraction, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
 class GateConfig:
     """``[services.gates]``: the limits of the gates."""
 
-    allow_unjudged: bool = _setting(_flag, default=False)
-    capacity_margin: float = _setting(_fraction, 0.10)
-    memory_factor: float = _setting(_above(0), 1.2)
-    available_memory: int | None = _setting(_count, None)
-    output_tolerance: float = _setting(_above(0), 0.001)
-    ndcg_margin: float = _setting(_fraction, 0.01)
-    precision: str = _setting(_one_of("fp32", "half"), "fp32")
-    invariance_limit: float | None = _setting(_above(0), None)
-    latency_limit: float = _setting(_above(0), 1.15)
-    latency_min_samples: int = _setting(_count, 200)
-    latency_max_samples: int = _setting(_count, 2000)
-    latency_documents: int = _setting(_count, 4)
-    latency_budget: float = _setting(_duration, 120.0)
-    warmup_requests: int = _setting(_count, 16)
-    warmup_limit: float = _setting(_above(0), 1.5)
-    request_timeout: float = _setting(_duration, 30.0)
-    hold_retry: float = _setting(_duration, 15.0)
-    hold_attempts: int = _setting(_count, 5)
-    memory_limit: float = _setting(_above(0), 0.05)
-    memory_window: float = _setting(_positive_duration, 600.0)
+    allow_unjudged: bool = _setting(allowed.flag, default=False)
+    capacity_margin: float = _setting(allowed.fraction, 0.10)
+    memory_factor: float = _setting(allowed.above(0), 1.2)
+    available_memory: int | None = _setting(allowed.count, None)
+    output_tolerance: float = _setting(allowed.above(0), 0.001)
+    ndcg_margin: float = _setting(allowed.fraction, 0.01)
+    output_noise: float = _setting(allowed.fraction, 0.0015)
+    precision: str = _setting(allowed.one_of("auto", "fp32", "half"), "auto")
+    invariance_limit: float | None = _setting(allowed.above(0), None)
+    latency_limit: float = _setting(allowed.above(0), 1.15)
+    latency_min_samples: int = _setting(allowed.count, 200)
+    latency_max_samples: int = _setting(allowed.count, 2000)
+    latency_documents: int = _setting(allowed.count, 4)
+    latency_budget: float = _setting(allowed.duration, 120.0)
+    warmup_requests: int = _setting(allowed.count, 16)
+    warmup_limit: float = _setting(allowed.above(0), 1.5)
+    request_timeout: float = _setting(allowed.duration, 30.0)
+    hold_retry: float = _setting(allowed.duration, 15.0)
+    hold_attempts: int = _setting(allowed.count, 5)
+    memory_limit: float = _setting(allowed.above(0), 0.05)
+    memory_window: float = _setting(allowed.positive_duration, 600.0)
 
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
     """``[services.health]``: how a version that serves is asked whether it answers. Needs a golden set."""
 
-    every: float = _setting(_positive_duration, 5.0)
-    timeout: float = _setting(_positive_duration, 5.0)
-    failures: int = _setting(_count, 2)
+    every: float = _setting(allowed.positive_duration, 5.0)
+    timeout: float = _setting(allowed.positive_duration, 5.0)
+    failures: int = _setting(allowed.count, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """``[[services]]``: one alias and the engine behind it."""
 
-    name: str = _setting(_name)
-    engine: str = _setting(_name)
-    probe: str | None = _setting(_name, None)
-    golden: Path | None = _setting(_path, None)
-    architecture: str | None = _setting(_text, None)
+    name: str = _setting(allowed.name)
+    engine: str = _setting(allowed.name)
+    probe: str | None = _setting(allowed.name, None)
+    golden: Path | None = _setting(allowed.path, None)
+    architecture: str | None = _setting(allowed.text, None)
     rollout: RolloutConfig = _section(RolloutConfig)
     traffic: TrafficConfig = _section(TrafficConfig)
     live: LiveConfig = _section(LiveConfig)
@@ -281,22 +196,22 @@ class ServiceConfig:
 class ApiConfig:
     """``[control.api]``: the API for other machines, beside the socket. All of it, or nothing."""
 
-    listen: str | None = _setting(_address, None)
-    certificate: Path | None = _setting(_path, None)
-    key: Path | None = _setting(_path, None)
-    token_file: Path | None = _setting(_path, None)
+    listen: str | None = _setting(allowed.address, None)
+    certificate: Path | None = _setting(allowed.path, None)
+    key: Path | None = _setting(allowed.path, None)
+    token_file: Path | None = _setting(allowed.path, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
     """``[control]``: the control plane itself."""
 
-    watch: Literal["auto", "inotify", "poll"] = _setting(_one_of("auto", "inotify", "poll"), "auto")
-    rescan: float = _setting(_duration, 5.0)
-    metrics: str | None = _setting(_address, "127.0.0.1:9464")
-    second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
-    keep_history: float = _setting(_age, 7_776_000.0)
-    keep_rollouts: int = _setting(_count, 1_000)
+    watch: Literal["auto", "inotify", "poll"] = _setting(allowed.one_of("auto", "inotify", "poll"), "auto")
+    rescan: float = _setting(allowed.duration, 5.0)
+    metrics: str | None = _setting(allowed.address, "127.0.0.1:9464")
+    second: Literal["exit", "stand_by"] = _setting(allowed.one_of("exit", "stand_by"), "exit")
+    keep_history: float = _setting(allowed.age, 7_776_000.0)
+    keep_rollouts: int = _setting(allowed.count, 1_000)
     api: ApiConfig = _section(ApiConfig)
 
 
@@ -304,8 +219,8 @@ class ControlConfig:
 class Config:
     """The whole of ``baton.toml``."""
 
-    repository: Path = _setting(_path, Path("model_repository"))
-    state: Path = _setting(_path, Path(".baton"))
+    repository: Path = _setting(allowed.path, Path("model_repository"))
+    state: Path = _setting(allowed.path, Path(".baton"))
     control: ControlConfig = _section(ControlConfig)
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
@@ -399,7 +314,7 @@ def _table(shape: type[Any], data: Any, where: str, prefix: str, base: Path) -> 
         else:
             try:
                 checked = one.metadata["check"](value)
-            except _Invalid as error:
+            except allowed.Invalid as error:
                 raise ConfigError(f"{where}: {prefix}{name} = {repr(value)[:200]}: allowed is {error}.") from None
             values[name] = base / checked if isinstance(checked, Path) else checked
     return shape(**values)

@@ -12,12 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = [
-    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.journal", "bench.memory"),
-    *("bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
+    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.half_precision", "bench.journal"),
+    *("bench.memory", "bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
     *("tests.chaos", "tests.chaos.hostile", "tests.unit.engine.hostile", "tests.simulation"),
 ]
 """What has a command line and is run with ``python -m``."""
-LOADS_TORCH = {"bench.engine", "bench.speed", "bench.speed.gave_up"}
+LOADS_TORCH = {"bench.engine", "bench.half_precision", "bench.speed", "bench.speed.gave_up"}
 
 
 def test_no_program_is_left_out() -> None:

@@ -215,7 +215,8 @@ def test_a_pause_step_that_nobody_let_past_is_caught(monkeypatch):
 
 def test_all_traffic_before_the_steps_are_done_is_caught(monkeypatch):
     def hasty(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
-        return None if one.phase is Phase.SHIFTING and one.progress > 0 else traffic.progress_traffic(view, one, settings)
+        begun = one.phase is Phase.SHIFTING and one.progress > 0
+        return None if begun else traffic.progress_traffic(view, one, settings)
 
     monkeypatch.setattr(cutover, "progress_traffic", hasty)
     assert "all traffic moves in step" in caught(plan)

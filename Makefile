@@ -7,8 +7,8 @@ export SHORT
 MINUTES ?= 30
 # Tests start many programs: without the bytecode that Python keeps, each would compile all that it loads.
 unexport PYTHONDONTWRITEBYTECODE
-# More at a time is quicker, and asks more of a busy machine.
-JOBS ?= $$(nproc)
+# One more than cores: tests of Triton mostly wait, and no more of them run at a time than there are cores (tests/lanes.py).
+JOBS ?= $$(( $$(nproc) + 1 ))
 # One thread a process: numpy's and torch's otherwise wait for each other on cores that other tests use.
 PYTEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

@@ -34,12 +34,12 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-# One more than there are cores: some of these tests wait, for a process or a socket.
+# Two more than there are cores: many of these tests wait, for a process or a socket.
 test-fast: JOBS = $$(( $$(nproc) + 2 ))
 test-fast: setup ## the tests without Triton, torch and simulation, for every change: 2 minutes
 	@$(PYTEST) --fast
 
-test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
+test: setup ## all tests, real Triton included, JOBS at a time (by default one more than there are cores)
 	@$(PYTEST)
 
 tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)

@@ -34,8 +34,8 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-# Two more than there are cores: many of these tests wait, for a process or a socket.
-test-fast: JOBS = $$(( $$(nproc) + 2 ))
+# Four more than there are cores: these tests wait longer, for a process or a socket, than they compute.
+test-fast: JOBS = $$(( $$(nproc) + 4 ))
 test-fast: setup ## the tests without Triton, torch and simulation, for every change: 2 minutes
 	@$(PYTEST) --fast
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from baton.codec import always, json_name, types_of
 from baton.domain import Evidence
 from baton.evidence import CHECKS, EVIDENCE, LiveCheck
-from baton.facts import Backup, Restored
+from baton.facts import Backup, Diagnosis, Restored
 from baton.verbs import VERBS, answer_of
 
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -83,7 +83,7 @@ def schema() -> dict[str, Any]:
     """One schema, with a definition for each fact, and for the answer of each call of the API (``call-...``)."""
     maker = _Maker()
     calls = {f"call-{name}": maker.of(answer_of(kind)) for name, kind in VERBS.items()}
-    for kind in (Backup, Restored):
+    for kind in (Backup, Restored, Diagnosis):
         maker.of(kind)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 from baton.domain import ALWAYS, Gate, GateResult, Kind, Outcome, Phase, Release, Verdict, VersionState
@@ -265,11 +266,13 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class RunsServer:
-    """A server that the control plane runs with."""
+    """A server that the control plane runs with. ``http`` and ``metrics`` are left out where it does not know them."""
 
     name: str
     grpc: str
     admin_key_file: str | None
+    http: str | None = None
+    metrics: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,3 +316,28 @@ class Restored:
     kept: str | None
     turned_back: tuple[int, ...]
     paused: bool
+
+
+class Role(StrEnum):
+    """What a machine is to Baton. One machine may be several of them."""
+
+    CONTROL = "control"
+    TRITON = "triton"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `ctl doctor` found in one check. ``ok`` is null for what works with a limit, and for what was skipped.
+
+    ``fixable``: `ctl doctor --fix` mends it; ``fixed``: it just did.
+    """
+
+    role: Role
+    name: str
+    verdict: Literal["ok", "warn", "fail", "skipped"]
+    ok: bool | None
+    message: str
+    mend: str | None = None
+    fixable: bool = False
+    fixed: bool = False

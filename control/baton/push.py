@@ -19,7 +19,7 @@ from typing import Any, Final
 from baton.domain import Release
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.ownership import open_folder, open_own, own_folder, user, writers
-from baton.staging import Progress, Source, Stage
+from baton.staging import Progress, Source, Stage, staging_root
 from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.files import error_text, printable
 from baton.verify.integrity import ignored, problems, summary
@@ -107,7 +107,7 @@ def _staging(repository: Path, engine: str) -> Iterator[tuple[int, Path]]:
             "%s can be changed by %s, who could put another repository in the place of %s: "
             "let nobody but Baton's users write there.", above, others, repository.name,
         )  # fmt: skip
-    root = _staging_root(repository)
+    root = staging_root(repository)
     with ExitStack() as stack:
         parent, _ = stack.enter_context(open_folder(above))
         try:
@@ -122,17 +122,12 @@ def _staging(repository: Path, engine: str) -> Iterator[tuple[int, Path]]:
         yield folder, root / engine
 
 
-def _staging_root(repository: Path) -> Path:
-    """Each user has one: in a folder of somebody else's, nothing is safe from him."""
-    return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
-
-
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:
     if Path(engine).name != engine or engine.startswith("."):
         raise UsageError(f"{engine!r} is not the name of an engine.")
     if not home.is_dir():
         raise Refused(f"{repository} has no engine {engine}.", mend="Check --repository and the configuration.")
-    for place in (repository, _staging_root(repository), home.resolve()):
+    for place in (repository, staging_root(repository), home.resolve()):
         if source.is_relative_to(place) or place.is_relative_to(source):
             raise Refused(
                 f"The source {source} and the repository {repository} lie within each other.",

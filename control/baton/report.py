@@ -334,7 +334,10 @@ def runs(config: Config, source: Path | None) -> Runs:
         repository=str(config.repository.absolute()),
         state=str(config.state.absolute()),
         services=tuple(one.name for one in config.services),
-        servers=tuple(RunsServer(one.name, one.grpc, path(one.admin_key_file)) for one in config.servers),
+        servers=tuple(
+            RunsServer(one.name, one.grpc, path(one.admin_key_file), one.http or None, one.metrics or None)
+            for one in config.servers
+        ),
     )
 
 

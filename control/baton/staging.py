@@ -53,6 +53,11 @@ _READABLE: Final = 0o644
 """Whoever runs Triton must be able to read it; downloads are often written with mode 0600."""
 
 
+def staging_root(repository: Path) -> Path:
+    """Each user has one: in a folder of somebody else's, nothing is safe from him."""
+    return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
+
+
 class Source:
     """The folder that is pushed, which may be another user's; ``path`` is without links.
 

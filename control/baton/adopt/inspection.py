@@ -11,15 +11,13 @@ from pathlib import Path
 from baton.adopt.record import read_record, record_files
 from baton.domain import ModelState
 from baton.errors import CheckpointError, Refused, RepositoryError
+from baton.probe.reranker import NEEDED
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Index
 from baton.verify.checkpoint import describe
 from baton.verify.completeness import missing_parts
-
-INPUTS, OUTPUTS = frozenset({"query", "documents"}), frozenset({"scores", "model_version"})
-"""Tensors that a model must have to be asked by the probe of rerankers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def _unfit(text: str, path: Path) -> list[str]:
     found = []
     if config.HasField("ensemble_scheduling"):
         found.append(f"{path.parent.name} is an ensemble. Adopt the model behind it.")
-    elif lacking := sorted((INPUTS | OUTPUTS) - named):
+    elif lacking := sorted(NEEDED - named):
         found.append(f"{path} has no tensor {', '.join(lacking)}: only rerankers can be adopted so far.")
     if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
         found.append(f"{path} asks for sequences or for several answers a request, which an alias can't pass on.")

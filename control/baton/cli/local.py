@@ -7,6 +7,7 @@ from pathlib import Path
 
 from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError
+from baton.local.ports import is_here
 from baton.share import shared
 from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
@@ -15,18 +16,12 @@ DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
 KEY = "admin.key"
 """The file in the state directory with the key of the Triton that `ctl up` started; each start makes a new one."""
-_LOOPBACK = frozenset({HOST, "localhost", "[::1]"})
 
 
 def own_backends() -> list[Path]:
     """The directory of the backends that come with Baton: the engines' and the splitter's."""
     directory = shared("python_backend")
     return [directory] if directory.is_dir() else []
-
-
-def is_here(address: str) -> bool:
-    """Whether ``host:port`` is an address of this machine's loopback."""
-    return address.rpartition(":")[0] in _LOOPBACK
 
 
 def wanted_ports(config: Config, given: dict[str, int | None], **listens: bool | None) -> dict[str, int]:

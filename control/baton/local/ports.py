@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from baton.errors import Refused
 from baton.local.procfs import port_owner
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -57,6 +59,11 @@ def open_port(host: str, name: str, port: int) -> socket.socket:
             mend=f"Choose another port with --{name.lower()}-port.",
         ) from error
     return probe
+
+
+def is_here(address: str) -> bool:
+    """Whether ``host:port`` is an address of this machine's loopback."""
+    return address.rpartition(":")[0] in _LOOPBACK
 
 
 def is_listening(host: str, port: int) -> bool:

@@ -136,7 +136,8 @@ class GrpcTriton:
         # Triton fills in what the file leaves out. A group on GPUs has its count on each of them.
         return sum(group.count * max(1, len(group.gpus)) for group in self._config(model, version).instance_group)
 
-    def signature(self, model: str, version: int) -> Signature:
+    def signature(self, model: str, version: int | None) -> Signature:
+        """None: of the version that Triton chooses."""
         config = self._config(model, version)
 
         def spec(tensor: Any, *, optional: bool = False) -> TensorSpec:

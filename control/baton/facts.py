@@ -388,7 +388,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One check of `ctl doctor`. ``ok``: null for what was skipped or works with a limit. ``fixed``: by --fix, just now."""
+    """One check of `ctl doctor`. ``ok``: null where it was skipped or works with a limit. ``fixed``: by --fix, now."""
 
     role: Role
     name: str

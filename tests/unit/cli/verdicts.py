@@ -45,6 +45,7 @@ from baton.domain import (
     Gate,
     GateResult,
     Kind,
+    Model,
     ModelState,
     ModelVersion,
     Phase,
@@ -57,7 +58,6 @@ from baton.errors import TritonError
 from baton.journal import Journal
 from baton.judge import judge_live
 from baton.plan import Failure, Record, ServerView, Sync, View, plan
-from baton.plan.effects import Model
 from baton.samples import Answer, Pair
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.support.evidence import rests_on
 from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 from tests.unit.plan.rollouts import ROLLOUT
 from tests.unit.verify.tiny import safetensors, write
@@ -20,6 +21,7 @@ from baton.controller.gates import Gates
 from baton.controller.settings import live_limits
 from baton.domain import EngineInfo, Gate, GateResult, Outcome, Rollout, Verdict
 from baton.errors import Unreachable
+from baton.evidence import CapacityEvidence, InvarianceEvidence, OutputEvidence
 from baton.journal import Journal
 from baton.testing import Behaviour, FakeTriton
 from baton.verify.device import DeviceMemory
@@ -71,26 +73,34 @@ def ask(asked: Gates, gate: Gate, rollout: Rollout) -> GateResult:
     return asked.ask(gate, rollout, lambda: False)
 
 
+def invariance(result: GateResult) -> InvarianceEvidence:
+    return rests_on(result, InvarianceEvidence)
+
+
+def output(result: GateResult) -> OutputEvidence:
+    return rests_on(result, OutputEvidence)
+
+
 def test_what_the_engine_says_decides_how_invariance_is_judged(place, journal):
     """0.02 is too much of a score in fp32, and little in logits."""
     serve(place, v1=Behaviour(info=FP32, noise=0.02), v2=Behaviour(info=BF16, noise=0.02))
     result = ask(gates(place, journal), Gate.INVARIANCE, FIRST)
     assert (result.verdict, result.limit) == (Verdict.FAIL, 0.005)
-    assert (result.evidence.precision, result.evidence.runs) == ("fp32", "fp32 on cpu")
+    assert (invariance(result).precision, invariance(result).runs) == ("fp32", "fp32 on cpu")
     result = ask(gates(place, journal), Gate.INVARIANCE, SECOND)
-    assert (result.evidence.precision, result.evidence.unit, result.limit) == ("half", "logits", 0.25)
-    assert result.evidence.runs == "bf16 on cpu"
+    assert (invariance(result).precision, invariance(result).unit, result.limit) == ("half", "logits", 0.25)
+    assert invariance(result).runs == "bf16 on cpu"
     result = ask(gates(place, journal, precision="fp32"), Gate.INVARIANCE, SECOND)
-    assert result.evidence.precision == "fp32", "what is configured comes first"
+    assert invariance(result).precision == "fp32", "what is configured comes first"
 
 
 def test_an_engine_that_does_not_say_is_held_to_fp32_and_the_refusal_says_how_to_mend_that(place, journal):
     serve(place, v1=Behaviour(noise=0.02))
     result = ask(gates(place, journal), Gate.INVARIANCE, FIRST)
-    assert (result.verdict, result.evidence.precision, result.evidence.runs) == (Verdict.FAIL, "fp32", None)
+    assert (result.verdict, invariance(result).precision, invariance(result).runs) == (Verdict.FAIL, "fp32", None)
     assert 'set `precision = "half"`' in result.message
     result = ask(gates(place, journal, precision="half"), Gate.INVARIANCE, FIRST)
-    assert result.evidence.unit == "logits"
+    assert invariance(result).unit == "logits"
 
 
 def test_scores_kept_from_a_quiet_time_need_no_room_for_noise(place, journal):
@@ -104,7 +114,7 @@ def test_scores_kept_from_a_quiet_time_need_no_room_for_noise(place, journal):
     place.servers["a"].versions[1] = Behaviour(info=BF16, shift=0.003)
     result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
     assert (result.verdict, result.observed, result.limit) == (Verdict.PASS, 0.0, 0.001)
-    assert result.evidence.noise is None
+    assert output(result).noise is None
     place.servers["a"].versions[2] = Behaviour(info=BF16, shift=0.0015)
     result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
     assert (result.verdict, result.limit) == (Verdict.FAIL, 0.001)
@@ -126,7 +136,7 @@ def test_beside_live_traffic_the_stable_versions_noise_is_allowed_for(place, jou
     serve(place, v1=Behaviour(info=BF16, noise=noise), v2=Behaviour(info=BF16, shift=differs, noise=0.3))
     result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
     assert (result.verdict, result.limit) == (verdict, pytest.approx(limit, rel=0.01))
-    assert result.evidence.noise == pytest.approx(noise, abs=1e-6)
+    assert output(result).noise == pytest.approx(noise, abs=1e-6)
     assert journal.notes.noise().get(NAME).version == 1, "the candidate's own noise widens nothing"
 
 
@@ -136,9 +146,9 @@ def test_another_golden_set_or_type_makes_what_is_kept_worthless(place, journal)
     serve(place, v2=Behaviour(info=BF16))
     place.servers["a"].versions[1] = Behaviour(info=BF16, shift=0.003, noise=0.002)
     asked = gates(place, journal, cases=5)
-    assert ask(asked, Gate.OUTPUT, SECOND).evidence.noise == pytest.approx(0.002, rel=0.01)
+    assert output(ask(asked, Gate.OUTPUT, SECOND)).noise == pytest.approx(0.002, rel=0.01)
     place.servers["a"].versions[1] = Behaviour(info=GPU, shift=0.003, noise=0.001)
-    assert ask(asked, Gate.OUTPUT, SECOND).evidence.noise == pytest.approx(0.001, rel=0.01)
+    assert output(ask(asked, Gate.OUTPUT, SECOND)).noise == pytest.approx(0.001, rel=0.01)
 
 
 def test_in_fp32_nothing_is_measured_and_an_old_figure_goes(place, journal):
@@ -160,10 +170,10 @@ def test_what_the_engine_said_stands_while_the_metrics_are_away(place, journal, 
 
     serve(place, v1=Behaviour(info=BF16))
     asked = gates(place, journal)
-    assert ask(asked, Gate.INVARIANCE, FIRST).evidence.precision == "half"
+    assert invariance(ask(asked, Gate.INVARIANCE, FIRST)).precision == "half"
     monkeypatch.setattr(FakeTriton, "engine_infos", away)
-    assert ask(asked, Gate.INVARIANCE, FIRST).evidence.runs == "bf16 on cpu"
-    assert ask(gates(place, journal), Gate.INVARIANCE, FIRST).evidence.precision == "fp32"
+    assert invariance(ask(asked, Gate.INVARIANCE, FIRST)).runs == "bf16 on cpu"
+    assert invariance(ask(gates(place, journal), Gate.INVARIANCE, FIRST)).precision == "fp32"
 
 
 class FileGates:
@@ -210,8 +220,9 @@ def test_what_would_not_fit_onto_the_gpu_is_refused_before_it_is_loaded(place):
     plane.run(lambda: plane.ended(2) is not None, "the end of version 2")
     assert plane.ended(2) is Outcome.REJECTED
     refused = plane.journal.rollouts.newest(service=NAME)[0].gates[Gate.CAPACITY]
-    assert refused.evidence.weights_bytes == 4 * GIB
-    assert (refused.evidence.device, refused.evidence.dtype, refused.evidence.source) == (
+    evidence = rests_on(refused, CapacityEvidence)
+    assert evidence.weights_bytes == 4 * GIB
+    assert (evidence.device, evidence.dtype, evidence.source) == (
         "GPU-one", "bf16", "Triton's metrics",
     )  # fmt: skip
     assert "does not fit into the 3.0 GiB that are free on GPU-one, by Triton's metrics" in refused.message

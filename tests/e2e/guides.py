@@ -45,7 +45,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
         "latency_min_samples": 40, "latency_max_samples": 80, "latency_limit": 50, "warmup_limit": 50,
     },
     "traffic": {
-        "steps": [{"weight": 5, "hold": "2s"}, {"weight": 50, "over": "6s"}],
+        "steps": [{"weight": 30, "hold": "2s"}, {"weight": 50, "over": "6s"}],
         "shadow_for": "2s", "interval": "1s", "no_traffic_after": "2s",
     },
     "live": {"min_requests": 5, "min_pairs": 5, "latency_limit": 50},

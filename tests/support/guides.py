@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -133,6 +134,14 @@ def _script(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
         raise Failed(f"A command does not end: {held}")
 
 
+def _whole(command: str) -> bool:
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:  # an open quotation, or a line that goes on
+        return False
+    return True
+
+
 def _console(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     begin, command, printed = 0, "", list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -234,6 +243,11 @@ class Terminal:
         """Ctrl-C: to all that the terminal runs."""
         os.killpg(self._shell.pid, signal.SIGINT)
 
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return Path(f"/proc/{self._shell.pid}/cwd").readlink()
+
     def close(self) -> None:
         procfs.kill_session(self._shell.pid)
         self._shell.wait()
@@ -316,7 +330,7 @@ class Reader:
         if self._here is None:
             self._here = Terminal(self.folder, self.env)
         if step.file:
-            path = self.folder / self.mine(step.file)
+            path = self._here.folder / self.mine(step.file)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.mine(step.text))
             return

@@ -140,7 +140,7 @@ GUIDES = (
     ),
     Guide(
         "an empty folder",
-        lambda: [section("how-to/install.md")[:0], *_installed(), STOP],
+        lambda: [*_installed(), STOP],
         a_clone,
         "srv/baton/baton.toml",
     ),
@@ -160,6 +160,44 @@ def _installed() -> list[Part]:
 
 
 @contextmanager
+def installed(place: Place) -> Iterator[None]:
+    """The present environment as ``/opt/baton``, activated."""
+    place.folder.mkdir()
+    opt = place.folder.parent / "opt"
+    opt.mkdir()
+    (opt / "baton").symlink_to(Path(sys.prefix))
+    place.env["PATH"] = f"{opt / 'baton' / 'bin'}:{place.env['PATH']}"
+    yield
+
+
+EVERY_DAY = Guide(
+    "every day",
+    lambda: [
+        section("how-to/install.md", "3-begin-in-an-empty-folder"),
+        section("how-to/troubleshooting.md"),
+        section("explanation/security.md", "ctl-up"),
+        section("how-to/golden-set.md", *_golden()),
+        STOP,
+        section("how-to/golden-set.md", "6-start-the-control-plane-again-1-minute"),
+        section("how-to/thresholds.md"),
+        section("how-to/upgrade.md"),
+        section("how-to/backup-restore.md", "back-up"),
+        STOP,
+        section("how-to/backup-restore.md", "restore"),
+        STOP,
+    ],
+    installed,
+    "srv/baton/baton.toml",
+)
+"""Pages for who runs Baton already: no starting point, and followed like one."""
+
+
+def _golden() -> tuple[str, ...]:
+    headings = dict.fromkeys(step.heading for step in section("how-to/golden-set.md"))
+    return tuple(name for name in headings if not name.startswith("6-"))
+
+
+@contextmanager
 def placed(root: Path) -> Iterator[Place]:
     """Folders of its own, and the packages of the present environment without Baton."""
     folder, packages, tools = root / "clone", root / "packages", root / "bin"
@@ -172,6 +210,7 @@ def placed(root: Path) -> Iterator[Place]:
     (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tools / "python3").chmod(0o755)
     (root / "home").mkdir()
+    (root / "tmp").mkdir()
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     env = {
         "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
@@ -186,7 +225,7 @@ def placed(root: Path) -> Iterator[Place]:
         **{f"BATON_{name.upper()}_PORT": str(port) for name, port in ports.items()},
     }
     instead = {f"127.0.0.1:{port}": f"127.0.0.1:{ports[name]}" for name, port in PORTS.items()}
-    instead |= {path: f"{root}{path}" for path in ("/srv/", "/opt/baton", "/tmp/broken")}
+    instead |= {path: f"{root}{path}" for path in ("/srv/", "/opt/baton", "/tmp/broken", "/backups")}
     yield Place(folder, env, instead, ports)
 
 
@@ -257,11 +296,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.guides", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="short limits of time and of evidence")
-    parser.add_argument("names", nargs="*", choices=[[], *(guide.name for guide in GUIDES)], metavar="STARTING-POINT")
+    parser.add_argument("--only", metavar="NAME", choices=[guide.name for guide in GUIDES])
     options = parser.parse_args()
     found = []
     for guide in GUIDES:
-        if guide.name in (options.names or [guide.name]):
+        if options.only in (None, guide.name):
             with tempfile.TemporaryDirectory(prefix="baton-guides-") as root:
                 found.append(followed(guide, Path(root), quick=options.quick))
     sys.stdout.write(table(found) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.e2e.guides import GUIDES, Guide, followed, table
+from tests.e2e.guides import EVERY_DAY, GUIDES, Guide, followed, table
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -18,3 +18,8 @@ def test_a_version_is_live_and_rolled_back(guide: Guide, tmp_path: Path) -> None
     assert found.commands == sum(
         not step.not_run for part in guide.parts() if not isinstance(part, str) for step in part if step.command
     )
+
+
+def test_the_pages_for_every_day(tmp_path: Path) -> None:
+    found = followed(EVERY_DAY, tmp_path, quick=True)
+    assert found.commands > 20

@@ -126,7 +126,7 @@ def _script(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
         elif here := re.search(r"<<-?\s*['\"]?(\w+)", line):
             until_word = here[1]
             continue
-        elif line.endswith("\\") or "\n".join(held).count("'") % 2 or "\n".join(held).count('"') % 2:
+        elif not _whole("\n".join(held)):
             continue
         yield begin, "\n".join(held), ()
         held = []
@@ -205,6 +205,8 @@ class Terminal:
             cwd=folder, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(b"trap : INT\n")  # as a shell that talks to a person: Ctrl-C ends what it runs
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

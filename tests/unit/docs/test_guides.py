@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from harness.waiting import Failed
-from tests.e2e.guides import GUIDES
+from tests.e2e.guides import EVERY_DAY, GUIDES
 from tests.support.guides import DOCS, ROOT, Reader, Step, missing, section, shape, steps
 
 PAGES = sorted(DOCS.rglob("*.md"))
-ELSEWHERE: Mapping[str, str] = {}
+ELSEWHERE: Mapping[str, str] = {"how-to/http-port.md": "tests/triton/test_up.py"}
 """Pages whose commands another test runs: which."""
 
 
 def run() -> set[Step]:
     """What the guides run."""
-    return {step for guide in GUIDES for part in guide.parts() if not isinstance(part, str) for step in part}
+    return {step for guide in (*GUIDES, EVERY_DAY) for part in guide.parts() if not isinstance(part, str) for step in part}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))

@@ -4,7 +4,7 @@
     python -m tests.e2e.guides --quick    # with short limits of time and of evidence, as the tests follow them
 
 It prints for each starting point how many commands the pages ask for, the minutes that they took, the version that was
-live, and the one that serves after the rollback. It ends with 1 where a command fails, or prints something else than its
+live, and the one that serves after the rollback. It ends with 1 where a command fails, or prints other things than its
 page says.
 
 What differs from a reader's machine:
@@ -26,7 +26,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,10 @@ class Guide:
     configuration: str
     """The file in which limits are shortened."""
     ctl: str = "ctl"
-    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def steps(self) -> list[Step]:
+        """All that a reader does, also what is not run."""
+        return [step for part in self.parts() if not isinstance(part, str) for step in part]
 
 
 @contextmanager
@@ -289,7 +292,9 @@ def table(found: Sequence[Found]) -> str:
     rows = [("starting point", "commands", "minutes", "live", "after rollback")]
     rows += [(one.name, str(one.commands), f"{one.minutes:.1f}", str(one.live), str(one.serves)) for one in found]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def main() -> None:

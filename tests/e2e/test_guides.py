@@ -15,9 +15,7 @@ def test_a_version_is_live_and_rolled_back(guide: Guide, tmp_path: Path) -> None
     found = followed(guide, tmp_path, quick=True)
     print(table([found]))  # noqa: T201 - shown where the test fails, and with -s
     assert (found.live, found.serves) == (2, 1)
-    assert found.commands == sum(
-        not step.not_run for part in guide.parts() if not isinstance(part, str) for step in part if step.command
-    )
+    assert found.commands == sum(bool(step.command) and not step.not_run for step in guide.steps())
 
 
 def test_the_pages_for_every_day(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from harness.places import ROOT
 from harness.waiting import Failed, until
@@ -184,7 +185,7 @@ def missing(claimed: Sequence[str], printed: str) -> str | None:
         wanted = shape(line.removesuffix(LEFT_OUT))
         if not wanted:
             continue
-        before, there, rest = rest.partition(wanted)
+        _before, there, rest = rest.partition(wanted)
         if not there:
             return line
         rest = f" {rest}"
@@ -278,7 +279,7 @@ class Reader:
     """Those that a command holds: where its output begins, and what it is."""
     _here: Terminal | None = None
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ ELSEWHERE: Mapping[str, str] = {"how-to/http-port.md": "tests/triton/test_up.py"
 
 def run() -> set[Step]:
     """What the guides run."""
-    return {step for guide in (*GUIDES, EVERY_DAY) for part in guide.parts() if not isinstance(part, str) for step in part}
+    return {step for guide in (*GUIDES, EVERY_DAY) for step in guide.steps()}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -106,7 +107,7 @@ def reader(folder: Path) -> Reader:
 def followed(folder: Path, text: str) -> Reader:
     page = ROOT / "docs" / "none.md"
     (folder / "page.md").write_text(text)
-    listed = [Step(page, s.heading, s.line, s.command, s.file, s.text, s.prints, s.not_run) for s in steps(folder / "page.md")]
+    listed = [replace(step, page=page) for step in steps(folder / "page.md")]
     with reader(folder) as made:
         made.follow(listed)
     return made
@@ -115,7 +116,7 @@ def followed(folder: Path, text: str) -> Reader:
 def test_a_reader_goes_on_where_the_last_command_ended(tmp_path: Path) -> None:
     made = followed(
         tmp_path,
-        "```sh\nmkdir -p /srv/x /srv/baton\ncd /srv/x\nA=12\n```\n```toml title=\"/srv/x/f\"\n/srv/baton\n```\n"
+        '```sh\nmkdir -p /srv/x /srv/baton\ncd /srv/x\nA=12\n```\n```toml title="/srv/x/f"\n/srv/baton\n```\n'
         "```console\n$ echo $A $(pwd) && cat f\n12 /srv/x\n/srv/baton\n```\n",
     )  # fmt: skip
     assert made.commands == 4

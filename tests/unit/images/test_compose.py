@@ -61,7 +61,8 @@ def test_docker_compose_takes_it(profile: tuple[str, ...]) -> None:
     assert program is not None, "make tools installs it"
     done = subprocess.run(
         [program, "-f", str(FILE), *profile, "config", "--format", "json"],
-        env={**os.environ, "TRITON_NETWORK": "mine", "MODELS": "/elsewhere"}, capture_output=True, text=True, check=False,
+        env={**os.environ, "TRITON_NETWORK": "mine", "MODELS": "/elsewhere"},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

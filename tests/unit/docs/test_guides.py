@@ -13,7 +13,10 @@ from tests.e2e.guides import EVERY_DAY, GUIDES
 from tests.support.guides import DOCS, ROOT, Reader, Step, missing, section, shape, steps
 
 PAGES = sorted(DOCS.rglob("*.md"))
-ELSEWHERE: Mapping[str, str] = {"how-to/http-port.md": "tests/triton/test_up.py"}
+ELSEWHERE: Mapping[str, str] = {
+    "how-to/encrypt-triton.md": "tests/triton/test_encrypt_page.py",
+    "how-to/http-port.md": "tests/triton/test_up.py",
+}
 """Pages whose commands another test runs: which."""
 
 

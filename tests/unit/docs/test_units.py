@@ -28,6 +28,7 @@ def test_what_they_rely_on() -> None:
         assert units[name]["Service"]["KillMode"] == "mixed"
     assert "Requires" not in units["baton-control"]["Unit"]
     assert units["triton"]["Service"]["User"] == units["baton-control"]["Service"]["User"]
+    assert "--model-repository=/srv/baton/model_repository " in units["triton"]["Service"]["ExecStart"], "of ctl init"
     hides = {"PrivateUsers", "PrivatePIDs", "ProtectProc"}
     assert not hides & set(units["baton-control"]["Service"])
 

@@ -317,12 +317,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short limits of time and of evidence")
     parser.add_argument("--only", metavar="NAME", choices=[guide.name for guide in GUIDES])
     options = parser.parse_args()
-    found = []
+    found, failed = [], []
     for guide in GUIDES:
         if options.only in (None, guide.name):
             with tempfile.TemporaryDirectory(prefix="baton-guides-") as root:
-                found.append(followed(guide, Path(root), quick=options.quick))
+                try:
+                    found.append(followed(guide, Path(root), quick=options.quick))
+                except Failed as error:
+                    failed.append(f"From {guide.name}: {error}")
     sys.stdout.write(table(found) + "\n")
+    sys.exit("\n\n".join(failed) or 0)
 
 
 if __name__ == "__main__":

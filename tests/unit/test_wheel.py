@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness.places import ROOT
+from tests.support.source import clone
 
 pytestmark = pytest.mark.slow
 
@@ -18,16 +19,7 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of what git knows, so that nothing of a checkout's own gets in or stays behind."""
     place = tmp_path_factory.mktemp("wheel")
-    archive = place / "source.tar"
-    known = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, check=True, capture_output=True,
-    ).stdout  # fmt: skip
-    there = b"\0".join(name for name in known.split(b"\0") if name and (ROOT / os.fsdecode(name)).is_file())
-    subprocess.run(["tar", "--null", "-T", "-", "-cf", archive], cwd=ROOT, check=True, input=there)
-    source = place / "source"
-    source.mkdir()
-    subprocess.run(["tar", "-xf", archive, "-C", source], check=True)
+    source = clone(place / "source")
     words = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", place, source]
     subprocess.run([sys.executable, "-m", *words], check=True)
     (built,) = place.glob("triton_baton-*.whl")

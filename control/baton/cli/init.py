@@ -14,6 +14,8 @@ from baton.share import shared
 
 GOLDEN = '# golden = "golden/golden.jsonl"'
 """The line of the template that the demo's golden set takes the place of."""
+SECOND = ("demo", "checkpoints", "retrained")
+"""The demo's second version, at the place where a checkout has it: the tutorial's commands fit both."""
 ASK = (
     "from baton.client import Reranker; "
     "print(Reranker('{address}').rank('a red apple', ['a green pear', 'a round red apple']))"
@@ -28,7 +30,7 @@ ASK = (
     metavar="DIR",
     help="A Qwen3-VL-Reranker checkpoint, which is copied in as version 1.",
 )
-@click.option("--demo", is_flag=True, help="Begin with the small checkpoint and the golden set that come with Baton.")
+@click.option("--demo", is_flag=True, help="Begin with the small checkpoints and the golden set of Baton's demo.")
 @common()
 @pass_settings
 def init(settings: Settings, directory: Path, checkpoint: Path | None, *, demo: bool) -> None:
@@ -49,6 +51,7 @@ def init(settings: Settings, directory: Path, checkpoint: Path | None, *, demo: 
     text = shared_template()
     if demo:
         shutil.copytree(shared("demo", "golden"), directory / "golden", dirs_exist_ok=True)
+        shutil.copytree(shared(*SECOND), directory.joinpath(*SECOND), dirs_exist_ok=True)
         text = text.replace(GOLDEN, GOLDEN.removeprefix("# "))
         checkpoint = shared("demo", "checkpoints", "base")
     # The configuration comes last: whatever failed before it, the same command can be given again.
@@ -78,6 +81,8 @@ def init(settings: Settings, directory: Path, checkpoint: Path | None, *, demo: 
     steps = {"Start Triton and Baton": "ctl up", "Follow what they do": "ctl status --watch"}
     if checkpoint is None:
         steps = {"Copy the first version in": "ctl push CHECKPOINT", **steps}
+    if demo:
+        steps |= {"Bring the second version": f"ctl push {'/'.join(SECOND)} --release retrained"}
     for what, command in steps.items():
         click.echo(f"{what}:  {where}{command}", err=True)
     click.echo(f'Ask, once it serves:  python -c "{ASK.format(address=config.servers[0].grpc)}"', err=True)

@@ -63,6 +63,9 @@ def test_the_demo_brings_a_version_and_a_golden_set(ctl: Ctl, tmp_path: Path) ->
     assert config.services[0].golden.is_file()
     assert (tmp_path / "here" / ENGINE / "1" / "config.json").is_file()
     assert "cd here && ctl up" in done.stderr
+    second = "demo/checkpoints/retrained"
+    assert f"cd here && ctl push {second} --release retrained" in done.stderr
+    assert (tmp_path / "here" / second / "config.json").is_file()
 
 
 def test_a_checkpoint_of_ones_own(ctl: Ctl, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from baton.evidence import LiveEvidence, LiveSamples, OutputEvidence
 from baton.journal import EVERY_SERVICE, Journal, database, events
 from baton.journal.notes import Notes, Salt
 from baton.reasons import Reason, because
+from baton.samples import CaseScores, GoldenScores, Noise
 from baton.schema import BROKEN, SCHEMA_VERSION, JournalDamaged, JournalError
 
 
@@ -145,6 +146,20 @@ NOTES = [
         '{"versions": [1, 2], "keep": 5, "who": "ann"}',
     ),
     (lambda notes: notes.removed(), "ranker", {3: Removed(1.5, 9)}, "removed", '{"3": {"at": 1.5, "bytes": 9}}'),
+    (
+        lambda notes: notes.golden_scores(),
+        "ranker",
+        {3: GoldenScores("ab", "bf16 on cpu", (CaseScores("one", "text", (0.5, 0.25)),))},
+        "golden_scores",
+        '{"3": {"golden": "ab", "runs": "bf16 on cpu", "scores": [{"case": "one", "kind": "text", "scores": [0.5, 0.25]}]}}',
+    ),
+    (
+        lambda notes: notes.noise(),
+        "ranker",
+        Noise("ab", None, 3, 0.5, 16),
+        "noise",
+        '{"golden": "ab", "runs": null, "version": 3, "furthest": 0.5, "documents": 16}',
+    ),
     (lambda notes: notes.salt(), "ranker", Salt(4, "00"), "salt", '{"rollout": 4, "salt": "00"}'),
 ]
 

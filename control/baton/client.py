@@ -291,14 +291,14 @@ class _Grpc:
 
         with self._lock:
             if self._client is None:
-                self._client = triton.InferenceServerClient(self._address, channel_args=_CHANNEL)
+                self._client = triton.InferenceServerClient(self._address, channel_args=CHANNEL)
             client = self._client
-        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
+        tensors, options = wire(triton.InferInput, inputs), call_options(version, request_id, self._timeout_s)
         try:
             answer = client.infer(model, tensors, client_timeout=self._timeout_s, **options)
         except InferenceServerException as error:
             code = str(error.status() or "").removeprefix("StatusCode.")
-            raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
+            raise error_of(code, str(error.message()), self._address, self._timeout_s) from error
         return _outputs(answer)
 
     def close(self) -> None:
@@ -310,7 +310,7 @@ class _Grpc:
 
 DIRECT = ("grpc.enable_http_proxy", 0)
 """A channel option: gRPC sends what is meant for 127.0.0.1 through ``https_proxy``, too, and in clear text."""
-_CHANNEL = (
+CHANNEL = (
     DIRECT,
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -332,17 +332,17 @@ class _Http:
         import tritonclient.http as triton
         from tritonclient.utils import InferenceServerException
 
-        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
+        tensors, options = wire(triton.InferInput, inputs), call_options(version, request_id, self._timeout_s)
         options["outputs"] = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
         try:
             answer = self._retrying(triton, lambda client: client.infer(model, tensors, **options))
         except InferenceServerException as error:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
-            raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
+            raise error_of(code, str(error.message()), self._address, self._timeout_s) from error
         except (OSError, HTTPException) as error:
             self.close()
             code = "DEADLINE_EXCEEDED" if isinstance(error, TimeoutError) else "UNAVAILABLE"
-            raise _error_of(code, str(error), self._address, self._timeout_s) from error
+            raise error_of(code, str(error), self._address, self._timeout_s) from error
         return _outputs(answer)
 
     def _retrying(self, triton: Any, send: Callable[[Any], Any]) -> Any:
@@ -367,14 +367,14 @@ class _Http:
 _HTTP_CODES = {"400": "INVALID_ARGUMENT", "404": "NOT_FOUND", "503": "UNAVAILABLE", "504": "DEADLINE_EXCEEDED"}
 
 
-def _wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
+def wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
     tensors = [make(name, list(value.shape), "BYTES") for name, value in inputs.items()]
     for tensor, value in zip(tensors, inputs.values(), strict=True):
         tensor.set_data_from_numpy(value)
     return tensors
 
 
-def _options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
+def call_options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
     """``timeout``, in microseconds, tells the engine when this client gives up; Triton tells it nothing of that."""
     return {"model_version": version, "request_id": request_id, "timeout": int(min(timeout_s, 1e9) * 1e6) or 1}
 
@@ -383,7 +383,7 @@ def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
     return {name: value for name in _OUTPUTS if (value := answer.as_numpy(name)) is not None}
 
 
-def _error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:
+def error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:
     if code == "INVALID_ARGUMENT":
         return InvalidInput(words)
     if code == "UNAVAILABLE" and "deadline: " in words:

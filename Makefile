@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Baton needs Python 3.11 or newer; name one: make PYTHON=python3.12 " + "setup")'
 	@echo "Setting up $(VENV): about 2 GB, a few minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engine,local-triton,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engine,gateway,local-triton,dev]'
 	@touch $@
 
 demo: setup ## the whole story on this machine, in minutes: real Triton, real traffic

@@ -5,119 +5,33 @@
 
 from __future__ import annotations
 
-import math
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from baton.config_checks import ALL as _ALL
+from baton.config_checks import Invalid as _Invalid
+from baton.config_checks import above as _above
+from baton.config_checks import address as _address
+from baton.config_checks import address_or_false as _address_or_false
+from baton.config_checks import age as _age
+from baton.config_checks import count as _count
+from baton.config_checks import duration as _duration
+from baton.config_checks import flag as _flag
+from baton.config_checks import fraction as _fraction
+from baton.config_checks import name as _name
+from baton.config_checks import one_of as _one_of
+from baton.config_checks import path as _path
+from baton.config_checks import percent as _percent
+from baton.config_checks import positive_duration as _positive_duration
+from baton.config_checks import section as _section
+from baton.config_checks import setting as _setting
+from baton.config_checks import text as _text
+from baton.config_gateway import GatewayConfig, check_gateway
 from baton.domain import Step
 from baton.errors import ConfigError
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_ALL = 100.0
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LARGEST = 1e12
-"""The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
-
-
-class _Invalid(ValueError):
-    """What is allowed, as the second half of a sentence."""
-
-
-def _duration(value: Any) -> float:
-    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"90d"``, ``"500ms"`` or a bare number of seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
-        return float(value)
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) > _LARGEST:
-        raise _Invalid('a duration such as "90s", "10m" or "1.5h"')
-    return seconds
-
-
-def _positive_duration(value: Any) -> float:
-    if (seconds := _duration(value)) <= 0:
-        raise _Invalid('a duration above zero, such as "5s"')
-    return seconds
-
-
-def _age(value: Any) -> float:
-    try:
-        return math.inf if value == "forever" else _positive_duration(value)
-    except _Invalid:
-        raise _Invalid('a duration above zero, such as "90d", or "forever"') from None
-
-
-def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-            raise _Invalid(allowed)
-        return float(value)
-
-    return check
-
-
-def _above(low: float) -> Callable[[Any], float]:
-    return _number(f"a number above {low:g}", lambda value: low < value <= _LARGEST)
-
-
-_fraction = _number("a number from 0 to 1", lambda value: 0 <= value <= 1)
-_percent = _number("a number of percent from 0 to 100", lambda value: 0 <= value <= _ALL)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise _Invalid("a whole number of at least 1")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Invalid("true or false")
-    return value
-
-
-def _one_of(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in allowed:
-            raise _Invalid(" or ".join(f'"{a}"' for a in allowed))
-        return str(value)
-
-    return check
-
-
-def _matching(pattern: str, allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise _Invalid(allowed)
-        return value
-
-    return check
-
-
-_name = _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
-_address = _matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
-_text = _matching(r"(?s).+", "a text that is not empty")
-
-
-def _address_or_false(value: Any) -> str | Literal[False]:
-    return False if value is False else _address(value)
-
-
-def _path(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise _Invalid("a path")
-    return Path(value).expanduser()
-
-
-def _setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
-    return field(default=default, metadata={"check": check})
-
-
-def _section(shape: type[Any]) -> Any:
-    return field(default_factory=shape, metadata={"table": shape})
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +221,7 @@ class Config:
     control: ControlConfig = _section(ControlConfig)
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
+    gateway: GatewayConfig | None = field(default=None, metadata={"table": GatewayConfig})
 
     def service(self, name: str | None) -> ServiceConfig:
         """The service of that name; without a name, the only one. Raises ``ConfigError`` where there is no such one."""
@@ -362,6 +277,8 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
             f"{where}: control.api: {' and '.join(missing)} missing: no network without TLS and a token.",
             mend="Give listen, certificate, key and token_file; or none of them, and there is the socket alone.",
         )
+    if config.gateway is not None:
+        check_gateway(config.gateway, where)
     for service in config.services:
         if service.probe is None and service.golden is not None:
             raise ConfigError(

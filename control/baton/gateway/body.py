@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from baton.gateway.problems import BAD, TOO_LARGE, TOO_LATE, Problem, busy
 from baton.gateway.shapes import Object, an_object
@@ -49,7 +49,7 @@ class Body:
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict)
 
-    def __enter__(self) -> Body:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class Body:
             TOO_LARGE, f"The request is larger than {self.most} bytes.", mend="Send fewer documents at a time."
         )
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         async for chunk in self.request.stream():
             if self.size + len(chunk) > self.most:
                 self._too_large()
@@ -156,5 +156,3 @@ def _once(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise Problem(BAD, f"The body holds {name}, which is no JSON.")
-
-

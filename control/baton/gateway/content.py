@@ -148,6 +148,4 @@ def _kind(value: Any) -> str:
         return "a boolean"
     if isinstance(value, int | float):
         return "a number"
-    return {str: "a text", list: "a list"}.get(type(value), "an object")
-
-
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

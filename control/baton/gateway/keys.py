@@ -1,4 +1,4 @@
-"""API keys: hashed in a file that is read again when it changes. A key's name stands in metrics and logs, it never does.
+"""API keys, hashed in a file that is read again when it changes. Metrics and logs have a key's name, never the key.
 
     [keys.webui]
     sha256 = "..."        # of the key: printf %s "$KEY" | sha256sum
@@ -109,8 +109,8 @@ def read(path: Path) -> dict[str, Caller]:
         raise ConfigError(f"{path} holds no keys.", mend='Write [keys.NAME] and sha256 = "...".')
     for name, row in rows.items():
         where = f"{path}: keys.{name}"
-        if not isinstance(row, dict) or (unknown := sorted(set(row) - _KNOWN)):
-            raise ConfigError(f"{where}: no such setting.", mend=f"Known are {', '.join(sorted(_KNOWN))}.")
+        if not isinstance(row, dict) or set(row) - _KNOWN:
+            raise ConfigError(f"{where}: unknown settings.", mend=f"Known are {', '.join(sorted(_KNOWN))}.")
         digest, versions, requests = row.get("sha256"), row.get("versions", False), row.get("requests")
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ConfigError(f"{where}: sha256 must be 64 hexadecimal digits.", mend="printf %s KEY | sha256sum")

@@ -19,8 +19,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.client import CHANNEL, InvalidInput, NotServing, Tensors, call_options, decode, encode, error_of, wire
-from baton.errors import BatonError, TimedOut, Unreachable
+from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, encode, error_of, wire
+from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
 from baton.triton.words import refused
 
@@ -216,7 +216,11 @@ class Pool:
         An engine whose configuration has no output ``tokens`` is older than the option ``max_document_tokens``.
         """
         asked = query.common
-        options = {"fps": asked.fps, "max_frames": asked.max_frames, "truncation": "refuse" if query.refuse_long else None}
+        options = {
+            "fps": asked.fps,
+            "max_frames": asked.max_frames,
+            "truncation": "refuse" if query.refuse_long else None,
+        }
         warnings = []
         if asked.max_tokens_per_doc:
             if "tokens" in await self._outputs(server, target, deadline):
@@ -277,5 +281,3 @@ def read(outputs: Outputs, warnings: tuple[str, ...] = ()) -> Answer:
         None if tokens is None else int(tokens.sum()),
         warnings,
     )
-
-

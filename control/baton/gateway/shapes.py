@@ -244,11 +244,11 @@ def parse_score(given: Object, files: Files) -> Query:
     asked = _parsed(ScoreRequest, given)
     queries, queries_name = _first(asked, "text_1", "queries", "data_1")
     documents, name = _first(asked, "text_2", "documents", "items", "data_2")
-    first, *others = _listed(queries) or [None]
-    if first is None or any(other != first for other in others):
+    asking = _listed(queries)
+    if not asking or any(one != asking[0] for one in asking):
         raise invalid(queries_name, "is not one query", "Send a request for each query.")
     return Query(
-        query=content(queries_name, first, files),
+        query=content(queries_name, asking[0], files),
         documents=_documents(name, documents, files),
         common=asked,
         raw=_wants_raw(raw=None, use_activation=asked.use_activation),

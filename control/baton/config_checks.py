@@ -1,0 +1,113 @@
+"""The checks of settings: each turns what a file says into a value, or says what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, field
+from pathlib import Path
+from typing import Any, Literal
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+ALL = 100.0
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LARGEST = 1e12
+"""The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
+
+
+class Invalid(ValueError):
+    """What is allowed, as the second half of a sentence."""
+
+
+def duration(value: Any) -> float:
+    """Seconds from ``"90s"``, ``"10m"``, ``"1.5h"``, ``"90d"``, ``"500ms"`` or a bare number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST:
+        return float(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) > _LARGEST:
+        raise Invalid('a duration such as "90s", "10m" or "1.5h"')
+    return seconds
+
+
+def positive_duration(value: Any) -> float:
+    if (seconds := duration(value)) <= 0:
+        raise Invalid('a duration above zero, such as "5s"')
+    return seconds
+
+
+def age(value: Any) -> float:
+    try:
+        return math.inf if value == "forever" else positive_duration(value)
+    except Invalid:
+        raise Invalid('a duration above zero, such as "90d", or "forever"') from None
+
+
+def number(allowed: str, fits: Callable[[float], bool]) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise Invalid(allowed)
+        return float(value)
+
+    return check
+
+
+def above(low: float) -> Callable[[Any], float]:
+    return number(f"a number above {low:g}", lambda value: low < value <= _LARGEST)
+
+
+fraction = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+percent = number("a number of percent from 0 to 100", lambda value: 0 <= value <= ALL)
+
+
+def count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise Invalid("a whole number of at least 1")
+    return value
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid("true or false")
+    return value
+
+
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise Invalid(" or ".join(f'"{a}"' for a in allowed))
+        return str(value)
+
+    return check
+
+
+def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise Invalid(allowed)
+        return value
+
+    return check
+
+
+name = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
+address = matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
+text = matching(r"(?s).+", "a text that is not empty")
+
+
+def address_or_false(value: Any) -> str | Literal[False]:
+    return False if value is False else address(value)
+
+
+def path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise Invalid("a path")
+    return Path(value).expanduser()
+
+
+def setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+def section(shape: type[Any]) -> Any:
+    return field(default_factory=shape, metadata={"table": shape})

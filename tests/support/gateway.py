@@ -25,7 +25,11 @@ class InMemory(TestClient):
     """A client of a gateway in this process. ``servers`` are what stands behind it."""
 
     def __init__(
-        self, *servers: FakeConnection, services: Mapping[str, Service] = RERANKER, retry_share: float = 0.1, **config: Any
+        self,
+        *servers: FakeConnection,
+        services: Mapping[str, Service] = RERANKER,
+        retry_share: float = 0.1,
+        **config: Any,
     ) -> None:
         self.servers = servers or (FakeConnection(),)
         self.metrics = Metrics()
@@ -73,5 +77,3 @@ def body_of(path: str, query: Any, documents: Sequence[Any], **more: Any) -> dic
     if path == "/rerank texts":
         return {"query": query, "texts": list(documents), **more}
     return {"query": query, "documents": list(documents), **more}
-
-

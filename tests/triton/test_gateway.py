@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import random
 import shutil
 import signal
 import threading
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from harness.places import CHECKPOINTS, ENGINE, GOLDEN, MODELS
 from harness.waiting import until
-from tests.support.gateway import FRUIT, PATHS, RERANKER, body_of, scores_of, serving
+from tests.support.gateway import FRUIT, PATHS, body_of, scores_of, serving
 from tests.support.stage import still_run
 from tests.support.toy import alias_config, make_repository
 from tests.support.triton import OUR_BACKENDS, running_triton
@@ -52,7 +51,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
         shutil.copytree(CHECKPOINTS / name, folder / str(version))
     alias = place / "repository" / "reranker"
     (alias / "1").mkdir(parents=True)
-    (alias / "config.pbtxt").write_text(alias_config("reranker", ENGINE, 1).replace("max_batch_size: 8", "max_batch_size: 16"))
+    (alias / "config.pbtxt").write_text(
+        alias_config("reranker", ENGINE, 1).replace("max_batch_size: 8", "max_batch_size: 16")
+    )
     with running_triton(place, place / "repository", load=["reranker"], backends=(OUR_BACKENDS,)) as running:
         yield running
 
@@ -70,7 +71,7 @@ def direct(engine: LocalTriton) -> Iterator[Reranker]:
 
 
 def ranked(client: httpx.Client, path: str, query: Any, documents: list[Any], **more: Any) -> httpx.Response:
-    answer = client.post(path.split()[0], json=body_of(path, query, documents, **more))
+    answer = client.post(path.partition(" ")[0], json=body_of(path, query, documents, **more))
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -254,7 +255,7 @@ def test_an_engine_that_takes_too_long_is_504(toy: LocalTriton) -> None:
 def test_no_triton_is_503_in_every_shape() -> None:
     with serving("127.0.0.1:1") as (_, client):
         for path in SHAPES:
-            answer = client.post(path.split()[0], json=body_of(path, "red", ["a"]))
+            answer = client.post(path.partition(" ")[0], json=body_of(path, "red", ["a"]))
             assert answer.status_code == 503
             assert "127.0.0.1" not in answer.text
         assert client.get("/readyz").status_code == 503

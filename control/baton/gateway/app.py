@@ -34,6 +34,7 @@ from baton.gateway.problems import (
     FORBIDDEN,
     GONE_AWAY,
     INVALID,
+    KINDS,
     NOT_FOUND,
     TOO_LARGE,
     Problem,
@@ -270,8 +271,8 @@ async def _gone(receive: Receive) -> None:
 def _failed(request: Request, error: BatonError) -> Response:
     problem = problem_of(error, asked_version=False)
     record: Record = request.state.record
-    cause = error.__cause__ or error
-    record.error = str(cause)
+    # What a client did wrong may quote its contents; what a server did is for the log alone.
+    record.error = str(error.__cause__ or error) if problem.status >= 500 else KINDS.get(problem.status, "")  # noqa: PLR2004
     return Response(
         msgspec.json.encode(problem.body(record.id)), problem.status, problem.headers(), media_type="application/json"
     )

@@ -82,7 +82,8 @@ def _parts(place: str, value: Any, files: Files) -> Content:
     found: dict[str, list[Any]] = {}
     for number, part in enumerate(value):
         where = f"{place}[{number}]"
-        if not isinstance(part, Mapping) or (kind := part.get("type")) not in _PARTS:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(kind, str) or kind not in _PARTS:
             raise invalid(where, "is no part that is known", f"Its type is one of {', '.join(_PARTS)}.")
         if part.get(kind) is None:
             raise invalid(where, f"has no {kind}")

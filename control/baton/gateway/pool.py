@@ -92,6 +92,8 @@ class Server:
     in_flight: int = 0
     rests_until: float = 0.0
     rest_s: float = _FIRST_REST_S
+    turn: int = 0
+    """When it was last asked, as a count of all requests."""
     answered_at: dict[str, float] = field(default_factory=dict)
     """By model, when it last answered through it."""
     known: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class Pool:
         self._budget = Budget(retry_share)
         self._told = told
         self._clock = clock
+        self._turn = 0
 
     async def ask(self, target: Target, query: Query, request_id: str, timeout_s: float) -> tuple[Answer, str]:
         """The answer, and the name of the server that gave it.
@@ -171,7 +174,14 @@ class Pool:
     def _choose(self, tried: Sequence[Server]) -> Server:
         now = self._clock()
         left = [server for server in self.servers if server not in tried] or self.servers
-        return min(left, key=lambda server: (server.rests_until > now, server.in_flight, server.rests_until))
+
+        def order(server: Server) -> tuple[float, int, int]:
+            return (server.rests_until if server.rests_until > now else 0.0, server.in_flight, server.turn)
+
+        chosen = min(left, key=order)
+        self._turn += 1
+        chosen.turn = self._turn
+        return chosen
 
     def _again(self, server: Server, tried: Sequence[Server], error: BatonError, deadline: float) -> bool:
         """Note the failure; whether the request is sent once more, to another server."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,3 +60,25 @@ def check_gateway(gateway: GatewayConfig, where: str) -> None:
     if (gateway.certificate is None) != (gateway.key is None):
         missing = "key" if gateway.key is None else "certificate"
         raise ConfigError(f"{where}: gateway: {missing} is missing.", mend="TLS needs certificate and key.")
+
+
+def check_exposed(config: GatewayConfig, *, insecure: bool) -> None:
+    """Raises ``ConfigError`` where other machines could ask in clear text, or without a key."""
+    host = config.listen.rpartition(":")[0].strip("[]")
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    missing = [
+        what
+        for what, there in (
+            ("TLS (certificate and key)", config.certificate),
+            ("API keys (keys_file)", config.keys_file),
+        )
+        if there is None
+    ]
+    if missing and not here and not insecure:
+        raise ConfigError(
+            f"The gateway would listen on {config.listen} for other machines without {' and '.join(missing)}.",
+            mend="Configure them, or say --insecure where a proxy in front does both.",
+        )

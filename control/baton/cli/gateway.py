@@ -108,11 +108,12 @@ def server_for(
     config: Config, asked: GatewayConfig, addresses: Sequence[str], *, insecure: bool = False
 ) -> GatewayServer:
     """The gateway of all configured services. Raises ``ConfigError`` where it may not listen, or is not installed."""
+    from baton.config_gateway import check_exposed
     from baton.errors import ConfigError
 
     try:
         from baton.gateway.app import Service
-        from baton.gateway.server import GatewayServer, check_exposed
+        from baton.gateway.server import GatewayServer
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"The gateway needs {error.name}, which is not installed.", mend="pip install 'triton-baton[gateway]'"

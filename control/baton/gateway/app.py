@@ -30,17 +30,7 @@ from baton.gateway.body import Body, Room
 from baton.gateway.keys import Caller, Keys
 from baton.gateway.metrics import Metrics, Record
 from baton.gateway.pool import Pool, Target
-from baton.gateway.problems import (
-    FORBIDDEN,
-    GONE_AWAY,
-    INVALID,
-    KINDS,
-    NOT_FOUND,
-    TOO_LARGE,
-    Problem,
-    busy,
-    problem_of,
-)
+from baton.gateway.problems import FORBIDDEN, GONE_AWAY, INVALID, NOT_FOUND, TOO_LARGE, Problem, busy, problem_of
 from baton.gateway.shapes import RERANK, SCORE, Common, Object, Query, Shape, by_fields, parse_rerank
 
 VERSION_HEADER = "x-model-version"
@@ -80,32 +70,20 @@ class Gateway:
         self._document = openapi.document(keys=bool(self.keys))
 
     def app(self) -> ASGIApp:
-        paths: list[tuple[str, Callable[[Object], Shape]]] = [
-            ("/v1/rerank", lambda _: RERANK),
-            ("/v2/rerank", lambda _: RERANK),
-            ("/rerank", by_fields),
-            ("/score", lambda _: SCORE),
-        ]
-        routes = [Route(path, self._ranking(shape_of), methods=["POST"]) for path, shape_of in paths]
-        routes += [
-            Route("/v1/models", self._models),
-            Route("/healthz", self._healthz),
-            Route("/readyz", self._readyz),
-            Route("/openapi.json", self._openapi),
-            Route("/docs", self._page),
-            Route("/", self._page),
-        ]
-        origins = list(self.config.origins)
-        exposed = [VERSION_HEADER, REQUEST_HEADER]
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=exposed,
-        )
+        posts: dict[str, Callable[[Object], Shape]] = {"/rerank": by_fields, "/score": lambda _: SCORE}
+        posts |= dict.fromkeys(("/v1/rerank", "/v2/rerank"), lambda _: RERANK)
+        gets = {"/v1/models": self._models, "/healthz": self._healthz, "/readyz": self._readyz}
+        gets |= {"/openapi.json": self._openapi, "/docs": self._page, "/": self._page}
+        routes = [Route(path, self._ranking(shape_of), methods=["POST"]) for path, shape_of in posts.items()]
+        routes += [Route(path, answer) for path, answer in gets.items()]
+        cross: dict[str, Any] = {
+            "allow_origins": self.config.origins,
+            "allow_methods": ["GET", "POST"],
+            "allow_headers": ["*"],
+        }
+        cors = Middleware(CORSMiddleware, **cross, expose_headers=[VERSION_HEADER, REQUEST_HEADER])
         handlers: Any = {BatonError: _failed, HTTPException: _refused, Exception: _defect}
-        inner = Starlette(routes=routes, middleware=[cors] if origins else [], exception_handlers=handlers)
+        inner = Starlette(routes=routes, middleware=[cors] if self.config.origins else [], exception_handlers=handlers)
         inner.router.redirect_slashes = False
         return _Outermost(inner, self.metrics, frozenset(route.path for route in routes))
 
@@ -119,7 +97,7 @@ class Gateway:
             config = self.config
             with Body(request, self.room, config.max_bytes, config.read_timeout) as body:
                 given = await body.read()
-                record.size = body.size
+                record.bytes = body.size
                 shape = shape_of(given)
                 query = shape.parse(given, body.files)
                 del given
@@ -136,20 +114,19 @@ class Gateway:
         return rank
 
     async def _answered(self, request: Request, shape: Shape, query: Query, caller: Caller, record: Record) -> Response:
-        service, target = self._target(query.common, request.headers.get(VERSION_HEADER), caller)
+        service, target = self._target(query.asked, request.headers.get(VERSION_HEADER), caller)
         record.service = service.name
-        sticky = self._sticky(request, service, query.common, caller)
+        sticky = self._sticky(request, service, query.asked, caller)
         began = time.perf_counter()
         try:
             answer, record.server = await self.pool.ask(target, query, sticky or record.id, self.config.timeout)
         except BatonError as error:
             raise problem_of(error, asked_version=bool(target.version)) from error
         finally:
-            record.asked_s = time.perf_counter() - began
+            record.server_ms = round(1000 * (time.perf_counter() - began), 3)
         record.version, record.tokens = answer.version, answer.tokens
-        written = shape.write(record.id, service.name, query, answer)
         headers = {} if answer.version is None else {VERSION_HEADER: str(answer.version)}
-        return Response(msgspec.json.encode(written), media_type="application/json", headers=headers)
+        return _json(shape.write(record.id, service.name, query, answer), 200, headers)
 
     def _target(self, common: Common, header: str | None, caller: Caller) -> tuple[Service, Target]:
         """Which service, and which of its versions where the caller asks for one."""
@@ -240,8 +217,8 @@ class Gateway:
         return HTMLResponse(openapi.page(self._document, url), headers={"content-security-policy": policy})
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 async def _unless_gone(request: Request, work: Awaitable[_T]) -> _T:
@@ -272,10 +249,8 @@ def _failed(request: Request, error: BatonError) -> Response:
     problem = problem_of(error, asked_version=False)
     record: Record = request.state.record
     # What a client did wrong may quote its contents; what a server did is for the log alone.
-    record.error = str(error.__cause__ or error) if problem.status >= 500 else KINDS.get(problem.status, "")  # noqa: PLR2004
-    return Response(
-        msgspec.json.encode(problem.body(record.id)), problem.status, problem.headers(), media_type="application/json"
-    )
+    record.error = str(error.__cause__ or error) if problem.status >= 500 else problem.kind  # noqa: PLR2004
+    return _json(problem.body(record.id), problem.status, problem.headers())
 
 
 def _refused(request: Request, error: HTTPException) -> Response:
@@ -302,6 +277,7 @@ class _Outermost:
             await self._app(scope, receive, send)
             return
         path = scope["path"].rstrip("/") or "/"
+        began = time.perf_counter()
         record = Record(f"rerank-{uuid.uuid4().hex}", method=scope["method"][:16])
         record.route = path if path in self._paths else "other"
         scope = {
@@ -324,4 +300,4 @@ class _Outermost:
         except Exception:  # noqa: BLE001 - logged; the client has its answer; one request must not end the server
             _log.exception("Request %s met a defect", record.id)
         finally:
-            self._metrics.done(record)
+            self._metrics.done(record, time.perf_counter() - began)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from baton import __version__
+from baton.gateway.problems import MEANING
 from baton.gateway.shapes import RERANK, SCORE, TEXTS, Shape
 
 _REF = "#/components/schemas/{name}"
@@ -37,39 +37,15 @@ class Models(msgspec.Struct):
     data: list[Model]
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """One path, as the document has it."""
-
-    path: str
-    method: str
-    summary: str
-    shapes: Sequence[Shape] = ()
-    answer: Any = None
-
-
-PATHS = (
-    Described("/v1/rerank", "post", "Rank documents (Cohere v1, Jina, vLLM)", (RERANK,)),
-    Described("/v2/rerank", "post", "Rank documents (Cohere v2, vLLM)", (RERANK,)),
-    Described("/rerank", "post", "Rank documents, or with texts as TEI does", (RERANK, TEXTS)),
-    Described("/score", "post", "Scores in the order of the documents (vLLM)", (SCORE,)),
-    Described("/v1/models", "get", "What can be asked", answer=Models),
-    Described("/healthz", "get", "Whether the gateway runs"),
-    Described("/readyz", "get", "Whether a server answers through every alias"),
+PATHS: tuple[tuple[str, str, str, Sequence[Shape], Any], ...] = (
+    ("/v1/rerank", "post", "Rank documents (Cohere v1, Jina, vLLM)", (RERANK,), None),
+    ("/v2/rerank", "post", "Rank documents (Cohere v2, vLLM)", (RERANK,), None),
+    ("/rerank", "post", "Rank documents, or texts as TEI does", (RERANK, TEXTS), None),
+    ("/score", "post", "Scores in the order of the documents (vLLM)", (SCORE,), None),
+    ("/v1/models", "get", "What can be asked", (), Models),
+    ("/healthz", "get", "Whether the gateway runs", (), None),
+    ("/readyz", "get", "Whether a server answers through every alias", (), None),
 )
-_ERRORS = {
-    "400": "no JSON, no UTF-8, no multipart form",
-    "401": "the API key is missing or unknown",
-    "403": "this key may not ask for a version",
-    "404": "no such model or version",
-    "408": "the body did not arrive in time",
-    "413": "too many bytes or documents",
-    "422": "a field or a document that can't be used",
-    "429": "too much at once",
-    "502": "the engine failed",
-    "503": "no server answers",
-    "504": "no answer in time",
-}
 
 
 def document(*, keys: bool) -> dict[str, Any]:
@@ -80,49 +56,38 @@ def document(*, keys: bool) -> dict[str, Any]:
     refs, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
     by_kind = {repr(kind): ref for kind, ref in zip(kinds, refs, strict=True)}
     paths: dict[str, Any] = {}
-    for one in PATHS:
-        paths[one.path] = {one.method: _operation(one, by_kind, keys=keys)}
+    for path, method, summary, shapes, answer in PATHS:
+
+        def schema(kinds: Sequence[Any]) -> dict[str, Any]:
+            found = [by_kind[repr(kind)] for kind in kinds]
+            anything: dict[str, Any] = {"type": "object"}
+            return {"schema": found[0] if len(found) == 1 else {"anyOf": found} if found else anything}
+
+        answers: list[Any] = [shape.response for shape in shapes] or [answer] * (answer is not None)
+        content, problem = {"application/json": schema(answers)}, {"application/json": schema([Problem])}
+        responses: dict[str, Any] = {"200": {"description": "done", "content": content}}
+        for status, (_, words) in MEANING.items() if shapes or keys else ():
+            responses[str(status)] = {"description": words, "content": problem}
+        if path == "/readyz":
+            responses["503"] = {"description": "not now", "content": content}
+        made = {"summary": summary, "operationId": f"{method}{path.replace('/', '_')}", "responses": responses}
+        if shapes:
+            asked = schema([shape.request for shape in shapes])
+            form: dict[str, Any] = {
+                "type": "object",
+                "properties": {"request": asked["schema"]},
+                "required": ["request"],
+            }
+            kinds_of_body = {"application/json": asked, "multipart/form-data": {"schema": form}}
+            made["requestBody"] = {"required": True, "content": kinds_of_body}
+        if keys and (shapes or answer):
+            made["security"] = [{"key": []}]
+        paths[path] = {method: made}
     components: dict[str, Any] = {"schemas": schemas}
     if keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     info = {"title": "Baton gateway", "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
-
-
-def _operation(one: Described, by_kind: dict[str, Any], *, keys: bool) -> dict[str, Any]:
-    def schema(kinds: Sequence[Any]) -> dict[str, Any]:
-        found = [by_kind[repr(kind)] for kind in kinds]
-        return found[0] if len(found) == 1 else {"anyOf": found}
-
-    answers = [shape.response for shape in one.shapes] or ([one.answer] if one.answer else [])
-    content = {"application/json": {"schema": schema(answers) if answers else {"type": "object"}}}
-    made: dict[str, Any] = {
-        "summary": one.summary,
-        "operationId": f"{one.method}_{one.path.strip('/').replace('/', '_')}",
-        "responses": {"200": {"description": "done", "content": content}},
-    }
-    problem = {"application/json": {"schema": schema([Problem])}}
-    if one.shapes:
-        asked = schema([shape.request for shape in one.shapes])
-        form = {
-            "type": "object",
-            "properties": {"request": asked},
-            "required": ["request"],
-            "additionalProperties": True,
-        }
-        made["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": asked}, "multipart/form-data": {"schema": form}},
-        }
-        for status, words in _ERRORS.items():
-            made["responses"][status] = {"description": words, "content": problem}
-    elif one.path == "/readyz":
-        made["responses"]["503"] = {"description": "not now", "content": content}
-    elif one.answer:
-        made["responses"]["401"] = {"description": _ERRORS["401"], "content": problem}
-    if keys and (one.shapes or one.answer):
-        made["security"] = [{"key": []}]
-    return made
 
 
 _STYLE = (
@@ -146,8 +111,6 @@ def page(described: dict[str, Any], url: str) -> str:
     for path, methods in described["paths"].items():
         for method, one in methods.items():
             parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(one['summary'])}</p>")
-            statuses = ", ".join(f"{status} {html.escape(r['description'])}" for status, r in one["responses"].items())
-            parts.append(f"<p>{statuses}</p>")
     for name, schema in described["components"]["schemas"].items():
         text = html.escape(json.dumps(schema, indent=2))
         parts.append(f"<details><summary><code>{html.escape(name)}</code></summary><pre>{text}</pre></details>")

@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, encode, error_of, wire
+from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, encode, wire
+from baton.client_errors import error_of
 from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
 from baton.triton.words import refused
@@ -109,23 +110,6 @@ class Server:
             self.rest_s = min(2 * self.rest_s, _LONGEST_REST_S)
 
 
-@dataclass
-class Budget:
-    """Retries as a share of requests (a token bucket)."""
-
-    share: float
-    tokens: float = _KEEP_RETRIES
-
-    def earn(self) -> None:
-        self.tokens = min(self.tokens + self.share, _KEEP_RETRIES)
-
-    def spend(self) -> bool:
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """Which model is asked: a service's alias, or a version of its engine."""
@@ -146,7 +130,7 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.servers = [Server(connection) for connection in connections]
-        self._budget = Budget(retry_share)
+        self._retry_share, self._retries = retry_share, _KEEP_RETRIES
         self._told = told
         self._clock = clock
         self._turn = 0
@@ -158,7 +142,7 @@ class Pool:
             BatonError: as ``baton.client`` does; of the last server that was asked.
         """
         deadline = self._clock() + timeout_s
-        self._budget.earn()
+        self._retries = min(self._retries + self._retry_share, _KEEP_RETRIES)
         tried: list[Server] = []
         while True:
             server = self._choose(tried)
@@ -194,8 +178,9 @@ class Pool:
             _log.warning("Server %s: %s", name, error)
         if isinstance(error, TimedOut) or now >= deadline or len(tried) > 1 or len(self.servers) == 1:
             return False
-        if not self._budget.spend():
+        if self._retries < 1:
             return False
+        self._retries -= 1
         self._told(name, "retry")
         return True
 
@@ -203,7 +188,7 @@ class Pool:
         server.in_flight += 1
         try:
             options, warnings = await self._options(server, target, query, deadline)
-            inputs = encode(query.query, query.documents, instruction=query.common.instruction, options=options)
+            inputs = encode(query.query, query.documents, instruction=query.asked.instruction, options=options)
             left = deadline - self._clock()
             if left <= 0:
                 raise TimedOut("The time was over before the request was sent.")
@@ -225,11 +210,11 @@ class Pool:
 
         An engine whose configuration has no output ``tokens`` is older than the option ``max_document_tokens``.
         """
-        asked = query.common
+        asked = query.asked
         options = {
             "fps": asked.fps,
             "max_frames": asked.max_frames,
-            "truncation": "refuse" if query.refuse_long else None,
+            "truncation": "refuse" if asked.truncate is False else None,
         }
         warnings = []
         if asked.max_tokens_per_doc:

@@ -14,22 +14,22 @@ from baton.triton.words import cause, refused
 
 BAD, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, GONE_AWAY, TOO_LATE = 400, 401, 403, 404, 499, 408
 TOO_LARGE, INVALID, OVERLOADED, FAILED, UNAVAILABLE, TIMEOUT = 413, 422, 429, 502, 503, 504
-KINDS = {
-    BAD: "Validation",
-    UNAUTHORIZED: "Unauthorized",
-    FORBIDDEN: "Forbidden",
-    NOT_FOUND: "NotFound",
-    405: "MethodNotAllowed",
-    TOO_LATE: "Timeout",
-    TOO_LARGE: "Validation",
-    INVALID: "Validation",
-    OVERLOADED: "Overloaded",
-    500: "Internal",
-    FAILED: "Backend",
-    UNAVAILABLE: "Unavailable",
-    TIMEOUT: "Timeout",
+MEANING = {
+    BAD: ("Validation", "no JSON, no UTF-8, no form"),
+    UNAUTHORIZED: ("Unauthorized", "the API key is missing or unknown"),
+    FORBIDDEN: ("Forbidden", "this caller may not ask for a version"),
+    NOT_FOUND: ("NotFound", "no such path, model or version"),
+    405: ("MethodNotAllowed", "the path takes another method"),
+    TOO_LATE: ("Timeout", "the body did not arrive in time"),
+    TOO_LARGE: ("Validation", "too many bytes or documents"),
+    INVALID: ("Validation", "a field or a document that can't be used"),
+    OVERLOADED: ("Overloaded", "too much at once"),
+    500: ("Internal", "the gateway failed"),
+    FAILED: ("Backend", "the engine failed"),
+    UNAVAILABLE: ("Unavailable", "no server answers"),
+    TIMEOUT: ("Timeout", "no answer in time"),
 }
-"""By status, what ``error_type`` says; the first four words are TEI's own."""
+"""By status: ``error_type``, in TEI's own words where it has some, and what it means."""
 RETRY_AFTER_S = 1
 """An engine answers within seconds; who asks again later than that waits for nothing."""
 
@@ -44,11 +44,14 @@ class Problem(BatonError):
         super().__init__(message, mend=mend)
         self.status = status
 
+    @property
+    def kind(self) -> str:
+        return MEANING.get(self.status, ("Error", ""))[0]
+
     def body(self, request_id: str) -> dict[str, Any]:
         """Each client finds its own field; all hold the same text."""
         text = str(self)
-        kind = KINDS.get(self.status, "Error")
-        return {"detail": text, "message": text, "error": text, "error_type": kind, "id": request_id}
+        return {"detail": text, "message": text, "error": text, "error_type": self.kind, "id": request_id}
 
     def headers(self) -> Mapping[str, str]:
         if self.status == OVERLOADED:

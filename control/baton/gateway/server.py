@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 import threading
@@ -27,28 +26,6 @@ MAX_HEAD = 65_536
 IDLE_S = 30
 """A connection that is kept open may be idle for so long: longer than most balancers keep theirs."""
 _log = logging.getLogger("baton.gateway")
-
-
-def check_exposed(config: GatewayConfig, *, insecure: bool) -> None:
-    """Raises ``ConfigError`` where other machines could ask in clear text, or without a key."""
-    host = config.listen.rpartition(":")[0].strip("[]")
-    try:
-        here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = host == "localhost"
-    missing = [
-        what
-        for what, there in (
-            ("TLS (certificate and key)", config.certificate),
-            ("API keys (keys_file)", config.keys_file),
-        )
-        if there is None
-    ]
-    if missing and not here and not insecure:
-        raise ConfigError(
-            f"The gateway would listen on {config.listen} for other machines without {' and '.join(missing)}.",
-            mend="Configure them, or say --insecure where a proxy in front does both.",
-        )
 
 
 class GatewayServer:
@@ -104,10 +81,11 @@ class GatewayServer:
             retry_share=config.retry_share,
             told=metrics.server_failed,
         )
+        made: list[tuple[_Server, socket.socket]] = []
         try:
             gateway = Gateway(config, self._services, pool, metrics)
             tls = {} if config.certificate is None else {"ssl_certfile": config.certificate, "ssl_keyfile": config.key}
-            made = [self._made(gateway.app(), config.listen, "gateway", tls)]
+            made.append(self._made(gateway.app(), config.listen, "gateway", tls))
             if config.metrics is not False:
                 made.append(self._made(make_asgi_app(metrics.registry), config.metrics, "gateway_metrics", {}))
             async with asyncio.TaskGroup() as group:
@@ -122,6 +100,8 @@ class GatewayServer:
                 for server, _ in made:
                     server.should_exit = True
         finally:
+            for _, listening in made:
+                listening.close()
             await pool.close()
 
     def _made(self, app: ASGIApp, address: str, name: str, tls: dict[str, Any]) -> tuple[_Server, socket.socket]:
@@ -146,6 +126,7 @@ class GatewayServer:
         try:
             settings.load()
         except (OSError, ValueError) as error:
+            listening.close()
             raise ConfigError(f"The gateway's certificate or key can't be used: {error}.") from None
         return _Server(settings), listening
 

@@ -39,6 +39,13 @@ class Common(Struct, kw_only=True):
     max_frames: int | None = None
     max_tokens_per_doc: Count | None = None
     truncate_prompt_tokens: int | None = None
+    truncate: bool | None = None
+    top_n: Count | None = None
+    top_k: Count | None = None
+    return_documents: bool | None = None
+    return_text: bool | None = None
+    raw_scores: bool | None = None
+    use_activation: bool | None = None
 
 
 class RerankRequest(Common, kw_only=True):
@@ -46,14 +53,7 @@ class RerankRequest(Common, kw_only=True):
 
     query: Item
     documents: Items
-    top_n: Count | None = None
-    top_k: Count | None = None
-    return_documents: bool | None = None
-    return_text: bool | None = None
     rank_fields: list[str] | None = None
-    raw_scores: bool | None = None
-    use_activation: bool | None = None
-    truncate: bool | None = None
 
 
 class TextsRequest(Common, kw_only=True):
@@ -61,10 +61,6 @@ class TextsRequest(Common, kw_only=True):
 
     query: Item
     texts: list[str]
-    raw_scores: bool | None = None
-    return_text: bool | None = None
-    top_n: Count | None = None
-    truncate: bool | None = None
     truncation_direction: str | None = None
 
 
@@ -78,7 +74,6 @@ class ScoreRequest(Common, kw_only=True):
     items: Items | None = None
     data_1: Items | None = None
     data_2: Items | None = None
-    use_activation: bool | None = None
 
 
 class Document(Struct):
@@ -98,22 +93,12 @@ class Usage(Struct):
     total_tokens: int
 
 
-class ApiVersion(Struct):
-    version: str
-
-
-class BilledUnits(Struct):
-    search_units: int
-
-
-class Tokens(Struct):
-    input_tokens: int
-
-
 class Meta(Struct):
-    api_version: ApiVersion
-    billed_units: BilledUnits
-    tokens: Tokens | UnsetType = UNSET
+    """Cohere's, and which version answered."""
+
+    api_version: dict[str, str]
+    billed_units: dict[str, int]
+    tokens: dict[str, int] | UnsetType = UNSET
     model_version: int | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
 
@@ -155,16 +140,22 @@ class Query:
 
     query: Content
     documents: list[Content]
-    common: Common
-    top: int = 0
-    """How many of the best to give back; 0: all."""
-    echo: bool = False
-    """Give the documents' texts back."""
-    raw: bool = False
-    """Logits in the place of scores."""
-    refuse_long: bool = False
-    """A text that is too long is an error; else it loses its end."""
-    rank_fields: Sequence[str] | None = None
+    asked: Common
+
+    @property
+    def top(self) -> int | None:
+        """How many of the best to give back; None: all."""
+        return self.asked.top_n or self.asked.top_k or None
+
+    @property
+    def echo(self) -> bool:
+        """Whether the documents' texts are given back."""
+        return bool(self.asked.return_documents or self.asked.return_text)
+
+    @property
+    def raw(self) -> bool:
+        """Logits in the place of scores."""
+        return bool(self.asked.raw_scores) or self.asked.use_activation is False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +170,14 @@ class Answer:
     warnings: tuple[str, ...] = ()
 
 
-Parse: TypeAlias = Callable[[Object, Files], Query]
-Write: TypeAlias = Callable[[str, str, Query, Answer], Any]
-
-
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How one kind of client asks, and how it wants to be answered."""
 
-    name: str
     request: type[Common]
     response: Any
-    parse: Parse
-    write: Write
+    parse: Callable[[Object, Files], Query]
+    write: Callable[[str, str, Query, Answer], Any]
 
 
 def _parsed(kind: type[_S], given: Object) -> _S:
@@ -214,30 +200,15 @@ def _documents(name: str, values: Items, files: Files, fields: Sequence[str] | N
 
 def parse_rerank(given: Object, files: Files) -> Query:
     asked = _parsed(RerankRequest, given)
-    return Query(
-        query=content("query", asked.query, files),
-        documents=_documents("documents", asked.documents, files, asked.rank_fields),
-        common=asked,
-        top=asked.top_n or asked.top_k or 0,
-        echo=bool(asked.return_documents or asked.return_text),
-        raw=_wants_raw(raw=asked.raw_scores, use_activation=asked.use_activation),
-        refuse_long=asked.truncate is False,
-    )
+    documents = _documents("documents", asked.documents, files, asked.rank_fields)
+    return Query(content("query", asked.query, files), documents, asked)
 
 
 def parse_texts(given: Object, files: Files) -> Query:
     asked = _parsed(TextsRequest, given)
     if (asked.truncation_direction or "Right").lower() != "right":
         raise invalid("truncation_direction", f"is {asked.truncation_direction!r}", 'Only the end is cut: "Right".')
-    return Query(
-        query=content("query", asked.query, files),
-        documents=_documents("texts", list(asked.texts), files),
-        common=asked,
-        top=asked.top_n or 0,
-        echo=bool(asked.return_text),
-        raw=bool(asked.raw_scores),
-        refuse_long=asked.truncate is False,
-    )
+    return Query(content("query", asked.query, files), _documents("texts", list(asked.texts), files), asked)
 
 
 def parse_score(given: Object, files: Files) -> Query:
@@ -247,12 +218,7 @@ def parse_score(given: Object, files: Files) -> Query:
     asking = _listed(queries)
     if not asking or any(one != asking[0] for one in asking):
         raise invalid(queries_name, "is not one query", "Send a request for each query.")
-    return Query(
-        query=content(queries_name, asking[0], files),
-        documents=_documents(name, documents, files),
-        common=asked,
-        raw=_wants_raw(raw=None, use_activation=asked.use_activation),
-    )
+    return Query(content(queries_name, asking[0], files), _documents(name, documents, files), asked)
 
 
 def _first(asked: ScoreRequest, *names: str) -> tuple[Items, str]:
@@ -260,10 +226,6 @@ def _first(asked: ScoreRequest, *names: str) -> tuple[Items, str]:
         if (value := getattr(asked, name)) is not None:
             return value, name
     raise invalid(names[0], "is missing", f"Give {' or '.join(names)}.")
-
-
-def _wants_raw(*, raw: bool | None, use_activation: bool | None) -> bool:
-    return bool(raw) or use_activation is False
 
 
 def _values(query: Query, answer: Answer) -> list[float]:
@@ -279,7 +241,7 @@ def _values(query: Query, answer: Answer) -> list[float]:
 
 
 def _best(query: Query, values: list[float]) -> list[int]:
-    return Ranking(values, 0, "").order[: query.top or None]
+    return Ranking(values, 0, "").order[: query.top]
 
 
 def _usage(answer: Answer) -> Usage:
@@ -293,9 +255,9 @@ def write_rerank(request_id: str, model: str, query: Query, answer: Answer) -> R
         for number in _best(query, values)
     ]
     meta = Meta(
-        ApiVersion("2"),
-        BilledUnits(1),
-        tokens=UNSET if answer.tokens is None else Tokens(answer.tokens),
+        {"version": "2"},
+        {"search_units": 1},
+        tokens=UNSET if answer.tokens is None else {"input_tokens": answer.tokens},
         model_version=UNSET if answer.version is None else answer.version,
         warnings=list(answer.warnings) or UNSET,
     )
@@ -316,9 +278,9 @@ def write_score(request_id: str, model: str, query: Query, answer: Answer) -> Sc
     return ScoreResponse(request_id, "list", int(time.time()), model, data, _usage(answer))
 
 
-RERANK = Shape("rerank", RerankRequest, RerankResponse, parse_rerank, write_rerank)
-TEXTS = Shape("texts", TextsRequest, list[TextResult], parse_texts, write_texts)
-SCORE = Shape("score", ScoreRequest, ScoreResponse, parse_score, write_score)
+RERANK = Shape(RerankRequest, RerankResponse, parse_rerank, write_rerank)
+TEXTS = Shape(TextsRequest, list[TextResult], parse_texts, write_texts)
+SCORE = Shape(ScoreRequest, ScoreResponse, parse_score, write_score)
 
 
 def by_fields(given: Object) -> Shape:

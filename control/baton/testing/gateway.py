@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from baton.client import InvalidInput, NotServing, Tensors
 from baton.errors import BatonError, TimedOut, Unreachable
@@ -90,7 +92,7 @@ class FakeConnection:
             if not KEYS.issuperset(json.loads(raw)):
                 raise InvalidInput(f"{place}: has an unknown key")
         logits = np.array([[self.logit(version, query, one) for one in documents]], dtype=np.float32)
-        outputs = {"scores": 1 / (1 + np.exp(-logits))}
+        outputs: dict[str, NDArray[Any]] = {"scores": 1 / (1 + np.exp(-logits))}
         if self.tells_version:
             outputs["model_version"] = np.array([[version]], dtype=np.int64)
         if self.rich:

@@ -101,7 +101,7 @@ def test_rank_fields(fields: list[str], text: str) -> None:
 
 
 def test_a_rank_field_that_is_no_text() -> None:
-    with pytest.raises(Problem, match="d.tags is a list"):
+    with pytest.raises(Problem, match=r"d\.tags is a list"):
         content("d", {"tags": ["a"]}, {}, ["tags"])
 
 

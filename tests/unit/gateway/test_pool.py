@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_server_that_failed_rests_longer_each_time() -> None:
         assert ask(one) == ["b"]
         if len(told) > before:
             failures.append(now[0])
-    gaps = [later - earlier for earlier, later in zip(failures, failures[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(failures)]
     assert gaps == sorted(gaps)
     assert gaps[-1] >= 8
     first.reachable = True

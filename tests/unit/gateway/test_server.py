@@ -22,9 +22,8 @@ from tests.support.gateway import FRUIT, serving
 from tests.unit.gateway.test_versions import keys_file
 
 from baton.cli import main
-from baton.config_gateway import GatewayConfig
+from baton.config_gateway import GatewayConfig, check_exposed
 from baton.errors import ConfigError, Unreachable
-from baton.gateway.server import check_exposed
 from baton.testing.gateway import FakeConnection
 
 

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +134,38 @@ def test_without_the_further_outputs_it_serves_without_usage_and_logits(ask: htt
     assert answer["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
     assert answer["meta"]["warnings"] == ["max_tokens_per_doc was ignored: this engine does not know it"]
     assert ask.post("/v1/rerank", json=FRUIT | {"raw_scores": True}).status_code == 422
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("source", ["page", "make up"])
+def test_the_curl_lines_work_as_they_stand(ask: httpx.Client, tmp_path: Path, number: int, source: str) -> None:
+    from demo.up import CURL, picture
+
+    lines = [block for block in blocks("how-to/rerank-url.md", "sh") if block.startswith("curl")]
+    if source == "make up":
+        first, _, second = CURL.partition("With a picture:")
+        lines = [first, second]
+    for place in ("picture.png", ".baton/up/picture.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(picture())
+    words = [
+        "sh",
+        "-c",
+        "exec " + lines[number].strip().replace("http://127.0.0.1:8003", str(ask.base_url).rstrip("/")),
+    ]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["results"][0]["index"] == (1 if number == 0 else 0), done.stdout
+
+
+def test_the_python_lines_of_the_page(ask: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = blocks("how-to/rerank-url.md", "python")
+    exec(code.replace("http://127.0.0.1:8003", str(ask.base_url).rstrip("/")), {})
+    assert capsys.readouterr().out == "[1, 0] 1\n"
 
 
 def test_ready_by_an_answer(ask: httpx.Client) -> None:

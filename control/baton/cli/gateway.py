@@ -123,10 +123,18 @@ def server_for(
     return GatewayServer(asked, services, addresses)
 
 
-def start_access_log() -> None:
+def with_gateway(config: Config, port: int) -> Config:
+    """The configuration with the gateway on this port of its host; its metrics take a free one unless configured."""
+    from baton.config_gateway import GatewayConfig
+
+    gateway = config.gateway or replace(GatewayConfig(), metrics="127.0.0.1:0")
+    return replace(config, gateway=replace(gateway, listen=f"{gateway.listen.rpartition(':')[0]}:{port}"))
+
+
+def start_access_log(level: int = logging.INFO) -> None:
     """A JSON object a line, with nothing around it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     access = logging.getLogger("baton.gateway.access")
     access.handlers, access.propagate = [handler], False
-    access.setLevel(logging.INFO)
+    access.setLevel(level)

@@ -186,7 +186,7 @@ class Gateway:
 
     async def _models(self, request: Request) -> Response:
         self.keys.caller(request.headers.get("authorization", ""))
-        data = [openapi.Model(name, "model", "baton") for name in self.services]
+        data = [{"id": name, "object": "model", "owned_by": "baton"} for name in self.services]
         return _json(openapi.Models("list", data))
 
     async def _healthz(self, _request: Request) -> Response:

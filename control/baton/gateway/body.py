@@ -94,13 +94,8 @@ class Body:
 
     async def _multipart(self) -> bytes:
         """The part ``request``; the files go to ``files`` by their names."""
-        parser = _InMemory(
-            self.request.headers,
-            self._chunks(),
-            max_files=_MOST_PARTS,
-            max_fields=_MOST_PARTS,
-            max_part_size=self.most,
-        )
+        most = {"max_files": _MOST_PARTS, "max_fields": _MOST_PARTS, "max_part_size": self.most}
+        parser = _InMemory(self.request.headers, self._chunks(), **most)
         try:
             form = await parser.parse()
         except (MultiPartException, HTTPException, KeyError, ValueError) as error:

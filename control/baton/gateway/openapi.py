@@ -26,15 +26,9 @@ class Problem(msgspec.Struct):
     id: str
 
 
-class Model(msgspec.Struct):
-    id: str
-    object: str
-    owned_by: str
-
-
 class Models(msgspec.Struct):
     object: str
-    data: list[Model]
+    data: list[dict[str, str]]
 
 
 PATHS: tuple[tuple[str, str, str, Sequence[Shape], Any], ...] = (
@@ -70,15 +64,15 @@ def document(*, keys: bool) -> dict[str, Any]:
             responses[str(status)] = {"description": words, "content": problem}
         if path == "/readyz":
             responses["503"] = {"description": "not now", "content": content}
-        made = {"summary": summary, "operationId": f"{method}{path.replace('/', '_')}", "responses": responses}
+        made: dict[str, Any] = {
+            "summary": summary,
+            "operationId": f"{method}{path.replace('/', '_')}",
+            "responses": responses,
+        }
         if shapes:
             asked = schema([shape.request for shape in shapes])
-            form: dict[str, Any] = {
-                "type": "object",
-                "properties": {"request": asked["schema"]},
-                "required": ["request"],
-            }
-            kinds_of_body = {"application/json": asked, "multipart/form-data": {"schema": form}}
+            form = {"schema": {"type": "object", "properties": {"request": asked["schema"]}, "required": ["request"]}}
+            kinds_of_body = {"application/json": asked, "multipart/form-data": form}
             made["requestBody"] = {"required": True, "content": kinds_of_body}
         if keys and (shapes or answer):
             made["security"] = [{"key": []}]

@@ -76,14 +76,10 @@ class ScoreRequest(Common, kw_only=True):
     data_2: Items | None = None
 
 
-class Document(Struct):
-    text: str
-
-
 class Result(Struct):
     index: int
     relevance_score: float
-    document: Document | UnsetType = UNSET
+    document: dict[str, str] | UnsetType = UNSET
 
 
 class Usage(Struct):
@@ -91,6 +87,10 @@ class Usage(Struct):
 
     prompt_tokens: int
     total_tokens: int
+
+    @classmethod
+    def of(cls, answer: Answer) -> Usage:
+        return cls(answer.tokens or 0, answer.tokens or 0)
 
 
 class Meta(Struct):
@@ -244,14 +244,10 @@ def _best(query: Query, values: list[float]) -> list[int]:
     return Ranking(values, 0, "").order[: query.top]
 
 
-def _usage(answer: Answer) -> Usage:
-    return Usage(answer.tokens or 0, answer.tokens or 0)
-
-
 def write_rerank(request_id: str, model: str, query: Query, answer: Answer) -> RerankResponse:
     values = _values(query, answer)
     results = [
-        Result(number, values[number], Document(text_of(query.documents[number])) if query.echo else UNSET)
+        Result(number, values[number], {"text": text_of(query.documents[number])} if query.echo else UNSET)
         for number in _best(query, values)
     ]
     meta = Meta(
@@ -261,7 +257,7 @@ def write_rerank(request_id: str, model: str, query: Query, answer: Answer) -> R
         model_version=UNSET if answer.version is None else answer.version,
         warnings=list(answer.warnings) or UNSET,
     )
-    return RerankResponse(request_id, "rerank", int(time.time()), model, results, _usage(answer), meta)
+    return RerankResponse(request_id, "rerank", int(time.time()), model, results, Usage.of(answer), meta)
 
 
 def write_texts(request_id: str, model: str, query: Query, answer: Answer) -> list[TextResult]:  # noqa: ARG001 - the shape of a writer
@@ -275,7 +271,7 @@ def write_texts(request_id: str, model: str, query: Query, answer: Answer) -> li
 def write_score(request_id: str, model: str, query: Query, answer: Answer) -> ScoreResponse:
     """In the order of the documents, as vLLM does."""
     data = [Score(number, "score", value) for number, value in enumerate(_values(query, answer))]
-    return ScoreResponse(request_id, "list", int(time.time()), model, data, _usage(answer))
+    return ScoreResponse(request_id, "list", int(time.time()), model, data, Usage.of(answer))
 
 
 RERANK = Shape(RerankRequest, RerankResponse, parse_rerank, write_rerank)

@@ -6,6 +6,9 @@ import asyncio
 import hashlib
 import json
 import os
+import re
+import subprocess
+import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,15 @@ def test_keys_are_read_again_and_a_broken_file_changes_nothing(tmp_path: Path, m
     assert known.caller("key-two").name == "two"
     path.unlink()
     assert known.caller("key-two").name == "two"
+
+
+def test_the_lines_of_the_page_make_a_key(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "rerank-url.md").read_text()
+    [lines] = re.findall(r"```sh\n( *KEY=.*?)```", page, re.DOTALL)
+    words = ["sh", "-c", textwrap.dedent(lines) + '\nprintf %s "$KEY"']
+    key = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert len(key) == 64
+    assert Keys(tmp_path / "keys.toml").caller(f"Bearer {key}").name == "webui"
 
 
 DIGEST = hashlib.sha256(b"k").hexdigest()

@@ -24,6 +24,7 @@ from tests.unit.gateway.test_versions import keys_file
 from baton.cli import main
 from baton.config_gateway import GatewayConfig, check_exposed
 from baton.errors import ConfigError, Unreachable
+from baton.gateway.server import _listen
 from baton.testing.gateway import FakeConnection
 
 
@@ -74,6 +75,14 @@ def test_a_port_that_is_taken_and_a_certificate_that_is_none(tmp_path: Path) -> 
     files: dict[str, Any] = {"certificate": tmp_path / "c.pem", "key": tmp_path / "c.pem"}
     with pytest.raises(ConfigError, match="certificate"), serving("a", connect=FakeConnection, **files):
         pass
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    """Connections inherit it from the socket that listens."""
+    with _listen("127.0.0.1:0") as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import re
@@ -186,6 +187,22 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     (repository / "slow" / "config.pbtxt").write_text(alias_config("slow", ENGINE, 2))
     with running_triton(place, repository, load=["reranker", "slow"]) as running:
         yield running
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["real", "memory"])
+def test_logits_and_tokens_where_the_model_has_them(real: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    with contextlib.ExitStack() as stack:
+        address = "memory"
+        if real:
+            repository = make_repository(tmp_path / "repository", {ENGINE: [1]}, alias="reranker", rich=True)
+            address = stack.enter_context(running_triton(tmp_path, repository, load=["reranker"])).grpc_url
+        _, client = stack.enter_context(serving(address, connect=TritonConnection if real else FakeConnection))
+        usual = ranked(client, "/v1/rerank", **FRUIT).json()
+        raw = ranked(client, "/v1/rerank", **FRUIT, raw_scores=True).json()
+    assert usual["usage"]["total_tokens"] > 0
+    assert [one["index"] for one in raw["results"]] == [one["index"] for one in usual["results"]]
+    for logit, score in zip(raw["results"], usual["results"], strict=True):
+        assert 1 / (1 + np.exp(-logit["relevance_score"])) == pytest.approx(score["relevance_score"], abs=1e-5)
 
 
 @pytest.fixture(params=["real", "memory"])

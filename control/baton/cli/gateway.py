@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from baton.cli.serve import raise_descriptors, start_logging, tell, undisturbed,
 from baton.cli.settings import Settings, common, pass_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from baton.config import Config
     from baton.config_gateway import GatewayConfig
@@ -93,7 +94,7 @@ def gateway(
                 keys_file=keys_file or asked.keys_file,
             )
             addresses = triton or [one.grpc for one in config.servers]
-            made = server_for(config, asked, addresses, insecure=insecure)
+            made = prepare(config, asked, insecure=insecure)(addresses)
         start_logging()
         start_access_log()
         raise_descriptors()
@@ -104,10 +105,13 @@ def gateway(
     say("Stopped.")
 
 
-def server_for(
-    config: Config, asked: GatewayConfig, addresses: Sequence[str], *, insecure: bool = False
-) -> GatewayServer:
-    """The gateway of all configured services. Raises ``ConfigError`` where it may not listen, or is not installed."""
+def prepare(
+    config: Config, asked: GatewayConfig, *, insecure: bool = False
+) -> Callable[[Sequence[str]], GatewayServer]:
+    """What makes the gateway of all configured services, in front of the servers with these addresses.
+
+    Raises ``ConfigError`` where it may not listen, or is not installed.
+    """
     from baton.config_gateway import check_exposed
     from baton.errors import ConfigError
 
@@ -120,7 +124,7 @@ def server_for(
         ) from None
     check_exposed(asked, insecure=insecure)
     services: dict[str, Service] = {one.name: Service(one.name, one.engine) for one in config.services}
-    return GatewayServer(asked, services, addresses)
+    return partial(GatewayServer, asked, services)
 
 
 def with_gateway(config: Config, port: int) -> Config:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from baton.cli.gateway import server_for, start_access_log, with_gateway
+from baton.cli.gateway import prepare, start_access_log, with_gateway
 from baton.cli.output import say
 from baton.cli.serve import control_plane, raise_descriptors, start_logging, tell, undisturbed, until_stopped
 from baton.cli.settings import Settings, common, pass_settings
@@ -126,6 +126,7 @@ def _up(
             "Triton's HTTP port is open to other machines, and one hostile request may end Triton for all clients. "
             "Start with --no-http, or see docs/how-to/http-port.md."
         )
+    gateway = None if config.gateway is None else prepare(config, config.gateway)
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     held = stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
@@ -140,10 +141,9 @@ def _up(
     ports = {name: getattr(triton.ports, name) for name in ports}
     config = with_local_server(config, ports, console_port, key_file)
     listening = stack.enter_context(control_plane(config, held, settings.config_file()))
-    if config.gateway is not None:
+    if gateway is not None:
         start_access_log(logging.WARNING)  # a line for each request is for `ctl gateway`
-        gateway = stack.enter_context(server_for(config, config.gateway, [triton.grpc_url]))
-        listening |= gateway.places
+        listening |= stack.enter_context(gateway([triton.grpc_url])).places
     places = {
         **({"http": triton.http_url} if "http" in ports else {}),
         "grpc": triton.grpc_url,

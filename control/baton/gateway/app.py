@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from baton import secret
 from baton.config_gateway import GatewayConfig
 from baton.errors import BatonError
 from baton.gateway import openapi
@@ -62,8 +63,9 @@ class Gateway:
         self.room = Room(config.max_bytes_in_flight)
         self.draining = False
         """Told to stop: what is there is finished, and /readyz sends clients elsewhere."""
-        secret = b"" if config.sticky_key_file is None else config.sticky_key_file.read_bytes().strip()
-        self._sticky_key = hashlib.blake2b(secret).digest()
+        file = config.sticky_key_file
+        key = "" if file is None else secret.read(file, "sticky_key_file of [gateway]")
+        self._sticky_key = hashlib.blake2b(key.encode()).digest()
         self._in_flight: Counter[str] = Counter()
         self._looked: tuple[float, dict[str, bool]] = (-PROBE_EVERY_S, {})
         self._looking = asyncio.Lock()
@@ -161,7 +163,7 @@ class Gateway:
         value = (request.headers.get(header) if header else None) or common.user
         if not value:
             return ""
-        digest = hashlib.blake2b(key=self._sticky_key[:64], digest_size=16)
+        digest = hashlib.blake2b(key=self._sticky_key, digest_size=16)
         for part in (service.name, caller.name, value):
             raw = part.encode(errors="surrogatepass")
             digest.update(len(raw).to_bytes(8) + raw)

@@ -85,9 +85,8 @@ def document(*, keys: bool) -> dict[str, Any]:
 
 
 _STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}summary{cursor:pointer}"
     "code,pre{font:14px/1.4 monospace}pre{background:#f4f4f4;padding:.7rem;overflow:auto}"
-    "h2{margin-top:2rem}summary{cursor:pointer}"
 )
 CURL = """curl {url}/v1/rerank -H 'Content-Type: application/json' -d '
   {{"query": "red apple", "documents": ["a green pear", "a round red apple"]}}'"""
@@ -98,14 +97,13 @@ def page(described: dict[str, Any], url: str) -> str:
     head = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Baton gateway</title><link rel=icon href='data:,'><style>{_STYLE}</style><h1>Baton gateway</h1>"
-        f"<p>The rerank API. For programs: <a href=openapi.json>openapi.json</a>.</p>"
+        f"<p>The rerank API. For programs: <a href='/openapi.json'>openapi.json</a>.</p>"
         f"<pre>{html.escape(CURL.format(url=url))}</pre>"
     )
     parts = [head]
-    for path, methods in described["paths"].items():
-        for method, one in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(one['summary'])}</p>")
+    for path, method, summary, _, _ in PATHS:
+        parts.append(f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(summary)}</p>")
     for name, schema in described["components"]["schemas"].items():
         text = html.escape(json.dumps(schema, indent=2))
-        parts.append(f"<details><summary><code>{html.escape(name)}</code></summary><pre>{text}</pre></details>")
+        parts.append(f"<details><summary><code>{name}</code></summary><pre>{text}</pre></details>")
     return "".join(parts)

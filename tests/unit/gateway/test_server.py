@@ -214,6 +214,14 @@ def test_ctl_gateway(tmp_path: Path) -> None:
     assert log.splitlines()[-1] == "Stopped."
 
 
+def test_ctl_up_refuses_before_it_starts_anything(tmp_path: Path) -> None:
+    (tmp_path / "baton.toml").write_text('[gateway]\nlisten = "0.0.0.0:0"\n')
+    done = CliRunner().invoke(main, ["--config", str(tmp_path / "baton.toml"), "up"])
+    assert done.exit_code == 2, done.output
+    assert "without TLS" in " ".join(done.output.split())
+    assert not (tmp_path / ".baton").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.certificate import write_secret
 from tests.support.gateway import FRUIT, InMemory
 
+from baton.errors import ConfigError
 from baton.gateway.app import Service
 from baton.testing.gateway import FakeConnection
 
@@ -116,10 +118,7 @@ def test_requests_of_a_user_have_one_id_that_tells_nothing(tmp_path: Path) -> No
 
 
 def test_gateways_with_the_same_key_agree_and_others_do_not(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("one")
-    other = tmp_path / "other"
-    other.write_text("two")
+    secret, other = write_secret(tmp_path / "secret", "one"), write_secret(tmp_path / "other", "two")
     found = []
     for more in ({}, {}, {"sticky_key_file": secret}, {"sticky_key_file": secret}, {"sticky_key_file": other}):
         fake = FakeConnection()
@@ -130,6 +129,13 @@ def test_gateways_with_the_same_key_agree_and_others_do_not(tmp_path: Path) -> N
     assert found[0] == found[1]
     assert found[2] == found[3]
     assert len(set(found)) == 3
+
+
+def test_a_secret_that_others_may_open_is_not_used(tmp_path: Path) -> None:
+    secret = write_secret(tmp_path / "secret", "one")
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match="sticky_key_file"):
+        InMemory(sticky_key_file=secret)
 
 
 def test_a_probe_has_an_id_of_batons_own() -> None:

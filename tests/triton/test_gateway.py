@@ -319,7 +319,7 @@ def test_a_stop_finishes_what_is_there(toy: LocalTriton) -> None:
         thread = threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=FRUIT).status_code))
         thread.start()
         with httpx.Client(base_url=gateway.places["gateway_metrics"], trust_env=False) as told:
-            until(lambda: "baton_gateway_in_flight 1.0" in told.get("/metrics").text, "the request is under way")
+            until(lambda: answers or "baton_gateway_in_flight 1.0" in told.get("/metrics").text, "it is under way")
         gateway.__exit__()
         thread.join()
     assert answers == [200]

@@ -51,6 +51,8 @@ class FakeConnection:
     error: BatonError | None = None
     """Every request is answered by it."""
     answer_s: float = 0.0
+    gate: asyncio.Event | None = None
+    """Every request waits for it."""
     asked: list[Asked] = field(default_factory=list)
     cancelled: int = 0
 
@@ -62,6 +64,8 @@ class FakeConnection:
         if self.error is not None:
             raise self.error
         try:
+            if self.gate is not None:
+                await self.gate.wait()
             await asyncio.sleep(min(self.answer_s, timeout_s))
         except asyncio.CancelledError:
             self.cancelled += 1

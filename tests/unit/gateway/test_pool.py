@@ -136,11 +136,16 @@ def test_a_hanging_connection_is_given_up() -> None:
 
 
 def test_work_is_spread() -> None:
-    first, second = FakeConnection("a", answer_s=0.05), FakeConnection("b", answer_s=0.05)
+    first, second = FakeConnection("a"), FakeConnection("b")
     one, _ = pool(first, second)
 
     async def run() -> None:
-        await asyncio.gather(*(one.ask(Target("reranker"), QUERY, "id", 10.0) for _ in range(10)))
+        first.gate = second.gate = asyncio.Event()
+        asking = [asyncio.ensure_future(one.ask(Target("reranker"), QUERY, "id", 10.0)) for _ in range(10)]
+        while len(first.asked) + len(second.asked) < len(asking):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        first.gate.set()
+        await asyncio.gather(*asking)
 
     asyncio.run(run())
     assert (len(first.asked), len(second.asked)) == (5, 5)

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from click.testing import CliRunner
 from harness.control_plane import CTL
 from harness.processes import Child
@@ -24,7 +25,8 @@ from tests.unit.gateway.test_versions import keys_file
 from baton.cli import main
 from baton.config_gateway import GatewayConfig, check_exposed
 from baton.errors import ConfigError, Unreachable
-from baton.gateway.server import _listen
+from baton.gateway.app import Gateway
+from baton.gateway.server import _listen, _Server
 from baton.testing.gateway import FakeConnection
 
 
@@ -121,7 +123,20 @@ def test_a_head_that_never_ends_is_cut(begin: bytes, monkeypatch: pytest.MonkeyP
         with connected(gateway.places["gateway"]) as one:
             one.sendall(begin)
             assert closed(one)
-        assert client.post("/v1/rerank", json=FRUIT).status_code == 200
+        # A client whose head is late on a busy machine is cut as well.
+        until(lambda: answered(client), "others are answered")
+
+
+def test_an_answer_may_take_longer_than_a_head() -> None:
+    with serving("a", connect=lambda _: FakeConnection("a", answer_s=1.0), header_timeout=0.5) as (_, client):
+        until(lambda: answered(client), "the answer")
+
+
+def answered(client: httpx.Client) -> bool:
+    try:
+        return client.post("/v1/rerank", json=FRUIT).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -174,20 +189,29 @@ def test_memory_does_not_grow_over_hostile_requests() -> None:
     assert after < before + 32 * 1024, "kB, and one of these requests takes some MB"
 
 
-def test_a_stop_is_told_first_and_finishes_what_is_there() -> None:
+def test_a_stop_is_told_first_and_finishes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = FakeConnection("a", answer_s=1.0)
     answers: list[int] = []
-    with serving("a", connect=lambda _: slow, stop_delay=0.5) as (gateway, client):
+    order: list[str] = []
+
+    def draining(_: Gateway, value: bool) -> None:  # noqa: FBT001 - a property's
+        order.extend(["told"] * value)
+
+    async def shutdown(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        order.append("closing")
+        await uvicorn.Server.shutdown(server, sockets)
+        order.append("closed")
+
+    monkeypatch.setattr(Gateway, "draining", property(lambda _: "told" in order, draining), raising=False)
+    monkeypatch.setattr(_Server, "shutdown", shutdown)
+    with serving("a", connect=lambda _: slow, metrics=False) as (gateway, client):
         asking = threading.Thread(target=lambda: answers.append(client.post("/v1/rerank", json=FRUIT).status_code))
         asking.start()
         until(lambda: slow.asked, "the request is under way")
-        stopping = threading.Thread(target=gateway.__exit__)
-        stopping.start()
-        with httpx.Client(base_url=gateway.places["gateway"], trust_env=False) as other:
-            until(lambda: other.get("/readyz").status_code == 503, "it says that it stops")
-        stopping.join()
+        gateway.__exit__()
         asking.join()
     assert answers == [200]
+    assert order == ["told", "closing", "closed"]
 
 
 # As a program

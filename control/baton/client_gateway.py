@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import numpy as np
 
 from baton.client_errors import InvalidInput, NotServing
 from baton.errors import BatonError, TimedOut, TritonError, Unreachable, UsageError
+
+try:
+    import httpx
+except ModuleNotFoundError:
+    raise UsageError("A gateway is asked by httpx, which is not installed.", mend="pip install httpx") from None
 
 _FIELDS = {"fps": "fps", "max_frames": "max_frames", "max_document_tokens": "max_tokens_per_doc"}
 _LATER, _NEVER = {404, 429, 503}, {400, 413, 422}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,12 @@ def test_nobody_there_and_nobody_in_time() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
         with Reranker(url, timeout_s=0.2) as reranker, pytest.raises(TimedOut):
             reranker.rank("a", ["b"])
+
+
+def test_without_httpx_it_says_so() -> None:
+    code = "import sys; sys.modules['httpx'] = None; from baton.client import Reranker; Reranker('http://h:1/v1')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UsageError: A gateway is asked by httpx, which is not installed. pip install httpx" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["http://h:1/v2", "ftp://h/v1", "http://user@h/v1", "http://h/v1?x=1", "grpc://h:1/v1"])

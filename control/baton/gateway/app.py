@@ -135,8 +135,8 @@ class Gateway:
         name, _, version = (common.model or "").partition("@")
         known = self.services.get(name)
         if known is None and len(self.services) == 1:
-            # Clients send the name of the model that they were made for.
-            known = next(iter(self.services.values()))
+            # Clients send the name of the model that they were made for, with an @ in it or without.
+            known, version = next(iter(self.services.values())), version if version.isdecimal() else ""
         if known is None:
             said = f"There is no model {name[:80]!r}" if name else "The request names no model"
             raise Problem(NOT_FOUND, f"{said}.", mend=f"There are: {', '.join(self.services)}.")

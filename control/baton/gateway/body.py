@@ -105,10 +105,10 @@ class Body:
             described: bytes | None = None
             for name, part in form.multi_items():
                 data = await part.read() if isinstance(part, UploadFile) else part.encode()
-                if name == REQUEST_PART:
+                if name == REQUEST_PART and described is None:
                     described = data
-                elif name in self.files:
-                    raise Problem(BAD, f"Two files have the name {name[:80]!r}.", mend="Give each its own.")
+                elif name in {REQUEST_PART, *self.files}:
+                    raise Problem(BAD, f"Two parts have the name {name[:80]!r}.", mend="Give each its own.")
                 else:
                     self.files[name] = data
         finally:

@@ -130,7 +130,8 @@ def test_an_upload_with_named_files() -> None:
     ("parts", "said"),
     [
         ({"a": ("a.png", PNG)}, "no part 'request'"),
-        ([("request", (None, "{}")), ("a", ("a", PNG)), ("a", ("b", PNG))], "Two files have the name 'a'"),
+        ([("request", (None, "{}")), ("a", ("a", PNG)), ("a", ("b", PNG))], "Two parts have the name 'a'"),
+        ([("request", (None, "{}")), ("request", (None, "{}"))], "Two parts have the name 'request'"),
         ({"request": (None, "[]")}, "no JSON object"),
         ({"request": (None, "{")}, "not JSON"),
     ],

@@ -76,6 +76,7 @@ def test_a_version_that_is_none(tmp_path: Path, version: str, status: int) -> No
         (1, None, 200),
         (1, "", 200),
         (1, "rerank-v3.5", 200),
+        (1, "someone/rerank@main", 200),
         (2, "reranker", 200),
         (2, "rerank-v3.5", 404),
         (2, None, 404),

@@ -30,11 +30,14 @@ from tools.make_checkpoints import faults
 
 from baton.codec import encode
 from baton.errors import BatonError
+from baton.reasons import Reason
 
 HOME = STATE / "demo"
 RATE, CLIENTS, BASELINE_S = 8.0, 8, few(15.0, 3.0)
 LOADING_BYTES = 80 << 20
 """An engine process that takes so much has begun with its load; one that has loaded takes four times as much."""
+SILENT = (Reason.NO_ANSWER, Reason.BACK_FROM_SILENT)
+"""Why a version that does not answer is taken back: before all traffic went to it, and after."""
 console = Console(highlight=False)
 
 
@@ -132,7 +135,7 @@ class Story:
                 meanwhile()
             row = self.rig.ended(number)
         failed = [g["name"] for g in row["gates"] if g["verdict"] == "fail"]
-        by = ", ".join(failed) or ("health" if "does not answer" in row["message"] else "nothing")
+        by = ", ".join(failed) or ("health" if row["code"] in SILENT else "nothing")
         self.expect(row["outcome"] == outcome and by in gate.split(" or "), f"{what}: {outcome} by {gate} (was: {by})")
         self.expect(self.rig.service()["stable"] == stable, f"version {stable} serves on")
         told = outcome.replace("_", " ")

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from baton.codec import always, json_name, types_of
 from baton.domain import Evidence
 from baton.evidence import CHECKS, EVIDENCE, LiveCheck
-from baton.facts import Backup, Restored
+from baton.facts import Backup, Diagnosis, Restored
 from baton.verbs import VERBS, answer_of
 
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -41,7 +41,8 @@ class _Maker:
         if isinstance(origin, type) and issubclass(origin, Mapping):
             return {"type": "object", "additionalProperties": self.of(inner[1])}
         if isinstance(kind, type) and issubclass(kind, Enum):
-            return {"enum": [one.value for one in kind]}
+            self.definitions[kind.__name__] = {"enum": [one.value for one in kind]}
+            return {"$ref": f"#/$defs/{kind.__name__}"}
         return {"type": "null"} if kind is type(None) else {"type": _PLAIN[kind]}
 
     def _reference(self, kind: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def schema() -> dict[str, Any]:
     """One schema, with a definition for each fact, and for the answer of each call of the API (``call-...``)."""
     maker = _Maker()
     calls = {f"call-{name}": maker.of(answer_of(kind)) for name, kind in VERBS.items()}
-    for kind in (Backup, Restored):
+    for kind in (Backup, Restored, Diagnosis):
         maker.of(kind)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

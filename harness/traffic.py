@@ -21,6 +21,7 @@ from harness.places import GOLDEN
 from harness.waiting import PATIENCE_S
 
 from baton.client import Ranking, Reranker
+from baton.tls import Tls
 
 Question = tuple[Any, Sequence[Any]]
 """A query and its documents."""
@@ -257,6 +258,7 @@ def rerankers(
     *,
     model: str = "reranker",
     timeout_s: float = 60.0,
+    tls: Tls | None = None,
     check: Check | None = None,
 ) -> list[Client]:
     """Baton's own clients, over gRPC or HTTP as the URLs say, which they get in turn; each asks by its own dice."""
@@ -266,7 +268,7 @@ def rerankers(
 
         @contextmanager
         def connected() -> Iterator[Ask]:
-            with Reranker(url, model=model, timeout_s=timeout_s) as reranker:
+            with Reranker(url, model=model, timeout_s=timeout_s, tls=tls) as reranker:
 
                 def ask(_number: int) -> Reply:
                     question = draw.randrange(len(asked))

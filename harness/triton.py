@@ -24,13 +24,14 @@ def running_triton(
     *,
     load: Sequence[str] = (),
     backends: Sequence[Path] = (BACKENDS,),
+    kind: type[LocalTriton] = LocalTriton,
     **options: Any,
 ) -> Iterator[LocalTriton]:
     """A server on free ports that has ``load`` loaded. At the end it is gone, also where it stands still.
 
     Its state and its log (``triton.log``) lie in ``home``. ``options`` are those of ``LocalTriton.start``.
     """
-    server = LocalTriton.prepare(home / "state", backends)
+    server = kind.prepare(home / "state", backends)
     try:
         start(server, home, repository, load=load, **options)
         yield server

@@ -31,6 +31,7 @@ from baton.client_errors import InvalidInput as InvalidInput  # noqa: PLC0414 - 
 from baton.client_errors import NotServing as NotServing  # noqa: PLC0414
 from baton.client_errors import error_of
 from baton.errors import TritonError, UsageError
+from baton.tls import Connection, Tls
 
 Protocol: TypeAlias = Literal["grpc", "http", "gateway"]
 Content: TypeAlias = str | Mapping[str, Any]
@@ -100,8 +101,8 @@ def encode(
 def decode(outputs: Mapping[str, NDArray[Any]]) -> tuple[list[float], int]:
     """Return scores in document order and the engine version, from ``scores`` [1, N] and ``model_version`` [1, 1].
 
-    Values are passed on as they are, NaN included: judging them is the caller's business. Raises
-    :class:`~baton.errors.TritonError` when an output is missing or has another shape.
+    Values are passed on as they are, NaN included: to judge them is the caller's business. Raises ``TritonError`` when
+    an output is missing or has another shape.
     """
     for name in _OUTPUTS:
         if name not in outputs:
@@ -192,22 +193,17 @@ class Reranker:
     """A served reranker. May be shared between threads; close it, or use it as a context manager.
 
     ``url`` is ``host:port``, ``grpc://host:port`` or ``http://host:port``; ``protocol`` is gRPC unless the URL says
-    otherwise. ``http://host:port/v1`` is a gateway, which is asked with an ``api_key`` where it wants one; it needs
-    httpx. ``timeout_s`` bounds each request, connecting included. Nothing is connected before the first request.
+    otherwise. ``http://host:port/v1`` is a gateway, which gets the ``api_key``. ``timeout_s`` bounds each request,
+    connecting included. Nothing is connected before the first request.
+    ``tls`` encrypts gRPC, and checks the server: ``Tls(ca_file=Path("ca.pem"))``.
 
-    All threads share one gRPC channel. The HTTP client is built on gevent and can't move between threads, so each
-    thread gets its own, which goes with the thread.
+    All threads share one gRPC channel. The HTTP client, built on gevent, can't move between threads: each gets its own.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        protocol: Protocol | None = None,
-        model: str = "reranker",
-        timeout_s: float = 30.0,
-        api_key: str | None = None,
-    ) -> None:
+        self, url: str, *, protocol: Protocol | None = None, model: str = "reranker", timeout_s: float = 30.0,
+        tls: Tls | None = None, api_key: str | None = None,
+    ) -> None:  # fmt: skip
         self.protocol, self.address = _parse(url, protocol)
         if not timeout_s > 0:
             raise UsageError(f"timeout_s is {timeout_s}.", mend="Give a number of seconds above zero.")
@@ -217,9 +213,9 @@ class Reranker:
         if self.protocol == "gateway":
             from baton.client_gateway import GatewayTransport
 
-            self._transport = GatewayTransport(self.address, timeout_s, api_key)
+            self._transport = GatewayTransport(self.address, timeout_s, api_key, None if tls is None else tls.ca_file)
         else:
-            self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, timeout_s)
+            self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, timeout_s, tls)
 
     @staticmethod
     def image(data: bytes, *, text: str | None = None) -> dict[str, Any]:
@@ -246,12 +242,10 @@ class Reranker:
 
         ``instruction`` replaces the engine's default task description; ``options`` are ``fps`` and ``max_frames`` for
         videos, and ``truncation`` (``refuse`` makes an error of a text that would be cut); ``media`` holds binaries
-        that documents refer to as ``{"media": k}``; ``model_version`` asks one exact version of ``model`` instead of
-        the one that is live.
+        that documents refer to as ``{"media": k}``; ``model_version`` asks one exact version, not the one that is live.
 
-        Raises :class:`InvalidInput` (it names the document, and nothing was scored),
-        :class:`~baton.errors.Unreachable`, :class:`~baton.errors.TimedOut`, :class:`NotServing` and
-        :class:`~baton.errors.TritonError`.
+        Raises :class:`InvalidInput` (it names the document, and nothing was scored), :class:`NotServing`, and
+        ``Unreachable``, ``TimedOut`` and ``TritonError`` of :mod:`baton.errors`.
         """
         if self._closed:
             raise UsageError("This Reranker is closed.", mend="Make a new one.")
@@ -296,32 +290,29 @@ class _Transport(Protocol_):
 
 
 class _Grpc:
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self._address, self._timeout_s = address, timeout_s
-        self._client: Any = None
-        self._lock = threading.Lock()
+    def __init__(self, address: str, timeout_s: float, tls: Tls | None) -> None:
+        self._address, self._timeout_s, self._connection = address, timeout_s, Connection(tls, self._connected)
+
+    def _connected(self, credentials: Any, options: list[tuple[str, str]]) -> Any:
+        import tritonclient.grpc as triton
+
+        return triton.InferenceServerClient(self._address, creds=credentials, channel_args=(*CHANNEL, *options))
 
     def infer(self, model: str, version: str, inputs: Tensors, request_id: str) -> dict[str, NDArray[Any]]:
         import tritonclient.grpc as triton
         from tritonclient.utils import InferenceServerException
 
-        with self._lock:
-            if self._client is None:
-                self._client = triton.InferenceServerClient(self._address, channel_args=CHANNEL)
-            client = self._client
         tensors, options = wire(triton.InferInput, inputs), call_options(version, request_id, self._timeout_s)
         try:
-            answer = client.infer(model, tensors, client_timeout=self._timeout_s, **options)
+            answer = self._connection.client().infer(model, tensors, client_timeout=self._timeout_s, **options)
         except InferenceServerException as error:
             code = str(error.status() or "").removeprefix("StatusCode.")
-            raise error_of(code, str(error.message()), self._address, self._timeout_s) from error
+            told = error_of(code, str(error.message()), self._address, self._timeout_s)
+            raise self._connection.trust.explained(told, f"Triton at {self._address}", self._address) from error
         return _outputs(answer)
 
     def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        self._connection.close(lambda client: client.close())
 
 
 DIRECT = ("grpc.enable_http_proxy", 0)
@@ -340,7 +331,9 @@ CHANNEL = (
 
 
 class _Http:
-    def __init__(self, address: str, timeout_s: float) -> None:
+    def __init__(self, address: str, timeout_s: float, tls: Tls | None) -> None:
+        if tls is not None:
+            raise UsageError("Triton's HTTP has no TLS.", mend="Use gRPC.")
         self._address, self._timeout_s = address, timeout_s
         self._mine = threading.local()
 
@@ -366,8 +359,10 @@ class _Http:
         if kept is not None:
             try:
                 return send(kept)
-            except (ConnectionError, HTTPException):
-                # A server that restarted has closed what was kept. Scoring twice does no harm: once more, anew.
+            except (
+                ConnectionError,
+                HTTPException,
+            ):  # a server that restarted has closed it; scoring twice does no harm
                 self.close()
         self._mine.client = triton.InferenceServerClient(
             self._address, connection_timeout=self._timeout_s, network_timeout=self._timeout_s

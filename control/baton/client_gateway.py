@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import ssl
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,12 @@ _LATER, _NEVER = {404, 429, 503}, {400, 413, 422}
 class GatewayTransport:
     """One gateway, as ``baton.client`` wants a server. Its connections may be shared between threads."""
 
-    def __init__(self, url: str, timeout_s: float, api_key: str | None) -> None:
+    def __init__(self, url: str, timeout_s: float, api_key: str | None, authority: Path | None) -> None:
+        """``authority``: who signed the gateway's certificate; without it the machine's list of authorities counts."""
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._url, self._timeout_s = url, timeout_s
-        self._client = httpx.Client(headers=headers, timeout=timeout_s, trust_env=False)
+        trusted = True if authority is None else ssl.create_default_context(cafile=authority)
+        self._client = httpx.Client(headers=headers, timeout=timeout_s, trust_env=False, verify=trusted)
 
     def infer(self, model: str, version: str, inputs: dict[str, Any], request_id: str) -> dict[str, Any]:
         """``scores`` and ``model_version``, as from Triton. The request id is the user, by whom a split sticks."""

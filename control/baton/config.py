@@ -21,6 +21,7 @@ from baton.config_checks import count as _count
 from baton.config_checks import duration as _duration
 from baton.config_checks import flag as _flag
 from baton.config_checks import fraction as _fraction
+from baton.config_checks import host as _host
 from baton.config_checks import name as _name
 from baton.config_checks import one_of as _one_of
 from baton.config_checks import path as _path
@@ -32,6 +33,7 @@ from baton.config_checks import text as _text
 from baton.config_gateway import GatewayConfig, check_gateway
 from baton.domain import Step
 from baton.errors import ConfigError
+from baton.tls import Tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,13 @@ class ServerConfig:
     http: str | Literal[False] | None = _setting(_address_or_false, None)
     metrics: str | Literal[False] | None = _setting(_address_or_false, None)
     admin_key_file: Path | None = _setting(_path, None)
+    tls: bool = _setting(_flag, default=False)
+    ca_file: Path | None = _setting(_path, None)
+    server_name: str | None = _setting(_host, None)
+
+    @property
+    def encryption(self) -> Tls | None:
+        return Tls(self.ca_file, self.server_name) if self.tls else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +286,10 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
             f"{where}: control.api: {' and '.join(missing)} missing: no network without TLS and a token.",
             mend="Give listen, certificate, key and token_file; or none of them, and there is the socket alone.",
         )
+    for server in config.servers:
+        if not server.tls and (server.ca_file is not None or server.server_name is not None):
+            what = f"{where}: servers: {server.name}: ca_file or server_name is given without tls."
+            raise ConfigError(what, mend="Add tls = true; without it nothing is encrypted.")
     if config.gateway is not None:
         check_gateway(config.gateway, where)
     for service in config.services:

@@ -60,38 +60,28 @@ fraction = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
 percent = number("a number of percent from 0 to 100", lambda value: 0 <= value <= ALL)
 
 
-def count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise Invalid("a whole number of at least 1")
-    return value
-
-
-def flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid("true or false")
-    return value
-
-
-def one_of(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in allowed:
-            raise Invalid(" or ".join(f'"{a}"' for a in allowed))
-        return str(value)
-
-    return check
-
-
-def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+def fitting(allowed: str, fits: Callable[[Any], object]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not fits(value):
             raise Invalid(allowed)
         return value
 
     return check
 
 
+def one_of(*allowed: str) -> Callable[[Any], str]:
+    return fitting(" or ".join(f'"{a}"' for a in allowed), lambda value: value in allowed)
+
+
+def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
+    return fitting(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
+
+
+count = fitting("a whole number of at least 1", lambda value: type(value) is int and 1 <= value <= _LARGEST)
+flag = fitting("true or false", lambda value: isinstance(value, bool))
 name = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
 address = matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')
+host = matching(r"[A-Za-z0-9][A-Za-z0-9.-]*", 'a host name such as "triton.example"')
 text = matching(r"(?s).+", "a text that is not empty")
 
 
@@ -100,9 +90,7 @@ def address_or_false(value: Any) -> str | Literal[False]:
 
 
 def path(value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise Invalid("a path")
-    return Path(value).expanduser()
+    return Path(fitting("a path", lambda value: isinstance(value, str | Path) and str(value))(value)).expanduser()
 
 
 def setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:

@@ -184,6 +184,8 @@ class Folder:
     """The newest modification time in it; 0 where that is not known."""
     harmless: bool = False
     """It has a ``problem``, but Triton ignores it: a name of digits alone that leads somewhere (seen on 24.10)."""
+    deadly: bool = False
+    """Its name ends Triton at the next load call: a number beyond 64 bits (seen on 24.10)."""
 
     @property
     def complete(self) -> bool:
@@ -272,11 +274,6 @@ class Rollout:
     salt: str = field(default="", repr=False, compare=False)
     """Salt of the hash that tells which request ids go to the candidate. Secret, since who knows it can choose: only
     the splitters get it. Empty once the rollout has ended."""
-
-    @property
-    def message(self) -> str:
-        """Why it ended, for a person; empty while it is under way."""
-        return "" if self.ended_why is None else str(self.ended_why)
 
     def held(self) -> GateResult | None:
         """The first gate that holds for want of evidence; not the live one, which holds while it gathers it."""

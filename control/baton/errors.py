@@ -17,11 +17,11 @@ class BatonError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, why: Why | str, *, mend: str | None = None) -> None:
-        """``why``: what went wrong, as a reason where code handles it. ``mend``: what to do."""
+        """``why``: what went wrong, as a reason where code handles it. ``mend``: what to do, if the reason has none."""
         super().__init__(str(why))
         self.message = str(why)
         self.reason = why.reason if isinstance(why, Why) else Reason.OTHER
-        self.mend = mend
+        self.mend = why.mend if mend is None and isinstance(why, Why) else mend
 
     def __str__(self) -> str:
         return f"{self.message} {self.mend}" if self.mend else self.message

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 from baton.domain import ALWAYS, Gate, GateResult, Kind, Outcome, Phase, Release, Verdict, VersionState
@@ -165,7 +166,10 @@ class RolloutHead:
 
 @dataclass(frozen=True, slots=True)
 class RolloutFacts(RolloutHead):
-    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way."""
+    """A line of ``ctl history``. ``weight`` and ``step`` while it is under way.
+
+    ``code``: why it ended, or is turned back, as a value; without what the message says besides.
+    """
 
     service: str
     outcome: Outcome | None
@@ -176,11 +180,15 @@ class RolloutFacts(RolloutHead):
     duration_s: float | None
     time_to_live_s: float | None
     gates: tuple[GateResult, ...]
+    code: Reason = Reason.OTHER
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of the journal. ``code``: the reason that the message words; ``gate`` of a verdict."""
+    """An entry of the journal. ``code``: the reason that the message words; ``gate`` of a verdict.
+
+    ``cause``: the reason that the message gives for what happened; ``short``: the message without that.
+    """
 
     at: str
     kind: str
@@ -188,9 +196,11 @@ class Event:
     message: str
     code: Reason = Reason.OTHER
     gate: Gate | None = None
+    cause: Reason | None = None
+    short: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStory(RolloutFacts):
     """One rollout and what happened. ``moved``: all traffic is on it; ``doing``: what it does or waits for now."""
 
@@ -247,12 +257,16 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a verb began: the rollout, null where there is none to wait for, and until when it is worth waiting."""
+    """What a verb began: the rollout, null where there is none to wait for, and until when it is worth waiting.
+
+    ``code``: what is waited for where none has begun.
+    """
 
     service: str
     rollout: int | None
     until: Literal["live", "ended"]
     message: str
+    code: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +279,16 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class RunsServer:
-    """A server that the control plane runs with."""
+    """A server that the control plane runs with. ``http`` and ``metrics`` are left out where it does not know them."""
 
     name: str
     grpc: str
     admin_key_file: str | None
+    http: str | None = None
+    metrics: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    server_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,3 +332,28 @@ class Restored:
     kept: str | None
     turned_back: tuple[int, ...]
     paused: bool
+
+
+class Role(StrEnum):
+    """What a machine is to Baton. One machine may be several of them."""
+
+    CONTROL = "control"
+    TRITON = "triton"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `ctl doctor` found in one check. ``ok`` is null for what works with a limit, and for what was skipped.
+
+    ``fixable``: `ctl doctor --fix` mends it; ``fixed``: it just did.
+    """
+
+    role: Role
+    name: str
+    verdict: Literal["ok", "warn", "fail", "skipped"]
+    ok: bool | None
+    message: str
+    mend: str | None = None
+    fixable: bool = False
+    fixed: bool = False

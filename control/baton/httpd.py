@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, Self
 
 REQUEST_S = 10.0
 """Seconds for the whole of a request, from the connection on, TLS included."""
@@ -114,6 +114,45 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self._said = now
             place = self.server_address
             _log.warning("%s: %s", ":".join(map(str, place[:2])) if isinstance(place, tuple) else place, what)
+
+
+class Served:
+    """A server that answers in a thread of its own, from ``start()`` to ``stop()``; also a context manager."""
+
+    def __init__(self) -> None:
+        self.server: Server | None = None
+        self._thread = threading.Thread()
+
+    def open(self) -> Server:
+        """The server, listening. Called by ``start()``, which raises what it raises."""
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        self.server = server = self.open()
+        self._thread = threading.Thread(
+            target=server.serve_forever, args=(0.05,), name=type(self).__name__, daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Takes no more calls. One that waits is not waited for."""
+        if self.server is not None:
+            self.server.shutdown()
+            self._thread.join()
+            self.server.server_close()
+            self.server = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def family(host: str) -> socket.AddressFamily:
+    """Of a host's address, without brackets."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class Handler(BaseHTTPRequestHandler):

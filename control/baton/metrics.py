@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import platform
-import socket
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -167,62 +165,45 @@ def _gates(gates: Sequence[tuple[str, GateResult]]) -> Iterator[Metric]:
 # The server
 
 
-class MetricsServer:
+class MetricsServer(httpd.Served):
     """``/metrics``, ``/healthz`` and ``/readyz`` on ``address`` (``host:port``; port 0 takes a free one).
 
     Raises ``ConfigError`` for an address that is none, and from ``start()`` ``Refused`` when the port is in use.
     """
 
     def __init__(self, app: Observed, address: str) -> None:
+        super().__init__()
         host, colon, port = address.rpartition(":")
         if not colon or not host or not port.isdecimal():
             raise ConfigError(f"{address!r} is not an address.", mend='Write it as "127.0.0.1:9464".')
         self._host, self._port = host.strip("[]"), int(port)
         self._app = app
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
-    def start(self) -> Self:
+    def open(self) -> httpd.Server:
         registry = CollectorRegistry()
         registry.register(ControlCollector(self._app))
         try:
-            self._server = _Server(self._host, self._port, self._app, registry)
+            return _Server(self._host, self._port, self._app, registry)
         except (OSError, OverflowError) as error:
             raise Refused(
                 f"The metrics address {self.address} can't be opened: {error}.",
                 mend="Choose another one in [control] metrics, or with --console-port.",
             ) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            self._server = self._thread = None
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return int(self._server.server_address[1]) if self._server is not None else self._port
+        return int(self.server.server_address[1]) if self.server is not None else self._port
 
     @property
     def address(self) -> str:
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
 
 class _Server(httpd.Server):
     def __init__(self, host: str, port: int, app: Observed, registry: CollectorRegistry) -> None:
         self.app, self.registry = app, registry
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.address_family = httpd.family(host)
         super().__init__((host, port), _Handler, MOST_CONNECTIONS)
 
 

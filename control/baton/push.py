@@ -19,7 +19,7 @@ from typing import Any, Final
 from baton.domain import Release
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
 from baton.ownership import open_folder, open_own, own_folder, user, writers
-from baton.staging import Progress, Source, Stage
+from baton.staging import Progress, Source, Stage, staging_root
 from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.files import error_text, printable
 from baton.verify.integrity import ignored, problems, summary
@@ -73,7 +73,9 @@ def push(
     began = time.monotonic()
     named, repository = repository, repository.resolve()
     if not source.is_dir():
-        raise UsageError(f"{source} is not a folder.", mend="Name the folder that config.json lies in.")
+        raise UsageError(
+            f"{source} is not a folder.", mend="Name the folder of the checkpoint, with config.json in it."
+        )
     try:
         with ExitStack() as stack:
             origin = stack.enter_context(Source.opened(source))
@@ -93,7 +95,7 @@ def push(
     except OSError as error:
         raise RepositoryError(
             f"{printable(source.name)} could not be pushed: {error_text(error)} ({error.filename or repository}).",
-            mend="The repository is as it was; mend that and push again.",
+            mend="Clients are not affected: the repository is as it was. Remove the cause, then push again.",
         ) from error
     return Pushed(version, folder, size, time.monotonic() - began, resumed, beside)
 
@@ -104,39 +106,37 @@ def _staging(repository: Path, engine: str) -> Iterator[tuple[int, Path]]:
     above = repository.parent
     if others := writers(above, within=False):
         _log.warning(
-            "%s can be changed by %s, who could put another repository in the place of %s: "
-            "let nobody but Baton's users write there.", above, others, repository.name,
+            "%s can be changed by %s. They could replace the repository %s by another one. "
+            "Let nobody but Baton's users write there.", above, others, repository.name,
         )  # fmt: skip
-    root = _staging_root(repository)
+    root = staging_root(repository)
     with ExitStack() as stack:
         parent, _ = stack.enter_context(open_folder(above))
         try:
             mine = stack.enter_context(own_folder(root.name, parent, root))
         except PermissionError as error:
             raise RepositoryError(
-                f"{root} can't be made: {error_text(error)}. Versions are staged there.",
-                mend=f"Have it made by who may write in {above}: install -d -o {user(os.geteuid())} -m 700 {root}",
+                f"{root} can't be created: {error_text(error)}. A version is copied there first.",
+                mend=f"Let a user who may write in {above} create it: install -d -o {user(os.geteuid())} -m 700 {root}",
             ) from None
         folder = stack.enter_context(own_folder(engine, mine, root / engine))
         stack.enter_context(_lock(folder))
         yield folder, root / engine
 
 
-def _staging_root(repository: Path) -> Path:
-    """Each user has one: in a folder of somebody else's, nothing is safe from him."""
-    return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
-
-
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:
     if Path(engine).name != engine or engine.startswith("."):
-        raise UsageError(f"{engine!r} is not the name of an engine.")
+        raise UsageError(f"{engine!r} can't be the name of an engine: it is a path, or begins with a dot.")
     if not home.is_dir():
-        raise Refused(f"{repository} has no engine {engine}.", mend="Check --repository and the configuration.")
-    for place in (repository, _staging_root(repository), home.resolve()):
+        raise Refused(
+            f"There is no engine {engine} in {repository}. Nothing was copied.",
+            mend="Check --repository and the configuration.",
+        )
+    for place in (repository, staging_root(repository), home.resolve()):
         if source.is_relative_to(place) or place.is_relative_to(source):
             raise Refused(
-                f"The source {source} and the repository {repository} lie within each other.",
-                mend="Copy the checkpoint to a place of its own first.",
+                f"One of the source {source} and the repository {repository} lies in the other. Nothing was copied.",
+                mend="Copy the checkpoint to another place first.",
             )
 
 
@@ -153,14 +153,14 @@ def _refuse_early(source: Source, described: Checkpoint) -> None:
     source.check((SUMS, *described.served))
     # Described by its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved.
     if found := problems(described, links_may_leave=True):
-        raise CheckpointError(f"{source.path} can't become a version: {summary(found)}")
+        raise CheckpointError(f"{source.path} can't become a version: {summary(found)}", mend="Nothing was copied.")
 
 
 def _check_file_system(staging: int, place: Path, home: int, engine: Path) -> None:
     if os.fstat(staging).st_dev != os.fstat(home).st_dev:
         raise RepositoryError(
-            f"{place} and {engine} are on different file systems, so that no rename can publish at once.",
-            mend="Mount the folder above the repository instead of the repository itself.",
+            f"{place} and {engine} are on different file systems. A version could not appear there in one step.",
+            mend="Mount the folder above the repository, and not the repository itself.",
         )
 
 
@@ -172,7 +172,7 @@ def _lock(folder: int) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _log.info("Another push to this engine is under way: waiting until it is done.")
+            _log.info("Another push to this engine is under way. This one waits for its end.")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -184,7 +184,10 @@ def _publish(name: str, stage: int, home: int, floor: int) -> int:
     while True:
         version = max(highest_number(os.listdir(home)), floor) + 1
         if version > LARGEST:
-            raise Refused(f"The number after {version - 1:,} is larger than any version may be.")
+            raise Refused(
+                f"The number after {version - 1:,} is larger than any version may be.",
+                mend="Remove the folder of that number, if it is no version. Nothing was published.",
+            )
         try:
             os.stat(str(version), dir_fd=home, follow_symlinks=False)
         except FileNotFoundError:

@@ -50,6 +50,7 @@ from baton.plan import ServerView, View, route
 from baton.plan.health import stuck_unloading
 from baton.plan.steps import length
 from baton.plan.traffic import before_traffic, position_of, shadowed, stepwise
+from baton.reasons import Reason, Why
 
 ONGOING = frozenset(Phase) - {Phase.EMPTY, Phase.STEADY, Phase.DEGRADED, Phase.RETIRING, Phase.ROLLING_BACK}
 MOVED = frozenset({Phase.BAKING, Phase.RETIRING})
@@ -334,13 +335,26 @@ def runs(config: Config, source: Path | None) -> Runs:
         repository=str(config.repository.absolute()),
         state=str(config.state.absolute()),
         services=tuple(one.name for one in config.services),
-        servers=tuple(RunsServer(one.name, one.grpc, path(one.admin_key_file)) for one in config.servers),
+        servers=tuple(
+            RunsServer(
+                s.name,
+                s.grpc,
+                path(s.admin_key_file),
+                s.http or None,
+                s.metrics or None,
+                s.tls,
+                path(s.ca_file),
+                s.server_name,
+            )
+            for s in config.servers
+        ),
     )
 
 
 def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
     """One line of ``ctl history``."""
     service = services.get(one.service) if one.ended_at is None else None
+    why = one.ended_why if one.ended_why is not None or one.stop is None else one.stop.why
     return widened(
         RolloutFacts,
         _head(one),
@@ -348,11 +362,12 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
         outcome=one.outcome,
         weight=0 if service is None else weight(service, one),
         step=None if service is None else step(service, one),
-        message=one.message or (str(one.stop.why) if one.stop is not None else ""),
+        message="" if why is None else str(why),
         ended_at=None if one.ended_at is None else iso(one.ended_at),
         duration_s=None if one.ended_at is None else round(one.ended_at - one.started_at, 3),
         time_to_live_s=None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
         gates=tuple(gates_of(one, service)),
+        code=Reason.OTHER if why is None else why.root.reason,
     )
 
 
@@ -371,8 +386,10 @@ def story(one: Rollout, services: Mapping[str, Service], events: Iterable[Mappin
 
 
 def _event(row: Mapping[str, Any]) -> Event:
+    why: Why = row["why"]
     gate = Gate(row["data"]["name"]) if row["kind"] == "verdict" else None
-    return Event(iso(row["at"]), row["kind"], row["who"], row["message"], row["why"].reason, gate)
+    cause, short = (None, "") if why.cause is None else (why.cause.reason, str(why.without_cause()))
+    return Event(iso(row["at"]), row["kind"], row["who"], row["message"], why.reason, gate, cause, short)
 
 
 def _head(one: Rollout) -> RolloutHead:

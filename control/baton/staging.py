@@ -53,6 +53,11 @@ _READABLE: Final = 0o644
 """Whoever runs Triton must be able to read it; downloads are often written with mode 0600."""
 
 
+def staging_root(repository: Path) -> Path:
+    """Each user has one: in a folder of somebody else's, nothing is safe from him."""
+    return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
+
+
 class Source:
     """The folder that is pushed, which may be another user's; ``path`` is without links.
 
@@ -86,7 +91,7 @@ class Source:
         """
         with self._found(name) as found:
             if not found.is_file:
-                raise Refused(f"{printable(name)} is no plain file.", mend="Put the file itself in its place.")
+                raise Refused(f"{printable(name)} is not a plain file.", mend="Put the file itself in its place.")
             reader = found.open()
         with reader:
             yield reader
@@ -150,7 +155,7 @@ class Stage:
             self.remove()
             raise RepositoryError(
                 f"The disk of {self._place} is full: {error_text(error)}. What was copied was removed again.",
-                mend="Make room and push again; what is served was not touched.",
+                mend="Clients are not affected. Make room, then push again.",
             ) from error
 
     def remove(self) -> None:
@@ -186,8 +191,8 @@ class Stage:
             if expected.get(entry.name, digest) != digest:
                 raise CheckpointError(
                     f"{printable(entry.name)} of {self._source.path} has SHA-256 {digest[:12]}..., "
-                    f"its {SUMS} says {expected[entry.name][:12]}....",
-                    mend="The source is damaged: fetch that file again.",
+                    f"but its {SUMS} says {expected[entry.name][:12]}....",
+                    mend="The source is damaged, and no version was made of it. Fetch that file again, then push.",
                 )
             self._note(entry, digest)
         self._write_texts(table, digests)
@@ -252,7 +257,8 @@ class Stage:
         if (after.st_size, after.st_mtime_ns) != _identity(entry) or copied != after.st_size:
             unlink(entry.name, self._folder)
             raise Refused(
-                f"{printable(entry.name)} changed while it was copied.", mend="Push again when the source is at rest."
+                f"{printable(entry.name)} changed while it was copied.",
+                mend="No version was made of it. Push again when nothing writes there any more.",
             )
         digests[entry.name] = digest.hexdigest()
 
@@ -260,9 +266,10 @@ class Stage:
         free = shutil.disk_usage(self._path).free
         if needed + RESERVE > free:
             raise RepositoryError(
-                f"{printable(self._source.path.name)} needs {format_bytes(needed)} and {format_bytes(RESERVE)} in "
-                f"reserve, {format_bytes(free)} are free where {self._place} lies. Nothing was copied.",
-                mend="Make room and push again.",
+                f"The copy of {printable(self._source.path.name)} needs {format_bytes(needed)}, and "
+                f"{format_bytes(RESERVE)} must stay free. {format_bytes(free)} are free on the disk of {self._place}. "
+                f"Nothing was copied.",
+                mend="Make room, then push again.",
             )
 
     def _write_texts(self, table: Mapping[str, Any] | None, digests: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from baton.app import App
 from baton.client import InvalidInput, Reranker
 from baton.errors import Refused
 from baton.reasons import Reason, because
+from baton.verify.names import is_number
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ME = "tester"
@@ -59,7 +60,7 @@ def untouched(st: Stage, live: int = 1) -> Iterator[Traffic]:
 def make(st: Stage) -> tuple[int, Path]:
     """A number and a healthy checkpoint for it, not yet dropped."""
     numbers = [int(e.name.split("-")[1]) for e in (st.root / "made").iterdir()] if (st.root / "made").is_dir() else []
-    numbers += [int(e.name) for e in st.engine_dir().iterdir() if e.name.isdigit()]
+    numbers += [int(e.name) for e in st.engine_dir().iterdir() if is_number(e.name) and len(e.name) < 10]
     version = max(numbers) + 1
     return version, st.make(version)
 
@@ -319,6 +320,38 @@ def test_name_that_triton_takes_for_a_version(st: Stage) -> None:
             app.promote(None, version, full=False, who=ME)
         shutil.rmtree(st.engine_dir() / str(version))
         shutil.rmtree(stray)
+        st.wait_message("Version 1 serves.")
+
+
+@pytest.mark.parametrize("name", ["٣", "+5"])
+def test_name_of_digits_that_triton_takes_for_something_else(st: Stage, name: str) -> None:
+    """Python calls the first one a digit. To Triton it is a new entry, for which it reloads what serves."""
+    version, made = make(st)
+    with st.control(), untouched(st):
+        made.rename(st.engine_dir() / name)
+        assert st.wait_why(Reason.UNEXPECTED_ENTRY).figures["name"] == name
+        st.drop(version)
+        shutil.rmtree(st.engine_dir() / str(version))
+        shutil.rmtree(st.engine_dir() / name)
+        st.wait_message("Version 1 serves.")
+
+
+def test_number_at_which_triton_ends(st: Stage) -> None:
+    version, made = make(st)
+    name = "9" * 25
+    with st.control() as app, untouched(st):
+        made.rename(st.engine_dir() / name)
+        assert st.wait_why(Reason.DEADLY_ENTRY).figures["name"] == name
+        st.drop(version)
+        until(lambda: states(app).get(str(version)) == "on_disk", "seen")
+        with pytest.raises(Refused, match=name):
+            app.promote(None, version, full=False, who=ME)
+        shutil.rmtree(st.engine_dir() / str(version))
+        assert st.servers[0].poll() is None
+    # Also where it was there already when the control plane started.
+    with st.control(), untouched(st):
+        st.wait_why(Reason.DEADLY_ENTRY)
+        shutil.rmtree(st.engine_dir() / name)
         st.wait_message("Version 1 serves.")
 
 

@@ -92,6 +92,7 @@ def test_killed_in_baking_is_one_flip(st: Stage) -> None:
             traffic.wait_answers(1, 100)
         assert ended["outcome"] == "rolled_back"
         assert st.ended_why(2).reason is Reason.BACK_FROM_SILENT
+        assert app.history()[0].code is Reason.BACK_FROM_SILENT, "as programs read it"
         assert st.loads() == {1: 1, 2: 1}, "the way back needs no load"
         assert app.history()[0].who == "watcher"
         # Killed with requests under way it stays UNLOADING for ever (24.10): said once, and waited for by nobody.

@@ -173,4 +173,4 @@ def quiet(yard: Yard) -> None:
         # Only a version that can't come back leaves the stopped one where it is.
         hopeless = ended is None or Reason.NO_WAY_BACK in within(ended.ended_why)
         if not hopeless and ended.outcome is Outcome.LIVE:
-            raise Broken(f"it was stopped ({stop.why}), and is live: {ended.message}")
+            raise Broken(f"it was stopped ({stop.why}), and is live: {ended.ended_why}")

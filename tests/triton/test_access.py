@@ -20,8 +20,8 @@ from tests.support.toy import make_repository
 from tests.support.triton import ask, running_triton
 from tritonclient.utils import InferenceServerException
 
-from baton import doctor
 from baton.config import ServerConfig
+from baton.doctor import servers
 from baton.errors import KeyRefused, TritonError, Unreachable
 from baton.local import process, procfs
 from baton.local.argv_secret import masked
@@ -249,8 +249,8 @@ def test_doctor_tells_who_may_load(guarded, key_file, tmp_path):
     state = tmp_path / "state"
 
     def look(server):
-        (check,) = doctor.access([server], state)
-        return check
+        _, found = servers.access(server, state / "admin.key")
+        return found
 
     assert look(ServerConfig("a", address, admin_key_file=key_file)).ok is True
     without = look(ServerConfig("a", address))
@@ -270,14 +270,10 @@ def test_doctor_tells_who_may_load(guarded, key_file, tmp_path):
 @pytest.mark.triton
 def test_doctor_warns_of_a_server_without_a_key(tmp_path):
     with running_triton(tmp_path, make_repository(tmp_path / "repository")) as server:
-        (check,) = doctor.access([ServerConfig("open", server.grpc_url)], tmp_path)
-    assert check.ok is None
+        _, check = servers.access(ServerConfig("open", server.grpc_url), tmp_path / "admin.key")
+    assert check.verdict == "warn"
     assert "anybody" in check.message
     assert re.search(r"--grpc-restricted-protocol=\S+:admin-key=", check.mend)
-
-
-def test_doctor_says_nothing_of_a_server_that_is_away(tmp_path):
-    assert doctor.access([ServerConfig("away", "127.0.0.1:1")], tmp_path) == []
 
 
 SLEEPER = "import sys; print('up', flush=True); sys.stdin.read()"

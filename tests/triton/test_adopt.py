@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,13 +19,17 @@ import tritonclient.grpc
 import tritonclient.http
 from harness.control_plane import CTL
 from harness.waiting import until
+from tests.support.tls import Authority, TlsTriton
 from tests.support.toy import engine_config, make_checkpoint
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
 
 from baton import adopt as core
+from baton.config import load
 from baton.errors import TritonError
 from baton.local import LocalTriton
+from baton.tls import Tls
 from baton.triton.grpc import GrpcTriton
+from baton.triton.repository import ServiceFiles
 
 pytestmark = pytest.mark.triton
 NAME, ENGINE = "search", "search_engine"
@@ -94,8 +99,8 @@ def by_hand(
     for version in (3, 7):
         make_checkpoint(home / "model_repository" / NAME / str(version), seed=version)
     (home / "model_repository" / NAME / "config.pbtxt").write_bytes(CONFIG.encode())
-    load = {} if "extra_args" in options else {"load": [NAME]}
-    with running_triton(home / "triton", home / "model_repository", backends=backends, **load, **options) as server:
+    loaded = {} if "extra_args" in options else {"load": [NAME]}
+    with running_triton(home / "triton", home / "model_repository", backends=backends, **loaded, **options) as server:
         yield server
 
 
@@ -227,6 +232,92 @@ def test_killed_at_each_step_the_model_serves_and_eject_puts_it_back(
     assert tree(home / "model_repository") == before
 
 
+def test_an_eject_that_was_interrupted_late_loses_no_version_to_a_load_that_fails(
+    running: tuple[Path, LocalTriton], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model has its folders back, and the engine's are half removed: there is one copy of each version."""
+    home, server = running
+    before = tree(home / "model_repository")
+    assert ctl(home, "adopt", server.grpc_url).returncode == 0
+    state = home / ".baton"  # the repository is found from any folder
+
+    def removing(folder: Path, **_: object) -> None:
+        real(folder / "7")
+        raise KeyboardInterrupt
+
+    real, triton = core.shutil.rmtree, GrpcTriton("by hand", server.grpc_url)
+    with closing(triton), Clients(server) as clients:
+        with monkeypatch.context() as late:
+            late.setattr(core.shutil, "rmtree", removing)
+            with pytest.raises(KeyboardInterrupt):
+                core.eject(triton, state, None, print)
+        assert not (home / "model_repository" / ENGINE / "7").exists()
+        with monkeypatch.context() as failing:
+            failing.setattr(triton, "load", refusing)
+            with pytest.raises(TritonError, match="planted"):
+                core.eject(triton, state, None, print)
+        mine = {name: mark for name, mark in before.items() if name.startswith(f"{NAME}/")}
+        assert mine.items() <= tree(home / "model_repository").items()
+        clients.some_more()
+        assert core.eject(triton, state, None, print)[2]
+        clients.some_more(50)
+    assert clients.failed == []
+    assert tree(home / "model_repository") == before
+
+
+def refusing(*_: object) -> None:
+    raise TritonError("a planted failure")
+
+
+def test_what_lies_beside_the_versions_is_kept(running: tuple[Path, LocalTriton]) -> None:
+    """Folders of digits go where the versions go, and come back; all else stays. Baton tidies none of it away."""
+    home, server = running
+    model, engine = (home / "model_repository" / name for name in (NAME, ENGINE))
+    moved, stay = {"007", "0", "99999999999"}, {"+5", " 6", "٣", "²", "notes"}
+    for name in moved | stay:
+        (model / name).mkdir()
+        (model / name / "only").write_text(name)
+    (model / "5").write_text("a file")
+    (model / "8").symlink_to("7")
+    before = tree(model)
+    try:
+        done = ctl(home, "adopt", server.grpc_url)
+        assert done.returncode == 0, done.stderr
+        assert {name for name in moved if (engine / name / "only").read_text() == name} == moved
+        assert (engine / "8" / "config.json").is_file()
+        files = ServiceFiles(home / "model_repository", NAME, ENGINE)
+        files.tidy_alias()
+        assert {entry.name for entry in model.iterdir()} == {*stay, "5", "7", "config.pbtxt"}
+        assert ctl(home, "eject").returncode == 0
+        assert tree(model) == before
+        assert (model / "8").is_symlink()
+    finally:
+        for entry in model.iterdir():
+            if entry.name in moved | stay:
+                shutil.rmtree(entry)
+        for name in ("5", "8"):
+            (model / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("number", ["0", "2147483648"])
+def test_a_version_whose_number_baton_does_not_take(tmp_path: Path, number: str) -> None:
+    model = tmp_path / "model_repository" / NAME
+    make_checkpoint(model / number)
+    (model / "config.pbtxt").write_text(engine_config(NAME, [int(number)]))
+    with running_triton(tmp_path / "triton", model.parent, backends=BACKENDS, load=[NAME]) as server:
+        before = tree(tmp_path / "model_repository")
+        done = ctl(tmp_path, "adopt", server.grpc_url)
+        assert done.returncode == 3, done.stderr
+        assert f"serves version {number}, and Baton takes versions from 1" in " ".join(done.stdout.split())
+        (model / ("9" * 25)).mkdir()
+        assert "Triton ends when it reads this number" in ctl(tmp_path, "adopt", server.grpc_url).stdout
+        (model / ("9" * 25)).rmdir()
+        (model / "9").symlink_to("nowhere")
+        assert "a link to what is not there" in ctl(tmp_path, "adopt", server.grpc_url).stdout
+        (model / "9").unlink()
+        assert tree(tmp_path / "model_repository") == before
+
+
 def test_an_engine_that_gives_other_scores_is_taken_out_again(
     running: tuple[Path, LocalTriton], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +360,19 @@ def test_a_triton_that_takes_no_load_calls(tmp_path: Path, mode: str) -> None:
     assert not told["applied"]
 
 
+@pytest.mark.parametrize(("release", "stops"), [("2.51.0", False), ("2.74.0", False), ("2.48.0", True)])
+def test_only_a_release_that_is_known_not_to_work_is_refused(
+    running: tuple[Path, LocalTriton], monkeypatch: pytest.MonkeyPatch, release: str, *, stops: bool
+) -> None:
+    home, server = running
+    with closing(GrpcTriton("by hand", server.grpc_url)) as triton:
+        monkeypatch.setattr(triton, "release", lambda: release)
+        found = core.inspect(triton, home / "model_repository", home / ".baton")
+    assert [text for text in found.obstacles if release in text] == list(found.obstacles)
+    assert bool(found.obstacles) is stops
+    assert any(release in text for text in found.notes) is (release == "2.74.0")
+
+
 def test_one_with_an_admin_key(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("planted-4711\n")
@@ -281,3 +385,35 @@ def test_one_with_an_admin_key(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "planted-4711" not in done.stdout + done.stderr + (tmp_path / "baton.toml").read_text()
         assert ctl(tmp_path, "eject").returncode == 0
+
+
+def test_one_whose_grpc_is_encrypted(tmp_path: Path) -> None:
+    """The way there and back, and a control plane that goes the same way."""
+    authority = Authority(tmp_path / "tls")
+    kind = type("Triton", (TlsTriton,), {"tls": Tls(authority.file)})
+    with by_hand(tmp_path, kind=kind, load=[NAME], extra_args=authority.options()) as server:
+        plain = ctl(tmp_path, "adopt", server.grpc_url)
+        assert plain.returncode == 5
+        assert "speaks TLS" in plain.stderr
+        stranger = Authority(tmp_path / "stranger").file
+        wrong = ctl(tmp_path, "adopt", server.grpc_url, "--tls", "--ca-file", str(stranger))
+        assert wrong.returncode == 5
+        assert wrong.stderr.startswith("Error: Triton, server"), "gRPC writes nothing of its own before"
+        half = ctl(tmp_path, "adopt", server.grpc_url, "--ca-file", str(authority.file))
+        assert half.returncode == 2
+        assert "Add tls" in half.stderr
+        words = ("adopt", server.grpc_url, "--tls", "--ca-file", "tls/ca.pem")
+        done = ctl(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+        assert "0 failed" in done.stderr
+        (written,) = load(tmp_path / "baton.toml").servers
+        assert written.encryption == Tls(authority.file)
+        back = ctl(tmp_path, "eject")
+        assert back.returncode == 0, back.stderr
+        # The file is there now, and has that server; without TLS it would be another.
+        assert ctl(tmp_path, *words, "--dry-run").returncode == 0
+        file = tmp_path / "baton.toml"
+        file.write_text(file.read_text().replace("tls = true\n", "").replace("ca_file", "# ca_file"))
+        other = ctl(tmp_path, *words)
+        assert other.returncode == 3
+        assert "encrypted. Add [[servers]]" in " ".join(other.stderr.split())

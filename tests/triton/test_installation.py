@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
-from tests.support.triton import TOY_BACKENDS
+from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS
 
-from baton import doctor
+from baton.config import load
+from baton.doctor import Setup, control, host
 from baton.local import find
 
 pytestmark = pytest.mark.triton
@@ -22,12 +24,9 @@ def test_this_environment_has_one():
 
 
 def test_this_machine(tmp_path):
-    found = {
-        check.name: check
-        for check in doctor.checks(
-            repository=tmp_path, state=tmp_path / "state", backends=[TOY_BACKENDS], engine_packages=["numpy"]
-        )
-    }
+    config = replace(load(None), repository=tmp_path, state=tmp_path / "state")
+    setup = Setup(config, backends=(TOY_BACKENDS, OUR_BACKENDS))
+    found = {one.name: one for one in (*control.findings(setup, tmp_path / "key"), *host.findings(setup))}
     for name in ("Python", "tritonserver", "python stub", "libpython", "backends", "repository writable"):
         assert found[name].ok, found[name]
     assert "toy_reranker" in found["backends"].message

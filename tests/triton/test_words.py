@@ -26,34 +26,34 @@ FAULTS = {
     "a module is not there": (
         "import torch_nowhere\n",
         "ModuleNotFoundError: No module named 'torch_nowhere'",
-        "install `torch_nowhere` into it",
+        "lacks `torch_nowhere`",
     ),
     "a module of a package is not there": (
         MODEL.format("import nowhere.models.x"),
         "ModuleNotFoundError: No module named 'nowhere'",
-        "install `nowhere` into it",
+        "lacks `nowhere`",
     ),
     "a module is another one": (
         "from json import nothing_such\n",
         "ImportError: cannot import name 'nothing_such' from 'json'",
-        "mend its packages",
+        "do not fit each other",
     ),
     "a library is not there": (
         MODEL.format("import ctypes; ctypes.CDLL('libcudnn_nowhere.so.9')"),
         "OSError: libcudnn_nowhere.so.9: cannot open shared object file: No such file or directory",
         "LD_LIBRARY_PATH",
     ),
-    "the backend is broken": ("def (\n", "SyntaxError: invalid syntax (model.py, line 1)", "install it anew"),
-    "no memory": (MODEL.format("bytearray(1 << 60)"), "MemoryError", "no memory left"),
+    "the backend is broken": ("def (\n", "SyntaxError: invalid syntax (model.py, line 1)", "Install the backend anew"),
+    "no memory": (MODEL.format("bytearray(1 << 60)"), "MemoryError", "too little free memory"),
     "no memory on the GPU": (
         MODEL.format("raise RuntimeError('CUDA error: out of memory')"),
         "RuntimeError: CUDA error: out of memory",
-        "no memory left",
+        "too little free memory",
     ),
     "no room on the disk": (
         MODEL.format("raise OSError(28, 'No space left on device', '/x')"),
         "OSError: [Errno 28] No space left on device: '/x'",
-        "Make room on this server's disk",
+        "disk of this server is full",
     ),
     "no file descriptors": (
         MODEL.format("raise OSError(24, 'Too many open files', '/x')"),
@@ -108,7 +108,7 @@ def test_the_words_of_a_real_triton(tmp_path):
         assert "dmesg" in ended(error.words)
         error = refused("environment")
         assert "nowhere.tar.gz" in str(error)
-        assert "environment that config.pbtxt names is not on this server" in machine(error.words)
+        assert "environment that config.pbtxt names" in machine(error.words)
         error = refused("nobody")
         assert "config.pbtxt" in machine(error.words)
         if not shutil.which("nvidia-smi"):

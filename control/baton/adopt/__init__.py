@@ -38,7 +38,7 @@ from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read, write_atomically
 from baton.triton.grpc import GrpcTriton
 from baton.triton.repository import ServiceFiles
-from baton.verify.names import version_of
+from baton.verify.names import is_number, version_of
 
 __all__ = ["FOLDER", "Adopted", "Answers", "Inspection", "adopt", "changes", "eject", "inspect"]
 
@@ -85,7 +85,7 @@ def adopt(server: GrpcTriton, found: Inspection, state: Path, tell: Tell) -> Ans
     """
     if found.obstacles or found.version is None:
         raise Refused("; ".join(found.obstacles))
-    record = Adopted(found.model, found.engine, str(found.repository), found.version, found.config)
+    record = Adopted(found.model, found.engine, str(found.repository.absolute()), found.version, found.config)
     files = ServiceFiles(found.repository, found.model, found.engine)
     write(state, record)
     try:
@@ -164,8 +164,8 @@ def _engine_text(text: str, engine: str, version: int, path: Path) -> str:
 
 
 def _versions(folder: Path) -> list[Path]:
-    """What :meth:`ServiceFiles.tidy_alias` would remove from the alias's folder: also ``007``, which is no version."""
-    return sorted(entry for entry in folder.iterdir() if entry.name.isdigit())
+    """Folders that are versions to somebody: also ``007``, which Triton leaves out. A file called ``5`` is none."""
+    return sorted(entry for entry in folder.iterdir() if is_number(entry.name) and entry.is_dir())
 
 
 def _link(source: Path, target: Path) -> None:

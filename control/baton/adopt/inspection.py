@@ -11,15 +11,15 @@ from pathlib import Path
 from baton.adopt.record import read_record, record_files
 from baton.domain import ModelState
 from baton.errors import CheckpointError, Refused, RepositoryError
+from baton.probe.reranker import NEEDED
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, read
 from baton.triton.grpc import GrpcTriton
 from baton.triton.port import Index
+from baton.triton.releases import Known, known, said
 from baton.verify.checkpoint import describe
 from baton.verify.completeness import missing_parts
-
-INPUTS, OUTPUTS = frozenset({"query", "documents"}), frozenset({"scores", "model_version"})
-"""Tensors that a model must have to be asked by the probe of rerankers."""
+from baton.verify.names import LARGEST, ends_triton, name_problem, version_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,10 @@ def inspect(
     ready = sorted(v for v, m in index[model].items() if m.state is ModelState.READY)
     version = ready[-1] if ready else None
     obstacles, notes, text = [], [], ""
+    if known(release) is Known.REFUSED:
+        obstacles.append(said(release))
+    elif known(release) is not Known.RUN:
+        notes.append(said(release))
     if not server.explicit():
         obstacles.append(
             "Triton does not take load calls. Restart it with --model-control-mode=explicit "
@@ -64,6 +68,11 @@ def inspect(
         )
     if version is None:
         obstacles.append(f"No version of {model} is loaded, so there is nothing to adopt. Load it first.")
+    elif version_of(str(version)) is None:
+        obstacles.append(
+            f"{model} serves version {version}, and Baton takes versions from 1 to {LARGEST:,}. Give its folder such a "
+            "number, and load it."
+        )
     try:
         text = config_text(repository / model / CONFIG)
         obstacles += _unfit(text, repository / model / CONFIG)
@@ -76,7 +85,7 @@ def inspect(
         if (repository / name).exists()
     ]
     obstacles += [
-        f"This user may not write in {place}, and Baton works by writing there."
+        f"This user may not write in {place}, and Baton works by writing there. Grant it, or run ctl as its owner."
         for place in (repository, repository / model)
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
     ]
@@ -124,7 +133,7 @@ def _unfit(text: str, path: Path) -> list[str]:
     found = []
     if config.HasField("ensemble_scheduling"):
         found.append(f"{path.parent.name} is an ensemble. Adopt the model behind it.")
-    elif lacking := sorted((INPUTS | OUTPUTS) - named):
+    elif lacking := sorted(NEEDED - named):
         found.append(f"{path} has no tensor {', '.join(lacking)}: only rerankers can be adopted so far.")
     if config.HasField("sequence_batching") or config.model_transaction_policy.decoupled:
         found.append(f"{path} asks for sequences or for several answers a request, which an alias can't pass on.")
@@ -132,6 +141,11 @@ def _unfit(text: str, path: Path) -> list[str]:
 
 
 def _unfit_folders(folder: Path, ready: list[int]) -> Iterator[str]:
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if ends_triton(entry.name) and entry.is_dir():
+            yield f"{entry}: {name_problem(entry.name)}"
+        if not entry.exists():
+            yield f"{entry} is a link to what is not there, and Triton loads no model with such a one. Remove it."
     for version in ready:
         place = folder / str(version)
         try:

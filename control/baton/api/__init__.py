@@ -5,12 +5,10 @@
 as the same class, so that ``ctl`` ends with the exit code that the control plane meant.
 """
 
-from baton.api.client import ApiClient
-from baton.api.network import NetworkServer
-from baton.api.server import ApiServer
-from baton.api.transport import Network
-from baton.api.wire import SOCKET, error_data
-from baton.state_lock import claim
-from baton.verbs import Facade, caller
-
-__all__ = ["SOCKET", "ApiClient", "ApiServer", "Facade", "Network", "NetworkServer", "caller", "claim", "error_data"]
+from baton.api.client import ApiClient as ApiClient
+from baton.api.network import NetworkServer as NetworkServer
+from baton.api.server import ApiServer as ApiServer
+from baton.api.transport import Network as Network
+from baton.api.wire import SOCKET as SOCKET, error_data as error_data
+from baton.state_lock import claim as claim
+from baton.verbs import Facade as Facade, caller as caller

@@ -39,7 +39,10 @@ class ApiClient(Facade):
                 raise rebuild(data if isinstance(data, dict) else {})
             return decode(answer_of(type(verb)), data, foreign=True)
         except ValueError as error:
-            raise Unreachable(f"What answers on {self._at} is no control plane of Baton ({error}).") from None
+            raise Unreachable(
+                f"What answers on {self._at} is no control plane of Baton ({error}).",
+                mend="Check what --state or --server names.",
+            ) from None
 
     def _exchange(self, timeout: float, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         connection = self._at.connection(timeout)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from baton.api.handler import Server
 from baton.errors import ConfigError, Refused
+from baton.httpd import Served, family
 from baton.verbs import Facade
 
 MOST_CONNECTIONS = 64
 """At a time: strangers who ask faster than they are answered can keep others from this door, never from the socket."""
 
 
-class NetworkServer:
+class NetworkServer(Served):
     """Serves a facade on ``address`` (``host:port``; port 0 takes a free one) from ``start()`` to ``stop()``.
 
     ``certificate`` and ``key`` are PEM files, the key without a passphrase; both are read by ``start()``. ``token``
@@ -27,45 +26,27 @@ class NetworkServer:
     """
 
     def __init__(self, app: Facade, address: str, *, certificate: Path, key: Path, token: str) -> None:
+        super().__init__()
         self._app, self._address, self._token = app, address, token
         self._certificate, self._key = certificate, key
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
-    def start(self) -> Self:
+    def open(self) -> Server:
         context = _context(self._certificate, self._key)
         host, _, port = self._address.rpartition(":")
         try:
-            self._server = _Server(host.strip("[]"), int(port), self._app, context, self._token.encode())
+            return _Server(host.strip("[]"), int(port), self._app, context, self._token.encode())
         except (OSError, OverflowError) as error:
             raise Refused(
                 f"The API's address {self._address} can't be opened: {error}.",
                 mend="Choose another one in [control.api] listen.",
             ) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="api-tls", daemon=True)
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Takes no more calls. One that waits is not waited for."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._thread.join()
-            self._server.server_close()
-            self._server = self._thread = None
 
     @property
     def address(self) -> str:
         """``host:port`` where it listens."""
-        if self._server is None:
+        if self.server is None:
             return self._address
-        return f"{self._address.rpartition(':')[0]}:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        return f"{self._address.rpartition(':')[0]}:{self.server.server_address[1]}"
 
 
 def _context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -86,7 +67,7 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
 class _Server(Server):
     def __init__(self, host: str, port: int, app: Facade, context: ssl.SSLContext, token: bytes) -> None:
         self._context = context
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.address_family = family(host)
         super().__init__((host, port), app, token, MOST_CONNECTIONS)
 
     def get_request(self) -> Any:

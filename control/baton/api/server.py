@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from pathlib import Path
-from typing import Self
 
 from baton.api.handler import Server
 from baton.api.wire import reachable
+from baton.httpd import Served
 from baton.state_lock import claim
 from baton.verbs import Facade
 
@@ -18,7 +17,7 @@ MOST_CONNECTIONS = 128
 """At a time, of the user that runs Baton; some wait for hours."""
 
 
-class ApiServer:
+class ApiServer(Served):
     """Serves a facade on the socket ``path``, from ``start()`` to ``stop()``; also a context manager.
 
     ``claimed``: the caller holds the :func:`~baton.state_lock.claim` already, taken before it opened the journal.
@@ -26,33 +25,24 @@ class ApiServer:
     """
 
     def __init__(self, app: Facade, path: Path, *, claimed: bool = False) -> None:
+        super().__init__()
         self._app, self._path, self._claimed = app, path, claimed
         self._stack = contextlib.ExitStack()
 
-    def start(self) -> Self:
+    def open(self) -> Server:
         with contextlib.ExitStack() as stack:
             if not self._claimed:
                 stack.enter_context(claim(self._path))
             with reachable(self._path) as name:
                 server = _Server(name, self._app, None, MOST_CONNECTIONS)
             stack.callback(_remove, self._path, self._path.stat())
-            stack.callback(server.server_close)
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="api", daemon=True)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
             self._stack = stack.pop_all()
-        return self
+        return server
 
     def stop(self) -> None:
         """Takes no more calls and removes the socket. A call that waits is not waited for."""
+        super().stop()
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _remove(path: Path, ours: os.stat_result) -> None:

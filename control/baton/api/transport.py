@@ -29,6 +29,9 @@ class _Connection(http.client.HTTPConnection):
             self.sock.connect(name)
 
 
+_BROKE_OFF = "Whether it did what was asked is not known: look with `ctl status` before you ask again."
+
+
 @dataclass(frozen=True, slots=True)
 class Socket:
     """The socket in a state directory. Who may open it may act."""
@@ -59,7 +62,7 @@ class Socket:
         if isinstance(error, TimeoutError):
             text = f"The control plane of {state}{who} did not answer within {timeout:g} s."
             return Unreachable(text, mend="Look into its log; one that was stopped (SIGSTOP) goes on with SIGCONT.")
-        return Unreachable(f"The control plane of {state} broke off while it answered ({error}).")
+        return Unreachable(f"The control plane of {state} broke off while it answered ({error}).", mend=_BROKE_OFF)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -124,7 +127,7 @@ class Network:
             )
         if isinstance(error, TimeoutError):
             return Unreachable(f"{self} did not answer within {timeout:g} s.", mend="Look into its log.")
-        return Unreachable(f"{self} broke off while it answered ({error}).")
+        return Unreachable(f"{self} broke off while it answered ({error}).", mend=_BROKE_OFF)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -14,6 +14,7 @@ from baton.codec import encode
 from baton.domain import Release
 from baton.errors import BatonError, UsageError
 from baton.verbs import VERBS, Verb, parameters
+from baton.verify.names import is_number
 
 SOCKET = "baton.sock"
 """The socket's name in the state directory."""
@@ -40,7 +41,7 @@ _EXPECTED = {
 
 def _check(kind: Any, value: Any) -> Any:
     """The value as one of that type. Raises ``TypeError`` with what is expected."""
-    if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS:  # from a query string
+    if kind is int and isinstance(value, str) and is_number(value) and len(value) < _DIGITS:  # from a query string
         value = int(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = {

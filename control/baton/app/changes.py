@@ -50,10 +50,7 @@ def _go_on(app: App, one: Service, rollout: Rollout, asked: verbs.Promote) -> Ti
     if rollout.phase in report.MOVED:
         raise Refused(because(Reason.SERVES_ALREADY, version=candidate))
     if rollout.phase is Phase.WAITING and (held := rollout.held()) is not None:
-        raise Refused(
-            because(Reason.NOT_PROMOTED, version=candidate, gate=held.gate, said=held.message),
-            mend=f"`ctl retry {candidate}` runs the gate again, `ctl abort` ends the rollout.",
-        )
+        raise Refused(because(Reason.NOT_PROMOTED, version=candidate, gate=held.gate, said=held.message))
     pause = rollout.progressed_at is not None and position_of(rollout, one.settings).pause
     app.journal.rollouts.promote(rollout, asked.who, app.loop.clock(), full=asked.full, approve=pause)
     app.loop.wake()
@@ -70,20 +67,17 @@ def rollback(app: App, asked: verbs.Rollback) -> Ticket:
             if asked.to not in (None, rollout.previous):
                 raise _busy(rollout)
             if rollout.previous is None:
-                raise Refused(because(Reason.NONE_EARLIER), mend="`ctl abort` ends this rollout.")
+                raise Refused(because(Reason.NONE_EARLIER))
             one.halt(rollout, _outcome_of_stop(rollout), asked.who, why)
             return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
         target = asked.to if asked.to is not None else _previous(app, one, view)
         if target == view.alias:
             raise Refused(because(Reason.SERVES_ALREADY, version=target))
         if target not in view.folders or not view.folders[target].complete:
-            raise Refused(because(Reason.NOT_WHOLE, version=target), mend="`ctl versions` lists what is.")
+            raise Refused(because(Reason.NOT_WHOLE, version=target))
         record = view.records.get(target)
         if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
-            raise Refused(
-                because(Reason.NEVER_SERVED, version=target),
-                mend=f"`ctl promote {target}` starts its rollout.",
-            )
+            raise Refused(because(Reason.NEVER_SERVED, version=target))
         opened = one.begin(view, Kind.ROLLBACK, target, view.alias, asked.who, why, promoted=True)
         app.loop.wake()
         return _ticket(opened, "live", f"Version {target} is loaded again, then the alias moves.")
@@ -115,9 +109,9 @@ def retry(app: App, asked: verbs.Retry) -> Ticket:
         if version is None and not decided:
             raise Refused(because(Reason.NOTHING_TO_RETRY, service=one.name))
         chosen = version if version is not None else max(decided, key=lambda r: r.at).version
+        _startable(view, chosen, again=True)
         if asked.release is not None:
             app.journal.notes.release(chosen).put(one.name, asked.release)
-        _startable(view, chosen, again=True)
         app.journal.versions.forget(one.name, chosen, asked.who, app.loop.clock())
         why = because(Reason.TRIED_AGAIN, release=asked.release)
         opened = one.begin(view, Kind.ROLLOUT, chosen, view.stable(), asked.who, why, promoted=False)
@@ -131,10 +125,7 @@ def _ask_again(app: App, rollout: Rollout, asked: verbs.Retry) -> Ticket:
     if rollout.phase is not Phase.WAITING or rollout.held() is None or asked.version not in (None, candidate):
         raise _busy(rollout)
     if asked.release not in (None, rollout.release):
-        raise Refused(
-            because(Reason.JUDGED_AS, version=candidate, release=rollout.release),
-            mend=f"`ctl abort`, then `ctl retry {candidate} --release {asked.release}`.",
-        )
+        raise Refused(because(Reason.JUDGED_AS, version=candidate, release=rollout.release, asked=asked.release))
     why = because(Reason.HELD_ASKED_AGAIN, version=candidate)
     opened = app.journal.rollouts.drop_holds(rollout, asked.who, why, app.loop.clock())
     app.loop.wake()
@@ -148,7 +139,7 @@ def _accept(app: App, one: Service, view: View, version: int, who: str) -> Ticke
     """
     folder = view.folders.get(version)
     if folder is None:
-        raise Refused(because(Reason.LIVE_FOLDER_GONE, version=version), mend="Put it back first.")
+        raise Refused(because(Reason.LIVE_FOLDER_GONE, version=version))
     if view.loaded.get(version) == folder.fingerprint:
         raise Refused(because(Reason.UNCHANGED, version=version))
     verifier = ContentVerifier(one.name, app.journal, lambda number: app.manifest(one.name, number), app.loop.clock)
@@ -206,7 +197,7 @@ def _look(app: App, service: Service) -> View:
         RepositoryError: a file of the service is broken, and not restored yet.
     """
     if service.view is None:
-        raise Unreachable(because(Reason.JUST_STARTED), mend="Try again in a moment.")
+        raise Unreachable(because(Reason.JUST_STARTED))
     view = service.observe(app.loop.indexes, paused=app.loop.paused())
     if view.repairs:
         raise RepositoryError(str(because(Reason.CONFIG_BROKEN, error=view.repairs[0].problem)))
@@ -216,7 +207,7 @@ def _look(app: App, service: Service) -> View:
 def _next(service: Service, view: View) -> int:
     waiting = view.pending(service.settings)
     if not waiting:
-        raise Refused(because(Reason.NOTHING_NEW), mend="`ctl push DIR` brings one.")
+        raise Refused(because(Reason.NOTHING_NEW))
     return max(f.version or 0 for f in waiting)
 
 
@@ -227,15 +218,14 @@ def _previous(app: App, service: Service, view: View) -> int:
         withdrawn = record is not None and record.status is ReleaseStatus.WITHDRAWN
         if version != view.alias and not withdrawn and version in view.folders:
             return version
-    lower = sorted(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
-    listed = f"On disk are {', '.join(map(str, lower))}: name one with --to." if lower else None
-    raise Refused(because(Reason.NONE_KNOWN_EARLIER), mend=listed)
+    lower = frozenset(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
+    raise Refused(because(Reason.NONE_KNOWN_EARLIER, lower=lower))
 
 
 def _on_disk(view: View, version: int) -> None:
     folder = view.folders.get(version)
     if folder is None:
-        raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
+        raise Refused(because(Reason.NO_SUCH_FOLDER, version=version))
     if folder.missing:
         raise Refused(because(Reason.ARRIVING, version=version, lacks=folder.missing[0]))
 
@@ -244,16 +234,10 @@ def _startable(view: View, version: int, *, again: bool = False) -> None:
     if view.alias is not None and version == view.alias:
         raise Refused(because(Reason.SERVES_ALREADY, version=version))
     if view.alias is not None and version < view.alias:
-        raise Refused(
-            because(Reason.LOWER, version=version, serves=view.alias),
-            mend=f"`ctl rollback --to {version}` goes back.",
-        )
+        raise Refused(because(Reason.LOWER, version=version, serves=view.alias))
     # First: a folder that was cut off for good was refused, and is not "still arriving".
     if (refusal := view.refused(version)) is not None and not again:
-        raise Refused(
-            because(Reason.WAS_REFUSED, version=version, why=refusal.reason),
-            mend=f"`ctl retry {version}` tries again.",
-        )
+        raise Refused(because(Reason.WAS_REFUSED, version=version, why=refusal.reason))
     _on_disk(view, version)
     if (blocked := view.loads_blocked()) is not None:
         raise Refused(blocked)
@@ -264,10 +248,7 @@ def _ticket(rollout: Rollout, until: Literal["live", "ended"], message: str) -> 
 
 
 def _busy(rollout: Rollout) -> Refused:
-    return Refused(
-        because(Reason.BUSY, kind=rollout.kind, version=rollout.candidate, phase=rollout.phase),
-        mend="Wait for its end, or `ctl abort` it.",
-    )
+    return Refused(because(Reason.BUSY, kind=rollout.kind, version=rollout.candidate, phase=rollout.phase))
 
 
 def _outcome_of_stop(rollout: Rollout) -> Outcome:

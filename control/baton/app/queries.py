@@ -48,7 +48,7 @@ def rollout(app: App, asked: verbs.Rollout) -> RolloutStory:
     """Raises ``Refused`` when there is none of that number."""
     found = app.journal.rollouts.get(asked.id)
     if found is None:
-        raise Refused(because(Reason.NO_ROLLOUT, number=asked.id), mend="`ctl history` lists them.")
+        raise Refused(because(Reason.NO_ROLLOUT, number=asked.id))
     return report.story(found, app.services, app.journal.events.newest(rollout=asked.id))
 
 
@@ -79,7 +79,8 @@ def expect(app: App, asked: verbs.Expect) -> Ticket:
                 return Ticket(one.service, one.id, "live", f"The rollout of version {asked.version} has begun.")
         left = deadline - time.monotonic()
         if left <= 0:
-            return Ticket(service.name, None, "live", service.decision.message)
+            decision = service.decision
+            return Ticket(service.name, None, "live", decision.message, decision.why.reason)
         app.loop.next_round(left)
 
 

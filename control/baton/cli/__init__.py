@@ -37,6 +37,7 @@ class Ctl(click.Group):
         **extra: Any,
     ) -> Any:
         prepare()
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # without it gRPC writes of each failed handshake to stderr
         code = self._run(args, complete_var, extra)
         try:
             sys.stdout.flush()

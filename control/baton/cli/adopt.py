@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from baton.errors import Refused
 
 if TYPE_CHECKING:
     from baton.adopt import Answers, Inspection
-    from baton.config import Config
+    from baton.config import Config, ServerConfig
     from baton.triton.grpc import GrpcTriton
 
 KEY = click.option(
@@ -26,6 +27,16 @@ KEY = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
     help="The file with Triton's admin key, where it was started with one.",
+)
+TLS = click.option("--tls", is_flag=True, help="Triton's gRPC was started with TLS.")
+CA = click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="With --tls: the certificate of the authority that signed Triton's.  [default: the machine's authorities]",
+)
+SERVER_NAME = click.option(
+    "--server-name", metavar="NAME", help="With --tls: the name in Triton's certificate.  [default: that of HOST]"
 )
 MODEL = click.option("--model", metavar="NAME", help="The model.  [default: the only one that can be meant]")
 
@@ -42,12 +53,15 @@ MODEL = click.option("--model", metavar="NAME", help="The model.  [default: the 
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @KEY
+@TLS
+@CA
+@SERVER_NAME
 @YES
 @common()
 @pass_settings
 def adopt(
     settings: Settings, address: str, model: str | None, engine: str | None, repository: Path | None,
-    admin_key_file: Path | None, *, dry_run: bool, yes: bool,
+    admin_key_file: Path | None, ca_file: Path | None, server_name: str | None, *, tls: bool, dry_run: bool, yes: bool,
 ) -> None:  # fmt: skip
     """Put a model of the running Triton at HOST:PORT (gRPC) under Baton.
 
@@ -59,9 +73,10 @@ def adopt(
     settings.only_here("adopt")
     config = settings.load()
     home = repository or config.repository
-    with _server(address, admin_key_file) as server:
+    given = _given(address, admin_key_file, ca_file, server_name, tls=tls)
+    with _server(given) as server:
         found = core.inspect(server, home, config.state, model, engine)
-        file, written = _configuration(settings, config, found, address, admin_key_file)
+        file, written = _configuration(settings, config, found, given)
         diffs = [] if found.obstacles else _diffs(core.changes(found))
         if written is not None:
             diffs += _diff("/dev/null", file, "", written)
@@ -103,7 +118,8 @@ def eject(settings: Settings, model: str | None, admin_key_file: Path | None, *,
     config = settings.load()
     ask("Take the model out of Baton?", yes=yes)
     server = config.servers[0]
-    with claim(config.state / SOCKET), _server(server.grpc, admin_key_file or server.admin_key_file) as triton:
+    server = replace(server, admin_key_file=admin_key_file or server.admin_key_file)
+    with claim(config.state / SOCKET), _server(server) as triton:
         record, answers, unchanged = core.eject(triton, config.state, model, say)
     if settings.json:
         print_json({"model": record.model, "unchanged": unchanged, **_counted(answers)})
@@ -113,35 +129,52 @@ def eject(settings: Settings, model: str | None, admin_key_file: Path | None, *,
 
 
 @contextmanager
-def _server(address: str, key: Path | None) -> Iterator[GrpcTriton]:
+def _server(one: ServerConfig) -> Iterator[GrpcTriton]:
     from baton import secret
     from baton.triton.grpc import GrpcTriton
 
-    server = GrpcTriton(address, address, admin_key=None if key is None else secret.read(key, "--admin-key-file"))
+    key = None if one.admin_key_file is None else secret.read(one.admin_key_file, "--admin-key-file")
+    server = GrpcTriton(one.grpc, one.grpc, admin_key=key, tls=one.encryption)
     try:
         yield server
     finally:
         server.close()
 
 
+def _given(address: str, key: Path | None, ca_file: Path | None, server_name: str | None, *, tls: bool) -> ServerConfig:
+    """The server as the options tell of it, checked as the configuration's are."""
+    from baton.config import parse
+
+    options = {"admin_key_file": key, "ca_file": ca_file, "server_name": server_name}
+    server = {"name": "local", "grpc": address, "tls": tls} | {n: v for n, v in options.items() if v is not None}
+    return parse({"servers": [server]}, "ctl adopt", Path()).servers[0]
+
+
 def _configuration(
-    settings: Settings, config: Config, found: Inspection, address: str, key: Path | None
+    settings: Settings, config: Config, found: Inspection, given: ServerConfig
 ) -> tuple[Path, str | None]:
     """The configuration file, and what to write there; None where it is there and fits."""
     file = settings.config_file()
+    lines = [f'grpc = "{given.grpc}"']
+    lines += [f'admin_key_file = "{given.admin_key_file.resolve()}"'] if given.admin_key_file else []
+    lines += ["tls = true"] if given.tls else []
+    lines += [f'ca_file = "{given.ca_file.resolve()}"'] if given.ca_file else []
+    lines += [f'server_name = "{given.server_name}"'] if given.server_name else []
     if file is not None:
         wanted = (found.model, found.engine)
-        if wanted in [(s.name, s.engine) for s in config.services] and address in [s.grpc for s in config.servers]:
+        servers = [(s.grpc, s.tls) for s in config.servers]
+        if wanted in [(s.name, s.engine) for s in config.services] and (given.grpc, given.tls) in servers:
             return file, None
+        what = f"{given.grpc}, {'encrypted' if given.tls else 'in plain text'}"
         raise Refused(
-            f"{file} names no service {found.model} with the engine {found.engine}, or no server {address}.",
-            mend=f'Add [[servers]] grpc = "{address}" and [[services]] name = "{found.model}", '
+            f"{file} names no service {found.model} with the engine {found.engine}, or no server {what}.",
+            mend=f'Add [[servers]] {", ".join(lines)} and [[services]] name = "{found.model}", '
             f'engine = "{found.engine}", probe = "reranker".',
         )
     text = shared_template()
-    lines = {
+    replaced = {
         'repository = "model_repository"': f'repository = "{found.repository.resolve()}"',
-        'grpc = "127.0.0.1:8001"': f'grpc = "{address}"' + (f'\nadmin_key_file = "{key.resolve()}"' if key else ""),
+        'grpc = "127.0.0.1:8001"': "\n".join(lines),
         'http = "127.0.0.1:8000"\n': "",
         'metrics = "127.0.0.1:8002"\n': '# metrics = "HOST:8002" # where Triton serves its metrics\n',
         "the Triton servers; `ctl up` starts this one": "the Triton servers",
@@ -149,7 +182,7 @@ def _configuration(
         'engine = "qwen3_vl_reranker"': f'engine = "{found.engine}"',
         "model_repository/qwen3_vl_reranker": f"{found.repository.name}/{found.engine}",
     }
-    for before, after in lines.items():
+    for before, after in replaced.items():
         assert before in text  # noqa: S101 - the template is part of the package
         text = text.replace(before, after)
     return CONFIG_FILE, text

@@ -117,6 +117,7 @@ def prepare(
 
     try:
         from baton.gateway.app import Service
+        from baton.gateway.pool import TritonConnection
         from baton.gateway.server import GatewayServer
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -124,7 +125,9 @@ def prepare(
         ) from None
     check_exposed(asked, insecure=insecure)
     services: dict[str, Service] = {one.name: Service(one.name, one.engine) for one in config.services}
-    return partial(GatewayServer, asked, services)
+    encrypted = {one.grpc: one.encryption for one in config.servers}
+    connect = lambda address: TritonConnection(address, encrypted.get(address))  # noqa: E731 - as the server calls it
+    return partial(GatewayServer, asked, services, connect=connect)
 
 
 def with_gateway(config: Config, port: int) -> Config:

@@ -7,26 +7,22 @@ from pathlib import Path
 
 from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError
+from baton.local.ports import is_here
 from baton.share import shared
 from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
+from baton.verify.names import ends_triton
 
 DEFAULT_PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 HOST = "127.0.0.1"
 KEY = "admin.key"
 """The file in the state directory with the key of the Triton that `ctl up` started; each start makes a new one."""
-_LOOPBACK = frozenset({HOST, "localhost", "[::1]"})
 
 
 def own_backends() -> list[Path]:
     """The directory of the backends that come with Baton: the engines' and the splitter's."""
     directory = shared("python_backend")
     return [directory] if directory.is_dir() else []
-
-
-def is_here(address: str) -> bool:
-    """Whether ``host:port`` is an address of this machine's loopback."""
-    return address.rpartition(":")[0] in _LOOPBACK
 
 
 def wanted_ports(config: Config, given: dict[str, int | None], **listens: bool | None) -> dict[str, int]:
@@ -66,10 +62,13 @@ def prepare_repository(config: Config) -> list[str]:
     """Gives every engine its ``config.pbtxt``; returns the aliases that Triton can load at its start.
 
     Only aliases that are there already: the control plane wrote them, and each brings the engine version that served.
-    Raises ``ConfigError`` when an engine has no configuration and none can be given to it.
+    Raises ``ConfigError`` when an engine has no configuration and none can be given to it, or a folder ends Triton.
     """
     for service in config.services:
         prepare_engine(config.repository, service)
+        for entry in sorted((config.repository / service.engine).iterdir()):
+            if ends_triton(entry.name) and entry.is_dir():
+                raise ConfigError(f"{entry}: Triton ends when it reads this number.", mend="Move the folder out.")
         # A restart in the middle of a rollout must not stumble over a version that was never proved: Triton begins
         # with what serves, and the control plane brings the rest.
         files = ServiceFiles(config.repository, service.name, service.engine)

@@ -214,20 +214,24 @@ def gate_news(gate: GateResult) -> tuple[Any, ...]:
     return gate.gate, gate.verdict, gate.skipped, gate.evidence.missing, decided
 
 
-def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: int = 2) -> list[Line]:
+def gate_lines(
+    gate: GateResult, columns: int, *, full: bool = False, indent: int = 2, awaited: bool = True
+) -> list[Line]:
     """One line for a gate that is well, unless its message is wanted in ``full``; then one for each of its checks.
 
-    A message that a person has to read, since the gate failed or holds, is never cut.
+    A message that a person has to read is never cut: the gate failed, or it holds and a rollout waits for it
+    (``awaited``).
     """
     live = gate.evidence if isinstance(gate.evidence, LiveEvidence) else None
     if gate.gate is Gate.MEMORY and gate.verdict is Verdict.FAIL:  # it turns nothing back: a person is to look
         return _verdict_lines(gate.gate, gate, columns, indent, full=full, sign=("⚠", WARN), word="alarm")
+    awaited = awaited and gate.verdict is Verdict.HOLD and gate.gate is not Gate.MEMORY
     if live is None or not live.checks:
-        return _verdict_lines(gate.gate, gate, columns, indent, full=full)
+        return _verdict_lines(gate.gate, gate, columns, indent, full=full, awaited=awaited)
     # Its checks hold the gate's words and figures, which are those of the check that decided.
-    lines = _verdict_lines(gate.gate, gate, columns, indent, full=full, instead=_samples(live))
+    lines = _verdict_lines(gate.gate, gate, columns, indent, full=full, awaited=awaited, instead=_samples(live))
     for check in live.checks:
-        lines += _verdict_lines(check.name, check, columns, indent + 2, full=full)
+        lines += _verdict_lines(check.name, check, columns, indent + 2, full=full, awaited=awaited)
     if gate.verdict is Verdict.FAIL and live.worst:
         text = f"Worst requests: {', '.join(_worst(one) for one in live.worst)}."
         below = " " * (indent + 2)
@@ -237,11 +241,14 @@ def gate_lines(gate: GateResult, columns: int, *, full: bool = False, indent: in
 
 def _verdict_lines(
     name: str, of: GateResult | LiveCheck, columns: int, indent: int, *, full: bool, instead: str | None = None,
-    sign: tuple[str, str] | None = None, word: str = "",
+    awaited: bool = False, sign: tuple[str, str] | None = None, word: str = "",
 ) -> list[Line]:  # fmt: skip
     """``instead`` stands in the place of its figures and its message."""
+    holds = of.verdict is Verdict.HOLD
+    loud = of.verdict is Verdict.FAIL or (holds and awaited)
+    if holds and not awaited:
+        sign = VERDICT_SIGNS[Verdict.PENDING]
     mark, style = sign or VERDICT_SIGNS.get(of.verdict, ("?", ""))
-    loud = of.verdict in {Verdict.FAIL, Verdict.HOLD}
     head = f" {name:<13} {word or ('skipped' if of.skipped else of.verdict):<7}"
     line: Line = [(" " * indent, ""), (mark, style), (head, style if loud else "")]
     measured, message = figures(of), of.message

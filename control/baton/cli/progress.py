@@ -22,6 +22,7 @@ from baton.cli.output import (
 )
 from baton.domain import Gate, GateResult, Phase, Verdict
 from baton.facts import Event, RolloutStory
+from baton.reasons import Reason
 
 _CLOCK = "%H:%M:%S"
 _INDENT = 10
@@ -37,7 +38,7 @@ class Story:
         self._from_halt = from_halt
         self._events = 0
         self._gates: dict[Gate, tuple[Any, ...]] = {}
-        self._reasons: set[str] = set()
+        self._told: set[Reason] = set()
         self._step = ""
 
     def news(self, rollout: RolloutStory, columns: int) -> list[Line]:
@@ -65,13 +66,11 @@ class Story:
 
     def _event(self, event: Event, columns: int) -> list[Line]:
         """An event, without the reason that stands above already: a gate's words turn back its rollout, and end it."""
-        message = event.message
         if event.kind == "halt":
-            known = message in self._reasons
-            self._reasons.add(message)
-            return [] if known else _dated(event.at, message, columns)
-        what, _, reason = message.partition(": ")
-        return _dated(event.at, what if reason in self._reasons else message, columns)
+            known = event.code in self._told
+            self._told.add(event.code)
+            return [] if known else _dated(event.at, event.message, columns)
+        return _dated(event.at, event.short if event.cause in self._told else event.message, columns)
 
     def _gate(self, gate: GateResult | None, at: str | float, columns: int) -> list[Line]:
         if gate is None or gate.verdict not in _DECIDED:
@@ -79,7 +78,8 @@ class Story:
         if self._gates.get(gate.gate) == gate_news(gate):
             return []
         self._gates[gate.gate] = gate_news(gate)
-        self._reasons.add(gate.message)
+        if gate.verdict is Verdict.FAIL:
+            self._told.add(Reason.GATE_FAILED)
         head, *rest = gate_lines(gate, columns - _INDENT, indent=0, full=True)
         return [[(_clock(at), "dim"), *head], *([(" " * _INDENT, ""), *line] for line in rest)]
 

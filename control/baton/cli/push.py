@@ -15,6 +15,7 @@ from baton.cli.follow import STARTED, ask, follow
 from baton.cli.output import is_terminal, print_json, say, size
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
 from baton.errors import TimedOut, Unreachable, UsageError
+from baton.facts import Ticket
 
 if TYPE_CHECKING:
     from baton.api import ApiClient
@@ -60,8 +61,8 @@ def push(
     if settings.server is not None and repository is None:
         # The same path can be another directory here, into which everything would go and nothing come of it.
         raise UsageError(
-            "The control plane is on another machine.",
-            mend="Name where its model repository is mounted here with --repository; or push over there.",
+            "The control plane is on another machine, so where to copy to is not known. Nothing was copied.",
+            mend="Name with --repository where its model repository is mounted here, or push on that machine.",
         )
     home = repository or _served_repository(client) or config.repository
     ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", yes=waiting.yes)
@@ -77,13 +78,13 @@ def push(
             release=None if release is None else Release(release),
             progress=progress,
         )
-    again = ", resumed" if pushed.resumed else ""
+    again = ", going on with an earlier push" if pushed.resumed else ""
     say(
-        f"{service.name}: version {pushed.version} is in place: {pushed.folder}, {size(pushed.bytes)}"
-        f" in {pushed.seconds:.1f} s{again}."
+        f"{service.name}: version {pushed.version} was copied to {pushed.folder} ({size(pushed.bytes)}"
+        f" in {pushed.seconds:.1f} s{again})."
     )
     if pushed.ignored:
-        say(f"Ignored, since no version serves them: {pushed.ignored}.")
+        say(f"Not copied, because no version serves them: {pushed.ignored}.")
     if running and waiting.wait:
         left = None if waiting.timeout is None else max(0.001, waiting.timeout - (time.monotonic() - began))
         _follow(settings, client, service.name, pushed.version, Waiting(waiting.yes, waiting.wait, left))
@@ -105,7 +106,7 @@ def push(
     if running:
         say("`ctl status --watch` follows its rollout.")
     else:
-        say("No control plane runs here; `ctl up` or `ctl serve` takes it up.")
+        say("No control plane runs here. `ctl up` or `ctl serve` starts one, which begins the rollout.")
 
 
 def _served_repository(client: ApiClient) -> Path | None:
@@ -144,12 +145,13 @@ def _floor(client: ApiClient, service: str, state: Path | None) -> tuple[int, bo
 
 def _follow(settings: Settings, client: ApiClient, service: str, version: int, waiting: Waiting) -> None:
     deadline = None if waiting.timeout is None else time.monotonic() + waiting.timeout
-    last = ""
+    last: Ticket | None = None
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimedOut(
-                f"{service}: the rollout of version {version} has not begun in time. {last}",
+                f"{service}: the rollout of version {version} has not begun in time. "
+                f"{last.message if last else ''}".rstrip(),
                 mend="It begins when it can; `ctl status --watch` follows it.",
             )
         ticket = client.expect(service, version, _SLICE_S if left is None else min(_SLICE_S, left))
@@ -167,9 +169,9 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
                     err=False,
                 )
             return
-        if ticket.message != last:
-            last = ticket.message
-            say(f"Waiting for the rollout of version {version} to begin. {last}")
+        if last is None or ticket.code != last.code:
+            say(f"Waiting for the rollout of version {version} to begin. {ticket.message}")
+        last = ticket
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def service_lines(service: ServiceStatus, columns: int, *, paused: bool, brief: 
         lines += _wrapped("Problem", problem, columns, WARN)
     if service.gates:
         lines.append([("Gates:" if rollout is not None else "Gates of the last rollout:", "")])
-        lines += _gates(service.gates, columns, brief=brief)
+        lines += _gates(service.gates, columns, awaited=service.candidate is not None, brief=brief)
     if service.versions:
         lines.append([("Versions:", "")])
         lines += _versions(service, columns, brief=brief)
@@ -196,7 +196,7 @@ def _rollout(rollout: RolloutHead) -> str:
     return f"{text}; {rollout.why}" if rollout.why else text
 
 
-def _gates(gates: Sequence[GateResult], columns: int, *, brief: bool) -> list[Line]:
+def _gates(gates: Sequence[GateResult], columns: int, *, awaited: bool, brief: bool) -> list[Line]:
     shared = [g.gate for g in gates if brief and g.verdict is Verdict.PASS]
     lines: list[Line] = []
     if shared:
@@ -205,7 +205,7 @@ def _gates(gates: Sequence[GateResult], columns: int, *, brief: bool) -> list[Li
         lines += [[("  ", ""), (f"{sign} ", style), (first, "")], *([("    ", ""), (part, "")] for part in rest)]
     for gate in gates:
         if gate.gate not in shared:
-            lines += gate_lines(gate, columns)
+            lines += gate_lines(gate, columns, awaited=awaited)
     return lines
 
 

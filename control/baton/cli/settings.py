@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,68 +85,35 @@ def _store(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Settings), parameter.name, value)
 
 
+_FILE, _FOLDER = click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path, file_okay=False)
+_COMMON: tuple[tuple[str, Any, str | None, str], ...] = (
+    ("--config", _FILE, "FILE", "Configuration file.  [default: ./baton.toml if it is there]"),
+    ("--state", _FOLDER, "DIR", "State directory, where the running control plane's socket lies.  [default: .baton]"),
+    ("--output", click.Choice(["table", "json"]), None, "How to print.  [default: table]"),
+    ("--service", str, "NAME", "The service, where there are several."),
+    (
+        "--server", str, "URL",
+        "A control plane on another machine, https://host:port, instead of the one of the state directory.",
+    ),
+    ("--token-file", _FILE, "FILE", "With --server: the file that holds its token."),
+    ("--ca", _FILE, "FILE", "With --server: the authority that signed its certificate.  [default: the system's]"),
+)  # fmt: skip
+
+
 def common(*, environment: bool = False) -> Callable[[_F], _F]:
     """The options for every verb. Said before the verb or after it; what stands after it wins.
 
     ``environment``: read ``BATON_*`` too. Only the group does, since a verb's options would override its flags.
     """
 
-    def env(name: str) -> str | None:
-        return f"BATON_{name}" if environment else None
-
-    option = partial(click.option, expose_value=False, callback=_store)  # kept in Settings, not passed on
-    options = (
-        option(
-            "--config",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar=env("CONFIG"),
-            metavar="FILE",
-            help="Configuration file.  [default: ./baton.toml if it is there]",
-        ),
-        option(
-            "--state",
-            type=click.Path(path_type=Path, file_okay=False),
-            envvar=env("STATE"),
-            metavar="DIR",
-            help="State directory, where the running control plane's socket lies.  [default: .baton]",
-        ),
-        option(
-            "--output",
-            type=click.Choice(["table", "json"]),
-            envvar=env("OUTPUT"),
-            help="How to print.  [default: table]",
-        ),
-        option(
-            "--service",
-            envvar=env("SERVICE"),
-            metavar="NAME",
-            help="The service, where there are several.",
-        ),
-        option(
-            "--server",
-            envvar=env("SERVER"),
-            metavar="URL",
-            help="A control plane on another machine, https://host:port, instead of the one of the state directory.",
-        ),
-        option(
-            "--token-file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar=env("TOKEN_FILE"),
-            metavar="FILE",
-            help="With --server: the file that holds its token.",
-        ),
-        option(
-            "--ca",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar=env("CA"),
-            metavar="FILE",
-            help="With --server: the authority that signed its certificate.  [default: the system's]",
-        ),
-    )
-
     def decorate(function: _F) -> _F:
-        for one in reversed(options):
-            function = one(function)
+        for flag, kind, metavar, text in reversed(_COMMON):
+            env = f"BATON_{flag[2:].replace('-', '_').upper()}" if environment else None
+            # Kept in Settings, not passed on.
+            option = click.option(
+                flag, type=kind, metavar=metavar, help=text, envvar=env, expose_value=False, callback=_store
+            )
+            function = option(function)
         return function
 
     return decorate

@@ -24,6 +24,7 @@ from baton.journal.retention import Retention
 from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.reasons import Why
+from baton.tls import is_loopback
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
@@ -34,8 +35,6 @@ from baton.watch.scan import Scanner
 from baton.watch.watcher import Watcher
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def build(
     ``held`` raises when this process may not act for the state directory any more: then nothing more is done.
 
     Raises:
-        ConfigError: the repository, a golden set or an admin key is not there.
+        ConfigError: the repository, a golden set, an admin key or a file of authorities is not there.
         JournalError: the state directory can't be written.
     """
     if not config.repository.is_dir():
@@ -93,10 +92,18 @@ def build(
     journal = open_journal(config.state / JOURNAL, clock, held)
     if servers is None:
         servers = {
-            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics or None, admin_key=admin_key(s))
+            s.name: GrpcTriton(s.name, s.grpc, metrics=s.metrics or None, admin_key=admin_key(s), tls=s.encryption)
             for s in config.servers
         }
-    ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if s.grpc.startswith(LOOPBACK)}
+    for open_way in (
+        s for s in config.servers if s.admin_key_file is not None and not s.tls and not is_loopback(s.grpc)
+    ):
+        log.warning(
+            "The admin key goes to server %s at %s in clear text: whoever sees that network can load models. "
+            "Start that Triton with TLS, and set tls = true for it (docs/how-to/encrypt-triton.md).",
+            open_way.name, open_way.grpc,
+        )  # fmt: skip
+    ports = {s.name: int(s.grpc.rpartition(":")[2]) for s in config.servers if is_loopback(s.grpc)}
     local = len(ports) == len(config.servers)
     guard, processes = Guard(), dict[str, Processes]()
 

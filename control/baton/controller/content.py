@@ -42,17 +42,11 @@ class ContentVerifier:
         """
         known = self._journal.notes.manifest(version).get(self._service)
         if known is None:
-            raise Refused(
-                because(Reason.NOT_RECORDED, version=version),
-                mend="Push the content as a new version, restart Triton in a maintenance window, or name it with --to.",
-            )
+            raise Refused(because(Reason.NOT_RECORDED, version=version))
         found = self._manifest(version)
         wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
         if wrong:
-            raise Refused(
-                because(Reason.DIFFERS, version=version, file=wrong[0], more=len(wrong) - 1),
-                mend="Restore the files as they were, or push the new content as a new version.",
-            )
+            raise Refused(because(Reason.DIFFERS, version=version, file=wrong[0], more=len(wrong) - 1))
         # The fingerprint from before the hashing: what changes meanwhile is another change.
         noted = self._journal.notes.loaded()
         loaded = {**(noted.get(self._service) or {}), version: folder.fingerprint}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from baton.controller.content import ContentVerifier
 from baton.domain import Folder, Gate, GateResult, Rollout, VersionMeta
 from baton.journal import Journal
+from baton.local.processes import Processes
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import ServiceFiles
 
@@ -16,56 +17,8 @@ Question = Callable[[Triton, int, float], None]
 """Sends a version on a server one real request, for at most so many seconds; raises the errors of ``Triton.infer``."""
 
 
-class Processes(Protocol):
-    """The processes that run versions on servers, where they can be seen; each method is of one server and version."""
-
-    def running(self, server: str, version: int) -> int:
-        """How many run it now."""
-        ...
-
-    def watch(self, server: str, version: int) -> None:
-        """The version answers: remember the processes that run it, unless they are known."""
-        ...
-
-    def lost(self, server: str, version: int) -> bool:
-        """Whether one that was remembered has ended."""
-        ...
-
-    def why(self, server: str, version: int) -> str:
-        """Why one of them has ended, as far as that is known."""
-        ...
-
-    def guard(self, server: str, versions: Collection[int], as_of: float) -> None:
-        """These are loaded, by an index read after that time: end each process of them that stands still."""
-        ...
-
-    def end(self, server: str, version: int) -> int:
-        """End them; returns how many there were."""
-        ...
-
-
-class _Unseen:
-    """Where no process can be seen."""
-
-    def running(self, _server: str, _version: int) -> int:
-        return 0
-
-    end = running
-
-    def watch(self, _server: str, _version: int) -> None:
-        return
-
-    def lost(self, _server: str, _version: int) -> bool:
-        return False
-
-    def why(self, _server: str, _version: int) -> str:
-        return ""
-
-    def guard(self, _server: str, _versions: Collection[int], _as_of: float) -> None:
-        return
-
-
-UNSEEN: Processes = _Unseen()
+UNSEEN = Processes("", {})
+"""Of no server: where no process can be seen. What it remembers is that there was none."""
 
 
 class Asker(Protocol):

@@ -84,7 +84,7 @@ class RolloutRecorder:
         """
         folder = view.folders.get(version)
         if folder is None:
-            raise Refused(because(Reason.NO_SUCH_FOLDER, version=version), mend="`ctl versions` lists what is there.")
+            raise Refused(because(Reason.NO_SUCH_FOLDER, version=version))
         meta, wrong = self.meta(version, folder.fingerprint)
         release = self._journal.notes.release(version).get(self._service) or meta.release
         now = self._clock()

@@ -11,7 +11,6 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_DOCUMENTS = (1, 4, 16, 32, 64, 100, 256, 1024, 4096)
 access = logging.getLogger("baton.gateway.access")
 
 
@@ -53,9 +52,8 @@ class Metrics:
         self._server_seconds = Histogram(
             "baton_gateway_server_seconds", "What Triton takes of that", ("model_version",), buckets=_BUCKETS, **made
         )
-        self._documents = Histogram(
-            "baton_gateway_documents", "Documents of a request", ("route",), buckets=_DOCUMENTS, **made
-        )
+        counts = (1, 4, 16, 32, 64, 100, 256, 1024, 4096)
+        self._documents = Histogram("baton_gateway_documents", "Of a request", ("route",), buckets=counts, **made)
         self._by_key = Counter(
             "baton_gateway_requests", "Requests by the name of their API key", ("key", "status"), **made
         )

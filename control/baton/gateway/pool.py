@@ -23,6 +23,7 @@ from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, e
 from baton.client_errors import error_of
 from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
+from baton.tls import Tls, Trust
 from baton.triton.words import refused
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
@@ -56,11 +57,11 @@ class Connection(Protocol):
 class TritonConnection:
     """A Triton by gRPC, over one connection that is kept warm. Made and used in one event loop."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: Tls | None = None) -> None:
         import tritonclient.grpc.aio as triton
 
-        self.name = address
-        self._client = triton.InferenceServerClient(address, channel_args=CHANNEL)
+        self.name, (credentials, named) = address, Trust(tls).credentials()
+        self._client = triton.InferenceServerClient(address, creds=credentials, channel_args=[*CHANNEL, *named])
         self._input = triton.InferInput
 
     async def infer(self, model: str, version: str, inputs: Tensors, request_id: str, timeout_s: float) -> Outputs:

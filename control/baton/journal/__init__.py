@@ -14,13 +14,12 @@ from pathlib import Path
 
 from baton.journal.database import Database
 from baton.journal.events import Events
-from baton.journal.notes import EVERY_SERVICE, Note, Notes
+from baton.journal.notes import EVERY_SERVICE as EVERY_SERVICE, Note as Note, Notes
 from baton.journal.rollouts import Rollouts
 from baton.journal.versions import Versions
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged, aside_name, put_aside
 
-__all__ = ["EVERY_SERVICE", "JOURNAL", "Journal", "Note", "open_journal"]
 
 JOURNAL = "journal.db"
 """The journal's file in the state directory."""

@@ -36,7 +36,7 @@ class Rollouts:
         _allow(None, rollout.phase)
         with self._database.transaction() as db:
             if self.current(rollout.service) is not None:
-                raise Refused(because(Reason.UNDER_WAY, service=rollout.service), mend="`ctl abort` ends it.")
+                raise Refused(because(Reason.UNDER_WAY, service=rollout.service))
             cursor = db.execute(
                 "INSERT INTO rollout (service, kind, candidate, previous, phase, who, why, release, label, fingerprint,"
                 " started_at, phase_since, promoted, full) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",

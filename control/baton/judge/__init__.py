@@ -4,20 +4,9 @@ Each result has the figure that it was judged by, the limit, the sample sizes an
 without enough evidence holds: it neither passes nor fails. Limits are given by the caller, and have no defaults here.
 """
 
-from baton.judge.invariance import judge_invariance
-from baton.judge.live import judge_live
-from baton.judge.memory import judge_memory
-from baton.judge.ndcg import mean_ndcg_at_10, ndcg_at_10
-from baton.judge.output import judge_output
-from baton.judge.timing import judge_latency, judge_warmup
-
-__all__ = [
-    "judge_invariance",
-    "judge_latency",
-    "judge_live",
-    "judge_memory",
-    "judge_output",
-    "judge_warmup",
-    "mean_ndcg_at_10",
-    "ndcg_at_10",
-]
+from baton.judge.invariance import judge_invariance as judge_invariance
+from baton.judge.live import judge_live as judge_live
+from baton.judge.memory import judge_memory as judge_memory
+from baton.judge.ndcg import mean_ndcg_at_10 as mean_ndcg_at_10, ndcg_at_10 as ndcg_at_10
+from baton.judge.output import judge_output as judge_output
+from baton.judge.timing import judge_latency as judge_latency, judge_warmup as judge_warmup

@@ -12,6 +12,7 @@ raise an alarm (in 5 of 300 simulated windows with three steps of 6 %), while a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,10 +44,9 @@ def judge_memory(samples: Sequence[tuple[float, float]], *, limit: float, window
     recent = both[both[:, 0] >= both[-1, 0] - window_s] if len(both) else both
     span = float(recent[-1, 0] - recent[0, 0]) if len(recent) else 0.0
     if len(recent) < MIN_SAMPLES or span < window_s / 2:
-        message = (
-            f"{len(recent)} samples of memory over {_minutes(span)}; at least {MIN_SAMPLES} over "
-            f"{_minutes(window_s / 2)} are needed to tell whether it grows."
-        )
+        least = f"{window_s / 2 / _MINUTE_S:.3g} min"
+        few = f", {len(recent)} of {MIN_SAMPLES} samples" if span >= window_s / 2 else ""
+        message = f"measuring, {math.floor(span / _MINUTE_S)} of {least}{few}."
         return GateResult(Gate.MEMORY, Verdict.HOLD, message, limit=limit, evidence=MemoryEvidence(samples=len(recent)))
     median = float(np.median(recent[:, 1]))
     fit = scipy.stats.theilslopes(recent[:, 1], recent[:, 0], alpha=_CONFIDENCE)

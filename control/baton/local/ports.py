@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from baton.errors import Refused
 from baton.local.procfs import port_owner
+from baton.tls import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ def open_port(host: str, name: str, port: int) -> socket.socket:
             mend=f"Choose another port with --{name.lower()}-port.",
         ) from error
     return probe
+
+
+def is_here(address: str) -> bool:
+    """Whether ``host:port`` is an address of this machine's loopback."""
+    return is_loopback(address)
 
 
 def is_listening(host: str, port: int) -> bool:

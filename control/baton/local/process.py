@@ -313,12 +313,14 @@ class LocalTriton:
             if self._exited.wait(_LOOK_EVERY if exposed is None else _LOOK_SOON):
                 raise Unreachable(
                     f"Triton exited with code {self.poll()} while it started. The end of {self._log}:\n"
-                    f"{self.last_log_lines()}"
+                    f"{self.last_log_lines()}\n",
+                    mend="`ctl doctor` checks what Triton needs.",
                 )
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"Triton does not answer on {self.grpc_url} after {timeout:g} s. The end of {self._log}:\n"
-                    f"{self.last_log_lines()}"
+                    f"{self.last_log_lines()}\n",
+                    mend="`ctl doctor` checks what Triton needs.",
                 )
 
         if exposed is not None:

@@ -74,6 +74,13 @@ def stubs(prefix: str = "") -> Iterator[Stub]:
         )
 
 
+def servers() -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The process ids and command lines of every Triton that this process can see."""
+    for pid, words in _commands():
+        if Path(words[0]).name == "tritonserver" and (state := stat(pid)) is not None and state[0] not in ENDED:
+            yield pid, tuple(words[:-1])
+
+
 def session_members(session: int) -> list[int]:
     """Every process of a session, the server's children and grandchildren included; zombies are left out."""
     members = []

@@ -295,6 +295,8 @@ class View:
             if known is not None and known != folder.fingerprint:
                 return because(Reason.FOLDER_CHANGED, version=version)
         for entry in self.unexpected:
+            if entry.deadly:
+                return because(Reason.DEADLY_ENTRY, name=entry.name[:40], problem=entry.problem)
             if not entry.harmless and self.known_unexpected.get(entry.name) != entry.fingerprint:
                 return because(Reason.UNEXPECTED_ENTRY, name=entry.name, problem=entry.problem)
         return None

@@ -11,31 +11,16 @@ import pkgutil
 from importlib import import_module
 
 from baton.errors import ConfigError
-from baton.probe.base import Cancelled, Infer, MakeProbe, Probe
-from baton.probe.builtin import NoRequest, ask_builtin
-from baton.probe.golden import GoldenCase, GoldenSet, load_golden
-from baton.probe.timing import measure_latency, measure_warmup
-from baton.samples import CaseScores, LatencySamples, ScorePair, WarmupSamples
-
-__all__ = [
-    "Cancelled",
-    "CaseScores",
-    "GoldenCase",
-    "GoldenSet",
-    "Infer",
-    "LatencySamples",
-    "NoRequest",
-    "Probe",
-    "ScorePair",
-    "WarmupSamples",
-    "ask_builtin",
-    "builtin",
-    "get",
-    "load_golden",
-    "measure_latency",
-    "measure_warmup",
-    "names",
-]
+from baton.probe.base import Cancelled as Cancelled, Infer as Infer, MakeProbe, Probe as Probe
+from baton.probe.builtin import NoRequest as NoRequest, ask_builtin as ask_builtin
+from baton.probe.golden import GoldenCase as GoldenCase, GoldenSet as GoldenSet, load_golden as load_golden
+from baton.probe.timing import measure_latency as measure_latency, measure_warmup as measure_warmup
+from baton.samples import (
+    CaseScores as CaseScores,
+    LatencySamples as LatencySamples,
+    ScorePair as ScorePair,
+    WarmupSamples as WarmupSamples,
+)
 
 
 def names() -> list[str]:

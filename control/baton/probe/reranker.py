@@ -11,6 +11,8 @@ from baton.probe.base import Infer, Stop, Tensors, check
 from baton.probe.golden import GoldenCase, GoldenSet
 from baton.samples import CaseScores, ScorePair
 
+NEEDED = frozenset({"query", "documents", "scores", "model_version"})
+"""The tensors that a model must have to be asked by this probe, and by any client."""
 _INVARIANCE_CASES = 4
 _INVARIANCE_DOCUMENTS = 4
 """Of each case. Each is a request of its own, besides one mixed request for each case."""

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from baton.reasons.reason import Reason
-from baton.reasons.words import named, say
+from baton.reasons.reason import Reason as Reason
+from baton.reasons.words import named as named, say, what_to_do
 
-__all__ = ["Figure", "Reason", "Why", "because", "named"]
 
 Figure = Union[str, int, float, "tuple[Figure, ...]", "Why", None]
 """Hashable, and the same after it was written to JSON and read. Times are seconds; versions are in sorted tuples."""
@@ -32,9 +31,29 @@ class Why:
         return say(self.reason, self.figures)
 
     @property
+    def mend(self) -> str | None:
+        """What a person who was refused for this can do."""
+        return what_to_do(self.reason, self.figures)
+
+    @property
     def figures(self) -> dict[str, Any]:
         """By name, as the sentence uses them."""
         return dict(self._figures)
+
+    @property
+    def cause(self) -> Why | None:
+        """The reason that it gives for itself."""
+        why = self.figures.get("why")
+        return why if isinstance(why, Why) else None
+
+    @property
+    def root(self) -> Why:
+        """The last of its causes; itself where it gives none."""
+        return self if self.cause is None else self.cause.root
+
+    def without_cause(self) -> Why:
+        """What happened, and not why."""
+        return because(self.reason, **{name: value for name, value in self.figures.items() if name != "why"})
 
     def on(self, server: str) -> Why:
         """The call, on this server."""

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     FOLDER_GONE = auto()
     FOLDER_CHANGED = auto()
     UNEXPECTED_ENTRY = auto()
+    DEADLY_ENTRY = auto()
 
     # Calls to Triton, and files
 

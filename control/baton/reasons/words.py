@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from baton.reasons.reason import Reason
+from baton.reasons.refusals import REFUSALS
 
 
 def named(versions: Iterable[int]) -> str:
@@ -118,6 +119,8 @@ SENTENCES: Mapping[Reason, str] = {
     "on when it has verified them (`ctl retry {version}` shows what differs).",
     Reason.UNEXPECTED_ENTRY: "{name!r} in the engine's directory is not a version folder. {problem} Loaded versions "
     "are not affected, but the next load call would reload all of them, so Baton loads nothing until then.",
+    Reason.DEADLY_ENTRY: "{name!r} in the engine's directory is not a version folder. {problem} Clients are served, "
+    "and Baton loads nothing until then.",
     # Calls to Triton, and files
     Reason.LOADING: "Loading version {version}{server:on}",
     Reason.UNLOADING: "Unloading {versions:versions}{server:on}",
@@ -281,8 +284,8 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.INHERITED: "served before version {alias} according to the files; the journal was lost",
     # Events
     Reason.BEGUN: "{kind} of version {version}: {why}",
-    Reason.MOVED_ON: "{before} to {after}: {why}",
-    Reason.ENDED: "{outcome}: {why}",
+    Reason.MOVED_ON: "{before} to {after}{why:?: {why}|}",
+    Reason.ENDED: "{outcome}{why:?: {why}|}",
     Reason.VERDICT: "{gate}: {verdict}. {said}",
     Reason.GOES_ON: "version {version} promoted{full:? past its remaining traffic steps|}",
     Reason.HELD_ASKED_AGAIN: "The gates of version {version} that lacked evidence run again.",
@@ -318,31 +321,7 @@ SENTENCES: Mapping[Reason, str] = {
     "{runs:?: {runs}|}{asked:? instead of {asked}|}). Make room on that machine and restart its Triton in a "
     "maintenance window, or configure less in the engine's config.pbtxt.",
     # Refusals to a person
-    Reason.JUST_STARTED: "The control plane has only just started.",
-    Reason.NO_ROLLOUT: "There is no rollout {number}.",
-    Reason.NONE_UNDER_WAY: "No rollout of {service} is under way.",
-    Reason.UNDER_WAY: "A rollout of {service} is under way.",
-    Reason.BUSY: "A {kind} of version {version} is under way ({phase}).",
-    Reason.ON_ITS_WAY_BACK: "Version {version} is being rolled back: {why}",
-    Reason.SERVES_ALREADY: "Version {version} serves already.",
-    Reason.NOT_PROMOTED: "Version {version} was not promoted, because gate {gate} does not have enough evidence. "
-    "{said}",
-    Reason.NONE_EARLIER: "There is no earlier version to roll back to.",
-    Reason.NONE_KNOWN_EARLIER: "The journal knows no earlier version that served.",
-    Reason.NOT_WHOLE: "Version {version} is not on disk, or not complete.",
-    Reason.NEVER_SERVED: "Version {version} has never served.",
-    Reason.NOTHING_TO_RETRY: "No version of {service} was refused or withdrawn.",
-    Reason.JUDGED_AS: "Version {version} is being judged as {release}.",
-    Reason.GATES_BEHIND: "Version {version} serves, so it has passed its gates.",
-    Reason.NOTHING_NEW: "No new version is complete on disk.",
-    Reason.NO_SUCH_FOLDER: "There is no folder of version {version}.",
-    Reason.ARRIVING: "Version {version} is still arriving. Missing: {lacks}.",
-    Reason.LOWER: "Version {version} is lower than version {serves}, which serves.",
-    Reason.WAS_REFUSED: "Version {version} was refused: {why}",
-    Reason.LIVE_FOLDER_GONE: "The folder of version {version} is gone.",
-    Reason.UNCHANGED: "Version {version} serves, and its folder is as it was when it was loaded.",
-    Reason.NOT_RECORDED: "Baton did not record what version {version} held when it was loaded, so it can't verify it.",
-    Reason.DIFFERS: "Version {version}: {file} {more:?and {more} more differ|differs} from what was loaded.",
+    **{reason: f"{said} {means}".rstrip() for reason, (said, means, _) in REFUSALS.items()},
 }
 """Every reason has a sentence, and every use of one gives the figures that it names (``tests/unit/reasons``)."""
 
@@ -352,3 +331,9 @@ _WORDS = _Words()
 def say(reason: Reason, figures: Mapping[str, Any]) -> str:
     """The sentence for a person."""
     return _WORDS.vformat(SENTENCES[reason], (), figures)
+
+
+def what_to_do(reason: Reason, figures: Mapping[str, Any]) -> str | None:
+    """What a person who was refused can do; None for a reason that refuses nothing."""
+    refusal = REFUSALS.get(reason)
+    return None if refusal is None else _WORDS.vformat(refusal[-1], (), figures)

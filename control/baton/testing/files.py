@@ -10,6 +10,7 @@ from typing import Protocol
 from baton.errors import RepositoryError
 from baton.triton import pbtxt
 from baton.triton.repository import SPLITTER_BACKEND
+from baton.verify.names import is_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class DiskRepository:
         except (OSError, UnicodeDecodeError, RepositoryError):
             return None
         entries = {e.name: e for e in directory.iterdir() if e.name != path.name}
-        folders = {int(n): _newest(e) for n, e in entries.items() if n.isdigit() and n[0] != "0" and e.is_dir()}
-        unexpected = {n: _newest(e) for n, e in entries.items() if not n.isdigit()}
+        folders = {int(n): _newest(e) for n, e in entries.items() if is_number(n) and n[0] != "0" and e.is_dir()}
+        unexpected = {n: _newest(e) for n, e in entries.items() if not is_number(n)}
         policy = frozenset(config.version_policy.specific.versions)
         splits = None
         if config.backend == SPLITTER_BACKEND:

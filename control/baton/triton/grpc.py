@@ -20,7 +20,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from baton.client import DIRECT
 from baton.domain import EngineInfo, ModelState, ModelVersion, Signature, TensorSpec
-from baton.errors import InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
+from baton.errors import BatonError, InvalidRequest, KeyRefused, TimedOut, TritonError, Unreachable
+from baton.tls import Connection, Tls
 from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, own_id
 from baton.triton.words import cause, refused
 
@@ -38,17 +39,30 @@ _METRICS = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class GrpcTriton:
     """One server at ``address`` (``host:port`` of its gRPC endpoint).
 
-    The ``admin_key`` goes with every call: the operator chooses which calls the server restricts by it.
+    The ``admin_key`` goes with every call: the operator chooses which calls the server restricts by it. ``tls``: calls
+    are encrypted, and the server is checked. Raises ``ConfigError`` when the file of authorities can't be used.
     """
 
-    def __init__(self, name: str, address: str, *, metrics: str | None = None, admin_key: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        *,
+        metrics: str | None = None,
+        admin_key: str | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self._name = name
         self._address = address
         self._metrics = metrics
         self._headers = {KEY_HEADER: admin_key} if admin_key else None
-        # Pings without data more often than every five minutes are answered with GOAWAY.
-        self._client = client.InferenceServerClient(
-            address,
+        self._connection = Connection(tls, self._connected)
+
+    def _connected(self, credentials: Any, options: list[tuple[str, str]]) -> client.InferenceServerClient:
+        return client.InferenceServerClient(
+            self._address,
+            creds=credentials,
+            # Pings without data more often than every five minutes are answered with GOAWAY.
             keepalive_options=client.KeepAliveOptions(keepalive_time_ms=2**31 - 1, keepalive_timeout_ms=20_000),
             channel_args=[
                 DIRECT,  # whoever runs a proxy would be shown the key
@@ -56,8 +70,13 @@ class GrpcTriton:
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 # A server that comes back is found within seconds, not after minutes of backing off.
                 ("grpc.max_reconnect_backoff_ms", 2000),
+                *options,
             ],
         )
+
+    @property
+    def _client(self) -> client.InferenceServerClient:
+        return self._connection.client()
 
     @property
     def name(self) -> str:
@@ -136,7 +155,8 @@ class GrpcTriton:
         # Triton fills in what the file leaves out. A group on GPUs has its count on each of them.
         return sum(group.count * max(1, len(group.gpus)) for group in self._config(model, version).instance_group)
 
-    def signature(self, model: str, version: int) -> Signature:
+    def signature(self, model: str, version: int | None) -> Signature:
+        """None: of the version that Triton chooses."""
         config = self._config(model, version)
 
         def spec(tensor: Any, *, optional: bool = False) -> TensorSpec:
@@ -213,7 +233,7 @@ class GrpcTriton:
         ]
 
     def close(self) -> None:
-        self._client.close()
+        self._connection.close(client.InferenceServerClient.close)
 
     @contextmanager
     def _errors(self, what: str, timeout_s: float | None = None) -> Iterator[None]:
@@ -226,9 +246,7 @@ class GrpcTriton:
         except InferenceServerException as error:
             raise self._translated(error, what, timeout_s) from None
 
-    def _translated(
-        self, error: InferenceServerException, what: str, timeout_s: float | None
-    ) -> Unreachable | TimedOut | TritonError:
+    def _translated(self, error: InferenceServerException, what: str, timeout_s: float | None) -> BatonError:
         status: Any = error.status() or ""
         words = (error.message() or "").strip()
         where = f"server {self._name} at {self._address}"
@@ -249,7 +267,8 @@ class GrpcTriton:
             return TimedOut(f"Triton, {where}: {what}: {words}.")
         # Triton also says UNAVAILABLE of a version that is loading or unloading: then the server does answer.
         if "CANCELLED" in status or ("UNAVAILABLE" in status and "unknown model" not in words):
-            return Unreachable(f"Triton, {where}, does not answer: {words or status}.")
+            silent = Unreachable(f"Triton, {where}, does not answer: {words or status}.")
+            return self._connection.trust.explained(silent, f"Triton, {where},", self._address)
         if "INVALID_ARGUMENT" in status:
             return InvalidRequest(cause(words) or str(status), words=words or None)
         return TritonError(cause(words) or str(status), words=words or None)

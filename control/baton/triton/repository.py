@@ -18,6 +18,7 @@ from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, file_errors, held, read, write_atomically
 from baton.triton.key import Key
+from baton.verify.names import version_of
 
 CLEAR_TOKEN = "token"  # noqa: S105 - the name of a file
 """In the splitter's version folder: an older Baton wrote the token there, readable for everybody."""
@@ -126,25 +127,24 @@ class ServiceFiles:
         return self._alias_text(pbtxt.parse_engine(engine, self.engine_dir / CONFIG), version, split=False)
 
     def tidy_alias(self) -> None:
-        """Remove the version directories of the alias that its file no longer names."""
+        """Remove the version directories of the alias that its file no longer names.
+
+        Baton made them, and empty. What has something in it is somebody's, and stays.
+        """
         current = self.alias()
         with file_errors(self.alias_dir):
             if not self.alias_dir.is_dir():
                 return
             with held(self.alias_dir) as folder:
                 for entry in folder.iterdir():
-                    if (
-                        entry.is_dir()
-                        and not entry.is_symlink()
-                        and entry.name.isdigit()
-                        and entry.name != str(current)
-                    ):
-                        shutil.rmtree(entry)
+                    if entry.is_dir() and not entry.is_symlink() and version_of(entry.name) not in {None, current}:
+                        with suppress(OSError):
+                            entry.rmdir()
 
     def splitter(self) -> int | None:
         """The stable version that the splitter's files name; None without files of Baton's."""
         stable = self._splitter_parameters().get("stable", "")
-        return int(stable) if stable.isdecimal() else None
+        return version_of(stable)
 
     def keyed(self) -> bool:
         """Whether the splitter's files have the present key and limits, as :meth:`set_splitter` would write them.

@@ -19,56 +19,64 @@ _WRAPPED: Final = re.compile(r"^Failed to process the request\(s\) for model(?: 
 
 _REFUSED: Final = re.compile(r"(?:^|[\s,;:])(deadline|busy): ")
 
-_PYTHON: Final = "Triton's python backend runs with another Python environment than the engine needs"
 _MACHINE: Final = tuple(
     (re.compile(pattern), mend)
     for pattern, mend in (
         (
             r"unable to find backend library for backend '(?P<what>[^']+)'",
-            "Triton on this server lacks the backend `{what}`: put it into the folder that --backend-directory names.",
+            "This server lacks the backend `{what}`. Copy it into the folder that --backend-directory names.",
         ),
         (
             r"No module named '(?P<what>[^'.]+)|(?:requires|not find) the (?P<lib>\S+) library",
-            f"{_PYTHON}: install `{{what}}` into it.",
+            "The Python environment of this server's Triton lacks `{what}`. Install it there.",
         ),
-        (r"ImportError: |undefined symbol|GLIBC\w*_[\d.]+' not found", f"{_PYTHON}: mend its packages."),
+        (
+            r"ImportError: |undefined symbol|GLIBC\w*_[\d.]+' not found",
+            "The Python packages of this server's Triton do not fit each other. Install them anew.",
+        ),
         (
             r"\(model\.py, line \d+\)|no attribute 'TritonPythonModel'",
-            "The backend's own model.py is broken on this server: install it anew.",
+            "The backend's model.py on this server is damaged. Install the backend anew.",
         ),
         (
             r"(?P<what>\S+\.so[\w.]*): cannot open shared object file|libtriton_\S+: |unable to load shared library",
-            "A shared library is missing on this server: install it, or put its folder into LD_LIBRARY_PATH.",
+            "This server lacks a shared library. Install it, or add its folder to LD_LIBRARY_PATH.",
         ),
         (
             r"canonical path for (?P<what>\S+?)\.?$|EXECUTION_ENV_PATH|triton_python_backend_stub",
-            "The Python environment that config.pbtxt names is not on this server: put it there.",
+            "This server lacks the Python environment that config.pbtxt names. Copy it there.",
         ),
         (
             r"MemoryError|Cannot allocate memory|std::bad_alloc|\[Errno 12\]|[Oo]ut of memory|OutOfMemory",
-            "This server has no memory left for it: end what else takes memory there.",
+            "This server has too little free memory for the version. End what else takes memory there.",
         ),
-        (r"No space left on device|Disk quota exceeded|\[Errno (?:28|122)\]", "Make room on this server's disk."),
+        (
+            r"No space left on device|Disk quota exceeded|\[Errno (?:28|122)\]",
+            "A disk of this server is full. Make room there.",
+        ),
         (
             r"shared memory (?:region|pool)|shm_open|/dev/shm",
-            "Make room in this server's /dev/shm (in a container: --shm-size).",
+            "The shared memory (/dev/shm) of this server is full. Make room there, or raise --shm-size.",
         ),
         (
             r"Too many open files|\[Errno 2[34]\]|can't start new thread|Resource temporarily unavailable",
-            "Raise the limits of Triton's process on this server (`ulimit -n`, `ulimit -u`).",
+            "Triton on this server has reached its limit of files or threads. Raise it (`ulimit -n`, `ulimit -u`).",
         ),
-        (r"Input/output error|Stale file handle|\[Errno (?:5|116)\]", "Mend the disk or the mount on this server."),
+        (
+            r"Input/output error|Stale file handle|\[Errno (?:5|116)\]",
+            "A disk or a mount of this server fails. Repair it.",
+        ),
         (
             r"no GPUs are available|no CUDA-capable device|CUDA (?:driver|error)|NVML|cudaError|no NVIDIA driver",
-            "The GPU of this server can't be used: `nvidia-smi` there says more.",
+            "Triton can't use the GPU of this server. Run `nvidia-smi` there to see why.",
         ),
         (
             NO_POLL,
-            "Triton can't use the model's config.pbtxt; its log names the line.",
+            "Triton can't use the model's config.pbtxt. Correct the line that Triton's log names.",
         ),
         (
             r"(?:not in the repository index|UNAVAILABLE: (?:unloaded)?|still READY) after the load call",
-            "Triton passed over it: NFS shows old files for a minute (`actimeo=1` helps). Else restart Triton there.",
+            "Triton did not see the change. If the files lie on NFS, mount it with `actimeo=1`. Else restart Triton.",
         ),
     )
 )
@@ -116,4 +124,4 @@ def ended(words: str) -> str:
     """What to look at when the process of a version ended by itself; empty when it did not."""
     if "is not healthy" not in words:
         return ""
-    return "Its process ended: Triton's log may say why, and `dmesg` whether the kernel killed it for want of memory."
+    return "Its process ended. Triton's log may say why; `dmesg` shows whether the kernel killed it to free memory."

@@ -321,7 +321,7 @@ def _parsed(file: FileIO, name: str, reader: Reader) -> Part:
         # What kind of file it really is says more than the parser's error.
         file.seek(0)
         kind = true_kind(file.read(HEAD))
-        known = kind is None or kind in error.message
+        known = kind is None or reader is _head
         return Part(error=error if known else CheckpointError(f"{printable(name)} can't be used: {kind}."))
 
 

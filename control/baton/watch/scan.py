@@ -11,7 +11,7 @@ from baton.verify.checkpoint import read
 from baton.verify.completeness import CutShort, missing_parts
 from baton.verify.files import error_text, printable
 from baton.verify.listing import Listing, look, vanished
-from baton.verify.names import name_problem, version_of
+from baton.verify.names import ends_triton, is_number, name_problem, version_of
 
 OWN_ENTRIES: Final = frozenset({"config.pbtxt", "warmup", "initial_state"})
 """Entries that belong beside the versions: the configuration and two folders that Triton reads itself."""
@@ -76,7 +76,8 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
         first_seen=before.first_seen if before is not None else now,
         size=listing.size,
         newest=listing.newest,
-        harmless=problem is not None and path.name.isdigit() and listing.is_there,
+        harmless=problem is not None and is_number(path.name) and listing.is_there,
+        deadly=listing.is_folder and ends_triton(path.name),
         cut=bool(missing) and all(isinstance(part, CutShort) for part in missing),
     )
 

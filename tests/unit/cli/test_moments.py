@@ -24,20 +24,22 @@ from baton.domain import Gate, GateResult, Outcome, Phase, Verdict
 from baton.evidence import LiveEvidence
 from baton.facts import RolloutFacts, RolloutStory, Status, VersionOnDisk
 from baton.metrics import ControlCollector
+from baton.reasons import Reason
 
 COLUMNS = (40, 80, 160)
-LOUD = (Verdict.FAIL, Verdict.HOLD)
 
 
 def words(text: str) -> str:
     return "".join(text.split())
 
 
-def told_whole(gate: GateResult, page: list[str], where: str) -> None:
-    """What a person has to read, since a gate failed or holds, is never cut."""
+def told_whole(gate: GateResult, page: list[str], where: str, *, awaited: bool = True) -> None:
+    """What a person has to read, since a gate failed, or holds and a rollout waits for it, is never cut."""
+    if gate.verdict is Verdict.HOLD and (gate.gate is Gate.MEMORY or not awaited):
+        return
     parts = gate.evidence.checks if isinstance(gate.evidence, LiveEvidence) and gate.evidence.checks else (gate,)
     for part in parts:
-        if part.verdict in LOUD:
+        if part.verdict is Verdict.FAIL or part.verdict is gate.verdict is Verdict.HOLD:
             assert words(part.message) in words("".join(page)), where
 
 
@@ -94,11 +96,23 @@ def test_every_page(name: str, columns: int) -> None:
     shown = [plain(line) for line in pages["status"]]
     assert f"({found.status.services[0].phase})" in "".join(shown)
     for gate in found.status.services[0].gates:
-        told_whole(gate, shown, "status")
+        told_whole(gate, shown, "status", awaited=found.status.services[0].candidate is not None)
     for story in found.stories:
         for gate in story.gates:
             told_whole(gate, [plain(line) for line in pages[f"a wait for {story.id}"]], "a wait")
     assert news(found.status) == news(found.status)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *(("ended rejected", Reason.GATE_FAILED), ("ended rolled back", Reason.ASKED_BACK)),
+        *(("ended aborted", Reason.ABORTED), ("steady", Reason.SERVES), ("rolling back", Reason.ABORTED)),
+        ("shifting", Reason.OTHER),
+    ],
+)
+def test_the_history_says_as_a_value_why_a_rollout_ended(name: str, code: Reason) -> None:
+    assert moment(name).history[0].code is code
 
 
 @pytest.mark.parametrize("name", MOMENTS)

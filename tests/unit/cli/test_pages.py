@@ -25,7 +25,8 @@ FOLDER = Path(__file__).with_name("pages")
 WHOLE = (
     *("empty", "steady", "one of two servers is away", "loading", "waiting for a golden set"),
     *("a pause step", "paused", "ended rejected by Triton", "ended rolled back"),
-    *("it runs in less than was asked for", "memory alarms", "something lies beside the versions"),
+    *("it runs in less than was asked for", "memory alarms", "memory holds", "something lies beside the versions"),
+    "ended while a gate held",
 )
 PAGES = [(name, columns) for name in WHOLE for columns in (40, 80)] + [("a pause step", 160)]
 
@@ -127,6 +128,25 @@ def test_an_alarm_is_no_failure() -> None:
     assert plain(gate_lines(alarm, 80)[0]).split()[:3] == ["⚠", "memory", "alarm"]
     failed = gate_of("latency fails", Gate.LATENCY)
     assert plain(gate_lines(failed, 80)[0]).split()[:3] == ["✖", "latency", "fail"]
+
+
+@pytest.mark.parametrize("name", ["memory holds", "memory rose in steps", "ended while a gate held"])
+@pytest.mark.parametrize("columns", [40, 80, 160])
+def test_a_hold_that_nothing_waits_for_is_one_quiet_line(name: str, columns: int) -> None:
+    status = moment(name).status
+    held = {str(gate.gate) for gate in status.services[0].gates if gate.verdict is Verdict.HOLD}
+    lines = status_lines(status, columns)
+    found = [index for index, line in enumerate(lines) if set(plain(line).split()) & held]
+    assert len(held) == len(found) == 1
+    assert not {style for _, style in lines[found[0]]} - {"", "dim"}
+    assert plain(lines[found[0] + 1]) == "Versions:" or plain(lines[found[0] + 1]).split()[0] in "·✔✖"
+
+
+def test_a_hold_that_a_rollout_waits_for_is_told_in_full() -> None:
+    status = moment("waiting for a golden set").status
+    (held,) = [gate for gate in status.services[0].gates if gate.verdict is Verdict.HOLD]
+    said = " ".join(" ".join(plain(line) for line in status_lines(status, 80)).split())
+    assert held.message in said
 
 
 def test_a_live_gate_without_checks_tells_its_message() -> None:

@@ -80,3 +80,19 @@ def test_a_reason_is_told_once_though_a_gate_and_three_events_give_it(name: str)
     assert " ".join(" ".join(told).split()).count(failed.message) == 1
     assert told[-1] == "rejected"
     assert not any(text.startswith("validating to rolling_back: ") for text in told)
+
+
+def test_a_reason_is_known_by_its_code_and_not_by_its_words() -> None:
+    back = story("ended rolled back")
+    reworded = replace(back, events=tuple(replace(e, message=f"so: {e.message}: yes") for e in back.events))
+    told, same = lines(Story(from_halt=True), reworded), lines(Story(from_halt=True), back)
+    assert told[0] == f"so: {same[0]}: yes"
+    assert (
+        [text for text in told[1:] if text == "rolled_back"] == [text for text in same if text == "rolled_back"] != []
+    )
+
+
+def test_an_event_of_an_earlier_baton_is_told_as_it_is() -> None:
+    one = story("ended rejected")
+    bare = replace(one, events=tuple(replace(event, cause=None, short="") for event in one.events))
+    assert lines(Story(), bare)[-1].endswith(one.message.split()[-1])

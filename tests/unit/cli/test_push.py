@@ -60,8 +60,8 @@ def test_beside_a_control_plane_the_rollout_is_followed(world: World, ctl: Ctl, 
     ]  # fmt: skip
     assert done.stdout.startswith("ranker: version 2 is live, ")
     tidy(done.stdout)
-    assert "version 2 is in place" in done.stderr
-    assert "12.3 MB in 1.2 s, resumed." in " ".join(done.stderr.split())
+    assert "version 2 was copied to" in done.stderr
+    assert "(12.3 MB in 1.2 s, going on with an earlier push)." in " ".join(done.stderr.split())
 
 
 def test_a_rollout_that_fails_is_code_4(world: World, ctl: Ctl) -> None:

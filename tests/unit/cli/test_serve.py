@@ -249,6 +249,13 @@ def test_an_engine_without_a_configuration_and_a_template(tmp_path: Path, monkey
         local.prepare_repository(config)
 
 
+def test_a_folder_that_ends_triton_is_said_before_it_is_started(tmp_path: Path) -> None:
+    config = Config(repository=tmp_path / "repo", services=load(None).services)
+    (tmp_path / "repo" / "qwen3_vl_reranker" / ("9" * 25)).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"9{25}: Triton ends when it reads this number\. Move the folder out"):
+        local.prepare_repository(config)
+
+
 def test_only_aliases_that_are_there_are_loaded(tmp_path: Path) -> None:
     config = Config(repository=tmp_path / "repo", services=load(None).services)
     assert local.prepare_repository(config) == []

@@ -158,3 +158,20 @@ def test_how_long_events_are_kept() -> None:
     assert parse({}).control.keep_history == 90 * 86_400.0
     for told, seconds in (("2d", 172_800.0), ("36h", 129_600.0), ("forever", float("inf"))):
         assert parse({"control": {"keep_history": told}}).control.keep_history == seconds
+
+
+@pytest.mark.parametrize("more", [{"ca_file": "ca.pem"}, {"server_name": "triton.example"}])
+def test_what_belongs_to_tls_is_no_tls(more: dict[str, str]) -> None:
+    """Who names an authority and forgets ``tls`` would send the key in clear text."""
+    server = {"name": "a", "grpc": "10.0.0.5:8001"} | more
+    with pytest.raises(ConfigError, match=r"servers: a: ca_file or server_name is given without tls\. Add tls = true"):
+        parse({"servers": [server]})
+    (found,) = parse({"servers": [server | {"tls": True}]}).servers
+    assert found.encryption is not None
+    assert parse({"servers": [{"name": "a", "grpc": "10.0.0.5:8001"}]}).servers[0].encryption is None
+
+
+@pytest.mark.parametrize("name", ["", "https://triton", "a b", "-x", 7])
+def test_a_server_name_is_a_host_name(name: object) -> None:
+    with pytest.raises(ConfigError, match="a host name such as"):
+        parse({"servers": [{"name": "a", "grpc": "10.0.0.5:8001", "tls": True, "server_name": name}]})

@@ -340,7 +340,7 @@ def test_a_candidate_that_fails_under_traffic_goes_back(place, plane):
     assert rollout.outcome is Outcome.ROLLED_BACK
     assert rollout.gates[Gate.LIVE].verdict is Verdict.FAIL
     assert rollout.stop.gate is Gate.LIVE
-    assert "out of memory" in rollout.message
+    assert "out of memory" in str(rollout.ended_why)
     nothing_left(place, 1)
     turns(place, plane, 5)
     assert plane.journal.rollouts.current(NAME) is None, "only a person brings it again"

@@ -293,13 +293,26 @@ def _waiting(place: Place) -> Iterator[Plane]:
     yield plane
 
 
-@moment_of("waiting for a golden set")
-def _golden(place: Place) -> Iterator[Plane]:
+def _without_golden_set(place: Place) -> Plane:
     plane = serving(place)
     gate_says(place, Gate.OUTPUT, Verdict.HOLD, evidence=Evidence(missing="golden"))
     place.drop(2)
     plane.run(lambda: plane.phase() is Phase.WAITING, "it waits")
+    return plane
+
+
+@moment_of("waiting for a golden set")
+def _golden(place: Place) -> Iterator[Plane]:
+    plane = _without_golden_set(place)
     assert [one.what for one in plane.app.status().services[0].waits_for] == ["golden"]
+    yield plane
+
+
+@moment_of("ended while a gate held")
+def _held_to_the_end(place: Place) -> Iterator[Plane]:
+    plane = _without_golden_set(place)
+    plane.app.abort(None, who=WHO)
+    plane.run(lambda: plane.ended(2), "it is aborted")
     yield plane
 
 

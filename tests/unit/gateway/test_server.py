@@ -23,11 +23,13 @@ from tests.support.gateway import FRUIT, serving
 from tests.unit.gateway.test_versions import keys_file
 
 from baton.cli import main
+from baton.client import Reranker
 from baton.config_gateway import GatewayConfig, check_exposed
 from baton.errors import ConfigError, Unreachable
 from baton.gateway.app import Gateway
 from baton.gateway.server import _listen, _Server
 from baton.testing.gateway import FakeConnection
+from baton.tls import Tls
 
 
 def test_answers_and_counts_on_two_ports() -> None:
@@ -96,6 +98,16 @@ def test_tls(tmp_path: Path) -> None:
             base_url=url, verify=ssl.create_default_context(cafile=made.certificate), trust_env=False
         ) as client:
             assert client.post("/v1/rerank", json=FRUIT).status_code == 200
+
+
+def test_baton_client_trusts_whom_it_is_told(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path / "tls")
+    with serving("a", connect=FakeConnection, certificate=made.certificate, key=made.key) as (gateway, _):
+        url = f"{gateway.places['gateway']}/v1"
+        with Reranker(url, tls=Tls(made.certificate)) as reranker:
+            assert reranker.rank("a", ["b"]).version == 1
+        with Reranker(url) as stranger, pytest.raises(Unreachable, match="certificate"):
+            stranger.rank("a", ["b"])
 
 
 def connected(url: str) -> socket.socket:

@@ -84,6 +84,9 @@ def test_the_history_of_an_earlier_baton_is_whole(path: Path, tmp_path: Path):
     history = plane.app.history()
     assert {r.outcome for r in history} == set(Outcome)
     assert all(r.why and r.message for r in history)
+    codes = {r.outcome: r.code for r in history}
+    assert (codes[Outcome.ABORTED], codes[Outcome.SUPERSEDED]) == (Reason.ABORTED, Reason.SUPERSEDED)
+    assert (codes[Outcome.REJECTED], codes[Outcome.LIVE]) == (Reason.GATE_FAILED, Reason.SERVES)
     version_records = plane.journal.versions.records(NAME)
     assert Counter(r.status for r in version_records.values()) == {
         ReleaseStatus.RELEASED: 2, ReleaseStatus.WITHDRAWN: 4, ReleaseStatus.REJECTED: 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.support.users import NO_RIGHTS, ORDINARY, TWO_USERS, as_user
 
-from baton import doctor
+from baton.doctor import host
 from baton.local import exec_wrapper, procfs
 from baton.local.exec_wrapper import OWN, SHARED, Memory
 
@@ -143,9 +143,9 @@ def test_what_a_try_that_fails_did_is_gone() -> None:
 def test_doctor_tells(
     found: Memory, regions: list[str], said: str, monkeypatch: pytest.MonkeyPatch, *, starts: bool, ok: bool | None
 ) -> None:
-    monkeypatch.setattr(doctor, "memory_here", lambda _memory: (found, "so it is"))
+    monkeypatch.setattr(host, "memory_here", lambda _memory: (found, "so it is"))
     monkeypatch.setattr(procfs, "open_regions", lambda: regions)
-    check = doctor._requests(Path("repository"), Path("state"), starts=starts)
+    check = host.requests(Path("repository"), Path("state"), starts=starts)
     assert check.ok is ok
     assert said in check.message
     assert ok or check.mend

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.support.others import as_nobody, common_place, give, takes_root
 
-from baton import backup, doctor
+from baton import backup
 from baton.api import SOCKET, claim
+from baton.doctor import files
 from baton.durable import make_private, open_private
 from baton.errors import Refused, Untrusted
 from baton.journal import JOURNAL, Journal
@@ -119,9 +120,7 @@ def test_a_backup_to_where_everybody_may_write(place):
 
 def warning(place, name="repository writers"):
     (check,) = (
-        c
-        for c in (doctor._others(place / "models", place / "state"), doctor._private(place / "state"))
-        if c.name == name
+        c for c in (files.others(place / "models", place / "state"), files.private(place / "state")) if c.name == name
     )
     return check
 

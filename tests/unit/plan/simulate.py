@@ -276,7 +276,7 @@ def quiet(world: World) -> None:
         # Only a version that can't come back leaves the stopped one where it is; the world knows why it could not.
         hopeless = Reason.NO_WAY_BACK in within(ended.ended_why)
         if ended.outcome is not None and ended.outcome.value == "live" and not hopeless:
-            raise Broken(f"it was stopped ({stop.why}), and is live: {ended.message}")
+            raise Broken(f"it was stopped ({stop.why}), and is live: {ended.ended_why}")
 
 
 def failing(plan: Plan, seed: int) -> tuple[Broken, World, list[Event]] | None:

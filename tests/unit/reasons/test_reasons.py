@@ -11,9 +11,15 @@ import pytest
 
 import baton
 from baton.reasons import Reason, Why, because
+from baton.reasons.refusals import REFUSALS
 from baton.reasons.words import FORMATS, SENTENCES
 
 ROOT = Path(baton.__file__).parent
+
+
+def template_of(reason: Reason) -> str:
+    """Its sentence, and what it says to do."""
+    return f"{SENTENCES[reason]} {REFUSALS[reason][-1] if reason in REFUSALS else ''}"
 
 
 def fields(template: str) -> dict[str, bool]:
@@ -35,7 +41,7 @@ def test_every_reason_has_a_sentence():
 
 @pytest.mark.parametrize("reason", Reason)
 def test_the_formats_of_a_sentence_are_known(reason):
-    for _, name, spec, _ in string.Formatter().parse(SENTENCES[reason]):
+    for _, name, spec, _ in string.Formatter().parse(template_of(reason)):
         if name is not None and spec.startswith("?"):
             _, bar, other = spec.rpartition("|")
             assert bar, "a text that depends on a figure has another one beside it, which may be empty"
@@ -69,11 +75,47 @@ def test_every_use_of_a_reason_gives_the_figures_of_its_sentence():
         more = any(k.arg is None for k in call.keywords)  # figures that come as one
         for reason in reasons_of(call.args[0]):
             used.add(reason)
-            named = fields(SENTENCES[reason])
+            named = fields(template_of(reason))
             needed = {name for name, optional in named.items() if not optional}
             assert given <= {*named, "gate"}, f"{where}: {reason} has no {given - set(named)}"
             assert more or needed <= given, f"{where}: {reason} lacks {needed - given}"
     assert len(used) > len(Reason) * 0.9, "nearly all are found by this"
+
+
+def refusals() -> list[tuple[str, str, ast.Call]]:
+    """Each error that a person gets in answer to what was asked: where it is made, and its class."""
+    kinds = {"Refused", "Untrusted", "GateFailed", "Unreachable", "TimedOut"}
+    return [
+        (f"{path.relative_to(ROOT)}", node.func.id, node)
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.relative_to(ROOT).parts[0] not in {"testing", "triton"}  # what is told of Triton's errors is a reason
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds
+    ]
+
+
+SAY_IT_THEMSELVES = {
+    "adopt/__init__.py": "each thing that stands in the way says what to do",
+    "app/changes.py": "why Baton loads nothing says what to put back",
+    "cli/standby.py": "it tells which process acts; nobody can ask it by ctl",
+    "verify/integrity.py": "somebody called it off",
+}
+"""Errors without ``mend``, by module, one in each."""
+
+
+def test_every_refusal_says_what_it_means_and_what_to_do():
+    for reason, (happened, means, mend) in REFUSALS.items():
+        assert "" not in {happened, mend}, reason
+        assert means or reason is Reason.NO_ROLLOUT, reason  # only looked at
+    found = refusals()
+    lacking = [
+        where
+        for where, _, call in found
+        if not any(k.arg == "mend" for k in call.keywords)
+        and not (isinstance(call.args[0], ast.Call) and set(reasons_of(call.args[0].args[0])) & set(REFUSALS))
+    ]
+    assert set(lacking) == set(SAY_IT_THEMSELVES)
+    assert len(found) > 60
 
 
 def test_a_way_through_json_changes_nothing():

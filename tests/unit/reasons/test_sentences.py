@@ -23,7 +23,7 @@ TWO_NEGATIONS = re.compile(
 
 
 def table() -> str:
-    return "".join(f"{why.reason}: {why}\n" for why in CASES)
+    return "".join(f"{why.reason}: {why}\n{f'    → {why.mend}{chr(10)}' if why.mend else ''}" for why in CASES)
 
 
 def test_the_table_holds():
@@ -42,7 +42,7 @@ def sentences(text: str) -> list[str]:
 
 @pytest.mark.parametrize("why", CASES, ids=lambda why: why.reason)
 def test_a_sentence_is_plain(why: Why) -> None:
-    said = str(why)
+    said = f"{why} {why.mend or ''}"
     assert "None" not in said
     assert [one for one in sentences(said) if len(one.split()) > MOST_WORDS] == []
     assert [hit.group() for hit in TWO_NEGATIONS.finditer(said)] == []

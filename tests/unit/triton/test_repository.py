@@ -306,3 +306,18 @@ def test_no_configuration(tmp_path):
     (tmp_path / "engine" / "config.pbtxt").write_bytes("name".encode("utf-16"))
     with pytest.raises(RepositoryError, match=r"zero byte in line 1.*Save it as UTF-8"):
         files.policy()
+
+
+def test_tidying_takes_nothing_that_somebody_else_put_there(files: ServiceFiles) -> None:
+    files.set_alias(3)
+    files.set_alias(4)
+    for name in ("007", "0", "٣", "²", "+5", "9" * 25, "notes"):
+        (files.alias_dir / name).mkdir()
+    (files.alias_dir / "5").mkdir()
+    (files.alias_dir / "5" / "model.safetensors").write_text("the only copy")
+    (files.alias_dir / "6").write_text("a file")
+    (files.alias_dir / "8").symlink_to(files.engine_dir / "3")
+    before = {entry.name for entry in files.alias_dir.iterdir()}
+    files.tidy_alias()
+    assert before - {entry.name for entry in files.alias_dir.iterdir()} == {"3"}
+    assert (files.alias_dir / "5" / "model.safetensors").exists()

@@ -10,7 +10,7 @@ from baton.domain import Release, VersionMeta
 from baton.errors import CheckpointError
 from baton.verify.checkpoint import read_meta
 from baton.verify.meta import check_table, render_table
-from baton.verify.names import highest_number, name_problem, version_of
+from baton.verify.names import ends_triton, highest_number, is_number, name_problem, version_of
 
 
 def meta(tmp_path, text):
@@ -94,5 +94,23 @@ def test_names_of_versions():
     assert "hidden" in name_problem(".5.tmp")
     assert "2,147,483,647" in name_problem("2147483648")
     assert all(name_problem(name) for name in odd)
+    assert "version 8," in name_problem("+8")
+    assert "version 8," in name_problem(" 8")
+    assert "version -8," in name_problem("-8")
+    assert highest_number(["1", "+8", " 7", "-9"]) == 8
     assert highest_number([]) == 0
     assert highest_number(["3", "007", "9b", "x12", "config.pbtxt", "9" * 50]) == 9
+
+
+def test_what_triton_takes_for_digits():
+    assert all(map(is_number, ("0", "1", "007", "9" * 5000)))
+    assert not any(map(is_number, ("", "+1", "1 ", " 1", "-1", "1a", "٣", "²", "1\n")))
+
+
+def test_numbers_at_which_triton_ends():
+    edge = 2**63
+    deadly = (str(edge), "9" * 25, "9" * 5000, f"+{edge}", f" {edge}x", f"-{edge + 1}", f"+0{edge}")
+    assert [name for name in deadly if not ends_triton(name)] == []
+    assert all("Triton ends" in name_problem(name) for name in deadly)
+    others = (str(edge - 1), f"-{edge}", "0" + "9" * 25, "0", "007", "2a", "٣" * 25, "x" + "9" * 25, "", "-", "1")
+    assert [name for name in others if ends_triton(name)] == []

@@ -149,12 +149,12 @@ def test_places_that_make_no_sense(repository, source, tmp_path):
         push(tmp_path / "gone", repository, "engine")
     with pytest.raises(Refused, match="no engine other"):
         push(source, repository, "other")
-    with pytest.raises(UsageError, match="not the name"):
+    with pytest.raises(UsageError, match="name of an engine"):
         push(source, repository, "../engine")
     inside = write(repository / "engine" / "1")
-    with pytest.raises(Refused, match="within each other"):
+    with pytest.raises(Refused, match="lies in the other"):
         push(inside, repository, "engine")
-    with pytest.raises(Refused, match="within each other"):
+    with pytest.raises(Refused, match="lies in the other"):
         push(tmp_path, repository, "engine")
 
 

@@ -152,3 +152,15 @@ def test_entries_that_vanish_in_the_middle(engine):
         scanner.scan(engine, 1.0)
     worker.join()
     assert scanner.scan(engine, 2.0) == []
+
+
+def test_only_what_triton_passes_over_is_harmless(engine):
+    """It reloads every version for a new name that is not of ASCII digits, and ends at a number beyond 64 bits."""
+    harmless, deadly = ("0", "007", "99999999999", "0" + "9" * 25), ("9" * 25, "+" + "9" * 25)
+    for name in (*harmless, *deadly, "٣", "²", "+5", "6 ", "-1", "notes"):
+        (engine / name).mkdir()
+    (engine / ("8" * 25)).write_text("a file, which Triton does not look at")
+    found = by_name(Scanner().scan(engine, 5.0))
+    assert {name for name in found if found[name].harmless} == {*harmless, "9" * 25, "8" * 25}
+    assert {name for name in found if found[name].deadly} == set(deadly)
+    assert all(found[name].problem for name in found)

@@ -17,8 +17,8 @@ RUN python3 -m pip install --no-cache-dir --only-binary=:all: --require-hashes \
 # The entry point uses these modules of the control plane, and no package.
 COPY docker/triton-entrypoint.py /opt/baton/
 COPY control/baton/__init__.py control/baton/errors.py control/baton/secret.py /opt/baton/baton/
-COPY control/baton/reasons/__init__.py control/baton/reasons/reason.py control/baton/reasons/words.py \
-     /opt/baton/baton/reasons/
+COPY control/baton/reasons/__init__.py control/baton/reasons/reason.py control/baton/reasons/refusals.py \
+     control/baton/reasons/words.py /opt/baton/baton/reasons/
 COPY control/baton/local/find.py control/baton/local/argv_secret.py control/baton/local/procfs.py \
      control/baton/local/exec_wrapper.py /opt/baton/baton/local/
 COPY python_backend/ /opt/baton/backends/

@@ -30,6 +30,7 @@ from baton.config_checks import positive_duration as _positive_duration
 from baton.config_checks import section as _section
 from baton.config_checks import setting as _setting
 from baton.config_checks import text as _text
+from baton.config_checks import whole as _whole
 from baton.config_gateway import GatewayConfig, check_gateway
 from baton.domain import Step
 from baton.errors import ConfigError
@@ -66,6 +67,7 @@ class RolloutConfig:
     stuck_after: float = _setting(_duration, 1800.0)
     load_timeout: float = _setting(_duration, 900.0)
     drain_timeout: float = _setting(_duration, 120.0)
+    keep_versions: int | None = _setting(_whole(0), None)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -239,9 +241,8 @@ class Config:
             return self.services[0]
         if name is None:
             raise ConfigError(f"There are several services ({known}).", mend="Name one with --service.")
-        for service in self.services:
-            if service.name == name:
-                return service
+        if named := [s for s in self.services if s.name == name]:
+            return named[0]
         raise ConfigError(f"There is no service {name!r}.", mend=f"The configuration names: {known}.")
 
 

@@ -77,7 +77,12 @@ def matching(pattern: str, allowed: str) -> Callable[[Any], str]:
     return fitting(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
 
 
-count = fitting("a whole number of at least 1", lambda value: type(value) is int and 1 <= value <= _LARGEST)
+def whole(least: int) -> Callable[[Any], Any]:
+    allowed = f"a whole number of at least {least}"
+    return fitting(allowed, lambda value: type(value) is int and least <= value <= _LARGEST)
+
+
+count = whole(1)
 flag = fitting("true or false", lambda value: isinstance(value, bool))
 name = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '-' and '.'")
 address = matching(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", 'an address such as "127.0.0.1:8001"')

@@ -186,6 +186,8 @@ class Folder:
     """It has a ``problem``, but Triton ignores it: a name of digits alone that leads somewhere (seen on 24.10)."""
     deadly: bool = False
     """Its name ends Triton at the next load call: a number beyond 64 bits (seen on 24.10)."""
+    own_size: int = 0
+    """Bytes of ``size`` that the disk gets back when it is removed."""
 
     @property
     def complete(self) -> bool:
@@ -304,6 +306,25 @@ class VersionRecord:
     loaded: bool
     """Whether Triton ever loaded it. Then a changed folder of the same number starts no rollout by itself."""
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """Version folders that are to be removed from disk, lowest first."""
+
+    versions: tuple[int, ...]
+    keep: int
+    """How many were to stay beside the version that serves and the one that a rollback goes to."""
+    who: str | None = None
+    """The person who asked for it; None: retention, after a rollout (``keep_versions``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """When a version's folder was removed from disk, and the bytes that this freed."""
+
+    at: float
+    bytes: int
 
 
 class ModelState(StrEnum):

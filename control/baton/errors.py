@@ -108,5 +108,9 @@ class RepositoryError(BatonError):
     exit_code = 1
 
 
+class NoRoom(RepositoryError):
+    """A version does not fit on the disk. Nothing was copied."""
+
+
 class Unreadable(RepositoryError):
     """The file system fails to read a file of the model repository. Whether the file exists is unknown."""

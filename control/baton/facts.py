@@ -149,6 +149,44 @@ class VersionOnDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedVersion:
+    """A version whose folder Baton removed from disk. ``bytes`` is what that freed."""
+
+    version: int
+    at: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrunableVersion:
+    """A version on disk, for ``ctl prune``: whether it goes, or why it stays. ``bytes`` is what removing it frees."""
+
+    version: int
+    label: str
+    bytes: int
+    goes: bool
+    reason: str = ""
+    code: Reason = Reason.OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention removes. ``bytes`` is what that frees, ``free`` what is free now, null where it is not known.
+
+    ``under_way``: versions are still to be removed, or the files of removed ones to be deleted.
+    """
+
+    service: str
+    keep: int
+    dry_run: bool
+    versions: tuple[PrunableVersion, ...]
+    bytes: int
+    free: int | None = field(metadata=ALWAYS)
+    under_way: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutHead:
     """What a rollout is."""
 
@@ -169,6 +207,7 @@ class RolloutFacts(RolloutHead):
     """A line of ``ctl history``. ``weight`` and ``step`` while it is under way.
 
     ``code``: why it ended, or is turned back, as a value; without what the message says besides.
+    ``removed_at``: when the candidate was removed from disk, where Baton did that.
     """
 
     service: str
@@ -181,6 +220,7 @@ class RolloutFacts(RolloutHead):
     time_to_live_s: float | None
     gates: tuple[GateResult, ...]
     code: Reason = Reason.OTHER
+    removed_at: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +263,10 @@ class WaitsFor:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """One service; at rest with the gates of its last rollout. ``code``: the reason that the message words."""
+    """One service; at rest with the gates of its last rollout. ``code``: the reason that the message words.
+
+    ``removed``: the versions that were removed from disk since the last rollout began.
+    """
 
     name: str
     engine: str
@@ -242,6 +285,7 @@ class ServiceStatus:
     updated_at: str | None
     waits_for: tuple[WaitsFor, ...] = ()
     code: Reason = Reason.OTHER
+    removed: tuple[RemovedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

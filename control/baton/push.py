@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from baton.beside import beside, check_file_system, folder_beside
 from baton.domain import Release
 from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
-from baton.ownership import open_folder, open_own, own_folder, user, writers
-from baton.staging import Progress, Source, Stage, staging_root
+from baton.ownership import open_folder, open_own
+from baton.staging import Progress, Source, Stage
 from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.files import error_text, printable
 from baton.verify.integrity import ignored, problems, summary
@@ -45,6 +47,8 @@ class Pushed:
     seconds: float
     resumed: bool
     ignored: str = ""
+    free: int | None = None
+    """Bytes that are free on the repository's disk now."""
 
 
 def push(
@@ -85,43 +89,21 @@ def push(
             described = describe(origin.path)
             _refuse_early(origin, described)
             home, _ = stack.enter_context(open_folder(named / engine))
-            staging, place = stack.enter_context(_staging(repository, engine))
-            _check_file_system(staging, place, home, repository / engine)
+            staging, place = stack.enter_context(beside(repository, engine))
+            stack.enter_context(_lock(staging))
+            check_file_system(staging, place, home, repository / engine)
             stage = Stage(staging, place, origin, described.files)
             size, resumed = stage.fill(table, progress or (lambda *_: None))
             version = _publish(stage.name, staging, home, floor)
             stage.forget()
-            folder, beside = repository / engine / str(version), ignored(described)
+            free = shutil.disk_usage(repository).free
+            folder, not_served = repository / engine / str(version), ignored(described)
     except OSError as error:
         raise RepositoryError(
             f"{printable(source.name)} could not be pushed: {error_text(error)} ({error.filename or repository}).",
             mend="Clients are not affected: the repository is as it was. Remove the cause, then push again.",
         ) from error
-    return Pushed(version, folder, size, time.monotonic() - began, resumed, beside)
-
-
-@contextmanager
-def _staging(repository: Path, engine: str) -> Iterator[tuple[int, Path]]:
-    """The folder of this user's pushes to an engine, locked: its descriptor, and its path for people."""
-    above = repository.parent
-    if others := writers(above, within=False):
-        _log.warning(
-            "%s can be changed by %s. They could replace the repository %s by another one. "
-            "Let nobody but Baton's users write there.", above, others, repository.name,
-        )  # fmt: skip
-    root = staging_root(repository)
-    with ExitStack() as stack:
-        parent, _ = stack.enter_context(open_folder(above))
-        try:
-            mine = stack.enter_context(own_folder(root.name, parent, root))
-        except PermissionError as error:
-            raise RepositoryError(
-                f"{root} can't be created: {error_text(error)}. A version is copied there first.",
-                mend=f"Let a user who may write in {above} create it: install -d -o {user(os.geteuid())} -m 700 {root}",
-            ) from None
-        folder = stack.enter_context(own_folder(engine, mine, root / engine))
-        stack.enter_context(_lock(folder))
-        yield folder, root / engine
+    return Pushed(version, folder, size, time.monotonic() - began, resumed, not_served, free)
 
 
 def _check_places(source: Path, repository: Path, home: Path, engine: str) -> None:
@@ -132,7 +114,7 @@ def _check_places(source: Path, repository: Path, home: Path, engine: str) -> No
             f"There is no engine {engine} in {repository}. Nothing was copied.",
             mend="Check --repository and the configuration.",
         )
-    for place in (repository, staging_root(repository), home.resolve()):
+    for place in (repository, folder_beside(repository), home.resolve()):
         if source.is_relative_to(place) or place.is_relative_to(source):
             raise Refused(
                 f"One of the source {source} and the repository {repository} lies in the other. Nothing was copied.",
@@ -154,14 +136,6 @@ def _refuse_early(source: Source, described: Checkpoint) -> None:
     # Described by its path, which may lead elsewhere by now: a refusal is all that comes of it. The copy is proved.
     if found := problems(described, links_may_leave=True):
         raise CheckpointError(f"{source.path} can't become a version: {summary(found)}", mend="Nothing was copied.")
-
-
-def _check_file_system(staging: int, place: Path, home: int, engine: Path) -> None:
-    if os.fstat(staging).st_dev != os.fstat(home).st_dev:
-        raise RepositoryError(
-            f"{place} and {engine} are on different file systems. A version could not appear there in one step.",
-            mend="Mount the folder above the repository, and not the repository itself.",
-        )
 
 
 @contextmanager

@@ -15,22 +15,20 @@ from baton.domain import (
     MEETING,
     WORST_FIRST,
     EngineInfo,
-    Folder,
     Gate,
     GateResult,
     Kind,
     Outcome,
     Phase,
-    ReleaseStatus,
+    Removed,
     Rollout,
     Verdict,
-    VersionMeta,
-    VersionState,
 )
 from baton.evidence import LiveEvidence
 from baton.facts import (
     Event,
     MemoryStatus,
+    RemovedVersion,
     RolloutFacts,
     RolloutHead,
     RolloutStory,
@@ -40,12 +38,12 @@ from baton.facts import (
     ServiceStatus,
     StepStatus,
     TrafficStatus,
-    VersionOnDisk,
     VersionStatus,
     WaitsFor,
     iso,
     widened,
 )
+from baton.on_disk import not_removed, version_of
 from baton.plan import ServerView, View, route
 from baton.plan.health import stuck_unloading
 from baton.plan.steps import length
@@ -117,6 +115,11 @@ def service(
         updated_at=iso(looked_at) if looked_at else None,
         waits_for=tuple(_waits_for(gates)) if ongoing else (),
         code=decision.why.reason,
+        removed=()
+        if last is None
+        else tuple(
+            RemovedVersion(v, iso(r.at), r.bytes) for v, r in sorted(one.removed().items()) if r.at >= last.started_at
+        ),
     )
 
 
@@ -136,7 +139,7 @@ def _versions(
     one: Service, view: View, memory: Mapping[int, VersionMemory], infos: Sequence[tuple[int, str, EngineInfo]]
 ) -> Iterator[VersionStatus]:
     for number, folder in sorted(view.folders.items()):
-        meta, state, reason = _version(one, view, number, folder)
+        meta, state, reason = version_of(one, view, number, folder)
         runs = [info for version, _, info in infos if version == number]
         fallbacks = [i.fallback for i in runs if i.lowered] or [i.fallback for i in runs]
         yield VersionStatus(
@@ -174,7 +177,7 @@ def _problems(view: View, one: Service, infos: Sequence[tuple[int, str, EngineIn
     steering = one.splitter_client.deviations(view.now) if view.split else []
     slow = [lowered(*info) for info in infos if info[2].lowered]
     whys = [*stuck_unloading(view, one.settings), *slow]
-    return tuple(unexpected + ahead + steering + [str(why) for why in whys])
+    return tuple(unexpected + ahead + steering + [str(why) for why in whys] + not_removed(view))
 
 
 def _infos(view: View, engines: Mapping[int, ByServer]) -> list[tuple[int, str, EngineInfo]]:
@@ -257,66 +260,6 @@ def _traffic(one: Service, rollout: Rollout | None) -> TrafficStatus | None:
     )
 
 
-def versions(one: Service) -> list[VersionOnDisk]:
-    """The versions of a service on disk, lowest first; then what lies beside them by mistake (``version`` null)."""
-    view = one.view
-    if view is None:
-        return []
-    found: list[tuple[int | None, Folder, VersionMeta, VersionState, str]] = [
-        (number, folder, *_version(one, view, number, folder)) for number, folder in sorted(view.folders.items())
-    ]
-    found += [(None, f, VersionMeta(f.name), VersionState.REJECTED, f.problem or "") for f in view.unexpected]
-    return [
-        VersionOnDisk(
-            service=one.name,
-            version=number,
-            label=meta.label,
-            release=None if number is None else meta.release,
-            state=state,
-            size=folder.size,
-            trained_at=meta.trained_at,
-            metrics=meta.metrics,
-            notes=meta.notes,
-            reason=reason,
-        )
-        for number, folder, meta, state, reason in found
-    ]
-
-
-def _version(one: Service, view: View, number: int, folder: Folder) -> tuple[VersionMeta, VersionState, str]:
-    meta, wrong = one.meta(number, folder.fingerprint)
-    state, reason = _state(view, one, number, folder)
-    return meta, state, reason or wrong or ""
-
-
-def _state(view: View, one: Service, number: int, folder: Folder) -> tuple[VersionState, str]:
-    rollout, record = view.rollout, view.records.get(number)
-    ready = view.ready_anywhere(number)
-    if number == view.alias and any(number in s.serving() for s in view.live()):
-        unhealthy = [
-            f"does not answer on server {s}: {h.reason}" for (s, v), h in view.unhealthy.items() if v == number
-        ]
-        adopted = [str(record.reason)] if record is not None and record.status is ReleaseStatus.ADOPTED else []
-        return VersionState.SERVING, " ".join(unhealthy or adopted)
-    if rollout is not None and rollout.candidate == number and rollout.phase is not Phase.ROLLING_BACK:
-        return VersionState.CANDIDATE, ""
-    if rollout is not None and rollout.previous == number and ready:
-        return VersionState.STANDBY, "kept for an instant rollback"
-    if ready:
-        return VersionState.LOADED, ""
-    if (refusal := view.refused(number)) is not None:
-        return VersionState.REJECTED, str(refusal.reason)
-    if folder.missing:
-        return VersionState.INCOMING, f"lacks {folder.missing[0]}"
-    if view.now - folder.quiet_since < one.settings.settle:
-        return VersionState.INCOMING, "changed a moment ago"
-    if record is not None and record.status is ReleaseStatus.WITHDRAWN:
-        return VersionState.ON_DISK, str(record.reason)
-    if record is None and view.alias is not None and number < view.alias:
-        return VersionState.ON_DISK, f"lower than version {view.alias}, which serves: not taken up by itself"
-    return VersionState.ON_DISK, ""
-
-
 def gates_of(one: Rollout, service_of: Service | None) -> list[GateResult]:
     """The rollout's gates in their order; while it is under way also those that are still to be asked."""
     if service_of is not None and one.ended_at is None:
@@ -351,8 +294,18 @@ def runs(config: Config, source: Path | None) -> Runs:
     )
 
 
-def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
+Removals = Mapping[str, Mapping[int, Removed]]
+"""By service and version: what was removed from disk."""
+
+
+def removals(services: Mapping[str, Service]) -> Removals:
+    """Of every service."""
+    return {name: one.removed() for name, one in services.items()}
+
+
+def rollout(one: Rollout, services: Mapping[str, Service], removed: Removals) -> RolloutFacts:
     """One line of ``ctl history``."""
+    gone = removed.get(one.service, {}).get(one.candidate)
     service = services.get(one.service) if one.ended_at is None else None
     why = one.ended_why if one.ended_why is not None or one.stop is None else one.stop.why
     return widened(
@@ -368,6 +321,7 @@ def rollout(one: Rollout, services: Mapping[str, Service]) -> RolloutFacts:
         time_to_live_s=None if one.moved_at is None else round(one.moved_at - one.started_at, 3),
         gates=tuple(gates_of(one, service)),
         code=Reason.OTHER if why is None else why.root.reason,
+        removed_at=None if gone is None or gone.at < one.started_at else iso(gone.at),
     )
 
 
@@ -377,7 +331,7 @@ def story(one: Rollout, services: Mapping[str, Service], events: Iterable[Mappin
     on_it = (one.phase in MOVED and one.stop is None) or one.outcome is Outcome.LIVE
     return widened(
         RolloutStory,
-        rollout(one, services),
+        rollout(one, services, removals(services)),
         events=tuple(_event(event) for event in events),
         moved=one.kind is not Kind.CHECK and on_it,
         ended=one.ended_at is not None,

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from baton.domain import Verdict
-from baton.errors import CheckpointError, Refused, RepositoryError, Untrusted
+from baton.errors import CheckpointError, NoRoom, Refused, RepositoryError, Untrusted
 from baton.ownership import Found, follow, new_file, open_folder, open_own, own_folder, unlink
+from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import describe
-from baton.verify.files import CHUNK, error_text, format_bytes, printable, read_whole
+from baton.verify.files import CHUNK, error_text, printable, read_whole
 from baton.verify.integrity import check_integrity
 from baton.verify.listing import Entry, vanished
 from baton.verify.meta import META, render_table
@@ -51,11 +52,6 @@ RESERVE: Final = 64 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READABLE: Final = 0o644
 """Whoever runs Triton must be able to read it; downloads are often written with mode 0600."""
-
-
-def staging_root(repository: Path) -> Path:
-    """Each user has one: in a folder of somebody else's, nothing is safe from him."""
-    return repository.with_name(f"{repository.name}.staging-{os.geteuid()}")
 
 
 class Source:
@@ -265,7 +261,7 @@ class Stage:
     def _check_space(self, needed: int) -> None:
         free = shutil.disk_usage(self._path).free
         if needed + RESERVE > free:
-            raise RepositoryError(
+            raise NoRoom(
                 f"The copy of {printable(self._source.path.name)} needs {format_bytes(needed)}, and "
                 f"{format_bytes(RESERVE)} must stay free. {format_bytes(free)} are free on the disk of {self._place}. "
                 f"Nothing was copied.",

@@ -51,9 +51,9 @@ class Change(Verb[T]):
     who: str = field(default_factory=caller, kw_only=True)
 
 
-def _help(text: str, short: str = "") -> Mapping[str, str]:
-    """The help of a field's option, and its short form."""
-    return {"help": text, "short": short}
+def _help(text: str, short: str = "", least: int = 1) -> Mapping[str, Any]:
+    """The help of a field's option, its short form, and the least that a number may be."""
+    return {"help": text, "short": short, "least": least}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,23 @@ class Verify(Change[Ticket]):
 
 
 @dataclass(frozen=True, slots=True)
+class Prune(Change[facts.Pruned]):
+    """Remove the oldest versions from disk.
+
+    Never one that serves, is loaded, waits for its rollout, still arrives, or that a rollback goes to.
+    """
+
+    service: str | None = None
+    keep: int | None = field(
+        default=None,
+        metadata=_help(
+            "Keep so many of the others, the newest.  [default: keep_versions of [services.rollout]]", least=0
+        ),
+    )
+    dry_run: bool = field(default=False, metadata=_help("Only show what would be removed, and why the rest stays."))
+
+
+@dataclass(frozen=True, slots=True)
 class Pause(Change[Paused]):
     """Freeze automatic steps, of all services. What a person starts still works."""
 
@@ -189,6 +206,7 @@ class Parameter:
     default: Any
     help: str
     short: str
+    least: int
 
 
 def parameters(kind: type[Verb[Any]]) -> dict[str, Parameter]:
@@ -199,7 +217,9 @@ def parameters(kind: type[Verb[Any]]) -> dict[str, Parameter]:
         default = None if one.default is MISSING else one.default
         needed = one.default is one.default_factory is MISSING and NoneType not in get_args(hint)
         about = one.metadata
-        found[one.name] = Parameter(types[0], needed, default, about.get("help", ""), about.get("short", ""))
+        found[one.name] = Parameter(
+            types[0], needed, default, about.get("help", ""), about.get("short", ""), about.get("least", 1)
+        )
     return dict(sorted(found.items(), key=lambda item: item[0] == "who"))
 
 
@@ -207,7 +227,7 @@ VERBS: Mapping[str, type[Verb[Any]]] = {
     name_of(kind): kind
     for kind in (
         *(Status, Versions, History, Rollout, Health),
-        *(Promote, Rollback, Abort, Retry, Verify, Pause, Resume, Expect),
+        *(Promote, Rollback, Abort, Retry, Verify, Prune, Pause, Resume, Expect),
     )
 }
 
@@ -238,6 +258,7 @@ class Facade(ABC):
     abort = _method(Abort)
     retry = _method(Retry)
     verify = _method(Verify)
+    prune = _method(Prune)
     pause = _method(Pause)
     resume = _method(Resume)
     expect = _method(Expect)

@@ -78,7 +78,7 @@ def _play(seed: int, minutes: float, stories: int | None) -> Tally:
     ended = ", ".join(f"{n} {outcome}" for outcome, n in sorted(tally.outcomes.items()))
     print(
         f"seeds {seed} to {seed + tally.stories - 1}: {tally.stories} stories, {tally.steps} steps in {took:.0f} s "
-        f"({tally.steps / took:.0f} a second); rollouts: {ended}"
+        f"({tally.steps / took:.0f} a second); rollouts: {ended}; {tally.pruned} removed"
     )
     if tally.failure is not None:
         print(tally.failure if stories == 1 else shortened(tally.failure))

@@ -437,13 +437,19 @@ def _verb(what: str, ask: Callable[[Any, int | None, str], Any]) -> Callable[[Ya
     return happen
 
 
+def prune(yard: Yard, move: Move) -> None:
+    if yard.plane is not None:
+        asked = {"keep": move.b % 3, "dry_run": move.a % 8 == 0, "who": ("ann", "bob")[move.c % 2]}
+        yard.plane.verb(f"prune {asked}", lambda app: app.prune(None, **asked))
+
+
 HAPPENS: dict[str, Callable[[Yard, Move], None]] = {
     "loop": loop, "task": lambda y, m: turn(y, m.a), "calm": calm, "time": time, "arrive": arrive,
     "arriving": arriving, "change": change, "remove": remove, "unexpected": unexpected, "tidy": tidy, "behave": behave,
     "heal": heal, "away": away, "back": back, "restart": restart, "lose": lose, "late": late, "twice": twice,
     "gate": gate, "full": full, "kill": kill, "fuse": fuse, "start": lambda y, _m: start(y), "second": second,
     "forget": forget, "keyless": keyless, "clock": clock, "die": die, "live": live, "splitter": splitter, "edit": edit,
-    "freeze": freeze, "refuse": refuse, "stand": stand, "wake": wake,
+    "freeze": freeze, "refuse": refuse, "stand": stand, "wake": wake, "prune": prune,
     "abort": _verb("abort", lambda app, _v, who: app.abort(None, who=who)),
     "rollback": _verb("rollback", lambda app, v, who: app.rollback(None, v, who=who)),
     "promote": _verb("promote", lambda app, v, who: app.promote(None, v, full=False, who=who)),

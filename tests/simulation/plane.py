@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation.crew import Crew, Job, Lock, Seen
 from tests.simulation.disk import ToldConnection, ToldFiles
-from tests.simulation.servers import QUESTION, Asker, Processes
+from tests.simulation.servers import QUESTION, Asker, Processes, Remover
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE, SPLITTER
 
@@ -142,6 +142,7 @@ class Plane:
             servers,
             self.journal,
             yard.scan,
+            Remover(yard),
             lambda version: VersionMeta(str(version)),
             self.clock,
             lambda: None,

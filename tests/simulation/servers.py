@@ -10,7 +10,7 @@ import numpy as np
 from tests.support.rules import ALIAS, ENGINE, Broken
 
 from baton.domain import Gate, GateResult, Rollout, Verdict
-from baton.errors import KeyRefused, TimedOut, TritonError
+from baton.errors import KeyRefused, RepositoryError, TimedOut, TritonError
 from baton.probe import Cancelled
 from baton.testing import FakeTriton
 from baton.triton.port import Counts, Index, Tensors, Triton
@@ -150,6 +150,32 @@ class Processes:
 
     def _load(self, server: str, version: int) -> int:
         return self._yard.servers[server].loads[self._model, version]
+
+
+class Remover:
+    """Takes folders out of the yard, each at once; what is left of them is deleted later."""
+
+    def __init__(self, yard: Yard) -> None:
+        self._yard = yard
+
+    def take_out(self, version: int) -> None:
+        self._act(f"remove the folder of version {version}")
+        self._yard.take_out(version)
+
+    def left(self) -> tuple[int, ...]:
+        return tuple(sorted(self._yard.rubbish))
+
+    def delete(self) -> None:
+        for version in self.left():
+            self._yard.turn()
+            self._act(f"delete what is left of version {version}")
+            self._yard.rubbish -= {version}
+
+    def _act(self, what: str) -> None:
+        try:
+            self._yard.act(what)
+        except OSError as error:
+            raise RepositoryError(f"It can't be removed: {error.strerror}.") from None
 
 
 class Asker:

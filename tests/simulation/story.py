@@ -13,7 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.simulation.disk import told_files
@@ -86,7 +86,19 @@ class Story:
         whats = draw.choices(list(weights), list(weights.values()), k=length)
         first = [Move("start", 0, 0, 0), Move("arrive", 0, 0, 0)] + [Move("calm", 0, 0, 0)] * draw.choice((0, 0, 1, 8))
         moves = [Move(w, draw.randrange(1000), draw.randrange(1000), draw.randrange(1000)) for w in whats]
-        return cls(seed, draw.choice((1, 2, 2, 3)), config, (*first, *moves))
+        return cls(seed, draw.choice((1, 2, 2, 3)), *_with_retention(config, (*first, *moves), seed))
+
+
+def _with_retention(
+    config: ServiceConfig, moves: tuple[Move, ...], seed: int
+) -> tuple[ServiceConfig, tuple[Move, ...]]:
+    """In two of three stories old versions are removed, by themselves or by persons. Drawn apart from all the rest."""
+    draw = random.Random(f"retention {seed}")
+    keep = draw.choice((None, None, 0, 0, 1, 3))
+    told = list(moves)
+    for _ in range(draw.choice((0, 0, 2, 6)) if keep is None else draw.choice((0, 2))):
+        told.insert(draw.randrange(len(moves)), Move("prune", *(draw.randrange(1000) for _ in range(3))))
+    return replace(config, rollout=replace(config.rollout, keep_versions=keep)), tuple(told)
 
 
 @contextlib.contextmanager

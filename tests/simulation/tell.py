@@ -34,6 +34,7 @@ class Tally:
 
     stories: int = 0
     steps: int = 0
+    pruned: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     failure: Failure | None = None
 
@@ -49,6 +50,7 @@ def played(story: Story, tally: Tally | None = None, moves: tuple[Move, ...] | N
         if tally is not None:
             tally.stories += 1
             tally.steps += yard.steps
+            tally.pruned += yard.pruned
             tally.outcomes.update(str(o) for o in yard.outcomes)
         return None if why is None else Failure(story.seed, why, yard.trace, story)
 

@@ -18,13 +18,16 @@ from baton.controller import service
 from baton.controller.splitter_client import SplitterClient
 from baton.domain import Rollout, Route, Verdict
 from baton.journal.rollouts import Rollouts
-from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan
+from baton.plan import Decision, RolloutSettings, SetAlias, SetPolicy, View, plan, prune
+from baton.reasons import Reason, Why
 from baton.triton.key import Caps
 from baton.triton.repository import ServiceFiles
 
 pytestmark = pytest.mark.slow
 
 STEPS = int(os.environ.get("BATON_STEPS", "30000"))
+PRUNED_FROM = 5000
+"""The first of the stories in which versions are removed although they are needed."""
 FIND_WITHIN = 60_000
 """Steps within which each planted defect must be found, from the seed on that found it before."""
 
@@ -35,6 +38,7 @@ def test_stories():
         pytest.fail(str(shortened(tally.failure)), pytrace=False)
     missing = {"live", "verified", "rolled_back", "rejected", "aborted", "superseded"} - set(tally.outcomes)
     assert not missing or STEPS < 30_000, f"no story ended {missing}: the stories are too tame"
+    assert tally.pruned or STEPS < 30_000, "no version was removed from disk: the stories are too tame"
 
 
 def test_a_seed_tells_the_same_story_again():
@@ -107,6 +111,24 @@ def test_a_file_that_is_missing_for_a_moment_is_found(monkeypatch):
     monkeypatch.setattr(ServiceFiles, "set_alias", set_alias)
     monkeypatch.setitem(WEIGHTS, "fuse", 40)  # the moment is short
     assert "the alias is gone from the disk" in found(1).why
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        (Reason.SERVES, "and it serves"),
+        (Reason.STAYS_WAY_BACK, "and a rollback goes to it"),
+        (Reason.STAYS_WAITING, "and its rollout has not begun"),
+    ],
+)
+def test_a_version_that_is_removed_although_it_is_needed_is_found(monkeypatch, needs, why):
+    def careless(*given: Any) -> Why | None:
+        found = real(*given)
+        return None if found is not None and found.reason is needs else found
+
+    real = prune.needed
+    monkeypatch.setattr(prune, "needed", careless)
+    assert why in found(PRUNED_FROM).why
 
 
 def test_a_stopped_rollout_that_goes_on_is_found(monkeypatch):

@@ -21,15 +21,19 @@ from tests.simulation.servers import REFUSED_KEY, Defects, Server
 from tests.support.rules import ALIAS, ENGINE, SPLITTER, Broken, Rules, held, serving
 from tests.support.settings import rollout_settings
 
+from baton.app.changes import _previous
 from baton.config import ServiceConfig
 from baton.controller.health import AGAIN_S
 from baton.domain import GATES_OF, Folder, Gate, Kind, Model, ModelState, Outcome, Phase, Rollout, Verdict
-from baton.errors import RepositoryError
+from baton.errors import Refused, RepositoryError
 from baton.local.guard import FROZEN_S
 from baton.plan import Ask, Effect, Reload, Sync
 from baton.reasons import Reason, Why
 from baton.testing import Behaviour, FakeTriton
 from baton.triton.repository import SPLITTER_VERSION
+
+TAKING = (ModelState.READY, ModelState.LOADING, ModelState.UNLOADING)
+"""States of a version that is in a server's memory."""
 
 
 class Yard(Rules):
@@ -44,6 +48,10 @@ class Yard(Rules):
     """Where a person led them since Baton last did."""
     stops = 0
     """How often a rollout was stopped."""
+    rubbish: frozenset[int] = frozenset()
+    """Versions that Baton took out of the repository and whose files are still there."""
+    pruned = 0
+    """How many folders it took out."""
 
     def __init__(
         self, root: Path, config: ServiceConfig, servers: int, *, adopted: bool, boot_engine: bool, near: bool
@@ -108,6 +116,41 @@ class Yard(Rules):
         self.files.folders[version] = f"{content or f'weights-{self.folder_changes}'}@{self.folder_changes}"
         self.since[version] = self.wall_now()
         (self.incomplete.discard if complete else self.incomplete.add)(version)
+
+    def take_out(self, version: int) -> None:
+        """The control plane removes a folder."""
+        self._check_prune(version)
+        self.say(f"  the folder of version {version} is removed")
+        known = self.plane.seen.folders == self.folder_changes
+        self.folder_changes += 1
+        self.pruned += 1
+        self.files.folders.pop(version, None)
+        self.rubbish |= {version}
+        if known:  # it knows what it did itself
+            self.plane.seen = replace(self.plane.seen, folders=self.folder_changes)
+
+    def _check_prune(self, version: int) -> None:
+        """What serves, stands by, rolls out, waits to, arrives, or is a rollback's target stays on disk."""
+        what = f"version {version} is removed from disk"
+        alias, rollout, view = self.files.alias, self.rollout, self.plane.service.view
+        self.need(version != alias, f"{what}, and it serves")
+        self.need(rollout is None, f"{what} during a {rollout and rollout.kind}")
+        for name, server in self.servers.items():
+            self.need(version not in serving(server), f"{what}, and the alias on {name} leads to it")
+        for name, server in self.looked_at().items():
+            self.need(version not in held(server, *TAKING), f"{what}, and {name} holds it")
+        if self._knows(self.plane.seen):
+            self.need(version not in self.incomplete, f"{what}, and it is still arriving")
+            waiting = [f.version for f in view.pending(self.settings)]
+            self.need(version not in waiting, f"{what}, and its rollout has not begun")
+        asked = view.pruning
+        self.need(asked is not None, f"{what}, and nobody asked for it")
+        self.need(not self.paused or asked.who is not None, f"{what} although Baton is paused")
+        try:
+            back = _previous(self.plane.app, self.plane.service, view)
+        except Refused:
+            back = None
+        self.need(version != back, f"{what}, and a rollback goes to it")
 
     def content(self, version: int) -> str:
         return self.files.folders.get(version, "").partition("@")[0]
@@ -456,6 +499,7 @@ class Yard(Rules):
 
     def settled(self) -> None:
         super().settled()
+        self.need(not self.rubbish, f"what was removed is not deleted: {self.rubbish}")
         self.need(not self.wrong, f"what a person broke is not put back: {set(self.wrong)}")
         self.need(self.decision.phase in (Phase.STEADY, Phase.EMPTY), f"it never rests: {self.decision}")
         for server in self.servers.values():

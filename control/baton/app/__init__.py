@@ -79,6 +79,7 @@ HANDLERS: Mapping[type[Verb[Any]], Callable[[App, Any], Any]] = {
     verbs.Abort: changes.abort,
     verbs.Retry: changes.retry,
     verbs.Verify: changes.verify,
+    verbs.Prune: changes.prune,
     verbs.Pause: changes.pause,
     verbs.Resume: changes.resume,
     verbs.Expect: queries.expect,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from baton import report, verbs
+from baton import on_disk, report, verbs
 from baton.controller.content import ContentVerifier
 from baton.controller.service import Service
-from baton.domain import Kind, Outcome, Phase, ReleaseStatus, Rollout
+from baton.domain import Kind, Outcome, Phase, Pruning, ReleaseStatus, Rollout
 from baton.errors import Refused, RepositoryError, Unreachable
-from baton.facts import Paused, Ticket
+from baton.facts import Paused, Pruned, Ticket, iso
 from baton.plan import View
+from baton.plan.prune import surplus, way_back
 from baton.plan.traffic import before_traffic, position_of
 from baton.reasons import Reason, because
 
@@ -32,7 +33,7 @@ def promote(app: App, asked: verbs.Promote) -> Ticket:
         if view.rollout is not None:
             return _go_on(app, one, view.rollout, asked)
         version = asked.version if asked.version is not None else _next(one, view)
-        _startable(view, version)
+        _startable(one, view, version)
         used = view.alias is None and any(version in s.ready() for s in view.live())
         why = because(Reason.ADOPTED if used else Reason.PROMOTED)
         opened = one.begin(view, Kind.ROLLOUT, version, view.stable(), asked.who, why, promoted=True, full=asked.full)
@@ -71,6 +72,7 @@ def rollback(app: App, asked: verbs.Rollback) -> Ticket:
             one.halt(rollout, _outcome_of_stop(rollout), asked.who, why)
             return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
         target = asked.to if asked.to is not None else _previous(app, one, view)
+        _not_pruned(one, view, target)
         if target == view.alias:
             raise Refused(because(Reason.SERVES_ALREADY, version=target))
         if target not in view.folders or not view.folders[target].complete:
@@ -109,7 +111,7 @@ def retry(app: App, asked: verbs.Retry) -> Ticket:
         if version is None and not decided:
             raise Refused(because(Reason.NOTHING_TO_RETRY, service=one.name))
         chosen = version if version is not None else max(decided, key=lambda r: r.at).version
-        _startable(view, chosen, again=True)
+        _startable(one, view, chosen, again=True)
         if asked.release is not None:
             app.journal.notes.release(chosen).put(one.name, asked.release)
         app.journal.versions.forget(one.name, chosen, asked.who, app.loop.clock())
@@ -158,11 +160,31 @@ def verify(app: App, asked: verbs.Verify) -> Ticket:
             raise _busy(view.rollout)
         if version == view.alias:
             raise Refused(because(Reason.GATES_BEHIND, version=version))
-        _on_disk(view, version)
+        _on_disk(one, view, version)
         why = because(Reason.VERIFICATION)
         opened = one.begin(view, Kind.CHECK, version, view.alias, asked.who, why, promoted=True)
         app.loop.wake()
         return _ticket(opened, "ended", f"Version {version} is checked by every gate.")
+
+
+def prune(app: App, asked: verbs.Prune) -> Pruned:
+    """What is to go is written down, and the loop removes it."""
+    one = app.service(asked.service)
+    keep = one.settings.keep_versions if asked.keep is None else asked.keep
+    if keep is None or keep < 0:
+        raise Refused(because(Reason.NO_KEEP, service=one.name))
+    with app.loop.lock:
+        view = _look(app, one)
+        back = _way_back(app, one, view)
+        goes = surplus(view, keep, one.settings, back)
+        if goes and not asked.dry_run:
+            if view.rollout is not None:
+                raise _busy(view.rollout)
+            if (blocked := view.loads_blocked()) is not None:
+                raise Refused(blocked)
+            app.journal.notes.pruning().put(one.name, Pruning(goes, keep, asked.who))
+            app.loop.wake()
+        return on_disk.pruned(one, view, keep, goes, back, dry_run=asked.dry_run)
 
 
 def pause(app: App, asked: verbs.Pause) -> Paused:
@@ -213,16 +235,23 @@ def _next(service: Service, view: View) -> int:
 
 def _previous(app: App, service: Service, view: View) -> int:
     """The version that served before the present one and was not taken back itself."""
-    for version in app.journal.rollouts.served(service.name):
-        record = view.records.get(version)
-        withdrawn = record is not None and record.status is ReleaseStatus.WITHDRAWN
-        if version != view.alias and not withdrawn and version in view.folders:
-            return version
+    if (back := _way_back(app, service, view)) is not None:
+        return back
     lower = frozenset(v for v, f in view.folders.items() if v < (view.alias or 0) and f.complete)
     raise Refused(because(Reason.NONE_KNOWN_EARLIER, lower=lower))
 
 
-def _on_disk(view: View, version: int) -> None:
+def _way_back(app: App, service: Service, view: View) -> int | None:
+    return way_back(view.alias, app.journal.rollouts.served(service.name), view.records, view.folders)
+
+
+def _not_pruned(service: Service, view: View, version: int) -> None:
+    if version not in view.folders and (gone := service.removed().get(version)) is not None:
+        raise Refused(because(Reason.WAS_PRUNED, version=version, at=iso(gone.at)))
+
+
+def _on_disk(service: Service, view: View, version: int) -> None:
+    _not_pruned(service, view, version)
     folder = view.folders.get(version)
     if folder is None:
         raise Refused(because(Reason.NO_SUCH_FOLDER, version=version))
@@ -230,7 +259,8 @@ def _on_disk(view: View, version: int) -> None:
         raise Refused(because(Reason.ARRIVING, version=version, lacks=folder.missing[0]))
 
 
-def _startable(view: View, version: int, *, again: bool = False) -> None:
+def _startable(service: Service, view: View, version: int, *, again: bool = False) -> None:
+    _not_pruned(service, view, version)
     if view.alias is not None and version == view.alias:
         raise Refused(because(Reason.SERVES_ALREADY, version=version))
     if view.alias is not None and version < view.alias:
@@ -238,7 +268,7 @@ def _startable(view: View, version: int, *, again: bool = False) -> None:
     # First: a folder that was cut off for good was refused, and is not "still arriving".
     if (refusal := view.refused(version)) is not None and not again:
         raise Refused(because(Reason.WAS_REFUSED, version=version, why=refusal.reason))
-    _on_disk(view, version)
+    _on_disk(service, view, version)
     if (blocked := view.loads_blocked()) is not None:
         raise Refused(blocked)
 

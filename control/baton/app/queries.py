@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from baton import __version__, report, verbs
+from baton import __version__, on_disk, report, verbs
 from baton.controller.service import Service
 from baton.domain import Kind
 from baton.errors import BatonError, Refused
@@ -34,14 +34,15 @@ def status(app: App, asked: verbs.Status) -> Status:
 def versions(app: App, asked: verbs.Versions) -> tuple[VersionOnDisk, ...]:
     """Also what lies beside the versions by mistake."""
     with app.loop.lock:
-        return tuple(row for s in _wanted(app, asked.service) for row in report.versions(s))
+        return tuple(row for s in _wanted(app, asked.service) for row in on_disk.versions(s))
 
 
 def history(app: App, asked: verbs.History) -> tuple[RolloutFacts, ...]:
     """Newest first."""
     name = None if asked.service is None else app.service(asked.service).name
     found = app.journal.rollouts.newest(service=name, limit=asked.limit)
-    return tuple(report.rollout(one, app.services) for one in found)
+    removed = report.removals(app.services)
+    return tuple(report.rollout(one, app.services, removed) for one in found)
 
 
 def rollout(app: App, asked: verbs.Rollout) -> RolloutStory:

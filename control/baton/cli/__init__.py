@@ -96,6 +96,6 @@ for _verb in (
         lists.history,
     ),
     *(push.push, change.verify, change.promote, change.rollback, change.abort),
-    *(change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
+    *(change.prune, change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
 ):
     main.add_command(_verb)

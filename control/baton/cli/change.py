@@ -1,12 +1,17 @@
-"""The verbs that change something: promote, rollback, abort, retry, verify, pause, resume."""
+"""The verbs that change something: promote, rollback, abort, retry, verify, prune, pause, resume."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 from baton import verbs
-from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, Goal, ask, follow
-from baton.cli.output import print_json, say
+from baton.cli.follow import BACK, PROMOTED, STARTED, VERIFIED, Goal, ask, await_removal, follow
+from baton.cli.lists import pruned_lines
+from baton.cli.output import print_json, say, show, size, width
 from baton.cli.settings import Settings, Waiting, command
 from baton.facts import Paused, Ticket
+from baton.reasons import named
 
 
 def _which(version: int | None, default: str) -> str:
@@ -54,6 +59,23 @@ def retry(settings: Settings, verb: verbs.Retry, waiting: Waiting) -> None:
 def verify(settings: Settings, verb: verbs.Verify, waiting: Waiting) -> None:
     question = f"Load version {verb.version}{_of(verb.service)} and run every gate on it?"
     _do(settings, verb, waiting, question, VERIFIED)
+
+
+@command(verbs.Prune, service=True)
+def prune(settings: Settings, verb: verbs.Prune, waiting: Waiting) -> None:
+    client = settings.client()
+    found = client.ask(replace(verb, dry_run=True))
+    goes = [v.version for v in found.versions if v.goes]
+    if goes and not verb.dry_run:
+        freed = f" That frees {size(found.bytes)}, and nothing brings them back."
+        ask(f"Remove {named(goes)} of {found.service} from disk?{freed}", yes=waiting.yes)
+        found = client.ask(verb)
+        if waiting.wait:
+            found = await_removal(client, verb, found, waiting.timeout)
+    if settings.json:
+        print_json(found)
+    else:
+        show(pruned_lines(found, width(sys.stdout)))
 
 
 @command(verbs.Pause)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,10 +14,11 @@ from baton.cli.settings import Settings, Waiting
 from baton.domain import Gate, GateResult, Kind, Outcome, Phase, Verdict
 from baton.errors import BatonError, GateFailed, Refused, TimedOut, Unreachable
 from baton.evidence import synthetic
-from baton.facts import RolloutStory, Ticket
+from baton.facts import Pruned, RolloutStory, Ticket
+from baton.reasons import named
 
 if TYPE_CHECKING:
-    from baton.verbs import Facade
+    from baton.verbs import Facade, Prune
 
 POLL_S = 0.25
 PATIENCE_S = 30.0
@@ -80,6 +81,29 @@ def follow(settings: Settings, facade: Facade, ticket: Ticket, waiting: Waiting,
         raise failure
     if not settings.json:
         say(_summary(rollout), err=False)
+
+
+def await_removal(facade: Facade, verb: Prune, asked: Pruned, timeout: float | None) -> Pruned:
+    """Wait until the versions that were to go are gone from disk, files included.
+
+    Raises ``TimedOut``, or ``Refused`` where some of them stayed.
+    """
+    until = None if timeout is None else time.monotonic() + timeout
+    while (now := facade.ask(replace(verb, dry_run=True))).under_way:
+        if until is not None and time.monotonic() >= until:
+            raise TimedOut(
+                f"{asked.service}: not all of it was removed after {duration(timeout)}.",
+                mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
+            )
+        time.sleep(POLL_S)
+    there = {v.version for v in now.versions}
+    left = [v.version for v in asked.versions if v.goes and v.version in there]
+    if not left and now.problems:
+        raise Refused(f"{asked.service}: {' '.join(now.problems)}", mend="Their room is free when that is done.")
+    if left:
+        why = " ".join(now.problems) or "A rollout began, which comes first."
+        raise Refused(f"{asked.service}: {named(left)} stayed on disk. {why}", mend="Run `ctl prune` again after that.")
+    return replace(asked, free=now.free, under_way=False)
 
 
 def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, goal: Goal) -> RolloutStory:

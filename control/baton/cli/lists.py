@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from baton import verbs
 from baton.cli.output import (
+    BAD,
     BOLD,
     DIM,
     VERDICT_SIGNS,
@@ -24,7 +25,8 @@ from baton.cli.output import (
 )
 from baton.cli.settings import Settings, command
 from baton.domain import GateResult, Kind, Verdict
-from baton.facts import RolloutFacts, VersionOnDisk
+from baton.facts import Pruned, RolloutFacts, VersionOnDisk
+from baton.reasons import named
 
 _INDENT = 4
 _UNBROKEN = "\u00a0"
@@ -102,8 +104,37 @@ def history_lines(rows: Sequence[RolloutFacts], columns: int) -> list[Line]:
         label = "" if row.label == str(row.candidate) else f"{row.label}, "
         why = f"{label}{row.release}, by {row.who}: {row.why}"
         gates = "  ".join(_gate(g) for g in row.gates if g.verdict is not Verdict.PENDING)
-        lines += _below((why, gates, row.message), columns)
+        gone = "" if row.removed_at is None else f"removed from disk {moment(row.removed_at, '%Y-%m-%d %H:%M')}"
+        lines += _below((why, gates, row.message, gone), columns)
     return lines
+
+
+def pruned_lines(answer: Pruned, columns: int) -> list[Line]:
+    """What goes, and why the rest stays."""
+    goes = [v.version for v in answer.versions if v.goes]
+    verb = "would be removed" if answer.dry_run else "is being removed" if answer.under_way else "removed from disk"
+    head = f"{answer.service}: {named(goes)} {verb}, which frees {size(answer.bytes)}."
+    if not goes:
+        head = f"{answer.service}: nothing to remove."
+    if answer.free is not None:
+        head += f" {size(answer.free)} are free now."
+    table = [
+        {
+            "VERSION": str(v.version),
+            "LABEL": v.label or "-",
+            "SIZE": size(v.bytes),
+            "": "" if v.goes else "stays",
+        }
+        for v in answer.versions
+    ]
+    lines: list[Line] = [[(part, "")] for part in fit(head, columns)]
+    if not table:
+        return lines
+    titles, *body = aligned(table, columns, shrink=("LABEL",), leave_out=("LABEL",))
+    lines += [[], titles]
+    for version, line in zip(answer.versions, body, strict=True):
+        lines += [line, *_below((version.reason,), columns)]
+    return lines + [[(part, BAD)] for problem in answer.problems for part in fit(problem, columns)]
 
 
 def _under_way(row: RolloutFacts) -> str:

@@ -14,8 +14,10 @@ import click
 from baton.cli.follow import STARTED, ask, follow
 from baton.cli.output import is_terminal, print_json, say, size
 from baton.cli.settings import Settings, Waiting, changes, common, pass_settings
-from baton.errors import TimedOut, Unreachable, UsageError
+from baton.errors import BatonError, NoRoom, TimedOut, Unreachable, UsageError
 from baton.facts import Ticket
+from baton.reasons import named
+from baton.verbs import Prune
 
 if TYPE_CHECKING:
     from baton.api import ApiClient
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _SLICE_S = 10.0
 """Seconds of one wait for the begin of the rollout; between two the person is shown what it waits for."""
 _HISTORY = 1000
+LITTLE = 2
+"""A person is told when fewer versions of the pushed one's size fit on the disk."""
 
 
 @click.command()
@@ -68,7 +72,7 @@ def push(
     ask(f"Push {directory} to {home / service.engine} as the next version of {service.name}?", yes=waiting.yes)
     began = time.monotonic()
     floor, running = _floor(client, service.name, None if settings.server else settings.state_directory())
-    with _bar() as progress:
+    with _room(client, service.name), _bar() as progress:
         pushed = copy(
             directory,
             home,
@@ -83,6 +87,11 @@ def push(
         f"{service.name}: version {pushed.version} was copied to {pushed.folder} ({size(pushed.bytes)}"
         f" in {pushed.seconds:.1f} s{again})."
     )
+    if pushed.free is not None and pushed.free < LITTLE * pushed.bytes:
+        say(
+            f"{size(pushed.free)} are free now, so fewer than {LITTLE} more versions of this size fit. `ctl prune "
+            "--dry-run --keep 0` shows which could be removed; keep_versions removes old ones after each rollout."
+        )
     if pushed.ignored:
         say(f"Not copied, because no version serves them: {pushed.ignored}.")
     if running and waiting.wait:
@@ -172,6 +181,24 @@ def _follow(settings: Settings, client: ApiClient, service: str, version: int, w
         if last is None or ticket.code != last.code:
             say(f"Waiting for the rollout of version {version} to begin. {ticket.message}")
         last = ticket
+
+
+@contextmanager
+def _room(client: ApiClient, service: str) -> Iterator[None]:
+    """A refusal for want of room says what could be removed."""
+    try:
+        yield
+    except NoRoom as error:
+        try:
+            found = client.ask(Prune(service, keep=0, dry_run=True))
+        except BatonError:  # none runs, or it can't tell
+            more = "While a control plane runs, `ctl prune --dry-run --keep 0` shows which versions could be removed."
+        else:
+            goes = [v.version for v in found.versions if v.goes]
+            more = f"`ctl prune --keep 0` can remove {named(goes)}, which frees {size(found.bytes)}."
+            if not goes:
+                more = "No version can be removed: `ctl prune --dry-run --keep 0` says why."
+        raise NoRoom(error.message, mend=f"{error.mend} {more}") from None
 
 
 @contextmanager

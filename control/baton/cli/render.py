@@ -31,6 +31,7 @@ from baton.facts import (
     TrafficStatus,
     VersionStatus,
 )
+from baton.reasons import named
 
 _GOING = ("◌", "Progressing", BUSY)
 PHASES: dict[Phase, tuple[str, str, str]] = {
@@ -104,6 +105,10 @@ def service_lines(service: ServiceStatus, columns: int, *, paused: bool, brief: 
         if rollout.kind is not Kind.CHECK:
             lines += _traffic_steps(service, columns, stepwise=rollout.kind is Kind.ROLLOUT)
         lines += _wrapped("Rollout", _rollout(rollout), columns)
+    if service.removed:
+        freed = sum(one.bytes for one in service.removed)
+        gone = named(one.version for one in service.removed)
+        lines += _wrapped("Retention", f"Removed {gone} from disk, which freed {size(freed)}.", columns)
     for problem in service.problems:
         lines += _wrapped("Problem", problem, columns, WARN)
     if service.gates:

@@ -157,13 +157,16 @@ def changes(function: Callable[..., None]) -> Callable[..., None]:
 VERSION = click.IntRange(min=1)
 
 
-def command(kind: type[V], *extra: Callable[[_F], _F]) -> Callable[[Callable[..., None]], click.Command]:
+def command(
+    kind: type[V], *extra: Callable[[_F], _F], service: bool = False
+) -> Callable[[Callable[..., None]], click.Command]:
     """The command of a verb, whose options fill it: it is called with the settings, the verb, and what else is asked.
 
-    The version is an argument, and so is the service where the verb only reads; every other field is an option.
-    ``extra`` are options that the control plane does not get to know.
+    The version is an argument, and so is the service where the verb only reads, or with ``service``; every other field
+    is an option. ``extra`` are options that the control plane does not get to know.
     """
     changing = issubclass(kind, Change)
+    argument = service or not changing
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def run(settings: Settings, *, named: str | None = None, **given: Any) -> None:
@@ -179,7 +182,7 @@ def command(kind: type[V], *extra: Callable[[_F], _F]) -> Callable[[Callable[...
         for option in extra:
             made = option(made)
         for name, one in reversed(parameters(kind).items()):
-            if name == "service" and not changing:
+            if name == "service" and argument:
                 made = click.argument("named", required=False, metavar="[SERVICE]")(made)
             elif name not in {"service", "who"}:
                 made = _parameter(name, one)(made)
@@ -191,11 +194,11 @@ def command(kind: type[V], *extra: Callable[[_F], _F]) -> Callable[[Callable[...
 def _parameter(name: str, one: Parameter) -> Callable[[_F], _F]:
     if name == "version":
         return click.argument(name, type=VERSION, required=one.needed, metavar="N" if one.needed else "[N]")
-    flags = [f"--{name}", *([one.short] if one.short else [])]
+    flags = [f"--{name.replace('_', '-')}", *([one.short] if one.short else [])]
     if one.type is bool:
         return click.option(*flags, is_flag=True, help=one.help)
     if one.type is int:
         told: Any = {"metavar": "N"} if one.default is None else {"default": one.default, "show_default": True}
-        return click.option(*flags, type=VERSION, help=one.help, **told)
+        return click.option(*flags, type=click.IntRange(min=one.least), help=one.help, **told)
     choice = click.Choice([str(value) for value in one.type])
     return click.option(*flags, type=choice, callback=lambda *given: given[-1] and one.type(given[-1]), help=one.help)

@@ -16,13 +16,16 @@ from baton.controller.recorder import RolloutRecorder
 from baton.controller.splitter_client import SplitterClient
 from baton.controller.tasks import Task, Tasks
 from baton.domain import Gate, Model, Rollout, Verdict
-from baton.errors import TritonError
+from baton.errors import BatonError, TritonError
 from baton.plan import (
     AdoptVersion,
     Ask,
     Begin,
+    DeleteRemoved,
     Effect,
     End,
+    EndPruning,
+    Prune,
     RecordConfig,
     RecordLoaded,
     Reload,
@@ -36,6 +39,9 @@ from baton.plan import (
 )
 from baton.probe import Cancelled
 from baton.reasons import Reason, Why, because
+
+DELETE_AGAIN_S = 3600.0
+"""How long files that could not be deleted are left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +97,13 @@ class Actor:
         elif not content.known(version):
             self.tasks.start(effect, lambda _task: content.learn(version))
 
-    def _at_once(self, effect: Effect, view: View, doing: Why) -> None:  # noqa: C901 - one case an effect
+    def _at_once(self, effect: Effect, view: View, doing: Why) -> None:  # noqa: C901, PLR0912 - one case an effect
         files, recorder, rollout = self.ports.files, self.recorder, view.rollout
         match effect:
+            case Prune(version):
+                self._prune(version, view)
+            case EndPruning():
+                recorder.end_pruning()
             case RepairConfig(model):
                 self.configs.repair(model)
             case RecordConfig(model, text):
@@ -124,6 +134,27 @@ class Actor:
                 if isinstance(effect, End):
                     self.tasks.forget_failures()
                     files.tidy_alias()
+
+    def _prune(self, version: int, view: View) -> None:
+        """One that can't be removed is passed over: it is tried again after the next rollout, or by `ctl prune`."""
+        asked = view.pruning
+        assert asked is not None  # noqa: S101 - the plan prunes what was written down
+        self.recorder.prune(version, view.folders[version].own_size, asked)
+        try:
+            self.ports.remover.take_out(version)
+        except BatonError as error:
+            self.recorder.not_pruned(version, error)
+            raise
+        finally:
+            self.recorder.done_pruning(version, asked)
+
+    def delete_removed(self, view: View) -> None:
+        """Delete the files of what was taken out. What can't be deleted is tried again after an hour."""
+        effect, failed = DeleteRemoved(), view.failed.get(DeleteRemoved())
+        if effect in view.running or (failed is not None and view.now - failed.at < DELETE_AGAIN_S):
+            return
+        if self.ports.remover.left():
+            self.tasks.start(effect, lambda _task: self.ports.remover.delete())
 
     def _reload(self, effect: Reload, server: str, view: View) -> None:
         version = view.alias

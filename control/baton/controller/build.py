@@ -24,6 +24,7 @@ from baton.journal.retention import Retention
 from baton.local.guard import Guard
 from baton.local.processes import Processes
 from baton.reasons import Why
+from baton.removal import Removal
 from baton.tls import is_loopback
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
@@ -158,8 +159,18 @@ def _service(
     def meta(version: int) -> VersionMeta:
         return read_meta(files.folder(version))
 
+    remover = Removal(files.repository, config.engine)
     ports = Ports(
-        files, servers, journal, scan, meta, clock, wake.set, processes[config.engine], processes[config.splitter]
+        files,
+        servers,
+        journal,
+        scan,
+        remover,
+        meta,
+        clock,
+        wake.set,
+        processes[config.engine],
+        processes[config.splitter],
     )
     content = ContentVerifier(config.name, journal, gates.manifest, clock)
     return Service(config, ports, Checks(gates, gates.question(), gates.golden(), content))

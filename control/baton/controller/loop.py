@@ -37,9 +37,9 @@ class Loop:
         wake: threading.Event,
         rescan: float,
         rearm: Callable[[], None] = lambda: None,
-        tidy: Callable[[str, int | None, float], None] = lambda _service, _serving, _now: None,
+        tidy: Callable[[str, int | None, float, frozenset[int] | None], None] = lambda *_: None,
     ) -> None:
-        """``tidy`` is called for each service at rest after each round, with the version that the alias leads to."""
+        """``tidy`` is called for each service at rest after each round; see ``baton.journal.retention``."""
         self.lock = threading.RLock()
         self.services = services
         self.loop_at = 0.0
@@ -100,7 +100,7 @@ class Loop:
                 if self._serve(service, scan=scan):
                     busy = True
                 elif service.view is not None:
-                    self._tidy(service.name, service.view.alias, self.clock())
+                    self._tidy(service.name, service.view.alias, self.clock(), service.view.there())
             except JournalDamaged as error:
                 self._begin_anew(service, error)
                 busy = True

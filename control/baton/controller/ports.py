@@ -29,6 +29,22 @@ class Asker(Protocol):
         ...
 
 
+class Remover(Protocol):
+    """Takes version folders out of the repository; see ``baton.removal``. Raises ``BatonError``."""
+
+    def take_out(self, version: int) -> None:
+        """At once, or not at all."""
+        ...
+
+    def left(self) -> tuple[int, ...]:
+        """The versions that were taken out and whose files are still to be deleted."""
+        ...
+
+    def delete(self) -> None:
+        """Delete those files. May take minutes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """What one service reads and changes outside of this process's memory, and the time."""
@@ -38,6 +54,7 @@ class Ports:
     journal: Journal
     scan: Callable[[], list[Folder]]
     """Lists the engine's directory; see ``baton.watch.scan``."""
+    remover: Remover
     read_meta: Callable[[int], VersionMeta]
     """Reads what a version's folder says of itself. Raises ``CheckpointError``."""
     clock: Callable[[], float]

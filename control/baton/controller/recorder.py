@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from baton.config import ServiceConfig
 from baton.controller.ports import Ports
+from baton.controller.settings import rollout_settings
 from baton.domain import (
     Gate,
     GateResult,
     Kind,
     Outcome,
     Phase,
+    Pruning,
     ReleaseStatus,
+    Removed,
     Rollout,
     Verdict,
     VersionMeta,
     VersionRecord,
 )
-from baton.errors import CheckpointError, Refused
+from baton.errors import BatonError, CheckpointError, Refused
 from baton.plan import (
     Advance,
     AskAgain,
@@ -34,8 +38,11 @@ from baton.plan import (
     TakeOver,
     View,
 )
+from baton.plan.prune import after
 from baton.reasons import Reason, Why, because
 
+MOST_REMOVED = 1_000
+"""So many removed versions are remembered, the newest."""
 log = logging.getLogger(__name__)
 
 
@@ -48,13 +55,15 @@ class RolloutRecorder:
         self._journal = ports.journal
         self._clock = ports.clock
         self._read_meta = ports.read_meta
+        self._settings = rollout_settings(config)
         self._metas: dict[int, tuple[str, VersionMeta, str]] = {}
 
-    def log(self, kind: str, why: Why, rollout: Rollout | None, data: Mapping[str, Any] | None = None) -> None:
+    def log(
+        self, kind: str, why: Why, rollout: Rollout | None, data: Mapping[str, Any] | None = None, *, who: str = "baton"
+    ) -> None:
         """Write an event."""
-        self._journal.events.append(
-            self._clock(), kind, why, service=self._service, rollout=rollout.id if rollout else None, data=data
-        )
+        number = rollout.id if rollout else None
+        self._journal.events.append(self._clock(), kind, why, who=who, service=self._service, rollout=number, data=data)
 
     def log_now(self, kind: str, why: Why, data: Mapping[str, Any]) -> None:
         """Write an event of the rollout under way, if there is one."""
@@ -105,6 +114,7 @@ class RolloutRecorder:
             promoted=promoted,
             full=full,
         )
+        self.end_pruning()
         rollout = self._journal.rollouts.begin(asked)
         if wrong:
             self._journal.rollouts.record(rollout, GateResult(Gate.INTEGRITY, Verdict.FAIL, wrong), now)
@@ -167,6 +177,34 @@ class RolloutRecorder:
             case _:
                 raise AssertionError(f"no code carries out {effect}")
 
+    # Version folders on disk
+
+    def prune(self, version: int, size: int, asked: Pruning) -> None:
+        """Write down that a version's folder is about to be removed, whose bytes are ``size``."""
+        why = because(Reason.PRUNED, version=version, bytes=size, keep=asked.keep, who=asked.who)
+        self.log("prune", why, None, {"version": version, "bytes": size}, who=asked.who or "baton")
+        removed = self._journal.notes.removed()
+        known = {**(removed.get(self._service) or {}), version: Removed(self._clock(), size)}
+        newest = sorted(known.items(), key=lambda one: one[1].at)[-MOST_REMOVED:]
+        removed.put(self._service, dict(newest))
+
+    def not_pruned(self, version: int, error: BatonError) -> None:
+        """It could not be removed."""
+        self.log("prune", because(Reason.NOT_PRUNED, version=version, error=str(error)), None, {"version": version})
+        removed = self._journal.notes.removed()
+        known = removed.get(self._service) or {}
+        removed.put(self._service, {v: one for v, one in known.items() if v != version})
+
+    def done_pruning(self, version: int, asked: Pruning) -> None:
+        """It is gone, or can't be removed for now: the others are left to be removed."""
+        left = replace(asked, versions=tuple(v for v in asked.versions if v != version))
+        self._journal.notes.pruning().put(self._service, left)
+
+    def end_pruning(self) -> None:
+        """Nothing more is to be removed."""
+        if self._journal.notes.pruning().get(self._service) is not None:
+            self._journal.notes.pruning().put(self._service, None)
+
     def _renew(self, rollout: Rollout, now: float) -> None:
         away = now - (rollout.renewed_at if rollout.renewed_at is not None else now)
         if away > self._lease_s:
@@ -200,4 +238,9 @@ class RolloutRecorder:
                 records.append(decided(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
             case _:
                 pass
+        if outcome is Outcome.LIVE and rollout.stop is None:
+            served = (rollout.candidate, rollout.previous, *self._journal.rollouts.served(self._service))
+            withdrawn = {r.version for r in records if r.status is ReleaseStatus.WITHDRAWN}
+            due = after(view, rollout.candidate, self._settings, [v for v in served if v is not None], withdrawn)
+            self._journal.notes.pruning().put(self._service, due)
         self._journal.rollouts.end(rollout, outcome, why, now, records)

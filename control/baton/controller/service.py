@@ -28,13 +28,14 @@ from baton.domain import (
     ModelState,
     Outcome,
     Phase,
+    Removed,
     Rollout,
     Stop,
     Verdict,
     VersionMeta,
 )
 from baton.local import procfs
-from baton.plan import Ask, Decision, Upkeep, View, plan
+from baton.plan import Ask, Decision, Prune, Upkeep, View, plan
 from baton.plan.traffic import stepwise
 from baton.plan.view import backoff
 from baton.reasons import Reason, Why, because
@@ -123,6 +124,8 @@ class Service:
             self.decision = decision
             return False
         if not backoff(view.failed.get(effect), view.now) and self._actor.act(effect, view, decision.why):
+            if isinstance(effect, Prune):
+                self._views.forget(effect.version)
             if not upkeep:  # what is over in a moment need not be shown
                 self.decision = decision
             return True
@@ -143,6 +146,7 @@ class Service:
         self.split.steer(view)
         self.health.watch(view)
         self._actor.verify_content(view, self.settings.settle)
+        self._actor.delete_removed(view)
 
     def _log_health(self, why: Why, data: Mapping[str, Any]) -> None:
         self._recorder.log_now("health", why, data)
@@ -164,6 +168,14 @@ class Service:
         self._ports.journal.rollouts.halt(rollout, Stop(outcome, who, why), self._ports.clock())
         self._actor.stop_asking()
         self._ports.wake()
+
+    def removed(self) -> Mapping[int, Removed]:
+        """The versions that were removed from disk, and when."""
+        return self._ports.journal.notes.removed().get(self.name) or {}
+
+    def deleting(self) -> bool:
+        """Whether files of removed versions are still to be deleted."""
+        return bool(self._ports.remover.left())
 
     def gates_of(self, rollout: Rollout) -> list[GateResult]:
         """Every gate of the rollout with its verdict so far."""

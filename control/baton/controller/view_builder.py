@@ -19,6 +19,7 @@ from baton.controller.traffic_split import TrafficSplit
 from baton.domain import Folder, ModelState, ModelVersion, Phase, ReleaseStatus, Rollout, VersionRecord
 from baton.errors import BatonError
 from baton.plan import AdoptVersion, Effect, RecordLoaded, Reload, ServerView, Sync, Upkeep, View
+from baton.plan.prune import way_back
 from baton.triton.port import Index
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,10 @@ class ViewBuilder:
         self._entries = self._ports.scan()
         return self._entries
 
+    def forget(self, version: int) -> None:
+        """The version's folder was removed since the last scan."""
+        self._entries = [f for f in self._entries or () if f.version != version]
+
     def begin_round(self) -> None:
         """The servers' indexes are about to be read. Calls that run now may change what they show, also if they end."""
         self._begun = frozenset(e for e in self._tasks.running() if isinstance(e, Sync | Reload))
@@ -84,6 +89,8 @@ class ViewBuilder:
         first_seen = {v: folders[v].fingerprint for s in servers for v in s.ready() if v in folders and v not in loaded}
         present, known_unexpected = {f.name: f.fingerprint for f in unexpected}, journal.notes.unexpected().get(name)
         records = journal.versions.records(name)
+        pruning = journal.notes.pruning().get(name)
+        served = () if pruning is None else journal.rollouts.served(name)
         unrecorded: list[Upkeep] = []
         if first_seen or known_unexpected is None or (recorded is None and files.alias is not None):
             unrecorded.append(RecordLoaded())
@@ -112,6 +119,8 @@ class ViewBuilder:
             unhealthy=self._health.unhealthy(),
             answered=self._health.answered(),
             just_started=self.just_started,
+            pruning=pruning,
+            way_back=way_back(files.alias, served, records, folders),
             unrecorded=tuple(unrecorded),
         )
 

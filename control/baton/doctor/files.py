@@ -18,15 +18,20 @@ from functools import partial
 from pathlib import Path
 
 from baton import secret
+from baton.beside import folder_beside
 from baton.config import Config
 from baton.doctor.finding import GIB, Finding, Fix, bad, enough, existing, good, limited, skipped
 from baton.durable import make_private
 from baton.errors import ConfigError, Refused
 from baton.ownership import open_folder, open_own, unlink, user, writers
-from baton.staging import staging_root
+from baton.reasons.words import format_bytes
+from baton.verify.listing import look
+from baton.verify.names import version_of
 from baton.watch.watcher import NETWORK, file_system
 
 MINIMUM_DISK = 2 * GIB
+MINIMUM_VERSIONS = 2
+"""So many more versions should fit on the disk."""
 MINIMUM_WATCHES = 8192
 LEFT_AFTER_S = 86_400.0
 """An interrupted push that is older is taken for one that nobody goes on with."""
@@ -37,6 +42,8 @@ def repository_and_state(config: Config) -> Iterator[Finding]:
     repository, state = config.repository, config.state
     yield disk("repository disk", repository)
     yield disk("state disk", state)
+    for one in config.services:
+        yield room_for_versions(repository, one.name, one.engine, one.rollout.keep_versions)
     yield writable("repository", repository)
     yield writable("state", state)
     yield private(state)
@@ -52,6 +59,27 @@ def repository_and_state(config: Config) -> Iterator[Finding]:
 def disk(name: str, path: Path) -> Finding:
     free = shutil.disk_usage(existing(path)).free
     return enough(name, free, MINIMUM_DISK, f"Free space at {path}: each version is a whole checkpoint.")
+
+
+def room_for_versions(repository: Path, service: str, engine: str, keep: int | None) -> Finding:
+    """How many more versions of the newest one's size fit on the disk, and what ``keep_versions`` would hold."""
+    name, folder = f"room for {service}", repository / engine
+    if not folder.is_dir():
+        return good(name, f"{folder} will be made")
+    sizes = {int(p.name): look(p).own_size for p in folder.iterdir() if version_of(p.name) is not None}
+    free = shutil.disk_usage(folder).free
+    newest = sizes[max(sizes)] if sizes else 0
+    if not newest:
+        return good(name, f"{format_bytes(free)} free, and no version that takes any")
+    held = "" if keep is None else f"; keep_versions = {keep} holds up to {format_bytes(newest * (keep + 2))}"
+    message = (
+        f"{format_bytes(free)} free; {len(sizes)} on disk take {format_bytes(sum(sizes.values()))}; {free // newest} "
+        f"more of the size of version {max(sizes)} ({format_bytes(newest)}) fit{held}"
+    )
+    if free // newest >= MINIMUM_VERSIONS:
+        return good(name, message)
+    mend = "`ctl prune --dry-run --keep 0` shows what could be removed; set keep_versions in [services.rollout]."
+    return limited(name, message, mend)
 
 
 def writable(name: str, path: Path) -> Finding:
@@ -154,7 +182,7 @@ def renames(repository: Path, engines: list[str]) -> Finding:
     if not repository.is_dir():
         return skipped(name, f"{repository} is not there yet")
     real = repository.resolve()
-    staging = staging_root(real)
+    staging = folder_beside(real)
     above = staging if staging.is_dir() else real.parent
     if not os.access(above, os.W_OK | os.X_OK):
         message = f"`ctl push` can't stage versions: this user may not write in {above}"
@@ -228,7 +256,7 @@ def _closing(path: Path) -> Fix | None:
 def leftovers(repository: Path, state: Path) -> Finding:
     """What pushes and starts that were broken off left behind. A push of the last day may be gone on with."""
     name = "leftovers"
-    staging, oldest = staging_root(repository.resolve()), time.time() - LEFT_AFTER_S
+    staging, oldest = folder_beside(repository.resolve()), time.time() - LEFT_AFTER_S
     try:
         pushes = [one for engine in _folders(staging) for one in sorted(engine.iterdir()) if one.name != ".lock"]
         beside = [*repository.glob(".*.config.pbtxt.baton"), *(state / "backends").glob(".new-*")]

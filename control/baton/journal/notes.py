@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from baton.codec import as_text, from_text
-from baton.domain import Model, Release
+from baton.domain import Model, Pruning, Release, Removed
 from baton.journal.database import Database
 
 T = TypeVar("T")
 EVERY_SERVICE = ""
 """The service of a note that holds for all."""
+
+OF_VERSIONS = ("manifest", "release")
+"""Keys of notes that are kept of single versions, with the number after a colon."""
 
 
 class Note(Generic[T]):
@@ -77,6 +80,14 @@ class Notes:
     def config_text(self, model: Model) -> Note[str]:
         """The last usable text of a model's ``config.pbtxt``."""
         return Note(self._database, f"file:{model}", str)
+
+    def pruning(self) -> Note[Pruning]:
+        """Version folders that are to be removed. Empty once a rollout begins: it may need them."""
+        return Note(self._database, "pruning", Pruning)
+
+    def removed(self) -> Note[Mapping[int, Removed]]:
+        """Which versions were removed from disk, and when. A folder of such a number may have come again."""
+        return Note(self._database, "removed", Mapping[int, Removed])
 
     def salt(self) -> Note[Salt]:
         """The secret by which splitters place request ids. It is not shown with a rollout."""

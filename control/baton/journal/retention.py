@@ -1,5 +1,10 @@
 """How long the journal keeps events: those of old rollouts are removed, and one event says how many they were.
 
+Of versions whose folder is gone, what was decided and the hashes of their files are removed as well, where nothing
+needs them: a folder of that number that comes again is another one. What was decided stays of versions above the one
+that serves, since without it such a folder would be taken up by itself, and of those that were taken back, since a
+rollback must not choose them.
+
 The rollout itself stays, with who, when, why, verdicts, outcome and times. A rollout is old when it ended longer ago
 than ``keep_s`` and is not among the newest ``keep_rollouts`` of its service. Two keep their events in any case: that of
 the version that serves, and that of the version that a rollback would go to. Events between rollouts are removed by
@@ -15,6 +20,7 @@ import sqlite3
 from baton.domain import Outcome, ReleaseStatus
 from baton.journal.database import Database
 from baton.journal.events import insert_event
+from baton.journal.notes import OF_VERSIONS
 from baton.reasons import Reason, because
 from baton.schema import JournalDamaged, JournalError
 
@@ -50,11 +56,12 @@ class Retention:
         self._keep_rollouts = keep_rollouts
         self._due: dict[str, float] = {}
 
-    def apply(self, service: str, serving: int | None, now: float) -> None:
+    def apply(self, service: str, serving: int | None, now: float, there: frozenset[int] | None = None) -> None:
         """Remove some old events of a service that is at rest. While more are left, the next call goes on.
 
-        Else the next hour's calls do nothing. ``serving`` is the version that the alias leads to. A journal that can't
-        be written stays as it is, and a warning in the log tells why.
+        Else the next hour's calls do nothing. ``serving`` is the version that the alias leads to, ``there`` are all
+        that are on disk, named or loaded; None: that is not known now. A journal that can't be written stays as it is,
+        and a warning in the log tells why.
 
         Raises:
             JournalDamaged: a row does not hold what was written there.
@@ -62,7 +69,7 @@ class Retention:
         if now < self._due.get(service, now):
             return
         try:
-            more = self._fold(service, serving, now)
+            more = self._fold(service, serving, now, there)
         except JournalDamaged:
             raise
         except JournalError as error:
@@ -70,7 +77,7 @@ class Retention:
             more = False
         self._due[service] = now if more else now + EVERY_S
 
-    def _fold(self, service: str, serving: int | None, now: float) -> bool:
+    def _fold(self, service: str, serving: int | None, now: float, there: frozenset[int] | None) -> bool:
         """One transaction. True when there may be more to do."""
         before, keep, left = now - self._keep_s, self._keep_rollouts, MOST_EVENTS
         named = {"service": service, "before": before, "keep": keep, "serving": serving, "most": MOST_ROLLOUTS}
@@ -78,9 +85,23 @@ class Retention:
             if db.execute("SELECT 1 FROM rollout WHERE service = ? AND ended_at IS NULL", (service,)).fetchone():
                 return True
             old = [row["id"] for row in db.execute(_OLD, named)]
+            if there is not None:
+                _forget_gone(db, service, serving, there)
             for rollout in (None, *old):
                 left -= _fold(db, service, rollout, before, now, left)
         return len(old) == MOST_ROLLOUTS or left == 0
+
+
+def _forget_gone(db: sqlite3.Connection, service: str, serving: int | None, there: frozenset[int]) -> None:
+    """Remove what nothing needs of versions that are not ``there``."""
+    below = "SELECT version FROM version WHERE service = ? AND version < ? AND standing != ?"
+    known = db.execute(below, (service, serving, ReleaseStatus.WITHDRAWN)).fetchall()
+    gone = [(service, row["version"]) for row in known if row["version"] not in there]
+    db.executemany("DELETE FROM version WHERE service = ? AND version = ?", gone)
+    for row in db.execute("SELECT key FROM memo WHERE service = ?", (service,)).fetchall():
+        kind, _, version = row["key"].partition(":")
+        if kind in OF_VERSIONS and int(version) not in there:
+            db.execute("DELETE FROM memo WHERE service = ? AND key = ?", (service, row["key"]))
 
 
 def _fold(db: sqlite3.Connection, service: str, rollout: int | None, before: float, now: float, most: int) -> int:

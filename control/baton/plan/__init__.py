@@ -13,6 +13,7 @@ What must hold after every step, whatever fails (property-tested in ``tests/unit
 * Baton loads at most two engine versions.
 * An engine is taken out of a server for a reload only where the alias's version does not answer, one server at a time.
 * An abort wins from every phase, and nothing overtakes it.
+* A version's folder is removed only without a rollout, and never one that serves, is loaded or is waited for.
 """
 
 from baton.plan.converge import repair_version_policy
@@ -23,12 +24,15 @@ from baton.plan.effects import (
     AskAgain as AskAgain,
     Begin as Begin,
     Decision as Decision,
+    DeleteRemoved as DeleteRemoved,
     Effect as Effect,
     End as End,
+    EndPruning as EndPruning,
     Halt as Halt,
     Judge as Judge,
     ProbeVersion as ProbeVersion,
     Progress as Progress,
+    Prune as Prune,
     Record as Record,
     RecordConfig as RecordConfig,
     RecordLoaded as RecordLoaded,

@@ -148,6 +148,23 @@ class VerifyContent:
 
 
 @dataclass(frozen=True, slots=True)
+class Prune:
+    """Take a version's folder out of the repository; its files are deleted later."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndPruning:
+    """Nothing is left to be removed: take the note of it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRemoved:
+    """Delete the files of the folders that were taken out. Done without a decision."""
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """Ask the live analysis about the traffic so far. Done at each interval, without a decision."""
 
@@ -209,6 +226,9 @@ Effect = (
     | Reload
     | ProbeVersion
     | SendGolden
+    | Prune
+    | EndPruning
+    | DeleteRemoved
     | Upkeep
 )
 

@@ -6,6 +6,7 @@ from baton.domain import Kind, Phase
 from baton.plan.converge import converge_alias, load, unload_unnamed
 from baton.plan.effects import Begin, Decision, SetPolicy
 from baton.plan.health import reload_unhealthy
+from baton.plan.prune import pruning
 from baton.plan.traffic import bypass_splitter, unload_splitter
 from baton.plan.view import RolloutSettings, View
 from baton.reasons import Reason, Why, because
@@ -25,6 +26,8 @@ def without_rollout(view: View, settings: RolloutSettings) -> Decision:
         return Decision(Phase.DEGRADED, why)
     if (blocked := view.loads_blocked()) is not None:
         return Decision(Phase.DEGRADED, blocked)
+    if (removing := pruning(view, phase, settings)) is not None:
+        return removing
     if view.paused:
         return Decision(phase, because(Reason.PAUSED_AT_REST, standing=_state(view, settings)))
     adopt = None

@@ -13,6 +13,7 @@ from baton.domain import (
     Model,
     ModelState,
     ModelVersion,
+    Pruning,
     ReleaseStatus,
     Rollout,
     Step,
@@ -55,6 +56,8 @@ class RolloutSettings:
     """How often the live analysis decides whether traffic goes on."""
     lease: float
     """How long a splitter follows its route without hearing from the control plane."""
+    keep_versions: int | None
+    """Version folders kept beside the version that serves and the one that a rollback goes to; None: all."""
     resume: bool
     """After a lease ended by itself: True goes on, False rolls back."""
 
@@ -194,6 +197,10 @@ class View:
     """This control plane has decided nothing yet."""
     repairs: tuple[BrokenConfig, ...] = ()
     """Files that can't be used. Where there are some, only ``running``, ``failed`` and ``paused`` are known besides."""
+    pruning: Pruning | None = None
+    """Folders that are to be removed from disk."""
+    way_back: int | None = None
+    """Where a rollback goes that names no version. Known only while there is a ``pruning``."""
     unrecorded: tuple[Upkeep, ...] = ()
     """What was seen and the journal does not know yet, each by the effect that records it."""
 
@@ -262,7 +269,7 @@ class View:
             quiet = self.now - folder.quiet_since
             settled = folder.complete and quiet >= settings.settle
             cut_off = folder.cut and quiet >= max(settings.settle, settings.cut_after)
-            if version > floor and (settled or cut_off) and self._undecided(version):
+            if version > floor and (settled or cut_off) and self.undecided(version):
                 found.append(folder)
         return tuple(sorted(found, key=lambda f: f.version or 0))
 
@@ -274,9 +281,16 @@ class View:
         # A refused folder that never reached Triton may be mended in place (a copy that was cut short, say).
         return record if record.loaded or record.fingerprint == folder.fingerprint else None
 
-    def _undecided(self, version: int) -> bool:
+    def undecided(self, version: int) -> bool:
+        """Whether nothing that still holds was decided about the version."""
         record = self.records.get(version)
         return record is None or (record.status is ReleaseStatus.REJECTED and self.refused(version) is None)
+
+    def there(self) -> frozenset[int] | None:
+        """The versions on disk, named or loaded. None: that is not known, or the folder of what serves is away."""
+        if self.unreachable() or (self.alias is not None and self.alias not in self.folders):
+            return None
+        return self.version_policy.union(self.folders, *(s.in_memory() for s in self.servers))
 
     def loads_blocked(self) -> Why | None:
         """Why no engine load call may be made now, or None.

@@ -181,6 +181,22 @@ class Reason(StrEnum):
     STABLE_SILENT = auto()
     STUCK_UNLOADING = auto()
 
+    # Versions on disk
+
+    PRUNING = auto()
+    PRUNED_ALL = auto()
+    PRUNED = auto()
+    NOT_PRUNED = auto()
+    STAYS_FOR_ROLLOUT = auto()
+    STAYS_LOADED = auto()
+    STAYS_UNSEEN = auto()
+    STAYS_WAY_BACK = auto()
+    STAYS_ARRIVING = auto()
+    STAYS_WAITING = auto()
+    STAYS_NEWEST = auto()
+    WAS_PRUNED = auto()
+    NO_KEEP = auto()
+
     # Faults of the control plane
 
     TROUBLE = auto()

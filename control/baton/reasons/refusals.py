@@ -57,6 +57,14 @@ REFUSALS: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.NOTHING_NEW: ("No new version is complete on disk.", _KEPT, f"`ctl push DIR` brings one. {_LISTS}"),
     Reason.NO_SUCH_FOLDER: ("There is no folder of version {version}.", _KEPT, _LISTS),
+    Reason.WAS_PRUNED: (
+        "Version {version} is no longer on disk: Baton removed it on {at} to make room.", _KEPT,
+        "`ctl push DIR` brings its checkpoint again, under a new number.",
+    ),
+    Reason.NO_KEEP: (
+        "How many versions of {service} are to stay on disk is not known.", _KEPT,
+        "Say it with --keep N (0 or more), or set keep_versions in [services.rollout].",
+    ),
     Reason.ARRIVING: (
         "Version {version} is still arriving. Missing: {lacks}.", _KEPT,
         "Try again when it is complete. If its copy was interrupted, copy it again.",

@@ -42,6 +42,14 @@ def _bare(why: Any) -> str:
     return str(why).rstrip(".")
 
 
+def format_bytes(size: float) -> str:
+    """A number of bytes for a person: ``812 bytes``, ``4.2 MiB``, ``16.3 GiB``."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(size) >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
 FORMATS: Mapping[str, Callable[[Any], str]] = {
     "versions": named,
     "Versions": lambda versions: named(versions).capitalize(),
@@ -51,6 +59,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = {
     "Passed": lambda skipped: _passed(skipped).capitalize(),
     "bare": _bare,
     "servers": lambda names: f"server{'s' if len(names) > 1 else ''} {' and '.join(names)}",
+    "size": format_bytes,
     "numbers": lambda versions: ", ".join(map(str, versions)),
     "on": lambda server: f" on server {server}." if server else "",
 }
@@ -265,6 +274,19 @@ SENTENCES: Mapping[Reason, str] = {
     "{emptied:?Its process has ended and its weights are out of memory, but some threads and shared memory of Triton "
     "stay in use.|Its memory stays in use.} Restart Triton on {server} in a maintenance window: it comes back with the "
     "version that serves.",
+    # Versions on disk
+    Reason.PRUNING: "Removing version {version} from disk.",
+    Reason.PRUNED_ALL: "No further version is to be removed from disk.",
+    Reason.PRUNED: "version {version} was removed from disk, which frees {bytes:size}: {who:?asked for by {who}|"
+    "retention}, {keep} kept",
+    Reason.NOT_PRUNED: "version {version} could not be removed from disk: {error}",
+    Reason.STAYS_FOR_ROLLOUT: "The rollout of version {candidate} needs it.",
+    Reason.STAYS_LOADED: "{servers:?It is loaded on {servers:servers}|The version policy names it}.",
+    Reason.STAYS_UNSEEN: "{servers:silent} Which versions are loaded there is not known.",
+    Reason.STAYS_WAY_BACK: "`ctl rollback` goes back to it.",
+    Reason.STAYS_ARRIVING: "It is still arriving.",
+    Reason.STAYS_WAITING: "Its rollout has not begun.",
+    Reason.STAYS_NEWEST: "It is one of the {keep} newest of the others.",
     # Faults of the control plane
     Reason.TROUBLE: "{error}",
     Reason.DEFECT: "A defect in Baton stops the rollouts of this service. {kind}: {error}",

@@ -10,8 +10,8 @@ from typing import Final
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import CapacityEvidence
+from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import Checkpoint
-from baton.verify.files import format_bytes
 
 PROCESS_BYTES: Final = 512 << 20
 """Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""

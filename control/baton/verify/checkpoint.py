@@ -20,12 +20,12 @@ from typing import Any, Final
 
 from baton.domain import VersionMeta
 from baton.errors import CheckpointError
+from baton.reasons.words import format_bytes
 from baton.verify import tokens
 from baton.verify.files import (
     UnfinishedError,
     changed,
     error_text,
-    format_bytes,
     open_regular,
     printable,
     read_json,

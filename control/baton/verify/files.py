@@ -159,11 +159,3 @@ def printable(name: str) -> str:
 def error_text(error: BaseException) -> str:
     """The operating system's text of an error, without the path, which the message names already."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def format_bytes(size: float) -> str:
-    """A number of bytes for a person: ``812 bytes``, ``4.2 MiB``, ``16.3 GiB``."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if abs(size) >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size:.0f} bytes"

@@ -15,9 +15,10 @@ from typing import Final
 from baton.domain import Gate, GateResult, Verdict
 from baton.errors import CheckpointError, Refused
 from baton.evidence import IntegrityEvidence
+from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import Checkpoint
 from baton.verify.completeness import absent_parts
-from baton.verify.files import CHUNK, changed, error_text, format_bytes, open_regular, pairs, printable
+from baton.verify.files import CHUNK, changed, error_text, open_regular, pairs, printable
 from baton.verify.layout import INDEX, SINGLE
 from baton.verify.listing import Entry
 from baton.verify.safetensors import Header

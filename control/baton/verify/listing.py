@@ -97,6 +97,15 @@ class Listing:
         return sum(entry.size for entry in self._all())
 
     @property
+    def own_size(self) -> int:
+        """Bytes that the disk gets back when it is removed: neither what a link leads to, nor a file with two names."""
+        links = tuple(f"{entry.name}/" for entry in self._all() if entry.is_link)
+        if self.root is None or self.root.is_link:
+            return 0
+        own = (e for e in self._all() if not e.is_link and not e.name.startswith(links))
+        return sum(entry.size for entry in own if entry.own.st_nlink == 1)
+
+    @property
     def newest(self) -> float:
         """The newest modification time, in seconds since the epoch; 0 when it is not known."""
         return max((e.target.st_mtime for e in self._all() if e.target is not None), default=0.0)

@@ -75,6 +75,7 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
         quiet_since=before.quiet_since if before is not None and same else now,
         first_seen=before.first_seen if before is not None else now,
         size=listing.size,
+        own_size=listing.own_size,
         newest=listing.newest,
         harmless=problem is not None and is_number(path.name) and listing.is_there,
         deadly=listing.is_folder and ends_triton(path.name),

@@ -30,6 +30,7 @@ FILLED: list[Verb[Any]] = [
     verbs.Abort("reranker", who="carol"),
     verbs.Retry("reranker", 3, Release.RETRAINED, who="carol"),
     verbs.Verify("reranker", 4, who="carol"),
+    verbs.Prune("reranker", 2, dry_run=True, who="carol"),
     verbs.Pause(who="carol"),
     verbs.Resume(who="carol"),
     verbs.Expect("reranker", 2, 0.5),
@@ -37,7 +38,7 @@ FILLED: list[Verb[Any]] = [
 """Each with a value in every field."""
 BARE: list[Verb[Any]] = [
     *(verbs.Status(), verbs.Versions(), verbs.History(), verbs.Promote(), verbs.Rollback(), verbs.Abort()),
-    *(verbs.Retry(), verbs.Verify(None, 4), verbs.Pause(), verbs.Resume(), verbs.Expect(None, 2, 0.5)),
+    *(verbs.Retry(), verbs.Verify(None, 4), verbs.Prune(), verbs.Pause(), verbs.Resume(), verbs.Expect(None, 2, 0.5)),
 ]
 
 

@@ -18,8 +18,9 @@ from baton.cli.output import duration
 from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Evidence, Gate, Outcome, Phase, Step, Verdict
-from baton.errors import BatonError, GateFailed, Refused, TritonError, Unreachable
+from baton.errors import BatonError, GateFailed, Refused, RepositoryError, TritonError, Unreachable
 from baton.evidence import synthetic
+from baton.removal import Removal
 from baton.testing import Behaviour
 
 BEGIN = Callable[..., World]
@@ -335,3 +336,64 @@ def test_a_defect_is_one_line_unless_it_is_debugged(
     assert "Traceback" not in done.stderr
     monkeypatch.setenv("BATON_DEBUG", "1")
     assert isinstance(ctl("promote").exception, ZeroDivisionError)
+
+
+def kept(world: World, *versions: int) -> set[int]:
+    """Versions that went live one after the other, and what is on disk then."""
+    for version in versions:
+        world.place.drop(version)
+        world.plane.live(version)
+    return on_disk(world)
+
+
+def on_disk(world: World) -> set[int]:
+    return {int(p.name) for p in world.place.files.engine_dir.iterdir() if p.name.isdigit()}
+
+
+def test_prune_shows_what_would_go_and_why_the_rest_stays(begin: BEGIN, ctl: Ctl) -> None:
+    world = begin()
+    assert kept(world, 2, 3, 4) == {1, 2, 3, 4}
+    done = ctl("prune", "ranker", "--keep", "1", "--dry-run")
+    assert done.exit_code == 0, done.output
+    tidy(done.stdout)
+    said = _said(done.stdout)
+    assert said.startswith("ranker: version 1 would be removed, which frees ")
+    for why in ("It is one of the 1 newest of the others.", "`ctl rollback` goes back to it.", "Version 4 serves."):
+        assert why in said
+    assert on_disk(world) == {1, 2, 3, 4}
+
+
+def test_prune_removes_and_waits_until_it_is_done(begin: BEGIN, ctl: Ctl) -> None:
+    world = begin()
+    kept(world, 2, 3, 4)
+    done = ctl("--output", "json", "prune", "--keep", "0", "--yes")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert [v["version"] for v in answer["versions"] if v["goes"]] == [1, 2]
+    assert answer["under_way"] is False
+    assert on_disk(world) == {3, 4}
+    again = ctl("prune", "--keep", "0")
+    assert again.exit_code == 0
+    assert _said(again.stdout).startswith("ranker: nothing to remove.")
+    assert "removed from disk" in _said(ctl("history").stdout)
+    assert "Removed versions 1 and 2 from disk" in _said(ctl("status").stdout)
+
+
+def test_prune_without_a_number_is_refused_unless_it_is_configured(begin: BEGIN, ctl: Ctl) -> None:
+    begin()
+    done = ctl("prune")
+    assert done.exit_code == 3
+    assert "--keep N" in done.stderr
+
+
+def test_prune_that_can_not_remove_says_why(begin: BEGIN, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Removal, version: int) -> None:
+        raise RepositoryError(f"Version {version} can't be removed: Read-only file system.")
+
+    world = begin()
+    kept(world, 2, 3)
+    monkeypatch.setattr(Removal, "take_out", refuse)
+    done = ctl("prune", "--keep", "0", "--yes")
+    assert done.exit_code == 3
+    assert "version 1 stayed on disk. Version 1 can't be removed: Read-only file system." in _said(done.stderr)
+    assert on_disk(world) == {1, 2, 3}

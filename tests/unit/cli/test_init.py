@@ -16,6 +16,8 @@ from baton.config import load, parse
 from baton.domain import Step
 from baton.share import shared
 
+KEEP = "keep_versions = 5"
+"""The one key that is set, and not to its default: on a disk that is one's own, nobody else clears away."""
 ENGINE = Path("model_repository", "qwen3_vl_reranker")
 
 
@@ -30,9 +32,15 @@ def test_each_key_that_is_commented_out_shows_its_default(tmp_path: Path) -> Non
     assert repr(shown).replace(repr(golden), "None") == repr(usual)
 
 
+def test_old_versions_are_removed_unless_a_person_takes_the_line_out(tmp_path: Path) -> None:
+    service = parse(tomllib.loads(shared_template()), "test", tmp_path).services[0]
+    assert service.rollout.keep_versions == 5
+    assert load(None).services[0].rollout.keep_versions is None
+
+
 def test_its_services_and_servers_are_those_without_a_configuration(tmp_path: Path) -> None:
     file = tmp_path / "baton.toml"
-    file.write_text(shared_template())
+    file.write_text(shared_template().replace(KEEP, ""))
     assert (load(file).services, load(file).servers) == (load(None).services, load(None).servers)
 
 

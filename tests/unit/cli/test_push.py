@@ -17,6 +17,7 @@ from tests.unit.facts.recorder import Recorder
 
 import baton.push
 from baton.domain import Evidence, Gate, Release, Verdict
+from baton.errors import NoRoom
 from baton.push import Pushed
 
 
@@ -136,3 +137,30 @@ def test_without_a_control_plane_the_journal_knows_the_numbers(
 def test_a_service_that_is_not_there(served: Recorder, ctl: Ctl, copied: list[dict[str, Any]]) -> None:
     assert ctl("--service", "other", "push", "new").exit_code == 2
     assert copied == []
+
+
+def no_room(*_args: Any, **_how: Any) -> Pushed:
+    raise NoRoom("new needs 5.0 GiB, 1.0 GiB are free. Nothing was copied.", mend="Make room and push again.")
+
+
+def test_without_room_it_says_what_could_be_removed(world: World, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (2, 3):
+        world.place.drop(version)
+        world.plane.live(version)
+    monkeypatch.setattr("baton.push.push", no_room)
+    done = ctl("push", "new")
+    assert done.exit_code == 1
+    said = " ".join(done.stderr.split())
+    assert "Make room and push again. `ctl prune --keep 0` can remove version 1, which frees" in said
+
+
+def test_without_room_and_with_nothing_to_remove(world: World, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("baton.push.push", no_room)
+    assert "No version can be removed" in " ".join(ctl("push", "new").stderr.split())
+
+
+def test_a_disk_that_is_nearly_full_is_told(world: World, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = baton.push.push
+    monkeypatch.setattr("baton.push.push", lambda *given, **how: replace(note(*given, **how), free=20_000_000))
+    said = " ".join(ctl("push", "new").stderr.split())
+    assert "20.0 MB are free now, so fewer than 2 more versions of this size fit." in said

@@ -24,6 +24,7 @@ from baton.controller.service import Service
 from baton.domain import Folder, Gate, GateResult, Outcome, Phase, Rollout, Verdict, VersionMeta
 from baton.journal import Journal
 from baton.plan import Ask, Sync
+from baton.removal import Removal
 from baton.testing import DiskRepository, FakeTriton
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Tensors
@@ -89,7 +90,8 @@ class Place:
             self.quiet[path.name] = (fingerprint, since)
             number = int(path.name) if path.name.isdigit() else None
             problem = None if number is not None else "Not a version number; move it out."
-            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, listing.size))
+            sizes = {"size": listing.size, "own_size": listing.own_size}
+            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, **sizes))
         return found
 
 
@@ -118,6 +120,7 @@ class Plane:
             place.servers,
             self.journal,
             place.scan,
+            Removal(place.repository, ENGINE),
             lambda version: VersionMeta(str(version)),
             place.clock,
             self.wake.set,

@@ -39,6 +39,7 @@ from baton.plan import (
     View,
 )
 from baton.plan.upkeep import REPAIR_AFTER_S
+from baton.removal import Removal
 from baton.testing import FakeTriton
 
 PHASES = {
@@ -68,6 +69,7 @@ METHODS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (LiveEvidenceCollector, ("begin", "add")),
     (Health, ("note", "watch", "reload")),
     (type(UNSEEN), ("guard", "watch", "end")),
+    (Removal, ("take_out", "delete")),
     (threading.Thread, ("start",)),
 )
 

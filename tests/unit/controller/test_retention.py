@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tests.unit.controller.plane import NAME, Plane
 
 from baton.domain import Outcome
@@ -31,5 +33,32 @@ def test_the_loop_removes_them_at_rest_and_the_story_says_so(place):
         assert len(plane.app.rollout(numbers[3]).events) > 1, "a rollback goes to it"
         assert [r.outcome for r in plane.app.history()] == [Outcome.LIVE] * 5
         assert plane.app.history()[-1].gates
+    finally:
+        plane.close()
+
+
+def test_a_later_folder_of_a_number_that_is_gone_is_another_one(place):
+    """Its hashes are not those of the folder that is gone, and below what serves it starts nothing by itself."""
+    plane = Plane(place)
+    try:
+        for version in (1, 2):
+            place.drop(version)
+            plane.live(version)
+        manifest = plane.journal.notes.manifest(1)
+        manifest.put(NAME, {"weights": "of the first folder"})
+        shutil.rmtree(place.files.folder(1))
+        shutil.rmtree(place.root / "made-1", ignore_errors=True)
+        plane.loop._tidy = Retention(plane.journal.database, 90 * DAY, 1).apply
+        plane.run(lambda: manifest.get(NAME) is None, "its hashes are forgotten")
+        assert set(plane.journal.versions.records(NAME)) == {2}
+        place.drop(1, "others")
+        before = len(plane.app.history())
+        for _ in range(5):
+            plane.turn()
+            place.now += 1.0
+        assert len(plane.app.history()) == before
+        plane.app.rollback(None, 1, who="ann")
+        plane.live(1)
+        assert manifest.get(NAME) in (None, {}), "nothing of the first folder is held against it"
     finally:
         plane.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from baton.beside import folder_beside
 from baton.config import ApiConfig, Config, ControlConfig, ServerConfig, load
 from baton.doctor import files
 from baton.errors import Refused
-from baton.staging import staging_root
 from baton.watch.watcher import file_system
 
 OLD = time.time() - 2 * files.LEFT_AFTER_S
@@ -125,7 +127,7 @@ def test_a_place_where_nothing_can_be_staged(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     found = files.renames(tmp_path / "models", [])
     assert found.verdict == "warn"
-    assert f"-m 700 {staging_root(tmp_path / 'models')}" in (found.mend or "")
+    assert f"-m 700 {folder_beside(tmp_path / 'models')}" in (found.mend or "")
 
 
 def test_few_file_watches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_what_a_push_left_behind(tmp_path: Path) -> None:
     repository, state = tmp_path / "models", tmp_path / "state"
     repository.mkdir()
     assert files.leftovers(repository, state).message == "none"
-    staging = staging_root(repository) / "engine"
+    staging = folder_beside(repository) / "engine"
     recent = leave(staging / "recent", time.time())
     (staging / ".lock").touch()
     found = files.leftovers(repository, state)
@@ -196,7 +198,7 @@ def test_what_a_push_left_behind(tmp_path: Path) -> None:
 
 def test_a_push_under_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    old = leave(staging_root(tmp_path / "models") / "engine" / "old", OLD)
+    old = leave(folder_beside(tmp_path / "models") / "engine" / "old", OLD)
     found = files.leftovers(tmp_path / "models", tmp_path / "state")
     assert found.fix is not None
     with (old.parent / ".lock").open("w") as lock:
@@ -205,3 +207,26 @@ def test_a_push_under_way_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="under way"):
             found.fix.act()
     assert old.exists()
+
+
+@pytest.mark.parametrize(("free", "ok"), [(10_000, True), (2_000, True), (1_999, None), (0, None)])
+def test_room_for_versions(tmp_path, monkeypatch, free, ok):
+    for version, size in ((1, 500), (2, 1_000)):
+        (tmp_path / "engine" / str(version)).mkdir(parents=True)
+        (tmp_path / "engine" / str(version) / "weights").write_bytes(bytes(size))
+    (tmp_path / "engine" / "config.pbtxt").write_text("name: 'engine'")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    check = files.room_for_versions(tmp_path, "ranker", "engine", 5)
+    assert check.ok is ok
+    assert f"{free // 1_000} more of the size of version 2 (1000 bytes) fit" in check.message
+    assert "2 on disk take 1.5 KiB" in check.message
+    assert "keep_versions = 5 holds up to 6.8 KiB" in check.message
+    assert (check.mend is None) is (ok is True)
+
+
+def test_room_for_versions_before_there_is_any(tmp_path):
+    assert files.room_for_versions(tmp_path, "ranker", "engine", None).ok
+    (tmp_path / "engine").mkdir()
+    assert files.room_for_versions(tmp_path, "ranker", "engine", None).ok
+    (tmp_path / "engine" / "1").symlink_to(tmp_path)
+    assert files.room_for_versions(tmp_path, "ranker", "engine", 5).ok

@@ -9,10 +9,26 @@ from tests.unit.facts.moments import Moment, moment
 
 from baton import verbs
 from baton.errors import Refused
-from baton.facts import Status
+from baton.facts import PrunableVersion, Pruned, Status
+from baton.reasons import Reason
 from baton.verbs import Facade, Verb
 
 T = TypeVar("T")
+
+PRUNED = Pruned(
+    service="ranker",
+    keep=1,
+    dry_run=False,
+    versions=(
+        PrunableVersion(1, "1", 7_100_000, goes=True),
+        PrunableVersion(3, "v3.0", 7_200_000, goes=False, reason="Version 3 serves.", code=Reason.SERVES),
+    ),
+    bytes=7_100_000,
+    free=212_000_000_000,
+    under_way=False,
+    problems=(),
+)
+"""What a control plane answers to ``ctl prune``."""
 
 
 class Recorder(Facade):
@@ -52,6 +68,8 @@ class Recorder(Facade):
                 raise Refused(f"There is no rollout {number}.", mend="`ctl history` lists them.")
             case verbs.Pause() | verbs.Resume():
                 return moment("paused").paused
+            case verbs.Prune(dry_run=dry_run):
+                return replace(PRUNED, dry_run=dry_run)
             case verbs.Change() | verbs.Expect():
                 return told.ticket or moment("a way back").ticket
         return getattr(told, verbs.name_of(type(verb)))

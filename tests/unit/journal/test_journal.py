@@ -23,8 +23,10 @@ from baton.domain import (
     Model,
     Outcome,
     Phase,
+    Pruning,
     Release,
     ReleaseStatus,
+    Removed,
     Rollout,
     Stop,
     Verdict,
@@ -135,6 +137,14 @@ NOTES = [
     (lambda notes: notes.manifest(3), "ranker", {"a.json": "00ff"}, "manifest:3", '{"a.json": "00ff"}'),
     (lambda notes: notes.release(3), "ranker", Release.RETRAINED, "release:3", '"retrained"'),
     (lambda notes: notes.config_text(Model.ALIAS), "ranker", "name: 1", "file:alias", '"name: 1"'),
+    (
+        lambda notes: notes.pruning(),
+        "ranker",
+        Pruning((1, 2), 5, "ann"),
+        "pruning",
+        '{"versions": [1, 2], "keep": 5, "who": "ann"}',
+    ),
+    (lambda notes: notes.removed(), "ranker", {3: Removed(1.5, 9)}, "removed", '{"3": {"at": 1.5, "bytes": 9}}'),
     (lambda notes: notes.salt(), "ranker", Salt(4, "00"), "salt", '{"rollout": 4, "salt": "00"}'),
 ]
 

@@ -269,3 +269,50 @@ def test_killed_in_the_middle(tmp_path):
     with closing(Journal(path)) as journal:
         apply(journal)
         assert folded(journal) == dict.fromkeys(ids[:-2], EVENTS)
+
+
+def decided(journal: Journal, version: int, status: ReleaseStatus) -> None:
+    journal.versions.put("ranker", VersionRecord(version, status, because(Reason.DONE), "f", loaded=True, at=1.0))
+    journal.notes.manifest(version).put("ranker", {"weights": "00"})
+    journal.notes.release(version).put("ranker", Release.RETRAINED)
+
+
+def noted(journal: Journal) -> set[str]:
+    rows = journal.database.connection.execute("SELECT key FROM memo WHERE service = 'ranker'").fetchall()
+    return {row["key"] for row in rows}
+
+
+def test_what_nothing_needs_of_versions_that_are_gone_is_forgotten(journal):
+    for version in (1, 2, 4, 6):
+        decided(journal, version, ReleaseStatus.RELEASED)
+    decided(journal, 3, ReleaseStatus.WITHDRAWN)
+    decided(journal, 7, ReleaseStatus.REJECTED)
+    journal.notes.loaded().put("ranker", {6: "f"})
+    Retention(journal.database, 90 * DAY, 1).apply("ranker", 6, NOW, frozenset({4, 6}))
+    assert set(journal.versions.records("ranker")) == {3, 4, 6, 7}, "3 was taken back; 7 would count as new"
+    assert noted(journal) == {"manifest:4", "manifest:6", "release:4", "release:6", "loaded_fingerprints"}
+    assert journal.versions.highest("ranker") == 7, "no number is used twice"
+
+
+def test_where_it_is_not_known_what_is_there_nothing_is_forgotten(journal):
+    decided(journal, 1, ReleaseStatus.RELEASED)
+    Retention(journal.database, 90 * DAY, 1).apply("ranker", 6, NOW, None)
+    assert set(journal.versions.records("ranker")) == {1}
+    assert noted(journal) == {"manifest:1", "release:1"}
+
+
+def test_another_service_keeps_what_it_knows(journal):
+    decided(journal, 1, ReleaseStatus.RELEASED)
+    Retention(journal.database, 90 * DAY, 1).apply("other", 6, NOW, frozenset())
+    assert set(journal.versions.records("ranker")) == {1}
+
+
+def test_during_a_rollout_nothing_is_forgotten(journal):
+    decided(journal, 1, ReleaseStatus.RELEASED)
+    why = because(Reason.PROMOTED)
+    journal.rollouts.begin(
+        Rollout(0, "ranker", Kind.ROLLOUT, 7, 6, Phase.VERIFYING, "ann", why, Release.RETRAINED, "v", "f", 1.0, 1.0)
+    )
+    Retention(journal.database, 90 * DAY, 1).apply("ranker", 6, NOW, frozenset({6, 7}))
+    assert set(journal.versions.records("ranker")) == {1}
+    assert noted(journal) > {"manifest:1"}

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.verify.tiny import edit, files, safetensors, write
 
 from baton.domain import Release, Verdict
-from baton.errors import CheckpointError, Refused, RepositoryError, UsageError
+from baton.errors import CheckpointError, NoRoom, Refused, RepositoryError, UsageError
 from baton.push import push
 from baton.staging import VERIFYING
 from baton.verify.checkpoint import describe, read_meta
@@ -226,7 +226,7 @@ def test_a_record_that_was_cut_off_costs_only_a_copy(repository, source, record)
 
 def test_without_room_nothing_is_copied(repository, source, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 1 << 20))
-    with pytest.raises(RepositoryError, match=r"1\.0 MiB are free.*Nothing was copied"):
+    with pytest.raises(NoRoom, match=r"1\.0 MiB are free.*Nothing was copied"):
         push(source, repository, "engine")
     (staged,) = (path for path in staging_of(repository).iterdir() if path.is_dir())
     assert content(staged) == {}

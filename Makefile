@@ -7,8 +7,8 @@ export SHORT
 MINUTES ?= 30
 # Tests start many programs: without the bytecode that Python keeps, each would compile all that it loads.
 unexport PYTHONDONTWRITEBYTECODE
-# More at a time is quicker, and asks more of a busy machine.
-JOBS ?= $$(nproc)
+# One more than cores: tests of Triton mostly wait, and no more of them run at a time than there are cores (tests/lanes.py).
+JOBS ?= $$(( $$(nproc) + 1 ))
 # One thread a process: numpy's and torch's otherwise wait for each other on cores that other tests use.
 PYTEST = PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
@@ -34,12 +34,12 @@ demo: setup ## the whole story on this machine, in minutes: real Triton, real tr
 up: setup ## starts Triton and the control plane on the demo checkpoints; with TRAFFIC=1 clients, too
 	@$(BIN)/python -m demo.up $(if $(filter-out 0 no false,$(TRAFFIC)),--traffic)
 
-# One more than there are cores: some of these tests wait, for a process or a socket.
-test-fast: JOBS = $$(( $$(nproc) + 2 ))
+# Four more than there are cores: these tests wait longer, for a process or a socket, than they compute.
+test-fast: JOBS = $$(( $$(nproc) + 4 ))
 test-fast: setup ## the tests without Triton, torch and simulation, for every change: 2 minutes
 	@$(PYTEST) --fast
 
-test: setup ## all tests, real Triton included, JOBS at a time (by default as many as there are cores)
+test: setup ## all tests, real Triton included, JOBS at a time (by default one more than there are cores)
 	@$(PYTEST)
 
 tools: ## what make test-full needs besides make setup: nginx (on Debian and Ubuntu, as root)

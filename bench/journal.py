@@ -92,7 +92,7 @@ def figures(path: Path, journal: Journal, count: int) -> Iterator[tuple[str, str
     )
 
     def history(limit: int) -> object:
-        return [encode(report.rollout(one, {})) for one in journal.rollouts.newest(service=NAME, limit=limit)]
+        return [encode(report.rollout(one, {}, {})) for one in journal.rollouts.newest(service=NAME, limit=limit)]
 
     def again() -> None:
         Journal(path).close()

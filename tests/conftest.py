@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Generator
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from harness.places import BACKENDS, ENGINE, ROOT
 from hypothesis import HealthCheck, settings
+from tests.lanes import Lanes, place
 
 # Tests ask servers on this machine with clients that know of proxies. Those that are about proxies set them.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -28,8 +30,6 @@ settings.register_profile("baton", quiet, max_examples=200)
 settings.register_profile("fast", quiet, max_examples=25)
 settings.load_profile("baton")
 
-LONG = ("e2e", "triton", "engine", "simulation")
-"""Folders whose files take minutes: they come first, so that no worker is left alone with one in the end."""
 NOT_FAST = {"triton", "slow", "full"}
 """Marks of tests that ``--fast`` leaves out."""
 NO_TRITON = ("tests/unit/", "tests/simulation/")
@@ -71,11 +71,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [i for i in items if NOT_FAST & {mark.name for mark in i.iter_markers()}]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [i for i in items if i not in set(left_out)]
-    order = {folder: place for place, folder in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(LONG)))
+    items.sort(key=lambda item: place(item.nodeid))
 
 
-def pytest_collection_finish() -> None:
-    """Thousands of tests stay until the end: the garbage collector need not look at them each time."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes | None:
+    if config.getoption("dist") != "loadfile":
+        return None
+    return Lanes(config, log, most=sys.maxsize if config.getoption("fast") else None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests stay until the end. To look for garbage among them took a third of their collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -13,9 +13,10 @@ from bench.compare.way import CHECKPOINT, NEW, OLD, engine_config, infer_url
 from harness.places import ENGINE
 from harness.triton import running_triton
 
+from baton.triton.config_file import CONFIG
 from baton.triton.grpc import GrpcTriton
 from baton.triton.key import Caps, Key, token_file
-from baton.triton.repository import CONFIG, CONTROL, SPLITTER_VERSION, ServiceFiles
+from baton.triton.repository import CONTROL, SPLITTER_VERSION, ServiceFiles
 
 PATHS = {
     "alias": None,

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from bench.memory.measure import Memory, link, memory
 from bench.memory.starts import PARTS, REQUESTS, Start, starts
-from bench.speed.cases import TEXT, VISION, make_checkpoint
 from harness.command import SHORT, few
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -90,6 +89,8 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     if rounds < 1:
         parser.error("--rounds must be at least 1")
+    from bench.speed.cases import TEXT, VISION, make_checkpoint  # loads torch
+
     with tempfile.TemporaryDirectory(prefix="baton-memory-") as directory:
         home = Path(directory)
         checkpoint = home / "checkpoint"

@@ -19,7 +19,8 @@ from layout import SHARDS, write_weights
 from PIL import Image
 from torch import nn
 
-from reranker_engine.inference.scorer import PreparedRequest, Scorer
+from reranker_engine.inference.scorer import Scorer
+from reranker_engine.inference.scoring import PreparedRequest
 from reranker_engine.model.config import read_config
 from reranker_engine.model.reranker import Reranker
 

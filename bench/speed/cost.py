@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from reranker_engine.inference.scorer import PreparedRequest
+from reranker_engine.inference.scoring import PreparedRequest
 from reranker_engine.model.reranker import Reranker
 
 SIDES = (4096, 8192, 16384)

@@ -6,49 +6,38 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from baton.config_checks import ALL as _ALL
-from baton.config_checks import Invalid as _Invalid
-from baton.config_checks import above as _above
-from baton.config_checks import address as _address
-from baton.config_checks import address_or_false as _address_or_false
-from baton.config_checks import age as _age
-from baton.config_checks import count as _count
-from baton.config_checks import duration as _duration
-from baton.config_checks import flag as _flag
-from baton.config_checks import fraction as _fraction
-from baton.config_checks import host as _host
-from baton.config_checks import name as _name
-from baton.config_checks import one_of as _one_of
-from baton.config_checks import path as _path
-from baton.config_checks import percent as _percent
-from baton.config_checks import positive_duration as _positive_duration
-from baton.config_checks import section as _section
-from baton.config_checks import setting as _setting
-from baton.config_checks import text as _text
-from baton.config_checks import whole as _whole
+from baton import allowed
 from baton.config_gateway import GatewayConfig, check_gateway
 from baton.domain import Step
 from baton.errors import ConfigError
 from baton.tls import Tls
 
 
+def _setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+def _section(shape: type[Any]) -> Any:
+    return field(default_factory=shape, metadata={"table": shape})
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """``[[servers]]``: one Triton server. All of them share the one repository."""
 
-    name: str = _setting(_name)
-    grpc: str = _setting(_address)
-    http: str | Literal[False] | None = _setting(_address_or_false, None)
-    metrics: str | Literal[False] | None = _setting(_address_or_false, None)
-    admin_key_file: Path | None = _setting(_path, None)
-    tls: bool = _setting(_flag, default=False)
-    ca_file: Path | None = _setting(_path, None)
-    server_name: str | None = _setting(_host, None)
+    name: str = _setting(allowed.name)
+    grpc: str = _setting(allowed.address)
+    http: str | Literal[False] | None = _setting(allowed.address_or_false, None)
+    metrics: str | Literal[False] | None = _setting(allowed.address_or_false, None)
+    admin_key_file: Path | None = _setting(allowed.path, None)
+    tls: bool = _setting(allowed.flag, default=False)
+    ca_file: Path | None = _setting(allowed.path, None)
+    server_name: str | None = _setting(allowed.host, None)
 
     @property
     def encryption(self) -> Tls | None:
@@ -59,20 +48,20 @@ class ServerConfig:
 class RolloutConfig:
     """``[services.rollout]``: how a new version comes to serve."""
 
-    promotion: str = _setting(_one_of("automatic", "manual"), "automatic")
-    on_newer: str = _setting(_one_of("queue", "supersede"), "queue")
-    keep_previous: float = _setting(_duration, 600.0)
-    settle: float = _setting(_duration, 2.0)
-    cut_after: float = _setting(_duration, 15.0)
-    stuck_after: float = _setting(_duration, 1800.0)
-    load_timeout: float = _setting(_duration, 900.0)
-    drain_timeout: float = _setting(_duration, 120.0)
-    keep_versions: int | None = _setting(_whole(0), None)
+    promotion: str = _setting(allowed.one_of("automatic", "manual"), "automatic")
+    on_newer: str = _setting(allowed.one_of("queue", "supersede"), "queue")
+    keep_previous: float = _setting(allowed.duration, 600.0)
+    settle: float = _setting(allowed.duration, 2.0)
+    cut_after: float = _setting(allowed.duration, 15.0)
+    stuck_after: float = _setting(allowed.duration, 1800.0)
+    load_timeout: float = _setting(allowed.duration, 900.0)
+    drain_timeout: float = _setting(allowed.duration, 120.0)
+    keep_versions: int | None = _setting(allowed.whole(0), None)
 
 
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
-        raise _Invalid('a list of tensor names such as ["query", "documents"]')
+        raise allowed.Invalid('a list of tensor names such as ["query", "documents"]')
     return tuple(value)
 
 
@@ -80,7 +69,7 @@ def _steps(value: Any) -> tuple[Step, ...]:
     """Steps in rising order of weight; the last step, 100 %, may be left out."""
     forms = '{ weight = 5, hold = "30s" }, { weight = 50, over = "90s" } or { pause = true }'
     if not isinstance(value, list | tuple):
-        raise _Invalid(f"a list of steps such as {forms}")
+        raise allowed.Invalid(f"a list of steps such as {forms}")
     steps: list[Step] = []
     weight = 0.0
     for number, one in enumerate(value):
@@ -89,16 +78,18 @@ def _steps(value: Any) -> tuple[Step, ...]:
             steps.append(Step(pause=True))
             continue
         last = number == len(value) - 1
-        if keys == {"weight"} and one["weight"] == _ALL and last:
+        if keys == {"weight"} and one["weight"] == allowed.ALL and last:
             continue
         if keys not in ({"weight", "hold"}, {"weight", "over"}):
-            raise _Invalid(f"in step {number + 1}: {forms}; the last may be {{ weight = 100 }}")
+            raise allowed.Invalid(f"in step {number + 1}: {forms}; the last may be {{ weight = 100 }}")
         try:
-            asked, seconds = _percent(one["weight"]), _duration(one.get("hold", one.get("over")))
-        except _Invalid as error:
-            raise _Invalid(f"in step {number + 1}: {error}") from None
-        if not weight <= asked < _ALL or asked == 0:
-            raise _Invalid(f"in step {number + 1}: a weight above 0, below 100 and no lower than the step before it")
+            asked, seconds = allowed.percent(one["weight"]), allowed.duration(one.get("hold", one.get("over")))
+        except allowed.Invalid as error:
+            raise allowed.Invalid(f"in step {number + 1}: {error}") from None
+        if not weight <= asked < allowed.ALL or asked == 0:
+            raise allowed.Invalid(
+                f"in step {number + 1}: a weight above 0, below 100 and no lower than the step before it"
+            )
         weight = asked
         steps.append(Step(weight, hold=seconds) if "hold" in keys else Step(weight, over=seconds))
     return tuple(steps)
@@ -112,82 +103,84 @@ class TrafficConfig:
     """``[services.traffic]``: how live traffic comes to a version that passed its gates."""
 
     steps: tuple[Step, ...] = _setting(_steps, DEFAULT_STEPS)
-    shadow_share: float = _setting(_percent, 25.0)
-    shadow_for: float = _setting(_duration, 30.0)
-    interval: float = _setting(_positive_duration, 5.0)
-    lease: float = _setting(_positive_duration, 15.0)
-    on_lapse: str = _setting(_one_of("resume", "rollback"), "resume")
-    deadline: float = _setting(_positive_duration, 10.0)
-    compare: str = _setting(_name, "scores")
+    shadow_share: float = _setting(allowed.percent, 25.0)
+    shadow_for: float = _setting(allowed.duration, 30.0)
+    interval: float = _setting(allowed.positive_duration, 5.0)
+    lease: float = _setting(allowed.positive_duration, 15.0)
+    on_lapse: str = _setting(allowed.one_of("resume", "rollback"), "resume")
+    deadline: float = _setting(allowed.positive_duration, 10.0)
+    compare: str = _setting(allowed.name, "scores")
     kinds: tuple[str, ...] = _setting(_names, ("query", "documents"))
-    contents: bool = _setting(_flag, default=False)
-    on_no_traffic: str = _setting(_one_of("probe", "hold"), "probe")
-    no_traffic_after: float = _setting(_positive_duration, 30.0)
+    contents: bool = _setting(allowed.flag, default=False)
+    on_no_traffic: str = _setting(allowed.one_of("probe", "hold"), "probe")
+    no_traffic_after: float = _setting(allowed.positive_duration, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
     """``[services.live]``: the limits of the gate ``live``, which judges the candidate by live traffic."""
 
-    min_requests: int = _setting(_count, 20)
-    min_pairs: int = _setting(_count, 20)
-    window: float = _setting(_positive_duration, 60.0)
-    max_failures: int = _setting(_count, 5)
-    max_failures_in_row: int = _setting(_count, 3)
-    failure_rate: float = _setting(_fraction, 0.01)
-    latency_limit: float = _setting(_above(1), 1.5)
-    drift_limit: float = _setting(_fraction, 0.35)
-    top1_agreement: float = _setting(_fraction, 0.4)
-    top1_margin: float = _setting(_fraction, 0.1)
-    tau: float = _setting(_fraction, 0.1)
-    threshold: float | None = _setting(_fraction, None)
-    crossing_limit: float = _setting(_fraction, 0.25)
+    min_requests: int = _setting(allowed.count, 20)
+    min_pairs: int = _setting(allowed.count, 20)
+    window: float = _setting(allowed.positive_duration, 60.0)
+    max_failures: int = _setting(allowed.count, 5)
+    max_failures_in_row: int = _setting(allowed.count, 3)
+    failure_rate: float = _setting(allowed.fraction, 0.01)
+    latency_limit: float = _setting(allowed.above(1), 1.5)
+    noise: float = _setting(allowed.fraction, 0.02)
+    drift_limit: float = _setting(allowed.fraction, 0.35)
+    top1_agreement: float = _setting(allowed.fraction, 0.4)
+    top1_margin: float = _setting(allowed.fraction, 0.1)
+    tau: float = _setting(allowed.fraction, 0.1)
+    threshold: float | None = _setting(allowed.fraction, None)
+    crossing_limit: float = _setting(allowed.fraction, 0.25)
 
 
 @dataclass(frozen=True, slots=True)
 class GateConfig:
     """``[services.gates]``: the limits of the gates."""
 
-    allow_unjudged: bool = _setting(_flag, default=False)
-    capacity_margin: float = _setting(_fraction, 0.10)
-    memory_factor: float = _setting(_above(0), 1.2)
-    available_memory: int | None = _setting(_count, None)
-    output_tolerance: float = _setting(_above(0), 0.001)
-    ndcg_margin: float = _setting(_fraction, 0.01)
-    precision: str = _setting(_one_of("fp32", "half"), "fp32")
-    invariance_limit: float | None = _setting(_above(0), None)
-    latency_limit: float = _setting(_above(0), 1.15)
-    latency_min_samples: int = _setting(_count, 200)
-    latency_max_samples: int = _setting(_count, 2000)
-    latency_documents: int = _setting(_count, 4)
-    latency_budget: float = _setting(_duration, 120.0)
-    warmup_requests: int = _setting(_count, 16)
-    warmup_limit: float = _setting(_above(0), 1.5)
-    request_timeout: float = _setting(_duration, 30.0)
-    hold_retry: float = _setting(_duration, 15.0)
-    hold_attempts: int = _setting(_count, 5)
-    memory_limit: float = _setting(_above(0), 0.05)
-    memory_window: float = _setting(_positive_duration, 600.0)
+    allow_unjudged: bool = _setting(allowed.flag, default=False)
+    capacity_margin: float = _setting(allowed.fraction, 0.10)
+    memory_factor: float = _setting(allowed.above(0), 1.2)
+    available_memory: int | None = _setting(allowed.count, None)
+    output_tolerance: float = _setting(allowed.above(0), 0.001)
+    ndcg_margin: float = _setting(allowed.fraction, 0.01)
+    output_noise: float = _setting(allowed.fraction, 0.0015)
+    precision: str = _setting(allowed.one_of("auto", "fp32", "half"), "auto")
+    invariance_limit: float | None = _setting(allowed.above(0), None)
+    latency_limit: float = _setting(allowed.above(0), 1.15)
+    latency_min_samples: int = _setting(allowed.count, 200)
+    latency_max_samples: int = _setting(allowed.count, 2000)
+    latency_documents: int = _setting(allowed.count, 4)
+    latency_budget: float = _setting(allowed.duration, 120.0)
+    warmup_requests: int = _setting(allowed.count, 16)
+    warmup_limit: float = _setting(allowed.above(0), 1.5)
+    request_timeout: float = _setting(allowed.duration, 30.0)
+    hold_retry: float = _setting(allowed.duration, 15.0)
+    hold_attempts: int = _setting(allowed.count, 5)
+    memory_limit: float = _setting(allowed.above(0), 0.05)
+    memory_window: float = _setting(allowed.positive_duration, 600.0)
 
 
 @dataclass(frozen=True, slots=True)
 class HealthConfig:
     """``[services.health]``: how a version that serves is asked whether it answers. Needs a golden set."""
 
-    every: float = _setting(_positive_duration, 5.0)
-    timeout: float = _setting(_positive_duration, 5.0)
-    failures: int = _setting(_count, 2)
+    every: float = _setting(allowed.positive_duration, 5.0)
+    timeout: float = _setting(allowed.positive_duration, 5.0)
+    failures: int = _setting(allowed.count, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
     """``[[services]]``: one alias and the engine behind it."""
 
-    name: str = _setting(_name)
-    engine: str = _setting(_name)
-    probe: str | None = _setting(_name, None)
-    golden: Path | None = _setting(_path, None)
-    architecture: str | None = _setting(_text, None)
+    name: str = _setting(allowed.name)
+    engine: str = _setting(allowed.name)
+    probe: str | None = _setting(allowed.name, None)
+    golden: Path | None = _setting(allowed.path, None)
+    architecture: str | None = _setting(allowed.text, None)
     rollout: RolloutConfig = _section(RolloutConfig)
     traffic: TrafficConfig = _section(TrafficConfig)
     live: LiveConfig = _section(LiveConfig)
@@ -204,22 +197,22 @@ class ServiceConfig:
 class ApiConfig:
     """``[control.api]``: the API for other machines, beside the socket. All of it, or nothing."""
 
-    listen: str | None = _setting(_address, None)
-    certificate: Path | None = _setting(_path, None)
-    key: Path | None = _setting(_path, None)
-    token_file: Path | None = _setting(_path, None)
+    listen: str | None = _setting(allowed.address, None)
+    certificate: Path | None = _setting(allowed.path, None)
+    key: Path | None = _setting(allowed.path, None)
+    token_file: Path | None = _setting(allowed.path, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
     """``[control]``: the control plane itself."""
 
-    watch: Literal["auto", "inotify", "poll"] = _setting(_one_of("auto", "inotify", "poll"), "auto")
-    rescan: float = _setting(_duration, 5.0)
-    metrics: str | None = _setting(_address, "127.0.0.1:9464")
-    second: Literal["exit", "stand_by"] = _setting(_one_of("exit", "stand_by"), "exit")
-    keep_history: float = _setting(_age, 7_776_000.0)
-    keep_rollouts: int = _setting(_count, 1_000)
+    watch: Literal["auto", "inotify", "poll"] = _setting(allowed.one_of("auto", "inotify", "poll"), "auto")
+    rescan: float = _setting(allowed.duration, 5.0)
+    metrics: str | None = _setting(allowed.address, "127.0.0.1:9464")
+    second: Literal["exit", "stand_by"] = _setting(allowed.one_of("exit", "stand_by"), "exit")
+    keep_history: float = _setting(allowed.age, 7_776_000.0)
+    keep_rollouts: int = _setting(allowed.count, 1_000)
     api: ApiConfig = _section(ApiConfig)
 
 
@@ -227,8 +220,8 @@ class ControlConfig:
 class Config:
     """The whole of ``baton.toml``."""
 
-    repository: Path = _setting(_path, Path("model_repository"))
-    state: Path = _setting(_path, Path(".baton"))
+    repository: Path = _setting(allowed.path, Path("model_repository"))
+    state: Path = _setting(allowed.path, Path(".baton"))
     control: ControlConfig = _section(ControlConfig)
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
@@ -325,7 +318,7 @@ def _table(shape: type[Any], data: Any, where: str, prefix: str, base: Path) -> 
         else:
             try:
                 checked = one.metadata["check"](value)
-            except _Invalid as error:
+            except allowed.Invalid as error:
                 raise ConfigError(f"{where}: {prefix}{name} = {repr(value)[:200]}: allowed is {error}.") from None
             values[name] = base / checked if isinstance(checked, Path) else checked
     return shape(**values)

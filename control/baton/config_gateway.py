@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from baton.config_checks import (
-    Invalid,
-    address,
-    address_or_false,
-    count,
-    duration,
-    fraction,
-    matching,
-    path,
-    positive_duration,
-    setting,
-)
+from baton import allowed
 from baton.errors import ConfigError
 
-header = matching(r"[A-Za-z0-9-]{1,64}", 'the name of a header, such as "X-Session-Id"')
+_header = allowed.matching(r"[A-Za-z0-9-]{1,64}", 'the name of a header, such as "X-Session-Id"')
+
+
+def _setting(check: Callable[[Any], Any], default: Any) -> Any:
+    return field(default=default, metadata={"check": check})
 
 
 def _origins(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one for one in value):
-        raise Invalid('a list of origins such as ["https://chat.example.com"]')
+        raise allowed.Invalid('a list of origins such as ["https://chat.example.com"]')
     return tuple(value)
 
 
@@ -34,25 +28,25 @@ def _origins(value: Any) -> tuple[str, ...]:
 class GatewayConfig:
     """``[gateway]``: where it listens, who may ask, and how much."""
 
-    listen: str = setting(address, "127.0.0.1:8003")
-    metrics: str | Literal[False] = setting(address_or_false, "127.0.0.1:9466")
-    certificate: Path | None = setting(path, None)
-    key: Path | None = setting(path, None)
-    keys_file: Path | None = setting(path, None)
-    timeout: float = setting(positive_duration, 30.0)
-    read_timeout: float = setting(positive_duration, 30.0)
-    header_timeout: float = setting(positive_duration, 10.0)
-    stop_delay: float = setting(duration, 1.0)
-    ready_within: float = setting(positive_duration, 10.0)
-    max_bytes: int = setting(count, 64 * 2**20)
-    max_bytes_in_flight: int = setting(count, 512 * 2**20)
-    max_documents: int = setting(count, 4096)
-    max_requests: int = setting(count, 256)
-    key_requests: int = setting(count, 64)
-    retry_share: float = setting(fraction, 0.10)
-    sticky_header: str | None = setting(header, None)
-    sticky_key_file: Path | None = setting(path, None)
-    origins: tuple[str, ...] = setting(_origins, ())
+    listen: str = _setting(allowed.address, "127.0.0.1:8003")
+    metrics: str | Literal[False] = _setting(allowed.address_or_false, "127.0.0.1:9466")
+    certificate: Path | None = _setting(allowed.path, None)
+    key: Path | None = _setting(allowed.path, None)
+    keys_file: Path | None = _setting(allowed.path, None)
+    timeout: float = _setting(allowed.positive_duration, 30.0)
+    read_timeout: float = _setting(allowed.positive_duration, 30.0)
+    header_timeout: float = _setting(allowed.positive_duration, 10.0)
+    stop_delay: float = _setting(allowed.duration, 1.0)
+    ready_within: float = _setting(allowed.positive_duration, 10.0)
+    max_bytes: int = _setting(allowed.count, 64 * 2**20)
+    max_bytes_in_flight: int = _setting(allowed.count, 512 * 2**20)
+    max_documents: int = _setting(allowed.count, 4096)
+    max_requests: int = _setting(allowed.count, 256)
+    key_requests: int = _setting(allowed.count, 64)
+    retry_share: float = _setting(allowed.fraction, 0.10)
+    sticky_header: str | None = _setting(_header, None)
+    sticky_key_file: Path | None = _setting(allowed.path, None)
+    origins: tuple[str, ...] = _setting(_origins, ())
 
 
 def check_gateway(gateway: GatewayConfig, where: str) -> None:

@@ -41,12 +41,21 @@ class CompatibilityEvidence(Evidence):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityEvidence(Evidence):
-    """Of memory. ``margin`` is a share of ``needed_bytes``; ``what`` names the memory."""
+    """Of memory. ``margin`` is a share of ``needed_bytes``; ``what`` names the memory.
+
+    Of GPUs there is more: ``device`` (UUIDs), ``source`` of the free memory, the served ``dtype``, and the two parts of
+    the estimate.
+    """
 
     needed_bytes: int
     available_bytes: int | None
     margin: float
     what: str
+    device: str | None = None
+    source: str | None = None
+    dtype: str | None = None
+    weights_bytes: int | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,8 @@ class OutputEvidence(Evidence):
     """Cases in which nearly all documents have the same score."""
     kind: str | None = None
     """The kind of request all of whose cases are degenerate."""
+    noise: float | None = None
+    """How far the stable version's own scores move by themselves, where that was allowed for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +126,8 @@ class InvarianceEvidence(Evidence):
     pairs: int
     precision: str
     unit: str
+    runs: str | None = None
+    """What the engine says that it runs in, as ``bf16 on cuda:0``."""
     case: str | None = None
     document: int | None = None
     alone: float | None = None

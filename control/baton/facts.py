@@ -388,10 +388,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What `ctl doctor` found in one check. ``ok`` is null for what works with a limit, and for what was skipped.
-
-    ``fixable``: `ctl doctor --fix` mends it; ``fixed``: it just did.
-    """
+    """One check of `ctl doctor`. ``ok``: null where it was skipped or works with a limit. ``fixed``: by --fix, now."""
 
     role: Role
     name: str

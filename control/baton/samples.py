@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Precision: TypeAlias = Literal["fp32", "half"]
+"""What an engine computes in: fp32, or less (bf16, fp16)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,32 @@ class CaseScores:
     case: str
     kind: str
     scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenScores:
+    """A version's golden scores, with what they belong to: the golden set's SHA-256, and what the engine ran in.
+
+    ``runs`` is type and device, as ``bf16 on cuda:0``; None: the engine does not say.
+    """
+
+    golden: str
+    runs: str | None
+    scores: tuple[CaseScores, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How far the golden scores of ``version`` moved when each document was scored alone, and what that belongs to.
+
+    ``furthest`` is the largest difference of a score, over ``documents`` of them.
+    """
+
+    golden: str
+    runs: str | None
+    version: int
+    furthest: float
+    documents: int
 
 
 @dataclass(frozen=True, slots=True)

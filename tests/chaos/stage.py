@@ -24,8 +24,9 @@ from baton.domain import ModelState
 from baton.errors import BatonError, RepositoryError
 from baton.local import LocalTriton
 from baton.local.procfs import Stub
+from baton.triton.config_file import CONFIG
 from baton.triton.grpc import GrpcTriton
-from baton.triton.repository import CONFIG, SPLITTER_VERSION, ServiceFiles
+from baton.triton.repository import SPLITTER_VERSION, ServiceFiles
 
 HERE = Path(__file__).parent
 ALIAS, ENGINE = "reranker", "quick_reranker"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.simulation.hands import Hands
 from tests.support.rules import ALIAS, ENGINE, SPLITTER
 from tritonclient.grpc import model_config_pb2
 
+from baton import ownership
 from baton.errors import RepositoryError
 from baton.testing import ModelFiles
 from baton.triton import config_file, pbtxt, repository
@@ -92,7 +94,7 @@ FROZEN = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE)
 @contextmanager
 def told_files(act: Act, look: Look) -> Iterator[None]:
     """Every change to a :class:`ToldPath` is told; the same text is parsed once (protobuf's parser is pure Python)."""
-    rmtree = repository.shutil.rmtree
+    rmtree = shutil.rmtree
 
     def remove(path: Any, *, ignore_errors: bool = False) -> None:
         with contextlib.suppress(*[OSError] if ignore_errors else []):
@@ -117,7 +119,7 @@ def told_files(act: Act, look: Look) -> Iterator[None]:
             act(f"replace {_folder(dst_dir_fd)}/{target}")
         real_replace(name, target, dst_dir_fd=dst_dir_fd, **where)
 
-    real_follow, real_new_file, real_replace = config_file.follow, config_file.new_file, os.replace
+    real_follow, real_new_file, real_replace = ownership.follow, ownership.new_file, os.replace
     with (
         mock.patch.object(config_file, "follow", follow),
         mock.patch.object(config_file, "new_file", new_file),

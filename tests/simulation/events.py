@@ -16,10 +16,10 @@ from tests.simulation.plane import SOCKET, Plane
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ASKED, ENGINE, SPLITTER, Broken, held, serving
 
-from baton.api.server import claim
 from baton.domain import ModelState, Verdict
 from baton.errors import BatonError, Refused
 from baton.journal import JOURNAL, Journal
+from baton.state_lock import claim
 from baton.testing import Behaviour
 from baton.triton.key import token_file
 from baton.triton.repository import SPLITTER_VERSION

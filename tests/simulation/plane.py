@@ -12,7 +12,6 @@ from tests.simulation.servers import QUESTION, Asker, Processes, Remover
 from tests.simulation.yard import Yard
 from tests.support.rules import ALIAS, ENGINE, SPLITTER
 
-from baton.api.server import claim
 from baton.app import App
 from baton.clock import ForwardClock
 from baton.config import Config, ServerConfig
@@ -27,6 +26,7 @@ from baton.journal.notes import Notes
 from baton.journal.rollouts import Rollouts
 from baton.plan import Effect
 from baton.reasons import Why
+from baton.state_lock import claim
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Triton
 from baton.triton.quarantine import QuarantineTriton

@@ -42,6 +42,8 @@ class Yard(Rules):
     ``near``: the control plane can see the servers' processes.
     """
 
+    files: SeenFiles
+    servers: dict[str, Server]
     begun_at: int | None = None
     """Where the alias's files led when the present rollout began."""
     led: int | None = None

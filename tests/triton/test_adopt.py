@@ -245,10 +245,10 @@ def test_an_eject_that_was_interrupted_late_loses_no_version_to_a_load_that_fail
         real(folder / "7")
         raise KeyboardInterrupt
 
-    real, triton = core.shutil.rmtree, GrpcTriton("by hand", server.grpc_url)
+    real, triton = shutil.rmtree, GrpcTriton("by hand", server.grpc_url)
     with closing(triton), Clients(server) as clients:
         with monkeypatch.context() as late:
-            late.setattr(core.shutil, "rmtree", removing)
+            late.setattr(shutil, "rmtree", removing)
             with pytest.raises(KeyboardInterrupt):
                 core.eject(triton, state, None, print)
         assert not (home / "model_repository" / ENGINE / "7").exists()

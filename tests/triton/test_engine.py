@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import faults
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from harness.waiting import until
 from shapes import draw
 from tests.support.triton import running_triton
 from tests.unit.engine.support import BACKEND, BASE, RETRAINED, ROOT, png, score
+from tools.make_checkpoints import faults
 from tritonclient.utils import InferenceServerException
 
 from baton.domain import EngineInfo

@@ -36,6 +36,8 @@ class Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), self.Heard)
 
     class Heard(socketserver.BaseRequestHandler):
+        server: Proxy
+
         def handle(self):
             with contextlib.suppress(OSError):
                 self.server.heard.append(self.request.recv(65536))

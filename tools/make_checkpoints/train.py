@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name it has everywhere
 
@@ -120,7 +121,10 @@ class Trainer:
     def visual(self, thing: Thing) -> Visual:
         if thing.kind == "image":
             return self.pixels.image(thing.frames[0])
-        return self.pixels.frames(thing.frames, 64)
+        return self.video(thing.frames)
+
+    def video(self, frames: tuple[Image, ...]) -> Visual:
+        return self.pixels.frames(frames, len(frames), 64)
 
     def loaded(self, rng: random.Random, combination: Combination, kind: str) -> DecodedContent:
         if kind != "image":
@@ -243,7 +247,7 @@ class Trainer:
         video = rng.random() < stage.video_share
         combinations = [rng.choice(SEEN) for _ in range(6 if video else 64)]
         visuals = [
-            self.pixels.frames(film(rng, one, 2), 64) if video else self.loaded(rng, one, "image").visuals[0]
+            self.video(film(rng, one, 2)) if video else self.loaded(rng, one, "image").visuals[0]
             for one in combinations
         ]
         found = self.model.encode_visuals(torch.cat([one.patches for one in visuals]), [one.grid for one in visuals])

@@ -32,7 +32,7 @@ class _Address(click.ParamType[str]):
     name = "address"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from baton.config_checks import Invalid, address
+        from baton.allowed import Invalid, address
 
         try:
             return address(value)

@@ -5,27 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast
 
 from baton import judge, probe
 from baton.config import ServiceConfig
+from baton.controller.golden_scores import EngineRuns, GoldenScorer
 from baton.controller.ports import Question
-from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
-from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
+from baton.domain import WORST_FIRST, EngineInfo, Evidence, Gate, GateResult, Kind, Rollout, Verdict
+from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
 from baton.evidence import WarmupEvidence
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import ServiceFiles
-from baton.verify import capacity
-from baton.verify.checkpoint import describe
+from baton.verify import capacity, device
+from baton.verify.checkpoint import Checkpoint, describe
 from baton.verify.compatibility import check_compatibility
+from baton.verify.device import Placement
 from baton.verify.integrity import check_integrity, manifest
 from baton.verify.sums import SUMS
 
 Cancel = Callable[[], bool]
-MOVED_BY_LAYOUT = 0.01
-"""Scores change by up to 0.008 when the same pairs are batched differently in half precision, by 1e-6 in fp32."""
 
 
 class Gates:
@@ -49,12 +48,14 @@ class Gates:
         """Whether the servers run on this machine, so that its free memory is theirs."""
         self._probe: Probe | None = None
         self._builtin: Probe | None = None
+        self._golden: GoldenScorer | None = None
+        self._runs = EngineRuns(config.engine)
         if config.probe is not None:
-            make = probe.get(config.probe)
-            self._probe = make(probe.load_golden(config.golden)) if config.golden is not None else None
             self._builtin = probe.builtin(config.probe)
-        self._golden_scores: dict[int, list[probe.CaseScores]] = {}
-        """By version, of those that were asked since this process began."""
+            if config.golden is not None:
+                golden = probe.load_golden(config.golden)
+                self._probe = probe.get(config.probe)(golden)
+                self._golden = GoldenScorer(config.name, self._runs, self._probe, golden, config.gates, journal)
         self._latency_before: tuple[int, probe.LatencySamples] | None = None
         """The rollout whose latency could not be judged yet, and the samples that were taken for it."""
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
@@ -128,18 +129,52 @@ class Gates:
         )
 
     def _capacity(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
-        needed = capacity.estimate_bytes(
-            describe(self._files.folder(rollout.candidate)), overhead=self._limits.memory_factor
-        )
-        available = self._limits.available_memory
+        limits, placement = self._limits, self._files.placement()
+        candidate = describe(self._files.folder(rollout.candidate))
+        # What the stable version runs in is what the candidate will: they share the engine's configuration.
+        runs = [] if rollout.previous is None else self._infos(rollout.previous)
+        dtype = next((info.dtype for info in runs if info.dtype), placement.dtype)
+        on_host = placement.device == "host" or (bool(runs) and all(info.device == "cpu" for info in runs))
+        if not on_host and limits.available_memory is None:
+            result = self._device_capacity(candidate, placement, dtype)
+            if result is not None:
+                return result
+        needed = capacity.estimate_bytes(candidate, overhead=limits.memory_factor, dtype=dtype)
+        available = limits.available_memory
         if available is None and self._local:
             available = capacity.available_memory()
         # Servers on one machine each load the version, into the same memory.
         copies = len(self._servers) if self._local else 1
         where = "this machine" if copies == 1 else f"this machine, for {copies} servers"
         return capacity.check_capacity(
-            needed * copies, available, margin=self._limits.capacity_margin, where=where if self._local else ""
+            needed * copies, available, margin=limits.capacity_margin, where=where if self._local else ""
         )
+
+    def _infos(self, version: int) -> list[EngineInfo]:
+        return [info for server in self._servers.values() for info in self._runs.infos(server, version)]
+
+    def _device_capacity(self, candidate: Checkpoint, placement: Placement, dtype: str | None) -> GateResult | None:
+        """The worst server's; None where no GPU can be seen, and the engine may be on the CPU."""
+        limits, results = self._limits, []
+        needed = device.need(candidate, dtype, placement.batch_tokens)
+        here = device.nvml() if self._local else []
+        for server in self._servers.values():
+            try:
+                gpus = here or server.device_memory()
+            except Unreachable:  # its metrics are away: what it says by gRPC decides
+                gpus = ()
+            if gpus:
+                # Servers on one machine each load the version, onto the same GPUs.
+                copies = len(self._servers) if self._local else 1
+                result = device.check_devices(
+                    needed, placement, gpus, margin=limits.capacity_margin, factor=limits.memory_factor, dtype=dtype,
+                    copies=copies,
+                )  # fmt: skip
+                results.append(result)
+        if not results and placement.device == "gpu":
+            total = needed.total(limits.memory_factor) + device.CONTEXT_BYTES
+            return capacity.check_capacity(total, None, margin=limits.capacity_margin, where="the GPUs")
+        return min(results, key=lambda r: WORST_FIRST.index(r.verdict), default=None)
 
     # The answers
 
@@ -149,9 +184,12 @@ class Gates:
 
         return infer
 
-    def _first(self) -> probe.Infer:
+    def _server(self) -> Triton:
         """The first server. All load the same files, so the answers of one are judged."""
-        return self._infer(next(iter(self._servers.values())))
+        return next(iter(self._servers.values()))
+
+    def _first(self) -> probe.Infer:
+        return self._infer(self._server())
 
     def _unasked(self, gate: Gate, rollout: Rollout) -> GateResult:
         """The verdict without a golden set: hold, unless the operator allows it or there is nothing to compare with."""
@@ -248,30 +286,38 @@ class Gates:
         return min(results, key=lambda r: (WORST_FIRST.index(r.verdict), -(r.observed or 0.0)))
 
     def _output(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
-        asked = self._probe
-        if asked is None:
+        asked, golden = self._probe, self._golden
+        if asked is None or golden is None:
             unasked = self._unasked(Gate.OUTPUT, rollout)
             return self._sane(rollout, cancelled) if unasked.verdict is Verdict.PASS else unasked
-        timeout = self._limits.request_timeout
-        stable = None
+        server, infer, limits = self._server(), self._first(), self._limits
+        precision = self._runs.precision(limits.precision, server, rollout.candidate)
+        stable = noise = None
         if rollout.previous is not None:
             # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
             try:
-                stable = self._stable_scores(asked, rollout.previous, cancelled)
+                noise = golden.noise(server, infer, rollout.previous, precision, cancelled)
+                stable = golden.stable(server, infer, rollout.previous, noise, cancelled)
             except (TritonError, TimedOut) as error:
                 message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
                 return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
-        candidate = asked.score_golden(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
-        self._golden_scores[rollout.candidate] = candidate
-        return judge.judge_output(
+        candidate = golden.candidate(server, infer, rollout.candidate, cancelled)
+        golden.keep(rollout.candidate, rollout.previous)
+        result = judge.judge_output(
             rollout.release,
-            stable,
+            None if stable is None else stable.scores,
             candidate,
             asked.relevance,
-            tolerance=self._limits.output_tolerance,
-            ndcg_margin=self._limits.ndcg_margin,
+            tolerance=limits.output_tolerance,
+            ndcg_margin=limits.ndcg_margin,
             version=rollout.candidate,
+            noise=None if noise is None or stable is None or stable.kept else noise.furthest,
+            most_noise=limits.output_noise,
         )
+        if rollout.previous is None and result.verdict is Verdict.PASS:
+            # Nobody asks it yet, and what it shows is the noise of the service from here on.
+            golden.noise(server, infer, rollout.candidate, precision, cancelled)
+        return result
 
     def _stable_silent(self, rollout: Rollout) -> str | None:
         """Why there is nothing to compare with: the stable version does not answer either, or alone."""
@@ -284,31 +330,19 @@ class Gates:
             return f"The stable version {rollout.previous} does not answer: {error}"
         return None
 
-    def _stable_scores(self, asked: Probe, version: int, cancelled: Cancel) -> list[probe.CaseScores]:
-        """The stable version's golden scores: those it gave as a candidate, if it still gives the same.
-
-        It serves live traffic meanwhile: each golden request keeps others waiting, and shares batches with them, which
-        moves scores in half precision. As a candidate it answered alone. One answer shows whether it is still itself.
-        """
-        timeout = self._limits.request_timeout
-        known = self._golden_scores.get(version)
-        if known is not None:
-            now = asked.smoke(self._first(), version, timeout_s=timeout)
-            then = next(case for case in known if case.case == now.case)
-            if max(abs(a - b) for a, b in zip(then.scores, now.scores, strict=True)) <= MOVED_BY_LAYOUT:
-                return known
-        scores = asked.score_golden(self._first(), version, cancelled=cancelled, timeout_s=timeout)
-        self._golden_scores = {version: scores}
-        return scores
-
     def _invariance(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe
         if asked is None:
             return self._unasked(Gate.INVARIANCE, rollout)
         timeout = self._limits.request_timeout
         pairs = asked.check_invariance(self._first(), rollout.candidate, cancelled=cancelled, timeout_s=timeout)
-        precision = cast("Literal['fp32', 'half']", self._limits.precision)
-        return judge.judge_invariance(pairs, precision=precision, limit=self._limits.invariance_limit)
+        server, runs = self._server(), self._runs
+        return judge.judge_invariance(
+            pairs,
+            precision=runs.precision(self._limits.precision, server, rollout.candidate),
+            limit=self._limits.invariance_limit,
+            runs=runs.words(server, rollout.candidate),
+        )
 
     def _latency(self, rollout: Rollout, cancelled: Cancel) -> GateResult:
         asked = self._probe

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,8 +55,10 @@ class LiveEvidenceCollector:
         # Holds make a rollout longer: so twice as many analyses as it takes without are planned for.
         self._looks = max(2, round(2 * duration / traffic.interval))
 
-    def begin(self, rollout: int, stage: str, now: float) -> bool:
+    def begin(self, rollout: int, stage: str, now: float, noise: Callable[[], float | None] = lambda: None) -> bool:
         """Collect for this stage of this rollout, and drop what is of another. True when it begins anew.
+
+        ``noise`` is asked then: how far a version's own scores move between batches.
 
         Pairs of the same rollout's shadow count on while traffic is split: they compare the same two versions.
         """
@@ -69,6 +71,7 @@ class LiveEvidenceCollector:
                 self._first.clear()
                 self._live_at = now
             self._stage = (rollout, stage)
+            self._limits = live_limits(self._config, noise())
             self._live.answers.clear()
             self._own.answers.clear()
             return True

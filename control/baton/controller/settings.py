@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from baton.config import ServiceConfig
-from baton.judge.limits import LiveLimits
+from baton.judge.limits import LiveLimits, widened
 from baton.plan import RolloutSettings
 
 T = TypeVar("T")
@@ -23,9 +23,10 @@ def rollout_settings(config: ServiceConfig) -> RolloutSettings:
     )
 
 
-def live_limits(config: ServiceConfig) -> LiveLimits:
-    """The limits of the gate ``live``."""
-    return _of(LiveLimits, (config.live,), tolerance=config.gates.output_tolerance)
+def live_limits(config: ServiceConfig, noise: float | None = None) -> LiveLimits:
+    """The limits of the gate ``live``. ``noise``: how far a version's own scores move in half precision."""
+    tolerance = widened(config.gates.output_tolerance, noise, config.live.noise)
+    return _of(LiveLimits, (config.live,), tolerance=tolerance)
 
 
 def _of(kind: type[T], tables: tuple[Any, ...], **derived: Any) -> T:

@@ -33,6 +33,8 @@ class TrafficSplit:
         self._settings = settings
         self._tasks = tasks
         self._clock = ports.clock
+        self._journal = ports.journal
+        self._service = ports.files.alias_name
         self._judged_at = float("-inf")
         self.verdict: GateResult | None = None
         """The last verdict of the live analysis about the present stage of the rollout."""
@@ -54,7 +56,7 @@ class TrafficSplit:
             self._drop_verdict()
         elif rollout.phase in MEETING:
             stage = _stage(rollout)
-            if self._evidence.begin(rollout.id, stage, now):
+            if self._evidence.begin(rollout.id, stage, now, self._noise):
                 self._client.begin_counts()
                 self._drop_verdict()
             if now - self._judged_at >= self._settings.interval or self._client.tripped():
@@ -65,6 +67,10 @@ class TrafficSplit:
         result = self._probing.judge(now, rollout.release, shadow_only=stage == "shadow")
         if self._evidence.collects_for(rollout.id, stage):
             self.verdict = result
+
+    def _noise(self) -> float | None:
+        found = self._journal.notes.noise().get(self._service)
+        return None if found is None else found.furthest
 
     def _drop_verdict(self) -> None:
         self.verdict, self._judged_at = None, float("-inf")

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from baton.codec import as_text, from_text
 from baton.domain import Model, Pruning, Release, Removed
 from baton.journal.database import Database
+from baton.samples import GoldenScores, Noise
 
 T = TypeVar("T")
 EVERY_SERVICE = ""
@@ -76,6 +77,14 @@ class Notes:
     def release(self, version: int) -> Note[Release]:
         """What a person declared a version to be at ``ctl retry``, in the place of what its folder says."""
         return Note(self._database, f"release:{version}", Release)
+
+    def golden_scores(self) -> Note[Mapping[int, GoldenScores]]:
+        """What the stable version and the last candidate gave for the golden set while nobody else asked them."""
+        return Note(self._database, "golden_scores", Mapping[int, GoldenScores])
+
+    def noise(self) -> Note[Noise]:
+        """How far the scores of this service's versions move by themselves in half precision, measured once."""
+        return Note(self._database, "noise", Noise)
 
     def config_text(self, model: Model) -> Note[str]:
         """The last usable text of a model's ``config.pbtxt``."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import InvarianceEvidence
-from baton.samples import ScorePair
+from baton.samples import Precision, ScorePair
 
 LIMIT_FP32 = 0.005
 """In scores. Another batch layout moves fp32 scores by 1e-6; a larger difference means a wrong mask or position."""
@@ -23,17 +22,18 @@ tenths of a logit apart, and 1.0 has no logit."""
 
 
 def judge_invariance(
-    pairs: Sequence[ScorePair], *, precision: Literal["fp32", "half"], limit: float | None
+    pairs: Sequence[ScorePair], *, precision: Precision, limit: float | None, runs: str | None = None
 ) -> GateResult:
     """Judge the largest difference between a pair's two scores.
 
     ``observed`` and ``limit`` are in scores for ``fp32`` and in logits for ``half``. None: the usual limit of these.
+    ``runs`` is what the engine says that it runs in.
     """
     unit = "logits" if precision == "half" else "score"
     if limit is None:
         limit = LIMIT_HALF if precision == "half" else LIMIT_FP32
 
-    evidence = InvarianceEvidence(pairs=len(pairs), precision=precision, unit=unit)
+    evidence = InvarianceEvidence(pairs=len(pairs), precision=precision, unit=unit, runs=runs)
     if not pairs:
         message = "No pair was scored both alone and inside a mixed batch, so nothing can be compared."
         return GateResult(Gate.INVARIANCE, Verdict.HOLD, message, None, limit, evidence=evidence)
@@ -57,6 +57,11 @@ def judge_invariance(
         f"{observed:.2g} {unit} (limit {limit:g}), case {worst.case}, documents[{worst.document}]: "
         f"{worst.alone:.6f} alone, {worst.mixed:.6f} mixed."
     )
+    if verdict is Verdict.FAIL and runs is None and precision == "fp32":
+        message += (
+            " The engine does not say what it runs in, so the limit is that of fp32. If it runs in bf16 or fp16, set "
+            '`precision = "half"` in [services.gates].'
+        )
     evidence = replace(
         evidence,
         case=worst.case,

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NOISE_FACTOR = 2.0
+"""Both sides of a comparison may move by a version's noise, each in its own direction."""
+
+
+def widened(tolerance: float, noise: float | None, most: float) -> float:
+    """The tolerance with room for the noise of a version against itself, by ``most`` at the most."""
+    return max(tolerance, min(NOISE_FACTOR * (noise or 0.0), most))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLimits:

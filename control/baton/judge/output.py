@@ -10,6 +10,7 @@ from statistics import median
 
 from baton.domain import NO_EVIDENCE, Evidence, Gate, GateResult, Release, Verdict
 from baton.evidence import OutputEvidence, Sides, WorstScore
+from baton.judge.limits import NOISE_FACTOR, widened
 from baton.judge.ndcg import mean_ndcg_at_10
 from baton.samples import CaseScores
 
@@ -33,11 +34,15 @@ def judge_output(
     tolerance: float,
     ndcg_margin: float,
     version: int | None = None,
+    noise: float | None = None,
+    most_noise: float = 0.0,
 ) -> GateResult:
     """Judge the candidate's golden scores against the stable version's.
 
     ``stable`` is None without a stable version: then only sanity is judged. ``relevance`` has, for each labelled case,
-    a grade of 0 and up for each document. ``version`` is the candidate's number, for the message.
+    a grade of 0 and up for each document. ``version`` is the candidate's number, for the message. ``noise`` is given
+    where stable's scores may be off by it, because it answered in half precision and beside other requests: then the
+    tolerance is widened by it, to ``most_noise`` at the most, and what only noise may explain beyond that holds.
 
     ``observed`` is the largest difference of a score for an equivalent release, the candidate's mean NDCG@10 for a
     retrained one, and None when sanity already failed.
@@ -60,7 +65,9 @@ def judge_output(
     stable_ndcg = _Ndcg.of(stable, relevance)
     evidence = replace(evidence, labelled=ndcg.cases)
     if release is Release.EQUIVALENT:
-        return _equivalent(stable, candidate, (stable_ndcg, ndcg), (tolerance, ndcg_margin), version, evidence)
+        evidence = replace(evidence, noise=noise)
+        limits = (widened(tolerance, noise, most_noise), ndcg_margin)
+        return _equivalent(stable, candidate, (stable_ndcg, ndcg), limits, version, evidence)
     return _retrained(stable_ndcg, ndcg, ndcg_margin, evidence)
 
 
@@ -93,9 +100,14 @@ def _equivalent(
     if worst <= tolerance:
         message = (
             f"All {len(pairs)} golden scores are within ±{tolerance:g} of stable's; largest difference {worst:.2g}."
+            f"{_own_noise(evidence.noise)}"
         )
         return _result(Verdict.PASS, message, evidence, worst, tolerance)
     message = f"{beyond} of {len(pairs)} golden scores differ from stable's by more than ±{tolerance:g}; worst {where}."
+    message += _own_noise(evidence.noise)
+    if evidence.noise is not None and worst <= NOISE_FACTOR * evidence.noise:
+        message += " So the difference may be noise. Ask again when fewer clients ask: `ctl retry`."
+        return _result(Verdict.HOLD, message, evidence, worst, tolerance)
     no_worse = before is not None and after is not None and after >= before - margin - _ROUNDING
     if no_worse and worst > _RETRAINED_FACTOR * tolerance:
         name = "N" if version is None else str(version)
@@ -105,6 +117,14 @@ def _equivalent(
             f"declared. `ctl retry {name} --release retrained` judges it as one."
         )
     return _result(Verdict.FAIL, message, evidence, worst, tolerance)
+
+
+def _own_noise(noise: float | None) -> str:
+    if noise is None:
+        return ""
+    return (
+        f" Stable answered beside its live traffic, where in half precision its own scores move by up to {noise:.2g}."
+    )
 
 
 def _retrained(before: _Ndcg, after: _Ndcg, margin: float, evidence: OutputEvidence) -> GateResult:

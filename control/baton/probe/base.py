@@ -65,6 +65,10 @@ class Probe(Protocol):
         """Score each golden request, one at a time, in the order of the golden set."""
         ...
 
+    def score_alone(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[ScorePair]:
+        """Score the documents of the golden requests together, and again each alone: how far do scores move?"""
+        ...
+
     def check_invariance(self, infer: Infer, version: int, *, cancelled: Stop, timeout_s: float) -> list[ScorePair]:
         """Score the pairs of a few golden requests alone, and again inside a mixed batch."""
         ...

@@ -40,6 +40,10 @@ class Behaviour:
     """Every request is answered by an error with these words."""
     score: float | None = None
     """The same score for every document, possibly NaN. None: scores that depend only on the texts."""
+    shift: float = 0.0
+    """What is added to every score."""
+    noise: float = 0.0
+    """What is added to the score of a document that is alone in its request, as in half precision."""
     heartbeats: float | None = None
     """Its count of heartbeats so far; None: it reports none."""
     info: EngineInfo | None = None
@@ -84,8 +88,11 @@ def answer(version: int, behaviour: Behaviour, inputs: Tensors) -> Mapping[str, 
             json.loads(document)
         except ValueError as error:
             raise InvalidRequest(f"document {number} is not JSON: {error}") from None
+    moved = behaviour.shift + (behaviour.noise if len(documents) == 1 else 0.0)
     scores = [
-        behaviour.score if behaviour.score is not None else hashlib.sha256(query + b"\0" + d).digest()[0] / 255
+        behaviour.score
+        if behaviour.score is not None
+        else min(hashlib.sha256(query + b"\0" + d).digest()[0] / 255 + moved, 1.0)
         for d in documents
     ]
     return {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,6 +23,7 @@ from baton.testing.behaviour import SIGNATURE, Behaviour, Call, answer
 from baton.testing.files import RepositoryView
 from baton.testing.models import GIVE_UP_S, LoadedModels, Slot
 from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors
+from baton.verify.device import DeviceMemory
 
 LOOK_AGAIN_S = 0.005
 """Real seconds between two looks at the clock while a call waits for it."""
@@ -55,6 +56,8 @@ class FakeTriton:
         """So many of the next load and unload calls are carried out, but their answers are lost."""
         self.calls: list[tuple[str, str]] = []
         """Every load and unload call that reached the server, oldest first: (verb, model)."""
+        self.gpus: Sequence[DeviceMemory] = ()
+        """Its GPUs, as its metrics tell of them."""
         self.aborted = 0
         """How often the server ended itself; it was started again at once."""
         self._name = name
@@ -172,6 +175,10 @@ class FakeTriton:
                 if self.models.is_engine(model)
             }
         return {model: versions for model, versions in infos.items() if versions}
+
+    def device_memory(self) -> Sequence[DeviceMemory]:
+        with self._answering():
+            return self.gpus if self._metrics else ()
 
     def heartbeats(self) -> Heartbeats | None:
         if not self._metrics:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +24,14 @@ from baton.errors import BatonError, InvalidRequest, KeyRefused, TimedOut, Trito
 from baton.tls import Connection, Tls
 from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, own_id
 from baton.triton.words import cause, refused
+from baton.verify.device import TRITON, DeviceMemory
 
 INDEX_TIMEOUT_S = 2.0
 NO_MODEL = "baton-no-such-model"
 PENDING = "nv_inference_pending_request_count"
 ENGINE_INFO = "baton_engine_info"
 ENGINE_BEATS = "baton_engine_beats"
+GPU_TOTAL, GPU_USED = "nv_gpu_memory_total_bytes", "nv_gpu_memory_used_bytes"
 KEY_HEADER = "triton-grpc-protocol-admin-key"
 MAX_MESSAGE_BYTES = 2**31 - 1
 _METRICS = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -214,8 +216,26 @@ class GrpcTriton:
                 found.setdefault(model, {})[version] = sample.value
         return found
 
+    def device_memory(self) -> Sequence[DeviceMemory]:
+        found: dict[str, dict[str, int]] = {}
+        for sample in [] if self._metrics is None else self._scrape(self._metrics):
+            if sample.name in (GPU_TOTAL, GPU_USED) and "gpu_uuid" in sample.labels:
+                found.setdefault(sample.labels["gpu_uuid"], {})[sample.name] = int(sample.value)
+        return [
+            DeviceMemory(uuid, each[GPU_TOTAL], max(each[GPU_TOTAL] - each[GPU_USED], 0), TRITON)
+            for uuid, each in sorted(found.items())
+            if each.keys() == {GPU_TOTAL, GPU_USED}
+        ]
+
     def _samples(self, address: str) -> list[tuple[str, int, Sample]]:
         """Every sample of the server's metrics that is about a version of a model: model, version, sample."""
+        return [
+            (sample.labels["model"], int(sample.labels["version"]), sample)
+            for sample in self._scrape(address)
+            if "model" in sample.labels and sample.labels.get("version", "").isdecimal()
+        ]
+
+    def _scrape(self, address: str) -> list[Sample]:
         try:
             with _METRICS.open(f"http://{address}/metrics", timeout=INDEX_TIMEOUT_S) as answer:
                 text = answer.read().decode()
@@ -225,12 +245,7 @@ class GrpcTriton:
             raise Unreachable(
                 f"The metrics of server {self._name} at {address} can't be read: {error or type(error).__name__}."
             ) from None
-        return [
-            (sample.labels["model"], int(sample.labels["version"]), sample)
-            for family in families
-            for sample in family.samples
-            if "model" in sample.labels and sample.labels.get("version", "").isdecimal()
-        ]
+        return [sample for family in families for sample in family.samples]
 
     def close(self) -> None:
         self._connection.close(client.InferenceServerClient.close)

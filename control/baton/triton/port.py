@@ -7,13 +7,14 @@ that a test can order. The same contract tests hold both to it (``tests/triton/t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from baton.domain import EngineInfo, ModelVersion, Signature
+from baton.verify.device import DeviceMemory
 
 Index = Mapping[str, Mapping[int, ModelVersion]]
 """Model name to version to state. A model that was never loaded may be absent, or present with no versions."""
@@ -120,6 +121,10 @@ class Triton(Protocol):
         They report it by their own metric ``baton_engine_info``, which may come a moment after READY. Triton keeps the
         metrics of a killed process for as long as Triton itself runs (seen on 24.10).
         """
+        ...
+
+    def device_memory(self) -> Sequence[DeviceMemory]:
+        """The memory of the server's GPUs, by its metrics; empty where it has none, or its metrics are not known."""
         ...
 
     def heartbeats(self) -> Heartbeats | None:

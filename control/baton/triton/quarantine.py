@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from baton.domain import ModelState, Signature
 from baton.errors import GivenUp, InvalidRequest, KeyRefused, TritonError, Unreachable
 from baton.triton.port import Counts, EngineInfos, Heartbeats, Index, Tensors, Triton
+from baton.verify.device import DeviceMemory
 
 GIVEN_UP = re.compile(
     r"(Failed to process the request\(s\) for model instance '[^']*', message: )?"
@@ -101,6 +102,9 @@ class QuarantineTriton:
 
     def engine_infos(self) -> EngineInfos | None:
         return self._triton.engine_infos()
+
+    def device_memory(self) -> Sequence[DeviceMemory]:
+        return self._triton.device_memory()
 
     def heartbeats(self) -> Heartbeats | None:
         return self._triton.heartbeats()

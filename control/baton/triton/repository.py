@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -18,6 +19,7 @@ from baton.errors import RepositoryError, Unreadable
 from baton.triton import pbtxt
 from baton.triton.config_file import CONFIG, file_errors, held, read, write_atomically
 from baton.triton.key import Key
+from baton.verify.device import Placement
 from baton.verify.names import version_of
 
 CLEAR_TOKEN = "token"  # noqa: S105 - the name of a file
@@ -61,6 +63,31 @@ class ServiceFiles:
         """Whether the engine's tensors, and so the splitter's, have a leading batch dimension."""
         path = self.engine_dir / CONFIG
         return bool(pbtxt.parse(self._read(path), path).max_batch_size > 0)
+
+    def placement(self) -> Placement:
+        """Where the engine's instances run, by its configuration, and in what type."""
+        path = self.engine_dir / CONFIG
+        engine = pbtxt.parse(self._read(path), path)
+        kinds = model_config_pb2.ModelInstanceGroup
+        groups = list(engine.instance_group) or [kinds(kind=kinds.KIND_AUTO)]
+        words: dict[int, Literal["host", "gpu", "any"]] = {kinds.KIND_CPU: "host", kinds.KIND_AUTO: "any"}
+        devices = {words.get(group.kind, "gpu") for group in groups}
+        divided = any(group.kind == kinds.KIND_MODEL for group in groups)
+        parameters = {name: value.string_value.strip() for name, value in engine.parameters.items()}
+        named = parameters.get("devices", "").split(",") if divided else []
+        dtype, tokens = parameters.get("dtype", ""), parameters.get("max_batch_tokens", "")
+        return Placement(
+            device="gpu" if "gpu" in devices else "any" if "any" in devices else "host",
+            gpus=tuple(
+                sorted(
+                    {gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()}
+                )
+            ),
+            count=sum(max(group.count, 1) for group in groups),
+            divided=divided,
+            dtype=None if dtype in ("", "auto") else dtype,
+            batch_tokens=int(tokens) if tokens.isdecimal() else None,
+        )
 
     def doubts(self) -> str:
         """Why Triton may refuse the engine's config.pbtxt although Baton can read it, in a sentence, or nothing."""

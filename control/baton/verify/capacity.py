@@ -1,6 +1,6 @@
 """The gate ``capacity``: whether a version fits into memory beside the stable one.
 
-Not covered: GPU memory, and servers on other machines (there the gate is skipped, and says so).
+Not covered: GPU memory (``baton.verify.device``), and memory of other machines (the gate is skipped, and says so).
 """
 
 from __future__ import annotations
@@ -12,17 +12,34 @@ from baton.domain import Gate, GateResult, Verdict
 from baton.evidence import CapacityEvidence
 from baton.reasons.words import format_bytes
 from baton.verify.checkpoint import Checkpoint
+from baton.verify.safetensors import BITS
 
+ITEM_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
+_FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 PROCESS_BYTES: Final = 512 << 20
 """Memory of a backend process before it loads anything: importing torch 2.13 and transformers 5.23 took 343 MiB."""
 
 
-def estimate_bytes(checkpoint: Checkpoint, *, overhead: float, process: int = PROCESS_BYTES) -> int:
-    """The estimated memory in bytes of a version that serves: weights as stored x ``overhead`` + ``process``.
+def weights_bytes(checkpoint: Checkpoint, dtype: str | None) -> int:
+    """Bytes of the weights when they are served in ``dtype``; None, or a type that is unknown here: as stored.
+
+    Raises ``CheckpointError`` when a header can't be read.
+    """
+    item = ITEM_BYTES.get(dtype or "")
+    return sum(
+        tensor.size if item is None or tensor.dtype not in _FLOATS else tensor.size * 8 // BITS[tensor.dtype] * item
+        for _, tensor in checkpoint.tensors()
+    )
+
+
+def estimate_bytes(
+    checkpoint: Checkpoint, *, overhead: float, process: int = PROCESS_BYTES, dtype: str | None = None
+) -> int:
+    """The estimated memory in bytes of a version that serves: weights in ``dtype`` x ``overhead`` + ``process``.
 
     ``overhead`` covers activations, caches and allocator slack. Raises ``CheckpointError`` when a header can't be read.
     """
-    return int(sum(tensor.size for _, tensor in checkpoint.tensors()) * overhead) + process
+    return int(weights_bytes(checkpoint, dtype) * overhead) + process
 
 
 def check_capacity(needed: int, available: int | None, *, margin: float, where: str = "") -> GateResult:

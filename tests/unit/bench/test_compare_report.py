@@ -18,9 +18,9 @@ HEADS = ("(a) stop, start", "(b) poll", "(c) nginx", "(d) one process", "(e) Bat
 
 
 def printed(shown):
-    console = Console(file=io.StringIO(), width=80)
-    console.print(shown)
-    return console.file.getvalue()
+    page = io.StringIO()
+    Console(file=page, width=80).print(shown)
+    return page.getvalue()
 
 
 def test_the_table_fits_into_80_columns_with_long_figures():

@@ -12,12 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = [
-    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.journal", "bench.memory"),
-    *("bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
+    *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.half_precision", "bench.journal"),
+    *("bench.memory", "bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
     *("tests.chaos", "tests.chaos.hostile", "tests.unit.engine.hostile", "tests.simulation"),
 ]
 """What has a command line and is run with ``python -m``."""
-LOADS_TORCH = {"bench.engine", "bench.speed", "bench.speed.gave_up"}
+REFUSED = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print("torch" in sys.modules)
+"""
+LOADS_TORCH = {"bench.engine", "bench.half_precision", "bench.speed", "bench.speed.gave_up"}
 
 
 def test_no_program_is_left_out() -> None:
@@ -50,10 +58,13 @@ def test_every_program_that_a_page_names_is_there() -> None:
     "program", [pytest.param(one, marks=pytest.mark.slow if one in LOADS_TORCH else ()) for one in PROGRAMS]
 )
 def test_a_word_that_a_program_does_not_know_starts_nothing(program: str) -> None:
-    words = [sys.executable, "-m", program, "--no-such-option"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, program, "--no-such-option"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("usage: ")
+    assert done.stdout == f"{program in LOADS_TORCH}\n", "whether torch was loaded for that"
 
 
 @pytest.mark.parametrize(

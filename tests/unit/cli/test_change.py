@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -254,9 +255,7 @@ def test_a_restart_of_the_control_plane_is_waited_out(
     turns = iter([Unreachable("It is away."), Unreachable("It is away."), None])
     story = moment("ended verified").stories[0]
     monkeypatch.setattr(follow, "_done", lambda *_: next(turns, "over") == "over")
-    clock = SimpleNamespace(
-        monotonic=follow.time.monotonic, sleep=lambda _: setattr(served, "error", next(turns, None))
-    )
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: setattr(served, "error", next(turns, None)))
     monkeypatch.setattr(follow, "time", clock)
     done = ctl("verify", str(story.candidate))
     assert done.exit_code == 0, done.output
@@ -268,7 +267,7 @@ def test_a_control_plane_that_stays_away(served: Recorder, ctl: Ctl, monkeypatch
         served.error = Unreachable("It is away.")
 
     monkeypatch.setattr(follow, "PATIENCE_S", 0.02)
-    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=follow.time.monotonic, sleep=go))
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, sleep=go))
     served.at("rolling back")
     assert ctl("abort").exit_code == 5
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from tests.unit.cli.conftest import Ctl, tidy
 from tests.unit.docs.test_schema import validator
-from tests.unit.facts.moments import MOMENTS, moment
+from tests.unit.facts.moments import MOMENTS, Moment, moment
 from tests.unit.facts.recorder import Recorder
 
 from baton.api import ApiServer
@@ -79,10 +79,13 @@ def test_every_answer_of_the_api_keeps_to_the_schema(name: str) -> None:
             validator(f"call-{call}").validate(answer)
 
 
-@pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("name", MOMENTS)
-def test_every_page(name: str, columns: int) -> None:
-    found = moment(name)
+def test_every_page(name: str) -> None:
+    for columns in COLUMNS:
+        fits(moment(name), columns)
+
+
+def fits(found: Moment, columns: int) -> None:
     pages: dict[str, list[Line]] = {
         "status": status_lines(found.status, columns),
         "status of a low window": status_lines(found.status, columns, 20),
@@ -92,7 +95,7 @@ def test_every_page(name: str, columns: int) -> None:
     for story in found.stories:
         pages[f"a wait for {story.id}"] = Story().news(story, columns)
     for where, lines in pages.items():
-        assert [line for line in map(plain, lines) if len(line) > columns] == [], where
+        assert [line for line in map(plain, lines) if len(line) > columns] == [], (where, columns)
     shown = [plain(line) for line in pages["status"]]
     assert f"({found.status.services[0].phase})" in "".join(shown)
     for gate in found.status.services[0].gates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.support.evidence import rests_on
 from tests.unit.facts.moments import MOMENTS, moment
 
 from baton.cli.output import plain
@@ -61,15 +62,12 @@ def test_a_live_gate_is_told_when_its_verdict_changes_and_not_with_each_request(
     lines(telling, replace(held, gates=tuple(g for g in held.gates if g.gate is not Gate.LIVE)))
     news = [lines(telling, one) for one in (held, replace(held, gates=counting), passed, passed, failed)]
     assert [any("live" in text for text in told) for told in news] == [True, False, True, False, True]
-    evidence = live(passed).evidence
-    assert isinstance(evidence, LiveEvidence)
-    samples = evidence.samples
+    samples = rests_on(live(passed), LiveEvidence).samples
     head = f"✔ live          pass     {samples.stable} stable, {samples.candidate} candidate, {samples.pairs} pairs"
     assert head in news[2]
     assert any(text.startswith("  ✔ latency") for text in news[2])
-    assert " ".join(next(c for c in live(failed).evidence.checks if c.verdict is Verdict.FAIL).message.split()) in (
-        " ".join(" ".join(news[4]).split())
-    )
+    why = next(c for c in rests_on(live(failed), LiveEvidence).checks if c.verdict is Verdict.FAIL).message
+    assert " ".join(why.split()) in " ".join(" ".join(news[4]).split())
 
 
 @pytest.mark.parametrize("name", ["output fails", "ended rejected", "ended rejected by Triton", "integrity fails"])

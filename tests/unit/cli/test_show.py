@@ -76,7 +76,7 @@ def test_status_paused(served: Recorder, ctl: Ctl) -> None:
     assert done.stdout.splitlines()[-1].startswith("Paused:       on")
 
 
-CONTRACT = {
+CONTRACT: dict[str, Any] = {
     "paused": bool,
     "servers": {"name": str, "grpc": str, "live": bool, "in_sync": bool},
     "services": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from baton.domain import (
     Gate,
     GateResult,
     Kind,
+    Model,
     ModelState,
     ModelVersion,
     Phase,
@@ -53,14 +55,15 @@ from baton.domain import (
     TensorSpec,
 )
 from baton.errors import TritonError
+from baton.journal import Journal
 from baton.judge import judge_live
 from baton.plan import Failure, Record, ServerView, Sync, View, plan
-from baton.plan.effects import Model
 from baton.samples import Answer, Pair
 from baton.triton.repository import ServiceFiles
 from baton.verify.capacity import check_capacity
 from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
+from baton.verify.device import DeviceMemory, Need, Placement, check_devices
 from baton.verify.integrity import check_integrity
 
 GOLDEN = Path(__file__).resolve().parents[3] / "demo" / "golden" / "golden.jsonl"
@@ -87,8 +90,9 @@ def output(
     *,
     stable: Sequence[Case] | None = STABLE,
     relevance: dict[str, list[int]] = RELEVANCE,
+    **noise: float,
 ) -> GateResult:
-    return judge_output(release, stable, candidate, relevance, version=2)
+    return judge_output(release, stable, candidate, relevance, version=2, **noise)
 
 
 def scored(*scores: float, cases: Sequence[Case] = STABLE, kind: str | None = None) -> list[Case]:
@@ -208,6 +212,9 @@ class Server:
         self.silent = set(silent)
         self.dies = dies
 
+    def engine_infos(self) -> None:
+        return
+
     def infer(self, _model: str, version: int, inputs: Any, _timeout_s: float) -> Any:
         if version in self.silent:
             self.silent |= {self.dies} - {None}
@@ -252,14 +259,21 @@ def asked(
     (folder / ENGINE / "config.pbtxt").write_text(engine_config(ENGINE, [1]))
     limits = limits or GateConfig()
     config = ServiceConfig("ranker", ENGINE, probe=probe, golden=GOLDEN if golden else None, gates=limits)
-    nothing: Any = None
     server = server or Server(*silent, dies=dies)
-    gates = Gates(config, ServiceFiles(folder, "ranker", ENGINE), {"local": server}, nothing, local=True)
     rollout: Rollout = replace(ROLLOUT, kind=kind)
-    return gates.ask(gate, rollout, lambda: False)
+    with closing(Journal(folder / "journal.db")) as journal:
+        gates = Gates(config, ServiceFiles(folder, "ranker", ENGINE), {"local": server}, journal, local=True)
+        return gates.ask(gate, rollout, lambda: False)
 
 
 GIB = 1 << 30
+
+
+def on_gpu(free: int) -> GateResult:
+    gpu = DeviceMemory("GPU-1", 24 * GIB, free * GIB, "NVML", 0)
+    return check_devices(Need(4 * GIB, GIB), Placement("gpu"), [gpu], margin=0.1, factor=1.2, dtype="bf16")
+
+
 CASES: dict[str, Callable[[Path], GateResult]] = {
     "integrity passes": integrity,
     "integrity passes without sums": lambda folder: integrity(folder, sums=False),
@@ -269,6 +283,8 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "compatibility fails": lambda folder: compatibility(folder / "gone", folder),
     "capacity passes": lambda _: check_capacity(GIB, 8 * GIB, where="this machine", margin=0.1),
     "capacity fails": lambda _: check_capacity(10 * GIB, 8 * GIB, where="this machine", margin=0.1),
+    "capacity on a GPU passes": lambda _: on_gpu(20),
+    "capacity on a GPU fails": lambda _: on_gpu(2),
     "capacity is skipped": lambda _: check_capacity(GIB, None, margin=0.1),
     "capacity finds no weights": lambda folder: asked(Gate.CAPACITY, folder),
     "load passes": lambda _: load(ModelState.READY),
@@ -287,6 +303,7 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "output passes": lambda _: output(),
     "output is skipped": lambda _: output(stable=None),
     "output fails": lambda _: output(scored(0.93, 0.63, 0.335, 0.13)),
+    "output may be noise": lambda _: output(moved(0.0018), noise=0.001, most_noise=0.0015),
     "output looks retrained": lambda _: output(moved(0.03)),
     "output is not finite": lambda _: output(scored(0.9, math.nan, 0.1, 0.2)),
     "output is out of range": lambda _: output(scored(0.9, 1.5, 0.1, 0.2)),
@@ -312,6 +329,7 @@ CASES: dict[str, Callable[[Path], GateResult]] = {
     "invariance passes": lambda _: judge_invariance([Scored(0.5, 0.501)], precision="fp32"),
     "invariance fails": lambda _: judge_invariance([Scored(0.5, 0.6)], precision="half", limit=0.1),
     "invariance holds": lambda _: judge_invariance([], precision="fp32"),
+    "invariance of an engine that does not say": lambda _: judge_invariance([Scored(0.5, 0.6)], precision="fp32"),
     "invariance is not finite": lambda _: judge_invariance([Scored(0.5, math.nan)], precision="fp32"),
     "latency passes": lambda _: judge_latency(quiet()),
     "latency is skipped": lambda _: judge_latency(None),

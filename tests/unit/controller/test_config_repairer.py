@@ -12,6 +12,7 @@ from baton.controller.config_repairer import ConfigFiles, ConfigRepairer
 from baton.domain import Model
 from baton.errors import RepositoryError, Unreadable
 from baton.journal import Journal
+from baton.ownership import follow
 from baton.triton import config_file
 from baton.triton.repository import ServiceFiles
 
@@ -182,7 +183,7 @@ def test_what_the_file_system_does_not_give_is_not_taken_for_broken(bench, monke
             raise OSError(errno.EIO, "Input/output error")
         return real(path, *args, **options)
 
-    real = config_file.follow
+    real = follow
     monkeypatch.setattr(config_file, "follow", frozen)
     for _ in range(3):
         reads = 0

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from tests.support.evidence import rests_on
 from tests.unit.controller.plane import ENGINE, MANY, NAME, Crash, Full, Fuse, Machine, Place, Plane
 
 from baton.codec import encode
 from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Gate, ModelState, Outcome, Phase, Step, Verdict
 from baton.errors import InvalidRequest, TimedOut, TritonError
+from baton.evidence import LiveEvidence
 from baton.metrics import ControlCollector
 from baton.plan import Steer, traffic
 from baton.reasons import Reason, because
@@ -126,7 +128,9 @@ def test_the_whole_way_on_two_servers(place):
     rollout = plane.journal.rollouts.newest(service=NAME)[0]
     assert (rollout.outcome, rollout.progress) == (Outcome.LIVE, 20.0)
     assert rollout.gates[Gate.LIVE].verdict is Verdict.PASS
-    assert rollout.gates[Gate.LIVE].evidence.samples.candidate >= 3
+    samples = rests_on(rollout.gates[Gate.LIVE], LiveEvidence).samples
+    assert samples is not None
+    assert samples.candidate >= 3
     plane.close()
 
 

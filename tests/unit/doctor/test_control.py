@@ -14,6 +14,7 @@ import pytest
 
 from baton.config import ServerConfig, load
 from baton.doctor import Setup, control, servers
+from baton.doctor.finding import Finding
 from baton.errors import TritonError, Unreachable
 
 AWAY = ServerConfig("away", "127.0.0.1:1")
@@ -100,7 +101,7 @@ class Server:
         return call
 
 
-def looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **answers: Any) -> dict[str, servers.Finding]:
+def looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **answers: Any) -> dict[str, Finding]:
     @contextmanager
     def opened(*_: Any) -> Any:
         yield Server(**answers)

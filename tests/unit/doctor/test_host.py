@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import resource
 import subprocess
@@ -177,11 +178,11 @@ def test_a_gpu(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(host, "has_gpu", lambda: True)
-    monkeypatch.setattr(host.importlib.metadata, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0")
     found = host.gpu()
     assert found.verdict == verdict
     assert told in found.message
-    monkeypatch.setattr(host.importlib.metadata, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2.13.0+cpu")
     assert host.gpu().verdict == "warn"
     monkeypatch.setattr(host, "has_gpu", lambda: False)
     assert host.gpu().verdict == "ok"

@@ -10,6 +10,7 @@ import pytest
 
 from baton.config import DEFAULT_SERVICE, Config, load
 from baton.doctor import Setup, models
+from baton.doctor.finding import Finding
 from baton.share import shared
 from baton.triton import pbtxt
 from baton.triton.repository import ServiceFiles
@@ -24,7 +25,7 @@ def config(tmp_path: Path) -> Config:
     return replace(load(None), repository=tmp_path / "models")
 
 
-def look(config: Config, text: str | None = None) -> dict[str, models.Finding]:
+def look(config: Config, text: str | None = None) -> dict[str, Finding]:
     if text is not None:
         (config.repository / ENGINE / "config.pbtxt").write_text(text)
     found = list(models.engines(Setup(config)))

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
 KEY = "_fake_device"
-MIXED = (Tensor.copy_, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)
+_DATA: Any = Tensor.data
+SET_DATA = _DATA.__set__
+MIXED = (Tensor.copy_, SET_DATA, torch._has_compatible_shallow_copy_type)
 """What may be given tensors of two devices: a copy, and what ``Module.to`` does with its parameters."""
 
 
@@ -71,7 +73,7 @@ class FakeGpus(TorchFunctionMode):
             kwargs["device"] = CPU
             return tagged(func(*args, **kwargs), torch.device(asked))
         if func in MIXED:
-            device = device_of(args[1] if func == Tensor.data.__set__ else args[0])
+            device = device_of(args[1] if func == SET_DATA else args[0])
             result = func(*args, **kwargs)
             tagged(args[0], device)
             return result

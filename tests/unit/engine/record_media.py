@@ -64,7 +64,7 @@ def main() -> None:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from qwen_vl_utils.vision_process import to_rgb
 
-    recorded = {
+    recorded: dict[str, dict[str, Any]] = {
         "made with": {package: importlib.metadata.version(package) for package in PACKAGES},
         "videos": {file.name: read(file) for file in VIDEOS if file.error is None},
         "images": {

@@ -18,6 +18,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import tritonclient.grpc as triton
 from harness.network import fetch
@@ -126,8 +127,8 @@ class Run:
             request.raw_input_contents.append(content)
         try:
             response = self.client._client_stub.ModelInfer(request, timeout=LONGEST_S)
-        except Exception as error:  # noqa: BLE001 - grpc's own, whose text is looked at
-            return f"{error.code().name}: {error.details()}" if hasattr(error, "code") else repr(error)
+        except grpc.RpcError as error:
+            return f"{error.code().name}: {error.details()}"
         names = [output.name for output in response.outputs]
         return np.frombuffer(response.raw_output_contents[names.index("scores")], np.float32).tolist()
 

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 import sys
 
-import faults
 import numpy as np
 import pytest
 from tests.unit.engine.support import BACKEND, BASE, ROOT, score
+from tools.make_checkpoints import faults
 from torch.utils.flop_counter import FlopCounterMode
 
 from reranker_engine.inference.scorer import Scorer, ScorerSettings

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from tests.unit.engine import support  # noqa: F401 - makes the engine importable
 
-from reranker_engine.inference import fetch as fetching
 from reranker_engine.inference import sources
 from reranker_engine.inference.errors import InputError
 from reranker_engine.inference.fetch import fetch
@@ -170,13 +169,13 @@ def test_a_host_must_prove_its_name(host, names, certificate, monkeypatch):
     "https://127.0.0.1\\@pictures.example/", "https://pictures.example%2eevil/", "ftp://pictures.example/",
 ])  # fmt: skip
 def test_only_the_host_and_the_port_that_were_allowed(reference, monkeypatch):
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
     with pytest.raises(InputError, match=r"does not allow|a user name or a password"):
         fetch(reference, ("pictures.example",), 1000, 10.0)
 
 
 def test_user_names_are_refused(monkeypatch):
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a name was looked up"))
     with pytest.raises(InputError, match="a user name or a password"):
         fetch("https://user:secret@pictures.example/", ("pictures.example",), 1000, 10.0)
 

@@ -9,8 +9,9 @@ from tests.unit.engine.support import BASE
 from reranker_engine.inference.scorer import Scorer, ScorerSettings
 from reranker_engine.model.errors import CheckpointError
 from reranker_engine.service import loading
-from reranker_engine.service.loading import is_out_of_memory, load
+from reranker_engine.service.loading import is_device_lost, is_out_of_memory, load
 
+LOST = "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'."
 NO_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -72,9 +73,37 @@ def test_nothing_else_is_taken_for_want_of_memory(tmp_path):
     with pytest.raises(CheckpointError):
         load(tmp_path, ScorerSettings(), "lower_dtype", pytest.fail)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(RuntimeError(LOST))
     with pytest.raises(RuntimeError) as found:
         torch.empty(2**55)
     assert is_out_of_memory(found.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_want_of_memory_that_has_no_exception_of_its_own(small, monkeypatch, words):
+    """As the driver and NVIDIA's libraries say it; the errors are raised here, no GPU took part."""
+    monkeypatch.setattr(loading, "Scorer", lambda *_: failing(words))
+    with pytest.raises(RuntimeError, match="does not fit in bf16 on cuda:0"):
+        load(BASE, ScorerSettings(devices=("cuda:0",)), "refuse", pytest.fail)
+    assert not is_device_lost(RuntimeError(words))
+
+
+def failing(words):
+    raise RuntimeError(words)
+
+
+def test_what_the_gpu_does_not_recover_from():
+    assert is_device_lost(RuntimeError(LOST))
+    assert not is_device_lost(RuntimeError("CUDA error: invalid argument"))
+    assert not is_device_lost(RuntimeError("unknown error"))
+    assert not is_device_lost(ValueError(LOST))
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])

@@ -59,9 +59,9 @@ def scorer(folder):
 
 def printed(do):
     """What ``do`` prints on the console that it gets."""
-    console = Console(file=io.StringIO(), width=200, highlight=False)
-    do(console)
-    return console.file.getvalue()
+    page = io.StringIO()
+    do(Console(file=page, width=200, highlight=False))
+    return page.getvalue()
 
 
 # The whole of it

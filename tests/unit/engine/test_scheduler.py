@@ -391,3 +391,41 @@ def test_no_kind_of_failure_leaves_the_thread_dead(scorer, monkeypatch, where):
     assert isinstance(asked.result, EngineFailure)
     until(lambda: len(passes.ends) == 1, "it ends the process")
     scheduler.close()
+
+
+def test_a_gpu_that_is_lost_ends_the_process_at_the_first_error(scorer, monkeypatch):
+    """Each later pass would fail as well. The error is raised here: no GPU took part."""
+    passes, tries = Passes(), []
+    scheduler = Scheduler(scorer, passes, max_requests=4)
+
+    def lost(scorings, _max_slice):
+        tries.append(len(scorings))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(scorer, "advance", lost)
+    both = [ask(scorer, passes, SMALL) for _ in range(2)]
+    scheduler.run([job for _, job in both])
+    for one, _ in both:
+        assert one.answered.wait(PATIENT_S)
+        assert isinstance(one.result, EngineFailure)
+        assert "an illegal memory access was encountered; the engine's process ends itself" in str(one.result)
+    until(lambda: len(passes.ends) == 1, "it ends the process")
+    assert len(tries) == 1, "no job is tried again alone"
+    scheduler.close()
+
+
+def test_an_error_of_one_request_ends_no_process(scorer, scheduler, monkeypatch):
+    found, passes = scheduler
+    real = scorer.advance
+
+    def refuses(scorings, max_slice):
+        if len(scorings) > 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(scorings, max_slice)
+
+    monkeypatch.setattr(scorer, "advance", refuses)
+    both = [ask(scorer, passes, SMALL) for _ in range(2)]
+    found.run([job for _, job in both])
+    for one, _ in both:
+        one.scores()
+    assert passes.ends == []

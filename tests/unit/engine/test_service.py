@@ -114,14 +114,14 @@ def ignored(_):
 @pytest.fixture(scope="module")
 def backend():
     """The backend's class, imported as Triton imports it."""
-    stand_in = types.ModuleType("triton_python_backend_utils")
+    stand_in: Any = types.ModuleType("triton_python_backend_utils")
     stand_in.Tensor, stand_in.InferenceResponse, stand_in.TritonError = Tensor, Response, TritonError
     stand_in.get_input_tensor_by_name = as_tensor
     stand_in.MetricFamily = MetricFamily
     stand_in.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     stand_in.Logger = types.SimpleNamespace(log_info=ignored, log_warn=ignored, log_error=ignored)
     sys.modules["triton_python_backend_utils"] = stand_in
-    scheduler = importlib.import_module("reranker_engine.service.scheduler")
+    scheduler: Any = importlib.import_module("reranker_engine.service.scheduler")
     held, scheduler.EXECUTE_WAIT_S = scheduler.EXECUTE_WAIT_S, 600.0  # however slow the machine is
     yield importlib.import_module("reranker_engine.service.backend")
     scheduler.EXECUTE_WAIT_S = held

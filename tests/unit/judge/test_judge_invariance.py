@@ -4,9 +4,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.evidence import rests_on
 from tests.support.settings import judge_invariance
 
 from baton.domain import Gate, Verdict
+from baton.evidence import InvarianceEvidence
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ def test_limits(precision, alone, mixed, verdict):
     result = judge_invariance([Pair(0.3, 0.3), Pair(alone, mixed, "worst", 2)], precision=precision)
     assert result.gate is Gate.INVARIANCE
     assert result.verdict is verdict
-    assert result.evidence.pairs == 2
+    evidence = rests_on(result, InvarianceEvidence)
+    assert evidence.pairs == 2
     if alone > 0.1 and mixed < 0.9:
-        assert (result.evidence.case, result.evidence.document) == ("worst", 2)
+        assert (evidence.case, evidence.document) == ("worst", 2)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1), st.sampled_from(["fp32", "half"]))

@@ -65,9 +65,9 @@ def shadowed(rng, *, slower=1.0, unlike=0.0, wrong_kind=None, requests=300):
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         logits = 2 * rng.standard_normal(int(rng.integers(1, 12)))
         others = -logits if kind == wrong_kind else logits + unlike * rng.standard_normal(logits.size)
-        scores = (tuple((1 / (1 + np.exp(-of))).tolist()) for of in (logits, others))
-        times = (10 * rng.lognormal(0, 0.6) * rng.lognormal(0, 0.3, 2) * [1, slower]).tolist()
-        told.append(Pair(index / 5, str(index), kind, *times, "ok", *scores))
+        scores, its = (tuple((1 / (1 + np.exp(-of))).tolist()) for of in (logits, others))
+        time, longer = (10 * rng.lognormal(0, 0.6) * rng.lognormal(0, 0.3, 2) * [1, slower]).tolist()
+        told.append(Pair(index / 5, str(index), kind, time, longer, "ok", scores, its))
     return told
 
 

@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.evidence import rests_on
 from tests.support.settings import judge_memory
 
 from baton.codec import encode
 from baton.domain import Gate, Verdict
+from baton.evidence import MemoryEvidence
 
 MIB = 2.0**20
 
@@ -30,8 +32,9 @@ def test_a_leak_is_told_in_mib_and_percent():
     assert (result.gate, result.verdict) == (Gate.MEMORY, Verdict.FAIL)
     assert result.observed == pytest.approx(120 / 1060)
     assert result.limit == 0.05
-    assert result.evidence.growth_bytes == pytest.approx(120 * MIB)
-    assert (result.evidence.samples, result.evidence.span_s) == (61, 600.0)
+    evidence = rests_on(result, MemoryEvidence)
+    assert evidence.growth_bytes == pytest.approx(120 * MIB)
+    assert (evidence.samples, evidence.span_s) == (61, 600.0)
     json.dumps(encode(result), allow_nan=False)
 
 
@@ -82,7 +85,7 @@ def test_what_was_long_ago_does_not_count():
 def test_too_little_evidence_holds(samples):
     result = judge_memory(samples)
     assert result.verdict is Verdict.HOLD
-    assert result.evidence.samples == len(samples)
+    assert rests_on(result, MemoryEvidence).samples == len(samples)
     assert result.observed is None
 
 
@@ -90,7 +93,7 @@ def test_the_window_can_be_another():
     samples = [(1.0 * i, MIB * (1000 + 2 * i)) for i in range(61)]
     result = judge_memory(samples, window_s=60.0, limit=0.2)
     assert result.verdict is Verdict.PASS
-    assert result.evidence.growth_bytes == pytest.approx(120 * MIB)
+    assert rests_on(result, MemoryEvidence).growth_bytes == pytest.approx(120 * MIB)
 
 
 @pytest.mark.parametrize("samples", [[(1.0, MIB), (0.0, MIB)], [(0.0, MIB), (1.0, 0.0)]])

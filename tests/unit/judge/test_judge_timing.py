@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.evidence import rests_on
 from tests.support.settings import judge_latency, judge_warmup
 
 from baton.codec import encode
 from baton.domain import Gate, Verdict
+from baton.evidence import WarmupEvidence
 
 
 @dataclass(frozen=True)
@@ -163,4 +165,4 @@ def test_warmup(samples, verdict):
 def test_warmup_says_the_figures():
     result = judge_warmup(Warmup((0.05, 0.01, 0.05), STEADY * 3))
     assert (result.observed, result.limit) == (pytest.approx(50.0), pytest.approx(15.0))
-    assert result.evidence.rounds == 3
+    assert rests_on(result, WarmupEvidence).rounds == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def with_libpython(monkeypatch, tmp_path):
     directory = tmp_path / "libdir"
     directory.mkdir()
     (directory / f"libpython{OWN}.so.1.0").touch()
-    monkeypatch.setattr(find.sysconfig, "get_config_var", lambda name: str(directory))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(directory))
     return directory
 
 
@@ -97,8 +98,8 @@ def test_no_stub_for_this_python_in_a_package(tmp_path):
 
 def test_a_python_without_a_shared_library(tmp_path, monkeypatch):
     install(tmp_path)
-    monkeypatch.setattr(find.sysconfig, "get_config_var", lambda name: str(tmp_path))
-    monkeypatch.setattr(find.sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr(find, "_loader_cache", lambda: "libc.so.6\n")
     with pytest.raises(ConfigError, match="built without a shared library") as error:
         find.find_triton(tmp_path)
@@ -107,8 +108,8 @@ def test_a_python_without_a_shared_library(tmp_path, monkeypatch):
 
 def test_a_library_that_the_loader_knows_needs_no_directory(tmp_path, monkeypatch):
     install(tmp_path)
-    monkeypatch.setattr(find.sysconfig, "get_config_var", lambda name: None)
-    monkeypatch.setattr(find.sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr(find, "_loader_cache", lambda: f"\tlibpython{OWN}.so.1.0 => /usr/lib/libpython.so\n")
     assert find.find_triton(tmp_path).libraries == ()
 

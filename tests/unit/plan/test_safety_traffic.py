@@ -31,6 +31,7 @@ from baton.plan import (
     rollback,
     traffic,
 )
+from baton.plan.converge import converge_alias
 from baton.plan.steps import position
 from baton.reasons import Reason
 
@@ -58,7 +59,7 @@ def test_the_splitter_unloaded_under_the_alias_is_caught(monkeypatch):
                 return converge.sync(view, phase, server, Model.SPLITTER, HASTY)
         return real(view, phase)
 
-    real = rollback.converge_alias
+    real = converge_alias
     for module in (no_rollout, phases, rollback):
         monkeypatch.setattr(module, "converge_alias", hasty)
     assert "under the alias" in caught(plan)
@@ -213,20 +214,19 @@ def test_a_pause_step_that_nobody_let_past_is_caught(monkeypatch):
 
 
 def test_all_traffic_before_the_steps_are_done_is_caught(monkeypatch):
-    def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
-        return None if one.phase is Phase.SHIFTING and one.progress > 0 else real(view, one, settings)
+    def hasty(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
+        begun = one.phase is Phase.SHIFTING and one.progress > 0
+        return None if begun else traffic.progress_traffic(view, one, settings)
 
-    real = cutover.progress_traffic
-    monkeypatch.setattr(cutover, "progress_traffic", progress_traffic)
+    monkeypatch.setattr(cutover, "progress_traffic", hasty)
     assert "all traffic moves in step" in caught(plan)
 
 
 def test_all_traffic_before_any_is_caught(monkeypatch):
-    def progress_traffic(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
-        return None if one.phase is Phase.SHIFTING else real(view, one, settings)
+    def hasty(view: View, one: Rollout, settings: RolloutSettings) -> Decision | None:
+        return None if one.phase is Phase.SHIFTING else traffic.progress_traffic(view, one, settings)
 
-    real = cutover.progress_traffic
-    monkeypatch.setattr(cutover, "progress_traffic", progress_traffic)
+    monkeypatch.setattr(cutover, "progress_traffic", hasty)
     assert "all traffic moves before any" in caught(plan)
 
 

@@ -135,6 +135,8 @@ class Job:
 class World(Rules):
     """``plan`` is what is under test. ``gates`` holds verdicts for gates to come, by gate; PASS when there is none."""
 
+    files: MemoryFiles = field(init=False, repr=False, compare=False)
+    servers: dict[str, FakeTriton] = field(init=False, repr=False, compare=False)
     plan: Callable[[View, RolloutSettings], Decision]
     servers_count: int = 1
     settings: RolloutSettings = field(default_factory=RolloutSettings)
@@ -234,8 +236,8 @@ class World(Rules):
                 )
             )
         folders = self.files.scan()
-        for server in servers:
-            for v in server.ready():
+        for seen in servers:
+            for v in seen.ready():
                 if v in folders and v not in self.loaded:
                     self.loaded[v] = folders[v].fingerprint
         if self.known_unexpected is None:

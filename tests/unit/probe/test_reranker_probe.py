@@ -147,3 +147,14 @@ def test_latency_requests_are_few_and_spread_over_the_sizes():
 def test_latency_requests_may_be_cut_to_fewer_documents():
     short = probe.get("reranker")(golden(30)).latency_requests(2)
     assert {request["documents"].shape for request in short} == {(1, 2)}
+
+
+def test_documents_are_scored_together_and_alone_and_of_a_large_set_some():
+    asks, engine = probe.get("reranker")(golden(count=100, documents=10)), Engine()
+    pairs = asks.score_alone(engine, 3, cancelled=never, timeout_s=30.0)
+    assert len(pairs) == 100
+    assert len({pair.case for pair in pairs}) == 10
+    assert all(pair.alone == pair.mixed for pair in pairs)
+    few = probe.get("reranker")(golden(count=2, documents=3))
+    moved = few.score_alone(Engine(per_batch=0.01), 3, cancelled=never, timeout_s=30.0)
+    assert all(pair.mixed == pytest.approx(pair.alone * 0.99**2) for pair in moved)

@@ -100,7 +100,7 @@ def courses(*case: Any) -> Iterator[Course]:
     """Every course from the request's arrival until nothing more can happen."""
     open_: list[tuple[str, ...]] = [()]
     while open_:
-        course = Course(*case, open_.pop())
+        course = Course(*case, steps=open_.pop())
         choices = course.possible()
         open_ += [(*course.steps, choice) for choice in choices]
         if not choices:

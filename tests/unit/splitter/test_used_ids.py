@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from typing import Any
 
 from tests.unit.splitter.fakes import Stage, failing
 
@@ -91,17 +92,15 @@ def test_samples_carry_the_size_of_the_request():
 
 def test_which_way_a_request_without_an_id_goes_follows_from_no_generator_of_ours():
     splitter = Stage().splitter
-    assert isinstance(
-        type(splitter)(
-            1,
-            splitter.tensors,
-            stable_pool=splitter._stable_pool,
-            candidate_pool=splitter._candidate_pool,
-            timer=splitter._timer,
-            calls=splitter.calls,
-        )._draw.__self__,
-        secrets.SystemRandom,
-    )
+    draw: Any = type(splitter)(
+        1,
+        splitter.tensors,
+        stable_pool=splitter._stable_pool,
+        candidate_pool=splitter._candidate_pool,
+        timer=splitter._timer,
+        calls=splitter.calls,
+    )._draw
+    assert isinstance(draw.__self__, secrets.SystemRandom)
 
 
 def test_the_very_same_texts_have_one_digest_under_one_salt():

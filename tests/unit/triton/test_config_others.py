@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from tests.support.toy import engine_config
 from baton.cli import local
 from baton.config import ServiceConfig
 from baton.errors import RepositoryError, Unreadable
-from baton.triton import repository
 from baton.triton.repository import ServiceFiles
 
 pytestmark = takes_root
@@ -121,14 +121,14 @@ def test_a_folder_swapped_while_it_is_tidied(place, files, monkeypatch):
     files.set_alias(1)
     (files.alias_dir / "7").mkdir()
     give(place / "models")
-    real = repository.shutil.rmtree
+    real = shutil.rmtree
 
     def late(path, **more):
         files.alias_dir.rename(place / "away")
         link(files.alias_dir, other)
         real(path, **more)
 
-    monkeypatch.setattr(repository.shutil, "rmtree", late)
+    monkeypatch.setattr(shutil, "rmtree", late)
     files.tidy_alias()
     assert not (place / "away" / "7").exists()
     assert (other / "7" / "model.safetensors").read_text() == "kept"

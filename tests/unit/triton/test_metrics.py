@@ -6,12 +6,16 @@ import contextlib
 import socketserver
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from baton.domain import EngineInfo
 from baton.errors import Unreachable
 from baton.triton.grpc import GrpcTriton
+from baton.verify.device import DeviceMemory
+
+RECORDED = Path(__file__).parent / "recorded" / "gpu_metrics.txt"
 
 PAGE = """\
 # HELP nv_inference_request_success Number of successful inference requests
@@ -65,6 +69,20 @@ def test_what_engines_tell_is_read_whatever_else_stands_there():
         }
 
 
+def test_the_memory_of_each_gpu_is_read():
+    """A page as Triton with two GPUs writes it. Not run on a GPU."""
+    with serving(http(RECORDED.read_text())) as server:
+        assert server.device_memory() == [
+            DeviceMemory("GPU-0a9f2f1e-7d0c-5c3b-8d7e-3f4f4a1d9b20", 24 << 30, 6 << 30, "Triton's metrics"),
+            DeviceMemory("GPU-51c8a4be-2e96-0d57-b1ab-92e1c7c0f6aa", 24 << 30, 23 << 30, "Triton's metrics"),
+        ]
+        assert server.engine_infos()["qwen3_vl_reranker"][1] == {
+            EngineInfo(f"cuda:{i}", "bf16", "none", f"cuda:{i}", "bf16") for i in range(2)
+        }
+    with serving(http(PAGE)) as server:
+        assert server.device_memory() == []
+
+
 def test_signs_of_life_are_read():
     page = PAGE + "# TYPE baton_engine_beats_total counter\n"
     page += 'baton_engine_beats_total{model="ranker",version="2"} 41\n'
@@ -76,6 +94,7 @@ def test_without_metrics_nothing_is_known():
     with contextlib.closing(GrpcTriton("one", "127.0.0.1:1")) as server:
         assert server.engine_infos() is None
         assert server.heartbeats() is None
+        assert server.device_memory() == []
 
 
 @pytest.mark.parametrize(
@@ -92,6 +111,6 @@ def test_without_metrics_nothing_is_known():
 )
 def test_what_is_no_metrics_is_told_with_the_server_and_the_address(answer):
     with serving(answer) as server:
-        for call in (server.engine_infos, lambda: server.inflight("ranker")):
+        for call in (server.engine_infos, server.device_memory, lambda: server.inflight("ranker")):
             with pytest.raises(Unreachable, match=r"The metrics of server one at 127\.0\.0\.1:\d+ can't be read: \S"):
                 call()

@@ -18,6 +18,7 @@ from baton.triton import pbtxt, repository
 from baton.triton.config_file import write_atomically
 from baton.triton.key import Caps, Key, token_file
 from baton.triton.repository import ServiceFiles
+from baton.verify.device import Placement
 
 CAPS = Caps(weight=50.0, shadow=25.0, lease_s=15.0, contents=False)
 
@@ -321,3 +322,29 @@ def test_tidying_takes_nothing_that_somebody_else_put_there(files: ServiceFiles)
     files.tidy_alias()
     assert before - {entry.name for entry in files.alias_dir.iterdir()} == {"3"}
     assert (files.alias_dir / "5" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "placement"),
+    [
+        ("", Placement("any", dtype="bf16", batch_tokens=512)),
+        ("kind: KIND_CPU count: 2", Placement("host", count=2, dtype="bf16", batch_tokens=512)),
+        ("kind: KIND_AUTO", Placement("any", dtype="bf16", batch_tokens=512)),
+        ("kind: KIND_GPU gpus: [ 2, 1 ]", Placement("gpu", (1, 2), dtype="bf16", batch_tokens=512)),
+        ("kind: KIND_MODEL", Placement("gpu", (0, 3), divided=True, dtype="bf16", batch_tokens=512)),
+    ],
+)
+def test_where_the_instances_run_is_read_from_the_configuration(tmp_path, group, placement):
+    """As NVIDIA's format has it. Not run on a GPU."""
+    files = ServiceFiles(tmp_path, "ranker", "engine")
+    files.engine_dir.mkdir()
+    parameters = "".join(
+        f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}\n'
+        for name, value in (("dtype", "bf16"), ("max_batch_tokens", "512"), ("devices", "0, 3"))
+    )
+    instances = f"instance_group [ {{ {group} }} ]\n" if group else ""
+    text = "version_policy { specific { versions: [ 1 ] } }\n" + instances + parameters
+    (files.engine_dir / "config.pbtxt").write_text(text)
+    assert files.placement() == placement
+    (files.engine_dir / "config.pbtxt").write_text(text.replace("bf16", "auto").replace("512", ""))
+    assert (files.placement().dtype, files.placement().batch_tokens) == (None, None)

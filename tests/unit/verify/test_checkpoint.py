@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from io import FileIO
 
 import pytest
@@ -17,7 +18,7 @@ from baton.verify.capacity import estimate_bytes
 from baton.verify.checkpoint import describe, read, read_meta
 from baton.verify.compatibility import check_compatibility
 from baton.verify.completeness import missing_parts
-from baton.verify.files import UnfinishedError
+from baton.verify.files import UnfinishedError, open_regular
 from baton.verify.integrity import check_integrity, manifest
 from baton.verify.listing import look
 from baton.watch.scan import Scanner
@@ -34,7 +35,7 @@ def folder(tmp_path):
 def opened(monkeypatch):
     """The names of the files that were opened to be parsed, in order."""
     names = []
-    real = checkpoint_module.open_regular
+    real = open_regular
 
     def noted(path):
         names.append(path.name)
@@ -61,8 +62,6 @@ def meanwhile(monkeypatch, name, act):
             if todo:
                 todo.pop()()
             return real(self, *size)
-
-    open_regular = checkpoint_module.open_regular
 
     def opening(path):
         if path.name != name:
@@ -101,7 +100,7 @@ def test_only_what_changed_is_parsed_again(folder, opened):
 def test_what_is_wrong_is_read_again_until_the_clock_can_tell(folder, opened, monkeypatch, name, content):
     (folder / name).write_bytes(content)
     now = [(folder / name).stat().st_ctime + 1.0]
-    monkeypatch.setattr(checkpoint_module.time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "time", lambda: now[0])
     for _ in range(2):
         with pytest.raises(CheckpointError):
             describe(folder).value(name)

@@ -5,10 +5,12 @@ import json
 import os
 
 import pytest
+from tests.support.evidence import rests_on
 from tests.unit.verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
 from baton.errors import CheckpointError, Refused
+from baton.evidence import IntegrityEvidence
 from baton.verify.checkpoint import describe
 from baton.verify.integrity import check_integrity, manifest
 
@@ -18,7 +20,7 @@ SHARD = "model-00001-of-00002.safetensors"
 def refused(folder):
     result = check_integrity(describe(folder))
     assert result.verdict is Verdict.FAIL, result
-    assert result.observed == len(result.evidence.problems)
+    assert result.observed == len(rests_on(result, IntegrityEvidence).problems)
     return result.message
 
 
@@ -26,11 +28,11 @@ def test_a_whole_checkpoint_passes_and_says_what_it_rests_on(tmp_path):
     result = check_integrity(describe(write(tmp_path / "1")))
     assert result.verdict is Verdict.PASS
     assert "no SHA256SUMS" in result.message
-    assert result.evidence.tensors == 4
+    assert rests_on(result, IntegrityEvidence).tensors == 4
     result = check_integrity(describe(write(tmp_path / "2", sums=True)))
     hashed = sum(map(len, files().values()))
     assert result.verdict is Verdict.PASS
-    assert result.evidence.hashed_bytes == hashed
+    assert rests_on(result, IntegrityEvidence).hashed_bytes == hashed
     assert f"{hashed:,} bytes of 8 files match SHA256SUMS" in result.message
 
 
@@ -74,7 +76,7 @@ def test_sums_as_the_coreutils_write_them(tmp_path):
     )
     result = check_integrity(describe(folder))
     assert result.verdict is Verdict.PASS, result
-    assert result.evidence.hashed_files == 1
+    assert rests_on(result, IntegrityEvidence).hashed_files == 1
     assert "Of SHA256SUMS 1 lines name files that are not served, and were not checked." in result.message
 
 

@@ -12,10 +12,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.support.evidence import rests_on
 from tests.unit.verify.tiny import edit, files, safetensors, write
 
 from baton.domain import Release, Verdict
 from baton.errors import CheckpointError, NoRoom, Refused, RepositoryError, UsageError
+from baton.evidence import IntegrityEvidence
 from baton.push import push
 from baton.staging import VERIFYING
 from baton.verify.checkpoint import describe, read_meta
@@ -108,7 +110,7 @@ def test_sums_of_the_source_are_verified(repository, tmp_path):
     with (source / "SHA256SUMS").open("a") as file:
         file.write(hashlib.sha256(b'label = "a"\n').hexdigest() + "  version.toml\n")
     folder = push(source, repository, "engine", label="b").folder
-    assert check_integrity(describe(folder)).evidence.hashed_files == len(files())
+    assert rests_on(check_integrity(describe(folder)), IntegrityEvidence).hashed_files == len(files())
     write(source, files(fill=1))
     with pytest.raises(CheckpointError, match=r"model-00001-of-00002.safetensors of .*source has SHA-256"):
         push(source, repository, "engine")

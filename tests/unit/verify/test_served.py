@@ -16,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.evidence import rests_on
 from tests.unit.verify.tiny import edit, files, safetensors, shards, write
 
 from baton.domain import Verdict
+from baton.evidence import IntegrityEvidence
 from baton.push import push
 from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
@@ -111,7 +113,8 @@ def test_what_lies_beside_a_checkpoint_is_ignored(tmp_path: Path, habit: str) ->
     result = check_integrity(describe(folder))
     assert result.verdict is Verdict.PASS, result.message
     count, size = len(BESIDE[habit]), sum(map(len, BESIDE[habit].values()))
-    assert (result.evidence.ignored_files, result.evidence.ignored_bytes) == (count, size)
+    evidence = rests_on(result, IntegrityEvidence)
+    assert (evidence.ignored_files, evidence.ignored_bytes) == (count, size)
     assert f"Ignored: {count} file" in result.message
     assert result.message.isprintable()
     assert check_compatibility(describe(folder), None, architecture=None).verdict is Verdict.PASS

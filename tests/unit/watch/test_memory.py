@@ -157,5 +157,5 @@ def test_nothing_is_seen_where_there_is_no_proc(tmp_path: Path, monkeypatch: pyt
     def listdir(_: str) -> list[str]:
         raise FileNotFoundError
 
-    monkeypatch.setattr(procfs.os, "listdir", listdir)
+    monkeypatch.setattr(os, "listdir", listdir)
     assert MemoryWatch(tmp_path, procfs.stubs).sample() == {}

@@ -20,6 +20,28 @@ REFUSE, LOWER_DTYPE, CPU = ON_NO_MEMORY = ("refuse", "lower_dtype", "cpu")
 COPY, MAP = WEIGHTS = ("copy", "map")
 BF16_CAPABILITY = 8
 """The first generation of NVIDIA GPUs that computes in bf16 is Ampere, compute capability 8.0."""
+NO_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+DEVICE_LOST = (
+    "an illegal memory access was encountered",
+    "an illegal instruction was encountered",
+    "device-side assert triggered",
+    "unspecified launch failure",
+    "misaligned address",
+    "invalid program counter",
+    "hardware stack error",
+    "operation not supported on global/shared address space",
+    "uncorrectable ECC error encountered",
+    "the launch timed out and was terminated",
+    "unknown error",
+    "context is destroyed",
+)
+"""Words of CUDA errors after which the process can use the GPU no more (the driver's documentation: "must be terminated
+and relaunched"). Others, as an invalid argument, end one request."""
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -151,10 +173,19 @@ def _missing_gpus(devices: Sequence[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or on the host; torch has its own exception for the GPU only."""
+    """Whether memory ran out, on the GPU or on the host.
+
+    torch has its own exception for its allocator on the GPU only: the driver's and the libraries' own come as words.
+    """
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
     )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether the GPU can't be used by this process any more, so that each later pass will fail, too."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and "CUDA error: " in text and any(words in text for words in DEVICE_LOST)
 
 
 def _fallback(

@@ -22,6 +22,7 @@ from reranker_engine.inference.scoring import Scoring
 from reranker_engine.inference.steps import StepKind
 
 from .job import SLICE_S, Job, Refused
+from .loading import is_device_lost
 from .preparation import PreparationPool
 from .throughput import Throughput
 
@@ -44,10 +45,16 @@ PREPARE_S = 0.1
 """Time for preparation in one iteration, before the jobs that are prepared get their pass."""
 POLL_S = 0.25
 """How often jobs that have not started are checked for cancellation and deadline."""
+POLL_STARTED_S = 0.1
+"""The same of started jobs: to ask Triton whether a client has cancelled is a round trip, and passes may be short."""
 
 
 class EngineFailure(Exception):
     """An error that no handler may pass over, such as a panic in Rust code: the process ends, and is started again."""
+
+
+class DeviceLost(BaseException):
+    """The GPU can't be used by this process any more. No Exception: it ends the computing thread."""
 
 
 class SchedulerListener(Protocol):
@@ -208,10 +215,9 @@ class Scheduler:
             self._run_pass(scorings)
 
     def _refuse_abandoned(self, jobs: Sequence[Job]) -> None:
-        """Refuse jobs that nobody waits for any more. Started ones are checked before each of their passes."""
+        """Refuse jobs that nobody waits for any more, before each pass. A new one is asked at once."""
         for job in jobs:
-            is_new = not job.slices and not job.offloaded
-            refusal = job.refusal(0.0 if job.started or is_new else POLL_S)
+            refusal = job.refusal(POLL_STARTED_S if job.started else POLL_S)
             if refusal is not None and (not job.offloaded or self._pool.withdraw(job)):
                 self._finish(job, refusal)
 
@@ -262,7 +268,9 @@ class Scheduler:
         try:
             max_slice = self._throughput.slice_tokens(self._scorer.settings.max_batch_tokens)
             slices = self._scorer.advance(list(scorings.values()), max_slice)
-        except Exception as error:  # noqa: BLE001 - mostly out of memory
+        except Exception as error:
+            if is_device_lost(error):  # to try each job alone would fail as often as there are jobs
+                raise DeviceLost(error) from error
             self._retry_one_by_one(scorings, error)
             return
         self._throughput.record(sum(one.tokens for one in slices), time.monotonic() - start)
@@ -281,7 +289,7 @@ class Scheduler:
             # Each to its end: together they would fail again, and start again, for ever.
             while not job.done:
                 self._run_pass({job: job.scoring})
-                if not job.done and (refusal := job.refusal()) is not None:
+                if not job.done and (refusal := job.refusal(POLL_STARTED_S)) is not None:
                     self._finish(job, refusal)
 
     def _finish(self, job: Job, result: NDArray[np.float32] | Exception) -> None:

@@ -1,16 +1,16 @@
-"""The checks of settings: each turns what a file says into a value, or says what is allowed."""
+"""What a value of ``baton.toml`` may be: each function checks one and returns it in the form that the code uses."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, Literal
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 ALL = 100.0
+"""Percent."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LARGEST = 1e12
 """The largest of any number: beyond it are mistakes, infinity, and whole numbers that no float holds."""
@@ -96,11 +96,3 @@ def address_or_false(value: Any) -> str | Literal[False]:
 
 def path(value: Any) -> Path:
     return Path(fitting("a path", lambda value: isinstance(value, str | Path) and str(value))(value)).expanduser()
-
-
-def setting(check: Callable[[Any], Any], default: Any = MISSING) -> Any:
-    return field(default=default, metadata={"check": check})
-
-
-def section(shape: type[Any]) -> Any:
-    return field(default_factory=shape, metadata={"table": shape})

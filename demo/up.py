@@ -7,6 +7,7 @@ which versions answered them.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import signal
@@ -24,6 +25,11 @@ from baton.push import push
 
 RATE, CLIENTS = 4.0, 4
 TELL_S = 10.0
+GATEWAY_PORT = 8003
+CURL = f"""curl http://127.0.0.1:{GATEWAY_PORT}/v1/rerank -H 'Content-Type: application/json' \\
+  -d '{{"query": "red star", "documents": ["a blue ring", "there is a red star here"]}}'
+With a picture:      curl http://127.0.0.1:{GATEWAY_PORT}/v1/rerank -F picture=@.baton/up/picture.png \\
+  -F 'request={{"query": "a cyan cross", "documents": [{{"image": "attachment:picture"}}, "a red star"]}}'"""
 
 
 def main() -> None:
@@ -40,11 +46,19 @@ def main() -> None:
     print(
         f"A new version:       {os.path.relpath(CTL)} push demo/checkpoints/retrained --release retrained\n", flush=True
     )
+    print(f"Ask it over HTTP:    {CURL}\n", flush=True)
+    (STATE / "up" / "picture.png").write_bytes(picture())
     common = [CTL, "--config", str(ROOT / "demo" / "baton.toml"), "--state", str(STATE)]
-    words = [*common, "up", "--repository", str(repository)]
+    words = [*common, "up", "--repository", str(repository), "--gateway-port", str(GATEWAY_PORT)]
     if traffic:
         sys.exit(beside_clients(words, common))
     os.execv(CTL, words)
+
+
+def picture() -> bytes:
+    """A document of the golden set that is an image."""
+    [(_, documents)] = questions(image=1)
+    return base64.b64decode(documents[0]["image"].partition(",")[2])
 
 
 def beside_clients(words: list[str], common: list[str]) -> int:

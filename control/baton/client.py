@@ -22,14 +22,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any, Literal, Self, TypeAlias
+from typing import Protocol as Protocol_
 
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.errors import BatonError, TimedOut, TritonError, Unreachable, UsageError
+from baton.client_errors import InvalidInput as InvalidInput  # noqa: PLC0414 - users import them from here
+from baton.client_errors import NotServing as NotServing  # noqa: PLC0414
+from baton.client_errors import error_of
+from baton.errors import TritonError, UsageError
 from baton.tls import Connection, Tls
 
-Protocol: TypeAlias = Literal["grpc", "http"]
+Protocol: TypeAlias = Literal["grpc", "http", "gateway"]
 Content: TypeAlias = str | Mapping[str, Any]
 """A query or a document: text, or an object with ``text``, ``image`` and ``video``, at least one of them."""
 Tensors: TypeAlias = dict[str, NDArray[Any]]
@@ -40,18 +44,6 @@ _BINARY = (bytes, bytearray, memoryview)
 
 _KEEPALIVE_MS = 330_000
 """Triton 24.10 answers pings more often than every 5 min without data with GOAWAY; half a minute of slack."""
-
-_TRITON_UNAVAILABLE = ("unknown model", "ready state", "not ready", "stopping", "stopped accepting", "queue size")
-"""UNAVAILABLE is also what Triton itself says of a model that is not ready or whose queue is full. gRPC gives no field
-that tells the two apart ("Error received from peer" also stands in front of "Socket closed"), so its words have to."""
-
-
-class InvalidInput(UsageError):
-    """A query or document can't be scored; the message names it, as in ``documents[3]``."""
-
-
-class NotServing(TritonError):
-    """Triton is there, and does not serve this model or version right now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +193,8 @@ class Reranker:
     """A served reranker. May be shared between threads; close it, or use it as a context manager.
 
     ``url`` is ``host:port``, ``grpc://host:port`` or ``http://host:port``; ``protocol`` is gRPC unless the URL says
-    otherwise. ``timeout_s`` bounds each request, connecting included. Nothing is connected before the first request.
+    otherwise. ``http://host:port/v1`` is a gateway, which gets the ``api_key``. ``timeout_s`` bounds each request,
+    connecting included. Nothing is connected before the first request.
     ``tls`` encrypts gRPC, and checks the server: ``Tls(ca_file=Path("ca.pem"))``.
 
     All threads share one gRPC channel. The HTTP client, built on gevent, can't move between threads: each gets its own.
@@ -209,14 +202,20 @@ class Reranker:
 
     def __init__(
         self, url: str, *, protocol: Protocol | None = None, model: str = "reranker", timeout_s: float = 30.0,
-        tls: Tls | None = None,
+        tls: Tls | None = None, api_key: str | None = None,
     ) -> None:  # fmt: skip
         self.protocol, self.address = _parse(url, protocol)
         if not timeout_s > 0:
             raise UsageError(f"timeout_s is {timeout_s}.", mend="Give a number of seconds above zero.")
         self.model, self.timeout_s = model, timeout_s
-        self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, timeout_s, tls)
         self._closed = False
+        self._transport: _Transport
+        if self.protocol == "gateway":
+            from baton.client_gateway import GatewayTransport
+
+            self._transport = GatewayTransport(self.address, timeout_s, api_key, None if tls is None else tls.ca_file)
+        else:
+            self._transport = (_Http if self.protocol == "http" else _Grpc)(self.address, timeout_s, tls)
 
     @staticmethod
     def image(data: bytes, *, text: str | None = None) -> dict[str, Any]:
@@ -270,13 +269,24 @@ class Reranker:
 
 
 def _parse(url: str, protocol: Protocol | None) -> tuple[Protocol, str]:
+    if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?/v1/?", url) and protocol in {None, "gateway"}:
+        return "gateway", url.rstrip("/")
     parts = re.fullmatch(r"(?:(grpc|http)://)?((?:\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5})/?", url)
     if parts is None:
-        raise UsageError(f"{url!r} is no address.", mend="Give host:port, grpc://host:port or http://host:port.")
+        raise UsageError(
+            f"{url!r} is no address.",
+            mend="Give host:port, grpc://host:port, http://host:port or a gateway's http://host:port/v1.",
+        )
     scheme, address = parts.groups()
     if protocol not in {None, scheme or protocol} or protocol not in {None, "grpc", "http"}:
         raise UsageError(f"protocol={protocol!r} does not go with {url!r}.", mend='Give "grpc" or "http", once.')
     return ("http" if "http" in {scheme, protocol} else "grpc"), address
+
+
+class _Transport(Protocol_):
+    def infer(self, model: str, version: str, inputs: Tensors, request_id: str) -> Tensors: ...
+
+    def close(self) -> None: ...
 
 
 class _Grpc:
@@ -286,18 +296,18 @@ class _Grpc:
     def _connected(self, credentials: Any, options: list[tuple[str, str]]) -> Any:
         import tritonclient.grpc as triton
 
-        return triton.InferenceServerClient(self._address, creds=credentials, channel_args=(*_CHANNEL, *options))
+        return triton.InferenceServerClient(self._address, creds=credentials, channel_args=(*CHANNEL, *options))
 
     def infer(self, model: str, version: str, inputs: Tensors, request_id: str) -> dict[str, NDArray[Any]]:
         import tritonclient.grpc as triton
         from tritonclient.utils import InferenceServerException
 
-        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
+        tensors, options = wire(triton.InferInput, inputs), call_options(version, request_id, self._timeout_s)
         try:
             answer = self._connection.client().infer(model, tensors, client_timeout=self._timeout_s, **options)
         except InferenceServerException as error:
             code = str(error.status() or "").removeprefix("StatusCode.")
-            told = _error_of(code, str(error.message()), self._address, self._timeout_s)
+            told = error_of(code, str(error.message()), self._address, self._timeout_s)
             raise self._connection.trust.explained(told, f"Triton at {self._address}", self._address) from error
         return _outputs(answer)
 
@@ -307,7 +317,7 @@ class _Grpc:
 
 DIRECT = ("grpc.enable_http_proxy", 0)
 """A channel option: gRPC sends what is meant for 127.0.0.1 through ``https_proxy``, too, and in clear text."""
-_CHANNEL = (
+CHANNEL = (
     DIRECT,
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
@@ -331,17 +341,17 @@ class _Http:
         import tritonclient.http as triton
         from tritonclient.utils import InferenceServerException
 
-        tensors, options = _wire(triton.InferInput, inputs), _options(version, request_id, self._timeout_s)
+        tensors, options = wire(triton.InferInput, inputs), call_options(version, request_id, self._timeout_s)
         options["outputs"] = [triton.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS]
         try:
             answer = self._retrying(triton, lambda client: client.infer(model, tensors, **options))
         except InferenceServerException as error:
             code = _HTTP_CODES.get(str(error.status()), str(error.status()))
-            raise _error_of(code, str(error.message()), self._address, self._timeout_s) from error
+            raise error_of(code, str(error.message()), self._address, self._timeout_s) from error
         except (OSError, HTTPException) as error:
             self.close()
             code = "DEADLINE_EXCEEDED" if isinstance(error, TimeoutError) else "UNAVAILABLE"
-            raise _error_of(code, str(error), self._address, self._timeout_s) from error
+            raise error_of(code, str(error), self._address, self._timeout_s) from error
         return _outputs(answer)
 
     def _retrying(self, triton: Any, send: Callable[[Any], Any]) -> Any:
@@ -368,33 +378,17 @@ class _Http:
 _HTTP_CODES = {"400": "INVALID_ARGUMENT", "404": "NOT_FOUND", "503": "UNAVAILABLE", "504": "DEADLINE_EXCEEDED"}
 
 
-def _wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
+def wire(make: Callable[[str, list[int], str], Any], inputs: Tensors) -> list[Any]:
     tensors = [make(name, list(value.shape), "BYTES") for name, value in inputs.items()]
     for tensor, value in zip(tensors, inputs.values(), strict=True):
         tensor.set_data_from_numpy(value)
     return tensors
 
 
-def _options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
+def call_options(version: str, request_id: str, timeout_s: float) -> dict[str, Any]:
     """``timeout``, in microseconds, tells the engine when this client gives up; Triton tells it nothing of that."""
     return {"model_version": version, "request_id": request_id, "timeout": int(min(timeout_s, 1e9) * 1e6) or 1}
 
 
 def _outputs(answer: Any) -> dict[str, NDArray[Any]]:
     return {name: value for name in _OUTPUTS if (value := answer.as_numpy(name)) is not None}
-
-
-def _error_of(code: str, words: str, address: str, timeout_s: float) -> BatonError:
-    if code == "INVALID_ARGUMENT":
-        return InvalidInput(words)
-    if code == "UNAVAILABLE" and "deadline: " in words:
-        return TimedOut(f"Triton at {address} said: {words}.", mend="Raise timeout_s.")
-    if code == "UNAVAILABLE" and "busy: " in words:
-        return NotServing(words, mend="Send fewer requests at a time.")
-    if code == "NOT_FOUND" or (code == "UNAVAILABLE" and any(said in words for said in _TRITON_UNAVAILABLE)):
-        return NotServing(words, mend="Is the model loaded? `ctl status` tells.")
-    if code == "UNAVAILABLE":
-        return Unreachable(f"Triton at {address} does not answer: {words}.", mend="Is it running, on this port?")
-    if code == "DEADLINE_EXCEEDED":
-        return TimedOut(f"Triton at {address} gave no answer within {timeout_s:g} s.", mend="Raise timeout_s.")
-    return TritonError(f"Triton at {address} said: {words}")

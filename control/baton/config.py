@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baton import allowed
+from baton.config_gateway import GatewayConfig, check_gateway
 from baton.domain import Step
 from baton.errors import ConfigError
 from baton.tls import Tls
@@ -224,6 +225,7 @@ class Config:
     control: ControlConfig = _section(ControlConfig)
     servers: tuple[ServerConfig, ...] = field(default=(), metadata={"list": ServerConfig})
     services: tuple[ServiceConfig, ...] = field(default=(), metadata={"list": ServiceConfig})
+    gateway: GatewayConfig | None = field(default=None, metadata={"table": GatewayConfig})
 
     def service(self, name: str | None) -> ServiceConfig:
         """The service of that name; without a name, the only one. Raises ``ConfigError`` where there is no such one."""
@@ -282,6 +284,8 @@ def parse(data: Mapping[str, Any], where: str, base: Path) -> Config:
         if not server.tls and (server.ca_file is not None or server.server_name is not None):
             what = f"{where}: servers: {server.name}: ca_file or server_name is given without tls."
             raise ConfigError(what, mend="Add tls = true; without it nothing is encrypted.")
+    if config.gateway is not None:
+        check_gateway(config.gateway, where)
     for service in config.services:
         if service.probe is None and service.golden is not None:
             raise ConfigError(

@@ -94,9 +94,17 @@ def write_safetensors(folder: Path, tensors: Tensors, *, shards: int) -> None:
 
 
 def engine_config(
-    name: str, versions: Iterable[int], *, backend: str = "toy_reranker", load_log: Path | str | None = None
+    name: str,
+    versions: Iterable[int],
+    *,
+    backend: str = "toy_reranker",
+    load_log: Path | str | None = None,
+    rich: bool = False,
 ) -> str:
-    """``config.pbtxt`` of an engine with the contract's tensors and an explicit version policy."""
+    """``config.pbtxt`` of an engine with the contract's tensors and an explicit version policy.
+
+    ``rich``: with the outputs logits and tokens.
+    """
     numbers = ", ".join(str(version) for version in versions)
     log = f'parameters {{ key: "load_log" value: {{ string_value: "{load_log}" }} }}\n' if load_log else ""
     return f"""name: "{name}"
@@ -111,7 +119,7 @@ input [
 ]
 output [
   {{ name: "scores" data_type: TYPE_FP32 dims: [ -1 ] }},
-  {{ name: "model_version" data_type: TYPE_INT64 dims: [ 1 ] }}
+  {{ name: "model_version" data_type: TYPE_INT64 dims: [ 1 ] }}{_more(rich)}
 ]
 dynamic_batching {{ }}
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
@@ -119,9 +127,15 @@ version_policy {{ specific {{ versions: [ {numbers} ] }} }}
 {log}"""
 
 
-def alias_config(name: str, engine: str, version: int) -> str:
+def _more(rich: bool) -> str:  # noqa: FBT001
+    types = {"logits": "TYPE_FP32", "tokens": "TYPE_INT64"} if rich else {}
+    return "".join(f',\n  {{ name: "{name}" data_type: {kind} dims: [ -1 ] }}' for name, kind in types.items())
+
+
+def alias_config(name: str, engine: str, version: int, *, rich: bool = False) -> str:
     """``config.pbtxt`` of the alias: an ensemble with one step to an exact engine version."""
     tensors = ("query", "documents", "instruction", "options", "media")
+    further = "".join(f'    output_map {{ key: "{name}" value: "{name}" }}\n' for name in ("logits", "tokens") if rich)
     inputs = "".join(f'    input_map {{ key: "{tensor}" value: "{tensor}" }}\n' for tensor in tensors)
     return f"""name: "{name}"
 platform: "ensemble"
@@ -135,7 +149,7 @@ input [
 ]
 output [
   {{ name: "scores" data_type: TYPE_FP32 dims: [ -1 ] }},
-  {{ name: "model_version" data_type: TYPE_INT64 dims: [ 1 ] }}
+  {{ name: "model_version" data_type: TYPE_INT64 dims: [ 1 ] }}{_more(rich)}
 ]
 version_policy {{ specific {{ versions: [ {version} ] }} }}
 ensemble_scheduling {{
@@ -144,7 +158,7 @@ ensemble_scheduling {{
     model_version: {version}
 {inputs}    output_map {{ key: "scores" value: "scores" }}
     output_map {{ key: "model_version" value: "model_version" }}
-  }} ]
+{further}  }} ]
 }}
 """
 
@@ -155,22 +169,23 @@ def make_repository(
     *,
     alias: str | None = None,
     load_log: Path | None = None,
+    rich: bool = False,
 ) -> Path:
     """A model repository with healthy versions of each engine, all of them in its policy.
 
     ``engines`` maps an engine's name to its versions, ``{"toy": [1]}`` by default. ``alias`` adds the alias
-    of that name, pointing at the first engine's first version.
+    of that name, pointing at the first engine's first version. ``rich``: see :func:`engine_config`.
     """
     engines = {"toy": [1]} if engines is None else engines
     for name, versions in engines.items():
         for version in versions:
             make_checkpoint(root / name / str(version), seed=version)
         (root / name).mkdir(parents=True, exist_ok=True)
-        (root / name / "config.pbtxt").write_text(engine_config(name, versions, load_log=load_log))
+        (root / name / "config.pbtxt").write_text(engine_config(name, versions, load_log=load_log, rich=rich))
     if alias is not None:
         engine, versions = next(iter(engines.items()))
         (root / alias / str(versions[0])).mkdir(parents=True)
-        (root / alias / "config.pbtxt").write_text(alias_config(alias, engine, versions[0]))
+        (root / alias / "config.pbtxt").write_text(alias_config(alias, engine, versions[0], rich=rich))
     return root
 
 

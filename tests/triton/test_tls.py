@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+import httpx
 import pytest
 import tritonclient.grpc as triton
 from tests.support.tls import NAME, Authority, TlsTriton
 from tests.support.toy import make_repository
 from tests.support.triton import running_triton
 
+from baton.cli.gateway import prepare
 from baton.client import Reranker
-from baton.config import ServerConfig, load
+from baton.config import Config, ServerConfig, ServiceConfig, load
+from baton.config_gateway import GatewayConfig
 from baton.doctor import Finding, Setup, servers
 from baton.errors import Unreachable, UsageError
 from baton.local import LocalTriton
@@ -65,6 +68,17 @@ def asked(address: str, tls: Tls | None) -> None:
 def ranked(address: str, tls: Tls | None) -> int:
     with Reranker(address, tls=tls) as reranker:
         return reranker.rank("red", ["a red apple"]).version
+
+
+def test_the_gateway_asks_through_it(encrypted: LocalTriton, authority: Authority) -> None:
+    services = (ServiceConfig("reranker", "toy"),)
+    for tls, status in ((True, 200), (False, 503)):
+        server = ServerConfig("a", encrypted.grpc_url, tls=tls, ca_file=authority.file if tls else None)
+        asked = GatewayConfig(listen="127.0.0.1:0", metrics=False, stop_delay=0.0)
+        gateway = prepare(Config(servers=(server,), services=services), asked)
+        with gateway([encrypted.grpc_url]) as running, httpx.Client(trust_env=False, timeout=60) as client:
+            url = f"{running.places['gateway']}/v1/rerank"
+            assert client.post(url, json={"query": "red", "documents": ["a"]}).status_code == status
 
 
 def test_all_that_baton_asks_goes_through_it(encrypted: LocalTriton, authority: Authority) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from harness.waiting import until
 from tests.support.hostile_http import FORM, INFER, ONE_BYTE_CHUNKS, post
@@ -80,6 +81,23 @@ def test_up_with_grpc_alone(tmp_path: Path) -> None:
             _guarded(listening["grpc"], Path(listening["admin_key"]))
         _eventually_live(Path(listening["api"]))
         assert _children(process.pid) == [server]
+
+
+def test_up_with_the_gateway(tmp_path: Path) -> None:
+    """It answers beside the control plane, says that nothing serves yet, and ends with it."""
+    ports = [word for name in ("grpc", "console", "gateway") for word in (f"--{name}-port", "0")]
+    args = ("--state", str(tmp_path / "state"), "--output", "json", "up", "--repository", str(tmp_path / "repo"))
+    with running(*args, *ports, "--no-http", "--no-metrics", log=tmp_path / "log") as (process, listening):
+        with httpx.Client(base_url=listening["gateway"], trust_env=False, timeout=60) as client:
+            assert client.get("/healthz").status_code == 200
+            assert client.get("/readyz").json()["services"] == {"reranker": False}
+            assert client.post("/v1/rerank", json={"query": "a", "documents": ["b"]}).status_code == 503
+        assert all(address.is_loopback for _, address in listening_on(process.pid))
+        assert len(listening_on(process.pid)) == 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert _children(process.pid) == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def _guarded(address: str, key: Path) -> None:

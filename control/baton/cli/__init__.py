@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from baton import __version__
-from baton.cli import adopt, backup, change, doctor, init, lists, push, serve, status, up
+from baton.cli import adopt, backup, change, doctor, gateway, init, lists, push, serve, status, up
 from baton.cli.output import prepare, say
 from baton.cli.settings import common
 from baton.errors import BatonError
@@ -84,7 +84,17 @@ def main() -> None:
 
 
 for _verb in (
-    *(init.init, adopt.adopt, adopt.eject, up.up, serve.serve, status.status, lists.versions, lists.history),
+    *(
+        init.init,
+        adopt.adopt,
+        adopt.eject,
+        up.up,
+        serve.serve,
+        gateway.gateway,
+        status.status,
+        lists.versions,
+        lists.history,
+    ),
     *(push.push, change.verify, change.promote, change.rollback, change.abort),
     *(change.prune, change.pause, change.resume, change.retry, backup.backup, backup.restore, doctor.doctor),
 ):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from baton.cli.gateway import prepare, start_access_log, with_gateway
 from baton.cli.output import say
 from baton.cli.serve import control_plane, raise_descriptors, start_logging, tell, undisturbed, until_stopped
 from baton.cli.settings import Settings, common, pass_settings
@@ -67,6 +68,12 @@ _log = logging.getLogger("baton.up")
     help="The control plane's /metrics, /healthz and /readyz.  [default: 9464]",
 )
 @click.option(
+    "--gateway-port",
+    type=_PORT,
+    envvar="BATON_GATEWAY_PORT",
+    help="The rerank API over HTTP.  [default: where [gateway] in the configuration says, else none]",
+)
+@click.option(
     "--backends",
     type=click.Path(path_type=Path, file_okay=False),
     multiple=True,
@@ -77,8 +84,8 @@ _log = logging.getLogger("baton.up")
 @pass_settings
 def up(
     settings: Settings, repository: Path | None, host: str, http_port: int | None, grpc_port: int | None,
-    metrics_port: int | None, console_port: int | None, backends: tuple[Path, ...], *, http: bool | None,
-    metrics: bool | None,
+    metrics_port: int | None, console_port: int | None, gateway_port: int | None, backends: tuple[Path, ...], *,
+    http: bool | None, metrics: bool | None,
 ) -> None:  # fmt: skip
     """Start a local Triton and the control plane together.
 
@@ -98,6 +105,8 @@ def up(
         start_logging()
         raise_descriptors()
         ports = wanted_ports(config, given, http=http, metrics=metrics)
+        if gateway_port is not None:
+            config = with_gateway(config, gateway_port)
         _up(stack, settings, config, host, ports, console_port, backends)
     say("Stopped.")
 
@@ -117,6 +126,7 @@ def _up(
             "Triton's HTTP port is open to other machines, and one hostile request may end Triton for all clients. "
             "Start with --no-http, or see docs/how-to/http-port.md."
         )
+    gateway = None if config.gateway is None else prepare(config, config.gateway)
     # Before anything is started: a second `ctl up` must not disturb the first one's Triton or journal.
     held = stack.enter_context(claim(config.state / SOCKET))
     load = prepare_repository(config)
@@ -131,6 +141,9 @@ def _up(
     ports = {name: getattr(triton.ports, name) for name in ports}
     config = with_local_server(config, ports, console_port, key_file)
     listening = stack.enter_context(control_plane(config, held, settings.config_file()))
+    if gateway is not None:
+        start_access_log(logging.WARNING)  # a line for each request is for `ctl gateway`
+        listening |= stack.enter_context(gateway([triton.grpc_url])).places
     places = {
         **({"http": triton.http_url} if "http" in ports else {}),
         "grpc": triton.grpc_url,

@@ -20,7 +20,7 @@ from baton.config import DEFAULT_SERVICE, Config, ServiceConfig
 from baton.doctor.finding import Finding, bad, failed, good, limited, skipped
 from baton.doctor.models import template
 from baton.domain import Signature
-from baton.errors import BatonError, KeyRefused
+from baton.errors import BatonError, KeyRefused, UsageError
 from baton.probe import NoRequest, ask_builtin
 from baton.triton import pbtxt
 from baton.triton.grpc import MAX_MESSAGE_BYTES, NO_MODEL, GrpcTriton
@@ -44,6 +44,8 @@ class Address:
     def of(cls, text: str) -> Address:
         """From ``host:port`` (gRPC), ``grpc://host:port`` or ``http://host:port``; raises ``UsageError``."""
         with contextlib.closing(Reranker(text)) as client:
+            if client.protocol == "gateway":
+                raise UsageError(f"{text} is a gateway.", mend="Name a Triton; a gateway's /readyz tells of it.")
             return cls(client.protocol, client.address)
 
     @property

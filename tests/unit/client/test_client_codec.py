@@ -7,6 +7,7 @@ import pytest
 
 from baton import client
 from baton.client import InvalidInput, Ranking, Reranker, decode, encode
+from baton.client_errors import error_of
 from baton.errors import TimedOut, TritonError, UsageError
 
 
@@ -152,9 +153,9 @@ def test_importing_is_quick():
 
 def test_what_the_engine_has_no_time_or_no_room_for():
     """The engine's own words; through an alias Triton puts its own before them."""
-    late = client._error_of("UNAVAILABLE", "in ensemble 'reranker', deadline: the time is over", "a:1", 3.0)
+    late = error_of("UNAVAILABLE", "in ensemble 'reranker', deadline: the time is over", "a:1", 3.0)
     assert isinstance(late, TimedOut)
-    full = client._error_of("UNAVAILABLE", "busy: 1024 requests are under way here", "a:1", 3.0)
+    full = error_of("UNAVAILABLE", "busy: 1024 requests are under way here", "a:1", 3.0)
     assert isinstance(full, client.NotServing)
-    assert client._options("", "x", 0.03) == {"model_version": "", "request_id": "x", "timeout": 30_000}
-    assert client._options("", "x", float("inf"))["timeout"] == 10**15
+    assert client.call_options("", "x", 0.03) == {"model_version": "", "request_id": "x", "timeout": 30_000}
+    assert client.call_options("", "x", float("inf"))["timeout"] == 10**15

@@ -23,6 +23,7 @@ from baton.config import (
     ServiceConfig,
     TrafficConfig,
 )
+from baton.config_gateway import GatewayConfig
 from baton.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
@@ -31,6 +32,7 @@ TABLES = {
     "Top level": Config,
     "`[control]`": ControlConfig,
     "`[control.api]`": ApiConfig,
+    "`[gateway]`": GatewayConfig,
     "`[[servers]]`": ServerConfig,
     "`[[services]]`": ServiceConfig,
     "`[services.rollout]`": RolloutConfig,

@@ -17,6 +17,7 @@ ELSEWHERE: Mapping[str, str] = {
     "how-to/disk-space.md": "tests/e2e/test_retention.py",
     "how-to/encrypt-triton.md": "tests/triton/test_encrypt_page.py",
     "how-to/http-port.md": "tests/triton/test_up.py",
+    "how-to/rerank-url.md": "tests/triton/test_gateway.py",
 }
 """Pages whose commands another test runs: which."""
 

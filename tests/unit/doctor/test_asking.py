@@ -34,6 +34,8 @@ def test_addresses() -> None:
     assert Address.of("http://gpu:8000") == Address("http", "gpu:8000")
     with pytest.raises(UsageError, match="is no address"):
         Address.of("gpu")
+    with pytest.raises(UsageError, match="is a gateway"):
+        Address.of("http://gpu:8003/v1")
     servers = (ServerConfig("a", "a:1", http="a:2"), ServerConfig("b", "b:1", http=False))
     assert asking.addresses(Config(servers=servers)) == [
         Address("grpc", "a:1"),

@@ -134,7 +134,9 @@ class TritonPythonModel:
         """Reads the checkpoint. Raises when it is not whole: Triton then keeps the version out."""
         self.version = int(args["model_version"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        parameters = json.loads(args["model_config"]).get("parameters", {})
+        given = json.loads(args["model_config"])
+        parameters = given.get("parameters", {})
+        self.rich = "logits" in {output["name"] for output in given["output"]}
         self._count_load(parameters.get("load_log", {}).get("string_value"))
         config_file = folder / "config.json"
         if not config_file.is_file():
@@ -205,12 +207,12 @@ class TritonPythonModel:
         except InvalidInput as refusal:
             error = pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(error=error)
-        return pb_utils.InferenceResponse(
-            output_tensors=[
-                pb_utils.Tensor("scores", scores),
-                pb_utils.Tensor("model_version", np.array([[self.version]], dtype=np.int64)),
-            ]
-        )
+        tensors = {"scores": scores, "model_version": np.array([[self.version]], dtype=np.int64)}
+        if self.rich:
+            documents = pb_utils.get_input_tensor_by_name(request, "documents").as_numpy()
+            tensors["logits"] = np.log(scores / (1 - scores))
+            tensors["tokens"] = np.array([[len(one) for one in documents[0]]], dtype=np.int64)
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*one) for one in tensors.items()])
 
     def _score(self, toy: Toy, request: Any) -> Scores:
         """Scores ``[1, N]`` of one request's documents."""

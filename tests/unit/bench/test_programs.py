@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = [
     *("bench.compare", "bench.compare.death", "bench.engine", "bench.frozen", "bench.half_precision", "bench.journal"),
     *("bench.memory", "bench.rollouts", "bench.speed", "bench.speed.gave_up", "demo.story", "demo.up"),
-    *("tests.chaos", "tests.chaos.hostile", "tests.unit.engine.hostile", "tests.simulation"),
+    *("tests.chaos", "tests.chaos.hostile", "tests.e2e.guides", "tests.unit.engine.hostile", "tests.simulation"),
 ]
 """What has a command line and is run with ``python -m``."""
 REFUSED = """

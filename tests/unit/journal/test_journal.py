@@ -151,8 +151,10 @@ NOTES = [
         "ranker",
         {3: GoldenScores("ab", "bf16 on cpu", (CaseScores("one", "text", (0.5, 0.25)),))},
         "golden_scores",
-        '{"3": {"golden": "ab", "runs": "bf16 on cpu", "scores": '
-        '[{"case": "one", "kind": "text", "scores": [0.5, 0.25]}]}}',
+        (
+            '{"3": {"golden": "ab", "runs": "bf16 on cpu", "scores": '
+            '[{"case": "one", "kind": "text", "scores": [0.5, 0.25]}]}}'
+        ),
     ),
     (
         lambda notes: notes.noise(),

@@ -192,12 +192,13 @@ class Pool:
             inputs = encode(query.query, query.documents, instruction=query.asked.instruction, options=options)
             left = deadline - self._clock()
             if left <= 0:
-                raise TimedOut("The time was over before the request was sent.")
+                raise TimedOut("The time was over before the request was sent.", mend="Try again later.")
             try:
                 async with asyncio.timeout(left + 1):  # gRPC ends it itself; this is for a connection that hangs
                     outputs = await server.connection.infer(target.model, target.version, inputs, request_id, left)
             except TimeoutError:
-                raise TimedOut(f"Server {server.connection.name} gave no answer within {left:.3g} s.") from None
+                what = f"Server {server.connection.name} gave no answer within {left:.3g} s."
+                raise TimedOut(what, mend="Send fewer documents, or try again later.") from None
         finally:
             server.in_flight -= 1
         answer = read(outputs, warnings)

@@ -54,7 +54,8 @@ class GatewayServer:
         if isinstance(self._failure, BatonError):
             raise self._failure
         if self._failure is not None:
-            raise Unreachable(f"The gateway did not start: {self._failure}.") from self._failure
+            what = f"The gateway did not start: {self._failure}."
+            raise Unreachable(what, mend="Its log says more.") from self._failure
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -194,7 +194,8 @@ def test_the_thread_that_computes_shows_that_it_works(scorer, scheduler):
     assert passes.beats == before  # with nothing to do there is nothing to show
 
 
-def test_a_request_cancelled_on_its_way_is_not_computed_to_its_end(scorer, scheduler):
+def test_a_request_cancelled_on_its_way_is_not_computed_to_its_end(scorer, scheduler, monkeypatch):
+    monkeypatch.setattr(scheduler_module, "POLL_STARTED_S", 0.0)
     scheduler, passes = scheduler
     gone = threading.Event()
     passes.after[3] = gone.set

@@ -97,6 +97,7 @@ def refusals() -> list[tuple[str, str, ast.Call]]:
 SAY_IT_THEMSELVES = {
     "adopt/__init__.py": "each thing that stands in the way says what to do",
     "app/changes.py": "why Baton loads nothing says what to put back",
+    "client_gateway.py": "the gateway has said it",
     "cli/standby.py": "it tells which process acts; nobody can ask it by ctl",
     "verify/integrity.py": "somebody called it off",
 }

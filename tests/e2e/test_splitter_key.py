@@ -82,9 +82,11 @@ def split(st: Stage, serve: ControlPlane) -> Iterator[tuple[Traffic, int]]:
         st.drop_copy(stable, number)
         serve.until(lambda service: service["weight"] == 50, "a split")
         traffic.wait_answers(number)
-        yield traffic, number
-        serve.api.abort(None)
-        serve.rest(stable)
+        try:
+            yield traffic, number
+        finally:  # else the next test waits for the end of the step, ten minutes
+            serve.api.abort(None)
+            serve.rest(stable)
     assert traffic.errors == []
 
 

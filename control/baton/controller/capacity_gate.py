@@ -19,9 +19,14 @@ class CapacityGate:
     """Of one service. ``local``: its servers run on this machine, so that its free memory is theirs."""
 
     def __init__(
-        self, config: ServiceConfig, files: ServiceFiles, servers: Mapping[str, Triton], runs: EngineRuns, *, local: bool
+        self,
+        config: ServiceConfig,
+        files: ServiceFiles,
+        servers: Mapping[str, Triton],
+        runs: EngineRuns,
+        *,
+        local: bool,
     ) -> None:
-        self._engine = config.engine
         self._limits = config.gates
         self._files = files
         self._servers = servers

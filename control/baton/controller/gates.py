@@ -12,7 +12,7 @@ from baton.controller.capacity_gate import CapacityGate
 from baton.controller.golden_scores import EngineRuns, GoldenScorer, Stable, forget_noise
 from baton.controller.ports import Question
 from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
-from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
+from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.evidence import WarmupEvidence
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe

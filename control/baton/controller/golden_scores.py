@@ -117,7 +117,13 @@ class GoldenScorer:
         return self._now(server, infer, version, noise, cancelled)
 
     def again(
-        self, server: Triton, infer: Infer, version: int, kept: Stable, noise: Noise | None, cancelled: Callable[[], bool]
+        self,
+        server: Triton,
+        infer: Infer,
+        version: int,
+        kept: Stable,
+        noise: Noise | None,
+        cancelled: Callable[[], bool],
     ) -> Stable:
         """What was kept, if the version still gives all of it; else what it gives now.
 

@@ -78,7 +78,9 @@ class ServiceFiles:
         parameters = {name: value.string_value.strip() for name, value in engine.parameters.items()}
         named = parameters.get("devices", "").split(",") if divided else []
         dtype, tokens = parameters.get("dtype", ""), parameters.get("max_batch_tokens", "")
-        gpus = sorted({gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()})
+        gpus = sorted(
+            {gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()}
+        )
         return Placement(
             device=device,
             gpus=tuple(gpus),

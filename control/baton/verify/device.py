@@ -41,8 +41,9 @@ class Placement:
     """Where a model's configuration has its instances run.
 
     ``device`` is ``host``, ``gpu``, or ``any``: on GPUs where there are some. ``gpus`` are numbers, empty for all.
-    ``count`` instances run on each (on the host: in all), or one is ``divided`` over them. ``dtype`` and ``batch_tokens`` are
-    parameters of the model that Baton knows; None where they are not given, or leave the choice to the engine.
+    ``count`` instances run on each (on the host: in all), or one is ``divided`` over them. ``dtype`` and
+    ``batch_tokens`` are parameters of the model that Baton knows; None where they are not given, or leave the choice to
+    the engine.
     """
 
     device: Literal["host", "gpu", "any"]
@@ -134,7 +135,8 @@ def _device(library: Any, handle: Any, number: int | None) -> DeviceMemory:
 def visible(told: Sequence[DeviceMemory], here: Sequence[DeviceMemory]) -> Sequence[DeviceMemory]:
     """A server's GPUs, by its metrics (``told``) and by NVML (``here``): NVML's figures of those that it sees.
 
-    NVML shows all of the machine. A server in a container or with ``CUDA_VISIBLE_DEVICES`` sees some, and counts from 0.
+    NVML shows all of the machine. A server in a container or with ``CUDA_VISIBLE_DEVICES`` sees some, and counts them
+    from 0.
     """
     names = {device.name for device in told}
     both = [device for device in here if device.name in names]

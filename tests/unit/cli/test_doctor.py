@@ -87,7 +87,9 @@ def test_a_server_that_is_configured_is_asked_in_its_own_way(
     ctl: Ctl, machine: list[Setup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "baton.toml").write_text('[[servers]]\nname = "gpu"\ngrpc = "gpu:8001"\ntls = true\n')
-    monkeypatch.setattr(asking, "findings", lambda asked, _: [good("gRPC", str([one.tls is not None for one in asked]))])
+    monkeypatch.setattr(
+        asking, "findings", lambda asked, _: [good("gRPC", str([one.tls is not None for one in asked]))]
+    )
     assert told(ctl, "gpu:8001", "http://gpu:8001", "b:8001")["client", "gRPC"]["message"] == "[True, False, False]"
     assert told(ctl, "--role", "client")["client", "gRPC"]["message"] == "[True]"
 
@@ -226,6 +228,7 @@ def test_where_triton_is_on_other_machines_none_is_needed_here(
     for name in ("find_binary", "find_triton"):
         monkeypatch.setattr(installation, name, none)
     monkeypatch.setattr(host, "MINIMUM_MEMORY", 1 << 60)
+    monkeypatch.setattr("baton.doctor.servers.answers", lambda server: False)  # another test's Triton might
     monkeypatch.setattr(procfs, "servers", lambda: iter(()))
     monkeypatch.setattr("baton.doctor.servers.look", lambda *_: [])
     (tmp_path / "baton.toml").write_text(
@@ -259,6 +262,7 @@ def broken(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Conf
     (tmp_path / "model_repository").mkdir(exist_ok=True)
     monkeypatch.setattr("baton.doctor.servers.look", lambda *_: [])
     monkeypatch.setattr("baton.doctor.files.MINIMUM_WATCHES", 1 << 40)
+    monkeypatch.setattr(control, "ports", lambda wanted: [])  # another test's control plane may have them
     return Config()
 
 

@@ -269,7 +269,8 @@ def checkpoint(place: Place, version: int, elements: int) -> None:
 def placed(place: Place, group: str) -> None:
     """Write the instance group of the engine."""
     path = place.repository / ENGINE / "config.pbtxt"
-    path.write_text(re.sub(r"instance_group \[.*?\n?\]", f"instance_group [ {group} ]", path.read_text(), flags=re.S))
+    text = re.sub(r"instance_group \[.*?\]", f"instance_group [ {group} ]", path.read_text(), flags=re.DOTALL)
+    path.write_text(text)
 
 
 @pytest.mark.parametrize(

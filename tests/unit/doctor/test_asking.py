@@ -154,7 +154,9 @@ def test_an_encrypted_server_is_asked_as_its_clients_ask_it(tmp_path: Path) -> N
         def service(self, handler_call_details: Any) -> Any:
             def answer(_: bytes, context: Any) -> bytes:
                 if handler_call_details.method.endswith("/ServerMetadata"):
-                    return bytes(service_pb2.ServerMetadataResponse(name="triton", version="2.51.0").SerializeToString())
+                    return bytes(
+                        service_pb2.ServerMetadataResponse(name="triton", version="2.51.0").SerializeToString()
+                    )
                 context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
                 return b""
 

@@ -36,10 +36,11 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     if event == "subprocess.Popen":
         changed = Path(args[0] or args[1][0]).name not in ASKED
-    elif event == "open":  # a file without a name ends with its descriptor
+    elif event == "open":
         path, _, flags = args
-        nameless = isinstance(flags, int) and flags & os.O_TMPFILE == os.O_TMPFILE
-        changed = isinstance(flags, int) and bool(flags & WRITING) and not nameless and path != os.devnull
+        changed = isinstance(flags, int) and bool(flags & WRITING) and path != os.devnull
+        # A file without a name ends with its descriptor. Python opens one by its folder, twice.
+        changed = changed and flags & os.O_TMPFILE != os.O_TMPFILE and not Path(path).is_dir()
     else:
         changed = event in CHANGES
     if changed:

@@ -123,7 +123,7 @@ def test_nvml_numbers_the_gpus(monkeypatch):
 
 
 def test_of_a_gpu_that_is_divided_its_instances_count(monkeypatch):
-    """The whole may have much free, and the instance that a process got nothing. In one of three places there is none."""
+    """The whole may have much free, and the instance that a process got nothing. Of three places one is empty."""
     made = library(asked=[])
     mode = {0: (0, 0), 1: (1, 1)}
 

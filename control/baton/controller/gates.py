@@ -263,21 +263,24 @@ class Gates:
                 most_noise=limits.output_noise,
             )
 
-        # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
-        silent = f"The stable version {rollout.previous} does not answer the golden set: "
+        def silent(error: Exception) -> GateResult:
+            """It leaves nothing to compare with: that is not the candidate's fault."""
+            message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
+            return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
+
         if rollout.previous is not None:
             try:
                 noise = golden.noise(server, infer, rollout.previous, precision, cancelled)
                 stable = golden.stable(server, infer, rollout.previous, noise, cancelled)
             except (TritonError, TimedOut) as error:
-                return GateResult(Gate.OUTPUT, Verdict.HOLD, f"{silent}{error}")
+                return silent(error)
         candidate = golden.candidate(server, infer, rollout.candidate, cancelled)
         result = judged(stable)
         if rollout.previous is not None and stable is not None and stable.kept and result.verdict is not Verdict.PASS:
             try:
                 stable = golden.again(server, infer, rollout.previous, stable, noise, cancelled)
             except (TritonError, TimedOut) as error:
-                return GateResult(Gate.OUTPUT, Verdict.HOLD, f"{silent}{error}")
+                return silent(error)
             result = judged(stable)
         golden.keep(rollout.candidate if result.verdict is Verdict.PASS else None, rollout.previous)
         if rollout.previous is None and result.verdict is Verdict.PASS:

@@ -130,6 +130,7 @@ def _prepare(config: Config, staged: Path, name: str, who: str) -> tuple[float |
             journal.rollouts.freeze(rollout)
         for service in config.services:
             journal.notes.pruning().put(service.name, None)  # it was asked for of the folders of that time
+            journal.notes.golden_scores().put(service.name, None)  # another version may have the number by now
             for model in Model:  # the files stay as they are now: their older texts must not be put back
                 journal.notes.config_text(model).put(service.name, None)
         journal.notes.paused().put(EVERY_SERVICE, value=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -128,17 +128,17 @@ class _Look:
         setup = Setup(config, runs=runs, starts=not reason, ports=ports, backends=named)
         found: Found = []
         if not roles or Role.CONTROL in roles:
-            found += [(Role.CONTROL, one) for one in control.findings(setup, config.state / KEY)]
+            found += _seen(Role.CONTROL, control.findings(setup, config.state / KEY))
         if Role.TRITON in roles or (not roles and (not reason or host.servers_of(config))):
-            found += [(Role.TRITON, one) for one in host.findings(setup)]
+            found += _seen(Role.TRITON, host.findings(setup))
         elif not roles:
             message = f"Baton starts none on this machine: {reason}. Where it runs: `ctl doctor --role triton`"
             found.append((Role.TRITON, skipped("Triton", message)))
         answers = any(one.name.startswith("server ") and one.ok for _, one in found)
         if Role.CLIENT in roles:
-            found += [(Role.CLIENT, one) for one in self._client(config, asked)]
+            found += _seen(Role.CLIENT, self._client(config, asked))
         elif not roles and answers:
-            found += [(Role.CLIENT, one) for one in self._live(config)]
+            found += _seen(Role.CLIENT, self._live(config))
         elif not roles:
             message = "no server answers that could be asked. Elsewhere: `ctl doctor HOST:PORT`"
             found.append((Role.CLIENT, skipped("alias", message)))
@@ -163,7 +163,22 @@ class _Look:
         named = [one for one in config.services if self.settings.service in {None, one.name}]
         if not named:  # on a client's machine there may be no configuration that knows it
             named = [replace(DEFAULT_SERVICE, name=self.settings.service or DEFAULT_SERVICE.name)]
-        return asking.findings(asked or asking.addresses(config), named)
+        known = list(asking.addresses(config))
+        encrypted = {one.place: one.tls for one in known if one.protocol == "grpc"}
+        asked = [replace(one, tls=encrypted.get(one.place)) if one.protocol == "grpc" else one for one in asked]
+        return asking.findings(asked or known, named)
+
+
+def _seen(role: Role, findings: Iterable[Finding]) -> Iterator[tuple[Role, Finding]]:
+    """All that this user may look at."""
+    from baton.doctor import bad
+
+    try:
+        for one in findings:
+            yield role, one
+    except PermissionError as error:
+        message = f"this user may not look at {error.filename}: the checks after this one were left out"
+        yield role, bad("rights of this user", message, "Run `ctl doctor` as the user that runs Baton.")
 
 
 def _mend(found: Found, state: Path | None, *, yes: bool) -> set[tuple[Role, str]]:

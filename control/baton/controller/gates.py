@@ -8,19 +8,18 @@ from dataclasses import replace
 
 from baton import judge, probe
 from baton.config import ServiceConfig
-from baton.controller.golden_scores import EngineRuns, GoldenScorer
+from baton.controller.capacity_gate import CapacityGate
+from baton.controller.golden_scores import EngineRuns, GoldenScorer, Stable, forget_noise
 from baton.controller.ports import Question
-from baton.domain import WORST_FIRST, EngineInfo, Evidence, Gate, GateResult, Kind, Rollout, Verdict
-from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError, Unreachable
+from baton.domain import WORST_FIRST, Evidence, Gate, GateResult, Kind, Rollout, Verdict
+from baton.errors import CheckpointError, KeyRefused, TimedOut, TritonError
 from baton.evidence import WarmupEvidence
 from baton.journal import Journal
 from baton.probe import Cancelled, Probe
 from baton.triton.port import Tensors, Triton
 from baton.triton.repository import ServiceFiles
-from baton.verify import capacity, device
-from baton.verify.checkpoint import Checkpoint, describe
+from baton.verify.checkpoint import describe
 from baton.verify.compatibility import check_compatibility
-from baton.verify.device import Placement
 from baton.verify.integrity import check_integrity, manifest
 from baton.verify.sums import SUMS
 
@@ -39,17 +38,17 @@ class Gates:
         *,
         local: bool,
     ) -> None:
+        """``local``: the servers run on this machine, so that its free memory is theirs."""
         self._config = config
         self._limits = config.gates
         self._files = files
         self._servers = servers
         self._journal = journal
-        self._local = local
-        """Whether the servers run on this machine, so that its free memory is theirs."""
         self._probe: Probe | None = None
         self._builtin: Probe | None = None
         self._golden: GoldenScorer | None = None
         self._runs = EngineRuns(config.engine)
+        self._capacity = CapacityGate(config, files, servers, self._runs, local=local)
         if config.probe is not None:
             self._builtin = probe.builtin(config.probe)
             if config.golden is not None:
@@ -61,7 +60,7 @@ class Gates:
         self._asks: dict[Gate, Callable[[Rollout, Cancel], GateResult]] = {
             Gate.INTEGRITY: self._integrity,
             Gate.COMPATIBILITY: self._compatibility,
-            Gate.CAPACITY: self._capacity,
+            Gate.CAPACITY: self._fits,
             Gate.WARMUP: self._warmup,
             Gate.OUTPUT: self._output,
             Gate.INVARIANCE: self._invariance,
@@ -128,53 +127,8 @@ class Gates:
             release=rollout.release,
         )
 
-    def _capacity(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
-        limits, placement = self._limits, self._files.placement()
-        candidate = describe(self._files.folder(rollout.candidate))
-        # What the stable version runs in is what the candidate will: they share the engine's configuration.
-        runs = [] if rollout.previous is None else self._infos(rollout.previous)
-        dtype = next((info.dtype for info in runs if info.dtype), placement.dtype)
-        on_host = placement.device == "host" or (bool(runs) and all(info.device == "cpu" for info in runs))
-        if not on_host and limits.available_memory is None:
-            result = self._device_capacity(candidate, placement, dtype)
-            if result is not None:
-                return result
-        needed = capacity.estimate_bytes(candidate, overhead=limits.memory_factor, dtype=dtype)
-        available = limits.available_memory
-        if available is None and self._local:
-            available = capacity.available_memory()
-        # Servers on one machine each load the version, into the same memory.
-        copies = len(self._servers) if self._local else 1
-        where = "this machine" if copies == 1 else f"this machine, for {copies} servers"
-        return capacity.check_capacity(
-            needed * copies, available, margin=limits.capacity_margin, where=where if self._local else ""
-        )
-
-    def _infos(self, version: int) -> list[EngineInfo]:
-        return [info for server in self._servers.values() for info in self._runs.infos(server, version)]
-
-    def _device_capacity(self, candidate: Checkpoint, placement: Placement, dtype: str | None) -> GateResult | None:
-        """The worst server's; None where no GPU can be seen, and the engine may be on the CPU."""
-        limits, results = self._limits, []
-        needed = device.need(candidate, dtype, placement.batch_tokens)
-        here = device.nvml() if self._local else []
-        for server in self._servers.values():
-            try:
-                gpus = here or server.device_memory()
-            except Unreachable:  # its metrics are away: what it says by gRPC decides
-                gpus = ()
-            if gpus:
-                # Servers on one machine each load the version, onto the same GPUs.
-                copies = len(self._servers) if self._local else 1
-                result = device.check_devices(
-                    needed, placement, gpus, margin=limits.capacity_margin, factor=limits.memory_factor, dtype=dtype,
-                    copies=copies,
-                )  # fmt: skip
-                results.append(result)
-        if not results and placement.device == "gpu":
-            total = needed.total(limits.memory_factor) + device.CONTEXT_BYTES
-            return capacity.check_capacity(total, None, margin=limits.capacity_margin, where="the GPUs")
-        return min(results, key=lambda r: WORST_FIRST.index(r.verdict), default=None)
+    def _fits(self, rollout: Rollout, _cancelled: Cancel) -> GateResult:
+        return self._capacity.ask(rollout)
 
     # The answers
 
@@ -289,31 +243,46 @@ class Gates:
         asked, golden = self._probe, self._golden
         if asked is None or golden is None:
             unasked = self._unasked(Gate.OUTPUT, rollout)
+            if self._runs.precision(self._limits.precision, self._server(), rollout.candidate) == "fp32":
+                forget_noise(self._journal, self._config.name)
             return self._sane(rollout, cancelled) if unasked.verdict is Verdict.PASS else unasked
         server, infer, limits = self._server(), self._first(), self._limits
         precision = self._runs.precision(limits.precision, server, rollout.candidate)
         stable = noise = None
+
+        def judged(stable: Stable | None) -> GateResult:
+            return judge.judge_output(
+                rollout.release,
+                None if stable is None else stable.scores,
+                candidate,
+                asked.relevance,
+                tolerance=limits.output_tolerance,
+                ndcg_margin=limits.ndcg_margin,
+                version=rollout.candidate,
+                noise=None if noise is None or stable is None or stable.kept else noise.furthest,
+                most_noise=limits.output_noise,
+            )
+
+        def silent(error: Exception) -> GateResult:
+            """It leaves nothing to compare with: that is not the candidate's fault."""
+            message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
+            return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
+
         if rollout.previous is not None:
-            # A stable version that does not answer leaves nothing to compare with: that is not the candidate's fault.
             try:
                 noise = golden.noise(server, infer, rollout.previous, precision, cancelled)
                 stable = golden.stable(server, infer, rollout.previous, noise, cancelled)
             except (TritonError, TimedOut) as error:
-                message = f"The stable version {rollout.previous} does not answer the golden set: {error}"
-                return GateResult(Gate.OUTPUT, Verdict.HOLD, message)
+                return silent(error)
         candidate = golden.candidate(server, infer, rollout.candidate, cancelled)
-        golden.keep(rollout.candidate, rollout.previous)
-        result = judge.judge_output(
-            rollout.release,
-            None if stable is None else stable.scores,
-            candidate,
-            asked.relevance,
-            tolerance=limits.output_tolerance,
-            ndcg_margin=limits.ndcg_margin,
-            version=rollout.candidate,
-            noise=None if noise is None or stable is None or stable.kept else noise.furthest,
-            most_noise=limits.output_noise,
-        )
+        result = judged(stable)
+        if rollout.previous is not None and stable is not None and stable.kept and result.verdict is not Verdict.PASS:
+            try:
+                stable = golden.again(server, infer, rollout.previous, stable, noise, cancelled)
+            except (TritonError, TimedOut) as error:
+                return silent(error)
+            result = judged(stable)
+        golden.keep(rollout.candidate if result.verdict is Verdict.PASS else None, rollout.previous)
         if rollout.previous is None and result.verdict is Verdict.PASS:
             # Nobody asks it yet, and what it shows is the noise of the service from here on.
             golden.noise(server, infer, rollout.candidate, precision, cancelled)

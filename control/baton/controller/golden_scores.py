@@ -14,7 +14,7 @@ In half precision the company that a document has in a batch moves its score (by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -111,17 +111,46 @@ class GoldenScorer:
             now = self._asked.smoke(infer, version, timeout_s=self._limits.request_timeout)
             moved = max(MOVED_BY_LAYOUT, 0.0 if noise is None else NOISE_FACTOR * noise.furthest)
             then = next(case for case in known.scores if case.case == now.case)
-            if max(abs(a - b) for a, b in zip(then.scores, now.scores, strict=True)) <= moved:
+            if _furthest([then], [now]) <= moved:
                 self._known[version] = known
                 return Stable(list(known.scores), kept=True)
+        return self._now(server, infer, version, noise, cancelled)
+
+    def again(
+        self,
+        server: Triton,
+        infer: Infer,
+        version: int,
+        kept: Stable,
+        noise: Noise | None,
+        cancelled: Callable[[], bool],
+    ) -> Stable:
+        """What was kept, if the version still gives all of it; else what it gives now.
+
+        Asked before a candidate is refused by it: an engine whose code or settings were changed since gives other
+        scores for some requests, whichever version it has loaded.
+        """
+        now = self._now(server, infer, version, noise, cancelled)
+        moved = self._limits.output_tolerance if noise is None else NOISE_FACTOR * noise.furthest
+        if _furthest(kept.scores, now.scores) > moved:
+            return now
+        self._remember(server, version, kept.scores)
+        return kept
+
+    def _now(
+        self, server: Triton, infer: Infer, version: int, noise: Noise | None, cancelled: Callable[[], bool]
+    ) -> Stable:
         self._known.pop(version, None)
         scores = self._ask(infer, version, cancelled)
         if noise is None:  # in fp32 the company makes no difference
             self._remember(server, version, scores)
         return Stable(scores, kept=False)
 
-    def keep(self, candidate: int, stable: int | None) -> None:
-        """Write down what these two versions gave while nobody else asked them, and forget others."""
+    def keep(self, candidate: int | None, stable: int | None) -> None:
+        """Write down what these two versions gave while nobody else asked them, and forget others.
+
+        Of a candidate that passed: the folder of one that was refused may be mended, and serve under the same number.
+        """
         self._known = {v: scores for v, scores in self._known.items() if v in (candidate, stable)}
         scores = [score for known in self._known.values() for case in known.scores for score in case.scores]
         fit = len(scores) <= MOST_KEPT and all(map(math.isfinite, scores))  # what is no number is no JSON
@@ -136,15 +165,15 @@ class GoldenScorer:
         """
         note = self._journal.notes.noise()
         if precision == "fp32":
-            if note.get(self._service) is not None:
-                note.put(self._service, None)
+            forget_noise(self._journal, self._service)
             return None
         runs = self._runs.words(server, version)
         found = note.get(self._service)
         if found is None or (found.golden, found.runs) != (self._golden.digest, runs):
             moved = self._asked.score_alone(infer, version, cancelled=cancelled, timeout_s=self._limits.request_timeout)
-            furthest = max((abs(pair.alone - pair.mixed) for pair in moved), default=0.0)
-            found = Noise(self._golden.digest, runs, version, furthest, len(moved))
+            # What is no number is no noise, and no JSON: the gate `invariance` refuses it.
+            each = [far for pair in moved if math.isfinite(far := abs(pair.alone - pair.mixed))]
+            found = Noise(self._golden.digest, runs, version, max(each, default=0.0), len(each))
             note.put(self._service, found)
         return found
 
@@ -154,3 +183,16 @@ class GoldenScorer:
     def _ask(self, infer: Infer, version: int, cancelled: Callable[[], bool]) -> list[CaseScores]:
         timeout = self._limits.request_timeout
         return self._asked.score_golden(infer, version, cancelled=cancelled, timeout_s=timeout)
+
+
+def forget_noise(journal: Journal, service: str) -> None:
+    """Of a service that was served in half precision, and is no more: it would widen what live traffic may show."""
+    note = journal.notes.noise()
+    if note.get(service) is not None:
+        note.put(service, None)
+
+
+def _furthest(some: Sequence[CaseScores], others: Sequence[CaseScores]) -> float:
+    """The largest difference of a score; infinite where one of them is no number."""
+    pairs = [pair for a, b in zip(some, others, strict=True) for pair in zip(a.scores, b.scores, strict=True)]
+    return max((far if math.isfinite(far := abs(a - b)) else math.inf for a, b in pairs), default=0.0)

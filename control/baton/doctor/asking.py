@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from baton.doctor.models import template
 from baton.domain import Signature
 from baton.errors import BatonError, KeyRefused, UsageError
 from baton.probe import NoRequest, ask_builtin
+from baton.tls import Tls, Trust
 from baton.triton import pbtxt
 from baton.triton.grpc import MAX_MESSAGE_BYTES, NO_MODEL, GrpcTriton
 from baton.triton.port import own_id
@@ -39,6 +41,8 @@ class Address:
     protocol: Literal["grpc", "http"]
     place: str
     """``host:port``."""
+    tls: Tls | None = None
+    """How gRPC is encrypted to it."""
 
     @classmethod
     def of(cls, text: str) -> Address:
@@ -53,12 +57,12 @@ class Address:
         return "gRPC" if self.protocol == "grpc" else "HTTP"
 
 
-def addresses(config: Config) -> list[Address]:
+def addresses(config: Config) -> Iterator[Address]:
     """Those of the configured servers."""
-    named = [
-        (protocol, place) for one in config.servers for protocol, place in (("grpc", one.grpc), ("http", one.http))
-    ]
-    return [Address(protocol, place) for protocol, place in named if place]  # type: ignore[arg-type]
+    for one in config.servers:
+        yield Address("grpc", one.grpc, one.encryption)
+        if one.http:
+            yield Address("http", one.http)
 
 
 def findings(asked: Sequence[Address], services: Sequence[ServiceConfig]) -> Iterator[Finding]:
@@ -81,8 +85,10 @@ def proxies(asked: Sequence[Address]) -> Finding:
     through = [host for host in hosts if not proxy_bypass(host)]
     if not known or not through:
         return good(name, "none stands between")
+    proxy = os.environ.get("https_proxy") or next(iter(known.values()))
+    proxy = re.sub(r"^(\w+://)?.*@", r"\1", proxy)  # without its user and password
     message = (
-        f"{os.environ.get('https_proxy') or next(iter(known.values()))} is set as a proxy: clients that do not "
+        f"{proxy} is set as a proxy: clients that do not "
         f"leave it out ask {', '.join(through)} through it, and may get no answer. Baton's own client leaves it out"
     )
     return limited(name, message, f"export no_proxy={','.join(through)}")
@@ -94,7 +100,7 @@ def _at(address: Address, services: Sequence[ServiceConfig]) -> Iterator[Finding
             yield _answer(address, service, f"HTTP {service.name}", None, None)
         yield _large(address)
         return
-    with contextlib.closing(GrpcTriton("of clients", address.place)) as triton:
+    with contextlib.closing(GrpcTriton("of clients", address.place, tls=address.tls)) as triton:
         try:
             release = triton.release()
         except KeyRefused:
@@ -166,7 +172,7 @@ def _answer(
     began = time.monotonic()
     try:
         url = f"{address.protocol}://{address.place}"
-        with Reranker(url, model=service.name, timeout_s=TIMEOUT_S) as client:
+        with Reranker(url, model=service.name, timeout_s=TIMEOUT_S, tls=address.tls) as client:
             ranking = client.rank(QUERY, DOCUMENTS, request_id=own_id("doctor-"))
     except BatonError as error:
         return failed(name, error, "`ctl status` and Triton's log say more.")
@@ -227,7 +233,7 @@ def _refusal(address: Address, count: int) -> tuple[str, str]:
     data = np.zeros((1, count), dtype=np.uint8)
     try:
         if address.protocol == "grpc":
-            _send_grpc(address.place, data)
+            _send_grpc(address, data)
         else:
             _send_http(address.place, data)
     except Exception as error:  # noqa: BLE001 - tritonclient's HTTP lets through what the socket and gevent raise
@@ -236,11 +242,12 @@ def _refusal(address: Address, count: int) -> tuple[str, str]:
     return "answered", "an answer"
 
 
-def _send_grpc(place: str, data: Any) -> None:
+def _send_grpc(address: Address, data: Any) -> None:
     import tritonclient.grpc as triton
 
-    options = [DIRECT, ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
-    with triton.InferenceServerClient(place, channel_args=options) as client:
+    credentials, named = Trust(address.tls).credentials()
+    options = [DIRECT, ("grpc.max_send_message_length", MAX_MESSAGE_BYTES), *named]
+    with triton.InferenceServerClient(address.place, creds=credentials, channel_args=options) as client:
         client.infer(NO_MODEL, [_input(triton, data)], request_id=own_id("doctor-"), client_timeout=TIMEOUT_S)
 
 

@@ -71,7 +71,12 @@ class Running:
 
     def seen(self, path: Path | str) -> Path:
         """A path of its own, such as in a container, as this machine sees it."""
-        return self.root / str(path).lstrip("/")
+        return Path(f"/proc/{self.pid}/cwd" if not Path(path).is_absolute() else self.root, str(path).lstrip("/"))
+
+    @property
+    def in_container(self) -> bool:
+        """Whether it has another root directory than this process; no where that can't be seen."""
+        return os.access(self.root, os.X_OK) and not _same(self.root, Path("/"))
 
 
 def findings(setup: Setup) -> Iterator[Finding]:
@@ -126,11 +131,15 @@ def _running(config: Config, server: Running) -> Iterator[Finding]:
         return
     place = next(iter(server.option("backend-directory")), str(DEFAULT_BINARY.parents[1] / "backends"))
     yield installation.folder_backends(config, server.seen(place), Path(place))
-    if _same(server.root, Path("/")):
-        yield installation.interpreter_packages(Path(place) / "python" / STUB, _path(server.pid))
-    else:
+    uid, _ = _ids(server.pid)
+    if server.in_container:
         message = "Triton runs in another container than this: `ctl doctor --role triton` in there looks at them"
         yield skipped("engine packages", message)
+    elif uid != os.geteuid():  # whoever runs it chose the programs in its PATH, and they would run as this user
+        message = "Triton is another user's: `ctl doctor --role triton` as that user looks at them"
+        yield skipped("engine packages", message)
+    else:
+        yield installation.interpreter_packages(Path(place) / "python" / STUB, _path(server.pid))
     yield shared_memory_of(server)
 
 
@@ -179,19 +188,21 @@ def reads(config: Config, server: Running) -> Finding:
     if uid == 0:
         return good(name, "it runs as root, and reads everything")
     try:
-        closed = _unreadable(config, uid, groups)
+        closed = _unreadable(config, uid, groups, mounted=server.in_container)
     except OSError as error:
         return skipped(name, f"{error.filename}: {error.strerror}")
     if closed is None:
         return good(name, f"{user(uid)} may read {config.repository}")
     message = f"{user(uid)}, as whom Triton runs, may not read {closed}: the version that needs it can't be loaded"
+    if closed in config.repository.resolve().parents:  # all that lies in it is nobody's business
+        return bad(name, message, f"chmod a+x {closed}  (others may pass through it then, and not list it)")
     return bad(name, message, f"chmod -R a+rX {closed}  (of a version that serves: Triton loads it again for that)")
 
 
-def _unreadable(config: Config, uid: int, groups: frozenset[int]) -> Path | None:
-    """The first path of the engines that such a user may not read."""
+def _unreadable(config: Config, uid: int, groups: frozenset[int], *, mounted: bool) -> Path | None:
+    """The first path that such a user may not read. ``mounted``: in a container, which has other folders above."""
     real = config.repository.resolve()
-    for above in reversed(real.parents):
+    for above in () if mounted else reversed(real.parents):
         if not _may(above.stat(), uid, groups, stat.S_IXOTH):
             return above
     left = MOST_LOOKED_AT
@@ -336,14 +347,13 @@ def gpu() -> Finding:
         answer, code = (done.stdout or done.stderr).strip(), done.returncode
     except (OSError, subprocess.TimeoutExpired) as error:
         answer, code = str(error), 1
-    if code:
+    rows = [re.split(r",\s*", line) for line in answer.splitlines()]
+    if code or not rows or any(len(row) != query.count(",") + 1 for row in rows):
         message = f"one is there and can't be used: {' '.join(answer.split()) or f'nvidia-smi ended with {code}'}"
         return limited(
             name, message, "Load or install the driver that fits the kernel; `dmesg | grep -i nvrm` says more."
         )
-    cards = "; ".join(
-        "{}: {} of {} free, driver {}".format(*re.split(r",\s*", line)[:4]) for line in answer.splitlines()
-    )
+    cards = "; ".join("{}: {} of {} free, driver {}".format(*row) for row in rows)
     with suppress(importlib.metadata.PackageNotFoundError):
         if (torch := importlib.metadata.version("torch")).endswith("+cpu"):
             message = f"{cards}; but torch {torch} beside Baton computes on the CPU alone"

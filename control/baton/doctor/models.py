@@ -6,6 +6,7 @@ more than the version policy changes. Not covered: what Triton itself makes of a
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from google.protobuf import text_format
 
 from baton.config import DEFAULT_SERVICE, Config, ServiceConfig
 from baton.doctor.finding import Finding, Fix, Setup, bad, failed, good, limited, skipped
-from baton.errors import RepositoryError
+from baton.domain import Model
+from baton.errors import Refused, RepositoryError
+from baton.journal import JOURNAL, Journal
 from baton.probe.reranker import NEEDED
 from baton.share import shared
 from baton.triton import pbtxt
@@ -52,7 +55,7 @@ def engine(setup: Setup, service: ServiceConfig) -> Iterator[Finding]:
     try:
         text = read(path)
         if text is None:
-            yield _missing(name, service, path, starts=setup.starts)
+            yield _missing(name, service, path, setup)
             return
         config, doubt = pbtxt.parse(text, path), pbtxt.doubts(text, path)
     except RepositoryError as error:
@@ -69,22 +72,34 @@ def engine(setup: Setup, service: ServiceConfig) -> Iterator[Finding]:
     yield from found or [good(name, f"{path} has all keys that Baton needs{_defaults(config, model)}")]
 
 
-def _missing(name: str, service: ServiceConfig, path: Path, *, starts: bool) -> Finding:
+def _missing(name: str, service: ServiceConfig, path: Path, setup: Setup) -> Finding:
     own = shared("model_repository", service.engine, CONFIG)
     message = f"{path} is not there: no version of {service.engine} can be loaded, and nothing can be pushed"
     if not own.is_file():
         return bad(name, message, "Write it; docs/reference/engine.md and the file that `ctl init` writes show how.")
 
-    # Triton can't have loaded it: without this file it does not know which backend runs it.
     def write() -> None:
+        if _recorded(service, setup.config.state):
+            raise Refused(
+                "Baton has recorded what stood there, the operator's parameters too.",
+                mend="Start it: it puts that back.",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, own.read_text("utf-8"))
 
     fix, mend = Fix(f"Write {path} as it comes with Baton", write), f"install -D -m 644 {own} {path}"
-    if starts:
+    if setup.starts:
         return limited(name, f"{message}, before `ctl up` has written it", mend, fix=fix)
     return bad(name, message, mend, fix=fix)
+
+
+def _recorded(service: ServiceConfig, state: Path) -> bool:
+    """Whether the journal has a text for the engine's file. Opening it may write: only `--fix` asks, under the lock."""
+    if not (state / JOURNAL).is_file():
+        return False
+    with contextlib.closing(Journal(state / JOURNAL)) as journal:
+        return journal.notes.config_text(Model.ENGINE).get(service.name) is not None
 
 
 def _common(engine: str, config: Any, path: Path) -> Iterator[Finding]:

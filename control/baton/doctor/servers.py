@@ -6,6 +6,7 @@ Each is asked over gRPC and changes nothing: the one unload call names a model t
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,7 +135,7 @@ def access(server: ServerConfig, key_file: Path) -> tuple[str | None, Finding]:
         return None, limited(name, f"{server.grpc} lets anybody load and unload models", _RESTRICT)
     file = server.admin_key_file or key_file
     try:
-        if server.admin_key_file is None and not file.is_file():
+        if server.admin_key_file is None and not os.access(file, os.R_OK):
             raise refusal
         key = secret.read(file, f"admin_key_file of server {server.name}")
         with _opened(server, key) as triton:

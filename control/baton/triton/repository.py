@@ -71,19 +71,24 @@ class ServiceFiles:
         kinds = model_config_pb2.ModelInstanceGroup
         groups = list(engine.instance_group) or [kinds(kind=kinds.KIND_AUTO)]
         words: dict[int, Literal["host", "gpu", "any"]] = {kinds.KIND_CPU: "host", kinds.KIND_AUTO: "any"}
-        devices = {words.get(group.kind, "gpu") for group in groups}
+        placed = {words.get(group.kind, "gpu") for group in groups}
+        device: Literal["host", "gpu", "any"] = "gpu" if "gpu" in placed else "any" if "any" in placed else "host"
+        counted = [group for group in groups if device == "host" or group.kind != kinds.KIND_CPU]
         divided = any(group.kind == kinds.KIND_MODEL for group in groups)
         parameters = {name: value.string_value.strip() for name, value in engine.parameters.items()}
         named = parameters.get("devices", "").split(",") if divided else []
         dtype, tokens = parameters.get("dtype", ""), parameters.get("max_batch_tokens", "")
+        gpus = sorted(
+            {gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()}
+        )
         return Placement(
-            device="gpu" if "gpu" in devices else "any" if "any" in devices else "host",
-            gpus=tuple(
-                sorted(
-                    {gpu for group in groups for gpu in group.gpus} | {int(n) for n in named if n.strip().isdecimal()}
-                )
+            device=device,
+            gpus=tuple(gpus),
+            # Of the GPU that gets the most. A group that names none has its count on each.
+            count=max(
+                sum(max(group.count, 1) for group in counted if not group.gpus or gpu in group.gpus)
+                for gpu in gpus or [0]
             ),
-            count=sum(max(group.count, 1) for group in groups),
             divided=divided,
             dtype=None if dtype in ("", "auto") else dtype,
             batch_tokens=int(tokens) if tokens.isdecimal() else None,

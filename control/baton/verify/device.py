@@ -5,8 +5,8 @@ Pure but for :func:`nvml`. Not run on a GPU yet: held to recorded metrics of Tri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Final, Literal
 
@@ -21,6 +21,8 @@ CONTEXT_BYTES: Final = 512 << 20
 BATCH_TOKENS: Final = 16_384
 """Of one pass, where the model's configuration does not say: what the reranker's engine takes then."""
 TRITON, NVML = "Triton's metrics", "NVML"
+_INSTANCE: Final = "MIG-"
+"""How the name of a part of a divided GPU begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,9 @@ class Placement:
     """Where a model's configuration has its instances run.
 
     ``device`` is ``host``, ``gpu``, or ``any``: on GPUs where there are some. ``gpus`` are numbers, empty for all.
-    ``count`` instances run on each, or one instance is ``divided`` over them. ``dtype`` and ``batch_tokens`` are
-    parameters of the model that Baton knows; None where they are not given, or leave the choice to the engine.
+    ``count`` instances run on each (on the host: in all), or one is ``divided`` over them. ``dtype`` and
+    ``batch_tokens`` are parameters of the model that Baton knows; None where they are not given, or leave the choice to
+    the engine.
     """
 
     device: Literal["host", "gpu", "any"]
@@ -98,18 +101,49 @@ def nvml() -> list[DeviceMemory]:
     except library.NVMLError:
         return []
     try:
-        return [_device(library, number) for number in range(library.nvmlDeviceGetCount())]
-    except library.NVMLError:  # MIG, or a driver that does not tell: Triton may
+        return [device for number in range(library.nvmlDeviceGetCount()) for device in _devices(library, number)]
+    except library.NVMLError:  # a driver that does not tell: Triton may
         return []
     finally:
         library.nvmlShutdown()
 
 
-def _device(library: Any, number: int) -> DeviceMemory:
+def _devices(library: Any, number: int) -> Iterator[DeviceMemory]:
+    """A GPU; or its instances, if it is divided (MIG). A process gets one of those, and which is not known here."""
     handle = library.nvmlDeviceGetHandleByIndex(number)
+    try:
+        divided, _ = library.nvmlDeviceGetMigMode(handle)
+    except library.NVMLError:  # it can't be divided
+        divided = 0
+    if not divided:
+        yield _device(library, handle, number)
+        return
+    for place in range(library.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            instance = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
+        except library.NVMLError:  # none is in that place
+            continue
+        yield _device(library, instance, None)
+
+
+def _device(library: Any, handle: Any, number: int | None) -> DeviceMemory:
     memory, uuid = library.nvmlDeviceGetMemoryInfo(handle), library.nvmlDeviceGetUUID(handle)
     name = uuid.decode() if isinstance(uuid, bytes) else str(uuid)
     return DeviceMemory(name, int(memory.total), int(memory.free), NVML, number)
+
+
+def visible(told: Sequence[DeviceMemory], here: Sequence[DeviceMemory]) -> Sequence[DeviceMemory]:
+    """A server's GPUs, by its metrics (``told``) and by NVML (``here``): NVML's figures of those that it sees.
+
+    NVML shows all of the machine. A server in a container or with ``CUDA_VISIBLE_DEVICES`` sees some, and counts them
+    from 0.
+    """
+    names = {device.name for device in told}
+    both = [device for device in here if device.name in names]
+    if both:
+        return [replace(device, number=number) for number, device in enumerate(both)]
+    # Of a divided GPU Triton names the whole. With nothing in common it is elsewhere, as behind a tunnel.
+    return here if not told or any(device.name.startswith(_INSTANCE) for device in here) else told
 
 
 def check_devices(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,17 @@ def test_an_address_is_asked_as_a_client_asks_it(ctl: Ctl, machine: list[Setup])
     assert ctl("doctor", "gpu:8001", "--role", "control").exit_code == 2
 
 
+def test_a_server_that_is_configured_is_asked_in_its_own_way(
+    ctl: Ctl, machine: list[Setup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "baton.toml").write_text('[[servers]]\nname = "gpu"\ngrpc = "gpu:8001"\ntls = true\n')
+    monkeypatch.setattr(
+        asking, "findings", lambda asked, _: [good("gRPC", str([one.tls is not None for one in asked]))]
+    )
+    assert told(ctl, "gpu:8001", "http://gpu:8001", "b:8001")["client", "gRPC"]["message"] == "[True, False, False]"
+    assert told(ctl, "--role", "client")["client", "gRPC"]["message"] == "[True]"
+
+
 def test_before_a_version_is_live_there_is_no_alias_to_ask(ctl: Ctl, machine: list[Setup], tmp_path: Path) -> None:
     (tmp_path / "model_repository" / "reranker" / CONFIG).unlink()
     assert {name: one["verdict"] for (role, name), one in told(ctl).items() if role == "client"} == {
@@ -106,6 +118,19 @@ def test_a_failure_is_code_1(ctl: Ctl, machine: list[Setup], monkeypatch: pytest
         "fixable": False, "fixed": False,
     }  # fmt: skip
     assert "checks failed: disk." in done.stderr
+
+
+def test_a_user_who_may_not_look_at_all_of_it(ctl: Ctl, machine: list[Setup], monkeypatch: pytest.MonkeyPatch) -> None:
+    def findings(setup: Setup, key_file: Path) -> Iterator[Finding]:
+        yield good("Python", "3.11")
+        raise PermissionError(13, "Permission denied", "/srv/models")
+
+    monkeypatch.setattr(control, "findings", findings)
+    found = told(ctl)
+    assert found["control", "Python"]["verdict"] == "ok"
+    assert found["control", "rights of this user"]["verdict"] == "fail"
+    assert "this user may not look at /srv/models" in found["control", "rights of this user"]["message"]
+    assert ("triton", "memory") in found
 
 
 def test_narrow(ctl: Ctl, machine: list[Setup], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +228,7 @@ def test_where_triton_is_on_other_machines_none_is_needed_here(
     for name in ("find_binary", "find_triton"):
         monkeypatch.setattr(installation, name, none)
     monkeypatch.setattr(host, "MINIMUM_MEMORY", 1 << 60)
+    monkeypatch.setattr("baton.doctor.servers.answers", lambda server: False)  # another test's Triton might
     monkeypatch.setattr(procfs, "servers", lambda: iter(()))
     monkeypatch.setattr("baton.doctor.servers.look", lambda *_: [])
     (tmp_path / "baton.toml").write_text(
@@ -236,6 +262,7 @@ def broken(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Conf
     (tmp_path / "model_repository").mkdir(exist_ok=True)
     monkeypatch.setattr("baton.doctor.servers.look", lambda *_: [])
     monkeypatch.setattr("baton.doctor.files.MINIMUM_WATCHES", 1 << 40)
+    monkeypatch.setattr(control, "ports", lambda wanted: [])  # another test's control plane may have them
     return Config()
 
 

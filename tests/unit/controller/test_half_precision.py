@@ -6,7 +6,10 @@ Not run on a GPU: its memory, and what an engine on it says of itself, are told 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
+import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.unit.controller.plane import ENGINE, NAME, Place, Plane
 from tests.unit.plan.rollouts import ROLLOUT
 from tests.unit.verify.tiny import safetensors, write
 
+from baton.codec import encode
 from baton.config import GateConfig, ServiceConfig
 from baton.controller.gates import Gates
 from baton.controller.settings import live_limits
@@ -24,6 +28,7 @@ from baton.errors import Unreachable
 from baton.evidence import CapacityEvidence, InvarianceEvidence, OutputEvidence
 from baton.journal import Journal
 from baton.testing import Behaviour, FakeTriton
+from baton.verify import capacity, device
 from baton.verify.device import DeviceMemory
 
 BF16 = EngineInfo("cpu", "bf16", "none", "cpu", "bf16")
@@ -176,6 +181,64 @@ def test_what_the_engine_said_stands_while_the_metrics_are_away(place, journal, 
     assert invariance(ask(gates(place, journal), Gate.INVARIANCE, FIRST)).precision == "fp32"
 
 
+def test_an_engine_that_was_changed_since_does_not_refuse_an_equal_version(place, journal):
+    """Its code or a setting moved scores of some requests; what is kept of the stable version is from before that."""
+    serve(place, v1=Behaviour(info=FP32))
+    assert ask(gates(place, journal), Gate.OUTPUT, FIRST).verdict is Verdict.PASS
+    serve(place, v2=Behaviour(info=FP32, shift=0.003))
+    place.servers["a"].versions[1] = Behaviour(info=FP32, shift=0.003)
+    result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
+    assert (result.verdict, result.observed) == (Verdict.PASS, 0.0)
+    place.servers["a"].versions[2] = Behaviour(info=FP32, shift=0.006)
+    result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
+    assert (result.verdict, result.observed) == (Verdict.FAIL, pytest.approx(0.003, rel=0.01))
+
+
+def test_what_the_stable_version_still_gives_refuses_another(place, journal):
+    """It is asked again before a refusal, and what it gave alone counts, if it is within its noise of that."""
+    serve(place, v1=Behaviour(info=BF16, noise=0.004))
+    ask(gates(place, journal), Gate.OUTPUT, FIRST)
+    serve(place, v2=Behaviour(info=BF16, shift=0.003, noise=0.004))
+    place.servers["a"].versions[1] = Behaviour(info=BF16, shift=0.003, noise=0.004)
+    result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
+    assert (result.verdict, result.limit, output(result).noise) == (Verdict.FAIL, 0.001, None)
+    place.servers["a"].versions[1] = Behaviour(info=BF16, answer_error="gone")
+    result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
+    assert result.verdict is Verdict.HOLD
+
+
+def test_what_a_refused_version_gave_is_not_kept(place, journal):
+    """Its folder is mended and serves, put there by hand: a copy of the refused one must not pass beside it."""
+    serve(place, v1=Behaviour(info=FP32), v2=Behaviour(info=FP32, shift=0.005))
+    assert ask(gates(place, journal), Gate.OUTPUT, SECOND).verdict is Verdict.FAIL
+    serve(place, v3=Behaviour(info=FP32, shift=0.005))
+    place.servers["a"].versions[2] = Behaviour(info=FP32)
+    third: Any = replace(ROLLOUT, candidate=3, previous=2)
+    assert ask(gates(place, journal), Gate.OUTPUT, third).verdict is Verdict.FAIL
+
+
+def test_a_stable_version_whose_scores_are_no_numbers_leaves_no_such_figure(place, journal):
+    serve(place, v1=Behaviour(info=BF16, noise=math.nan), v2=Behaviour(info=BF16, shift=0.003))
+    result = ask(gates(place, journal), Gate.OUTPUT, SECOND)
+    assert result.verdict is Verdict.FAIL
+    json.dumps(encode(result.evidence), allow_nan=False)
+    assert journal.notes.noise().get(NAME).furthest == 0.0
+
+
+def test_without_a_golden_set_an_old_noise_does_not_widen_what_live_traffic_may_show(place, journal):
+    """It was measured in bf16. By now the golden set is gone, and the engine runs in fp32."""
+    serve(place, v1=Behaviour(info=BF16, noise=0.004))
+    ask(gates(place, journal), Gate.OUTPUT, FIRST)
+    config = ServiceConfig(NAME, ENGINE, probe="reranker", gates=GateConfig(allow_unjudged=True))
+    asked = Gates(config, place.files, place.servers, journal, local=False)
+    serve(place, v2=Behaviour(info=BF16))
+    assert ask(asked, Gate.OUTPUT, SECOND).verdict is Verdict.PASS
+    assert journal.notes.noise().get(NAME) is not None, "it runs in half precision still"
+    place.servers["a"].versions[2] = Behaviour(info=FP32)
+    assert ask(asked, Gate.OUTPUT, SECOND).verdict is Verdict.PASS
+    assert journal.notes.noise().get(NAME) is None
+
+
 class FileGates:
     """The real gate ``capacity``; the others pass."""
 
@@ -201,6 +264,106 @@ def checkpoint(place: Place, version: int, elements: int) -> None:
     with (made / "model.safetensors").open("r+b") as file:
         file.truncate(8 + len(head) + elements * 4)
     made.rename(place.files.folder(version))
+
+
+def placed(place: Place, group: str) -> None:
+    """Write the instance group of the engine."""
+    path = place.repository / ENGINE / "config.pbtxt"
+    text = re.sub(r"instance_group \[.*?\]", f"instance_group [ {group} ]", path.read_text(), flags=re.DOTALL)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("{ count: 3 kind: KIND_CPU }", ("host", (), 3)),
+        ("{ kind: KIND_CPU }, { count: 2 kind: KIND_CPU }", ("host", (), 3)),
+        ("{ count: 2 kind: KIND_AUTO }", ("any", (), 2)),
+        ("{ count: 1 kind: KIND_GPU gpus: [ 0 ] }, { count: 1 kind: KIND_GPU gpus: [ 1 ] }", ("gpu", (0, 1), 1)),
+        ("{ count: 1 kind: KIND_GPU gpus: [ 0, 1 ] }, { count: 2 kind: KIND_GPU gpus: [ 1 ] }", ("gpu", (0, 1), 3)),
+        ("{ count: 1 kind: KIND_GPU }, { count: 4 kind: KIND_CPU }", ("gpu", (), 1)),
+    ],
+)
+def test_instances_are_counted_where_they_run(place, group, expected):
+    placed(place, group)
+    found = place.files.placement()
+    assert (found.device, found.gpus, found.count) == expected
+
+
+class Machine:
+    """The gate ``capacity`` for servers of this machine, which has so many bytes free, and these GPUs by NVML."""
+
+    def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch, journal: Journal, servers: Any = None) -> None:
+        self.free, self.nvml = 64 * GIB, []
+        monkeypatch.setattr(capacity, "available_memory", lambda: self.free)
+        monkeypatch.setattr(device, "nvml", lambda: self.nvml)
+        self._gates = Gates(ServiceConfig(NAME, ENGINE), place.files, servers or place.servers, journal, local=True)
+
+    def ask(self, rollout: Rollout = SECOND) -> GateResult:
+        return ask(self._gates, Gate.CAPACITY, rollout)
+
+
+@pytest.fixture
+def machine(place, monkeypatch, journal):
+    checkpoint(place, 2, GIB)  # 4 GiB as stored, 2 GiB in bf16
+    serve(place, v1=Behaviour(info=GPU))
+    placed(place, "{ count: 1 kind: KIND_AUTO }")
+    return Machine(place, monkeypatch, journal)
+
+
+def gpu(name: str, free: int, source: str = "NVML", number: int | None = None) -> DeviceMemory:
+    return DeviceMemory(name, 24 * GIB, free * GIB, source, number)
+
+
+def test_a_process_takes_memory_of_the_host_wherever_it_computes(machine):
+    machine.nvml = [gpu("GPU-0", 20, number=0)]
+    result = machine.ask()
+    assert (result.verdict, rests_on(result, CapacityEvidence).what) == (Verdict.PASS, "device memory")
+    machine.free = 256 << 20
+    result = machine.ask()
+    assert (result.verdict, rests_on(result, CapacityEvidence).what) == (Verdict.FAIL, "memory")
+    assert "that are free on this machine" in result.message
+
+
+def test_each_instance_on_the_host_has_weights_of_its_own(place, machine):
+    place.servers["a"].versions[1] = Behaviour(info=FP32)
+    machine.free = 8 * GIB
+    placed(place, "{ count: 1 kind: KIND_CPU }")
+    one = machine.ask()
+    assert one.verdict is Verdict.PASS
+    placed(place, "{ count: 2 kind: KIND_CPU }")
+    two = machine.ask()
+    assert (two.verdict, two.observed) == (Verdict.FAIL, 2 * one.observed)
+
+
+def test_what_is_on_a_gpu_is_not_judged_by_the_hosts_memory_while_nobody_tells_of_the_gpu(machine):
+    machine.free = 3 * GIB
+    result = machine.ask()
+    assert (result.verdict, result.skipped) == (Verdict.PASS, True)
+    assert "the free memory on the GPUs can't be seen" in result.message
+
+
+def test_a_server_is_given_the_gpus_that_it_sees(place, machine):
+    """NVML shows three. The server sees one of them, which it calls 0; somebody else fills the first."""
+    placed(place, "{ count: 1 kind: KIND_GPU gpus: [ 0 ] }")
+    machine.nvml = [gpu(f"GPU-{i}", free, number=i) for i, free in enumerate((1, 20, 2))]
+    place.servers["a"].gpus = [gpu("GPU-1", 5, "Triton's metrics")]
+    result = machine.ask()
+    assert (result.verdict, rests_on(result, CapacityEvidence).device) == (Verdict.PASS, "GPU-1")
+    assert rests_on(result, CapacityEvidence).available_bytes == 20 * GIB, "NVML is read now, Triton was a while ago"
+    place.servers["a"].gpus = [gpu("GPU-elsewhere", 1, "Triton's metrics")]
+    result = machine.ask()
+    assert rests_on(result, CapacityEvidence).device == "GPU-elsewhere", "it is behind a tunnel"
+
+
+def test_servers_with_a_gpu_each_do_not_count_for_one_another(place, machine, monkeypatch, journal):
+    servers = {"a": place.servers["a"], "b": copy.copy(place.servers["a"])}
+    both = Machine(place, monkeypatch, journal, servers)
+    for name, server in servers.items():
+        server.gpus = [gpu(f"GPU-{name}", 5, "Triton's metrics")]
+    assert both.ask().verdict is Verdict.PASS
+    servers["b"].gpus = servers["a"].gpus
+    assert both.ask().verdict is Verdict.FAIL
 
 
 def test_what_would_not_fit_onto_the_gpu_is_refused_before_it_is_loaded(place):

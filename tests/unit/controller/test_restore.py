@@ -16,6 +16,7 @@ from baton.errors import Refused, RepositoryError
 from baton.facts import Restored
 from baton.journal import JOURNAL, Journal
 from baton.reasons import Reason
+from baton.samples import GoldenScores
 from baton.schema import JournalError
 from baton.testing import Behaviour
 from baton.triton.repository import ServiceFiles
@@ -360,6 +361,18 @@ def test_where_the_name_leads_must_be_known(place):
     with pytest.raises(RepositoryError):
         put_back(place, file)
     assert (state(place) / JOURNAL).read_bytes() == before
+
+
+def test_what_versions_of_then_answered_is_forgotten(place):
+    """A number may have been given to another version since. The next candidate is compared with what that gives."""
+    plane = Plane(place)
+    plane.journal.notes.golden_scores().put(NAME, {1: GoldenScores("digest", None, ())})
+    file = taken(place)
+    plane.close()
+    put_back(place, file)
+    plane = Plane(place)
+    assert not plane.journal.notes.golden_scores().get(NAME)
+    plane.close()
 
 
 def test_whose_state_is_taken_away_does_nothing_more(place):

@@ -42,8 +42,11 @@ def begun(place: Place, *, probe: str | None, allow: bool) -> Plane:
     """A control plane that judges without a golden set."""
     config = ServiceConfig(NAME, ENGINE, probe=probe, gates=GateConfig(allow_unjudged=allow, request_timeout=10.0))
     unused: Any = None
-    place.answers = Asker(config, unused, place.servers, unused, local=False)  # type: ignore[assignment]
-    return Plane(place)
+    asker = Asker(config, unused, place.servers, unused, local=False)
+    place.answers = asker  # type: ignore[assignment]
+    plane = Plane(place)
+    asker._journal = plane.journal
+    return plane
 
 
 def drop(place: Place, version: int, behaviour: Behaviour) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import grpc
 import pytest
+from tests.support.tls import Authority
+from tritonclient.grpc import service_pb2
 
 from baton.client import Ranking, Reranker
 from baton.config import DEFAULT_SERVICE, Config, ServerConfig
@@ -37,7 +40,7 @@ def test_addresses() -> None:
     with pytest.raises(UsageError, match="is a gateway"):
         Address.of("http://gpu:8003/v1")
     servers = (ServerConfig("a", "a:1", http="a:2"), ServerConfig("b", "b:1", http=False))
-    assert asking.addresses(Config(servers=servers)) == [
+    assert list(asking.addresses(Config(servers=servers))) == [
         Address("grpc", "a:1"),
         Address("http", "a:2"),
         Address("grpc", "b:1"),
@@ -50,6 +53,12 @@ def test_a_proxy_that_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     found = asking.proxies(address)
     assert (found.verdict, found.mend) == ("warn", "export no_proxy=10.1.2.3")
+    for proxy in ("http://ann:pass@w0rd-5c1d@proxy:3128", "ann:pass@w0rd-5c1d@proxy:3128"):
+        monkeypatch.setenv("https_proxy", proxy)
+        found = asking.proxies(address)
+        assert "proxy:3128 is set as a proxy" in found.message
+        assert "5c1d" not in found.message
+        assert "ann" not in found.message
     monkeypatch.setenv("no_proxy", "10.1.2.3")
     assert asking.proxies(address).verdict == "ok"
 
@@ -138,6 +147,33 @@ def test_a_limit_that_pictures_do_not_pass(protocol: Any, serve: Any) -> None:
         found = asking._large(Address(protocol, place))
     assert found.verdict == "warn"
     assert "8 MiB does not pass" in found.message
+
+
+def test_an_encrypted_server_is_asked_as_its_clients_ask_it(tmp_path: Path) -> None:
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            def answer(_: bytes, context: Any) -> bytes:
+                if handler_call_details.method.endswith("/ServerMetadata"):
+                    return bytes(
+                        service_pb2.ServerMetadataResponse(name="triton", version="2.51.0").SerializeToString()
+                    )
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    authority = Authority(tmp_path)
+    authority.options()  # makes the certificate, too
+    shown = grpc.ssl_server_credentials([(authority.key.read_bytes(), authority.chain.read_bytes())])
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Handler()], options=[("grpc.max_receive_message_length", -1)])
+    place = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', shown)}"
+    server.start()
+    configured = Config(servers=(ServerConfig("a", place, http=False, tls=True, ca_file=authority.file),))
+    found = {one.name: one for one in asking.findings(list(asking.addresses(configured)), [DEFAULT_SERVICE])}
+    server.stop(None).wait()
+    assert found["gRPC"].verdict == "ok", found["gRPC"].message
+    assert found["gRPC message size"].verdict == "ok", found["gRPC message size"].message
+    assert "no such model" in found["reranker alias"].message
 
 
 def test_where_nobody_listens_no_size_is_judged() -> None:

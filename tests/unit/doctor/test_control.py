@@ -15,7 +15,7 @@ import pytest
 from baton.config import ServerConfig, load
 from baton.doctor import Setup, control, servers
 from baton.doctor.finding import Finding
-from baton.errors import TritonError, Unreachable
+from baton.errors import KeyRefused, TritonError, Unreachable
 
 AWAY = ServerConfig("away", "127.0.0.1:1")
 KEY = Path("/no/key")
@@ -138,6 +138,17 @@ def test_what_a_server_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     broken = looked(monkeypatch, tmp_path, explicit=TritonError("No."), index=TritonError("No index."))
     assert broken["access to a"].verdict == "fail"
     assert broken["mode of a"].verdict == "skipped"
+
+
+def test_the_key_of_another_users_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It lies in his state directory, which he alone may open."""
+
+    def closed(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    found = looked(monkeypatch, tmp_path, index=KeyRefused("A key is needed.", mend="Name it."))
+    assert (found["access to a"].verdict, found["access to a"].mend) == ("fail", "Name it.")
 
 
 def test_all_of_a_control_plane(tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def test_few_open_files() -> None:
 
 
 NVIDIA_SMI = {
+    "echo 'No devices were found'": ("warn", "one is there and can't be used: No devices were found"),
+    "true": ("warn", "can't be used: nvidia-smi ended with 0"),
     "echo 'NVIDIA H200, 139000 MiB, 143771 MiB, 570.1'": ("ok", "NVIDIA H200: 139000 MiB of 143771 MiB free"),
     "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18": (
         "warn",
@@ -242,6 +244,36 @@ def test_a_triton_that_was_started_wrongly(config: Config, tmp_path: Path) -> No
     assert "--load-model=reranker --load-model=qwen3_vl_reranker" in found["models at start"].mend
 
 
+def test_a_repository_that_is_named_from_where_triton_was_started(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running("--model-repository=models", "--backend-directory=backends") as server:
+        monkeypatch.chdir("/")
+        assert server in host.servers_of(config)
+        assert host.repository(config, server).verdict == "ok"
+
+
+def test_no_program_of_another_users_is_run(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He chose his Triton's PATH, and root asks this command."""
+    program, trace = tmp_path / "bin" / "python3", tmp_path / "trace"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    program.chmod(0o755)
+    (tmp_path / "backends" / "python").mkdir(parents=True)
+    stub_for(tmp_path / "backends" / "python", "3.11")
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    with running(f"--model-repository={config.repository}", f"--backend-directory={tmp_path / 'backends'}") as server:
+        list(host.running(config, server))
+        assert trace.exists(), "of this user's own it is"
+        trace.unlink()
+        monkeypatch.setattr(host, "_ids", lambda _: (54321, frozenset()))
+        found = by_name(host.running(config, server))
+    assert not trace.exists()
+    assert found["engine packages"].verdict == "skipped"
+    assert "Triton is another user's" in found["engine packages"].message
+
+
 def test_without_a_mode_triton_takes_no_load_calls(config: Config) -> None:
     with running() as server:
         found = host.mode(server)
@@ -284,6 +316,15 @@ def test_a_version_that_tritons_user_may_not_read(config: Config, monkeypatch: p
     assert host.reads(config, server).verdict == "ok"
     config.repository.chmod(0o700)
     assert str(config.repository) in host.reads(config, server).message
+    config.repository.chmod(0o755)
+    config.repository.parent.chmod(0o700)
+    found = host.reads(config, server)
+    assert (found.verdict, found.mend) == (
+        "fail", f"chmod a+x {config.repository.parent}  (others may pass through it then, and not list it)",
+    ), "what else lies in there is nobody's business"  # fmt: skip
+    monkeypatch.setattr(host.Running, "in_container", property(lambda _: True))
+    assert host.reads(config, server).verdict == "ok", "what lies above a volume is not in its container"
+    config.repository.parent.chmod(0o755)
 
 
 def test_who_runs_a_process_is_read_of_the_kernel() -> None:

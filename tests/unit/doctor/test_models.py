@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from baton.config import DEFAULT_SERVICE, Config, load
 from baton.doctor import Setup, models
 from baton.doctor.finding import Finding
+from baton.domain import Model
+from baton.errors import Refused
+from baton.journal import JOURNAL, Journal
 from baton.share import shared
 from baton.triton import pbtxt
 from baton.triton.repository import ServiceFiles
@@ -65,6 +69,22 @@ def test_no_file_is_written_from_the_template(config: Config) -> None:
     file.write_text("# a person's\n")
     found.fix.act()
     assert file.read_text() == "# a person's\n"
+
+
+def test_a_file_that_baton_knows_is_put_back_by_baton(config: Config, tmp_path: Path) -> None:
+    """The one that comes with Baton lacks what an operator set, and would be taken for his next edit."""
+    config = replace(config, state=tmp_path / "state")
+    with contextlib.closing(Journal(config.state / JOURNAL)) as journal:
+        journal.notes.config_text(Model.ENGINE).put(DEFAULT_SERVICE.name, f"{TEMPLATE}# dtype is bf16\n")
+    found = look(config)[f"{ENGINE} config"]
+    assert found.fix is not None
+    with pytest.raises(Refused, match="Baton has recorded what stood there"):
+        found.fix.act()
+    assert not (config.repository / ENGINE / "config.pbtxt").exists()
+    with contextlib.closing(Journal(config.state / JOURNAL)) as journal:
+        journal.notes.config_text(Model.ENGINE).put(DEFAULT_SERVICE.name, None)
+    found.fix.act()
+    assert (config.repository / ENGINE / "config.pbtxt").read_text() == TEMPLATE
 
 
 def test_without_a_template_it_is_left_to_the_person(config: Config) -> None:

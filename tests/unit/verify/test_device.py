@@ -12,7 +12,7 @@ from tests.unit.verify.tiny import config, safetensors, write
 from baton.domain import Verdict
 from baton.verify.capacity import estimate_bytes
 from baton.verify.checkpoint import describe
-from baton.verify.device import CONTEXT_BYTES, DeviceMemory, Need, Placement, check_devices, need, nvml
+from baton.verify.device import CONTEXT_BYTES, DeviceMemory, Need, Placement, check_devices, need, nvml, visible
 
 GIB = 1 << 30
 
@@ -100,6 +100,9 @@ def library(*, works=True, asked=None):
         if not works:
             raise NoDriver
 
+    def refuses(*_):
+        raise NoDriver
+
     return SimpleNamespace(
         NVMLError=NoDriver,
         nvmlInit=init,
@@ -108,6 +111,7 @@ def library(*, works=True, asked=None):
         nvmlDeviceGetHandleByIndex=lambda number: number,
         nvmlDeviceGetMemoryInfo=lambda number: SimpleNamespace(total=24 * GIB, free=number * GIB, used=0),
         nvmlDeviceGetUUID=lambda number: f"GPU-{number}" if number else b"GPU-0",
+        nvmlDeviceGetMigMode=refuses,
     )
 
 
@@ -116,6 +120,30 @@ def test_nvml_numbers_the_gpus(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", library(asked=asked))
     assert nvml() == [DeviceMemory(f"GPU-{i}", 24 * GIB, i * GIB, "NVML", i) for i in range(2)]
     assert asked == ["shutdown"]
+
+
+def test_of_a_gpu_that_is_divided_its_instances_count(monkeypatch):
+    """The whole may have much free, and the instance that a process got nothing. Of three places one is empty."""
+    made = library(asked=[])
+    mode = {0: (0, 0), 1: (1, 1)}
+
+    def instance(number, place):
+        if place == 1:
+            raise NoDriver
+        return f"{number}-{place}"
+
+    made.nvmlDeviceGetMigMode = mode.__getitem__
+    made.nvmlDeviceGetMaxMigDeviceCount = lambda _: 3
+    made.nvmlDeviceGetMigDeviceHandleByIndex = instance
+    made.nvmlDeviceGetMemoryInfo = lambda one: SimpleNamespace(total=24 * GIB, free=GIB if isinstance(one, str) else 9)
+    made.nvmlDeviceGetUUID = lambda one: f"MIG-{one}" if isinstance(one, str) else f"GPU-{one}"
+    monkeypatch.setitem(sys.modules, "pynvml", made)
+    assert [(one.name, one.free, one.number) for one in nvml()] == [
+        ("GPU-0", 9, 0), ("MIG-1-0", GIB, None), ("MIG-1-2", GIB, None),
+    ]  # fmt: skip
+    made.nvmlDeviceGetMigMode = lambda _: (1, 1)
+    told = [DeviceMemory("GPU-0", 80 * GIB, 70 * GIB, "Triton's metrics")]
+    assert {one.name[:4] for one in visible(told, nvml())} == {"MIG-"}, "Triton tells of the whole GPU"
 
 
 def test_without_a_driver_or_the_package_there_are_none(monkeypatch):

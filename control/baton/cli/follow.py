@@ -88,20 +88,25 @@ def await_removal(facade: Facade, verb: Prune, asked: Pruned, timeout: float | N
 
     Raises ``TimedOut``, or ``Refused`` where some of them stayed.
     """
-    until = None if timeout is None else time.monotonic() + timeout
-    while (now := facade.ask(replace(verb, dry_run=True))).under_way:
-        if until is not None and time.monotonic() >= until:
-            raise TimedOut(
-                f"{asked.service}: not all of it was removed after {duration(timeout)}.",
-                mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
-            )
-        time.sleep(POLL_S)
+    began, doing, told = time.monotonic(), "", ""
+    with Display() as display:
+        while (now := facade.ask(replace(verb, dry_run=True))).under_way:
+            if now.doing == doing != told:  # as at the last look: it takes a while
+                display.remark(told := doing)
+            doing = now.doing
+            if timeout is not None and time.monotonic() - began >= timeout:
+                text = f"{asked.service}: not all of it was removed after {duration(timeout)}. {doing}"
+                raise TimedOut(
+                    text.rstrip(),
+                    mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
+                )
+            time.sleep(POLL_S)
     there = {v.version for v in now.versions}
     left = [v.version for v in asked.versions if v.goes and v.version in there]
     if not left and now.problems:
         raise Refused(f"{asked.service}: {' '.join(now.problems)}", mend="Their room is free when that is done.")
     if left:
-        why = " ".join(now.problems) or "A rollout began, which comes first."
+        why = " ".join(now.problems) or "A rollout began, which comes first, or the folder is another one by now."
         raise Refused(f"{asked.service}: {named(left)} stayed on disk. {why}", mend="Run `ctl prune` again after that.")
     return replace(asked, free=now.free, under_way=False)
 

@@ -45,6 +45,17 @@ REFUSALS: Mapping[Reason, tuple[str, str, str]] = {
     Reason.NEVER_SERVED: (
         "Version {version} has never served.", _KEPT, "`ctl promote {version}` starts its rollout.",
     ),
+    Reason.NOT_AS_SERVED: (
+        (
+            "Version {version} is not what served under that number: {file:?{file} is not as it was|its folder is "
+            "another one, whose files no gate has seen}{more:? (and {more} more)|}."
+        ),
+        _KEPT,
+        (
+            "Put its files back as they were, or name another with --to. `ctl rollback --to {version} --changed` loads "
+            "it as it is."
+        ),
+    ),
     Reason.NOTHING_TO_RETRY: (
         "No version of {service} was refused or withdrawn.", _KEPT, f"`ctl promote N` starts a rollout. {_LISTS}",
     ),

@@ -188,6 +188,7 @@ CASES: tuple[Why, ...] = (
     because(Reason.STAYS_WAY_BACK),
     because(Reason.STAYS_ARRIVING),
     because(Reason.STAYS_WAITING),
+    because(Reason.STAYS_USED, versions=(3, 4)),
     because(Reason.STAYS_NEWEST, keep=5),
     because(Reason.WAS_PRUNED, version=1, at="2026-01-01T00:00:00Z"),
     because(Reason.NO_KEEP, service="reranker"),
@@ -265,6 +266,9 @@ CASES: tuple[Why, ...] = (
     because(Reason.LIVE_FOLDER_GONE, version=1),
     because(Reason.UNCHANGED, version=1),
     because(Reason.NOT_RECORDED, version=1),
+    because(Reason.NOT_AS_SERVED, version=1),
+    because(Reason.NOT_AS_SERVED, version=1, file="config.json", more=0),
+    because(Reason.NOT_AS_SERVED, version=1, file="config.json", more=2),
     because(Reason.DIFFERS, version=1, file="config.json", more=0),
     because(Reason.DIFFERS, version=1, file="config.json", more=2),
 )  # fmt: skip

@@ -52,6 +52,7 @@ def refused(plane: Plane, to: int | None = None) -> str:
 
 def test_one_that_nobody_touched_is_not_hashed(plane):
     plane.app.manifest = hashes = Hashes(weights="other")
+    plane.journal.notes.manifest(2).put(NAME, {"weights": "two"})
     back(plane)
     plane.live(1)
     back(plane, 2)

@@ -36,7 +36,11 @@ def test_an_authority_need_not_be_a_root(tmp_path: Path, named: str) -> None:
     between = root.create_child_ca()
     own = between.issue_cert("127.0.0.1")
     file = tmp_path / "ca.pem"
-    trusted = {"root": root.cert_pem, "the one between": between.cert_pem, "its own certificate": own.cert_chain_pems[0]}
+    trusted = {
+        "root": root.cert_pem,
+        "the one between": between.cert_pem,
+        "its own certificate": own.cert_chain_pems[0],
+    }
     trusted[named].write_to_path(file)
     trust = Trust(Tls(file))
     with serving(own) as address:

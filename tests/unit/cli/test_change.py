@@ -22,6 +22,7 @@ from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Evidence, Gate, Outcome, Phase, Step, Verdict
 from baton.errors import BatonError, GateFailed, Refused, RepositoryError, TritonError, Unreachable
 from baton.evidence import synthetic
+from baton.facts import Pruned
 from baton.removal import Removal
 from baton.testing import Behaviour
 
@@ -407,3 +408,18 @@ def test_prune_says_what_it_waits_for(served: Recorder, ctl: Ctl, monkeypatch: p
     done = ctl("prune", "--yes")
     assert done.exit_code == 0, done.output
     assert done.stderr.count("Server b does not answer.") == 1
+
+
+def test_prune_waits_out_a_restart_of_the_control_plane(
+    served: Recorder, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> Pruned:
+        raise Unreachable("It is away.")
+
+    asked = replace(PRUNED, under_way=True)
+    answers = iter([lambda: PRUNED, lambda: asked, away, away, lambda: asked, lambda: replace(PRUNED, versions=())])
+    monkeypatch.setattr(served, "_answer", lambda _verb: next(answers)())
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
+    done = ctl("prune", "--yes")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("It is away.") == 1

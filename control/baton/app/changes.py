@@ -79,7 +79,7 @@ def rollback(app: App, asked: verbs.Rollback) -> Ticket:
                 one.halt(rollout, _outcome_of_stop(rollout), asked.who, why)
                 return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
             target = asked.to if asked.to is not None else _previous(app, one, view)
-            _way_there(one, view, target)
+            _way_there(app, one, view, target)
             fingerprint = view.folders[target].fingerprint
             if asked.changed or fingerprint == proved or _looks_as_it_served(view, target):
                 if asked.changed:
@@ -91,15 +91,17 @@ def rollback(app: App, asked: verbs.Rollback) -> Ticket:
         proved = fingerprint
 
 
-def _way_there(one: Service, view: View, target: int) -> None:
+def _way_there(app: App, one: Service, view: View, target: int) -> None:
     _not_pruned(one, view, target)
     if target == view.alias:
         raise Refused(because(Reason.SERVES_ALREADY, version=target))
     if target not in view.folders or not view.folders[target].complete:
         raise Refused(because(Reason.NOT_WHOLE, version=target))
-    record = view.records.get(target)
-    if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
-        raise Refused(because(Reason.NEVER_SERVED, version=target))
+    record, lower = view.records.get(target), target < (view.alias or 0)
+    refused = record is not None and record.status is ReleaseStatus.REJECTED
+    served = target in app.journal.rollouts.served(one.name)
+    if (refused and not (lower and served)) or (record is None and not lower):
+        raise Refused(because(Reason.NEVER_SERVED, version=target, higher=not lower))
 
 
 def _looks_as_it_served(view: View, version: int) -> bool:

@@ -43,7 +43,11 @@ REFUSALS: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.NOT_WHOLE: ("Version {version} is not on disk, or not complete.", _KEPT, _LISTS),
     Reason.NEVER_SERVED: (
-        "Version {version} has never served.", _KEPT, "`ctl promote {version}` starts its rollout.",
+        "Version {version} has never served.", _KEPT,
+        (
+            "{higher:?`ctl promote {version}` starts its rollout|Its gates are asked when `ctl push DIR` brings its "
+            "checkpoint again, under a new number}."
+        ),
     ),
     Reason.NOT_AS_SERVED: (
         (

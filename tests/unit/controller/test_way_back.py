@@ -8,7 +8,7 @@ import shutil
 import pytest
 from tests.unit.controller.plane import NAME, Plane
 
-from baton.domain import Outcome
+from baton.domain import Gate, GateResult, Outcome, Verdict
 from baton.errors import Refused, UsageError
 from baton.reasons import Reason
 
@@ -121,4 +121,30 @@ def test_one_of_which_nothing_was_ever_known_can_be_named(place, plane):
         db.execute("UPDATE rollout SET previous = NULL")
     place.drop(1, "of a time before this journal")
     back(plane, 1)
+    plane.live(1)
+
+
+def test_one_that_was_refused_and_never_served_does_not_come_by_a_rollback(place, plane):
+    place.answers.order[Gate.OUTPUT] = lambda rollout, _cancelled: GateResult(
+        Gate.OUTPUT, Verdict.FAIL if rollout.candidate == 3 else Verdict.PASS, "other scores"
+    )
+    place.drop(3)
+    plane.run(lambda: plane.ended(3), "it is refused")
+    assert plane.ended(3) is Outcome.REJECTED
+    place.drop(4)
+    plane.live(4)
+    with pytest.raises(Refused) as told:
+        back(plane, 3)
+    assert told.value.reason is Reason.NEVER_SERVED
+    assert "ctl push" in str(told.value.mend)
+
+
+def test_one_that_served_comes_back_although_a_later_check_refused_it(place, plane):
+    place.answers.order[Gate.OUTPUT] = lambda rollout, _cancelled: GateResult(
+        Gate.OUTPUT, Verdict.FAIL if rollout.candidate == 1 else Verdict.PASS, "other scores"
+    )
+    plane.app.verify(None, 1, who="ann")
+    plane.run(lambda: plane.phase() is None, "it is refused")
+    assert plane.ended(1) is Outcome.REJECTED
+    back(plane)
     plane.live(1)

@@ -90,7 +90,7 @@ def test_a_python_package_that_is_not_there(st: Stage, monkeypatch: pytest.Monke
             st.drop(2)
             error = st.wait_why(Reason.MACHINE_RESTS).figures["error"]
             assert "No module named 'torch_nowhere'" in error
-            assert "install `torch_nowhere`" in error
+            assert "lacks `torch_nowhere`. Install it there." in error
             assert "<module>" not in error
             until(lambda: st.policy() == {1}, "a restart of Triton would find what serves alone")
             told = app.rollout(app.history()[0].id).events

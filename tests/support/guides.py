@@ -204,7 +204,8 @@ class Terminal:
         self.text, self.runs = "", ""
         self._count = 0
         self._shell = subprocess.Popen(
-            ["bash", "--noprofile", "--norc"],
+            # A test run in the background ignores Ctrl-C, and so would all that is typed here.
+            ["env", "--default-signal=INT", "bash", "--noprofile", "--norc"],
             cwd=folder, env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip

@@ -188,6 +188,8 @@ class Folder:
     """Its name ends Triton at the next load call: a number beyond 64 bits (seen on 24.10)."""
     own_size: int = 0
     """Bytes of ``size`` that the disk gets back when it is removed."""
+    uses: frozenset[int] = frozenset()
+    """The other versions that its links lead into: without their folders it is broken."""
 
     @property
     def complete(self) -> bool:
@@ -317,6 +319,8 @@ class Pruning:
     """How many were to stay beside the version that serves and the one that a rollback goes to."""
     who: str | None = None
     """The person who asked for it; None: retention, after a rollout (``keep_versions``)."""
+    folders: Mapping[int, str] = field(default_factory=dict)
+    """Their fingerprints: another folder that came in the place of one stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """The types of all that Baton tells: the facade makes them, the API carries them, CLI and metrics read them.
 
 ``baton.codec`` writes them as JSON by the names of their fields, so fields are added, and never renamed or dropped.
-``docs/schema.json`` is generated from them. Times are UTC text, as in ``2026-01-01T00:00:00Z``; shares of traffic are
-percent.
+``docs/schema.json`` is generated from them. Times are UTC text, as in ``2026-01-01T00:00:00Z``; shares are percent.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ class PrunableVersion:
 class Pruned:
     """What retention removes. ``bytes`` is what that frees, ``free`` what is free now, null where it is not known.
 
-    ``under_way``: versions are still to be removed, or the files of removed ones to be deleted.
+    ``under_way``: versions are still to be removed, or files of removed ones to be deleted; ``doing``: what that is at.
     """
 
     service: str
@@ -184,6 +183,7 @@ class Pruned:
     free: int | None = field(metadata=ALWAYS)
     under_way: bool
     problems: tuple[str, ...]
+    doing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from baton.domain import Folder, Phase, ReleaseStatus, VersionMeta, VersionState
 from baton.facts import PrunableVersion, Pruned, VersionOnDisk
 from baton.plan import DeleteRemoved, Prune, View
 from baton.plan.prune import needed
-from baton.reasons import Reason, because
+from baton.reasons import Reason, because, named
 
 
 def versions(one: Service) -> list[VersionOnDisk]:
@@ -95,7 +95,9 @@ def pruned(
         free = shutil.disk_usage(one.files.engine_dir).free
     except OSError:
         free = None
-    deleting = one.deleting() and DeleteRemoved() not in view.failed
+    deleting = () if DeleteRemoved() in view.failed else one.deleting()
+    waiting = view.pruning is not None if dry_run else bool(goes)
+    doing = f"Deleting the files of {named(deleting)}." if deleting else ""
     return Pruned(
         service=one.name,
         keep=keep,
@@ -103,6 +105,7 @@ def pruned(
         versions=tuple(versions),
         bytes=sum(v.bytes for v in versions if v.goes),
         free=free,
-        under_way=deleting or (view.pruning is not None if dry_run else bool(goes)),
+        under_way=bool(deleting) or waiting,
+        doing=one.decision.message if waiting else doing,
         problems=tuple(not_removed(view)),
     )

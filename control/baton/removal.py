@@ -84,10 +84,11 @@ class Removal:
         if not (names := self._names()):
             return
         refused: RepositoryError | None = None
-        with beside(self._repository.resolve(), self._engine) as (out, place):
+        left = "What is left of a removed version can't be deleted"
+        with self._errors(left), beside(self._repository.resolve(), self._engine) as (out, place):
             for name in names:
                 try:
-                    with self._errors(f"What is left of a removed version can't be deleted: {place / name}"):
+                    with self._errors(f"{left}: {place / name}"):
                         _delete(name, out)
                 except RepositoryError as error:
                     refused = refused or error  # the others may go

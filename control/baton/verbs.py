@@ -107,10 +107,18 @@ class Promote(Change[Ticket]):
 
 @dataclass(frozen=True, slots=True)
 class Rollback(Change[Ticket]):
-    """Back to the previous (or named) version at once."""
+    """Back to the previous (or named) version at once.
+
+    One whose folder was changed since it served is refused.
+    """
 
     service: str | None = None
     to: int | None = field(default=None, metadata=_help("Back to this version.  [default: the previous one]"))
+    changed: bool = field(default=False, metadata=_help("With --to: also where its folder was changed since then."))
+
+    def answer_s(self) -> float:
+        """Where its folder looks otherwise than when it served, the whole folder is hashed first."""
+        return _HASHING_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,6 +173,32 @@ def test_what_a_version_runs_in_is_told(st: Stage, next_version: int) -> None:
         st.wait_live(next_version + 1)
         assert st.status()["problems"] == [], "it is loaded no more"
         assert runs(next_version) == (None, None, None)
+
+
+def test_a_rollback_goes_to_what_served_and_to_another_content_only_by_its_name(st: Stage, next_version: int) -> None:
+    def change(version: int, text: str) -> None:
+        """Append to a file of the version's folder, and wait until the control plane has seen that."""
+        seen = app.services["ranker"].view.folders[version].fingerprint
+        with (st.engine_dir() / str(version) / "config.json").open("a") as file:
+            file.write(text)
+            file.flush()
+            os.utime(file.fileno())
+        until(lambda: app.services["ranker"].view.folders[version].fingerprint != seen, "it is seen")
+
+    with st.control() as app, Traffic(st) as traffic:
+        first = st.wait_phase("steady")["stable"]
+        st.drop_copy(first, next_version)
+        st.wait_live(next_version)
+        change(first, "")
+        app.rollback(None, first, who=ME)
+        st.wait_live(first)
+        change(next_version, " ")
+        with pytest.raises(Refused, match=r"config\.json is not as it was"):
+            app.rollback(None, next_version, who=ME)
+        assert st.status()["stable"] == first
+        app.rollback(None, next_version, changed=True, who=ME)
+        st.wait_live(next_version)
+    assert traffic.errors == []
 
 
 def test_rollback_after_retirement_and_to_a_named_version(st: Stage, next_version: int) -> None:

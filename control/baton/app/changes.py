@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from baton import on_disk, report, verbs
-from baton.controller.content import ContentVerifier
+from baton.controller.content import ContentVerifier, differing
 from baton.controller.service import Service
-from baton.domain import Kind, Outcome, Phase, Pruning, ReleaseStatus, Rollout
-from baton.errors import Refused, RepositoryError, Unreachable
+from baton.domain import Kind, Outcome, Phase, ReleaseStatus, Rollout
+from baton.errors import Refused, RepositoryError, Unreachable, UsageError
 from baton.facts import Paused, Pruned, Ticket, iso
 from baton.plan import View
-from baton.plan.prune import surplus, way_back
+from baton.plan.prune import noted, surplus, way_back
 from baton.plan.traffic import before_traffic, position_of
 from baton.reasons import Reason, because
 
@@ -59,30 +59,69 @@ def _go_on(app: App, one: Service, rollout: Rollout, asked: verbs.Promote) -> Ti
 
 
 def rollback(app: App, asked: verbs.Rollback) -> Ticket:
-    """A rollout that is under way gives way; else the earlier version comes back by a rollout of its own."""
+    """A rollout that is under way gives way; else the earlier version comes back by a rollout of its own.
+
+    A rollback does not ask the gates of files: the folder must hold what served, or be named with ``changed``.
+    """
+    if asked.changed and asked.to is None:
+        raise UsageError("--changed goes with a version.", mend="Name it with --to N.")
     one = app.service(asked.service)
     why = because(Reason.ASKED_BACK, who=asked.who)
-    with app.loop.lock:
-        view = _look(app, one)
-        if (rollout := view.rollout) is not None:
-            if asked.to not in (None, rollout.previous):
-                raise _busy(rollout)
-            if rollout.previous is None:
-                raise Refused(because(Reason.NONE_EARLIER))
-            one.halt(rollout, _outcome_of_stop(rollout), asked.who, why)
-            return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
-        target = asked.to if asked.to is not None else _previous(app, one, view)
-        _not_pruned(one, view, target)
-        if target == view.alias:
-            raise Refused(because(Reason.SERVES_ALREADY, version=target))
-        if target not in view.folders or not view.folders[target].complete:
-            raise Refused(because(Reason.NOT_WHOLE, version=target))
-        record = view.records.get(target)
-        if target > (view.alias or 0) and (record is None or record.status is ReleaseStatus.REJECTED):
-            raise Refused(because(Reason.NEVER_SERVED, version=target))
-        opened = one.begin(view, Kind.ROLLBACK, target, view.alias, asked.who, why, promoted=True)
-        app.loop.wake()
-        return _ticket(opened, "live", f"Version {target} is loaded again, then the alias moves.")
+    proved = None
+    while True:
+        with app.loop.lock:
+            view = _look(app, one)
+            if (rollout := view.rollout) is not None:
+                if asked.to not in (None, rollout.previous):
+                    raise _busy(rollout)
+                if rollout.previous is None:
+                    raise Refused(because(Reason.NONE_EARLIER))
+                one.halt(rollout, _outcome_of_stop(rollout), asked.who, why)
+                return _ticket(rollout, "ended", f"Back to version {rollout.previous}.")
+            target = asked.to if asked.to is not None else _previous(app, one, view)
+            _way_there(app, one, view, target)
+            fingerprint = view.folders[target].fingerprint
+            if asked.changed or fingerprint == proved or _looks_as_it_served(view, target):
+                if asked.changed:
+                    app.journal.notes.manifest(target).put(one.name, None)  # the hashes of another content
+                opened = one.begin(view, Kind.ROLLBACK, target, view.alias, asked.who, why, promoted=True)
+                app.loop.wake()
+                return _ticket(opened, "live", f"Version {target} is loaded again, then the alias moves.")
+        _prove_as_it_served(app, one, view, target)
+        proved = fingerprint
+
+
+def _way_there(app: App, one: Service, view: View, target: int) -> None:
+    _not_pruned(one, view, target)
+    if target == view.alias:
+        raise Refused(because(Reason.SERVES_ALREADY, version=target))
+    if target not in view.folders or not view.folders[target].complete:
+        raise Refused(because(Reason.NOT_WHOLE, version=target))
+    record, lower = view.records.get(target), target < (view.alias or 0)
+    refused = record is not None and record.status is ReleaseStatus.REJECTED
+    served = target in app.journal.rollouts.served(one.name)
+    if (refused and not (lower and served)) or (record is None and not lower):
+        raise Refused(because(Reason.NEVER_SERVED, version=target, higher=not lower))
+
+
+def _looks_as_it_served(view: View, version: int) -> bool:
+    record = view.records.get(version)
+    known = {view.loaded.get(version), None if record is None else record.fingerprint}
+    return view.folders[version].fingerprint in known
+
+
+def _prove_as_it_served(app: App, one: Service, view: View, version: int) -> None:
+    """Hashes the whole folder, outside of the loop's lock. Of a version of which nothing is recorded nothing is asked.
+
+    Raises:
+        Refused: it holds something else than it did, or that can't be told.
+    """
+    known, record = app.journal.notes.manifest(version).get(one.name), view.records.get(version)
+    if known is not None:
+        if wrong := differing(known, app.manifest(one.name, version)):
+            raise Refused(because(Reason.NOT_AS_SERVED, version=version, file=wrong[0], more=len(wrong) - 1))
+    elif record.fingerprint if record is not None else version in app.journal.rollouts.served(one.name):
+        raise Refused(because(Reason.NOT_AS_SERVED, version=version))
 
 
 def abort(app: App, asked: verbs.Abort) -> Ticket:
@@ -182,7 +221,7 @@ def prune(app: App, asked: verbs.Prune) -> Pruned:
                 raise _busy(view.rollout)
             if (blocked := view.loads_blocked()) is not None:
                 raise Refused(blocked)
-            app.journal.notes.pruning().put(one.name, Pruning(goes, keep, asked.who))
+            app.journal.notes.pruning().put(one.name, noted(view, goes, keep, asked.who))
             app.loop.wake()
         return on_disk.pruned(one, view, keep, goes, back, dry_run=asked.dry_run)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -20,6 +21,7 @@ from baton.reasons import named
 if TYPE_CHECKING:
     from baton.verbs import Facade, Prune
 
+T = TypeVar("T")
 POLL_S = 0.25
 PATIENCE_S = 30.0
 """How long a control plane may be away while a verb waits: the rollout is in the journal and outlives a restart."""
@@ -88,43 +90,66 @@ def await_removal(facade: Facade, verb: Prune, asked: Pruned, timeout: float | N
 
     Raises ``TimedOut``, or ``Refused`` where some of them stayed.
     """
-    until = None if timeout is None else time.monotonic() + timeout
-    while (now := facade.ask(replace(verb, dry_run=True))).under_way:
-        if until is not None and time.monotonic() >= until:
-            raise TimedOut(
-                f"{asked.service}: not all of it was removed after {duration(timeout)}.",
-                mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
-            )
-        time.sleep(POLL_S)
+    began, doing, told = time.monotonic(), "", ""
+    with Display() as display:
+        asking = _Patient(display)
+        while (now := asking(lambda: facade.ask(replace(verb, dry_run=True)))) is None or now.under_way:
+            if now is not None:
+                if now.doing == doing != told:  # as at the last look: it takes a while
+                    display.remark(told := doing)
+                doing = now.doing
+            if timeout is not None and time.monotonic() - began >= timeout:
+                text = f"{asked.service}: not all of it was removed after {duration(timeout)}. {doing}"
+                raise TimedOut(
+                    text.rstrip(),
+                    mend="It goes on, unless a rollout begins; `ctl prune --dry-run` shows what is left.",
+                )
+            time.sleep(POLL_S)
     there = {v.version for v in now.versions}
     left = [v.version for v in asked.versions if v.goes and v.version in there]
     if not left and now.problems:
         raise Refused(f"{asked.service}: {' '.join(now.problems)}", mend="Their room is free when that is done.")
     if left:
-        why = " ".join(now.problems) or "A rollout began, which comes first."
+        why = " ".join(now.problems) or "A rollout began, which comes first, or the folder is another one by now."
         raise Refused(f"{asked.service}: {named(left)} stayed on disk. {why}", mend="Run `ctl prune` again after that.")
     return replace(asked, free=now.free, under_way=False)
+
+
+class _Patient:
+    """Asks while a verb waits. A control plane that is away is given some time, and that it is away is said once."""
+
+    def __init__(self, display: Display) -> None:
+        self._display, self._answered, self._away = display, time.monotonic(), False
+
+    def __call__(self, ask: Callable[[], T]) -> T | None:
+        """None while it is away. Raises ``Unreachable`` once it has been away for too long."""
+        try:
+            answer = ask()
+        except Unreachable as error:
+            if time.monotonic() - self._answered > PATIENCE_S:
+                raise
+            if not self._away:
+                self._display.remark(f"{error.message} Trying again for {duration(PATIENCE_S)}.")
+            self._away = True
+            return None
+        self._answered, self._away = time.monotonic(), False
+        return answer
 
 
 def _wait(facade: Facade, ticket: Ticket, number: int, timeout: float | None, goal: Goal) -> RolloutStory:
     """The rollout as it was when it was done."""
     began = time.monotonic()
-    answered = began
     story = Story(from_halt=goal is BACK)
     phase, doing = "not known yet", ""
     with Display() as display:
+        asking = _Patient(display)
         while True:
             now = time.monotonic()
-            try:
-                rollout = facade.rollout(number)
-            except Unreachable as error:
-                if now - answered > PATIENCE_S:
-                    raise
-                if phase != "silent":
-                    display.remark(f"{error.message} Trying again for {duration(PATIENCE_S)}.")
+            rollout = asking(lambda: facade.rollout(number))
+            if rollout is None:
                 phase = "silent"
             else:
-                answered, phase = now, rollout.phase
+                phase = rollout.phase
                 display.tell(story.news(rollout, display.columns))
                 display.now(rollout)
                 if _done(rollout, ticket, goal):

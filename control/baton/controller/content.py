@@ -12,9 +12,15 @@ from baton.domain import Folder
 from baton.errors import Refused
 from baton.journal import Journal
 from baton.reasons import Reason, because
+from baton.verify.meta import META
 
 Manifest = Callable[[int], Mapping[str, str]]
 """SHA-256 of every file of a version's folder."""
+
+
+def differing(known: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """The files that are others, gone, or new. What a person says of a version is none of what it computes with."""
+    return sorted(name for name in {*known, *found} - {META} if known.get(name) != found.get(name))
 
 
 class ContentVerifier:
@@ -44,8 +50,7 @@ class ContentVerifier:
         if known is None:
             raise Refused(because(Reason.NOT_RECORDED, version=version))
         found = self._manifest(version)
-        wrong = sorted(name for name, digest in known.items() if found.get(name) != digest)
-        if wrong:
+        if wrong := differing(known, found):
             raise Refused(because(Reason.DIFFERS, version=version, file=wrong[0], more=len(wrong) - 1))
         # The fingerprint from before the hashing: what changes meanwhile is another change.
         noted = self._journal.notes.loaded()

@@ -219,9 +219,10 @@ class RolloutRecorder:
         loaded = rollout.candidate in view.loaded
 
         def decided(version: int, status: ReleaseStatus, reason: Why) -> VersionRecord:
-            return VersionRecord(
-                version, status, reason, fingerprint if version == rollout.candidate else "", loaded, now
-            )
+            known = view.records.get(version)
+            before = "" if known is None else known.fingerprint
+            seen = fingerprint if version == rollout.candidate else before
+            return VersionRecord(version, status, reason, seen, loaded, now)
 
         records: list[VersionRecord] = []
         match outcome:
@@ -238,9 +239,11 @@ class RolloutRecorder:
                 records.append(decided(rollout.candidate, ReleaseStatus.WITHDRAWN, why))
             case _:
                 pass
+        due = None
         if outcome is Outcome.LIVE and rollout.stop is None:
             served = (rollout.candidate, rollout.previous, *self._journal.rollouts.served(self._service))
             withdrawn = {r.version for r in records if r.status is ReleaseStatus.WITHDRAWN}
             due = after(view, rollout.candidate, self._settings, [v for v in served if v is not None], withdrawn)
-            self._journal.notes.pruning().put(self._service, due)
+        # Also nothing: a try to end that was killed may have been for another outcome.
+        self._journal.notes.pruning().put(self._service, due)
         self._journal.rollouts.end(rollout, outcome, why, now, records)

@@ -173,9 +173,9 @@ class Service:
         """The versions that were removed from disk, and when."""
         return self._ports.journal.notes.removed().get(self.name) or {}
 
-    def deleting(self) -> bool:
-        """Whether files of removed versions are still to be deleted."""
-        return bool(self._ports.remover.left())
+    def deleting(self) -> tuple[int, ...]:
+        """The removed versions whose files are still to be deleted."""
+        return self._ports.remover.left()
 
     def gates_of(self, rollout: Rollout) -> list[GateResult]:
         """Every gate of the rollout with its verdict so far."""

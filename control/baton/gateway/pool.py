@@ -23,7 +23,8 @@ from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, e
 from baton.client_errors import error_of
 from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
-from baton.tls import Tls, Trust
+from baton.tls import Connection as Encrypted
+from baton.tls import Tls
 from baton.triton.words import refused
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
@@ -55,22 +56,23 @@ class Connection(Protocol):
 
 
 class TritonConnection:
-    """A Triton by gRPC, over one connection that is kept warm. Made and used in one event loop."""
+    """A Triton by gRPC, over one connection that is kept warm. Used in one event loop."""
 
     def __init__(self, address: str, tls: Tls | None = None) -> None:
         import tritonclient.grpc.aio as triton
 
-        self.name, (credentials, named) = address, Trust(tls).credentials()
-        self._client = triton.InferenceServerClient(address, creds=credentials, channel_args=[*CHANNEL, *named])
-        self._input = triton.InferInput
+        def connected(credentials: Any, named: list[tuple[str, str]]) -> triton.InferenceServerClient:
+            return triton.InferenceServerClient(address, creds=credentials, channel_args=[*CHANNEL, *named])
+
+        self.name, self._encrypted, self._input = address, Encrypted(tls, connected), triton.InferInput
 
     async def infer(self, model: str, version: str, inputs: Tensors, request_id: str, timeout_s: float) -> Outputs:
         tensors, options = wire(self._input, inputs), call_options(version, request_id, timeout_s)
-        answer = await self._asked(timeout_s, self._client.infer(model, tensors, client_timeout=timeout_s, **options))
+        answer = await self._asked(timeout_s, self._client().infer(model, tensors, client_timeout=timeout_s, **options))
         return {name: value for name in OUTPUTS if (value := answer.as_numpy(name)) is not None}
 
     async def outputs(self, model: str, timeout_s: float) -> frozenset[str]:
-        told = await self._asked(timeout_s, self._client.get_model_metadata(model, client_timeout=timeout_s))
+        told = await self._asked(timeout_s, self._client().get_model_metadata(model, client_timeout=timeout_s))
         return frozenset(one.name for one in told.outputs)
 
     async def _asked(self, timeout_s: float, call: Awaitable[Any]) -> Any:
@@ -82,8 +84,14 @@ class TritonConnection:
             code = str(error.status() or "").removeprefix("StatusCode.")
             raise error_of(code, str(error.message()), self.name, timeout_s) from None
 
+    def _client(self) -> Any:
+        return self._encrypted.client()
+
     async def close(self) -> None:
-        await self._client.close()
+        left: list[Any] = []
+        self._encrypted.close(left.append)
+        for client in left:
+            await client.close()
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Which version folders may be removed from disk, and when: after a rollout, or because a person asked for it.
 
 What is to go is written down as a :class:`Pruning` when a rollout ends, or by ``ctl prune``. So a folder that comes
-later is never removed by it. It goes one version at a time, and each is looked at once more before it does. A rollout
-that begins ends the pruning.
+later is never removed by it, also in the place of one that was to go. It goes one version at a time, and each is looked
+at once more before it does. A rollout that begins ends the pruning.
 """
 
 from __future__ import annotations
@@ -27,9 +27,17 @@ def pruning(view: View, phase: Phase, settings: RolloutSettings) -> Decision | N
     if any(isinstance(e, Sync | Reload) for e in view.running):
         return None  # Triton is reading the engine's directory
     for version in asked.versions:
-        if version in view.folders and needed(view, version, settings, view.way_back) is None:
+        folder = view.folders.get(version)
+        if folder is None or asked.folders.get(version, folder.fingerprint) != folder.fingerprint:
+            continue
+        if needed(view, version, settings, view.way_back) is None:
             return Decision(phase, because(Reason.PRUNING, version=version), Prune(version))
     return Decision(phase, because(Reason.PRUNED_ALL), EndPruning())
+
+
+def noted(view: View, versions: tuple[int, ...], keep: int, who: str | None = None) -> Pruning:
+    """What is written down of the versions that are to go."""
+    return Pruning(versions, keep, who, {version: view.folders[version].fingerprint for version in versions})
 
 
 def surplus(view: View, keep: int, settings: RolloutSettings, way_back: int | None) -> tuple[int, ...]:
@@ -56,6 +64,8 @@ def needed(view: View, version: int, settings: RolloutSettings, way_back: int | 
         return because(Reason.STAYS_ARRIVING)
     if view.alias is None or (version > view.alias and view.undecided(version)):
         return because(Reason.STAYS_WAITING)
+    if users := tuple(sorted(other for other, one in view.folders.items() if version in one.uses)):
+        return because(Reason.STAYS_USED, versions=users)
     return None
 
 
@@ -70,7 +80,7 @@ def after(
         return None
     back = way_back(candidate, served, view.records, view.folders, withdrawn)
     versions = surplus(replace(view, rollout=None), settings.keep_versions, settings, back)
-    return Pruning(versions, settings.keep_versions) if versions else None
+    return noted(view, versions, settings.keep_versions) if versions else None
 
 
 def way_back(

@@ -43,7 +43,22 @@ REFUSALS: Mapping[Reason, tuple[str, str, str]] = {
     ),
     Reason.NOT_WHOLE: ("Version {version} is not on disk, or not complete.", _KEPT, _LISTS),
     Reason.NEVER_SERVED: (
-        "Version {version} has never served.", _KEPT, "`ctl promote {version}` starts its rollout.",
+        "Version {version} has never served.", _KEPT,
+        (
+            "{higher:?`ctl promote {version}` starts its rollout|Its gates are asked when `ctl push DIR` brings its "
+            "checkpoint again, under a new number}."
+        ),
+    ),
+    Reason.NOT_AS_SERVED: (
+        (
+            "Version {version} is not what served under that number: {file:?{file} is not as it was|its folder is "
+            "another one, whose files no gate has seen}{more:? (and {more} more)|}."
+        ),
+        _KEPT,
+        (
+            "Put its files back as they were, or name another with --to. `ctl rollback --to {version} --changed` loads "
+            "it as it is."
+        ),
     ),
     Reason.NOTHING_TO_RETRY: (
         "No version of {service} was refused or withdrawn.", _KEPT, f"`ctl promote N` starts a rollout. {_LISTS}",

@@ -286,6 +286,7 @@ SENTENCES: Mapping[Reason, str] = {
     Reason.STAYS_WAY_BACK: "`ctl rollback` goes back to it.",
     Reason.STAYS_ARRIVING: "It is still arriving.",
     Reason.STAYS_WAITING: "Its rollout has not begun.",
+    Reason.STAYS_USED: "Links of {versions:versions} lead into it.",
     Reason.STAYS_NEWEST: "It is one of the {keep} newest of the others.",
     # Faults of the control plane
     Reason.TROUBLE: "{error}",

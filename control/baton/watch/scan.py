@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -80,7 +83,25 @@ def _look(path: Path, before: Folder | None, now: float) -> Folder | None:
         harmless=problem is not None and is_number(path.name) and listing.is_there,
         deadly=listing.is_folder and ends_triton(path.name),
         cut=bool(missing) and all(isinstance(part, CutShort) for part in missing),
+        uses=before.uses if before is not None and same else uses(listing),
     )
+
+
+def uses(listing: Listing) -> frozenset[int]:
+    """The other versions beside a version's folder that its links lead into."""
+    home = listing.path.parent.resolve()
+    inside = (path.relative_to(home) for path in _led_to(listing) if path.is_relative_to(home))
+    numbers = {version_of(path.parts[0]) for path in inside if path.parts}
+    return frozenset(number for number in numbers if number is not None and str(number) != listing.path.name)
+
+
+def _led_to(listing: Listing) -> Iterator[Path]:
+    """Where each link leads, and the first step there: that may be a link itself, which can be removed as well."""
+    for entry in (listing.root, *listing.entries):
+        if entry is not None and entry.is_link:
+            with suppress(OSError, RuntimeError):  # it has vanished, or is a ring
+                yield Path(os.path.normpath(entry.path.parent.resolve() / entry.path.readlink()))
+                yield entry.path.resolve()
 
 
 def _kind_problem(listing: Listing) -> str | None:

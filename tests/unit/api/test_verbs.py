@@ -26,7 +26,7 @@ FILLED: list[Verb[Any]] = [
     verbs.Rollout(2),
     verbs.Health(),
     verbs.Promote("reranker", 2, full=True, who="carol"),
-    verbs.Rollback("reranker", 1, who="carol"),
+    verbs.Rollback("reranker", 1, changed=True, who="carol"),
     verbs.Abort("reranker", who="carol"),
     verbs.Retry("reranker", 3, Release.RETRAINED, who="carol"),
     verbs.Verify("reranker", 4, who="carol"),

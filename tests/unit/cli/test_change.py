@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.cli.conftest import Ctl, World, tidy
 from tests.unit.facts.moments import gate_says, moment
-from tests.unit.facts.recorder import Recorder
+from tests.unit.facts.recorder import PRUNED, Recorder
 
 from baton import verbs
 from baton.cli import follow, output
@@ -21,6 +22,7 @@ from baton.config import LiveConfig, TrafficConfig
 from baton.domain import Evidence, Gate, Outcome, Phase, Step, Verdict
 from baton.errors import BatonError, GateFailed, Refused, RepositoryError, TritonError, Unreachable
 from baton.evidence import synthetic
+from baton.facts import Pruned
 from baton.removal import Removal
 from baton.testing import Behaviour
 
@@ -396,3 +398,28 @@ def test_prune_that_can_not_remove_says_why(begin: BEGIN, ctl: Ctl, monkeypatch:
     assert done.exit_code == 3
     assert "version 1 stayed on disk. Version 1 can't be removed: Read-only file system." in _said(done.stderr)
     assert on_disk(world) == {1, 2, 3}
+
+
+def test_prune_says_what_it_waits_for(served: Recorder, ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = replace(PRUNED, under_way=True, doing="Server b does not answer.")
+    answers = iter([PRUNED, away, away, away, away, replace(PRUNED, versions=())])
+    monkeypatch.setattr(served, "_answer", lambda _verb: next(answers))
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
+    done = ctl("prune", "--yes")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("Server b does not answer.") == 1
+
+
+def test_prune_waits_out_a_restart_of_the_control_plane(
+    served: Recorder, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> Pruned:
+        raise Unreachable("It is away.")
+
+    asked = replace(PRUNED, under_way=True)
+    answers = iter([lambda: PRUNED, lambda: asked, away, away, lambda: asked, lambda: replace(PRUNED, versions=())])
+    monkeypatch.setattr(served, "_answer", lambda _verb: next(answers)())
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None))
+    done = ctl("prune", "--yes")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("It is away.") == 1

@@ -30,6 +30,7 @@ from baton.triton.key import Caps, Key, token_file
 from baton.triton.port import Tensors
 from baton.triton.repository import ServiceFiles
 from baton.verify.listing import look
+from baton.watch.scan import uses
 
 NAME, ENGINE = "ranker", "ranker_engine"
 
@@ -91,7 +92,8 @@ class Place:
             number = int(path.name) if path.name.isdigit() else None
             problem = None if number is not None else "Not a version number; move it out."
             sizes = {"size": listing.size, "own_size": listing.own_size}
-            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, **sizes))
+            links = frozenset() if number is None else uses(listing)
+            found.append(Folder(path.name, number, fingerprint, (), problem, since, since, uses=links, **sizes))
         return found
 
 

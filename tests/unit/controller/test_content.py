@@ -45,3 +45,13 @@ def test_other_content_is_refused_and_named(journal, now):
         proof.accept(3, folder("new"), "baton")
     assert refused.value.reason is Reason.DIFFERS
     assert journal.notes.loaded().get("ranker") == {3: "old"}
+
+
+def test_a_file_that_was_added_counts_and_a_person_s_words_do_not(journal):
+    contents = [{"a": "1"}, {"a": "1", "version.toml": "9"}, {"a": "1", "chat_template.jinja": "2"}]
+    proof = ContentVerifier("ranker", journal, lambda _version: contents.pop(0), lambda: 5.0)
+    proof.learn(3)
+    proof.accept(3, folder("noted"), "baton")
+    with pytest.raises(Refused, match=r"Version 3: chat_template\.jinja differs"):
+        proof.accept(3, folder("added"), "baton")
+    assert journal.notes.loaded().get("ranker") == {3: "noted"}

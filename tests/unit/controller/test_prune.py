@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from typing import Any
 
 import pytest
 from tests.unit.controller.plane import NAME, Place, Plane
 
 from baton.beside import folder_beside
-from baton.domain import Outcome, Phase
+from baton.domain import Outcome, Phase, Pruning
 from baton.errors import Refused, RepositoryError
 from baton.reasons import Reason
 from baton.removal import Removal
@@ -257,3 +259,62 @@ def test_a_link_frees_nothing_and_what_it_leads_to_stays(place, full):
     full.run(lambda: settled(full), "it is done")
     assert on_disk(place) == {4, 5}
     assert (far / "weights").is_file()
+
+
+def test_a_folder_that_another_version_s_links_lead_into_stays(place, full):
+    place.files.folder(6).symlink_to("1")
+    full.live(6)
+    shown = full.app.prune(None, keep=0, who="ann")
+    assert {v.version: v.code for v in shown.versions if not v.goes} == {
+        1: Reason.STAYS_USED,
+        5: Reason.STAYS_WAY_BACK,
+        6: Reason.SERVES,
+    }
+    full.run(lambda: settled(full), "it is done")
+    assert on_disk(place) == {1, 5, 6}
+    assert (place.files.folder(6) / "weights").is_file(), "what serves is whole"
+
+
+def test_another_folder_that_came_in_the_place_of_one_that_was_to_go_stays(place, full):
+    full.app.prune(None, keep=0, who="ann")
+    shutil.rmtree(place.files.folder(1))
+    place.drop(1, "somebody's only copy")
+    full.run(lambda: settled(full), "it is done")
+    assert on_disk(place) == {1, 4, 5}
+    assert (place.files.folder(1) / "weights").read_text() == "somebody's only copy"
+
+
+def test_what_a_killed_end_wrote_down_does_not_outlive_another_end(place, full):
+    place.drop(6)
+    full.run(lambda: full.phase() is not None, "it begins")
+    full.journal.notes.pruning().put(NAME, Pruning((1, 2, 3), 0))  # killed before the rollout's end was written
+    full.app.abort(None, who="ann")
+    full.run(lambda: full.phase() is None, "it ends")
+    for _ in range(5):
+        full.turn()
+    assert on_disk(place) == {1, 2, 3, 4, 5, 6}
+
+
+def test_it_says_what_it_waits_for(place, full):
+    full.app.prune(None, keep=0, who="ann")
+    place.servers["a"].reachable = False
+    full.turn()
+    waits = full.app.prune(None, keep=0, dry_run=True)
+    assert waits.under_way
+    assert waits.doing == full.service.decision.message
+    assert "does not answer" in waits.doing
+    place.servers["a"].reachable = True
+    full.run(lambda: settled(full), "it is done")
+    assert full.app.prune(None, keep=0, dry_run=True).doing == ""
+
+
+def test_a_folder_beside_that_can_not_be_written_is_told_as_such(place, full, monkeypatch):
+    removal = Removal(place.repository, place.files.engine_dir.name)
+    removal.take_out(1)
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("baton.ownership.os.fchmod", read_only)
+    with pytest.raises(RepositoryError, match="can't be deleted: Read-only file system"):
+        removal.delete()

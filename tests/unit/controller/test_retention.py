@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from tests.unit.controller.plane import NAME, Plane
 
 from baton.domain import Outcome
+from baton.errors import Refused
 from baton.journal.retention import FOLD, Retention
 from baton.reasons import Reason
 
@@ -57,7 +59,10 @@ def test_a_later_folder_of_a_number_that_is_gone_is_another_one(place):
             plane.turn()
             place.now += 1.0
         assert len(plane.app.history()) == before
-        plane.app.rollback(None, 1, who="ann")
+        with pytest.raises(Refused) as told:
+            plane.app.rollback(None, 1, who="ann")
+        assert told.value.reason is Reason.NOT_AS_SERVED
+        plane.app.rollback(None, 1, changed=True, who="ann")
         plane.live(1)
         assert manifest.get(NAME) in (None, {}), "nothing of the first folder is held against it"
     finally:

@@ -37,7 +37,7 @@ ITSELF = {
     Reason.INHERITED, Reason.PRUNING, Reason.PRUNED_ALL,
     # Why a version stays on disk
     Reason.STAYS_FOR_ROLLOUT, Reason.STAYS_LOADED, Reason.STAYS_UNSEEN, Reason.STAYS_WAY_BACK, Reason.STAYS_ARRIVING,
-    Reason.STAYS_WAITING, Reason.STAYS_NEWEST,
+    Reason.STAYS_WAITING, Reason.STAYS_USED, Reason.STAYS_NEWEST,
     # What was done, in the history
     Reason.BEGUN, Reason.MOVED_ON, Reason.ENDED, Reason.VERDICT, Reason.HELD_ASKED_AGAIN, Reason.STARTED_AGAIN,
     Reason.CLOCK_SET_BACK, Reason.COUNTS_AS_NEW, Reason.PROVED_UNCHANGED, Reason.LOAD_CALL, Reason.GATE_ASKED,

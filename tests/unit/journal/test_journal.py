@@ -141,9 +141,9 @@ NOTES = [
     (
         lambda notes: notes.pruning(),
         "ranker",
-        Pruning((1, 2), 5, "ann"),
+        Pruning((1, 2), 5, "ann", {1: "f1", 2: "f2"}),
         "pruning",
-        '{"versions": [1, 2], "keep": 5, "who": "ann"}',
+        '{"versions": [1, 2], "keep": 5, "who": "ann", "folders": {"1": "f1", "2": "f2"}}',
     ),
     (lambda notes: notes.removed(), "ranker", {3: Removed(1.5, 9)}, "removed", '{"3": {"at": 1.5, "bytes": 9}}'),
     (
@@ -177,6 +177,12 @@ def test_a_note_stands_on_disk_as_it_always_did(journal, note, service, value, k
     assert note(journal.notes).get("other") is None
     note(journal.notes).put(service, None)
     assert note(journal.notes).get(service) is None
+
+
+def test_what_was_to_go_before_fingerprints_were_noted_is_read(journal):
+    text = '{"versions": [1, 2], "keep": 5, "who": "ann"}'
+    journal.database.connection.execute("INSERT INTO memo VALUES ('ranker', 'pruning', ?)", (text,))
+    assert journal.notes.pruning().get("ranker") == Pruning((1, 2), 5, "ann")
 
 
 def test_every_kind_of_note_is_tried():

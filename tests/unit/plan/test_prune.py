@@ -10,7 +10,7 @@ from tests.unit.plan.rollouts import READY, ROLLOUT
 
 from baton.domain import Folder, Model, ModelState, ModelVersion, Pruning, ReleaseStatus, VersionRecord
 from baton.plan import EndPruning, Prune, ServerView, Sync, View, plan
-from baton.plan.prune import after, needed, surplus, way_back
+from baton.plan.prune import after, needed, noted, surplus, way_back
 from baton.reasons import Reason, because
 
 SETTINGS = rollout_settings(settle=2.0)
@@ -79,6 +79,10 @@ def holding(version: int, state: ModelState) -> ServerView:
         ),
         (replace(view(1), records={2: record(2, ReleaseStatus.WITHDRAWN)}), None),
         (view(None), Reason.STAYS_WAITING),
+        (
+            replace(view(), folders={2: Folder("2", 2, "f2"), 4: Folder("4", 4, "f4", uses=frozenset({2}))}),
+            Reason.STAYS_USED,
+        ),
         (view(), None),
         (replace(view(), records={}), None),
     ],
@@ -107,6 +111,12 @@ def test_one_goes_after_the_other_and_then_it_ends():
 def test_one_that_is_needed_by_now_or_gone_is_passed_over(version):
     assert plan(doomed(view(), version), SETTINGS).effect == EndPruning()
     assert plan(doomed(view(), version, 3), SETTINGS).effect == Prune(3)
+
+
+def test_a_folder_in_the_place_of_one_that_was_to_go_is_passed_over():
+    seen = view()
+    asked = replace(noted(seen, (1, 2), 1), folders={1: "another", 2: "f2"})
+    assert plan(replace(seen, pruning=asked, way_back=5), SETTINGS).effect == Prune(2)
 
 
 def test_nothing_goes_that_was_not_written_down():
@@ -141,14 +151,14 @@ def test_a_version_that_waits_does_not_keep_the_disk_full():
 def test_after_a_rollout_the_previous_version_is_the_way_back():
     seen = replace(view(), rollout=replace(ROLLOUT, candidate=6, previous=5))
     assert after(seen, 6, SETTINGS, (6, 5, 4, 3), ()) is None, "off unless set"
-    assert after(seen, 6, KEEP_1, (6, 5, 4, 3), ()) == Pruning((1, 2, 3), 1)
+    assert after(seen, 6, KEEP_1, (6, 5, 4, 3), ()) == Pruning((1, 2, 3), 1, None, {1: "f1", 2: "f2", 3: "f3"})
     assert after(view(6, 4, 5, 6), 6, KEEP_1, (6, 5), ()) is None
 
 
 def test_after_a_way_back_the_version_that_was_taken_back_is_none_to_go_to():
     rollout = replace(ROLLOUT, candidate=5, previous=6)
     seen = replace(view(5), rollout=rollout)
-    assert after(seen, 5, KEEP_1, (5, 6, 6, 4), {6}) == Pruning((1, 2, 3), 1)
+    assert after(seen, 5, KEEP_1, (5, 6, 6, 4), {6}) == noted(seen, (1, 2, 3), 1)
 
 
 @pytest.mark.parametrize(

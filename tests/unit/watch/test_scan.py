@@ -164,3 +164,18 @@ def test_only_what_triton_passes_over_is_harmless(engine):
     assert {name for name in found if found[name].harmless} == {*harmless, "9" * 25, "8" * 25}
     assert {name for name in found if found[name].deadly} == set(deadly)
     assert all(found[name].problem for name in found)
+
+
+def test_which_other_versions_a_version_s_links_lead_into(engine):
+    write(engine / "1")
+    write(engine / "2")
+    (engine / "2" / "config.json").unlink()
+    (engine / "2" / "config.json").symlink_to("../1/config.json")
+    (engine / "3").symlink_to("2")
+    (engine / "4").symlink_to(engine / "3")
+    write(engine.parent / "store")
+    (engine / "5").symlink_to("../store")
+    write(engine / "6")
+    (engine / "6" / "again.json").symlink_to("config.json")
+    found = {folder.version: folder.uses for folder in Scanner().scan(engine, 5.0) if folder.version is not None}
+    assert found == {1: set(), 2: {1}, 3: {1, 2}, 4: {1, 2, 3}, 5: set(), 6: set()}

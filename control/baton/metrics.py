@@ -187,7 +187,7 @@ class MetricsServer(httpd.Served):
         except (OSError, OverflowError) as error:
             raise Refused(
                 f"The metrics address {self.address} can't be opened: {error}.",
-                mend="Choose another one in [control] metrics, or with --console-port.",
+                mend="Name another one: `metrics` in [control], or `ctl up --console-port`.",
             ) from None
 
     @property

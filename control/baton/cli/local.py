@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
-from baton.errors import ConfigError
+from baton.errors import ConfigError, RepositoryError
 from baton.local.ports import is_here
 from baton.share import shared
 from baton.triton.config_file import write_atomically
@@ -80,10 +80,19 @@ def prepare_repository(config: Config) -> list[str]:
 
 
 def prepare_engine(repository: Path, service: ServiceConfig) -> None:
-    """Gives an engine its ``config.pbtxt`` where it has none. Raises ``ConfigError`` when there is none to give."""
+    """Gives an engine its ``config.pbtxt`` where it has none.
+
+    Raises ``ConfigError`` when there is none to give, ``RepositoryError`` when the folder is closed to this user.
+    """
     wanted = repository / service.engine / "config.pbtxt"
-    if wanted.is_file():
-        return
+    try:
+        if wanted.is_file():
+            return
+    except PermissionError as error:
+        raise RepositoryError(
+            f"{wanted} can't be looked at: {error.strerror}. Nothing was started.",
+            mend="Start as the user who owns the repository, or let this one in: `ctl doctor` names the folder.",
+        ) from None
     template = shared("model_repository", service.engine, "config.pbtxt")
     if not template.is_file():
         raise ConfigError(

@@ -20,7 +20,7 @@ from baton.local.ports import open_port
 MINIMUM_PYTHON = (3, 11)
 DISTRIBUTION = "triton-baton"
 _OTHER_PORT = {
-    "console": "Stop it, or name another port: --console-port, or `metrics` in [control].",
+    "console": "Stop it, or name another port: `metrics` in [control], or `ctl up --console-port`.",
     "api": "Stop it, or name another port: `listen` in [control.api].",
 }
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[^]]*\])?\s*(?:>=\s*(?P<least>[\d.]+))?")

@@ -185,3 +185,12 @@ def test_the_template_of_an_engine(place, untouched, monkeypatch):
     link(place / "models" / NAME / ".config.pbtxt.new", untouched)
     local.prepare_engine(place / "models", ServiceConfig(name="public", engine=NAME))
     assert (place / "models" / NAME / "config.pbtxt").read_text() == BASE
+
+
+def test_an_engine_in_a_closed_folder(place, monkeypatch):
+    def closed(_path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(RepositoryError, match=r"looked at: Permission denied\. Nothing was started"):
+        local.prepare_engine(place / "models", ServiceConfig(name="public", engine=NAME))

@@ -216,10 +216,12 @@ class TestBudgets:
         def tokens(**options):
             raw = [json.dumps({"text": text}).encode() for text in ("red circle " * 500, "blue")]
             chosen = json.dumps(options).encode()
-            return [one.tokens.tolist() for one in base.prepare(base.parse(b'{"text": "red"}', raw, None, chosen)).documents]
+            return [
+                one.tokens.tolist() for one in base.prepare(base.parse(b'{"text": "red"}', raw, None, chosen)).documents
+            ]
 
         (whole, short), lead = tokens(), len(base._prompts._lead)
-        for most in (1, 2, 40):
+        for most in (2, 3, 40):
             assert tokens(max_document_tokens=most) == [whole[: lead + most] + whole[-5:], short]
         assert tokens(max_document_tokens=10**9) == [whole, short]
 

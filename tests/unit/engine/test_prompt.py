@@ -9,6 +9,7 @@ import pytest
 from tests.unit.engine.support import BASE, official_prompt, score
 from tokenizers import Tokenizer
 
+from reranker_engine.inference.request import DEFAULT_INSTRUCTION
 from reranker_engine.inference.tokenizer import TextTokenizer
 from reranker_engine.model.config import read_config, read_json
 

@@ -1,4 +1,4 @@
-"""``logits`` and ``tokens`` of the real engine, by every way that a request takes, and files that were deployed without."""
+"""``logits`` and ``tokens`` of the real engine, by every way that a request takes, and files without them."""
 
 from __future__ import annotations
 
@@ -166,32 +166,33 @@ def test_the_gateway_limits_documents(gateway: httpx.Client) -> None:
 
 
 def test_files_that_were_deployed_without_them_serve_on(place: tuple[LocalTriton, Path]) -> None:
-    """First nothing knows them; then the operator adds them to the engine; then Baton writes the alias anew."""
+    """First nothing knows them; then somebody adds them to the engine's file; then Triton loads that; then Baton writes
+    the alias anew."""
     rig = service(place, "older", older(TEMPLATE), "base")
     rig.files.set_splitter(1)
     rig.load(rig.engine)
     services = {rig.name: Service(rig.name, rig.engine)}
     with serving(rig.server.grpc_url, services=services) as (_, client):
-        for step in ("engine", "splitter", "the operator's"):
+        for step in ("engine", "splitter", "added", "loaded"):
             if step == "splitter":
                 rig.load(rig.splitter)
                 rig.point("splitter")
-            elif step == "engine":
-                rig.point("engine")
-            else:
-                path = rig.files.engine_dir / "config.pbtxt"
-                path.write_text(named(rig, TEMPLATE))
+            elif step == "added":
+                (rig.files.engine_dir / "config.pbtxt").write_text(named(rig, TEMPLATE))
+            elif step == "loaded":
                 rig.load(rig.engine)
+            else:
+                rig.point("engine")
             assert names(rig.infer(*ASKED)) == USUAL, step
             with pytest.raises(InferenceServerException, match="logits"):
                 rig.infer(*ASKED, **wanting("scores", "logits"))
             answer = told(client, max_tokens_per_doc=5)
             assert answer["usage"]["total_tokens"] == 0
             assert answer["meta"]["warnings"] == ["max_tokens_per_doc was ignored: this engine does not know it"]
+        rig.point("engine")
+        agrees(rig.infer(*ASKED))
         rig.files.set_splitter(1)
         rig.load(rig.splitter)
         rig.point("splitter")
-        agrees(rig.infer(*ASKED))
-        rig.point("engine")
         agrees(rig.infer(*ASKED))
     rig.end()

@@ -85,6 +85,13 @@ def test_the_alias_has_the_tensors_of_its_engine(files):
     assert dict(step.output_map) == {name: name for name in ("scores", "model_version", "logits", "tokens")}
 
 
+@pytest.mark.parametrize("rich", [True, False])
+def test_adopting_passes_on_what_the_model_has(files, rich):
+    config = pbtxt.parse(files.alias_text_for(engine_config("engine", [3], rich=rich), 3), files.alias_dir)
+    further = {"logits", "tokens"} if rich else set()
+    assert {tensor.name for tensor in config.output} == {"scores", "model_version"} | further
+
+
 def test_an_alias_by_way_of_the_splitter(files):
     files.set_alias(3)
     assert not files.split()

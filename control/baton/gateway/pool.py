@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, encode, wire
+from baton.client import CHANNEL, InvalidInput, NotServing, Tensors, call_options, decode, encode, wire
 from baton.client_errors import error_of
 from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
@@ -151,7 +151,9 @@ class Pool:
             try:
                 answer = await self._one(server, target, query, request_id, deadline)
             except BatonError as error:
-                if not self._again(server, tried, error, deadline):
+                # What a caller asked for by number and is not loaded says nothing about the server.
+                fault = not (target.version and isinstance(error, NotServing))
+                if not self._again(server, tried, error, deadline, fault=fault):
                     raise
             else:
                 return answer, server.connection.name
@@ -168,13 +170,15 @@ class Pool:
         chosen.turn = self._turn
         return chosen
 
-    def _again(self, server: Server, tried: Sequence[Server], error: BatonError, deadline: float) -> bool:
+    def _again(
+        self, server: Server, tried: Sequence[Server], error: BatonError, deadline: float, *, fault: bool
+    ) -> bool:
         """Note the failure; whether the request is sent once more, to another server."""
         if isinstance(error, InvalidInput):
             return False
         said, name, now = refused(error.message), server.connection.name, self._clock()
         self._told(name, said or type(error).__name__)
-        if said is None:
+        if said is None and fault:
             server.failed(now)
             _log.warning("Server %s: %s", name, error)
         if isinstance(error, TimedOut) or now >= deadline or len(tried) > 1 or len(self.servers) == 1:

@@ -74,6 +74,15 @@ def test_a_server_that_failed_rests_longer_each_time() -> None:
     assert set(ask(one, 4)) == {"a", "b"} or ask(one) == ["a"]
 
 
+def test_a_version_that_is_not_loaded_says_nothing_about_a_server() -> None:
+    """Who may ask for versions must not send the others' requests away from servers that are well."""
+    first, second = FakeConnection("a"), FakeConnection("b")
+    one, _ = pool(first, second)
+    with pytest.raises(NotServing):
+        asyncio.run(one.ask(Target("qwen3_vl_reranker", "9"), QUERY, "id", 10.0))
+    assert [server.rests_until for server in one.servers] == [0.0, 0.0]
+
+
 def test_all_rest_and_are_asked_all_the_same() -> None:
     first, second = FakeConnection("a", reachable=False), FakeConnection("b", reachable=False)
     one, _ = pool(first, second)

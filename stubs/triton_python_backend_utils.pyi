@@ -2,7 +2,7 @@
 # exists only inside Triton's own processes, and has no types. mypy alone reads this file. Written after
 # python_backend's src/pb_stub.cc and src/resources/triton_python_backend_utils.py.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NewType
 
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class ResponseSender:
 class InferenceRequest:
     def timeout(self) -> int: ...  # microseconds; 0 where the client sent none
     def is_cancelled(self) -> bool: ...
+    def requested_output_names(self) -> Collection[str]: ...  # all, where the client named none
     def get_response_sender(self) -> ResponseSender: ...
 
 class Metric:

@@ -241,8 +241,9 @@ class Reranker:
         """Score each document against the query.
 
         ``instruction`` replaces the engine's default task description; ``options`` are ``fps`` and ``max_frames`` for
-        videos, and ``truncation`` (``refuse`` makes an error of a text that would be cut); ``media`` holds binaries
-        that documents refer to as ``{"media": k}``; ``model_version`` asks one exact version, not the one that is live.
+        videos, ``max_document_tokens``, and ``truncation`` (``refuse`` makes an error of a text that would be cut);
+        ``media`` holds binaries that documents refer to as ``{"media": k}``; ``model_version`` asks one exact version,
+        not the one that is live.
 
         Raises :class:`InvalidInput` (it names the document, and nothing was scored), :class:`NotServing`, and
         ``Unreachable``, ``TimedOut`` and ``TritonError`` of :mod:`baton.errors`.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from baton.client_errors import InvalidInput, NotServing
-from baton.errors import BatonError, TimedOut, TritonError, Unreachable, UsageError
+from baton.errors import BatonError, ConfigError, TimedOut, TritonError, Unreachable, UsageError
 
 try:
     import httpx
@@ -28,7 +28,13 @@ class GatewayTransport:
         """``authority``: who signed the gateway's certificate; without it the machine's list of authorities counts."""
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._url, self._timeout_s = url, timeout_s
-        trusted = True if authority is None else ssl.create_default_context(cafile=authority)
+        try:
+            trusted = True if authority is None else ssl.create_default_context(cafile=authority)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(
+                f"The authorities in {authority} can't be used: {error.strerror or error}.",
+                mend="Name a PEM file with the certificate of the authority that signed the gateway's in ca_file.",
+            ) from None
         self._client = httpx.Client(headers=headers, timeout=timeout_s, trust_env=False, verify=trusted)
 
     def infer(self, model: str, version: str, inputs: dict[str, Any], request_id: str) -> dict[str, Any]:
@@ -48,9 +54,15 @@ class GatewayTransport:
             raise Unreachable(f"The gateway at {self._url} does not answer: {error}.", mend="Is it running?") from error
         if answer.status_code != httpx.codes.OK:
             raise _error(answer)
-        rows = sorted(answer.json()["results"], key=lambda row: row["index"])
-        told = int(answer.headers.get("x-model-version", 0))
-        return {"scores": np.array([[row["relevance_score"] for row in rows]]), "model_version": np.array([[told]])}
+        try:
+            rows = sorted(answer.json()["results"], key=lambda row: row["index"])
+            scores = np.array([[float(row["relevance_score"]) for row in rows]])
+            told = int(answer.headers.get("x-model-version", 0))
+        except (ValueError, KeyError, TypeError):
+            raise TritonError(
+                f"What answers at {self._url} is no gateway.", mend="Give the URL of `ctl gateway`."
+            ) from None
+        return {"scores": scores, "model_version": np.array([[told]])}
 
     def close(self) -> None:
         self._client.close()

@@ -19,12 +19,15 @@ import tritonclient.http
 from google.protobuf import text_format
 from harness.triton import start
 from harness.waiting import until
+from tests.support.gateway import serving
 from tests.support.stage import Traffic, expected_score
 from tests.support.triton import OUR_BACKENDS, TOY_BACKENDS, running_triton, tensors
 from tests.unit.splitter.rig import LONG_S, Rig, version_of
 from tests.unit.splitter.routes import route_of
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
+
+from baton.gateway.app import Service
 
 pytestmark = pytest.mark.triton
 
@@ -68,6 +71,16 @@ def split(rig: Rig, *versions: dict, **route) -> Rig:
 def traffic(rig: Rig, clients: int = 4) -> Traffic:
     """Clients by gRPC and HTTP at the alias."""
     return Traffic(SimpleNamespace(servers=[rig.server]), service=rig.name, clients=clients, pause_s=0.0)
+
+
+def test_a_gateway_that_looks_whether_it_is_answered_is_no_client(rig, monkeypatch):
+    monkeypatch.setattr("baton.gateway.app.PROBE_EVERY_S", 0.0)
+    split(rig, weight=50)
+    services = {rig.name: Service(rig.name, rig.engine)}
+    with serving(rig.server.grpc_url, services=services, ready_within=1e-6) as (_, client):
+        for _ in range(5):  # the first goes the clients' way
+            assert client.get("/readyz").status_code == 200
+    assert rig.control()["counts"]["requests"] == 1
 
 
 @pytest.mark.parametrize("weight", [5, 50])

@@ -208,7 +208,8 @@ class Gateway:
         return _json({"status": "ok" if ready else "no answer", "services": found}, status=200 if ready else 503)
 
     async def _answers(self, model: str) -> bool:
-        return await self.pool.ready(model, _PROBE, within_s=self.config.ready_within, timeout_s=PROBE_S)
+        within, engine = self.config.ready_within, self.services[model].engine
+        return await self.pool.ready(model, _PROBE, engine=engine, within_s=within, timeout_s=PROBE_S)
 
     async def _openapi(self, _request: Request) -> Response:
         return _json(self._document)

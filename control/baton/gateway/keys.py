@@ -48,8 +48,8 @@ class Keys:
         self._seen: tuple[int, ...] = ()
         self._looked = time.monotonic()
         if path is not None:
-            self._callers = read(path)
             self._seen = _stamp(path)
+            self._callers = read(path)
 
     def __bool__(self) -> bool:
         return self._path is not None

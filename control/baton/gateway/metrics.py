@@ -57,7 +57,7 @@ class Metrics:
         self._by_key = Counter(
             "baton_gateway_requests", "Requests by the name of their API key", ("key", "status"), **made
         )
-        self._tokens = Counter("baton_gateway_tokens", "Tokens that the engine computed", ("key",), **made)
+        self._tokens = Counter("baton_gateway_tokens", "Tokens of all prompts, as in usage", ("key",), **made)
         self._servers = Counter(
             "baton_gateway_server_failures",
             "Failed calls of a Triton, and retries on another",

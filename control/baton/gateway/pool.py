@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.client import CHANNEL, InvalidInput, Tensors, call_options, decode, encode, wire
+from baton.client import CHANNEL, InvalidInput, NotServing, Tensors, call_options, decode, encode, wire
 from baton.client_errors import error_of
 from baton.errors import BatonError, TimedOut
 from baton.gateway.shapes import Answer, Query
@@ -106,6 +106,8 @@ class Server:
     """When it was last asked, as a count of all requests."""
     answered_at: dict[str, float] = field(default_factory=dict)
     """By model, when it last answered through it."""
+    leads_to: dict[str, str] = field(default_factory=dict)
+    """By alias, which version of the engine answered last; without those whose last request failed."""
     known: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)
     """By model, what outputs it has, and since when that is known."""
 
@@ -159,7 +161,9 @@ class Pool:
             try:
                 answer = await self._one(server, target, query, request_id, deadline)
             except BatonError as error:
-                if not self._again(server, tried, error, deadline):
+                # What a caller asked for by number and is not loaded says nothing about the server.
+                fault = not (target.version and isinstance(error, NotServing))
+                if not self._again(server, tried, error, deadline, fault=fault):
                     raise
             else:
                 return answer, server.connection.name
@@ -176,14 +180,17 @@ class Pool:
         chosen.turn = self._turn
         return chosen
 
-    def _again(self, server: Server, tried: Sequence[Server], error: BatonError, deadline: float) -> bool:
+    def _again(
+        self, server: Server, tried: Sequence[Server], error: BatonError, deadline: float, *, fault: bool
+    ) -> bool:
         """Note the failure; whether the request is sent once more, to another server."""
         if isinstance(error, InvalidInput):
             return False
         said, name, now = refused(error.message), server.connection.name, self._clock()
         self._told(name, said or type(error).__name__)
-        if said is None:
+        if said is None and fault:
             server.failed(now)
+            server.leads_to.clear()
             _log.warning("Server %s: %s", name, error)
         if isinstance(error, TimedOut) or now >= deadline or len(tried) > 1 or len(self.servers) == 1:
             return False
@@ -211,6 +218,8 @@ class Pool:
             server.in_flight -= 1
         answer = read(outputs, warnings)
         server.answered(target.model, self._clock())
+        if not target.version and answer.version is not None:
+            server.leads_to[target.model] = str(answer.version)
         return answer
 
     async def _options(
@@ -244,12 +253,12 @@ class Pool:
             server.known[target.model] = (now, names)
         return names
 
-    async def ready(self, model: str, probe: Query, *, within_s: float, timeout_s: float) -> bool:
+    async def ready(self, model: str, probe: Query, *, engine: str | None, within_s: float, timeout_s: float) -> bool:
         """Whether a server answered through the model in the last time, or does so now. READY is no proof."""
         now = self._clock()
         if any(now - server.answered_at.get(model, -within_s) < within_s for server in self.servers):
             return True
-        tasks = [asyncio.ensure_future(self._probe(server, model, probe, timeout_s)) for server in self.servers]
+        tasks = [asyncio.ensure_future(self._probe(server, model, engine, probe, timeout_s)) for server in self.servers]
         try:
             for done in asyncio.as_completed(tasks):
                 if await done:
@@ -259,13 +268,24 @@ class Pool:
                 task.cancel()
         return False
 
-    async def _probe(self, server: Server, model: str, probe: Query, timeout_s: float) -> bool:
-        try:
-            await self._one(server, Target(model), probe, f"{READY_ID}{uuid.uuid4().hex}", self._clock() + timeout_s)
-        except BatonError as error:
-            # It answers, if only to say that it has much to do.
-            return refused(error.message) is not None
-        return True
+    async def _probe(self, server: Server, model: str, engine: str | None, probe: Query, timeout_s: float) -> bool:
+        """Ask the version that the alias last led to; the alias itself where that is not known, or does not answer.
+
+        A splitter behind the alias takes each request for a client's. A rollout without clients would then wait for
+        more of them, in place of sending golden requests.
+        """
+        deadline, version = self._clock() + timeout_s, server.leads_to.get(model)
+        targets = [Target(model)] if engine is None or version is None else [Target(engine, version), Target(model)]
+        for target in targets:
+            try:
+                await self._one(server, target, probe, f"{READY_ID}{uuid.uuid4().hex}", deadline)
+            except BatonError as error:
+                if refused(error.message) is None:
+                    continue
+                # It answers, if only to say that it has much to do.
+            server.answered_at[model] = self._clock()
+            return True
+        return False
 
     async def close(self) -> None:
         await asyncio.gather(*(server.connection.close() for server in self.servers))

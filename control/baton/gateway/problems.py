@@ -50,7 +50,7 @@ class Problem(BatonError):
 
     def body(self, request_id: str) -> dict[str, Any]:
         """Each client finds its own field; all hold the same text."""
-        text = str(self)
+        text = str(self).encode(errors="backslashreplace").decode()  # what it quotes may hold half a surrogate pair
         return {"detail": text, "message": text, "error": text, "error_type": self.kind, "id": request_id}
 
     def headers(self) -> Mapping[str, str]:

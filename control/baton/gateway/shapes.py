@@ -8,6 +8,7 @@ every field; the types here are also what ``/openapi.json`` is made of.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Result(Struct):
 
 
 class Usage(Struct):
-    """Tokens that were computed; 0 where the engine does not tell."""
+    """Tokens of the documents' prompts, the query in each; 0 where the engine does not tell."""
 
     prompt_tokens: int
     total_tokens: int
@@ -235,7 +236,7 @@ def _values(query: Query, answer: Answer) -> list[float]:
     values = answer.logits if query.raw and answer.logits is not None else answer.scores
     if len(values) != len(query.documents):
         raise Problem(FAILED, f"{len(query.documents)} documents were sent and {len(values)} scores came back.")
-    if wrong := [number for number, value in enumerate(values) if value != value]:  # noqa: PLR0124 - NaN alone is not itself
+    if wrong := [number for number, value in enumerate(values) if not math.isfinite(value)]:  # JSON has no such numbers
         raise Problem(FAILED, f"The score of document {wrong[0]} is not a number.", mend="Nothing was ranked.")
     return values
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from tests.support.gateway import serving
 from tests.unit.gateway.test_versions import keys_file
 
 from baton.client import InvalidInput, NotServing, Reranker
-from baton.errors import TimedOut, TritonError, Unreachable, UsageError
+from baton.errors import ConfigError, TimedOut, TritonError, Unreachable, UsageError
 from baton.testing.gateway import FakeConnection
+from baton.tls import Tls
 
 DOCUMENTS = ["a green pear", "a round red apple", "a red car"]
 
@@ -81,6 +84,36 @@ def test_errors_are_those_of_the_client(error: Exception, raised: type[Exception
             reranker.rank("a", ["b"])
         with pytest.raises(InvalidInput, match="options"):
             reranker.rank("a", ["b"], options={"unheard": 1})
+
+
+@pytest.mark.parametrize("said", ["<html>welcome</html>", "[]", '{"results": [{"index": 0}]}', '{"results": null}'])
+def test_what_answers_is_no_gateway(said: str) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        with (
+            Reranker(f"http://127.0.0.1:{site.server_port}/v1") as reranker,
+            pytest.raises(TritonError, match="gateway"),
+        ):
+            reranker.rank("a", ["b"])
+        site.shutdown()
+
+
+def test_an_authority_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("none")
+    for name in ("ca.pem", "missing.pem"):
+        with pytest.raises(ConfigError, match=name):
+            Reranker("https://127.0.0.1:1/v1", tls=Tls(tmp_path / name))
 
 
 def test_nobody_there_and_nobody_in_time() -> None:

@@ -40,6 +40,17 @@ def score(scorer, query, documents, *, media=(), instruction=None, options=None)
     return scorer.score([scorer.prepare(request)])[0]
 
 
+def official_prompt(query: str, document: str) -> str:
+    """The whole prompt of a pair of texts as the official implementation writes it, control tokens and all."""
+    from reranker_engine.inference.prompt import SYSTEM
+    from reranker_engine.inference.request import DEFAULT_INSTRUCTION
+
+    return (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {DEFAULT_INSTRUCTION}<Query>:{query}"
+        f"\n<Document>:{document}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

@@ -109,6 +109,9 @@ def test_json_that_is_none(base, raw, cause):
         ({"max_frames": 1}, "options: max_frames is 1;"),
         ({"max_frames": 2.5}, "options: max_frames is 2.5;"),
         ({"truncation": True}, 'options: truncation is true; it must be "cut" or "refuse"'),
+        ({"max_document_tokens": 0}, "options: max_document_tokens is 0; it must be a whole number of at least 1"),
+        ({"max_document_tokens": 2.5}, "options: max_document_tokens is 2.5;"),
+        ({"max_document_tokens": True}, "options: max_document_tokens is true;"),
         ({"frames": 2}, "options: has the unknown key 'frames'"),
         ([], "options: is a JSON array"),
     ],
@@ -208,6 +211,31 @@ class TestBudgets:
         assert short < long
         kept = score(tight, GOOD, [{"text": "red circle " * 500 + end} for end in ("", "blue star")])
         assert kept[0] == kept[1]
+
+    def test_a_request_may_want_less_of_each_document(self, base):
+        def tokens(**options):
+            raw = [json.dumps({"text": text}).encode() for text in ("red circle " * 500, "blue")]
+            chosen = json.dumps(options).encode()
+            return [
+                one.tokens.tolist() for one in base.prepare(base.parse(b'{"text": "red"}', raw, None, chosen)).documents
+            ]
+
+        (whole, short), lead = tokens(), len(base._prompts._lead)
+        for most in (2, 3, 40):
+            assert tokens(max_document_tokens=most) == [whole[: lead + most] + whole[-5:], short]
+        assert tokens(max_document_tokens=10**9) == [whole, short]
+
+    def test_a_request_may_refuse_what_that_would_cut(self, base):
+        options = {"max_document_tokens": 3, "truncation": "refuse"}
+        score(base, {"text": "red circle " * 50}, [{"text": "blue"}], options=options)
+        with pytest.raises(InputError, match=r"^document 1: its text is \d+ tokens too long"):
+            score(base, GOOD, [{"text": "blue"}, {"text": "red circle " * 50}], options=options)
+
+    def test_a_request_that_wants_less_of_a_picture_is_refused(self, base):
+        picture = {"image": data_uri(Image.new("RGB", (640, 640)))}
+        score(base, picture, [GOOD], options={"max_document_tokens": 3})
+        with pytest.raises(InputError, match=r"document 0: its images and videos take \d+ tokens; at most"):
+            score(base, GOOD, [picture], options={"max_document_tokens": 3})
 
     def test_media_over_the_budget_are_refused(self, tight):
         large = data_uri(Image.new("RGB", (640, 640)))

@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from tests.unit.engine.support import BASE, score
+from tests.unit.engine.support import BASE, official_prompt, score
 from tokenizers import Tokenizer
 
-from reranker_engine.inference.prompt import SYSTEM
 from reranker_engine.inference.request import DEFAULT_INSTRUCTION
 from reranker_engine.inference.tokenizer import TextTokenizer
 from reranker_engine.model.config import read_config, read_json
@@ -47,11 +46,8 @@ def test_parts_tokenize_as_the_whole_does(base, whole, query, document):
     request = base.parse(json.dumps({"text": query}).encode(), [json.dumps({"text": document}).encode()])
     prepared = base.prepare(request)
     ours = [*prepared.query.tokens.tolist(), *prepared.documents[0].tokens.tolist()]
-    text = (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {DEFAULT_INSTRUCTION}<Query>:{query}"
-        f"\n<Document>:{document}<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert ours == whole.encode(text).ids
+    assert ours == whole.encode(official_prompt(query, document)).ids
+    assert prepared.tokens.tolist() == [len(ours)]
 
 
 @pytest.mark.parametrize("token", sorted(ADDED))

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from harness.waiting import until
 from shapes import draw
-from tests.unit.engine.support import BACKEND, BASE, data_uri
+from tests.unit.engine.support import BACKEND, BASE, data_uri, official_prompt
+from tokenizers import Tokenizer
 
 CONFIG = {"parameters": {"threads": {"string_value": "1"}}}
 
@@ -48,11 +49,16 @@ class Response:
         return next(tensor.array for tensor in self.output_tensors if tensor.name == name)
 
 
+USUAL = ("scores", "model_version")
+"""What a request asks for that names no outputs, where the configuration has no others."""
+
+
 class Request:
-    def __init__(self, query, documents, *, cancelled=False, timeout_us=0, **more):
+    def __init__(self, query, documents, *, cancelled=False, timeout_us=0, wanted=USUAL, **more):
         self.tensors = {"query": [query], "documents": documents, **more}
         self.cancelled = cancelled
         self.timeout_us = timeout_us
+        self.wanted = wanted
         self.sent = []
 
     def is_cancelled(self):
@@ -60,6 +66,9 @@ class Request:
 
     def timeout(self):
         return self.timeout_us
+
+    def requested_output_names(self):
+        return self.wanted
 
     def get_response_sender(self):
         return types.SimpleNamespace(send=lambda response, flags: self.sent.append(response))
@@ -161,6 +170,37 @@ def test_scores_and_version(model):
     assert response["scores"].dtype == np.float32
     assert response["model_version"].tolist() == [[7]]
     assert response["model_version"].dtype == np.int64
+
+
+def test_logits_and_tokens_where_they_are_asked_for(model):
+    documents = [*DOCUMENTS, {"image": data_uri(draw(random.Random(2), ("red", "star")).resize((64, 64)))}]
+    usual, told = model.execute(
+        [Request({"text": "red"}, documents), Request({"text": "red"}, documents, wanted=(*USUAL, "logits", "tokens"))]
+    )
+    assert [tensor.name for tensor in usual.output_tensors] == [*USUAL]
+    assert [(tensor.name, tensor.array.dtype, tensor.array.shape) for tensor in told.output_tensors] == [
+        ("scores", np.float32, (1, 3)),
+        ("model_version", np.int64, (1, 1)),
+        ("logits", np.float32, (1, 3)),
+        ("tokens", np.int64, (1, 3)),
+    ]
+    assert np.abs(1 / (1 + np.exp(-told["logits"].astype(np.float64))) - told["scores"]).max() <= 1e-6
+    assert np.abs(told["scores"] - usual["scores"]).max() <= 1e-5
+    tokenizer = Tokenizer.from_file(str(BASE / "tokenizer.json"))
+    contents = [one["text"] for one in DOCUMENTS] + [f"<|vision_start|>{'<|image_pad|>' * 4}<|vision_end|>"]
+    prompts = [official_prompt("red", content) for content in contents]
+    assert told["tokens"].tolist() == [[len(tokenizer.encode(prompt).ids) for prompt in prompts]]
+
+
+def test_tokens_are_those_that_are_left_after_a_cut(model):
+    (whole, cut) = model.execute(
+        [
+            Request({"text": "red"}, [{"text": "red circle " * 50}], wanted=("tokens",), options=[options])
+            for options in ({}, {"max_document_tokens": 7})
+        ]
+    )
+    (empty,) = model.execute([Request({"text": "red"}, [{"text": ""}], wanted=("tokens",))])
+    assert cut["tokens"] == empty["tokens"] + 7 < whole["tokens"]
 
 
 def test_only_the_broken_request_of_a_batch_fails(model):

@@ -39,8 +39,10 @@ def parse(query=b'{"text": "q"}', document=b'{"text": "d"}', instruction=None, o
     for content in (found.query, *found.documents):
         assert content.texts or content.images or content.videos
         "".join(content.texts).encode()
-    assert found.fps is None or 0 < found.fps <= 1000
-    assert found.max_frames is None or 2 <= found.max_frames <= 768
+    chosen = found.options
+    assert chosen.fps is None or 0 < chosen.fps <= 1000
+    assert chosen.max_frames is None or 2 <= chosen.max_frames <= 768
+    assert chosen.max_document_tokens is None or chosen.max_document_tokens >= 1
 
 
 @bounded
@@ -57,7 +59,7 @@ def test_contents(content):
 
 
 @bounded
-@given(options=st.one_of(raw(b'{"fps": 2, "max_frames": 8}'), values(("fps", "max_frames")).map(lambda one: json.dumps(one).encode())),
+@given(options=st.one_of(raw(b'{"fps": 2, "max_frames": 8}'), values(("fps", "max_frames", "max_document_tokens")).map(lambda one: json.dumps(one).encode())),
        instruction=st.one_of(st.none(), st.binary(max_size=60)))  # fmt: skip
 def test_options_and_instructions(options, instruction):
     parse(options=options, instruction=instruction)

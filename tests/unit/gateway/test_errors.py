@@ -65,6 +65,14 @@ def test_what_triton_says(error: BatonError, status: int, kind: str) -> None:
         ("POST", "/v1/rerank", b'{"query": "a", "documents": [{"x": 1}]}', 422, "documents[0]"),
         ("POST", "/v1/rerank", b'{"query": "a", "documents": ["b"], "top_n": -1}', 422, "top_n"),
         ("POST", "/v1/rerank", b'{"query": "\\ud800", "documents": ["b"]}', 422, "query"),
+        ("POST", "/rerank", b'{"query": "a", "documents": [{"image": "data:\\ud800;base64,eA=="}]}', 422, "wrong kind"),
+        (
+            "POST",
+            "/rerank",
+            b'{"query": "a", "rank_fields": ["\\ud800"], "documents": [{"\\ud800": {}}]}',
+            422,
+            "ud800",
+        ),
         ("POST", "/rerank", b'{"query": "a", "texts": ["b"], "documents": ["b"]}', 422, "both"),
         ("POST", "/rerank", b'{"query": "a", "texts": [{"text": "b"}]}', 422, "$.texts[0]"),
         ("POST", "/rerank", b'{"query": "a", "texts": ["b"], "truncation_direction": "Left"}', 422, "Left"),
@@ -100,6 +108,18 @@ def test_a_score_that_is_no_number() -> None:
 
     with InMemory(Broken()) as gateway:
         told = check(gateway.post("/v1/rerank", json=FRUIT), 502)
+    assert "document 1" in told["detail"]
+
+
+def test_a_logit_that_json_cannot_hold() -> None:
+    import numpy as np
+
+    class Broken(FakeConnection):
+        async def infer(self, *given: object) -> dict[str, np.ndarray]:  # type: ignore[override]
+            return dict(await super().infer(*given)) | {"logits": np.array([[0.5, np.inf, 0.1]], dtype=np.float32)}  # type: ignore[arg-type]
+
+    with InMemory(Broken()) as gateway:
+        told = check(gateway.post("/v1/rerank", json=FRUIT | {"raw_scores": True}), 502)
     assert "document 1" in told["detail"]
 
 

@@ -74,6 +74,15 @@ def test_a_server_that_failed_rests_longer_each_time() -> None:
     assert set(ask(one, 4)) == {"a", "b"} or ask(one) == ["a"]
 
 
+def test_a_version_that_is_not_loaded_says_nothing_about_a_server() -> None:
+    """Who may ask for versions must not send the others' requests away from servers that are well."""
+    first, second = FakeConnection("a"), FakeConnection("b")
+    one, _ = pool(first, second)
+    with pytest.raises(NotServing):
+        asyncio.run(one.ask(Target("qwen3_vl_reranker", "9"), QUERY, "id", 10.0))
+    assert [server.rests_until for server in one.servers] == [0.0, 0.0]
+
+
 def test_all_rest_and_are_asked_all_the_same() -> None:
     first, second = FakeConnection("a", reachable=False), FakeConnection("b", reachable=False)
     one, _ = pool(first, second)
@@ -133,6 +142,34 @@ def test_a_hanging_connection_is_given_up() -> None:
         gateway.gateway.pool._clock = lambda: 0.0
         answer = gateway.post("/v1/rerank", json=FRUIT)
     assert answer.status_code == 504
+
+
+def test_a_look_whether_it_answers_is_no_live_traffic() -> None:
+    """Behind the alias a splitter takes every request for a client's, and golden requests would never take their place:
+    so the version is asked that the alias last led to, and the alias only where nothing is known of it."""
+    now, fake = [0.0], FakeConnection("a", versions=(1, 2))
+    one, _ = pool(fake, now=now)
+
+    def asked() -> list[tuple[str, str]]:
+        now[0] += 20.0
+        before = len(fake.asked)
+        ready = one.ready("reranker", QUERY, engine="qwen3_vl_reranker", within_s=10.0, timeout_s=5.0)
+        assert asyncio.run(ready) == (fake.error is None)
+        return [(each.model, each.version) for each in fake.asked[before:]]
+
+    alias, engine = ("reranker", ""), "qwen3_vl_reranker"
+    assert asked() == [alias]
+    assert asked() == asked() == [(engine, "1")]
+    fake.stable = 2
+    ask(one)
+    assert asked() == [(engine, "2")]
+    fake.stable, fake.versions = 1, (1,)
+    assert asked() == [(engine, "2"), alias], "it was replaced while nobody asked"
+    assert asked() == [(engine, "1")]
+    fake.error = TritonError("the splitter is gone")
+    with pytest.raises(TritonError):
+        ask(one)
+    assert asked() == [alias], "what the alias led to is no proof any more"
 
 
 def test_work_is_spread() -> None:

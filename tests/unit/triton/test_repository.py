@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> ServiceFiles:
     state.mkdir()
     (root / "engine" / "3").mkdir(parents=True)
     (root / "engine" / "4").mkdir()
-    (root / "engine" / "config.pbtxt").write_text("# kept\n" + engine_config("engine", [3, 4]))
+    (root / "engine" / "config.pbtxt").write_text("# kept\n" + engine_config("engine", [3, 4], rich=True))
     return ServiceFiles(root, "public", "engine", Key(token_file(state, "public"), CAPS))
 
 
@@ -82,6 +82,14 @@ def test_the_alias_has_the_tensors_of_its_engine(files):
     [step] = alias.ensemble_scheduling.step
     assert (step.model_name, step.model_version) == ("engine", 4)
     assert dict(step.input_map) == {t.name: t.name for t in engine.input}
+    assert dict(step.output_map) == {name: name for name in ("scores", "model_version", "logits", "tokens")}
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_adopting_passes_on_what_the_model_has(files, rich):
+    config = pbtxt.parse(files.alias_text_for(engine_config("engine", [3], rich=rich), 3), files.alias_dir)
+    further = {"logits", "tokens"} if rich else set()
+    assert {tensor.name for tensor in config.output} == {"scores", "model_version"} | further
 
 
 def test_an_alias_by_way_of_the_splitter(files):

@@ -33,6 +33,8 @@ SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
     'Note that the answer can only be "yes" or "no".'
 )
+LEAD = ">:"
+"""Begins the second part, before the document's own content."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class PromptBuilder:
         self._opening = [start, *tokenizer.encode(f"system\n{SYSTEM}"), end, *tokenizer.encode("\n"), start]
         self._closing = [end, *tokenizer.encode("\n"), start, *tokenizer.encode("assistant\n")]
         self._turn = tokenizer.encode("\n<Document")
+        self._lead = tokenizer.encode(LEAD)
 
     def query(self, instruction: str, query: DecodedContent) -> PromptPart:
         """The part that all documents of a request share.
@@ -109,15 +112,19 @@ class PromptBuilder:
             raise error.at("query") from error
         return part.build()
 
-    def document(self, query: PromptPart, document: DecodedContent) -> PromptPart:
+    def document(self, query: PromptPart, document: DecodedContent, most: int | None = None) -> PromptPart:
         """The part after the shared one. A document over its budget loses the end of its text.
+
+        ``most``: tokens of the document's own content, where the budget is not smaller.
 
         Raises:
             InputError: Its media alone are over the budget.
         """
         budget = max(self._budgets.max_length - len(query.tokens), self._budgets.min_document_tokens)
+        if most is not None:
+            budget = min(budget, len(self._lead) + most)
         part = _PromptPartBuilder(self._config)
-        self._content(part, ">:", document, budget, tail="")
+        self._content(part, LEAD, document, budget, tail="")
         part.add_tokens(self._closing)
         return part.build()
 

@@ -32,14 +32,23 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Options:
+    """What a request chooses; None leaves it to the engine."""
+
+    fps: float | None = None
+    max_frames: int | None = None
+    refuse_truncation: bool = False
+    """Whether a text that is too long is an error; else it loses its end."""
+    max_document_tokens: int | None = None
+    """Tokens of each document's own content, at most; fewer where the engine allows fewer."""
+
+
+@dataclass(frozen=True)
 class RerankRequest:
     query: Content
     documents: tuple[Content, ...]
     instruction: str
-    fps: float | None
-    max_frames: int | None
-    refuse_truncation: bool
-    """Whether a text that is too long is an error; else it loses its end."""
+    options: Options
     reader: MediaReader
     """Holds the media that came along, and counts what is decoded of them."""
 
@@ -114,7 +123,7 @@ def parse_request(
         query: JSON object.
         documents: JSON objects, at least one.
         instruction: Plain text; None or blank means the default instruction.
-        options: JSON object with ``fps``, ``max_frames`` and ``truncation``, all optional.
+        options: JSON object with ``fps``, ``max_frames``, ``truncation`` and ``max_document_tokens``, all optional.
         reader: Holds the encoded images and videos, and tells which of them are images, which decides how
             ``"video": [...]`` is read: a list that begins with an image is one video given by its frames, any other
             list is several videos.
@@ -129,7 +138,7 @@ def parse_request(
         raise InputError(
             f"documents: there are {len(documents)}; at most {limits.max_documents} are allowed in one request"
         )
-    fps, max_frames, refuse_truncation = _options(options)
+    chosen = _options(options)
     text = _instruction(instruction, limits)
     counter = _SizeCounter(limits)
 
@@ -146,9 +155,7 @@ def parse_request(
         query=content(query, "query"),
         documents=tuple(content(raw, f"document {index}") for index, raw in enumerate(documents)),
         instruction=text,
-        fps=fps,
-        max_frames=max_frames,
-        refuse_truncation=refuse_truncation,
+        options=chosen,
         reader=reader,
     )
 
@@ -261,13 +268,18 @@ def _instruction(raw: bytes | None, limits: RequestLimits) -> str:
     return text or DEFAULT_INSTRUCTION
 
 
-def _options(raw: bytes | None) -> tuple[float | None, int | None, bool]:
+def _options(raw: bytes | None) -> Options:
     if raw is None or not raw.strip():
-        return None, None, False
+        return Options()
     try:
         value = _json_object(raw)
-        _only(value, "fps", "max_frames", "truncation")
-        return _fps(value.get("fps")), _max_frames(value.get("max_frames")), _truncation(value.get("truncation"))
+        _only(value, "fps", "max_frames", "truncation", "max_document_tokens")
+        return Options(
+            _fps(value.get("fps")),
+            _max_frames(value.get("max_frames")),
+            _truncation(value.get("truncation")),
+            _max_document_tokens(value.get("max_document_tokens")),
+        )
     except InputError as error:
         raise error.at("options") from error
 
@@ -294,6 +306,14 @@ def _truncation(value: Any) -> bool:
     if value not in (None, "cut", "refuse"):
         raise InputError(f'truncation is {json.dumps(value)[:80]}; it must be "cut" or "refuse"')
     return bool(value == "refuse")
+
+
+def _max_document_tokens(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"max_document_tokens is {json.dumps(value)[:80]}; it must be a whole number of at least 1")
+    return value
 
 
 def _only(value: dict[str, Any], *known: str) -> None:

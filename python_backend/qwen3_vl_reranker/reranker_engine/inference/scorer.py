@@ -133,7 +133,7 @@ class Scorer:
             try:
                 content = yield from self._load(document, request, visuals_of_request)
                 yield _tokenizing(*content.texts)
-                documents.append(self._prompts.document(query, content))
+                documents.append(self._prompts.document(query, content, request.options.max_document_tokens))
             except InputError as error:
                 raise error.at(f"document {index}") from error
             _check_cut(f"document {index}", documents[-1], request)
@@ -217,8 +217,8 @@ class Scorer:
     def _load(
         self, content: Content, request: RerankRequest, visuals_of_request: _RequestVisuals
     ) -> Steps[DecodedContent]:
-        fps = request.fps or DEFAULT_FPS
-        max_frames = request.max_frames or DEFAULT_MAX_FRAMES
+        fps = request.options.fps or DEFAULT_FPS
+        max_frames = request.options.max_frames or DEFAULT_MAX_FRAMES
 
         reader = request.reader
 
@@ -309,7 +309,7 @@ def scores_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _check_cut(place: str, part: PromptPart, request: RerankRequest) -> None:
-    if part.cut and request.refuse_truncation:
+    if part.cut and request.options.refuse_truncation:
         raise InputError(
             f"{place}: its text is {part.cut} tokens too long; they would be left out, which options.truncation refuses"
         )

@@ -31,6 +31,11 @@ class PreparedRequest:
     documents: tuple[PromptPart, ...]
 
     @property
+    def tokens(self) -> NDArray[np.int64]:
+        """[documents] of each document's prompt: the query's part, which all share, and its own."""
+        return len(self.query.tokens) + np.array([len(one.tokens) for one in self.documents], dtype=np.int64)
+
+    @property
     def truncated(self) -> int:
         """How many of its query and documents lost the end of their text."""
         return sum(part.cut > 0 for part in (self.query, *self.documents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,6 +18,8 @@ from .scheduler import EngineFailure
 from .tensors import read_request
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from reranker_engine.inference.scorer import Scorer
@@ -37,7 +39,9 @@ class ResponseBuilder:
         self._metrics = metrics
         self._version = np.array([[version]], dtype=np.int64)
 
-    def build(self, job: Job, result: NDArray[np.float32] | Exception, stage: str) -> pb_utils.InferenceResponse:
+    def build(
+        self, job: Job, result: NDArray[np.float32] | Exception, stage: str, wanted: Collection[str] = ()
+    ) -> pb_utils.InferenceResponse:
         """The response to a job.
 
         Args:
@@ -45,6 +49,8 @@ class ResponseBuilder:
             result: Logits, or what went wrong.
             stage: What was being read last: the ``request`` itself, or its ``content``. It is the cause that an input
                 error is counted under.
+            wanted: The outputs that the request asks for. Who names none asks for all of the configuration, and one
+                that was deployed before there were ``logits`` and ``tokens`` has neither.
         """
         if isinstance(result, Refused):
             code = pb_utils.TritonError.CANCELLED if result.cause == "cancelled" else pb_utils.TritonError.UNAVAILABLE
@@ -66,9 +72,12 @@ class ResponseBuilder:
         if job.prepared and job.prepared.truncated:
             self._metrics.add("truncated_total", job.prepared.truncated)
         self._metrics.observe("request_seconds", time.monotonic() - job.arrived)
-        return pb_utils.InferenceResponse(
-            output_tensors=[pb_utils.Tensor("scores", scores[None]), pb_utils.Tensor("model_version", self._version)]
-        )
+        outputs: dict[str, NDArray[Any]] = {"scores": scores[None], "model_version": self._version}
+        if "logits" in wanted:
+            outputs["logits"] = result[None]
+        if "tokens" in wanted and job.prepared:
+            outputs["tokens"] = job.prepared.tokens[None]
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(*output) for output in outputs.items()])
 
     def _error(self, cause: str, text: str, code: pb_utils.ErrorCode) -> pb_utils.InferenceResponse:
         self._metrics.add("rejected_total", 1, cause=cause)
@@ -122,7 +131,7 @@ class PendingRequest:
 
     def _finish(self, job: Job, result: NDArray[np.float32] | Exception) -> None:
         try:
-            response = self._responses.build(job, result, self._stage)
+            response = self._responses.build(job, result, self._stage, self._request.requested_output_names())
         except Exception as error:  # noqa: BLE001 - the computing thread must go on, and Triton must get an answer
             response = self._responses.build(job, error, self._stage)
         with self._lock:

@@ -278,24 +278,24 @@ def test_what_lies_beside_the_versions_is_kept(running: tuple[Path, LocalTriton]
         (model / name).mkdir()
         (model / name / "only").write_text(name)
     (model / "5").write_text("a file")
-    (model / "8").symlink_to("7")
+    (model / "88").symlink_to("7")
     before = tree(model)
     try:
         done = ctl(home, "adopt", server.grpc_url)
         assert done.returncode == 0, done.stderr
         assert {name for name in moved if (engine / name / "only").read_text() == name} == moved
-        assert (engine / "8" / "config.json").is_file()
+        assert (engine / "88" / "config.json").is_file()
         files = ServiceFiles(home / "model_repository", NAME, ENGINE)
         files.tidy_alias()
         assert {entry.name for entry in model.iterdir()} == {*stay, "5", "7", "config.pbtxt"}
         assert ctl(home, "eject").returncode == 0
         assert tree(model) == before
-        assert (model / "8").is_symlink()
+        assert (model / "88").is_symlink()
     finally:
         for entry in model.iterdir():
             if entry.name in moved | stay:
                 shutil.rmtree(entry)
-        for name in ("5", "8"):
+        for name in ("5", "88"):
             (model / name).unlink(missing_ok=True)
 
 

@@ -41,7 +41,11 @@ def backup(state: Path, target: Path, *, force: bool) -> Backup:
     if not source.is_file():
         raise Refused(f"There is no journal in state directory {state}.", mend="Name the right one with --state.")
     if target.is_dir():
-        target /= time.strftime("baton-%Y%m%dT%H%M%SZ.db", time.gmtime())
+        named, folder = time.strftime("baton-%Y%m%dT%H%M%SZ", time.gmtime()), target
+        target, more = folder / f"{named}.db", 1
+        while target.exists():  # another one of the same second
+            more += 1
+            target = folder / f"{named}-{more}.db"
     if target.exists() and not force:
         raise Refused(f"{target} is there already.", mend="Name another file, or replace it with --force.")
     if target.parent.is_dir() and (mode := target.parent.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def live_at(place: Place, version: int, **options: Any) -> None:
     plane.close()
 
 
-def test_the_copy_is_whole_private_and_taken_while_it_is_written_to(place):
+def test_the_copy_is_whole_private_and_taken_while_it_is_written_to(place, monkeypatch):
     plane = Plane(place)
     place.drop(1)
     plane.live(1)
@@ -100,6 +101,9 @@ def test_the_copy_is_whole_private_and_taken_while_it_is_written_to(place):
     made = backup.backup(state(place), place.root, force=False)
     assert Path(made.file).parent == place.root
     assert Path(made.file).name.startswith("baton-")
+    monkeypatch.setattr(time, "gmtime", lambda: (2026, 1, 2, 3, 4, 5, 4, 2, 0))
+    names = [Path(backup.backup(state(place), place.root, force=False).file).name for _ in range(3)]
+    assert names == [f"baton-20260102T030405Z{more}.db" for more in ("", "-2", "-3")], "of the same second"
     plane.close()
 
 

@@ -31,7 +31,7 @@ def with_alias(repository: Path) -> Path:
     """The toy behind an alias, as a control plane would leave it."""
     alias = repository / "reranker"
     (alias / "1").mkdir(parents=True)
-    (alias / "config.pbtxt").write_text(alias_config("reranker", "toy", 1))
+    (alias / "config.pbtxt").write_text(alias_config("reranker", "toy", 1, rich=True))
     return repository
 
 
@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[LocalTriton]:
-    repository = with_alias(make_repository(place / "repository"))
+    repository = with_alias(make_repository(place / "repository", rich=True))
     backends = (TOY_BACKENDS, OUR_BACKENDS)
     with running_triton(place, repository, load=["reranker"], admin_key=KEY, backends=backends) as one:
         until(lambda: not CliRunner().invoke(main, ["doctor", f"http://{one.http_url}"]).exit_code, "HTTP answers")

@@ -62,3 +62,12 @@ def test_its_short_form_ends_well(target: str) -> None:
     assert made.returncode == 0, made.stdout[-8000:] + made.stderr[-4000:]
     assert RUN[target] in made.stdout
     assert "Traceback" not in made.stderr
+
+
+def test_the_tests_for_every_change_can_be_collected() -> None:
+    """None of them loads torch where it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--fast", "--collect-only", "-q", "-p", "no:cacheprovider"],
+        cwd=ROOT, env={**os.environ, "PYTEST_ADDOPTS": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from bench.half_precision import served, verify, versions
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 ROUNDING = 1e-6
@@ -19,6 +18,8 @@ warmup_limit = 1000
 
 
 def test_an_equal_version_passes_and_a_changed_one_is_refused(tmp_path):
+    from bench.half_precision import served, verify, versions  # loads torch
+
     with served(tmp_path, limits=NO_LIMIT_OF_TIME) as rig:
         (info,) = {(row["dtype"], row["device"]) for row in rig.service()["versions"]}
         assert info == ("bf16", "cpu")

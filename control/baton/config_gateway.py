@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from baton import allowed
 from baton.errors import ConfigError
+from baton.tls import is_loopback
 
 _header = allowed.matching(r"[A-Za-z0-9-]{1,64}", 'the name of a header, such as "X-Session-Id"')
 
@@ -58,11 +58,6 @@ def check_gateway(gateway: GatewayConfig, where: str) -> None:
 
 def check_exposed(config: GatewayConfig, *, insecure: bool) -> None:
     """Raises ``ConfigError`` where other machines could ask in clear text, or without a key."""
-    host = config.listen.rpartition(":")[0].strip("[]")
-    try:
-        here = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = host == "localhost"
     missing = [
         what
         for what, there in (
@@ -71,7 +66,7 @@ def check_exposed(config: GatewayConfig, *, insecure: bool) -> None:
         )
         if there is None
     ]
-    if missing and not here and not insecure:
+    if missing and not insecure and not is_loopback(config.listen):
         raise ConfigError(
             f"The gateway would listen on {config.listen} for other machines without {' and '.join(missing)}.",
             mend="Configure them, or say --insecure where a proxy in front does both.",

@@ -116,7 +116,7 @@ class Trust:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as gRPC: an authority need not be a root
         context.load_verify_locations(cadata=self._authorities.decode())
         context.set_alpn_protocols(["h2"])
-        host, port = _host(address)
+        host, port = host_and_port(address)
         with (
             socket.create_connection((host, port), timeout=_PATIENCE_S) as plain,
             context.wrap_socket(plain, server_hostname=self.tls.server_name or host) as encrypted,
@@ -157,7 +157,7 @@ class Connection(Generic[C]):
 
 def is_loopback(address: str) -> bool:
     """Whether ``host:port`` can be reached on this machine alone."""
-    host, _ = _host(address)
+    host, _ = host_and_port(address)
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -173,7 +173,7 @@ def _wants_tls(address: str) -> Trouble | None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said but hello
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection(_host(address), timeout=_PATIENCE_S) as plain, context.wrap_socket(plain):
+        with socket.create_connection(host_and_port(address), timeout=_PATIENCE_S) as plain, context.wrap_socket(plain):
             return Trouble("speaks TLS, and was spoken to in plain text", "Set tls for it, and ca_file.")
     except OSError:
         return None
@@ -187,7 +187,7 @@ def _untrusted(error: ssl.SSLCertVerificationError, tls: Tls, address: str) -> T
         return Trouble("shows a certificate that is not valid yet", "Set the clocks of both machines.")
     if error.verify_code in {_NAME, _ADDRESS}:
         return Trouble(
-            f"shows a certificate that is not for {tls.server_name or _host(address)[0]}",
+            f"shows a certificate that is not for {tls.server_name or host_and_port(address)[0]}",
             "Say with server_name which name it has, or give it a certificate with this one (subjectAltName).",
         )
     if error.verify_code in _UNKNOWN:
@@ -207,7 +207,8 @@ def _no_tls(error: ssl.SSLError) -> Trouble:
     return Trouble(f"breaks off the handshake: {error.reason}", "Compare its certificate and key with ca_file.")
 
 
-def _host(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of ``host:port``; an IPv6 address without its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -279,7 +279,7 @@ def _no_triton(config: Config, *, runs: bool) -> str:
     """Why Baton starts no Triton on this machine; empty where `ctl up` does, or may."""
     from baton.cli.local import KEY
     from baton.doctor.servers import answers
-    from baton.local.ports import is_here
+    from baton.tls import is_loopback
 
     names = ", ".join(f"{one.name} ({one.grpc})" for one in config.servers)
     if _elsewhere(config):
@@ -287,16 +287,16 @@ def _no_triton(config: Config, *, runs: bool) -> str:
     # The Triton of `ctl up` has the key that is made at each start of it.
     if runs and all(one.admin_key_file != config.state / KEY for one in config.servers):
         return f"`ctl serve` uses {names}"
-    if not runs and (others := [one.grpc for one in config.servers if is_here(one.grpc) and answers(one)]):
+    if not runs and (others := [one.grpc for one in config.servers if is_loopback(one.grpc) and answers(one)]):
         return f"one answers at {', '.join(others)} already, for `ctl serve`"
     return ""
 
 
 def _elsewhere(config: Config) -> bool:
     """Whether all servers are on other machines."""
-    from baton.local.ports import is_here
+    from baton.tls import is_loopback
 
-    return not any(is_here(one.grpc) for one in config.servers)
+    return not any(is_loopback(one.grpc) for one in config.servers)
 
 
 def _ports(config: Config, *, local: bool) -> dict[str, int]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from baton.config import DEFAULT_SERVER, Config, ServerConfig, ServiceConfig
 from baton.errors import ConfigError, RepositoryError
-from baton.local.ports import is_here
 from baton.share import shared
+from baton.tls import is_loopback
 from baton.triton.config_file import write_atomically
 from baton.triton.repository import ServiceFiles
 from baton.verify.names import ends_triton
@@ -37,7 +37,7 @@ def wanted_ports(config: Config, given: dict[str, int | None], **listens: bool |
         if not (address is not False if wanted is None else wanted):
             continue
         if port is None:
-            port = int(address.rpartition(":")[2]) if address and is_here(address) else usual
+            port = int(address.rpartition(":")[2]) if address and is_loopback(address) else usual
         ports[name] = port
     return ports
 

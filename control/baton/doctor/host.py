@@ -24,9 +24,9 @@ from baton.doctor.finding import GIB, Finding, Setup, bad, enough, good, limited
 from baton.local import procfs
 from baton.local.exec_wrapper import OWN, Memory, explain, memory_for, memory_here
 from baton.local.find import DEFAULT_BINARY, STUB
-from baton.local.ports import is_here
 from baton.local.process import has_gpu
 from baton.ownership import user
+from baton.tls import is_loopback
 from baton.verify.capacity import available_memory
 
 MINIMUM_MEMORY = 2 * GIB
@@ -102,7 +102,7 @@ def findings(setup: Setup) -> Iterator[Finding]:
 
 def servers_of(config: Config) -> list[Running]:
     """Those that run here and are meant by the configuration: by the folder that they serve from, or by their port."""
-    here = [one.grpc for one in config.servers if is_here(one.grpc)]
+    here = [one.grpc for one in config.servers if is_loopback(one.grpc)]
     heard = {procfs.listener(int(address.rpartition(":")[2])) for address in here}
     every = [Running(pid, words) for pid, words in procfs.servers()]
     return [
@@ -229,7 +229,7 @@ def _may(status: os.stat_result, uid: int, groups: frozenset[int], wanted: int) 
 
 def _ids(pid: int) -> tuple[int | None, frozenset[int]]:
     """The user and the groups of a process."""
-    fields = dict(line.split(":", 1) for line in _text(Path(f"/proc/{pid}/status")).splitlines() if ":" in line)
+    fields = dict(line.split(":", 1) for line in procfs.text(Path(f"/proc/{pid}/status")).splitlines() if ":" in line)
     if "Uid" not in fields:
         return None, frozenset()
     groups = [fields["Gid"].split()[1], *fields.get("Groups", "").split()]
@@ -238,7 +238,7 @@ def _ids(pid: int) -> tuple[int | None, frozenset[int]]:
 
 def _limit(pid: int) -> int | None:
     """How many files a process may open; None where it has ended."""
-    found = re.search(r"^Max open files\s+(\w+)", _text(Path(f"/proc/{pid}/limits")), re.MULTILINE)
+    found = re.search(r"^Max open files\s+(\w+)", procfs.text(Path(f"/proc/{pid}/limits")), re.MULTILINE)
     if found is None:
         return None
     return resource.RLIM_INFINITY if found[1] == "unlimited" else int(found[1])
@@ -258,13 +258,6 @@ def _same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it has ended, or is another user's
-        return ""
 
 
 def open_files(limit: int, whose: str) -> Finding:

@@ -20,6 +20,8 @@ from baton.errors import BatonError, ConfigError, Unreachable
 from baton.gateway.app import Gateway, Service
 from baton.gateway.metrics import Metrics
 from baton.gateway.pool import Connection, Pool, TritonConnection
+from baton.httpd import family
+from baton.tls import host_and_port
 
 MAX_HEAD = 65_536
 """Bytes of all headers together."""
@@ -148,11 +150,9 @@ class _Server(uvicorn.Server):
 
 
 def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    host, port = host_and_port(address)
     try:
-        listening = socket.create_server((host, int(port)), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family(host), backlog=2048)
     except (OSError, OverflowError) as error:
         raise Unreachable(f"Nobody can listen on {address}: {error}.", mend="Name another port.") from None
     # asyncio sets it for sockets that name their protocol alone; without it, a body waits 40 ms behind its head.

@@ -7,8 +7,8 @@ import socket
 from dataclasses import dataclass
 
 from baton.errors import Refused
+from baton.httpd import family
 from baton.local.procfs import port_owner
-from baton.tls import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def choose_ports(host: str, *, http: int | None, grpc: int | None, metrics: int 
 
 def open_port(host: str, name: str, port: int) -> socket.socket:
     """Listens on the port, or on a free one where 0 is asked. Raises ``Refused``, with the port's ``name``."""
-    probe = socket.socket(_family(host), socket.SOCK_STREAM)
+    probe = socket.socket(family(host), socket.SOCK_STREAM)
     # As servers do: a connection that is closing down does not keep the port from being opened.
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -60,18 +60,9 @@ def open_port(host: str, name: str, port: int) -> socket.socket:
     return probe
 
 
-def is_here(address: str) -> bool:
-    """Whether ``host:port`` is an address of this machine's loopback."""
-    return is_loopback(address)
-
-
 def is_listening(host: str, port: int) -> bool:
     """Whether something accepts connections there."""
     address = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
-    with socket.socket(_family(host), socket.SOCK_STREAM) as probe:
+    with socket.socket(family(host), socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((address, port)) == 0
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

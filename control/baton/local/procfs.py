@@ -165,13 +165,13 @@ def frozen(pid: int) -> bool:
 
 
 def _group_is_frozen(pid: int) -> bool:
-    for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines():
+    for line in text(Path(f"/proc/{pid}/cgroup")).splitlines():
         _, kind, place = line.split(":", 2)
         place = place.lstrip("/")
-        if kind == "freezer" and _text(GROUPS / "freezer" / place / "freezer.state").startswith("FROZEN"):
+        if kind == "freezer" and text(GROUPS / "freezer" / place / "freezer.state").startswith("FROZEN"):
             return True
         if not kind:
-            return any("frozen 1" in _text(g / place / "cgroup.events") for g in (GROUPS, GROUPS / "unified"))
+            return any("frozen 1" in text(g / place / "cgroup.events") for g in (GROUPS, GROUPS / "unified"))
     return False
 
 
@@ -247,13 +247,13 @@ def blank(pid: int, secret: str) -> bool:
 def port_owner(port: int) -> str:
     """``process 123 (name)`` that listens on a TCP port, or ``another process`` where that can't be seen."""
     pid = listener(port)
-    name = "" if pid is None else _text(Path(f"/proc/{pid}/comm")).strip()
+    name = "" if pid is None else text(Path(f"/proc/{pid}/comm")).strip()
     return f"process {pid} ({name})" if name else "another process"
 
 
 def listener(port: int) -> int | None:
     """The process id of what listens on a TCP port; None where that can't be seen."""
-    rows = [row.split() for table in ("tcp", "tcp6") for row in _text(Path(f"/proc/net/{table}")).splitlines()[1:]]
+    rows = [row.split() for table in ("tcp", "tcp6") for row in text(Path(f"/proc/net/{table}")).splitlines()[1:]]
     inodes = {
         f"socket:[{columns[9]}]"
         for columns in rows
@@ -292,7 +292,8 @@ def _commands() -> Iterator[tuple[int, list[str]]]:
         yield pid, [os.fsdecode(word) for word in words]
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """Of a file of the kernel's; empty where it can't be read."""
     try:
         return path.read_text()
     except OSError:  # gone, or this kernel does not have it
@@ -301,4 +302,4 @@ def _text(path: Path) -> str:
 
 def stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the name: state, parent, group, session and so on."""
-    return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or None
+    return text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() or None

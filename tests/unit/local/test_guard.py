@@ -142,10 +142,10 @@ def test_a_debugger_s_is_none_of_ours(monkeypatch) -> None:
 )
 def test_a_frozen_control_group_is_seen(tmp_path, monkeypatch, listing, file, text) -> None:
     """Its processes look asleep."""
-    real = procfs._text
+    real = procfs.text
     monkeypatch.setattr(procfs, "stat", lambda _pid: ["S"] + ["0"] * 50)
     monkeypatch.setattr(procfs, "GROUPS", tmp_path)
-    monkeypatch.setattr(procfs, "_text", lambda path: listing if path.name == "cgroup" else real(path))
+    monkeypatch.setattr(procfs, "text", lambda path: listing if path.name == "cgroup" else real(path))
     assert not procfs.frozen(1)
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text)
